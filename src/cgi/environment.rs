@@ -1,0 +1,121 @@
+//! What Apache hands over (RFC 3875), taken as bytes and checked before the `cgi` crate sees it: that
+//! crate panics on text that isn't UTF-8, on unknown protocols, on odd methods, headers and addresses and
+//! on a body that is cut off, and it allocates whatever CONTENT_LENGTH says.
+
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+
+use super::policy::Endpoint;
+use super::reply::Refusal;
+
+/// Checks the environment and reads the body, then puts the body back as standard input for the `cgi`
+/// crate. Nothing has been done yet when this refuses.
+pub fn meet(endpoint: &Endpoint) -> Result<(), Refusal> {
+    for (name, value) in std::env::vars_os() {
+        if name.to_str().is_none() || value.to_str().is_none() {
+            return Err(Refusal::bad_request(format!(
+                "The request holds bytes that are not UTF-8 ({}).",
+                part_of_request(name.as_bytes())
+            )));
+        }
+    }
+    let get = |name: &str| std::env::var(name).unwrap_or_default();
+
+    let method = get("REQUEST_METHOD");
+    if !endpoint.methods.contains(&method.as_str()) {
+        return Err(Refusal::method_not_allowed(endpoint.methods));
+    }
+    if !matches!(get("SERVER_PROTOCOL").as_str(), "" | "HTTP/1.0" | "HTTP/1.1" | "HTTP/2.0") {
+        return Err(Refusal::bad_request("This version of HTTP is not known here."));
+    }
+    let uri = get("REQUEST_URI");
+    if !uri.is_empty() && uri.parse::<http::Uri>().is_err() {
+        return Err(Refusal::bad_request("The address of the request is not well-formed."));
+    }
+    for (name, value) in std::env::vars() {
+        let checked = name.starts_with("HTTP_")
+            || name.starts_with("CONTENT_")
+            || name.starts_with("PATH_")
+            || name.starts_with("SCRIPT_")
+            || name.starts_with("QUERY_")
+            || name.starts_with("REMOTE_")
+            || name.starts_with("REQUEST_")
+            || name.starts_with("SERVER_")
+            || name.starts_with("AUTH_");
+        if checked && http::HeaderValue::from_str(value.trim()).is_err() {
+            return Err(Refusal::bad_request(format!(
+                "The request holds control characters ({}).",
+                part_of_request(name.as_bytes())
+            )));
+        }
+    }
+    let body = read_body(endpoint, &method, &get("CONTENT_LENGTH"), &get("HTTP_TRANSFER_ENCODING"))?;
+    replace_input(&body).map_err(|error| Refusal::internal(format!("the body can't be kept: {error}")))
+}
+
+/// The part of a request that a variable comes from, for a sentence.
+fn part_of_request(name: &[u8]) -> String {
+    let name = String::from_utf8_lossy(name);
+    match name.as_ref() {
+        "QUERY_STRING" | "REQUEST_URI" | "PATH_INFO" | "SCRIPT_URI" | "SCRIPT_URL" | "PATH_TRANSLATED" => {
+            "in its address".to_owned()
+        }
+        "REMOTE_USER" => "in the user name".to_owned(),
+        name => match name.strip_prefix("HTTP_") {
+            Some(header) => {
+                format!("in the header {}", header.replace('_', "-").to_lowercase().escape_default())
+            }
+            None => "in its environment".to_owned(),
+        },
+    }
+}
+
+fn read_body(endpoint: &Endpoint, method: &str, length: &str, encoding: &str) -> Result<Vec<u8>, Refusal> {
+    if length.is_empty() {
+        // Without a length the end of a body can't be told from a cut.
+        if method == "POST" || !encoding.is_empty() {
+            return Err(Refusal::length_required());
+        }
+        return Ok(Vec::new());
+    }
+    if !length.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(Refusal::bad_request("Content-Length is not a number."));
+    }
+    // All digits: what does not fit into a number is too large.
+    let length = length.parse::<usize>().unwrap_or(usize::MAX);
+    if length > endpoint.body_limit {
+        return Err(Refusal::too_large(endpoint.body_limit));
+    }
+    let mut body = vec![0; length];
+    let mut filled = 0;
+    // Unbuffered, so that nothing is left behind in a buffer when standard input is replaced.
+    let stdin = std::io::stdin();
+    while filled < length {
+        match nix::unistd::read(stdin.as_fd(), &mut body[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => {
+                return Err(Refusal::bad_request(format!("The body could not be read ({}).", error.desc())));
+            }
+        }
+    }
+    if filled < length {
+        return Err(Refusal::bad_request(format!(
+            "The body was cut off: {filled} of {length} bytes arrived. Nothing was done; send it again."
+        )));
+    }
+    Ok(body)
+}
+
+/// Makes `body`, all of it, what is read from standard input from now on.
+fn replace_input(body: &[u8]) -> std::io::Result<()> {
+    use std::io::Seek as _;
+    let memory = nix::sys::memfd::memfd_create(c"vgrid-body", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
+    let mut file = std::fs::File::from(memory);
+    file.write_all(body)?;
+    file.rewind()?;
+    nix::unistd::dup2_stdin(file)?;
+    Ok(())
+}

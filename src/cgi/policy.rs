@@ -1,0 +1,111 @@
+//! The table of all endpoints: which methods, which body, who. Checked by [`super::serve`] before a
+//! handler runs.
+
+/// Who may call an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Anybody whom Apache has authenticated.
+    User,
+    /// The owner of the machine that the request names, or an administrator. The handler gets the machine
+    /// only through [`permits`].
+    Owner,
+    /// The server, known by its address and its signature.
+    Server,
+    /// A node, known by its signature and by having the address of the machine's host.
+    Node,
+}
+
+/// What an endpoint takes.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// The path below `cgi-bin/`, which is the path in `bin/`, too.
+    pub name: &'static str,
+    /// Who may call it.
+    pub role: Role,
+    /// The methods it knows.
+    pub methods: &'static [&'static str],
+    /// Whether a call may change something. Then a browser needs a POST with a token.
+    pub changes: bool,
+    /// The longest body it takes, in bytes.
+    pub body_limit: usize,
+}
+
+const READ: &[&str] = &["GET", "HEAD"];
+const FORM: &[&str] = &["GET", "HEAD", "POST"];
+const MESSAGE: &[&str] = &["POST"];
+
+const fn endpoint(
+    name: &'static str,
+    role: Role,
+    methods: &'static [&'static str],
+    changes: bool,
+    body_limit: usize,
+) -> Endpoint {
+    Endpoint { name, role, methods, changes, body_limit }
+}
+
+/// `user/list`.
+pub static USER_LIST: Endpoint = endpoint("user/list", Role::User, READ, false, 0);
+/// `user/deploy`.
+pub static USER_DEPLOY: Endpoint = endpoint("user/deploy", Role::User, FORM, true, 16 << 10);
+/// `user/show`.
+pub static USER_SHOW: Endpoint = endpoint("user/show", Role::Owner, READ, false, 0);
+/// `user/console`.
+pub static USER_CONSOLE: Endpoint = endpoint("user/console", Role::Owner, READ, false, 0);
+/// `user/terminate`.
+pub static USER_TERMINATE: Endpoint = endpoint("user/terminate", Role::Owner, FORM, true, 16 << 10);
+/// `internal/status`.
+pub static INTERNAL_STATUS: Endpoint = endpoint("internal/status", Role::Node, MESSAGE, true, 64 << 10);
+/// `node/deploy`.
+pub static NODE_DEPLOY: Endpoint = endpoint("node/deploy", Role::Server, MESSAGE, true, 64 << 10);
+/// `node/terminate`.
+pub static NODE_TERMINATE: Endpoint = endpoint("node/terminate", Role::Server, MESSAGE, true, 64 << 10);
+/// `node/info`.
+pub static NODE_INFO: Endpoint = endpoint("node/info", Role::Server, READ, false, 0);
+/// `node/console`.
+pub static NODE_CONSOLE: Endpoint = endpoint("node/console", Role::Server, READ, false, 0);
+
+/// All endpoints.
+pub static ENDPOINTS: [&Endpoint; 10] = [
+    &USER_LIST,
+    &USER_DEPLOY,
+    &USER_SHOW,
+    &USER_CONSOLE,
+    &USER_TERMINATE,
+    &INTERNAL_STATUS,
+    &NODE_DEPLOY,
+    &NODE_TERMINATE,
+    &NODE_INFO,
+    &NODE_CONSOLE,
+];
+
+/// Whether somebody may do what an endpoint does to a machine of `owner`.
+pub fn permits(endpoint: &Endpoint, caller: &str, administrator: bool, owner: &str) -> bool {
+    match endpoint.role {
+        Role::Owner => administrator || caller == owner,
+        Role::User => true,
+        Role::Server | Role::Node => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_owner_and_administrator_may_touch_a_machine() {
+        for (caller, administrator, expected) in
+            [("alice", false, true), ("bob", false, false), ("bob", true, true)]
+        {
+            assert_eq!(permits(&USER_TERMINATE, caller, administrator, "alice"), expected);
+        }
+        assert!(!permits(&NODE_DEPLOY, "alice", true, "alice"));
+    }
+
+    #[test]
+    fn what_only_reads_takes_no_body() {
+        for endpoint in ENDPOINTS.iter().filter(|e| !e.methods.contains(&"POST")) {
+            assert_eq!((endpoint.body_limit, endpoint.changes), (0, false), "{}", endpoint.name);
+        }
+    }
+}

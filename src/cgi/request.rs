@@ -1,0 +1,209 @@
+//! A request that has been checked as far as it can be without knowing what it is for.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use http::HeaderMap;
+use percent_encoding::percent_decode;
+
+use crate::model::names::RequestId;
+use crate::model::sign::REQUEST_HEADER;
+
+use super::reply::Refusal;
+
+/// In which form the caller wants the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// A page for people.
+    Html,
+    /// For programs.
+    Json,
+    /// For scripts and terminals: tab-separated lines.
+    Text,
+}
+
+/// The fields of query and form, each there once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fields(Vec<(String, String)>);
+
+impl Fields {
+    /// Adds the fields of a text in the form `application/x-www-form-urlencoded` (WHATWG URL, section 5).
+    fn add(&mut self, encoded: &[u8]) -> Result<(), Refusal> {
+        for pair in encoded.split(|&b| b == b'&').filter(|pair| !pair.is_empty()) {
+            let mut parts = pair.splitn(2, |&b| b == b'=');
+            let name = decode(parts.next().unwrap_or_default())?;
+            let value = decode(parts.next().unwrap_or_default())?;
+            if self.get(&name).is_some() {
+                return Err(Refusal::bad_request(format!(
+                    "The field {:?} is there twice. Give each field once.",
+                    shortened(&name)
+                )));
+            }
+            self.0.push((name, value));
+        }
+        Ok(())
+    }
+
+    /// A field's value; `None` if it is not there.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The names of all fields.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Refuses fields that the endpoint does not know: a misspelt field must not be ignored.
+    pub fn only(&self, known: &[&str]) -> Result<(), Refusal> {
+        match self.names().find(|name| !known.contains(name)) {
+            Some(name) => Err(Refusal::bad_request(format!(
+                "There is no field {:?} here; known fields: {}.",
+                shortened(name),
+                known.join(", ")
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// A field that must be there and be well-formed.
+    pub fn required<T>(&self, name: &'static str) -> Result<T, Refusal>
+    where
+        T: FromStr,
+        T::Err: std::fmt::Display,
+    {
+        let text = self
+            .get(name)
+            .filter(|text| !text.is_empty())
+            .ok_or_else(|| Refusal::bad_request(format!("The field {name} is missing.")))?;
+        text.parse().map_err(|fault| Refusal::bad_request(format!("{name} {fault}.")))
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(40).collect()
+}
+
+fn decode(part: &[u8]) -> Result<String, Refusal> {
+    let spaced: Vec<u8> = part.iter().map(|&b| if b == b'+' { b' ' } else { b }).collect();
+    String::from_utf8(percent_decode(&spaced).collect())
+        .map_err(|_| Refusal::bad_request("A field of the request is not valid UTF-8."))
+}
+
+/// What a handler is asked.
+#[derive(Debug)]
+pub struct Request {
+    /// Whether it is a POST; everything else that gets here is a GET or a HEAD.
+    pub is_post: bool,
+    /// The fields of query and, for a form, of the body.
+    pub fields: Fields,
+    /// The body as it came.
+    pub body: Vec<u8>,
+    /// The form of the answer.
+    pub format: Format,
+    /// Where it comes from.
+    pub remote: Option<IpAddr>,
+    /// Its id, for the log; a server's request to a node carries its own on.
+    pub id: RequestId,
+    /// Path and query, as on the request line.
+    pub path_and_query: String,
+    /// The request headers.
+    pub headers: HeaderMap,
+}
+
+impl Request {
+    /// Takes over what the `cgi` crate made of the environment.
+    pub fn read(request: cgi::Request) -> Result<Self, Refusal> {
+        let (parts, body) = request.into_parts();
+        let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
+        let is_post = parts.method == http::Method::POST;
+        let mut fields = Fields::default();
+        fields.add(header("x-cgi-query-string").unwrap_or_default().as_bytes())?;
+        let content_type = header("x-cgi-content-type").unwrap_or_default();
+        let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match media_type.as_str() {
+            "application/x-www-form-urlencoded" => fields.add(&body)?,
+            "multipart/form-data" => {
+                return Err(Refusal::bad_request(
+                    "Send the form as application/x-www-form-urlencoded, not as multipart/form-data.",
+                ));
+            }
+            _ => {}
+        }
+        let format = match fields.get("format") {
+            None | Some("") => accepted(header("accept").unwrap_or_default()),
+            Some("html") => Format::Html,
+            Some("json") => Format::Json,
+            Some("text") => Format::Text,
+            Some(_) => return Err(Refusal::bad_request("format is html, json or text.")),
+        };
+        Ok(Self {
+            is_post,
+            fields,
+            format,
+            remote: header("x-cgi-remote-addr").and_then(|address| address.parse().ok()),
+            id: header(REQUEST_HEADER).and_then(|id| id.parse().ok()).unwrap_or_else(RequestId::generate),
+            path_and_query: parts.uri.path_and_query().map_or_else(String::new, ToString::to_string),
+            body,
+            headers: parts.headers,
+        })
+    }
+
+    /// A request header, if it is there and readable.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Where it comes from, for the log.
+    pub fn from(&self) -> String {
+        self.remote.map_or_else(|| "unknown".to_owned(), |address| address.to_string())
+    }
+}
+
+/// JSON if it is asked for and HTML is not; the star of wget and curl means a page, as ever.
+fn accepted(accept: &str) -> Format {
+    let accept = accept.to_ascii_lowercase();
+    let asks = |kind: &str| accept.split(',').any(|part| part.split(';').next().unwrap_or("").trim() == kind);
+    if asks("text/html") {
+        Format::Html
+    } else if asks("application/json") {
+        Format::Json
+    } else if asks("text/plain") {
+        Format::Text
+    } else {
+        Format::Html
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(text: &str) -> Result<Fields, Refusal> {
+        let mut fields = Fields::default();
+        fields.add(text.as_bytes()).map(|()| fields)
+    }
+
+    #[test]
+    fn forms_are_decoded() {
+        let fields = fields("a=1+2&b=%C3%BC%26&c&=x&&").unwrap();
+        assert_eq!(fields.get("a"), Some("1 2"));
+        assert_eq!(fields.get("b"), Some("ü&"));
+        assert_eq!(fields.get("c"), Some(""));
+        assert_eq!(fields.get("d"), None);
+    }
+
+    #[test]
+    fn repeated_and_garbled_fields_are_refused() {
+        assert!(fields("a=1&a=2").is_err());
+        assert!(fields("a=1&%61=2").is_err());
+        assert!(fields("a=%ff").is_err());
+    }
+
+    #[test]
+    fn the_form_of_the_answer_is_negotiated() {
+        assert_eq!(accepted("text/html,application/json;q=0.9"), Format::Html);
+        assert_eq!(accepted("Application/JSON; q=1"), Format::Json);
+        assert_eq!(accepted("*/*"), Format::Html);
+    }
+}

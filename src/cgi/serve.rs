@@ -1,0 +1,392 @@
+//! From Apache to a handler and back. A CGI program's `main` is one call of [`user`], [`server_only`] or
+//! [`node_only`].
+
+use std::io::Write as _;
+
+use crate::config::{self, ConfigError};
+use crate::model::lease::Moment;
+use crate::model::names::RequestId;
+use crate::model::sign::{self, Key, SIGNATURE_HEADER, Signed, TIME_HEADER};
+use crate::system::log::{self, Level};
+use crate::system::{address, clock};
+
+use super::environment;
+use super::policy::Endpoint;
+use super::reply::{Refusal, Reply};
+use super::request::Request;
+
+impl From<ConfigError> for Refusal {
+    fn from(error: ConfigError) -> Self {
+        Self::internal(error)
+    }
+}
+
+/// Meets the request, runs `handle`, and writes the answer. `refuse` gives a refusal the form that the
+/// caller wants.
+fn serve(
+    endpoint: &'static Endpoint,
+    handle: impl FnOnce(&Request) -> Result<Reply, Refusal>,
+    refuse: impl FnOnce(&Refusal, &Request) -> Reply,
+) {
+    answer_panics();
+    if let Err(refusal) = environment::meet(endpoint) {
+        let id = RequestId::generate();
+        log::start(endpoint.name, id.clone(), None);
+        log_refusal(&refusal, &std::env::var("REMOTE_ADDR").unwrap_or_default());
+        return write_plainly(refusal.to_text(&id));
+    }
+    cgi::handle(|raw| {
+        let request = match Request::read(raw) {
+            Ok(request) => request,
+            Err(refusal) => {
+                let id = RequestId::generate();
+                log::start(endpoint.name, id.clone(), None);
+                log_refusal(&refusal, &std::env::var("REMOTE_ADDR").unwrap_or_default());
+                return refusal.to_text(&id).into_response();
+            }
+        };
+        let reply = handle(&request).unwrap_or_else(|refusal| {
+            log::start(endpoint.name, request.id.clone(), None);
+            log_refusal(&refusal, &request.from());
+            refuse(&refusal, &request)
+        });
+        reply.into_response()
+    });
+}
+
+fn log_refusal(refusal: &Refusal, from: &str) {
+    let level = if refusal.status >= 500 { Level::Error } else { Level::Warning };
+    let detail = refusal.log.as_deref().unwrap_or_default();
+    log::event(
+        level,
+        "refused",
+        &[("status", &refusal.status), ("from", &from), ("why", &refusal.sentence), ("detail", &detail)],
+    );
+}
+
+/// The answer to a request that the `cgi` crate can't be shown, in the form of RFC 3875, section 6.
+fn write_plainly(reply: Reply) {
+    let response = reply.into_response();
+    let mut out = format!("Status: {}\n", response.status());
+    for (name, value) in response.headers() {
+        out.push_str(&format!("{name}: {}\n", value.to_str().unwrap_or_default()));
+    }
+    out.push('\n');
+    let mut stdout = std::io::stdout().lock();
+    // A client that is gone needs no answer.
+    let _ = stdout.write_all(out.as_bytes()).and_then(|()| stdout.write_all(response.body()));
+}
+
+/// Should a panic happen all the same, the user gets the sentence and the log the place.
+fn answer_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let refusal = Refusal::internal(panic);
+        let id = RequestId::generate();
+        log::start("panic", id.clone(), None);
+        log::event(Level::Error, "panic", &[("answered", &id), ("detail", &panic)]);
+        write_plainly(refusal.to_text(&id));
+        std::process::exit(0);
+    }));
+}
+
+fn verify(request: &Request, key: &Key) -> Result<(), Refusal> {
+    let time = request.header(TIME_HEADER).and_then(|text| text.parse().ok()).map(Moment::from_unix);
+    let signature = request.header(SIGNATURE_HEADER);
+    let checked = match (time, signature) {
+        (Some(time), Some(signature)) => {
+            let message = Signed {
+                method: if request.is_post { "POST" } else { "GET" },
+                path_and_query: &request.path_and_query,
+                time,
+                body: &request.body,
+            };
+            sign::verify(key, &message, signature, clock::now())
+        }
+        _ => Err(sign::SignFault::Missing),
+    };
+    checked.map_err(|fault| Refusal::forbidden(format!("Refused: {fault}.")))
+}
+
+fn as_json(refusal: &Refusal, request: &Request) -> Reply {
+    refusal.to_json(&request.id)
+}
+
+/// A call of a node's endpoint by its server.
+#[derive(Debug)]
+pub struct NodeCall<'a> {
+    /// The request.
+    pub request: &'a Request,
+    /// `node.cfg`.
+    pub config: config::Node,
+    /// The shared key.
+    pub key: Key,
+}
+
+/// Serves an endpoint of the node: only the server may call, from its address and with its signature.
+pub fn server_only(
+    endpoint: &'static Endpoint,
+    handler: impl FnOnce(&NodeCall<'_>) -> Result<Reply, Refusal>,
+) {
+    serve(
+        endpoint,
+        |request| {
+            let config = config::Node::load(&config::directory())?;
+            log::start(endpoint.name, request.id.clone(), Some(&config.general.log_file));
+            let server = &config.general.server_hostname;
+            if !request.remote.is_some_and(|from| address::belongs_to(from, server.as_str())) {
+                return Err(Refusal::forbidden(format!(
+                    "Refused: this node takes orders from {server} only, and {} is not its address.",
+                    request.from()
+                )));
+            }
+            let key = config.key()?;
+            verify(request, &key)?;
+            handler(&NodeCall { request, config, key })
+        },
+        as_json,
+    );
+}
+
+/// A call of the server by a node.
+#[cfg(feature = "server")]
+#[derive(Debug)]
+pub struct InternalCall<'a> {
+    /// The request.
+    pub request: &'a Request,
+    /// `server.cfg`.
+    pub config: config::Server,
+}
+
+/// Serves an endpoint of the server for nodes. The signature is checked here; that the sender has the
+/// address of the machine's host is for the handler, which knows the machine.
+#[cfg(feature = "server")]
+pub fn node_only(
+    endpoint: &'static Endpoint,
+    handler: impl FnOnce(&InternalCall<'_>) -> Result<Reply, Refusal>,
+) {
+    serve(
+        endpoint,
+        |request| {
+            let config = config::Server::load(&config::directory())?;
+            log::start(endpoint.name, request.id.clone(), Some(&config.general.log_file));
+            verify(request, &config.key()?)?;
+            handler(&InternalCall { request, config })
+        },
+        as_json,
+    );
+}
+
+#[cfg(feature = "server")]
+pub use pages::{UserCall, View, user};
+
+#[cfg(feature = "server")]
+mod pages {
+    use serde::Serialize;
+
+    use super::{Refusal, Reply, Request, serve};
+    use crate::cgi::policy::Endpoint;
+    use crate::cgi::request::Format;
+    use crate::cgi::user::identify;
+    use crate::config;
+    use crate::model::names::UserName;
+    use crate::model::sign;
+    use crate::system::clock;
+    use crate::system::log;
+    use crate::template::page;
+
+    /// What a page shows: the same data as HTML, JSON and text.
+    pub trait View: Serialize {
+        /// The page's template in `templates/page/`.
+        const TEMPLATE: &'static str;
+
+        /// As plain text: for lists one line an item, tab-separated.
+        fn text(&self) -> String;
+    }
+
+    /// A call by somebody whom Apache has authenticated.
+    #[derive(Debug)]
+    pub struct UserCall<'a> {
+        /// The endpoint.
+        pub endpoint: &'static Endpoint,
+        /// The request.
+        pub request: &'a Request,
+        /// `server.cfg`.
+        pub config: config::Server,
+        /// Who calls.
+        pub user: UserName,
+        /// Whether they are an administrator.
+        pub administrator: bool,
+        /// Whether the call may change something. If not, the endpoint shows the form, or asks.
+        pub acts: bool,
+    }
+
+    /// What the layout of every page shows.
+    #[derive(Serialize)]
+    struct Portal<'a> {
+        user: &'a str,
+        administrator: bool,
+        version: &'static str,
+        source: &'a str,
+        resources: &'a str,
+        endpoint: &'static str,
+        token: String,
+    }
+
+    #[derive(Serialize)]
+    struct Context<'a, P> {
+        portal: Portal<'a>,
+        page: &'a P,
+    }
+
+    impl UserCall<'_> {
+        /// The answer in the form that the caller wants.
+        pub fn reply<V: View>(&self, status: u16, view: &V) -> Result<Reply, Refusal> {
+            match self.request.format {
+                Format::Json => Reply::json(status, view),
+                Format::Text => Ok(Reply::text(status, view.text())),
+                Format::Html => self.page(status, V::TEMPLATE, view),
+            }
+        }
+
+        /// The answer to something that was done: a page for people (303), 202 and data for programs.
+        pub fn done<V: View>(&self, location: &str, view: &V) -> Result<Reply, Refusal> {
+            match self.request.format {
+                Format::Html => Ok(Reply::see_other(location)),
+                Format::Json | Format::Text => self.reply(202, view),
+            }
+        }
+
+        fn page(&self, status: u16, template: &str, page: &impl Serialize) -> Result<Reply, Refusal> {
+            let general = &self.config.general;
+            let portal = Portal {
+                user: self.user.as_str(),
+                administrator: self.administrator,
+                version: crate::VERSION,
+                source: &general.source_url,
+                resources: &general.resources_url,
+                endpoint: self.endpoint.name,
+                token: if self.endpoint.changes {
+                    token(&self.config, &self.user, 0)?
+                } else {
+                    String::new()
+                },
+            };
+            page::render(&general.template_directory, template, &Context { portal, page })
+                .map(|html| Reply::html(status, html))
+                .map_err(Refusal::internal)
+        }
+
+        fn refuse(&self, refusal: &Refusal) -> Reply {
+            let id = &self.request.id;
+            match self.request.format {
+                Format::Json => refusal.to_json(id),
+                Format::Text => refusal.to_text(id),
+                Format::Html => match self.page(refusal.status, "error.html", &refusal.context(id)) {
+                    Ok(reply) => refusal.finish(reply),
+                    // The page can't be made: perhaps that is what is being reported.
+                    Err(_) => refusal.to_text(id),
+                },
+            }
+        }
+    }
+
+    /// The token that a form carries: made by this server, for this user, today or yesterday.
+    fn token(config: &config::Server, user: &UserName, days_ago: i64) -> Result<String, Refusal> {
+        let day = clock::now().unix() / 86_400 - days_ago;
+        Ok(sign::token(&config.key()?, &["form", user.as_str(), &day.to_string()]))
+    }
+
+    /// Serves a page for users.
+    pub fn user(endpoint: &'static Endpoint, handler: impl FnOnce(&UserCall<'_>) -> Result<Reply, Refusal>) {
+        serve(
+            endpoint,
+            |request| {
+                let config = config::Server::load(&config::directory())?;
+                log::start(endpoint.name, request.id.clone(), Some(&config.general.log_file));
+                let user = identify(&config.general.env_username_variable, &|name| std::env::var(name).ok())?;
+                let administrator = config.is_administrator(&user);
+                let mut call = UserCall { endpoint, request, config, user, administrator, acts: false };
+                let result = intent(&call).and_then(|acts| {
+                    call.acts = acts;
+                    handler(&call)
+                });
+                // Refusals get their page here, where there is a user to show it to.
+                Ok(result.unwrap_or_else(|refusal| {
+                    let who = call.user.as_str();
+                    let detail = refusal.log.as_deref().unwrap_or_default();
+                    let level = if refusal.status >= 500 { log::Level::Error } else { log::Level::Warning };
+                    log::event(
+                        level,
+                        "refused",
+                        &[
+                            ("status", &refusal.status),
+                            ("user", &who),
+                            ("from", &request.from()),
+                            ("why", &refusal.sentence),
+                            ("detail", &detail),
+                        ],
+                    );
+                    call.refuse(&refusal)
+                }))
+            },
+            |refusal, request| match request.format {
+                Format::Json => refusal.to_json(&request.id),
+                Format::Html | Format::Text => refusal.to_text(&request.id),
+            },
+        );
+    }
+
+    /// Fields that say how to show something and never what to do.
+    const PASSIVE: [&str; 2] = ["format", "like"];
+
+    /// Whether the call is meant to change something, and may.
+    ///
+    /// A script (wget) says what it wants with a GET or a POST. A browser is known by what only browsers
+    /// send; it changes something only by a POST from a form of ours, which its token proves.
+    fn intent(call: &UserCall<'_>) -> Result<bool, Refusal> {
+        let request = call.request;
+        let asks = request.is_post || request.fields.names().any(|name| !PASSIVE.contains(&name));
+        if !call.endpoint.changes || !asks {
+            return Ok(false);
+        }
+        let elsewhere = || {
+            Refusal::forbidden(
+                "Refused: your browser was sent here by another site. Open the portal and do it there.",
+            )
+        };
+        let host = request.header("host").unwrap_or_default();
+        let site = request.header("sec-fetch-site");
+        let foreign = |name: &str| {
+            request.header(name).is_some_and(|url| {
+                url.parse::<http::Uri>()
+                    .ok()
+                    .is_none_or(|uri| uri.authority().is_none_or(|authority| authority.as_str() != host))
+            })
+        };
+        if site.is_some_and(|site| !matches!(site, "same-origin" | "none"))
+            || foreign("origin")
+            || foreign("referer")
+        {
+            return Err(elsewhere());
+        }
+        let is_browser = site.is_some()
+            || request.header("origin").is_some()
+            || request.header("referer").is_some()
+            || request.header("accept").is_some_and(|accept| accept.contains("text/html"));
+        if !is_browser {
+            return Ok(true);
+        }
+        if !request.is_post {
+            return Ok(false);
+        }
+        let given = request.fields.get("token").unwrap_or_default();
+        for days_ago in [0, 1] {
+            if token(&call.config, &call.user, days_ago)? == given {
+                return Ok(true);
+            }
+        }
+        Err(Refusal::forbidden(
+            "This form is too old, or not from this portal. Open it again and send it again.",
+        ))
+    }
+}

@@ -1,0 +1,673 @@
+//! The three configuration files, with vGrid's names, sections and keys, in TOML.
+//!
+//! `common.cfg` is the same on all machines, `server.cfg` belongs to the portal and `node.cfg` to a
+//! host of the pool. They live in the folder that `VGRID_CONFIG_DIR` names, else in `/etc/vgrid`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+use crate::model::lease::Lease;
+use crate::model::names::{ImageTag, NameFault, PhysicalHost, UserName, VirtualHost, VolumeGroup};
+use crate::model::sign::{self, Key};
+use crate::model::size::MiB;
+
+/// The folder of the configuration unless `VGRID_CONFIG_DIR` names another; the helper knows no other.
+pub const DEFAULT_DIR: &str = "/etc/vgrid";
+
+/// The folder that holds the configuration files.
+pub fn directory() -> PathBuf {
+    std::env::var_os("VGRID_CONFIG_DIR")
+        .filter(|dir| !dir.is_empty())
+        .map_or_else(|| PathBuf::from(DEFAULT_DIR), PathBuf::from)
+}
+
+/// Why a configuration can't be used; `Display` names the file, the line where there is one, and the
+/// remedy where there is one.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("{}: {source}", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not TOML, or a value of the wrong type.
+    #[error("{}, line {line}: {message}", file.display())]
+    Syntax {
+        /// The file.
+        file: PathBuf,
+        /// Counted from one.
+        line: usize,
+        /// What the parser said.
+        message: String,
+    },
+    /// vGrid's `key: value` syntax of 2007.
+    #[error("{0}: this file is in vGrid's old syntax; convert it with: vgrid-config-convert --in-place {0}", file.display())]
+    OldSyntax {
+        /// The file.
+        file: PathBuf,
+    },
+    /// A key or section that does not exist.
+    #[error("{}, line {line}: unknown key `{key}`{}", file.display(), nearest.as_ref().map(|n| format!("; did you mean `{n}`?")).unwrap_or_default())]
+    UnknownKey {
+        /// The file.
+        file: PathBuf,
+        /// Counted from one.
+        line: usize,
+        /// The key.
+        key: String,
+        /// The known key that looks most like it.
+        nearest: Option<String>,
+    },
+    /// A key or a value that is well-formed but means nothing.
+    #[error("{}: [{section}] {key}: {message}", file.display())]
+    Value {
+        /// The file.
+        file: PathBuf,
+        /// The section.
+        section: &'static str,
+        /// The key.
+        key: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// A file's text with its path, for messages.
+struct Source {
+    file: PathBuf,
+    text: String,
+}
+
+impl Source {
+    fn read(dir: &Path, name: &str) -> Result<Self, ConfigError> {
+        let file = dir.join(name);
+        match std::fs::read_to_string(&file) {
+            Ok(text) => Ok(Self { file, text }),
+            Err(source) => Err(ConfigError::Unreadable { file, source }),
+        }
+    }
+
+    fn parse<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
+        toml::from_str(&self.text).map_err(|error| self.explain(&error))
+    }
+
+    fn explain(&self, error: &toml::de::Error) -> ConfigError {
+        let file = self.file.clone();
+        if looks_old(&self.text) {
+            return ConfigError::OldSyntax { file };
+        }
+        let start = error.span().map_or(0, |span| span.start).min(self.text.len());
+        let line = self.text[..start].matches('\n').count() + 1;
+        // serde words this error the same for every struct: unknown field `x`, expected `a` or `b`.
+        let mut quoted = error.message().split('`').skip(1).step_by(2);
+        match quoted.next() {
+            Some(key) if error.message().starts_with("unknown field") => {
+                let nearest = quoted
+                    .map(|known| {
+                        (strsim::damerau_levenshtein(&key.to_lowercase(), &known.to_lowercase()), known)
+                    })
+                    .min()
+                    .filter(|(distance, known)| *distance <= known.len() / 2)
+                    .map(|(_, known)| known.to_owned());
+                ConfigError::UnknownKey { file, line, key: key.to_owned(), nearest }
+            }
+            _ => ConfigError::Syntax { file, line, message: error.message().to_owned() },
+        }
+    }
+
+    fn value(
+        &self,
+        section: &'static str,
+        key: impl fmt::Display,
+        message: impl fmt::Display,
+    ) -> ConfigError {
+        ConfigError::Value {
+            file: self.file.clone(),
+            section,
+            key: key.to_string(),
+            message: message.to_string(),
+        }
+    }
+
+    /// A section whose keys are names, in the order of the file.
+    fn names<K, V, R>(
+        &self,
+        section: &'static str,
+        table: toml::Table,
+        read: R,
+    ) -> Result<Vec<(K, V)>, ConfigError>
+    where
+        K: FromStr<Err = NameFault> + PartialEq,
+        R: Fn(toml::Value) -> Result<V, String>,
+    {
+        let mut pairs: Vec<(K, V)> = Vec::with_capacity(table.len());
+        for (key, value) in table {
+            let name: K = key.parse().map_err(|fault| self.value(section, &key, fault))?;
+            let value = read(value).map_err(|message| self.value(section, &key, message))?;
+            if pairs.iter().any(|(known, _)| *known == name) {
+                return Err(self.value(section, &key, "is there twice"));
+            }
+            pairs.push((name, value));
+        }
+        Ok(pairs)
+    }
+}
+
+/// Whether a text is in the old syntax: sections, and `key: value` lines, but no `key = value`.
+fn looks_old(text: &str) -> bool {
+    let lines = || text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with(['#', ';', '[']));
+    let separator = |line: &str| line.find([':', '=']).map(|at| line.as_bytes()[at]);
+    lines().any(|line| separator(line) == Some(b':')) && !lines().any(|line| separator(line) == Some(b'='))
+}
+
+fn text(value: toml::Value) -> Result<String, String> {
+    match value {
+        toml::Value::String(text) => Ok(text),
+        other => Err(format!("must be a text in quotes, not {}", other.type_str())),
+    }
+}
+
+fn count(value: toml::Value) -> Result<u32, String> {
+    let number = value.as_integer().ok_or("must be a whole number")?;
+    u32::try_from(number).map_err(|_| format!("must be from 0 to {}", u32::MAX))
+}
+
+/// `common.cfg`: what server and nodes must agree on.
+#[derive(Debug, Clone)]
+pub struct Common {
+    /// `[VMImages]`: the images and their descriptions, in the order of the file.
+    pub images: Vec<(ImageTag, String)>,
+    /// `[PhysicalHostsPool]`: the nodes and how many machines each may have.
+    pub physical_hosts: Vec<(PhysicalHost, u32)>,
+    /// `[VirtualHostsPool]`: the names for machines, each with what its template gets as `${vmExtra}`.
+    pub virtual_hosts: Vec<(VirtualHost, String)>,
+    /// The digest of the file, by which server and nodes compare it.
+    pub digest: String,
+}
+
+impl Common {
+    /// Reads `common.cfg` from a folder.
+    pub fn load(dir: &Path) -> Result<Self, ConfigError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Raw {
+            #[serde(rename = "VMImages")]
+            images: toml::Table,
+            #[serde(rename = "PhysicalHostsPool")]
+            physical: toml::Table,
+            #[serde(rename = "VirtualHostsPool")]
+            virtual_: toml::Table,
+        }
+        let source = Source::read(dir, "common.cfg")?;
+        let raw: Raw = source.parse()?;
+        Ok(Self {
+            images: source.names("VMImages", raw.images, text)?,
+            physical_hosts: source.names("PhysicalHostsPool", raw.physical, count)?,
+            virtual_hosts: source.names("VirtualHostsPool", raw.virtual_, text)?,
+            digest: sign::digest(source.text.as_bytes()),
+        })
+    }
+
+    /// The most machines that a node may have; `None` if it is not in the pool.
+    pub fn maximum(&self, host: &PhysicalHost) -> Option<u32> {
+        self.physical_hosts.iter().find(|(name, _)| name == host).map(|(_, maximum)| *maximum)
+    }
+
+    /// Whether there is such an image.
+    pub fn has_image(&self, tag: &ImageTag) -> bool {
+        self.images.iter().any(|(known, _)| known == tag)
+    }
+
+    /// What the template gets as `${vmExtra}` for a name; `None` if it is not in the pool.
+    pub fn extra(&self, host: &VirtualHost) -> Option<&str> {
+        self.virtual_hosts.iter().find(|(name, _)| name == host).map(|(_, extra)| extra.as_str())
+    }
+}
+
+/// The environment variable that holds the user's name: one that Apache sets, never one whose value the
+/// client chooses.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct UserVariable(String);
+
+impl UserVariable {
+    /// Prefixes and names of variables whose value the client chooses (RFC 3875, mod_ssl's SNI).
+    const CLIENTS: [&str; 15] = [
+        "QUERY_",
+        "PATH_",
+        "REQUEST_",
+        "CONTENT_",
+        "SCRIPT_",
+        "SERVER_",
+        "CONTEXT_",
+        "DOCUMENT_",
+        "GATEWAY_",
+        "REDIRECT_",
+        "SSL_TLS_",
+        "SSL_SESSION_",
+        "REMOTE_ADDR",
+        "REMOTE_HOST",
+        "REMOTE_PORT",
+    ];
+    const NEVER: [&str; 4] = ["REMOTE_IDENT", "AUTH_TYPE", "HTTPS", "PATH"];
+
+    /// The variable's name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for UserVariable {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let plain = name.strip_prefix("HTTP_").unwrap_or(&name);
+        if plain.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            Err(format!("{name:?} is not the name of an environment variable"))
+        } else if Self::NEVER.contains(&plain) || Self::CLIENTS.iter().any(|p| plain.starts_with(p)) {
+            Err(format!(
+                "{name} is set by the client, so anybody could be anyone; use REMOTE_USER, ADFS_LOGIN or SSL_CLIENT_S_DN_CN"
+            ))
+        } else {
+            Ok(Self(name))
+        }
+    }
+}
+
+/// `server.cfg`.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// `[General]`.
+    pub general: ServerGeneral,
+    /// `[Leases]`.
+    pub leases: Leases,
+    /// `[Administrators]`: their names, and where mail reaches them.
+    administrators: Vec<(UserName, String)>,
+    source: PathBuf,
+}
+
+/// `[General]` of `server.cfg`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ServerGeneral {
+    /// Where Apache puts the user's name.
+    #[serde(rename = "EnvUsernameVariable")]
+    pub env_username_variable: UserVariable,
+    /// The registry's SQLite file.
+    #[serde(default = "default_registry")]
+    pub registry_file: PathBuf,
+    /// The file with the key that server and nodes share.
+    #[serde(default = "default_key")]
+    pub key_file: PathBuf,
+    /// The log, where there is no syslog.
+    #[serde(default = "default_server_log")]
+    pub log_file: PathBuf,
+    /// The folder of the page templates.
+    #[serde(default = "default_templates")]
+    pub template_directory: PathBuf,
+    /// Where a node's programs are; `{host}` is the node's name.
+    #[serde(rename = "nodeURL", default = "default_node_url")]
+    pub node_url: String,
+    /// Seconds within which a node must have answered.
+    #[serde(default = "default_node_timeout")]
+    pub node_timeout: u8,
+    /// Where Apache serves the `resources` folder.
+    #[serde(rename = "resourcesURL", default = "default_resources_url")]
+    pub resources_url: String,
+    /// Where this version's source is offered, as the licence asks.
+    #[serde(rename = "sourceURL", default = "default_source_url")]
+    pub source_url: String,
+    /// The certificates that a node's https must be signed by, as PEM.
+    #[serde(default = "default_ca")]
+    pub ca_file: PathBuf,
+}
+
+/// `[Leases]` of `server.cfg`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leases {
+    /// The lease of who asks for none.
+    #[serde(default = "default_lease")]
+    pub default: Lease,
+    /// The longest that a user may ask for.
+    #[serde(default = "default_maximum_lease")]
+    pub maximum: Lease,
+}
+
+impl Default for Leases {
+    fn default() -> Self {
+        Self { default: default_lease(), maximum: default_maximum_lease() }
+    }
+}
+
+fn default_registry() -> PathBuf {
+    "/var/lib/vgrid/registry.sqlite".into()
+}
+fn default_key() -> PathBuf {
+    "/etc/vgrid/key".into()
+}
+fn default_server_log() -> PathBuf {
+    "/var/lib/vgrid/server.log".into()
+}
+fn default_node_log() -> PathBuf {
+    "/var/lib/vgrid/node.log".into()
+}
+fn default_templates() -> PathBuf {
+    "/usr/share/vgrid/templates".into()
+}
+fn default_node_url() -> String {
+    "http://{host}/cgi-bin/node".into()
+}
+fn default_node_timeout() -> u8 {
+    7
+}
+fn default_resources_url() -> String {
+    "/resources".into()
+}
+fn default_source_url() -> String {
+    "/resources/vgrid-source.tar.gz".into()
+}
+fn default_ca() -> PathBuf {
+    "/etc/ssl/certs/ca-certificates.crt".into()
+}
+fn default_lease() -> Lease {
+    "7d".parse().expect("a valid lease")
+}
+fn default_maximum_lease() -> Lease {
+    "90d".parse().expect("a valid lease")
+}
+
+impl Server {
+    /// Reads `server.cfg` from a folder.
+    pub fn load(dir: &Path) -> Result<Self, ConfigError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Raw {
+            #[serde(rename = "General")]
+            general: ServerGeneral,
+            #[serde(rename = "Leases", default)]
+            leases: Leases,
+            #[serde(rename = "Administrators", default)]
+            administrators: toml::Table,
+        }
+        let source = Source::read(dir, "server.cfg")?;
+        let raw: Raw = source.parse()?;
+        let node_url = &raw.general.node_url;
+        if !node_url.contains("{host}") || !is_http(node_url) {
+            return Err(source.value("General", "nodeURL", "must be a URL that contains {host}"));
+        }
+        if raw.general.node_timeout == 0 || raw.general.node_timeout > 60 {
+            return Err(source.value("General", "nodeTimeout", "must be from 1 to 60 seconds"));
+        }
+        if raw.leases.default > raw.leases.maximum {
+            return Err(source.value("Leases", "default", "is longer than the maximum"));
+        }
+        Ok(Self {
+            general: raw.general,
+            leases: raw.leases,
+            administrators: source.names("Administrators", raw.administrators, text)?,
+            source: source.file,
+        })
+    }
+
+    /// Whether somebody is an administrator. The raw name counts, so that nobody becomes one by having
+    /// a blank where an administrator has an underscore.
+    pub fn is_administrator(&self, user: &UserName) -> bool {
+        self.administrators.iter().any(|(name, _)| name == user)
+    }
+
+    /// The URL of one of a node's programs.
+    pub fn node_url(&self, host: &PhysicalHost, program: &str) -> String {
+        format!("{}/{program}", self.general.node_url.replace("{host}", host.as_str()))
+    }
+
+    /// The time within which a node must have answered.
+    pub fn node_timeout(&self) -> Duration {
+        Duration::from_secs(self.general.node_timeout.into())
+    }
+
+    /// Reads the key that server and nodes share.
+    pub fn key(&self) -> Result<Key, ConfigError> {
+        read_key(&self.general.key_file, &self.source)
+    }
+}
+
+fn is_http(url: &str) -> bool {
+    url.starts_with("http://") || url.starts_with("https://")
+}
+
+fn read_key(file: &Path, config: &Path) -> Result<Key, ConfigError> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
+    Key::new(&text).ok_or_else(|| ConfigError::Value {
+        file: config.to_owned(),
+        section: "General",
+        key: "keyFile".to_owned(),
+        message: format!("the key in {} has fewer than {} characters", file.display(), Key::MIN),
+    })
+}
+
+/// Which program controls the machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Toolstack {
+    /// The first of `xl` and `xm` that is there.
+    Auto,
+    /// `xl`, Xen 4.1 and later.
+    Xl,
+    /// `xm`, before Xen 4.5.
+    Xm,
+}
+
+/// The kinds of machine that `[VMTypes]` may name. libvirt will be the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VmType {
+    /// A Xen domain.
+    Xen,
+}
+
+/// `[General]` of `node.cfg`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct NodeGeneral {
+    /// The machine that the portal runs on: the only one whose orders count.
+    pub server_hostname: PhysicalHost,
+    /// Where the server's `internal` programs are; absent: `http://SERVERHOSTNAME/cgi-bin/internal`.
+    #[serde(rename = "serverURL")]
+    server_url: Option<String>,
+    /// The folder of the image files.
+    pub image_directory: PathBuf,
+    /// The volume group that the machines' volumes are made in.
+    pub volume_group_name: VolumeGroup,
+    /// `auto`, `xl` or `xm`.
+    #[serde(default = "default_toolstack")]
+    pub toolstack: Toolstack,
+    /// Where the toolstack finds, after a reboot, what it is to start.
+    #[serde(default = "default_xen_auto")]
+    pub xen_auto_directory: PathBuf,
+    /// Where xenconsoled logs the consoles (`XENCONSOLED_ARGS="--log=guest"`).
+    #[serde(default = "default_console_log")]
+    pub console_log_directory: PathBuf,
+    /// The folder of the machines' templates.
+    #[serde(default = "default_vm_templates")]
+    pub template_directory: PathBuf,
+    /// Where the node keeps its records; belongs to the web server's user.
+    #[serde(default = "default_state")]
+    pub state_directory: PathBuf,
+    /// The file with the key that server and nodes share.
+    #[serde(default = "default_key")]
+    pub key_file: PathBuf,
+    /// The log, where there is no syslog.
+    #[serde(default = "default_node_log")]
+    pub log_file: PathBuf,
+    /// The certificates that the server's https must be signed by, as PEM.
+    #[serde(default = "default_ca")]
+    pub ca_file: PathBuf,
+}
+
+fn default_toolstack() -> Toolstack {
+    Toolstack::Auto
+}
+fn default_xen_auto() -> PathBuf {
+    "/etc/xen/auto".into()
+}
+fn default_console_log() -> PathBuf {
+    "/var/log/xen/console".into()
+}
+fn default_vm_templates() -> PathBuf {
+    "/etc/vgrid/vmtmpl".into()
+}
+fn default_state() -> PathBuf {
+    "/var/lib/vgrid/node".into()
+}
+
+/// What a node knows about one image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSettings {
+    /// Its file, an absolute path.
+    pub file: PathBuf,
+    /// Its template, an absolute path.
+    pub template: PathBuf,
+    /// The size of its machines' swap volume.
+    pub swap: MiB,
+    /// Its machines' type.
+    pub vm_type: VmType,
+    /// The program that makes its file system, and its arguments; the device comes last.
+    pub make_filesystem: Vec<String>,
+}
+
+/// `node.cfg`.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// `[General]`.
+    pub general: NodeGeneral,
+    files: BTreeMap<String, String>,
+    templates: BTreeMap<String, String>,
+    swaps: BTreeMap<String, MiB>,
+    types: BTreeMap<String, VmType>,
+    makers: BTreeMap<String, String>,
+    source: PathBuf,
+}
+
+/// Why an image can't be used on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("node.cfg has no [{section}] for {tag} and no default")]
+pub struct NoSetting {
+    /// The section that lacks it.
+    pub section: &'static str,
+    /// The image.
+    pub tag: ImageTag,
+}
+
+impl Node {
+    /// Reads `node.cfg` from a folder.
+    pub fn load(dir: &Path) -> Result<Self, ConfigError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Raw {
+            #[serde(rename = "General")]
+            general: NodeGeneral,
+            #[serde(rename = "VMImageFiles", default)]
+            files: BTreeMap<String, String>,
+            #[serde(rename = "VMConfigTemplates", default)]
+            templates: BTreeMap<String, String>,
+            #[serde(rename = "VMSwapSize", default)]
+            swaps: BTreeMap<String, MiB>,
+            #[serde(rename = "VMTypes", default)]
+            types: BTreeMap<String, VmType>,
+            #[serde(rename = "XenDeployerFSCreateCmd", default)]
+            makers: BTreeMap<String, String>,
+        }
+        let source = Source::read(dir, "node.cfg")?;
+        let raw: Raw = source.parse()?;
+        let sections: [(&'static str, Vec<&String>); 5] = [
+            ("VMImageFiles", raw.files.keys().collect()),
+            ("VMConfigTemplates", raw.templates.keys().collect()),
+            ("VMSwapSize", raw.swaps.keys().collect()),
+            ("VMTypes", raw.types.keys().collect()),
+            ("XenDeployerFSCreateCmd", raw.makers.keys().collect()),
+        ];
+        for (section, keys) in sections {
+            for key in keys {
+                key.parse::<ImageTag>().map_err(|fault| source.value(section, key, fault))?;
+            }
+        }
+        if let Some(url) = raw.general.server_url.as_deref().filter(|url| !is_http(url)) {
+            return Err(source.value("General", "serverURL", format!("{url:?} is not a URL")));
+        }
+        for (key, command) in &raw.makers {
+            if !command.starts_with('/') {
+                return Err(source.value("XenDeployerFSCreateCmd", key, "must begin with an absolute path"));
+            }
+        }
+        for (section, table) in [("VMImageFiles", &raw.files), ("VMConfigTemplates", &raw.templates)] {
+            for (key, name) in table {
+                if name.split('/').any(|part| part == ".." || part.is_empty()) && !name.starts_with('/') {
+                    return Err(source.value(section, key, "must be a file's name, without .."));
+                }
+            }
+        }
+        Ok(Self {
+            general: raw.general,
+            files: raw.files,
+            templates: raw.templates,
+            swaps: raw.swaps,
+            types: raw.types,
+            makers: raw.makers,
+            source: source.file,
+        })
+    }
+
+    /// Where the server's `internal` programs are.
+    pub fn server_url(&self, program: &str) -> String {
+        let base = self
+            .general
+            .server_url
+            .clone()
+            .unwrap_or_else(|| format!("http://{}/cgi-bin/internal", self.general.server_hostname));
+        format!("{}/{program}", base.trim_end_matches('/'))
+    }
+
+    /// Reads the key that server and nodes share.
+    pub fn key(&self) -> Result<Key, ConfigError> {
+        read_key(&self.general.key_file, &self.source)
+    }
+
+    /// The images that this node has a file for.
+    pub fn images(&self) -> impl Iterator<Item = ImageTag> {
+        self.files.keys().filter(|key| *key != "default").filter_map(|key| key.parse().ok())
+    }
+
+    /// What to use for an image; each setting falls back to its section's `default`.
+    pub fn image(&self, tag: &ImageTag) -> Result<ImageSettings, NoSetting> {
+        fn get<'a, T>(
+            table: &'a BTreeMap<String, T>,
+            section: &'static str,
+            tag: &ImageTag,
+        ) -> Result<&'a T, NoSetting> {
+            table
+                .get(tag.as_str())
+                .or_else(|| table.get("default"))
+                .ok_or_else(|| NoSetting { section, tag: tag.clone() })
+        }
+        let maker = get(&self.makers, "XenDeployerFSCreateCmd", tag)?;
+        Ok(ImageSettings {
+            file: self.general.image_directory.join(get(&self.files, "VMImageFiles", tag)?),
+            template: self.general.template_directory.join(get(&self.templates, "VMConfigTemplates", tag)?),
+            swap: *get(&self.swaps, "VMSwapSize", tag)?,
+            vm_type: *get(&self.types, "VMTypes", tag)?,
+            make_filesystem: maker.split_whitespace().map(str::to_owned).collect(),
+        })
+    }
+}

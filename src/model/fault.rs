@@ -1,0 +1,229 @@
+//! What can go wrong with a machine, in words that its owner understands. A fault travels from the node
+//! to the server and is kept with the machine; its data is structured, its prose is here.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::names::{ImageTag, MachineName, PhysicalHost, VirtualHost};
+use super::size::Amount;
+use super::stage::DeployStage;
+
+/// Why a deploy or a terminate was refused or failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
+#[serde(tag = "code", rename_all = "kebab-case")]
+pub enum Fault {
+    /// The node's configuration has no such image.
+    #[error(
+        "This host does not know the image {tag}. Choose another host or image, or tell an administrator."
+    )]
+    ImageUnknown {
+        /// The image.
+        tag: ImageTag,
+    },
+    /// The image's file is not there or can't be read.
+    #[error(
+        "The file of the image {tag} is missing on this host. Choose another image, or tell an administrator."
+    )]
+    ImageMissing {
+        /// The image.
+        tag: ImageTag,
+    },
+    /// The archive is damaged, cut off, or no archive at all.
+    #[error("The image {tag} is damaged ({detail}). Tell an administrator.")]
+    ImageCorrupt {
+        /// The image.
+        tag: ImageTag,
+        /// What the unpacker said.
+        detail: String,
+    },
+    /// The image did not fit into the partition.
+    #[error("The image {tag} does not fit into {partition}. Deploy it with a larger partition.")]
+    ImageTooLarge {
+        /// The image.
+        tag: ImageTag,
+        /// The size of the root partition.
+        partition: Amount,
+    },
+    /// The host's free memory does not suffice.
+    #[error(
+        "This host has only {free} of memory free, and {needed} are needed. Ask for less, choose another host, or terminate a machine."
+    )]
+    NotEnoughMemory {
+        /// What was asked for.
+        needed: Amount,
+        /// What is free, reservations of other deploys taken off.
+        free: Amount,
+    },
+    /// The volume group is full.
+    #[error(
+        "This host has only {free} of disk space free, and {needed} are needed. Ask for less, choose another host, or terminate a machine."
+    )]
+    NotEnoughSpace {
+        /// Root and swap together.
+        needed: Amount,
+        /// What is free, reservations of other deploys taken off.
+        free: Amount,
+    },
+    /// The volume group of the node's configuration does not exist.
+    #[error("The volume group {name} is missing on this host. Tell an administrator.")]
+    VolumeGroupMissing {
+        /// Its name.
+        name: String,
+    },
+    /// A volume of that name is there that is not this machine's.
+    #[error(
+        "A volume named {volume} is already there on this host, left over from something else. Choose another name or host, or tell an administrator."
+    )]
+    VolumeExists {
+        /// The volume.
+        volume: String,
+    },
+    /// A domain of that name runs that is not this machine.
+    #[error(
+        "A machine named {domain} already runs on this host. Choose another name or host, or tell an administrator."
+    )]
+    DomainExists {
+        /// The domain.
+        domain: MachineName,
+    },
+    /// The virtual host name has no address.
+    #[error(
+        "The name {host} has no IPv4 address in the DNS, as this host sees it. Choose another name, or tell an administrator."
+    )]
+    NameUnresolved {
+        /// The name.
+        host: VirtualHost,
+    },
+    /// The machine's configuration could not be rendered, or the toolstack can't read it.
+    #[error("The configuration template {template} has an error ({detail}). Tell an administrator.")]
+    TemplateError {
+        /// The template's name.
+        template: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// Neither `xl` nor `xm` is there, or it does not answer.
+    #[error("The Xen tools are missing on this host or do not answer ({detail}). Tell an administrator.")]
+    ToolstackMissing {
+        /// What was tried.
+        detail: String,
+    },
+    /// sudo would not let the web server's user run the helper.
+    #[error(
+        "This host does not let vGrid do its work (sudo refused). Tell an administrator: sudoers lacks vGrid's rule."
+    )]
+    PrivilegeRefused,
+    /// The file system could not be made.
+    #[error("The file system could not be made ({detail}). Tell an administrator.")]
+    FilesystemFailed {
+        /// What the program said.
+        detail: String,
+    },
+    /// The toolstack refused to start the machine.
+    #[error("The machine could not be started ({detail}).")]
+    StartFailed {
+        /// What the toolstack said.
+        detail: String,
+    },
+    /// The machine was started but stopped again.
+    #[error("The machine was started but did not keep running ({detail}). Its console may say why.")]
+    DidNotRun {
+        /// What was seen.
+        detail: String,
+    },
+    /// The worker was killed, or the host went down.
+    #[error("The work was interrupted ({}; killed, or the host was restarted). What had been made is removed; deploy again.", stage.map_or("before it began".to_owned(), |s| s.to_string()))]
+    Interrupted {
+        /// How far it had come.
+        stage: Option<DeployStage>,
+    },
+    /// The machine could not be removed altogether.
+    #[error(
+        "Not everything of the machine could be removed ({detail}). Terminate it again, or tell an administrator."
+    )]
+    RemovalFailed {
+        /// What is left and why.
+        detail: String,
+    },
+    /// A program took too long.
+    #[error("{what} did not end within {seconds} s and was stopped. Try again, or tell an administrator.")]
+    TimedOut {
+        /// The work that took too long.
+        what: String,
+        /// Its time limit.
+        seconds: u64,
+    },
+    /// Something else, whose detail is in the node's log.
+    #[error("Something went wrong on the host. Tell an administrator the number {request}.")]
+    Internal {
+        /// The request id under which the log has the detail.
+        request: String,
+    },
+    /// The server can't reach the node.
+    #[error("The host {host} can't be reached ({detail}). Try another host, or try again later.")]
+    HostDown {
+        /// The node.
+        host: PhysicalHost,
+        /// What the connection said.
+        detail: String,
+    },
+    /// The node did not answer in time.
+    #[error("The host {host} did not answer within {seconds} s. Try another host, or try again later.")]
+    HostSilent {
+        /// The node.
+        host: PhysicalHost,
+        /// The time limit.
+        seconds: u64,
+    },
+    /// What answered is not a vGrid node, or a broken one.
+    #[error("The host {host} answered something that makes no sense ({detail}). Tell an administrator.")]
+    HostGarbled {
+        /// The node.
+        host: PhysicalHost,
+        /// What was wrong with the answer.
+        detail: String,
+    },
+    /// The node would not take orders from this server.
+    #[error("The host {host} refused the order (HTTP {status}: {detail}). Tell an administrator.")]
+    HostRefused {
+        /// The node.
+        host: PhysicalHost,
+        /// The HTTP status.
+        status: u16,
+        /// What it said.
+        detail: String,
+    },
+}
+
+/// The longest `detail` that is kept, in characters.
+const DETAIL_MAX: usize = 200;
+
+/// Makes a program's output fit for a sentence: one line, nothing invisible, not endless.
+pub fn detail(text: &str) -> String {
+    let line = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
+    let line = line.replace(char::is_control, " ");
+    if line.chars().count() <= DETAIL_MAX {
+        line
+    } else {
+        line.chars().take(DETAIL_MAX).chain("…".chars()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_survive_the_wire() {
+        let fault = Fault::NotEnoughMemory { needed: Amount::from_mib(512), free: Amount::from_mib(7) };
+        let json = serde_json::to_string(&fault).unwrap();
+        assert_eq!(json, r#"{"code":"not-enough-memory","needed":512,"free":7}"#);
+        assert_eq!(serde_json::from_str::<Fault>(&json).unwrap(), fault);
+    }
+
+    #[test]
+    fn details_are_one_printable_line() {
+        assert_eq!(detail("  a\n\n b\x1b[31m\n"), "a; b [31m");
+        assert!(detail(&"x".repeat(5000)).chars().count() <= DETAIL_MAX + 1);
+    }
+}

@@ -1,0 +1,160 @@
+//! Points in time and spans of time: [`Moment`] and [`Lease`].
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A point in time, in whole seconds since 1970 (UTC).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Moment(i64);
+
+impl Moment {
+    /// So many seconds since 1970 (UTC).
+    pub const fn from_unix(seconds: i64) -> Self {
+        Self(seconds)
+    }
+
+    /// Seconds since 1970 (UTC).
+    pub const fn unix(self) -> i64 {
+        self.0
+    }
+
+    /// The moment so many seconds later.
+    pub const fn plus_seconds(self, seconds: i64) -> Self {
+        Self(self.0.saturating_add(seconds))
+    }
+
+    /// Seconds from `earlier` to this moment; negative if it is later.
+    pub const fn since(self, earlier: Self) -> i64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// RFC 3339 in UTC: `2026-11-22T09:05:00Z`.
+    pub fn rfc3339(self) -> String {
+        self.timestamp().to_string()
+    }
+
+    fn timestamp(self) -> jiff::Timestamp {
+        let bounded = self.0.clamp(jiff::Timestamp::MIN.as_second(), jiff::Timestamp::MAX.as_second());
+        jiff::Timestamp::from_second(bounded).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+    }
+}
+
+impl fmt::Display for Moment {
+    /// For people: `2026-11-22 09:05 UTC`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} UTC", self.timestamp().strftime("%Y-%m-%d %H:%M"))
+    }
+}
+
+/// How long a machine may live: whole minutes, from one minute to ten years.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Lease {
+    minutes: u32,
+}
+
+/// Why a lease was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum LeaseFault {
+    /// Not a number and a unit.
+    #[error("write a number and a unit, for instance 12h, 7d or 2w")]
+    NotALease,
+    /// Zero, or more than ten years.
+    #[error("must be from 1m (one minute) to 3650d (ten years)")]
+    OutOfRange,
+}
+
+impl Lease {
+    const MAX_MINUTES: u32 = 3650 * 24 * 60;
+
+    /// The span in seconds.
+    pub fn seconds(self) -> i64 {
+        i64::from(self.minutes) * 60
+    }
+}
+
+impl FromStr for Lease {
+    type Err = LeaseFault;
+
+    /// A whole number followed by `m`, `h`, `d` or `w`.
+    fn from_str(text: &str) -> Result<Self, LeaseFault> {
+        let text = text.trim();
+        let unit = text.chars().last().ok_or(LeaseFault::NotALease)?;
+        let digits = &text[..text.len() - unit.len_utf8()];
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(LeaseFault::NotALease);
+        }
+        let factor: u32 = match unit {
+            'm' => 1,
+            'h' => 60,
+            'd' => 24 * 60,
+            'w' => 7 * 24 * 60,
+            _ => return Err(LeaseFault::NotALease),
+        };
+        digits
+            .parse::<u32>()
+            .ok()
+            .and_then(|n| n.checked_mul(factor))
+            .filter(|minutes| (1..=Self::MAX_MINUTES).contains(minutes))
+            .map(|minutes| Self { minutes })
+            .ok_or(LeaseFault::OutOfRange)
+    }
+}
+
+impl fmt::Display for Lease {
+    /// The shortest exact form in days, hours or minutes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.minutes {
+            m if m % (24 * 60) == 0 => write!(f, "{}d", m / (24 * 60)),
+            m if m % 60 == 0 => write!(f, "{}h", m / 60),
+            m => write!(f, "{m}m"),
+        }
+    }
+}
+
+impl TryFrom<String> for Lease {
+    type Error = LeaseFault;
+    fn try_from(text: String) -> Result<Self, LeaseFault> {
+        text.parse()
+    }
+}
+
+impl From<Lease> for String {
+    fn from(lease: Lease) -> String {
+        lease.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leases_are_read_and_shown() {
+        for (text, seconds, shown) in [
+            ("7d", 604_800, "7d"),
+            ("12h", 43_200, "12h"),
+            ("24h", 86_400, "1d"),
+            ("2w", 1_209_600, "14d"),
+            ("90m", 5_400, "90m"),
+        ] {
+            let lease: Lease = text.parse().unwrap();
+            assert_eq!((lease.seconds(), lease.to_string().as_str()), (seconds, shown));
+        }
+        for bad in ["", "d", "7", "7 d", "-1d", "0d", "99999999999d", "4000d", "7é", "1.5d"] {
+            assert!(bad.parse::<Lease>().is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn moments_are_shown_in_utc() {
+        let moment = Moment::from_unix(1_795_338_300);
+        assert_eq!(moment.rfc3339(), "2026-11-22T09:05:00Z");
+        assert_eq!(moment.to_string(), "2026-11-22 09:05 UTC");
+        assert!(!Moment::from_unix(i64::MAX).rfc3339().is_empty());
+    }
+}

@@ -1,0 +1,10 @@
+//! Layer 0, pure: the words of vGrid as types. Nothing here reads a file, a clock or a socket.
+
+pub mod fault;
+pub mod lease;
+pub mod names;
+pub mod sign;
+pub mod size;
+pub mod stage;
+pub mod state;
+pub mod wire;

@@ -1,0 +1,462 @@
+//! Names: each kind is a type, checked once where it enters.
+//!
+//! The rules are the narrowest of all the places where a name ends up: a Xen domain's name (`/` and
+//! digits-only names break `xl`), an LVM volume's name (`[A-Za-z0-9+_.-]`, see lvm(8)), a file's name,
+//! a kernel's command line, a DNS label (RFC 1123).
+
+use std::fmt;
+use std::str::FromStr;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Why a name was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum NameFault {
+    /// Nothing was given.
+    #[error("must not be empty")]
+    Empty,
+    /// More characters than this kind of name may have.
+    #[error("is longer than {max} characters")]
+    TooLong {
+        /// The largest number of characters.
+        max: usize,
+    },
+    /// Not UTF-8.
+    #[error("is not valid UTF-8")]
+    NotUtf8,
+    /// A character that this kind of name can't have.
+    #[error("must not contain {}", describe(*.0))]
+    BadCharacter(char),
+    /// A first or last character that this kind of name can't have.
+    #[error("must not begin or end with {}", describe(*.0))]
+    BadEdge(char),
+    /// LVM keeps this text for itself (lvm(8), "VALID NAMES").
+    #[error("contains {0:?}, which LVM reserves for itself")]
+    Reserved(&'static str),
+    /// Not `USER_HOST`.
+    #[error("is not the name of a machine (user_host)")]
+    NotAMachine,
+    /// Not a UUID of version 7.
+    #[error("is not the id of a machine")]
+    NotAnId,
+}
+
+fn describe(c: char) -> String {
+    match c {
+        ' ' => "a blank".to_owned(),
+        c if c.is_control() || is_invisible(c) => {
+            format!("the control character U+{:04X}", u32::from(c))
+        }
+        c => format!("{c:?}"),
+    }
+}
+
+/// Characters that change how the text around them is displayed, or are not displayed at all.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}' | '\u{FFF9}'..='\u{FFFB}')
+}
+
+fn check_length(text: &str, max: usize) -> Result<(), NameFault> {
+    if text.is_empty() {
+        Err(NameFault::Empty)
+    } else if text.chars().count() > max {
+        Err(NameFault::TooLong { max })
+    } else {
+        Ok(())
+    }
+}
+
+/// The traits that every string-like name shares: reading, showing, and (de)serialising as a string.
+macro_rules! string_name {
+    ($name:ident) => {
+        impl $name {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameFault;
+            fn try_from(text: String) -> Result<Self, NameFault> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0
+            }
+        }
+    };
+}
+
+/// A person's name as Apache gave it, and as vGrid uses it.
+///
+/// Any Unicode, up to 64 characters, but nothing invisible, no `/` and no `;` (that is how mod_shib
+/// joins several values of an attribute), no blank at either end and no leading `-`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct UserName(String);
+
+string_name!(UserName);
+
+impl UserName {
+    /// The longest accepted name, in characters.
+    pub const MAX: usize = 64;
+
+    /// Reads a name from the raw bytes of an environment variable.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, NameFault> {
+        std::str::from_utf8(bytes).map_err(|_| NameFault::NotUtf8)?.parse()
+    }
+
+    /// The name with blanks as underscores, as vGrid has always shown it. Two people may share it, so
+    /// the registry admits only the first of them.
+    pub fn canonical(&self) -> String {
+        self.0.replace(' ', "_")
+    }
+
+    /// The canonical name, percent-encoded (RFC 3986, unreserved characters stay): safe on a kernel's
+    /// command line.
+    pub fn encoded(&self) -> String {
+        const SET: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+        utf8_percent_encode(&self.canonical(), &SET).to_string()
+    }
+
+    /// The canonical name as part of a volume's name: as [`encoded`](Self::encoded), with `+` in place of
+    /// `%`, because LVM knows no `%` (and no `~`).
+    fn in_volume_name(&self) -> String {
+        const SET: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
+        utf8_percent_encode(&self.canonical(), &SET).to_string().replace('%', "+")
+    }
+}
+
+impl FromStr for UserName {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        check_length(text, Self::MAX)?;
+        if let Some(c) = text.chars().find(|&c| c.is_control() || is_invisible(c) || matches!(c, '/' | ';')) {
+            return Err(NameFault::BadCharacter(c));
+        }
+        if let Some(c) = text
+            .chars()
+            .next()
+            .filter(|&c| c.is_whitespace() || c == '-')
+            .or_else(|| text.chars().last().filter(|c| c.is_whitespace()))
+        {
+            return Err(NameFault::BadEdge(c));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+fn dns_name(text: &str) -> Result<String, NameFault> {
+    check_length(text, 63)?;
+    let text = text.to_ascii_lowercase();
+    if let Some(c) =
+        text.chars().find(|&c| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.'))
+    {
+        return Err(NameFault::BadCharacter(c));
+    }
+    for label in text.split('.') {
+        match (label.chars().next(), label.chars().last()) {
+            (None, _) | (_, None) => return Err(NameFault::BadEdge('.')),
+            (Some('-'), _) | (_, Some('-')) => return Err(NameFault::BadEdge('-')),
+            _ => {}
+        }
+    }
+    Ok(text)
+}
+
+macro_rules! dns_name_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        ///
+        /// Up to 63 characters of letters, digits, `-` and `.`; kept in lower case.
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        string_name!($name);
+
+        impl FromStr for $name {
+            type Err = NameFault;
+            fn from_str(text: &str) -> Result<Self, NameFault> {
+                dns_name(text).map(Self)
+            }
+        }
+    };
+}
+
+dns_name_type!(
+    /// The DNS name of a machine of the pool that runs virtual machines (a node), or of the server.
+    PhysicalHost
+);
+dns_name_type!(
+    /// The DNS name that a virtual machine occupies while it exists.
+    VirtualHost
+);
+
+/// The key of an image in `[VMImages]`: up to 64 of letters, digits, `.`, `_`, `+` and `-`, not
+/// beginning with `.` or `-`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ImageTag(String);
+
+string_name!(ImageTag);
+
+impl FromStr for ImageTag {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        check_length(text, 64)?;
+        if let Some(c) =
+            text.chars().find(|&c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '+' | '-')))
+        {
+            return Err(NameFault::BadCharacter(c));
+        }
+        match text.chars().next() {
+            Some(c @ ('.' | '-')) => Err(NameFault::BadEdge(c)),
+            _ => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
+/// What its owner calls a machine: up to 64 characters of any visible Unicode; may be empty.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Label(String);
+
+string_name!(Label);
+
+impl FromStr for Label {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        check_length(text, 64)?;
+        match text.chars().find(|&c| c.is_control() || is_invisible(c)) {
+            Some(c) => Err(NameFault::BadCharacter(c)),
+            None => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
+/// The name of a volume group: as lvm(8) allows, at most 40 characters (a device-mapper name holds the
+/// group, the volume and doubled hyphens in 127).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct VolumeGroup(String);
+
+string_name!(VolumeGroup);
+
+impl FromStr for VolumeGroup {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        check_length(text, 40)?;
+        check_lvm_characters(text)?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+fn check_lvm_characters(text: &str) -> Result<(), NameFault> {
+    if let Some(c) =
+        text.chars().find(|&c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '+' | '-')))
+    {
+        return Err(NameFault::BadCharacter(c));
+    }
+    match text.chars().next() {
+        Some(c @ ('.' | '-')) => Err(NameFault::BadEdge(c)),
+        _ => Ok(()),
+    }
+}
+
+/// `user_virtualhost`: the Xen domain's name and the end of its volumes' names `xen-root-…`,
+/// `xen-swap-…`. It always holds an underscore, so it is never taken for a domain's number.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MachineName(String);
+
+string_name!(MachineName);
+
+impl MachineName {
+    /// The longest accepted name, in characters.
+    pub const MAX: usize = 72;
+
+    /// Parts of a volume's name that lvm(8) keeps for itself.
+    const RESERVED: [&str; 13] = [
+        "_cdata", "_cmeta", "_corig", "_cpool", "_cvol", "_wcorig", "_iorig", "_mimage", "_mlog", "_rimage",
+        "_rmeta", "_tdata", "_tmeta",
+    ];
+    const ALSO_RESERVED: [&str; 4] = ["_pmspare", "_vdata", "_vorigin", "_imeta"];
+
+    /// The name of the machine that `user` has under the name `host`.
+    ///
+    /// # Errors
+    /// [`NameFault::TooLong`] when both together don't fit, [`NameFault::Reserved`] for LVM's own words.
+    pub fn new(user: &UserName, host: &VirtualHost) -> Result<Self, NameFault> {
+        format!("{}_{host}", user.in_volume_name()).parse()
+    }
+}
+
+impl FromStr for MachineName {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        check_length(text, Self::MAX)?;
+        check_lvm_characters(text)?;
+        let (user, host) = text.rsplit_once('_').ok_or(NameFault::NotAMachine)?;
+        if user.is_empty() || VirtualHost::from_str(host).map_or(true, |h| h.as_str() != host) {
+            return Err(NameFault::NotAMachine);
+        }
+        match Self::RESERVED.iter().chain(&Self::ALSO_RESERVED).find(|word| text.contains(**word)) {
+            Some(word) => Err(NameFault::Reserved(word)),
+            None => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
+/// The id of one machine: a UUID of version 7, given at deploy, carried by every message about the
+/// machine, never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct VmId(uuid::Uuid);
+
+impl VmId {
+    /// A new id; later ids sort after earlier ones.
+    pub fn generate() -> Self {
+        Self(uuid::Uuid::now_v7())
+    }
+}
+
+impl FromStr for VmId {
+    type Err = NameFault;
+
+    /// The hyphenated lower-case form only, so that one id has one spelling.
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        uuid::Uuid::try_parse(text)
+            .ok()
+            .filter(|id| id.get_version_num() == 7 && id.hyphenated().to_string() == text)
+            .map(Self)
+            .ok_or(NameFault::NotAnId)
+    }
+}
+
+impl fmt::Display for VmId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+impl TryFrom<String> for VmId {
+    type Error = NameFault;
+    fn try_from(text: String) -> Result<Self, NameFault> {
+        text.parse()
+    }
+}
+
+impl From<VmId> for String {
+    fn from(id: VmId) -> String {
+        id.to_string()
+    }
+}
+
+/// Marks one request in every log it touches, on the server and on the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RequestId(String);
+
+string_name!(RequestId);
+
+impl RequestId {
+    /// A new id: twelve hexadecimal digits of a random number.
+    pub fn generate() -> Self {
+        let id = uuid::Uuid::now_v7().simple().to_string();
+        Self(id[id.len() - 12..].to_owned())
+    }
+}
+
+impl FromStr for RequestId {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        check_length(text, 32)?;
+        match text.chars().find(|c| !c.is_ascii_alphanumeric()) {
+            Some(c) => Err(NameFault::BadCharacter(c)),
+            None => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(user: &str, host: &str) -> Result<MachineName, NameFault> {
+        MachineName::new(&user.parse().unwrap(), &host.parse().unwrap())
+    }
+
+    #[test]
+    fn user_names_may_be_any_visible_unicode() {
+        for good in ["alice", "Jürgen Müller", "李雷", "o'brien", "a@b.example", "-".repeat(2).as_str()] {
+            let parsed = UserName::from_bytes(good.as_bytes());
+            assert_eq!(parsed.is_ok(), !good.starts_with('-'), "{good:?}");
+        }
+        for bad in ["", " a", "a ", "a\nb", "a;b", "../x", "a\u{202E}b", "a\0", &"x".repeat(65)] {
+            assert!(bad.parse::<UserName>().is_err(), "{bad:?} was accepted");
+        }
+        assert_eq!(UserName::from_bytes(b"\xff"), Err(NameFault::NotUtf8));
+    }
+
+    #[test]
+    fn machine_names_are_safe_everywhere_and_never_collide() {
+        assert_eq!(machine("alice", "vm1").unwrap().as_str(), "alice_vm1");
+        assert_eq!(machine("Jürgen M", "vm1").unwrap().as_str(), "J+C3+BCrgen_M_vm1");
+        assert_eq!(machine("a+b", "vm1").unwrap().as_str(), "a+2Bb_vm1");
+        assert_ne!(machine("ü", "vm1"), machine("+C3+BC", "vm1"));
+        assert_eq!(machine("x", "tdata1"), Err(NameFault::Reserved("_tdata")));
+        assert!(machine(&"ü".repeat(20), "vm1").is_err());
+    }
+
+    #[test]
+    fn hostile_machine_names_are_refused() {
+        for bad in ["", "alice", "_vm1", "-x_vm1", "../a_vm1", "a_vm1/..", "a_", "a_VM1", "a_-v", "a b_vm1"] {
+            assert!(bad.parse::<MachineName>().is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn encoded_names_hold_no_blank_and_no_quote() {
+        let name: UserName = "o'brien \"x\" é".parse().unwrap();
+        assert_eq!(name.encoded(), "o%27brien_%22x%22_%C3%A9");
+    }
+
+    #[test]
+    fn ids_have_one_spelling() {
+        let id = VmId::generate();
+        assert_eq!(id.to_string().parse::<VmId>(), Ok(id));
+        assert!(id.to_string().to_uppercase().parse::<VmId>().is_err());
+        assert!("6b0dcfc1-8c3e-4a37-a6b3-1f3c1f7c9f41".parse::<VmId>().is_err(), "version 4");
+    }
+
+    #[test]
+    fn host_names_are_dns_names() {
+        assert_eq!("VM1.Example".parse::<VirtualHost>().unwrap().as_str(), "vm1.example");
+        for bad in ["", "-a", "a-", "a..b", ".a", "a_b", "a b", "a;b", "é", &"a".repeat(64)] {
+            assert!(bad.parse::<VirtualHost>().is_err(), "{bad:?} was accepted");
+        }
+    }
+}

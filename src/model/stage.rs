@@ -1,0 +1,127 @@
+//! The stages of the work on a node, in order. Their list is the code's: tests walk through it, so a
+//! new stage can't be forgotten.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// One stage of a deploy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeployStage {
+    /// The node has accepted the order and a worker has begun.
+    Accepted,
+    /// Root and swap volumes are being made.
+    Volumes,
+    /// The file system and the swap area are being made.
+    Filesystems,
+    /// The image is being unpacked; carries a percentage.
+    Unpack,
+    /// The configuration is being rendered and installed.
+    Configure,
+    /// The toolstack is starting the machine.
+    Start,
+    /// The machine is watched until it is seen to run.
+    Verify,
+}
+
+impl DeployStage {
+    /// All stages, in the order in which they happen.
+    pub const ALL: [Self; 7] = [
+        Self::Accepted,
+        Self::Volumes,
+        Self::Filesystems,
+        Self::Unpack,
+        Self::Configure,
+        Self::Start,
+        Self::Verify,
+    ];
+
+    /// The stage's name on the wire and in the registry.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Volumes => "volumes",
+            Self::Filesystems => "filesystems",
+            Self::Unpack => "unpack",
+            Self::Configure => "configure",
+            Self::Start => "start",
+            Self::Verify => "verify",
+        }
+    }
+
+    /// The stage with that name, if there is one.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stage| stage.as_str() == name)
+    }
+}
+
+impl fmt::Display for DeployStage {
+    /// What a person reads while it happens.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Accepted => "accepted by the host",
+            Self::Volumes => "making the volumes",
+            Self::Filesystems => "making the file systems",
+            Self::Unpack => "unpacking the image",
+            Self::Configure => "writing the configuration",
+            Self::Start => "starting the machine",
+            Self::Verify => "checking that it runs",
+        })
+    }
+}
+
+/// Hundredths done, 0 to 100.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub struct Percent(u8);
+
+impl Percent {
+    /// The share that `done` is of `total`; 100 when `total` is zero.
+    pub fn of(done: u64, total: u64) -> Self {
+        match total {
+            0 => Self(100),
+            _ => Self(u8::try_from(u128::from(done.min(total)) * 100 / u128::from(total)).unwrap_or(100)),
+        }
+    }
+
+    /// The number, 0 to 100.
+    pub fn get(self) -> u8 {
+        self.0
+    }
+}
+
+impl TryFrom<u8> for Percent {
+    type Error = &'static str;
+    fn try_from(value: u8) -> Result<Self, Self::Error> {
+        if value <= 100 { Ok(Self(value)) } else { Err("more than 100 percent") }
+    }
+}
+
+impl From<Percent> for u8 {
+    fn from(percent: Percent) -> u8 {
+        percent.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_stage_is_listed_and_named_once() {
+        for (i, stage) in DeployStage::ALL.into_iter().enumerate() {
+            assert_eq!(stage as usize, i, "ALL is not in order");
+            assert_eq!(DeployStage::from_name(stage.as_str()), Some(stage));
+            assert_eq!(serde_json::to_value(stage).unwrap(), stage.as_str());
+        }
+    }
+
+    #[test]
+    fn percentages_stay_in_bounds() {
+        assert_eq!(Percent::of(1, 3).get(), 33);
+        assert_eq!(Percent::of(9, 3).get(), 100);
+        assert_eq!(Percent::of(0, 0).get(), 100);
+        assert_eq!(Percent::of(u64::MAX, u64::MAX).get(), 100);
+    }
+}

@@ -1,0 +1,154 @@
+//! The states of a machine, and the one table that says which event leads from which to which.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Where a machine is in its life, under the names that vGrid has always used on pages and wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum State {
+    /// Recorded, on its way to a node or being made there.
+    Deploying,
+    /// Running, as far as the server knows.
+    Deployed,
+    /// Its lease is over: stopped, disk kept, until its grace is over.
+    Expired,
+    /// On its way out.
+    Terminating,
+    /// A deploy or a terminate went wrong; keeps its slot and name until it is terminated.
+    Failed,
+    /// Gone. Nothing of it is left but its history.
+    NotDeployed,
+}
+
+impl State {
+    /// All states.
+    pub const ALL: [Self; 6] =
+        [Self::Deploying, Self::Deployed, Self::Expired, Self::Terminating, Self::Failed, Self::NotDeployed];
+
+    /// The state's name on the wire, on pages and in the registry.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deploying => "deploying",
+            Self::Deployed => "deployed",
+            Self::Expired => "expired",
+            Self::Terminating => "terminating",
+            Self::Failed => "failed",
+            Self::NotDeployed => "notDeployed",
+        }
+    }
+
+    /// The state with that name, if there is one.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+
+    /// Whether something is under way that will end by itself.
+    pub fn is_transitional(self) -> bool {
+        matches!(self, Self::Deploying | Self::Terminating)
+    }
+
+    /// Whether the machine holds a slot of its host and its virtual host name.
+    pub fn is_live(self) -> bool {
+        self != Self::NotDeployed
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What happens to a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// The node reports a stage of the deploy.
+    Progress,
+    /// The node reports that the machine runs.
+    Deployed,
+    /// The node, or the way to it, failed.
+    Failed,
+    /// The lease ended.
+    Expire,
+    /// The owner extended the lease.
+    Extend,
+    /// Somebody who may wants it gone; also the end of the grace period.
+    Terminate,
+    /// The node reports that nothing of it is left.
+    Terminated,
+    /// It never reached a node, or an administrator says that nothing of it is left.
+    Forget,
+}
+
+impl Event {
+    /// All events.
+    pub const ALL: [Self; 8] = [
+        Self::Progress,
+        Self::Deployed,
+        Self::Failed,
+        Self::Expire,
+        Self::Extend,
+        Self::Terminate,
+        Self::Terminated,
+        Self::Forget,
+    ];
+}
+
+/// The state that `event` leads to from `state`; `None` if it changes nothing there (a late or
+/// repeated message, for instance).
+pub fn next(state: State, event: Event) -> Option<State> {
+    use Event as E;
+    use State as S;
+    match (state, event) {
+        (S::Deploying, E::Progress) => Some(S::Deploying),
+        (S::Deploying, E::Deployed) | (S::Expired, E::Extend) => Some(S::Deployed),
+        (S::Deploying | S::Terminating, E::Failed) => Some(S::Failed),
+        (S::Deployed, E::Expire) => Some(S::Expired),
+        // Terminating again is a repeated order, for a node that lost the first.
+        (S::Deploying | S::Deployed | S::Expired | S::Failed | S::Terminating, E::Terminate) => {
+            Some(S::Terminating)
+        }
+        (S::Terminating, E::Terminated)
+        | (S::Deploying | S::Deployed | S::Expired | S::Failed | S::Terminating, E::Forget) => {
+            Some(S::NotDeployed)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_has_one_name() {
+        for state in State::ALL {
+            assert_eq!(State::from_name(state.as_str()), Some(state));
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+        }
+    }
+
+    #[test]
+    fn nothing_comes_back_from_the_dead() {
+        for event in Event::ALL {
+            assert_eq!(next(State::NotDeployed, event), None);
+        }
+    }
+
+    #[test]
+    fn every_live_state_can_be_left_by_its_user() {
+        for state in State::ALL.into_iter().filter(|s| s.is_live()) {
+            assert_eq!(next(state, Event::Terminate), Some(State::Terminating), "{state}");
+        }
+    }
+
+    #[test]
+    fn a_late_report_changes_nothing() {
+        assert_eq!(next(State::Terminating, Event::Deployed), None);
+        assert_eq!(next(State::Terminating, Event::Progress), None);
+        assert_eq!(next(State::Deployed, Event::Failed), None);
+        assert_eq!(next(State::Failed, Event::Deployed), None);
+    }
+}

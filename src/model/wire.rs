@@ -1,0 +1,227 @@
+//! The messages between server and nodes: JSON bodies over HTTP, signed (see [`super::sign`]).
+//!
+//! | from | to | message | answers |
+//! | --- | --- | --- | --- |
+//! | server | `node/deploy` | POST [`DeployOrder`] | 202 [`Accepted`], else [`NodeRefusal`] |
+//! | server | `node/terminate` | POST [`TerminateOrder`] | 202 [`Accepted`], else [`NodeRefusal`] |
+//! | server | `node/info` | GET | 200 [`NodeInfo`] |
+//! | server | `node/console?machine=NAME` | GET | 200 [`ConsoleTail`], else [`NodeRefusal`] |
+//! | node | `internal/status` | POST [`Report`] | 200 [`Verdict`] |
+
+use serde::{Deserialize, Serialize};
+
+use super::fault::Fault;
+use super::lease::Moment;
+use super::names::{ImageTag, MachineName, PhysicalHost, UserName, VirtualHost, VmId};
+use super::size::{Amount, GiB, MiB};
+use super::stage::{DeployStage, Percent};
+
+/// Make this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeployOrder {
+    /// The machine's id; a repeated order with the same id changes nothing.
+    pub id: VmId,
+    /// Its owner.
+    pub user: UserName,
+    /// The node it is for.
+    pub physical_host: PhysicalHost,
+    /// The name it gets.
+    pub virtual_host: VirtualHost,
+    /// The image to unpack.
+    pub image: ImageTag,
+    /// Its memory.
+    pub memory: MiB,
+    /// The size of its root partition.
+    pub disk: GiB,
+}
+
+/// Stop this machine and remove all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TerminateOrder {
+    /// The machine's id.
+    pub id: VmId,
+    /// Its owner.
+    pub user: UserName,
+    /// Its name.
+    pub virtual_host: VirtualHost,
+}
+
+/// The node has taken an order (or had taken it before).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The machine the order was about.
+    pub id: VmId,
+    /// What the host has free, the order's reservation taken off.
+    pub host: HostFacts,
+}
+
+/// The node has refused an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRefusal {
+    /// Why.
+    pub fault: Fault,
+}
+
+/// What a host has, as it says itself with every message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// Memory that no domain has.
+    pub memory_free: Amount,
+    /// All memory of the host.
+    pub memory_total: Amount,
+    /// Free space of the volume group.
+    pub disk_free: Amount,
+    /// Size of the volume group.
+    pub disk_total: Amount,
+    /// The node part's version.
+    pub version: String,
+    /// The digest of the node's common.cfg ([`super::sign::digest`]).
+    pub common_digest: String,
+}
+
+/// A node tells how a machine is getting on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The machine.
+    pub id: VmId,
+    /// Counts up within one order; a report with a lower number than the last is late.
+    pub sequence: u32,
+    /// What happened.
+    pub news: News,
+    /// What the host has free now; absent when the host could not be asked.
+    pub host: Option<HostFacts>,
+}
+
+/// What happened to a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum News {
+    /// A stage of the deploy has begun or moved on.
+    Progress {
+        /// The stage.
+        stage: DeployStage,
+        /// How much of it is done, for stages that can tell.
+        percent: Option<Percent>,
+    },
+    /// The machine runs.
+    Deployed,
+    /// The deploy failed; nothing of it is left.
+    DeployFailed {
+        /// Why.
+        fault: Fault,
+    },
+    /// Nothing of the machine is left.
+    Terminated,
+    /// Something of the machine is left.
+    TerminateFailed {
+        /// What, and why.
+        fault: Fault,
+    },
+}
+
+/// What the server makes of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Go on.
+    Continue,
+    /// The server does not know that machine (any more): undo the work.
+    Abandon,
+}
+
+/// The body of an answer from `internal/status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReply {
+    /// What to do.
+    pub verdict: Verdict,
+}
+
+/// The last part of a machine's console output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsoleTail {
+    /// The output, with everything unprintable replaced.
+    pub text: String,
+    /// Whether there was more before it.
+    pub truncated: bool,
+}
+
+/// Everything a node knows about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Memory, space, version, digest.
+    pub host: HostFacts,
+    /// The toolstack in use: `xl` or `xm`.
+    pub toolstack: String,
+    /// All domains, the control domain included.
+    pub domains: Vec<Domain>,
+    /// All volumes of the volume group.
+    pub volumes: Vec<Volume>,
+    /// The machines that this node has a record of.
+    pub jobs: Vec<Job>,
+    /// The images of the configuration.
+    pub images: Vec<ImageFile>,
+}
+
+/// A domain as the toolstack lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Domain {
+    /// Its name.
+    pub name: String,
+    /// Its number, which changes when it reboots.
+    pub id: u32,
+    /// Its memory.
+    pub memory: Amount,
+    /// The state column of `xl list`, for instance `-b----`.
+    pub state: String,
+}
+
+/// A logical volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub size: Amount,
+    /// The machine it was made for, by its tag; absent for what vGrid did not make.
+    pub machine: Option<VmId>,
+    /// Whether something has it open.
+    pub open: bool,
+}
+
+/// A machine that the node has a record of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// The machine.
+    pub id: VmId,
+    /// Its name.
+    pub machine: MachineName,
+    /// What is being done: `deploy`, `terminate`, or `none` when it just runs.
+    pub work: Work,
+    /// The stage of a deploy.
+    pub stage: Option<DeployStage>,
+    /// When the record was made.
+    pub since: Moment,
+}
+
+/// What a node is doing with a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Work {
+    /// A deploy is under way.
+    Deploy,
+    /// A removal is under way.
+    Terminate,
+    /// Nothing: the machine is there.
+    None,
+}
+
+/// An image in the node's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageFile {
+    /// Its key.
+    pub tag: ImageTag,
+    /// The size of its file in bytes; absent if it can't be read.
+    pub bytes: Option<u64>,
+}

@@ -1,0 +1,1 @@
+//! Layer 2: the part on each host of the pool.

@@ -1,0 +1,162 @@
+//! The only place that makes HTTP requests. Each is signed, has a time limit for all of it, follows no
+//! redirect and uses no proxy (under CGI `HTTP_PROXY` would be a request header).
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use ureq::http::Uri;
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+
+use crate::model::names::RequestId;
+use crate::model::sign::{self, Key, REQUEST_HEADER, SIGNATURE_HEADER, Signed, TIME_HEADER};
+use crate::system::clock;
+
+/// The longest answer that is read, in bytes.
+const MAX_ANSWER: u64 = 4 << 20;
+
+/// Why there is no usable answer.
+#[derive(Debug, Error)]
+pub enum RemoteError {
+    /// Nothing was sent: the name has no address or nobody listens there.
+    #[error("{0}")]
+    NotSent(String),
+    /// The time was over; the message may have arrived.
+    #[error("no answer within {} s", .0.as_secs())]
+    TimedOut(Duration),
+    /// The connection broke, or what came is no HTTP; the message may have arrived.
+    #[error("{0}")]
+    Broken(String),
+    /// An answer, but not the JSON that was expected.
+    #[error("HTTP {status}, {detail}")]
+    Garbled {
+        /// Its HTTP status.
+        status: u16,
+        /// What is wrong with it.
+        detail: String,
+    },
+}
+
+/// An answer, whatever its status.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The body as a message.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, RemoteError> {
+        serde_json::from_slice(&self.body)
+            .map_err(|error| RemoteError::Garbled { status: self.status, detail: error.to_string() })
+    }
+}
+
+/// A client for one exchange or several.
+#[derive(Debug)]
+pub struct Client<'a> {
+    agent: ureq::Agent,
+    key: &'a Key,
+    request: &'a RequestId,
+    limit: Duration,
+}
+
+impl<'a> Client<'a> {
+    /// A client that signs with `key`, names `request`, and gives each exchange at most `limit`.
+    /// For https the other side's certificate must be signed by one of those in `ca_file`.
+    pub fn new(key: &'a Key, request: &'a RequestId, limit: Duration, ca_file: &Path) -> Self {
+        // Without that file no https address can be reached, and the error then says so; http still can.
+        let roots: Vec<_> = std::fs::read(ca_file)
+            .map(|pem| {
+                parse_pem(&pem)
+                    .filter_map(|item| match item {
+                        Ok(PemItem::Certificate(certificate)) => Some(certificate),
+                        _ => None,
+                    })
+                    .collect()
+            })
+            .unwrap_or_default();
+        let tls = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&roots)).build();
+        let agent = ureq::Agent::config_builder()
+            .timeout_global(Some(limit))
+            .proxy(None)
+            .max_redirects(0)
+            .http_status_as_error(false)
+            .tls_config(tls)
+            .user_agent(concat!("vgrid/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .new_agent();
+        Self { agent, key, request, limit }
+    }
+
+    /// Asks for something.
+    pub fn get(&self, url: &str) -> Result<Answer, RemoteError> {
+        self.exchange("GET", url, Vec::new())
+    }
+
+    /// Sends a message as JSON.
+    pub fn post(&self, url: &str, message: &impl Serialize) -> Result<Answer, RemoteError> {
+        let body = serde_json::to_vec(message).map_err(|error| RemoteError::NotSent(error.to_string()))?;
+        self.exchange("POST", url, body)
+    }
+
+    fn exchange(&self, method: &str, url: &str, body: Vec<u8>) -> Result<Answer, RemoteError> {
+        let uri: Uri = url.parse().map_err(|_| RemoteError::NotSent(format!("{url:?} is not a URL")))?;
+        let path_and_query = uri.path_and_query().map_or("/", |p| p.as_str());
+        let time = clock::now();
+        let signature = sign::sign(self.key, &Signed { method, path_and_query, time, body: &body });
+        let time = time.unix().to_string();
+        let headers = [
+            (TIME_HEADER, time.as_str()),
+            (SIGNATURE_HEADER, &signature),
+            (REQUEST_HEADER, self.request.as_str()),
+        ];
+        let response = if method == "GET" {
+            headers.iter().fold(self.agent.get(url), |r, (name, value)| r.header(*name, *value)).call()
+        } else {
+            headers
+                .iter()
+                .fold(self.agent.post(url), |r, (name, value)| r.header(*name, *value))
+                .content_type("application/json")
+                .send(&body)
+        };
+        let mut response = response.map_err(|error| self.explain(error))?;
+        let status = response.status().as_u16();
+        let body =
+            response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec().map_err(|error| match self
+                .explain(error)
+            {
+                // The head came, so the message had arrived.
+                RemoteError::NotSent(detail) => RemoteError::Broken(detail),
+                other => other,
+            })?;
+        Ok(Answer { status, body })
+    }
+
+    fn explain(&self, error: ureq::Error) -> RemoteError {
+        use std::io::ErrorKind as K;
+        use ureq::{Error as E, Timeout};
+        match error {
+            E::HostNotFound => RemoteError::NotSent("its name has no address".to_owned()),
+            E::ConnectionFailed => RemoteError::NotSent("no connection".to_owned()),
+            E::Timeout(Timeout::Resolve | Timeout::Connect) => {
+                RemoteError::NotSent(format!("no connection within {} s", self.limit.as_secs()))
+            }
+            E::Timeout(_) => RemoteError::TimedOut(self.limit),
+            E::Io(error) => match error.kind() {
+                K::ConnectionRefused => RemoteError::NotSent("nobody listens there".to_owned()),
+                K::HostUnreachable | K::NetworkUnreachable | K::AddrNotAvailable => {
+                    RemoteError::NotSent("there is no way to it".to_owned())
+                }
+                K::TimedOut | K::WouldBlock => RemoteError::TimedOut(self.limit),
+                _ => RemoteError::Broken(error.to_string()),
+            },
+            E::BadUri(detail) => RemoteError::NotSent(detail),
+            other => RemoteError::Broken(other.to_string()),
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! The only place that starts a process and waits for it.
+//!
+//! Arguments are lists, never shell strings; the environment is empty but for `PATH`, `HOME` and
+//! `LC_ALL=C`; every run has a time limit, leaves a line in the log, and ends in a typed result.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read, Write};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use thiserror::Error;
+
+use super::detach::PATH;
+use super::log::{self, Level};
+
+/// Output beyond this many bytes is read and forgotten.
+const KEEP: usize = 1 << 20;
+
+/// A program to run.
+#[derive(Debug)]
+pub struct Run {
+    program: OsString,
+    args: Vec<OsString>,
+    limit: Duration,
+    input: Input,
+}
+
+#[derive(Debug)]
+enum Input {
+    Nothing,
+    Bytes(Vec<u8>),
+    Inherit,
+}
+
+/// What a program said that ended with status 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// Its standard output, up to one MiB.
+    pub stdout: Vec<u8>,
+    /// Its standard error, as text, up to one MiB.
+    pub stderr: String,
+}
+
+impl Said {
+    /// Standard output as text; what isn't UTF-8 is replaced.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+/// Why a run gave no result. `Display` is for the log; users get a [`crate::model::fault::Fault`].
+#[derive(Debug, Error)]
+pub enum ExecError {
+    /// It could not be started.
+    #[error("{argv}: {source}")]
+    NotStarted {
+        /// The command.
+        argv: String,
+        /// Why; `NotFound` when there is no such program.
+        source: io::Error,
+    },
+    /// It ended with another status than 0, or by a signal.
+    #[error("{argv}: {status}: {stderr}")]
+    Failed {
+        /// The command.
+        argv: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// Its standard output.
+        stdout: Vec<u8>,
+        /// Its standard error.
+        stderr: String,
+    },
+    /// It ran too long and was killed with all of its process group.
+    #[error("{argv}: killed after {} s: {stderr}", limit.as_secs())]
+    TimedOut {
+        /// The command.
+        argv: String,
+        /// The time it had.
+        limit: Duration,
+        /// Its standard error so far.
+        stderr: String,
+    },
+    /// What it should read or what it said got lost.
+    #[error("{argv}: {source}")]
+    Pipe {
+        /// The command.
+        argv: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl ExecError {
+    /// The exit status as a number, if the program ended by itself.
+    pub fn code(&self) -> Option<i32> {
+        match self {
+            Self::Failed { status, .. } => status.code(),
+            _ => None,
+        }
+    }
+
+    /// What the program said on standard error.
+    pub fn stderr(&self) -> &str {
+        match self {
+            Self::Failed { stderr, .. } | Self::TimedOut { stderr, .. } => stderr,
+            Self::NotStarted { .. } | Self::Pipe { .. } => "",
+        }
+    }
+
+    /// Whether there is no such program.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::NotStarted { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+impl Run {
+    /// A program, by absolute path (or by a name that is looked for in [`PATH`] only), that may take a minute.
+    pub fn new(program: impl Into<OsString>) -> Self {
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            limit: Duration::from_secs(60),
+            input: Input::Nothing,
+        }
+    }
+
+    /// One more argument.
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// More arguments.
+    pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// The time after which it is killed.
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// What it reads from standard input.
+    pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.input = Input::Bytes(bytes.into());
+        self
+    }
+
+    /// It reads this process's own standard input.
+    pub fn inherit_input(mut self) -> Self {
+        self.input = Input::Inherit;
+        self
+    }
+
+    /// The command as a line for the log.
+    fn argv(&self) -> String {
+        let mut line = self.program.to_string_lossy().into_owned();
+        for arg in &self.args {
+            line.push(' ');
+            let arg = arg.to_string_lossy();
+            if arg.is_empty() || arg.contains(|c: char| c.is_whitespace() || c == '"' || c.is_control()) {
+                line.push_str(&format!("{arg:?}"));
+            } else {
+                line.push_str(&arg);
+            }
+        }
+        line
+    }
+
+    /// Runs it to its end.
+    pub fn run(mut self) -> Result<Said, ExecError> {
+        match std::mem::replace(&mut self.input, Input::Nothing) {
+            Input::Nothing => self.go(Stdio::null(), |_| Ok(())).1,
+            Input::Inherit => self.go(Stdio::inherit(), |_| Ok(())).1,
+            Input::Bytes(bytes) => {
+                // A program that ends without reading all of it is judged by its exit status.
+                self.go(Stdio::piped(), move |stdin| ignore_broken_pipe(stdin.write_all(&bytes))).1
+            }
+        }
+    }
+
+    /// Runs it while `feed` writes to its standard input, in this thread. Returns what `feed` made of
+    /// it and how the program ended; when both failed, the program's end usually is the cause.
+    pub fn feed<T>(
+        self,
+        feed: impl FnOnce(&mut ChildStdin) -> io::Result<T>,
+    ) -> (Option<io::Result<T>>, Result<Said, ExecError>) {
+        self.go(Stdio::piped(), feed)
+    }
+
+    fn go<T>(
+        &self,
+        stdin: Stdio,
+        feed: impl FnOnce(&mut ChildStdin) -> io::Result<T>,
+    ) -> (Option<io::Result<T>>, Result<Said, ExecError>) {
+        let argv = self.argv();
+        let began = Instant::now();
+        let started = Command::new(&self.program)
+            .args(&self.args)
+            .env_clear()
+            .envs([("PATH", PATH), ("HOME", "/"), ("LC_ALL", "C")])
+            .current_dir("/")
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A group of its own: its children can be killed with it.
+            .process_group(0)
+            .spawn();
+        let mut child = match started {
+            Ok(child) => child,
+            Err(source) => {
+                log::event(Level::Error, "exec.failed", &[("argv", &argv), ("error", &source)]);
+                return (None, Err(ExecError::NotStarted { argv, source }));
+            }
+        };
+        let watched = Watched::new(&mut child, self.limit);
+        let fed = child.stdin.take().map(|mut stdin| feed(&mut stdin));
+        let result = watched.finish(child, argv.clone());
+        let milliseconds = began.elapsed().as_millis();
+        match &result {
+            Ok(_) => log::event(Level::Info, "exec", &[("argv", &argv), ("ms", &milliseconds)]),
+            Err(error) => {
+                log::event(Level::Warning, "exec.failed", &[("error", error), ("ms", &milliseconds)])
+            }
+        }
+        (fed, result)
+    }
+}
+
+fn ignore_broken_pipe(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+/// A running program whose output is being read and whose time is being counted.
+struct Watched {
+    stdout: Receiver<io::Result<Vec<u8>>>,
+    stderr: Receiver<io::Result<Vec<u8>>>,
+    /// Ends the guard when dropped.
+    done: std::sync::mpsc::Sender<()>,
+    /// Says, once, that the time was over.
+    killed: Receiver<()>,
+    limit: Duration,
+}
+
+impl Watched {
+    fn new(child: &mut Child, limit: Duration) -> Self {
+        let stdout = collect(child.stdout.take());
+        let stderr = collect(child.stderr.take());
+        let (done, ended) = channel::<()>();
+        let (kill, killed) = channel::<()>();
+        let group = Pid::from_raw(child.id().cast_signed());
+        // The guard kills by group while the child has not been waited for, so the number is still its own.
+        std::thread::spawn(move || {
+            if ended.recv_timeout(limit) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                // Both can only fail when there is nobody left to tell.
+                let _ = kill.send(());
+                let _ = killpg(group, Signal::SIGKILL);
+            }
+        });
+        Self { stdout, stderr, done, killed, limit }
+    }
+
+    fn finish(self, mut child: Child, argv: String) -> Result<Said, ExecError> {
+        let gone = |_| io::Error::other("the reader ended");
+        // What a program that ran as root was killed for may be out of our reach (EPERM); then its output does
+        // not end, and waiting for it has to.
+        let patience = self.limit + Duration::from_secs(5);
+        let stdout = self.stdout.recv_timeout(patience);
+        let stderr = self.stderr.recv_timeout(Duration::from_secs(5)).map_err(gone).and_then(|r| r);
+        let timed_out = self.killed.try_recv().is_ok();
+        let stderr_text = |stderr: io::Result<Vec<u8>>| {
+            stderr.map(|bytes| String::from_utf8_lossy(&bytes).trim_end().to_owned())
+        };
+        if timed_out {
+            drop(self.done);
+            // Reaped if it is dead; if not, init will.
+            let _ = child.try_wait();
+            let stderr = stderr_text(stderr).unwrap_or_default();
+            return Err(ExecError::TimedOut { argv, limit: self.limit, stderr });
+        }
+        let stdout = stdout.map_err(|_| io::Error::other("the reader ended")).and_then(|r| r);
+        let status = child.wait();
+        drop(self.done);
+        let pipe = |source| ExecError::Pipe { argv: argv.clone(), source };
+        let (status, stdout, stderr) =
+            (status.map_err(pipe)?, stdout.map_err(pipe)?, stderr_text(stderr).map_err(pipe)?);
+        if status.success() {
+            Ok(Said { stdout, stderr })
+        } else {
+            Err(ExecError::Failed { argv, status, stdout, stderr })
+        }
+    }
+}
+
+/// Reads a stream to its end in a thread of its own, so that a full pipe never blocks the program.
+fn collect(stream: Option<impl Read + Send + 'static>) -> Receiver<io::Result<Vec<u8>>> {
+    let (send, receive) = channel();
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        let result = stream.map_or(Ok(()), |mut stream| {
+            (&mut stream).take(KEEP as u64).read_to_end(&mut kept)?;
+            io::copy(&mut stream, &mut io::sink()).map(|_| ())
+        });
+        // Nobody waits for it after a time-out.
+        let _ = send.send(result.map(|()| kept));
+    });
+    receive
+}
+
+/// Whether a status is an end by that signal.
+pub fn ended_by(status: ExitStatus, signal: Signal) -> bool {
+    status.signal() == Some(signal as i32)
+}
+
+/// The first of these programs that exists, looked for in the folders of [`PATH`].
+pub fn find(names: &[&str]) -> Option<std::path::PathBuf> {
+    names.iter().find_map(|name| {
+        PATH.split(':')
+            .map(|dir| std::path::Path::new(dir).join(OsStr::new(name)))
+            .find(|path| path.is_file())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_run_without_our_environment() {
+        let said = Run::new("/usr/bin/env").run().unwrap();
+        let mut lines: Vec<String> = said.text().lines().map(str::to_owned).collect();
+        lines.sort();
+        assert_eq!(lines, ["HOME=/", "LC_ALL=C", &format!("PATH={PATH}")]);
+    }
+
+    #[test]
+    fn input_is_fed_and_output_read_at_once() {
+        let big = vec![b'x'; 1 << 19];
+        assert_eq!(Run::new("/bin/cat").input(big.clone()).run().unwrap().stdout, big);
+    }
+
+    #[test]
+    fn a_failure_has_status_and_words() {
+        let error = Run::new("/bin/sh").args(["-c", "echo no >&2; exit 3"]).run().unwrap_err();
+        assert_eq!((error.code(), error.stderr()), (Some(3), "no"));
+        assert!(Run::new("/nonexistent").run().unwrap_err().is_missing());
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_killed_with_its_children() {
+        let began = Instant::now();
+        let error = Run::new("/bin/sh")
+            .args(["-c", "sleep 60 & sleep 60; true"])
+            .limit(Duration::from_millis(200))
+            .run()
+            .unwrap_err();
+        assert!(matches!(error, ExecError::TimedOut { .. }), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_program_that_does_not_read_is_judged_by_its_status() {
+        Run::new("/bin/true").input(vec![0; 1 << 20]).run().unwrap();
+    }
+}

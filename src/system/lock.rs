@@ -1,0 +1,67 @@
+//! Locks that the kernel frees when their holder dies: flock(2) on a file.
+//!
+//! The lock belongs to the open file description, so a descriptor that a child inherits keeps it held
+//! after its parent has ended. That is how a CGI program hands a job's lock to its worker.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+fn open(path: &Path) -> io::Result<File> {
+    // O_NOFOLLOW: the folder may be writable by somebody who plants links.
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
+        .open(path)
+}
+
+/// Takes the lock, or says with `None` that somebody has it. It is held until the file, and every copy of
+/// its descriptor, is closed.
+pub fn try_take(path: &Path) -> io::Result<Option<File>> {
+    let file = open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Takes the lock, waiting for at most `limit`; `None` if it was not to be had by then.
+pub fn take_within(path: &Path, limit: Duration) -> io::Result<Option<File>> {
+    let end = Instant::now() + limit;
+    let mut pause = Duration::from_millis(2);
+    loop {
+        if let Some(file) = try_take(path)? {
+            return Ok(Some(file));
+        }
+        if Instant::now() >= end {
+            return Ok(None);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(100));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_held_by_one_and_outlives_a_closed_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = try_take(&path).unwrap().unwrap();
+        let copy = held.try_clone().unwrap();
+        drop(held);
+        assert!(try_take(&path).unwrap().is_none(), "the copy still holds it");
+        assert!(take_within(&path, Duration::from_millis(20)).unwrap().is_none());
+        drop(copy);
+        assert!(try_take(&path).unwrap().is_some());
+    }
+}

@@ -1,0 +1,237 @@
+//! The only place that uses tera: pages for the server, configurations of machines for the node.
+
+#[cfg(any(feature = "server", feature = "node"))]
+use thiserror::Error;
+
+/// Why a template gave no text. `Display` is for the log.
+#[cfg(any(feature = "server", feature = "node"))]
+#[derive(Debug, Error)]
+pub enum TemplateError {
+    /// The file can't be read.
+    #[error("{}: {source}", file.display())]
+    Unreadable {
+        /// The file.
+        file: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not a template, or one that asks for what is not there.
+    #[error("{name}: {message}")]
+    Broken {
+        /// The template's name.
+        name: String,
+        /// What is wrong, on one line.
+        message: String,
+    },
+}
+
+#[cfg(any(feature = "server", feature = "node"))]
+fn broken(name: &str, error: &tera::Error) -> TemplateError {
+    use std::error::Error as _;
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        message = format!("{message}: {error}");
+        cause = error.source();
+    }
+    TemplateError::Broken { name: name.to_owned(), message }
+}
+
+#[cfg(feature = "server")]
+pub mod page {
+    //! Pages: `templates/page/*.html`. Each extends `layout.html`; everything is escaped.
+
+    use std::path::Path;
+
+    use serde::Serialize;
+
+    use super::{TemplateError, broken};
+
+    /// Renders one page. Only the page itself and the layout are read: a CGI program renders one and ends.
+    pub fn render(dir: &Path, page: &str, context: &impl Serialize) -> Result<String, TemplateError> {
+        let read = |name: &str| {
+            let file = dir.join("page").join(name);
+            std::fs::read_to_string(&file).map_err(|source| TemplateError::Unreadable { file, source })
+        };
+        let mut tera = tera::Tera::new();
+        tera.autoescape_on(vec![".html"]);
+        tera.add_raw_templates([("layout.html", read("layout.html")?), (page, read(page)?)])
+            .map_err(|error| broken(page, &error))?;
+        let context = tera::Context::from_serialize(context).map_err(|error| broken(page, &error))?;
+        tera.render(page, &context).map_err(|error| broken(page, &error))
+    }
+}
+
+#[cfg(feature = "node")]
+pub mod machine {
+    //! Configurations of machines: `vmtmpl/*`, with vGrid's placeholders `${name}` or `$name`; `$$` is a
+    //! dollar sign (as in Python's `string.Template`, which vGrid used).
+
+    use std::path::Path;
+
+    use serde::Serialize;
+
+    use super::{TemplateError, broken};
+
+    /// What the placeholders stand for. `${vmIP}` is another spelling of `${vmIp}`.
+    #[derive(Debug, Clone, Serialize)]
+    pub struct Values {
+        /// `${machinename}`: the domain's name.
+        pub machinename: String,
+        /// `${vmIp}`: the IPv4 address.
+        #[serde(rename = "vmIp")]
+        pub vm_ip: String,
+        /// `${vmHostname}`: the virtual host name.
+        #[serde(rename = "vmHostname")]
+        pub vm_hostname: String,
+        /// `${vmMemory}`: MiB.
+        #[serde(rename = "vmMemory")]
+        pub vm_memory: u32,
+        /// `${username}`: percent-encoded.
+        pub username: String,
+        /// `${vmExtra}`: what `[VirtualHostsPool]` has for the name.
+        #[serde(rename = "vmExtra")]
+        pub vm_extra: String,
+        /// `${volumegroup}`: the volume group of the machine's volumes.
+        pub volumegroup: String,
+    }
+
+    /// The placeholders that a template may have.
+    pub const PLACEHOLDERS: [&str; 8] =
+        ["machinename", "vmIp", "vmIP", "vmHostname", "vmMemory", "username", "vmExtra", "volumegroup"];
+
+    // tera's delimiters are exactly two bytes. Control characters, which a template can't hold, leave every
+    // printable text (braces, percent signs) as it is.
+    const OPEN: &str = "\u{1}{";
+    const CLOSE: &str = "}\u{1}";
+
+    /// Renders a template file.
+    pub fn render_file(file: &Path, values: &Values) -> Result<String, TemplateError> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|source| TemplateError::Unreadable { file: file.to_owned(), source })?;
+        let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
+        render(&name, &text, values)
+    }
+
+    /// Renders a template's text.
+    pub fn render(name: &str, text: &str, values: &Values) -> Result<String, TemplateError> {
+        let source =
+            rewrite(text).map_err(|message| TemplateError::Broken { name: name.to_owned(), message })?;
+        let mut tera = tera::Tera::new();
+        tera.set_delimiters(tera::Delimiters {
+            block_start: "\u{2}{".into(),
+            block_end: "}\u{2}".into(),
+            variable_start: OPEN.into(),
+            variable_end: CLOSE.into(),
+            comment_start: "\u{3}{".into(),
+            comment_end: "}\u{3}".into(),
+        })
+        .map_err(|error| broken(name, &error))?;
+        tera.set_escape_fn(escape);
+        tera.autoescape_on(vec![""]);
+        tera.add_raw_template(name, &source).map_err(|error| broken(name, &error))?;
+        let context = tera::Context::from_serialize(values).map_err(|error| broken(name, &error))?;
+        tera.render(name, &context).map_err(|error| broken(name, &error))
+    }
+
+    /// Values land inside quotes that `xl` reads with backslash escapes and `xm` as Python.
+    fn escape(text: &str, output: &mut dyn std::io::Write) -> std::io::Result<()> {
+        for &byte in text.as_bytes() {
+            match byte {
+                b'\\' | b'"' | b'\'' => output.write_all(&[b'\\', byte])?,
+                // Neither parser has an escape for them that the other knows; no value has a use for them.
+                0..0x20 | 0x7f => output.write_all(b" ")?,
+                _ => output.write_all(&[byte])?,
+            }
+        }
+        Ok(())
+    }
+
+    /// vGrid's placeholders as tera's.
+    fn rewrite(text: &str) -> Result<String, String> {
+        let mut out = String::with_capacity(text.len() + 64);
+        for (number, line) in text.split_inclusive('\n').enumerate() {
+            let at = |message: String| format!("line {}: {message}", number + 1);
+            if let Some(c) = line.chars().find(|&c| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
+                return Err(at(format!("the control character U+{:04X}", u32::from(c))));
+            }
+            let mut rest = line;
+            while let Some(dollar) = rest.find('$') {
+                out.push_str(&rest[..dollar]);
+                rest = &rest[dollar + 1..];
+                if let Some(after) = rest.strip_prefix('$') {
+                    out.push('$');
+                    rest = after;
+                    continue;
+                }
+                let (name, after) = if let Some(braced) = rest.strip_prefix('{') {
+                    braced.split_once('}').ok_or_else(|| at("`${` without `}`".to_owned()))?
+                } else {
+                    let end =
+                        rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len());
+                    rest.split_at(end)
+                };
+                if !PLACEHOLDERS.contains(&name) {
+                    return Err(at(format!(
+                        "unknown placeholder `${{{name}}}` (known: {}; write `$$` for a dollar sign)",
+                        PLACEHOLDERS.join(", ")
+                    )));
+                }
+                let name = if name == "vmIP" { "vmIp" } else { name };
+                out.push_str(OPEN);
+                out.push(' ');
+                out.push_str(name);
+                out.push(' ');
+                out.push_str(CLOSE);
+                rest = after;
+            }
+            out.push_str(rest);
+        }
+        Ok(out)
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        fn values() -> Values {
+            Values {
+                machinename: "alice_vm1".into(),
+                vm_ip: "10.0.2.21".into(),
+                vm_hostname: "vm1".into(),
+                vm_memory: 128,
+                username: "alice".into(),
+                vm_extra: "quiet".into(),
+                volumegroup: "vg1".into(),
+            }
+        }
+
+        #[test]
+        fn both_spellings_of_a_placeholder_work() {
+            let text = "name = \"${machinename}\"\nmemory = $vmMemory\nextra = '${vmIp}:$vmIP {{ x }} {% y %} $$5'\n";
+            assert_eq!(
+                render("t", text, &values()).unwrap(),
+                "name = \"alice_vm1\"\nmemory = 128\nextra = '10.0.2.21:10.0.2.21 {{ x }} {% y %} $5'\n"
+            );
+        }
+
+        #[test]
+        fn an_unknown_placeholder_is_named_with_its_line() {
+            for (text, words) in [
+                ("a\nb ${vmNane}\n", "line 2: unknown placeholder `${vmNane}`"),
+                ("$", "line 1: unknown placeholder"),
+                ("${vmIp", "line 1: `${` without `}`"),
+                ("a\u{1}b", "line 1: the control character U+0001"),
+            ] {
+                let error = render("t", text, &values()).unwrap_err().to_string();
+                assert!(error.contains(words), "{error}");
+            }
+        }
+
+        #[test]
+        fn a_value_never_ends_its_quotes() {
+            let hostile = Values { vm_extra: "a\"; import os\n'\\".into(), ..values() };
+            assert_eq!(render("t", "x = '${vmExtra}'", &hostile).unwrap(), "x = 'a\\\"; import os \\'\\\\'");
+        }
+    }
+}

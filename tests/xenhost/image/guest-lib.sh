@@ -1,0 +1,58 @@
+# shellcheck shell=bash
+# guest-lib.sh - what both guest images share (sourced by guest-tiny and guest-debian).
+image=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+kernel_of() { basename "$(echo "$1"/boot/vmlinuz-*)" | sed s/^vmlinuz-//; }
+
+# copy_modules DOM0 DST MODULE... - the modules and what they depend on, unpacked (busybox
+# cannot read compressed ones), with an index for modprobe.
+copy_modules() {
+    local dom0=$1 dst=$2 version f to
+    shift 2
+    version=$(kernel_of "$dom0")
+    for m in "$@"; do
+        # A kernel may have one built in, or no longer have it.
+        modprobe -d "$dom0" -S "$version" --show-depends "$m" 2>/dev/null |
+            awk '$1 == "insmod" {print $2}' || true
+    done | sort -u | while read -r f; do
+        to=$dst/lib/modules/${f#*/lib/modules/}
+        mkdir -p "$(dirname "$to")"
+        case $f in
+            *.xz) xz -dc "$f" > "${to%.xz}" ;;
+            *.zst) zstd -qdc "$f" > "${to%.zst}" ;;
+            *) cp "$f" "$to" ;;
+        esac
+    done
+    cp "$dom0/lib/modules/$version"/modules.{order,builtin,builtin.modinfo} "$dst/lib/modules/$version/"
+    depmod -b "$dst" "$version"
+    [[ -n $(find "$dst/lib/modules" -name xen-blkfront.ko) ]] ||
+        { echo "no module xen-blkfront for $version in $dom0" >&2; return 1; }
+}
+
+# boot_files DOM0 ROOT TITLE - the kernel, a small initrd of our own (busybox, the Xen drivers,
+# ext4), and the menu for pygrub, in ROOT/boot. The menu gives no root=: the machine's
+# configuration does, and the initrd finds the disk whatever it is called.
+boot_files() {
+    local dom0=$1 root=$2 title=$3 i
+    i=$(mktemp -d "$root.initrd.XXXXXX")
+    chmod 755 "$i"
+    mkdir -p "$i/bin" "$root/boot/grub"
+    cp "$dom0/bin/busybox" "$i/bin/busybox"
+    install -m 755 "$image/guest-initrd-init" "$i/init"
+    copy_modules "$dom0" "$i" crc32c_generic crc32c_intel xen-blkfront xen-netfront ext4
+    (cd "$i" && find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --quiet | gzip -9n) > "$root/boot/initrd.img"
+    rm -rf "$i"
+    cp "$dom0"/boot/vmlinuz-* "$root/boot/vmlinuz"
+    cat > "$root/boot/grub/menu.lst" <<MENU
+default 0
+timeout 0
+title $title
+    root (hd0)
+    kernel /boot/vmlinuz
+    initrd /boot/initrd.img
+MENU
+}
+
+pack() {    # pack ROOT FILE
+    tar -C "$1" --numeric-owner --sort=name -cf - . | gzip -6n > "$2"
+}
