@@ -1,0 +1,102 @@
+# make demo     a working portal with an emulated Xen host behind it, on http://127.0.0.1:8080
+# make test     everything is tested, in there too
+# make install  on a real server or host; see INSTALL.md
+SHELL = /bin/sh
+CARGO ?= cargo
+DESTDIR ?=
+PREFIX ?= /usr
+SYSCONFDIR ?= /etc
+# Which halves to build and install: server, node, or both.
+PARTS ?= server node
+
+LIB = $(DESTDIR)$(PREFIX)/lib/vgrid
+SHARE = $(DESTDIR)$(PREFIX)/share/vgrid
+ETC = $(DESTDIR)$(SYSCONFDIR)/vgrid
+APACHE = $(DESTDIR)$(SYSCONFDIR)/apache2/conf-available
+RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
+
+.PHONY: build demo demo-stop test check bench install install-server install-node install-common source clean
+
+build:
+	$(CARGO) build --release --locked
+
+demo:
+	tests/xenhost/demo start
+
+demo-stop:
+	tests/xenhost/demo stop
+
+# Formatting, lints, and each half without the other.
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --no-default-features --features server -- -D warnings
+	$(CARGO) clippy --locked --no-default-features --features node -- -D warnings
+
+test:
+	tests/xenhost/packages test
+	$(MAKE) check
+	$(MAKE) build
+	$(CARGO) test --locked
+
+bench:
+	tests/xenhost/packages test
+	$(MAKE) build
+	$(CARGO) bench --locked
+
+install: $(addprefix install-,$(PARTS))
+
+# The program bin/user/list.rs is target/release/user-list and /usr/lib/vgrid/cgi-bin/user/list: the path
+# in bin/ is the path in the URL.
+define install-cgi
+	install -d $(LIB)/cgi-bin/$(1)
+	for f in $(2); do install -m 755 $(RELEASE)/$(1)-$$f $(LIB)/cgi-bin/$(1)/$$f; done
+endef
+
+programs = $(filter-out helper worker,$(basename $(notdir $(wildcard bin/$(1)/*.rs))))
+
+# Configuration that is there is never overwritten; the example is put beside it.
+define install-config
+	install -d $(dir $(2))
+	if [ -e $(2) ]; then install -m 644 $(1) $(2).example; else install -m 644 $(1) $(2); fi
+endef
+
+install-common:
+	$(call install-config,etc/common.cfg,$(ETC)/common.cfg)
+	install -d $(APACHE)
+
+install-server: install-common source
+	$(call install-cgi,user,$(call programs,user))
+	$(call install-cgi,internal,$(call programs,internal))
+	install -d $(SHARE)/templates/page $(DESTDIR)$(PREFIX)/bin
+	install -m 644 templates/page/*.html $(SHARE)/templates/page/
+	cd resources && find . -type d -exec install -d $(abspath $(SHARE))/resources/{} \;
+	cd resources && find . -type f -exec install -m 644 {} $(abspath $(SHARE))/resources/{} \;
+	install -m 644 $(RELEASE)/vgrid-source.tar.gz $(SHARE)/resources/vgrid-source.tar.gz
+	for f in $(call programs,cli); do install -m 755 $(RELEASE)/vgrid-$$f $(DESTDIR)$(PREFIX)/bin/vgrid-$$f; done
+	$(call install-config,etc/server.cfg,$(ETC)/server.cfg)
+	$(call install-config,apache/htaccess.basic,$(ETC)/htaccess)
+	for f in basic shibboleth certificate; do install -m 644 apache/htaccess.$$f $(ETC)/htaccess.$$f; done
+	ln -sfn $(SYSCONFDIR)/vgrid/htaccess $(LIB)/cgi-bin/user/.htaccess
+	install -m 644 apache/vgrid-server.conf $(APACHE)/vgrid-server.conf
+
+install-node: install-common
+	$(call install-cgi,node,$(call programs,node))
+	install -m 755 $(RELEASE)/vgrid-helper $(LIB)/vgrid-helper
+	install -m 755 $(RELEASE)/vgrid-worker $(LIB)/vgrid-worker
+	$(call install-config,etc/node.cfg,$(ETC)/node.cfg)
+	$(foreach t,$(notdir $(wildcard vmtmpl/*)),$(call install-config,vmtmpl/$(t),$(ETC)/vmtmpl/$(t))
+	)
+	install -d -m 755 $(DESTDIR)$(SYSCONFDIR)/sudoers.d
+	install -m 440 etc/sudoers.d/vgrid $(DESTDIR)$(SYSCONFDIR)/sudoers.d/vgrid
+	install -m 644 apache/vgrid-node.conf $(APACHE)/vgrid-node.conf
+
+# The source of the version that is installed, which every page links to, as the licence asks.
+source:
+	install -d $(RELEASE)
+	if git rev-parse --git-dir >/dev/null 2>&1; \
+	then git archive --prefix=vgrid/ -o $(RELEASE)/vgrid-source.tar.gz HEAD; \
+	else tar -czf $(RELEASE)/vgrid-source.tar.gz --exclude=./target --transform 's,^\.,vgrid,' .; fi
+
+clean:
+	$(CARGO) clean
