@@ -3,6 +3,8 @@
 //! `common.cfg` is the same on all machines, `server.cfg` belongs to the portal and `node.cfg` to a
 //! host of the pool. They live in the folder that `VGRID_CONFIG_DIR` names, else in `/etc/vgrid`.
 
+pub mod convert;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -669,5 +671,86 @@ impl Node {
             vm_type: *get(&self.types, "VMTypes", tag)?,
             make_filesystem: maker.split_whitespace().map(str::to_owned).collect(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(text: &str) -> Result<Server, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("server.cfg"), text).unwrap();
+        Server::load(dir.path())
+    }
+
+    fn words(text: &str) -> String {
+        let message = server(text).unwrap_err().to_string();
+        message[message.find("server.cfg").unwrap()..].to_owned()
+    }
+
+    #[test]
+    fn an_unknown_key_is_answered_with_the_nearest_known_one() {
+        assert_eq!(
+            words("[General]\nEnvUserNameVariable = \"REMOTE_USER\"\n"),
+            "server.cfg, line 2: unknown key `EnvUserNameVariable`; did you mean `EnvUsernameVariable`?"
+        );
+        assert_eq!(
+            words("[General]\nEnvUsernameVariable = \"REMOTE_USER\"\n\n[Adminstrators]\n"),
+            "server.cfg, line 4: unknown key `Adminstrators`; did you mean `Administrators`?"
+        );
+        assert_eq!(words("[General]\nqqq = 1\n"), "server.cfg, line 2: unknown key `qqq`");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_named_with_its_line() {
+        let message = words("[General]\n\nEnvUsernameVariable = 5\n");
+        assert!(message.starts_with("server.cfg, line 3: "), "{message}");
+        let message = words("[General]\nEnvUsernameVariable = \"QUERY_STRING\"\n");
+        assert!(message.contains("set by the client"), "{message}");
+    }
+
+    #[test]
+    fn the_old_syntax_is_answered_with_the_command_that_converts_it() {
+        let message = server("[General]\nEnvUsernameVariable: REMOTE_USER\n").unwrap_err().to_string();
+        assert!(message.contains("vgrid-config-convert --in-place /"), "{message}");
+    }
+
+    #[test]
+    fn common_keeps_the_order_of_the_file_and_refuses_doubles() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |virtual_hosts: &str| {
+            let text = format!(
+                "[VMImages]\ntiny = \"x\"\n[PhysicalHostsPool]\nh = 5\n[VirtualHostsPool]\n{virtual_hosts}"
+            );
+            std::fs::write(dir.path().join("common.cfg"), text).unwrap();
+            Common::load(dir.path())
+        };
+        let common = write("vm10 = \"\"\nvm2 = \"mac=1\"\n").unwrap();
+        let names: Vec<_> = common.virtual_hosts.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["vm10", "vm2"]);
+        assert_eq!(common.extra(&"vm2".parse().unwrap()), Some("mac=1"));
+        assert!(write("vm1 = \"\"\nVM1 = \"\"\n").unwrap_err().to_string().contains("is there twice"));
+        assert!(write("\"a b\" = \"\"\n").unwrap_err().to_string().contains("must not contain a blank"));
+    }
+
+    #[test]
+    fn each_setting_of_an_image_falls_back_to_the_default() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(
+            dir.path().join("node.cfg"),
+            "[General]\nserverHostname = \"s\"\nimageDirectory = \"/img\"\nvolumeGroupName = \"vg1\"\n\
+             [VMImageFiles]\ntiny = \"tiny.tar.gz\"\n[VMConfigTemplates]\ndefault = \"xen-xvda\"\ntiny = \"xen-sda\"\n\
+             [VMSwapSize]\ndefault = 64\n[VMTypes]\ndefault = \"xen\"\n\
+             [XenDeployerFSCreateCmd]\ndefault = \"/sbin/mkfs.ext4 -q -F\"\n",
+        )
+        .unwrap();
+        let node = Node::load(dir.path()).unwrap();
+        let tiny = node.image(&"tiny".parse().unwrap()).unwrap();
+        assert_eq!(tiny.file, Path::new("/img/tiny.tar.gz"));
+        assert_eq!(tiny.template, Path::new("/etc/vgrid/vmtmpl/xen-sda"));
+        assert_eq!((tiny.swap.get(), tiny.make_filesystem.len()), (64, 3));
+        assert_eq!(node.image(&"other".parse().unwrap()).unwrap_err().section, "VMImageFiles");
+        assert_eq!(node.server_url("status"), "http://s/cgi-bin/internal/status");
     }
 }
