@@ -95,20 +95,20 @@ impl<'a> Client<'a> {
 
     /// Asks for something.
     pub fn get(&self, url: &str) -> Result<Answer, RemoteError> {
-        self.exchange("GET", url, Vec::new())
+        self.exchange("GET", url, &[])
     }
 
     /// Sends a message as JSON.
     pub fn post(&self, url: &str, message: &impl Serialize) -> Result<Answer, RemoteError> {
         let body = serde_json::to_vec(message).map_err(|error| RemoteError::NotSent(error.to_string()))?;
-        self.exchange("POST", url, body)
+        self.exchange("POST", url, &body)
     }
 
-    fn exchange(&self, method: &str, url: &str, body: Vec<u8>) -> Result<Answer, RemoteError> {
+    fn exchange(&self, method: &str, url: &str, body: &[u8]) -> Result<Answer, RemoteError> {
         let uri: Uri = url.parse().map_err(|_| RemoteError::NotSent(format!("{url:?} is not a URL")))?;
         let path_and_query = uri.path_and_query().map_or("/", |p| p.as_str());
         let time = clock::now();
-        let signature = sign::sign(self.key, &Signed { method, path_and_query, time, body: &body });
+        let signature = sign::sign(self.key, &Signed { method, path_and_query, time, body });
         let time = time.unix().to_string();
         let headers = [
             (TIME_HEADER, time.as_str()),
@@ -122,7 +122,7 @@ impl<'a> Client<'a> {
                 .iter()
                 .fold(self.agent.post(url), |r, (name, value)| r.header(*name, *value))
                 .content_type("application/json")
-                .send(&body)
+                .send(body)
         };
         let mut response = response.map_err(|error| self.explain(error))?;
         let status = response.status().as_u16();

@@ -172,7 +172,8 @@ impl Refusal {
 
     /// The refusal of an order by a node, with a fault that the server understands.
     pub fn fault(status: u16, fault: Fault) -> Self {
-        Self { fault: Some(fault.clone()), ..Self::new(status, fault.to_string()) }
+        let sentence = fault.to_string();
+        Self { fault: Some(fault), ..Self::new(status, sentence) }
     }
 
     /// The same with more for the log.

@@ -38,12 +38,14 @@ pub fn convert(old: &str) -> Result<String, ConvertError> {
     for (index, line) in old.lines().enumerate() {
         let text = line.trim();
         // ConfigParser takes an indented line for the continuation of the value before it.
-        if line.starts_with([' ', '\t']) && !text.is_empty() && !text.starts_with(['#', ';']) {
-            if let Some((_, value)) = &mut pending {
-                value.push(' ');
-                value.push_str(text);
-                continue;
-            }
+        if line.starts_with([' ', '\t'])
+            && !text.is_empty()
+            && !text.starts_with(['#', ';'])
+            && let Some((_, value)) = &mut pending
+        {
+            value.push(' ');
+            value.push_str(text);
+            continue;
         }
         flush(&mut out, &section, &mut pending);
         if text.is_empty() {

@@ -150,12 +150,12 @@ impl Source {
     ) -> Result<Vec<(K, V)>, ConfigError>
     where
         K: FromStr<Err = NameFault> + PartialEq,
-        R: Fn(toml::Value) -> Result<V, String>,
+        R: Fn(&toml::Value) -> Result<V, String>,
     {
         let mut pairs: Vec<(K, V)> = Vec::with_capacity(table.len());
         for (key, value) in table {
             let name: K = key.parse().map_err(|fault| self.value(section, &key, fault))?;
-            let value = read(value).map_err(|message| self.value(section, &key, message))?;
+            let value = read(&value).map_err(|message| self.value(section, &key, message))?;
             if pairs.iter().any(|(known, _)| *known == name) {
                 return Err(self.value(section, &key, "is there twice"));
             }
@@ -172,14 +172,14 @@ fn looks_old(text: &str) -> bool {
     lines().any(|line| separator(line) == Some(b':')) && !lines().any(|line| separator(line) == Some(b'='))
 }
 
-fn text(value: toml::Value) -> Result<String, String> {
+fn text(value: &toml::Value) -> Result<String, String> {
     match value {
-        toml::Value::String(text) => Ok(text),
+        toml::Value::String(text) => Ok(text.clone()),
         other => Err(format!("must be a text in quotes, not {}", other.type_str())),
     }
 }
 
-fn count(value: toml::Value) -> Result<u32, String> {
+fn count(value: &toml::Value) -> Result<u32, String> {
     let number = value.as_integer().ok_or("must be a whole number")?;
     u32::try_from(number).map_err(|_| format!("must be from 0 to {}", u32::MAX))
 }
@@ -551,6 +551,8 @@ pub struct ImageSettings {
 
 /// `node.cfg`.
 #[derive(Debug, Clone)]
+// There is one type of machine so far; the second will give it a size.
+#[allow(clippy::zero_sized_map_values)]
 pub struct Node {
     /// `[General]`.
     pub general: NodeGeneral,
@@ -574,6 +576,8 @@ pub struct NoSetting {
 
 impl Node {
     /// Reads `node.cfg` from a folder.
+    // See `Node`.
+    #[allow(clippy::zero_sized_map_values)]
     pub fn load(dir: &Path) -> Result<Self, ConfigError> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]

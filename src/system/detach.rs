@@ -49,11 +49,11 @@ pub fn close_inherited() -> io::Result<()> {
     // Read to the end before the first is closed: the listing has a descriptor too.
     let listing: Vec<_> = std::fs::read_dir("/proc/self/fd")?.collect::<Result<_, _>>()?;
     for entry in listing {
-        if let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) {
-            if fd > 2 {
-                // The listing's own descriptor is closed by now; that error says nothing.
-                let _ = nix::unistd::close(fd);
-            }
+        if let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok())
+            && fd > 2
+        {
+            // The listing's own descriptor is closed by now; that error says nothing.
+            let _ = nix::unistd::close(fd);
         }
     }
     Ok(())

@@ -227,7 +227,7 @@ impl Run {
         match &result {
             Ok(_) => log::event(Level::Info, "exec", &[("argv", &argv), ("ms", &milliseconds)]),
             Err(error) => {
-                log::event(Level::Warning, "exec.failed", &[("error", error), ("ms", &milliseconds)])
+                log::event(Level::Warning, "exec.failed", &[("error", error), ("ms", &milliseconds)]);
             }
         }
         (fed, result)
