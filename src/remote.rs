@@ -153,6 +153,10 @@ impl<'a> Client<'a> {
                     RemoteError::NotSent("there is no way to it".to_owned())
                 }
                 K::TimedOut | K::WouldBlock => RemoteError::TimedOut(self.limit),
+                // The standard library has no kind for this one (and it has not changed its words since 2015).
+                _ if error.to_string().starts_with("failed to lookup address information") => {
+                    RemoteError::NotSent("its name has no address".to_owned())
+                }
                 _ => RemoteError::Broken(error.to_string()),
             },
             E::BadUri(detail) => RemoteError::NotSent(detail),

@@ -9,9 +9,17 @@ use std::os::unix::ffi::OsStrExt as _;
 use super::policy::Endpoint;
 use super::reply::Refusal;
 
+/// The most that is read of a body that nobody wants, in bytes; more than Apache lets through as vGrid
+/// configures it.
+const UNWANTED: usize = 2 << 20;
+
 /// Checks the environment and reads the body, then puts the body back as standard input for the `cgi`
 /// crate. Nothing has been done yet when this refuses.
 pub fn meet(endpoint: &Endpoint) -> Result<(), Refusal> {
+    check(endpoint).inspect_err(|_| discard_body())
+}
+
+fn check(endpoint: &Endpoint) -> Result<(), Refusal> {
     for (name, value) in std::env::vars_os() {
         if name.to_str().is_none() || value.to_str().is_none() {
             return Err(Refusal::bad_request(format!(
@@ -29,8 +37,8 @@ pub fn meet(endpoint: &Endpoint) -> Result<(), Refusal> {
     if !matches!(get("SERVER_PROTOCOL").as_str(), "" | "HTTP/1.0" | "HTTP/1.1" | "HTTP/2.0") {
         return Err(Refusal::bad_request("This version of HTTP is not known here."));
     }
-    let uri = get("REQUEST_URI");
-    if !uri.is_empty() && uri.parse::<http::Uri>().is_err() {
+    // Empty is not the same as absent, with which a program can be tried by hand.
+    if std::env::var("REQUEST_URI").is_ok_and(|uri| uri.parse::<http::Uri>().is_err()) {
         return Err(Refusal::bad_request("The address of the request is not well-formed."));
     }
     for (name, value) in std::env::vars() {
@@ -49,6 +57,15 @@ pub fn meet(endpoint: &Endpoint) -> Result<(), Refusal> {
                 part_of_request(name.as_bytes())
             )));
         }
+    }
+    for (name, _) in std::env::vars() {
+        if name.strip_prefix("HTTP_").is_some_and(|header| http::HeaderName::try_from(header).is_err()) {
+            return Err(Refusal::bad_request("The request has a header without a proper name."));
+        }
+    }
+    // A program is all there is at its address: below it, the links of its page would lead astray.
+    if !get("PATH_INFO").is_empty() {
+        return Err(Refusal::not_found("There is nothing at this address."));
     }
     let body = read_body(endpoint, &method, &get("CONTENT_LENGTH"), &get("HTTP_TRANSFER_ENCODING"))?;
     replace_input(&body).map_err(|error| Refusal::internal(format!("the body can't be kept: {error}")))
@@ -107,6 +124,25 @@ fn read_body(endpoint: &Endpoint, method: &str, length: &str, encoding: &str) ->
         )));
     }
     Ok(body)
+}
+
+/// Reads what is left of the body, if there is one: under mod_cgid the answer of a program that ends with
+/// its input unread breaks off, however short both are.
+fn discard_body() {
+    let announced = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if !announced("CONTENT_LENGTH") && !announced("HTTP_TRANSFER_ENCODING") {
+        return;
+    }
+    let stdin = std::io::stdin();
+    let mut buffer = vec![0; 64 << 10];
+    let mut read = 0;
+    while read < UNWANTED {
+        match nix::unistd::read(stdin.as_fd(), &mut buffer) {
+            Ok(n) if n > 0 => read += n,
+            Err(nix::errno::Errno::EINTR) => {}
+            _ => return,
+        }
+    }
 }
 
 /// Makes `body`, all of it, what is read from standard input from now on.

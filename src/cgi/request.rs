@@ -95,6 +95,8 @@ fn decode(part: &[u8]) -> Result<String, Refusal> {
 pub struct Request {
     /// Whether it is a POST; everything else that gets here is a GET or a HEAD.
     pub is_post: bool,
+    /// Whether it is a HEAD.
+    pub is_head: bool,
     /// The fields of query and, for a form, of the body.
     pub fields: Fields,
     /// The body as it came.
@@ -116,10 +118,13 @@ impl Request {
     pub fn read(request: cgi::Request) -> Result<Self, Refusal> {
         let (parts, body) = request.into_parts();
         let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
+        // From the environment, not from the X-Cgi-… headers that the crate makes of it: a client can send
+        // headers of these names, and its own would come first.
+        let variable = |name: &str| std::env::var(name).unwrap_or_default();
         let is_post = parts.method == http::Method::POST;
         let mut fields = Fields::default();
-        fields.add(header("x-cgi-query-string").unwrap_or_default().as_bytes())?;
-        let content_type = header("x-cgi-content-type").unwrap_or_default();
+        fields.add(variable("QUERY_STRING").as_bytes())?;
+        let content_type = variable("CONTENT_TYPE");
         let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         match media_type.as_str() {
             "application/x-www-form-urlencoded" => fields.add(&body)?,
@@ -139,9 +144,10 @@ impl Request {
         };
         Ok(Self {
             is_post,
+            is_head: parts.method == http::Method::HEAD,
             fields,
             format,
-            remote: header("x-cgi-remote-addr").and_then(|address| address.parse().ok()),
+            remote: variable("REMOTE_ADDR").parse().ok(),
             id: header(REQUEST_HEADER).and_then(|id| id.parse().ok()).unwrap_or_else(RequestId::generate),
             path_and_query: parts.uri.path_and_query().map_or_else(String::new, ToString::to_string),
             body,

@@ -29,6 +29,8 @@ fn serve(
     refuse: impl FnOnce(&Refusal, &Request) -> Reply,
 ) {
     answer_panics();
+    // Apache leaves it at 022: what these programs keep is nobody else's to read.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o027));
     if let Err(refusal) = environment::meet(endpoint) {
         let id = RequestId::generate();
         log::start(endpoint.name, id.clone(), None);
@@ -346,7 +348,8 @@ mod pages {
     fn intent(call: &UserCall<'_>) -> Result<bool, Refusal> {
         let request = call.request;
         let asks = request.is_post || request.fields.names().any(|name| !PASSIVE.contains(&name));
-        if !call.endpoint.changes || !asks {
+        // HEAD asks what a GET would say (wget --spider), and gets no answer that would tell what was done.
+        if !call.endpoint.changes || !asks || request.is_head {
             return Ok(false);
         }
         let elsewhere = || {

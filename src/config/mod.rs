@@ -5,8 +5,9 @@
 
 pub mod convert;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::hash::Hash;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -149,14 +150,16 @@ impl Source {
         read: R,
     ) -> Result<Vec<(K, V)>, ConfigError>
     where
-        K: FromStr<Err = NameFault> + PartialEq,
+        K: FromStr<Err = NameFault> + Clone + Eq + Hash,
         R: Fn(&toml::Value) -> Result<V, String>,
     {
         let mut pairs: Vec<(K, V)> = Vec::with_capacity(table.len());
+        // A pool may have thousands of names.
+        let mut known = HashSet::with_capacity(table.len());
         for (key, value) in table {
             let name: K = key.parse().map_err(|fault| self.value(section, &key, fault))?;
             let value = read(&value).map_err(|message| self.value(section, &key, message))?;
-            if pairs.iter().any(|(known, _)| *known == name) {
+            if !known.insert(name.clone()) {
                 return Err(self.value(section, &key, "is there twice"));
             }
             pairs.push((name, value));

@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -30,6 +31,24 @@ pub fn start(worker: &Path, args: &[&str], lock: File) -> io::Result<()> {
     command.spawn().map(|_| ())
 }
 
+/// Called first thing in the helper: when it returns, the environment is empty and this process can have
+/// a session of its own, by which it and all its children are known. To that end the program is started
+/// once more: in its place, or, where the process leads a group (started from a shell), as a child that is
+/// waited for.
+pub fn start_afresh() -> io::Result<()> {
+    let leads = nix::unistd::getpgrp() == nix::unistd::getpid();
+    if !leads && std::env::vars_os().next().is_none() {
+        return Ok(());
+    }
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(std::env::args_os().skip(1)).env_clear();
+    if leads {
+        let status = command.status()?;
+        std::process::exit(status.code().unwrap_or(1));
+    }
+    Err(command.exec())
+}
+
 /// Called first thing in a worker: a session of its own, no descriptor but the three standard ones, a
 /// known umask and no core files.
 pub fn cut_off() -> io::Result<()> {
@@ -46,15 +65,13 @@ pub fn cut_off() -> io::Result<()> {
 
 /// Closes every descriptor above standard error. Apache leaves some open that are not ours.
 pub fn close_inherited() -> io::Result<()> {
-    // Read to the end before the first is closed: the listing has a descriptor too.
-    let listing: Vec<_> = std::fs::read_dir("/proc/self/fd")?.collect::<Result<_, _>>()?;
-    for entry in listing {
-        if let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok())
-            && fd > 2
-        {
-            // The listing's own descriptor is closed by now; that error says nothing.
-            let _ = nix::unistd::close(fd);
-        }
+    // Numbers, not entries: an entry keeps the listing open, and the listing has a descriptor, too.
+    let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    for fd in open.into_iter().filter(|&fd| fd > 2) {
+        // The listing's own descriptor is closed by now; that error says nothing.
+        let _ = nix::unistd::close(fd);
     }
     Ok(())
 }

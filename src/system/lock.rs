@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -23,12 +23,27 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// Takes the lock, or says with `None` that somebody has it. It is held until the file, and every copy of
 /// its descriptor, is closed.
+///
+/// The lock's holder may remove the file: who had opened it before that notices and makes a new one.
 pub fn try_take(path: &Path) -> io::Result<Option<File>> {
-    let file = open(path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
+    loop {
+        let file = open(path)?;
+        match file.try_lock() {
+            Ok(()) if is_file_at(&file, path)? => return Ok(Some(file)),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
+/// Whether an open file is the one that is at `path` now.
+pub fn is_file_at(file: &File, path: &Path) -> io::Result<bool> {
+    let ours = file.metadata()?;
+    match std::fs::symlink_metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -63,5 +78,15 @@ mod tests {
         assert!(take_within(&path, Duration::from_millis(20)).unwrap().is_none());
         drop(copy);
         assert!(try_take(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_removed_lock_is_nobodys() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = try_take(&path).unwrap().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(!is_file_at(&held, &path).unwrap());
+        assert!(try_take(&path).unwrap().is_some(), "a new file, a new lock");
     }
 }

@@ -63,7 +63,8 @@ pub fn event(level: Level, what: &str, facts: &[(&str, &dyn Display)]) {
     }
     let file = logger.and_then(|logger| logger.file.as_deref());
     if file.is_none_or(|file| to_file(file, level, &line).is_err()) {
-        eprintln!("vgrid: {line}");
+        // Not eprintln!, which panics when nobody reads standard error any more.
+        let _ = writeln!(std::io::stderr(), "vgrid: {line}");
     }
 }
 

@@ -1,0 +1,7 @@
+//! `cgi-bin/internal/status` (POST): how machines are getting on. Called by nodes, signed.
+
+use vgrid::cgi::{policy, serve};
+
+fn main() {
+    serve::node_only(&policy::INTERNAL_STATUS, vgrid::server::status::handle);
+}

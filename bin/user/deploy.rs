@@ -1,0 +1,7 @@
+//! `cgi-bin/user/deploy` (GET, POST): the form, and having a machine made. Called by people and scripts, signed in.
+
+use vgrid::cgi::{policy, serve};
+
+fn main() {
+    serve::user(&policy::USER_DEPLOY, vgrid::server::deploy::handle);
+}

@@ -1,0 +1,201 @@
+//! `node/deploy`: takes an order if the host can carry it out, and leaves the rest to a worker.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use crate::cgi::reply::{Refusal, Reply};
+use crate::cgi::serve::NodeCall;
+use crate::config::{Common, ImageSettings};
+use crate::model::fault::Fault;
+use crate::model::names::{MachineName, PhysicalHost, VolumeGroup};
+use crate::model::size::Amount;
+use crate::model::wire::DeployOrder;
+use crate::system::log::{self, Level};
+use crate::system::{address, clock};
+use crate::template::{TemplateError, machine};
+
+use super::host::{self, HostState, OVERHEAD};
+use super::jobs::Record;
+use super::privileged::Helper;
+use super::{Node, accepted, image, lvm, order, refuse, template_values};
+
+/// How long an order waits for others to be taken or refused.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How old what is known of the host may be: many orders at once are judged by one look.
+const MAX_AGE: Duration = Duration::from_secs(3);
+
+/// What an order comes to on this host.
+struct Plan {
+    machine: MachineName,
+    image: ImageSettings,
+    ip: Ipv4Addr,
+}
+
+/// Answers an order: 202 if it is taken, or had been taken before; 409 or 503 with the [`Fault`].
+pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
+    let node = Node::open(call)?;
+    let order: DeployOrder = order(call)?;
+    let helper = Helper::new(&call.request.id);
+
+    let plan = plan(call, &node.common, &order)?;
+    let Some(lock) = node.jobs.lock_node(PATIENCE).map_err(Refusal::internal)? else {
+        return Err(Refusal::busy("This host is busy with other orders. Try again in a moment."));
+    };
+    let mut records = node.jobs.list().map_err(Refusal::internal)?;
+    let state = host::state(&node.jobs, &lock, &helper, MAX_AGE).map_err(refuse)?;
+    if records.iter().any(|record| record.id == order.id) {
+        log::event(Level::Info, "deploy.repeated", &[("vm", &order.id), ("from", &call.request.from())]);
+        return accepted(order.id, state.facts(&records, &node.common.digest));
+    }
+    check(&state, &records, &order, &plan, &call.config.general.volume_group_name).map_err(refuse)?;
+
+    let Some(taken) = node.jobs.take(order.id, PATIENCE).map_err(Refusal::internal)? else {
+        return Err(Refusal::busy("This machine is being worked on. Try again in a moment."));
+    };
+    let id = order.id;
+    let mut record = Record::new(
+        order,
+        plan.machine,
+        Some(plan.ip),
+        plan.image.swap.amount(),
+        call.request.id.clone(),
+        clock::now(),
+    );
+    taken.write(&mut record).map_err(Refusal::internal)?;
+    log::event(
+        Level::Info,
+        "deploy.accepted",
+        &[("vm", &id), ("machine", &record.machine), ("from", &call.request.from())],
+    );
+    if let Err(error) = taken.start("deploy") {
+        // Nothing has been made; the record must not stay to be recovered.
+        if let Ok(Some(taken)) = node.jobs.take(id, Duration::ZERO) {
+            taken.delete().map_err(Refusal::internal)?;
+        }
+        return Err(Refusal::internal(format!("{}: {error}", super::WORKER)));
+    }
+    records.push(record);
+    accepted(id, state.facts(&records, &node.common.digest))
+}
+
+/// Checks what needs no look at the host's state.
+fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Plan, Refusal> {
+    let own = nix::unistd::gethostname().map_err(Refusal::internal)?;
+    let own = own.to_string_lossy();
+    if !is_this_host(&order.physical_host, &own) {
+        return Err(Refusal::conflict(format!(
+            "This order is for {}, but this host is called {own}.",
+            order.physical_host
+        )));
+    }
+    let Some(extra) = common.extra(&order.virtual_host) else {
+        return Err(Refusal::conflict(format!(
+            "{} is not in the pool of this host's common.cfg. Is common.cfg the same on server and host?",
+            order.virtual_host
+        )));
+    };
+    let machine = MachineName::new(&order.user, &order.virtual_host)
+        .map_err(|fault| Refusal::bad_request(format!("The machine's name {fault}.")))?;
+    let tag = &order.image;
+    if !common.has_image(tag) {
+        return Err(refuse(Fault::ImageUnknown { tag: tag.clone() }));
+    }
+    let image = call
+        .config
+        .image(tag)
+        .map_err(|error| refuse(Fault::ImageUnknown { tag: tag.clone() }).logged(error))?;
+    image::open(&image.file).map_err(|error| {
+        let file = image.file.display();
+        refuse(Fault::ImageMissing { tag: tag.clone() }).logged(format!("{file}: {error}"))
+    })?;
+    let ip = address::ipv4(order.virtual_host.as_str())
+        .ok_or_else(|| refuse(Fault::NameUnresolved { host: order.virtual_host.clone() }))?;
+    let group = &call.config.general.volume_group_name;
+    let values = template_values(&machine, &order.user, &order.virtual_host, ip, order.memory, group, extra);
+    match machine::render_file(&image.template, &values) {
+        Ok(_) => {}
+        // Only the helper needs to be able to read it.
+        Err(TemplateError::Unreadable { source, .. })
+            if source.kind() == std::io::ErrorKind::PermissionDenied => {}
+        Err(error) => {
+            let template = image.template.file_name().unwrap_or(image.template.as_os_str()).to_string_lossy();
+            let detail = match &error {
+                TemplateError::Unreadable { source, .. } => source.to_string(),
+                TemplateError::Broken { message, .. } => message.clone(),
+            };
+            return Err(refuse(Fault::TemplateError {
+                template: template.into_owned(),
+                detail: crate::model::fault::detail(&detail),
+            })
+            .logged(error));
+        }
+    }
+    Ok(Plan { machine, image, ip })
+}
+
+/// Whether an order's host is the one that calls itself `own`. Either may be without its domain.
+fn is_this_host(named: &PhysicalHost, own: &str) -> bool {
+    let own = own.to_ascii_lowercase();
+    let named = named.as_str();
+    let first = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+    named == own || (!named.contains('.') || !own.contains('.')) && first(named) == first(&own)
+}
+
+/// Checks the order against what the host has and has promised.
+fn check(
+    state: &HostState,
+    records: &[Record],
+    order: &DeployOrder,
+    plan: &Plan,
+    group: &VolumeGroup,
+) -> Result<(), Fault> {
+    let Plan { machine, image, .. } = plan;
+    let storage = state.storage.as_ref().map_err(Clone::clone)?;
+    let machines = state.machines.as_ref().map_err(Clone::clone)?;
+    let volumes = [lvm::root_volume(machine), lvm::swap_volume(machine)];
+    if let Some(volume) = storage.volumes.iter().find(|volume| volumes.contains(&volume.name)) {
+        return Err(Fault::VolumeExists { volume: format!("{group}/{}", volume.name) });
+    }
+    if let Some(other) =
+        records.iter().find(|other| other.machine == *machine || other.virtual_host == order.virtual_host)
+    {
+        return Err(Fault::DomainExists { domain: other.machine.clone() });
+    }
+    if machines.domains.iter().any(|domain| domain.name == machine.as_str()) {
+        return Err(Fault::DomainExists { domain: machine.clone() });
+    }
+    let reserved = state.reserved(records);
+    let sizes = [order.disk.amount(), image.swap.amount()];
+    let needed: Amount = sizes.into_iter().map(|size| storage.group.rounded(size)).sum();
+    let free = storage.group.free.minus(reserved.disk);
+    if needed > free {
+        return Err(Fault::NotEnoughSpace { needed, free });
+    }
+    let needed = order.memory.amount().plus(OVERHEAD);
+    let free = machines.memory.free.minus(reserved.memory);
+    if needed > free {
+        return Err(Fault::NotEnoughMemory { needed, free });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_knows_its_name_with_and_without_domain() {
+        for (named, own, expected) in [
+            ("node1", "node1", true),
+            ("node1.example.org", "node1", true),
+            ("node1", "Node1.example.org", true),
+            ("node1.example.org", "node1.example.org", true),
+            ("node1.example.org", "node1.example.net", false),
+            ("node1", "node2", false),
+            ("node1.example.org", "node11", false),
+        ] {
+            assert_eq!(is_this_host(&named.parse().unwrap(), own), expected, "{named} {own}");
+        }
+    }
+}

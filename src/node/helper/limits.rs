@@ -1,0 +1,29 @@
+//! How long each verb may take in all. The programs that the helper runs have limits of their own, which add
+//! up to less.
+
+use std::time::Duration;
+
+/// `info`, `console`, `forget-console`: a few programs that only ask, side by side.
+pub const INFO: Duration = Duration::from_secs(65);
+/// `make-volumes`.
+pub const VOLUMES: Duration = Duration::from_secs(240);
+/// One run of a program that makes a file system or a swap area.
+pub const MAKE: Duration = Duration::from_secs(600);
+/// `make-filesystems`.
+pub const FILESYSTEMS: Duration = Duration::from_secs(1300);
+/// One run of tar.
+pub const TAR: Duration = Duration::from_secs(7200);
+/// Unmounting, which writes what is still in memory.
+pub const UNMOUNT: Duration = Duration::from_secs(900);
+/// `unpack`.
+pub const UNPACK: Duration = Duration::from_secs(8400);
+/// `configure`.
+pub const CONFIGURE: Duration = Duration::from_secs(120);
+/// `start`.
+pub const START: Duration = Duration::from_secs(300);
+/// For how long `verify` watches a machine at most.
+pub const WATCH: Duration = Duration::from_secs(90);
+/// `verify`.
+pub const VERIFY: Duration = Duration::from_secs(150);
+/// `undo`.
+pub const UNDO: Duration = Duration::from_secs(600);

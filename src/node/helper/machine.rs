@@ -1,0 +1,449 @@
+//! `configure`, `start`, `verify`, `undo`, `console`, `forget-console`.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+
+use super::guard::{self, MachineLock};
+use super::{Failure, Host, limits, trust};
+use crate::config::{Common, ImageSettings};
+use crate::model::fault::{self, Fault};
+use crate::model::names::{MachineName, UserName, VirtualHost, VmId};
+use crate::model::size::MiB;
+use crate::model::wire::ConsoleTail;
+use crate::node::hypervisor::{HypervisorError, Listed};
+use crate::node::template_values;
+use crate::system::log::{self, Level};
+use crate::template::{TemplateError, machine};
+
+/// How long a machine must have been seen running at least.
+const MIN_WATCH: Duration = Duration::from_secs(6);
+/// How long it must have been seen running when it never comes to rest.
+const BUSY_WATCH: Duration = Duration::from_secs(25);
+/// The pause between two looks.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a domain that was destroyed may take to be gone.
+const GONE: Duration = Duration::from_secs(60);
+
+/// How an installed configuration begins. Whose it is, the rest of the line says.
+const HEADER: &str = "# vGrid machine ";
+
+fn header(id: VmId) -> String {
+    format!("{HEADER}{id} - made and removed by vGrid")
+}
+
+impl Host {
+    /// The folder where the toolstack finds what to start with the host.
+    fn auto_directory(&self) -> Result<PathBuf, Failure> {
+        trust::directory(&self.config.general.xen_auto_directory)
+    }
+
+    fn config_file(&self, machine: &MachineName) -> Result<PathBuf, Failure> {
+        Ok(self.auto_directory()?.join(format!("{machine}.cfg")))
+    }
+
+    /// Renders, checks and installs the machine's configuration.
+    pub fn configure(
+        &self,
+        lock: &MachineLock,
+        image: &ImageSettings,
+        memory: MiB,
+        ip: Ipv4Addr,
+        user: &UserName,
+    ) -> Result<(), Failure> {
+        let host = virtual_host(&lock.machine)?;
+        if MachineName::new(user, &host).ok().as_ref() != Some(&lock.machine) {
+            return Err(Failure::internal(format!("{} is no machine of {user}'s", lock.machine)));
+        }
+        trust::file(&self.dir.join("common.cfg"))?;
+        let common = Common::load(&self.dir).map_err(Failure::internal)?;
+        let extra = common
+            .extra(&host)
+            .ok_or_else(|| Failure::internal(format!("{host} is not in the pool of common.cfg")))?;
+        let group = &self.config.general.volume_group_name;
+        let values = template_values(&lock.machine, user, &host, ip, memory, group, extra);
+        let template = image.template.file_name().unwrap_or(image.template.as_os_str()).to_string_lossy();
+        let template_error = |detail: &str| Fault::TemplateError {
+            template: template.clone().into_owned(),
+            detail: fault::detail(detail),
+        };
+        let source = trust::file(&image.template).map_err(|failure| Failure {
+            fault: Some(template_error(&failure.detail)),
+            detail: failure.detail,
+        })?;
+        let text = machine::render_file(&source, &values).map_err(|error| match error {
+            TemplateError::Broken { message, .. } => template_error(&message),
+            TemplateError::Unreadable { source, .. } => template_error(&source.to_string()),
+        })?;
+
+        let hypervisor = self.hypervisor()?;
+        let taken = |domain: &Listed| {
+            domain.name == lock.machine.as_str() && !domain.is(lock.id, &lock.machine, false)
+        };
+        if hypervisor.domains()?.iter().any(taken) {
+            return Err(Fault::DomainExists { domain: lock.machine.clone() }.into());
+        }
+        let file = self.config_file(&lock.machine)?;
+        if file.symlink_metadata().is_ok() && !is_installed(&file, lock.id) {
+            return Err(Failure {
+                fault: Some(Fault::DomainExists { domain: lock.machine.clone() }),
+                detail: format!("{} is there, and not vGrid's", file.display()),
+            });
+        }
+        // The header is one line, so the template's line numbers are off by one. The UUID comes last and so
+        // counts, whatever the template says.
+        let text = format!("{}\n{}\nuuid = \"{}\"\n", header(lock.id), text.trim_end(), lock.id);
+        let temporary = temporary(&file);
+        remove_file(&temporary)?;
+        let install = || -> Result<(), Failure> {
+            write_new(&temporary, &text)
+                .map_err(|error| Failure::internal(format!("{}: {error}", temporary.display())))?;
+            let described = hypervisor.check(&temporary).map_err(|error| match error {
+                HypervisorError::Configuration { line, detail } => {
+                    let line =
+                        line.map_or(String::new(), |line| format!("line {}: ", line.saturating_sub(1)));
+                    Failure::from(template_error(&format!("{line}{detail}")))
+                }
+                HypervisorError::Missing(_) | HypervisorError::TimedOut { .. } => error.into(),
+                other => template_error(&other.to_string()).into(),
+            })?;
+            if let Some(described) = described {
+                let told = [("name", described.name), ("uuid", described.uuid)];
+                let meant = [lock.machine.to_string(), lock.id.to_string()];
+                for ((key, told), meant) in told.into_iter().zip(meant) {
+                    if told != meant {
+                        return Err(template_error(&format!("its {key} is {told:?}, not {meant:?}")).into());
+                    }
+                }
+            }
+            std::fs::rename(&temporary, &file)
+                .map_err(|error| Failure::internal(format!("{}: {error}", file.display())))
+        };
+        let result = install();
+        if result.is_err() {
+            remove_file(&temporary)?;
+        }
+        result
+    }
+
+    /// Starts the machine. One that runs already is as good.
+    pub fn start(&self, lock: &MachineLock, memory: MiB) -> Result<(), Failure> {
+        let file = self.config_file(&lock.machine)?;
+        if !is_installed(&file, lock.id) {
+            return Err(Failure::internal(format!("{} is not there, or not this machine's", file.display())));
+        }
+        let hypervisor = self.hypervisor()?;
+        let domains = hypervisor.domains()?;
+        if domains.iter().any(|domain| domain.is(lock.id, &lock.machine, false) && domain.is_alive()) {
+            return Ok(());
+        }
+        if domains.iter().any(|domain| domain.name == lock.machine.as_str()) {
+            return Err(Fault::DomainExists { domain: lock.machine.clone() }.into());
+        }
+        // Nobody is to see what an earlier machine of that name has said.
+        if let Some(log) = self.console_log(&lock.machine)? {
+            remove_file(&log)?;
+        }
+        hypervisor.create(&file, &lock.machine).map_err(|error| {
+            let detail = error.to_string();
+            let fault = match error {
+                HypervisorError::NameTaken => Fault::DomainExists { domain: lock.machine.clone() },
+                HypervisorError::NoMemory => Fault::NotEnoughMemory {
+                    needed: memory.amount(),
+                    free: hypervisor.memory().map(|memory| memory.free).unwrap_or_default(),
+                },
+                HypervisorError::Configuration { line, detail } => Fault::StartFailed {
+                    detail: format!("line {}: {detail}", line.unwrap_or_default().saturating_sub(1)),
+                },
+                HypervisorError::Missing(detail) => Fault::ToolstackMissing { detail },
+                HypervisorError::TimedOut { what, seconds } => {
+                    Fault::TimedOut { what: what.to_owned(), seconds }
+                }
+                HypervisorError::NoSuchDomain | HypervisorError::Other(_) => {
+                    Fault::StartFailed { detail: fault::detail(&detail) }
+                }
+            };
+            Failure { fault: Some(fault), detail }
+        })
+    }
+
+    /// Watches the machine until it has been seen running for a while: present under one number, not crashed,
+    /// and having used processor time. A machine that comes to rest (waits for something to do) has booted or
+    /// has given up, so it is not watched for as long as one that never rests.
+    pub fn verify(&self, id: VmId, machine: &MachineName) -> Result<(), Failure> {
+        let hypervisor = self.hypervisor()?;
+        let ours = is_installed(&self.config_file(machine)?, id);
+        let began = Instant::now();
+        // The number under which it is seen, since when, how often at rest in a row.
+        let mut seen: Option<(u32, Instant, u32)> = None;
+        let mut restarts = 0;
+        let mut absent = 0;
+        while began.elapsed() < limits::WATCH {
+            let domains = hypervisor.domains()?;
+            match domains.iter().find(|domain| domain.is(id, machine, ours)) {
+                Some(domain) if domain.is_alive() => {
+                    absent = 0;
+                    let (since, idle) = match seen {
+                        Some((number, since, idle)) if number == domain.id => {
+                            (since, if domain.is_idle() { idle + 1 } else { 0 })
+                        }
+                        Some(_) => {
+                            restarts += 1;
+                            (Instant::now(), 0)
+                        }
+                        None => (Instant::now(), 0),
+                    };
+                    seen = Some((domain.id, since, idle));
+                    let watched = since.elapsed();
+                    let rests = watched >= MIN_WATCH && idle >= 2;
+                    if domain.used > 0 && (rests || watched >= BUSY_WATCH) {
+                        return Ok(());
+                    }
+                }
+                Some(domain) if domain.state.contains('p') => {
+                    return Err(self.did_not_run(machine, "it is paused"));
+                }
+                Some(domain) if domain.state.contains('c') => {
+                    return Err(self.did_not_run(machine, "it crashed"));
+                }
+                // Shut down or dying, or gone: it may be on its way back, under another number.
+                _ => {
+                    absent += 1;
+                    if absent > 8 {
+                        let seconds = seen.map_or(0, |(_, since, _)| since.elapsed().as_secs());
+                        return Err(self.did_not_run(machine, &format!("it ended within {seconds} s")));
+                    }
+                }
+            }
+            std::thread::sleep(LOOK);
+        }
+        let why = if restarts > 0 { "it keeps restarting" } else { "it does nothing" };
+        Err(self.did_not_run(machine, why))
+    }
+
+    /// The fault, with the console's last words.
+    fn did_not_run(&self, machine: &MachineName, why: &str) -> Failure {
+        let said = self.console(machine, 4096).map(|tail| tail.text).unwrap_or_default();
+        let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
+        let last = lines().find(|line| line.contains("Kernel panic")).or_else(|| lines().next_back());
+        let detail = match last {
+            Some(last) => format!("{why}; on its console: {last}"),
+            None => why.to_owned(),
+        };
+        Fault::DidNotRun { detail: fault::detail(&detail) }.into()
+    }
+
+    /// Removes all of the machine, in the order processes, domain, configuration, volumes. What is gone already
+    /// is no error; what is not the machine's is not touched.
+    pub fn undo(&self, lock: &MachineLock) -> Result<(), Failure> {
+        let file = self.config_file(&lock.machine)?;
+        self.remove_domain(lock, &file)?;
+        if is_installed(&file, lock.id) {
+            remove_file(&file)?;
+        }
+        remove_file(&temporary(&file))?;
+        self.remove_volumes(lock)?;
+        guard::remove_directory(&lock.mount_point())
+    }
+
+    fn remove_domain(&self, lock: &MachineLock, file: &Path) -> Result<(), Failure> {
+        let ours = is_installed(file, lock.id);
+        let hypervisor = match self.hypervisor() {
+            Ok(hypervisor) => hypervisor,
+            // The configuration is there before the domain and until after it, so there is no domain.
+            Err(_) if !ours => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let end = Instant::now() + GONE;
+        loop {
+            if ours {
+                guard::kill_minders(|arguments| hypervisor.minds(arguments, file));
+            }
+            let domains = match hypervisor.domains() {
+                Ok(domains) => domains,
+                Err(_) if !ours => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            let machine: Vec<_> = domains.iter().filter(|d| d.is(lock.id, &lock.machine, ours)).collect();
+            if machine.is_empty() {
+                return Ok(());
+            }
+            let mut last = "it does not end".to_owned();
+            for domain in machine {
+                // Never the control domain, whatever the list may say.
+                if domain.id == 0 {
+                    return Err(Failure::internal("the list takes the control domain for the machine"));
+                }
+                match hypervisor.destroy(domain.id) {
+                    Ok(()) | Err(HypervisorError::NoSuchDomain) => {}
+                    Err(error) => last = error.to_string(),
+                }
+            }
+            if Instant::now() >= end {
+                let detail = format!("the domain {}: {last}", lock.machine);
+                return Err(Fault::RemovalFailed { detail }.into());
+            }
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+
+    /// The file of the machine's console; `None` if consoles are not logged on this host.
+    fn console_log(&self, machine: &MachineName) -> Result<Option<PathBuf>, Failure> {
+        let dir = &self.config.general.console_log_directory;
+        if dir.symlink_metadata().is_err() {
+            log::event(Level::Warning, "console.not-logged", &[("directory", &dir.display())]);
+            return Ok(None);
+        }
+        // xenconsoled names it so, with --log=guest.
+        Ok(Some(trust::directory(dir)?.join(format!("guest-{machine}.log"))))
+    }
+
+    /// The last part of the machine's console log.
+    pub fn console(&self, machine: &MachineName, bytes: u32) -> Result<ConsoleTail, Failure> {
+        let empty = ConsoleTail { text: String::new(), truncated: false };
+        let Some(path) = self.console_log(machine)? else { return Ok(empty) };
+        let read = || -> io::Result<ConsoleTail> {
+            let mut file =
+                OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(&path)?;
+            let start = file.metadata()?.len().saturating_sub(bytes.into());
+            file.seek(SeekFrom::Start(start))?;
+            let mut tail = Vec::new();
+            file.take(bytes.into()).read_to_end(&mut tail)?;
+            Ok(ConsoleTail { text: printable(&tail), truncated: start > 0 })
+        };
+        match read() {
+            Ok(tail) => Ok(tail),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(empty),
+            Err(error) => Err(Failure::internal(format!("{}: {error}", path.display()))),
+        }
+    }
+
+    /// Removes the console log of a machine that is gone.
+    pub fn forget_console(&self, machine: &MachineName) -> Result<(), Failure> {
+        // Without a toolstack nothing runs that could have a console.
+        let domains = self.hypervisor().and_then(|hypervisor| hypervisor.domains()).unwrap_or_default();
+        if domains.iter().any(|domain| domain.name == machine.as_str()) {
+            return Err(Failure::internal(format!("{machine} runs, so its console log stays")));
+        }
+        match self.console_log(machine)? {
+            Some(log) => remove_file(&log),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The DNS name in a machine's name.
+fn virtual_host(machine: &MachineName) -> Result<VirtualHost, Failure> {
+    let (_, host) = machine.as_str().rsplit_once('_').unwrap_or_default();
+    host.parse().map_err(|fault| Failure::internal(format!("{machine}: {fault}")))
+}
+
+/// Whether a configuration is installed that was made for that machine.
+fn is_installed(file: &Path, id: VmId) -> bool {
+    let open = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(file);
+    let mut beginning = String::new();
+    let expected = format!("{}\n", header(id));
+    open.is_ok_and(|file| file.take(expected.len() as u64).read_to_string(&mut beginning).is_ok())
+        && beginning == expected
+}
+
+/// Begins with a dot, so that xendomains does not take it for a machine.
+fn temporary(file: &Path) -> PathBuf {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    file.with_file_name(format!(".{name}.new"))
+}
+
+fn write_new(file: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+fn remove_file(file: &Path) -> Result<(), Failure> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Failure::internal(format!("{}: {error}", file.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Console output as text: without the control sequences of terminals (ECMA-48), everything else that can't be
+/// shown replaced.
+fn printable(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\n' | '\t' => out.push(c),
+            '\r' => {}
+            '\u{1b}' => match chars.next_if(|&c| matches!(c, '[' | ']' | '(' | ')')) {
+                // A sequence ends with a letter or one of @ [ \ ] ^ _ ` { | } ~.
+                Some('[') => {
+                    while chars.next_if(|&c| ('\u{20}'..='\u{3f}').contains(&c)).is_some() {}
+                    chars.next_if(|&c| ('\u{40}'..='\u{7e}').contains(&c));
+                }
+                // A title, up to BEL or ESC \.
+                Some(']') => {
+                    while chars.next_if(|&c| !matches!(c, '\u{7}' | '\u{1b}' | '\n')).is_some() {}
+                    if chars.next_if(|&c| c == '\u{1b}').is_some() {
+                        chars.next_if(|&c| c == '\\');
+                    } else {
+                        chars.next_if(|&c| c == '\u{7}');
+                    }
+                }
+                // A character set: one more letter.
+                Some(_) => {
+                    chars.next_if(|&c| c != '\n');
+                }
+                None => {
+                    chars.next_if(|&c| ('\u{30}'..='\u{7e}').contains(&c));
+                }
+            },
+            c if c.is_control() => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consoles_become_text() {
+        assert_eq!(
+            printable(b"\x1b[0;32m  OK  \x1b[0m] up\r\n\x1b]0;title\x07a\tb\x00c"),
+            "  OK  ] up\na\tb\u{fffd}c"
+        );
+        assert_eq!(printable(b"\x1bc\x1b(Bx\xffy\x1b"), "x\u{fffd}y");
+        assert_eq!(printable(b"\x1b[?25"), "");
+    }
+
+    #[test]
+    fn a_configuration_is_known_by_its_first_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a_vm1.cfg");
+        let id = VmId::generate();
+        assert!(!is_installed(&file, id));
+        std::fs::write(&file, format!("{}\nname = \"a_vm1\"\n", header(id))).unwrap();
+        assert!(is_installed(&file, id));
+        assert!(!is_installed(&file, VmId::generate()));
+        let link = dir.path().join("link.cfg");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert!(!is_installed(&link, id), "a link is nobody's");
+        assert_eq!(temporary(&file).file_name().unwrap(), ".a_vm1.cfg.new");
+    }
+
+    #[test]
+    fn a_machines_host_is_the_end_of_its_name() {
+        assert_eq!(virtual_host(&"a_b_vm1.x".parse().unwrap()).unwrap().as_str(), "vm1.x");
+    }
+}

@@ -1,0 +1,156 @@
+//! `info`, `make-volumes`, `make-filesystems`, and the volumes' part of `undo`.
+
+use std::time::Duration;
+
+use super::guard::MachineLock;
+use super::{Failure, Host, limits};
+use crate::config::ImageSettings;
+use crate::model::fault::{self, Fault};
+use crate::model::size::{Amount, GiB};
+use crate::model::wire::Volume;
+use crate::node::host::{HostState, Machines, Storage};
+use crate::node::hypervisor::HypervisorError;
+use crate::node::lvm::{self, LvmError};
+use crate::system::clock;
+use crate::system::exec::{self, ExecError, Run};
+
+/// How often, and with what pauses, a volume that is in use is tried again. What holds it is on its way out: a
+/// domain's device, a mount namespace whose last process was killed, udev that looks at a new device.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_secs(1);
+
+impl Host {
+    /// What the host has. The toolstack and LVM are asked at the same time.
+    pub fn state(&self) -> HostState {
+        let taken = clock::millis();
+        let (machines, storage) = std::thread::scope(|scope| {
+            let domains = scope.spawn(|| self.hypervisor()?.domains());
+            let group = scope.spawn(|| self.lvm().group());
+            let volumes = scope.spawn(|| self.lvm().volumes());
+            let memory = self.hypervisor().and_then(|h| h.memory().map(|memory| (h.name(), memory)));
+            let ended = || HypervisorError::Other("the listing broke off".to_owned());
+            let machines = memory.and_then(|(toolstack, memory)| {
+                let domains = domains.join().unwrap_or_else(|_| Err(ended()))?;
+                Ok(Machines { toolstack: toolstack.to_owned(), memory, domains })
+            });
+            let ended = || LvmError::Other("the listing broke off".to_owned());
+            let storage = group.join().unwrap_or_else(|_| Err(ended())).and_then(|group| {
+                Ok(Storage { group, volumes: volumes.join().unwrap_or_else(|_| Err(ended()))? })
+            });
+            (machines, storage)
+        });
+        let fault = |failure: Failure| {
+            failure.fault.unwrap_or(Fault::ToolstackMissing { detail: fault::detail(&failure.detail) })
+        };
+        HostState {
+            taken,
+            machines: machines.map_err(|error| fault(error.into())),
+            storage: storage.map_err(|error| fault(error.into())),
+        }
+    }
+
+    /// Makes the root and the swap volume. Those that are there already, and ours, are as good.
+    pub fn make_volumes(&self, lock: &MachineLock, image: &ImageSettings, disk: GiB) -> Result<(), Failure> {
+        let lvm = self.lvm();
+        let there = lvm.volumes()?;
+        let group = &self.config.general.volume_group_name;
+        let exists = |name: &str| Fault::VolumeExists { volume: format!("{group}/{name}") };
+        for (name, size) in [
+            (lvm::root_volume(&lock.machine), disk.amount()),
+            (lvm::swap_volume(&lock.machine), image.swap.amount()),
+        ] {
+            match there.iter().find(|volume| volume.name == name) {
+                Some(volume) if volume.machine == Some(lock.id) => {}
+                Some(_) => return Err(exists(&name).into()),
+                None => lvm.create(&name, size, lock.id).map_err(|error| match error {
+                    LvmError::VolumeExists => exists(&name).into(),
+                    LvmError::NoSpace => self.no_space(size),
+                    other => Failure::from(other),
+                })?,
+            }
+        }
+        Ok(())
+    }
+
+    fn no_space(&self, needed: Amount) -> Failure {
+        match self.lvm().group() {
+            Ok(group) => Fault::NotEnoughSpace { needed, free: group.free }.into(),
+            Err(error) => error.into(),
+        }
+    }
+
+    /// A volume of the machine, which must carry its tag.
+    pub fn volume(&self, lock: &MachineLock, name: &str) -> Result<Volume, Failure> {
+        match self.lvm().volumes()?.into_iter().find(|volume| volume.name == name) {
+            Some(volume) if volume.machine == Some(lock.id) => Ok(volume),
+            Some(_) => {
+                let group = &self.config.general.volume_group_name;
+                Err(Fault::VolumeExists { volume: format!("{group}/{name}") }.into())
+            }
+            None => Err(Failure::internal(format!("there is no volume {name}"))),
+        }
+    }
+
+    /// Makes the file system, by the image's own command, and the swap area.
+    pub fn make_filesystems(&self, lock: &MachineLock, image: &ImageSettings) -> Result<(), Failure> {
+        let (root, swap) = (lvm::root_volume(&lock.machine), lvm::swap_volume(&lock.machine));
+        let mkswap = exec::find(&["mkswap"]).map(|path| path.to_string_lossy().into_owned());
+        let mkswap = [mkswap.unwrap_or_else(|| "mkswap".to_owned())];
+        for (name, command) in [(root, &image.make_filesystem[..]), (swap, &mkswap[..])] {
+            let volume = self.volume(lock, &name)?;
+            let [program, args @ ..] = command else {
+                return Err(Failure::internal("node.cfg: an empty XenDeployerFSCreateCmd"));
+            };
+            let run = Run::new(program).args(args).arg(self.lvm().device(&volume.name)).limit(limits::MAKE);
+            run.run().map_err(|error| making_failed(program, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the machine's volumes: those that have both its tag and its names.
+    pub fn remove_volumes(&self, lock: &MachineLock) -> Result<(), Failure> {
+        let lvm = self.lvm();
+        let names = [lvm::swap_volume(&lock.machine), lvm::root_volume(&lock.machine)];
+        let mut last = None;
+        for attempt in 0..TRIES {
+            if attempt > 0 {
+                std::thread::sleep(PAUSE);
+            }
+            let mut ours = match lvm.volumes() {
+                Ok(volumes) => volumes,
+                // Where there is no group, there is no volume.
+                Err(LvmError::GroupMissing(_)) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            ours.retain(|volume| volume.machine == Some(lock.id) && names.contains(&volume.name));
+            if ours.is_empty() {
+                return Ok(());
+            }
+            for volume in ours {
+                match lvm.remove(&volume.name) {
+                    Ok(()) | Err(LvmError::VolumeMissing) => {}
+                    Err(error) => last = Some(format!("the volume {}: {error}", volume.name)),
+                }
+            }
+        }
+        let detail = last.unwrap_or_else(|| "its volumes come back".to_owned());
+        Err(Fault::RemovalFailed { detail }.into())
+    }
+}
+
+fn making_failed(program: &str, error: &ExecError) -> Failure {
+    let what = program.rsplit('/').next().unwrap_or(program);
+    match error {
+        ExecError::TimedOut { limit, .. } => {
+            Fault::TimedOut { what: what.to_owned(), seconds: limit.as_secs() }.into()
+        }
+        ExecError::Failed { stderr, .. } => {
+            // The first line of the mke2fs family is its version.
+            let said: Vec<_> = stderr.lines().filter(|line| !line.starts_with("mke2fs ")).collect();
+            Fault::FilesystemFailed { detail: fault::detail(&format!("{what}: {}", said.join("\n"))) }.into()
+        }
+        ExecError::NotStarted { source, .. } | ExecError::Pipe { source, .. } => {
+            Fault::FilesystemFailed { detail: format!("{what}: {source}") }.into()
+        }
+    }
+}

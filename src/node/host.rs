@@ -1,0 +1,233 @@
+//! What the host has, what of it is free, and how old that knowledge is.
+
+use std::io;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::fault::Fault;
+use crate::model::size::Amount;
+use crate::model::wire::{HostFacts, Volume, Work};
+use crate::node::jobs::{Jobs, NodeLock, Record};
+use crate::system::clock;
+use crate::system::log::{self, Level};
+
+use super::hypervisor::{Listed, Memory};
+use super::lvm::{self, Group};
+use super::privileged::Helper;
+
+/// What Xen needs for a PV domain beside its memory: libxl adds 2 MiB when it looks for enough
+/// (`LIBXL_PV_EXTRA_MEMORY`), and the domain's own structures take about one more.
+pub const OVERHEAD: Amount = Amount::from_mib(4);
+
+/// What the helper finds out about the host, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostState {
+    /// When it began to look, in milliseconds since 1970. What happened later is not in it.
+    pub taken: u64,
+    /// What the toolstack says, or why it says nothing.
+    pub machines: Result<Machines, Fault>,
+    /// What LVM says, or why it says nothing.
+    pub storage: Result<Storage, Fault>,
+}
+
+/// What the toolstack says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machines {
+    /// `xl` or `xm`.
+    pub toolstack: String,
+    /// The host's memory.
+    pub memory: Memory,
+    /// All domains, the control domain included.
+    pub domains: Vec<Listed>,
+}
+
+/// What LVM says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Storage {
+    /// The volume group.
+    pub group: Group,
+    /// All its volumes.
+    pub volumes: Vec<Volume>,
+}
+
+/// Memory and space that unfinished deploys are going to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reserved {
+    /// Memory of domains that are not there yet.
+    pub memory: Amount,
+    /// Space of volumes that are not there yet.
+    pub disk: Amount,
+}
+
+impl HostState {
+    /// What these machines have been promised and do not have yet, as far as this state can tell.
+    pub fn reserved(&self, records: &[Record]) -> Reserved {
+        let mut reserved = Reserved::default();
+        for record in records {
+            let Some(order) = &record.order else { continue };
+            let coming = record.work == Work::Deploy && record.failed.is_none();
+            // Done or given up after this state was taken: what it has is not in it.
+            if !(coming || record.work == Work::None && record.changed >= self.taken) {
+                continue;
+            }
+            if let Ok(storage) = &self.storage {
+                let is_there = |name: &str| {
+                    storage.volumes.iter().any(|v| v.machine == Some(record.id) && v.name == name)
+                };
+                for (name, size) in [
+                    (lvm::root_volume(&record.machine), order.disk.amount()),
+                    (lvm::swap_volume(&record.machine), record.swap),
+                ] {
+                    if !is_there(&name) {
+                        reserved.disk = reserved.disk.plus(storage.group.rounded(size));
+                    }
+                }
+            }
+            if let Ok(machines) = &self.machines {
+                // A domain that is being built has some of it already.
+                let has: Amount = machines
+                    .domains
+                    .iter()
+                    .filter(|domain| domain.is(record.id, &record.machine, true))
+                    .map(|domain| domain.memory)
+                    .sum();
+                let needs = order.memory.amount().plus(OVERHEAD);
+                reserved.memory = reserved.memory.plus(if has == Amount::default() {
+                    needs
+                } else {
+                    order.memory.amount().minus(has)
+                });
+            }
+        }
+        reserved
+    }
+
+    /// The host for the server: what is promised is not free. What can't be found out is nothing.
+    pub fn facts(&self, records: &[Record], common_digest: &str) -> HostFacts {
+        let reserved = self.reserved(records);
+        let memory = self.machines.as_ref().map(|machines| machines.memory).ok();
+        let group = self.storage.as_ref().map(|storage| &storage.group).ok();
+        HostFacts {
+            memory_free: memory.map_or(Amount::default(), |m| m.free.minus(reserved.memory)),
+            memory_total: memory.map_or(Amount::default(), |m| m.total),
+            disk_free: group.map_or(Amount::default(), |g| g.free.minus(reserved.disk)),
+            disk_total: group.map_or(Amount::default(), |g| g.size),
+            version: crate::VERSION.to_owned(),
+            common_digest: common_digest.to_owned(),
+        }
+    }
+}
+
+/// The host's state, at most `max_age` old. It is kept in a file, so that many orders at once, and the reports
+/// of workers, do not each ask anew; the lock sees to it that only one asks.
+pub fn state(jobs: &Jobs, _lock: &NodeLock, helper: &Helper, max_age: Duration) -> Result<HostState, Fault> {
+    let oldest = clock::millis().saturating_sub(u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX));
+    if let Some(kept) = kept(jobs)
+        && kept.taken >= oldest
+        && kept.taken <= clock::millis()
+    {
+        return Ok(kept);
+    }
+    let state = helper.info()?;
+    if let Err(error) = keep(jobs, &state) {
+        log::event(Level::Error, "host.not-kept", &[("error", &error)]);
+    }
+    Ok(state)
+}
+
+fn kept(jobs: &Jobs) -> Option<HostState> {
+    serde_json::from_slice(&std::fs::read(jobs.host_file()).ok()?).ok()
+}
+
+fn keep(jobs: &Jobs, state: &HostState) -> io::Result<()> {
+    jobs.write(&jobs.host_file(), &serde_json::to_vec(state)?, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::lease::Moment;
+    use crate::model::names::{MachineName, VmId};
+    use crate::model::wire::DeployOrder;
+
+    fn record(id: VmId, work: Work) -> Record {
+        let order = DeployOrder {
+            id,
+            user: "alice".parse().unwrap(),
+            physical_host: "xenhost".parse().unwrap(),
+            virtual_host: "vm1".parse().unwrap(),
+            image: "tiny".parse().unwrap(),
+            memory: "128".parse().unwrap(),
+            disk: "1".parse().unwrap(),
+        };
+        let machine = MachineName::new(&order.user, &order.virtual_host).unwrap();
+        Record {
+            work,
+            changed: 50,
+            ..Record::new(
+                order,
+                machine,
+                None,
+                Amount::from_mib(61),
+                "r".parse().unwrap(),
+                Moment::from_unix(1),
+            )
+        }
+    }
+
+    fn state(domains: Vec<Listed>, volumes: Vec<Volume>) -> HostState {
+        let mib = Amount::from_mib;
+        HostState {
+            taken: 100,
+            machines: Ok(Machines {
+                toolstack: "xl".to_owned(),
+                memory: Memory { total: mib(2000), free: mib(1000) },
+                domains,
+            }),
+            storage: Ok(Storage {
+                group: Group { size: mib(9000), free: mib(8000), extent: mib(4) },
+                volumes,
+            }),
+        }
+    }
+
+    #[test]
+    fn what_is_promised_is_counted_until_it_is_there() {
+        let id = VmId::generate();
+        let deploying = [record(id, Work::Deploy)];
+        let reserved = state(vec![], vec![]).reserved(&deploying);
+        assert_eq!((reserved.memory.mib(), reserved.disk.mib()), (132, 1024 + 64));
+
+        let volume = |name: &str| Volume {
+            name: name.to_owned(),
+            size: Amount::from_mib(1024),
+            machine: Some(id),
+            open: false,
+        };
+        let domain = |memory| Listed {
+            name: "alice_vm1".to_owned(),
+            id: 3,
+            memory: Amount::from_mib(memory),
+            state: "--p---".to_owned(),
+            used: 0,
+            uuid: uuid::Uuid::try_parse(&id.to_string()).ok(),
+        };
+        let half = state(vec![domain(100)], vec![volume("xen-root-alice_vm1")]).reserved(&deploying);
+        assert_eq!((half.memory.mib(), half.disk.mib()), (28, 64));
+        let empty = state(vec![domain(0)], vec![]).reserved(&deploying);
+        assert_eq!(empty.memory.mib(), 132);
+        let volumes = vec![volume("xen-root-alice_vm1"), volume("xen-swap-alice_vm1")];
+        assert_eq!(state(vec![domain(128)], volumes).reserved(&deploying), Reserved::default());
+    }
+
+    #[test]
+    fn a_machine_that_came_up_since_is_counted_and_an_older_one_is_not() {
+        let running = Record { changed: 100, ..record(VmId::generate(), Work::None) };
+        assert_eq!(state(vec![], vec![]).reserved(&[running]).memory.mib(), 132);
+        let older = record(VmId::generate(), Work::None);
+        assert_eq!(state(vec![], vec![]).reserved(&[older]), Reserved::default());
+        let terminating = record(VmId::generate(), Work::Terminate);
+        assert_eq!(state(vec![], vec![]).reserved(&[terminating]), Reserved::default());
+    }
+}

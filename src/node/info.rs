@@ -1,0 +1,54 @@
+//! `node/info`: everything that the node knows about itself.
+
+use std::time::Duration;
+
+use crate::cgi::reply::{Refusal, Reply};
+use crate::cgi::serve::NodeCall;
+use crate::model::size::Amount;
+use crate::model::wire::{Domain, ImageFile, NodeInfo};
+
+use super::privileged::Helper;
+use super::{Node, host, refuse};
+
+/// How long to wait for orders that are being judged.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Answers with a [`NodeInfo`]. Where the toolstack or the volume group is missing its part is empty.
+pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
+    let node = Node::open(call)?;
+    call.request.fields.only(&["format"])?;
+    let Some(lock) = node.jobs.lock_node(PATIENCE).map_err(Refusal::internal)? else {
+        return Err(Refusal::busy("This host is busy with orders. Try again in a moment."));
+    };
+    let helper = Helper::new(&call.request.id);
+    let state = host::state(&node.jobs, &lock, &helper, Duration::ZERO).map_err(refuse)?;
+    drop(lock);
+    let records = node.jobs.list().map_err(Refusal::internal)?;
+    let facts = state.facts(&records, &node.common.digest);
+    let (toolstack, domains) = match state.machines {
+        Ok(machines) => (machines.toolstack, machines.domains),
+        Err(_) => ("none".to_owned(), Vec::new()),
+    };
+    let domain = |listed: super::hypervisor::Listed| Domain {
+        name: listed.name,
+        id: listed.id,
+        memory: Amount::from_mib(listed.memory.mib()),
+        state: listed.state,
+    };
+    let images = call.config.images().map(|tag| {
+        let file = call.config.image(&tag).map(|image| image.file);
+        let bytes = file.ok().and_then(|file| super::image::open(&file).ok()).map(|(_, bytes)| bytes);
+        ImageFile { tag, bytes }
+    });
+    Reply::json(
+        200,
+        &NodeInfo {
+            host: facts,
+            toolstack,
+            domains: domains.into_iter().map(domain).collect(),
+            volumes: state.storage.map(|storage| storage.volumes).unwrap_or_default(),
+            jobs: records.iter().map(super::jobs::Record::job).collect(),
+            images: images.collect(),
+        },
+    )
+}

@@ -1,0 +1,293 @@
+//! LVM: what its programs say, and running them. The parsers are pure and tested on captured output.
+//!
+//! Facts about LVM that this rests on, seen with LVM 2.03.16: exit status 5 is every refusal, so the text
+//! decides; `lvcreate` asks, and without a terminal fails, when the space it gets begins with an old file
+//! system, hence `-y -W y`; `--units m` is MiB, with two decimals; a report of a missing group is still
+//! printed, empty.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::model::names::{MachineName, VmId, VolumeGroup};
+use crate::model::size::Amount;
+use crate::model::wire::Volume;
+use crate::system::exec::{self, ExecError, Run, Said};
+
+/// The time that any of LVM's programs may take. They wait for each other's locks.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A volume group's size and free space.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// All of it.
+    pub size: Amount,
+    /// What no volume has.
+    pub free: Amount,
+    /// The unit in which space is given out; at least one MiB.
+    pub extent: Amount,
+}
+
+impl Group {
+    /// The space that a volume of that size takes: whole extents.
+    pub fn rounded(&self, size: Amount) -> Amount {
+        let extent = self.extent.mib().max(1);
+        Amount::from_mib(size.mib().div_ceil(extent).saturating_mul(extent))
+    }
+}
+
+/// Why LVM did not do something.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum LvmError {
+    /// There is no such volume group.
+    #[error("the volume group {0} is missing")]
+    GroupMissing(VolumeGroup),
+    /// There is no such volume.
+    #[error("there is no such volume")]
+    VolumeMissing,
+    /// There is a volume of that name.
+    #[error("a volume of that name exists")]
+    VolumeExists,
+    /// The group has too little free space.
+    #[error("the volume group is full")]
+    NoSpace,
+    /// Something has the volume open: a mount or a running machine.
+    #[error("the volume is in use")]
+    InUse,
+    /// It took too long.
+    #[error("{what} did not end within {seconds} s")]
+    TimedOut {
+        /// The program.
+        what: &'static str,
+        /// Its limit.
+        seconds: u64,
+    },
+    /// Anything else, in LVM's words.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// What the volume that holds a machine's file system is called.
+pub fn root_volume(machine: &MachineName) -> String {
+    format!("xen-root-{machine}")
+}
+
+/// What the volume that a machine swaps to is called.
+pub fn swap_volume(machine: &MachineName) -> String {
+    format!("xen-swap-{machine}")
+}
+
+/// The tag on a machine's volumes, by which they are known as vGrid's and as whose.
+pub fn tag(id: VmId) -> String {
+    format!("vgrid-{id}")
+}
+
+fn machine_of(tags: &str) -> Option<VmId> {
+    tags.split(',').find_map(|tag| tag.trim().strip_prefix("vgrid-")?.parse().ok())
+}
+
+#[derive(Deserialize)]
+struct Reports<T> {
+    report: Vec<T>,
+}
+
+/// The whole MiB of LVM's `8188.00m`.
+fn mebibytes(text: &str) -> Result<Amount, LvmError> {
+    let number = text.trim().trim_start_matches('<').trim_end_matches('m');
+    let whole = number.split('.').next().unwrap_or_default();
+    whole.parse().map(Amount::from_mib).map_err(|_| LvmError::Other(format!("{text:?} is not a size")))
+}
+
+fn reports<T: for<'a> Deserialize<'a>>(json: &[u8]) -> Result<Vec<T>, LvmError> {
+    serde_json::from_slice::<Reports<T>>(json)
+        .map(|reports| reports.report)
+        .map_err(|error| LvmError::Other(format!("LVM's report can't be read: {error}")))
+}
+
+/// Reads `vgs --reportformat json --units m -o vg_size,vg_free,vg_extent_size`; `None` if it lists no group.
+pub fn parse_group(json: &[u8]) -> Result<Option<Group>, LvmError> {
+    #[derive(Deserialize)]
+    struct Report {
+        vg: Vec<Row>,
+    }
+    #[derive(Deserialize)]
+    struct Row {
+        #[serde(rename = "vg_size")]
+        size: String,
+        #[serde(rename = "vg_free")]
+        free: String,
+        #[serde(rename = "vg_extent_size")]
+        extent: String,
+    }
+    let rows = reports::<Report>(json)?.into_iter().flat_map(|report| report.vg).next();
+    rows.map(|row| {
+        Ok(Group {
+            size: mebibytes(&row.size)?,
+            free: mebibytes(&row.free)?,
+            extent: mebibytes(&row.extent)?.max(Amount::from_mib(1)),
+        })
+    })
+    .transpose()
+}
+
+/// Reads `lvs --reportformat json --units m -o lv_name,lv_size,lv_attr,lv_tags`.
+pub fn parse_volumes(json: &[u8]) -> Result<Vec<Volume>, LvmError> {
+    #[derive(Deserialize)]
+    struct Report {
+        lv: Vec<Row>,
+    }
+    #[derive(Deserialize)]
+    struct Row {
+        #[serde(rename = "lv_name")]
+        name: String,
+        #[serde(rename = "lv_size")]
+        size: String,
+        #[serde(rename = "lv_attr")]
+        attributes: String,
+        #[serde(rename = "lv_tags")]
+        tags: String,
+    }
+    reports::<Report>(json)?
+        .into_iter()
+        .flat_map(|report| report.lv)
+        .map(|row| {
+            Ok(Volume {
+                size: mebibytes(&row.size)?,
+                machine: machine_of(&row.tags),
+                // lvs(8): the sixth attribute is `o` when the device is open.
+                open: row.attributes.as_bytes().get(5) == Some(&b'o'),
+                name: row.name,
+            })
+        })
+        .collect()
+}
+
+/// What a refusal means, by LVM's words on standard error.
+pub fn explain(group: &VolumeGroup, stderr: &str) -> LvmError {
+    let says = |text: &str| stderr.contains(text);
+    if says(&format!("Volume group \"{group}\" not found")) {
+        LvmError::GroupMissing(group.clone())
+    } else if says("insufficient free space") {
+        LvmError::NoSpace
+    } else if says("already exists in volume group") {
+        LvmError::VolumeExists
+    } else if says("Failed to find logical volume") {
+        LvmError::VolumeMissing
+    } else if says(" in use.") {
+        LvmError::InUse
+    } else {
+        LvmError::Other(crate::model::fault::detail(stderr))
+    }
+}
+
+/// The volume group of the machines.
+#[derive(Debug, Clone, Copy)]
+pub struct Lvm<'a> {
+    group: &'a VolumeGroup,
+}
+
+impl<'a> Lvm<'a> {
+    /// The group of that name, which need not exist.
+    pub fn new(group: &'a VolumeGroup) -> Self {
+        Self { group }
+    }
+
+    fn run(self, program: &'static str, args: &[&str]) -> Result<Said, LvmError> {
+        let path = exec::find(&[program]).unwrap_or_else(|| PathBuf::from(program));
+        Run::new(path).args(args.iter().copied()).limit(LIMIT).run().map_err(|error| match error {
+            ExecError::Failed { ref stderr, .. } => explain(self.group, stderr),
+            ExecError::TimedOut { limit, .. } => {
+                LvmError::TimedOut { what: program, seconds: limit.as_secs() }
+            }
+            other => LvmError::Other(other.to_string()),
+        })
+    }
+
+    /// Its size and free space.
+    pub fn group(self) -> Result<Group, LvmError> {
+        let fields = "vg_size,vg_free,vg_extent_size";
+        let said =
+            self.run("vgs", &["--reportformat", "json", "--units", "m", "-o", fields, self.group.as_str()])?;
+        parse_group(&said.stdout)?.ok_or_else(|| LvmError::GroupMissing(self.group.clone()))
+    }
+
+    /// All its volumes.
+    pub fn volumes(self) -> Result<Vec<Volume>, LvmError> {
+        let fields = "lv_name,lv_size,lv_attr,lv_tags";
+        let said =
+            self.run("lvs", &["--reportformat", "json", "--units", "m", "-o", fields, self.group.as_str()])?;
+        parse_volumes(&said.stdout)
+    }
+
+    /// The device of a volume.
+    pub fn device(self, volume: &str) -> PathBuf {
+        PathBuf::from(format!("/dev/{}/{volume}", self.group))
+    }
+
+    /// Makes a volume that carries the machine's tag.
+    pub fn create(self, volume: &str, size: Amount, id: VmId) -> Result<(), LvmError> {
+        let size = format!("{}m", size.mib());
+        let tag = tag(id);
+        let args = ["-y", "-W", "y", "-Z", "y", "-n", volume, "-L", &size, "--addtag", &tag];
+        let args: Vec<_> = args.into_iter().chain([self.group.as_str()]).collect();
+        self.run("lvcreate", &args).map(|_| ())
+    }
+
+    /// Removes a volume.
+    pub fn remove(self, volume: &str) -> Result<(), LvmError> {
+        self.run("lvremove", &["-f", &format!("{}/{volume}", self.group)]).map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vg1() -> VolumeGroup {
+        "vg1".parse().unwrap()
+    }
+
+    #[test]
+    fn a_group_is_read() {
+        let group = parse_group(include_bytes!("../../tests/data/vgs.json")).unwrap().unwrap();
+        assert_eq!(group.size, Amount::from_mib(12284));
+        assert_eq!(group.free, Amount::from_mib(11944));
+        assert_eq!(group.extent, Amount::from_mib(4));
+        assert_eq!(group.rounded(Amount::from_mib(13)), Amount::from_mib(16));
+        assert_eq!(group.rounded(Amount::from_mib(16)), Amount::from_mib(16));
+        assert_eq!(parse_group(include_bytes!("../../tests/data/vgs-missing.json")).unwrap(), None);
+        assert!(parse_group(b"no JSON").is_err());
+    }
+
+    #[test]
+    fn volumes_are_read_with_their_tags() {
+        let volumes = parse_volumes(include_bytes!("../../tests/data/lvs.json")).unwrap();
+        let names: Vec<_> = volumes.iter().map(|volume| volume.name.as_str()).collect();
+        assert_eq!(names, ["other", "xen-root-alice_vm1", "xen-swap-alice_vm1"]);
+        assert_eq!(volumes[0].machine, None);
+        assert_eq!(volumes[1].machine, "019dd5a3-2f3a-7c11-9d9b-0123456789ab".parse().ok());
+        assert_eq!(volumes[1].size, Amount::from_mib(256));
+        assert!(volumes[1].open && !volumes[2].open);
+    }
+
+    #[test]
+    fn refusals_are_told_apart() {
+        let texts = include_str!("../../tests/data/lvm-errors.txt");
+        let expected = [
+            LvmError::GroupMissing(vg1()),
+            LvmError::VolumeMissing,
+            LvmError::VolumeExists,
+            LvmError::NoSpace,
+            LvmError::InUse,
+            LvmError::InUse,
+        ];
+        let texts: Vec<_> = texts.split("---\n").collect();
+        assert_eq!(texts.len(), expected.len());
+        for (text, expected) in texts.iter().zip(expected) {
+            assert_eq!(explain(&vg1(), text), expected, "{text}");
+        }
+        assert!(matches!(explain(&vg1(), "  Can't get lock for vg1."), LvmError::Other(_)));
+    }
+}

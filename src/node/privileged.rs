@@ -1,0 +1,185 @@
+//! The helper, as the rest of the node sees it: one function a verb, by way of sudo.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::process::ChildStdin;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use crate::model::fault::Fault;
+use crate::model::names::{ImageTag, MachineName, RequestId, UserName, VmId};
+use crate::model::size::{GiB, MiB};
+use crate::model::wire::ConsoleTail;
+use crate::system::exec::{ExecError, Run, Said};
+use crate::system::log::{self, Level};
+
+use super::HELPER;
+use super::helper::limits;
+use super::host::HostState;
+
+const SUDO: &str = "/usr/bin/sudo";
+
+/// What the helper's own time limits leave to sudo: a process that runs as root is out of this one's reach, so
+/// the helper's limits have to act first.
+const MARGIN: Duration = Duration::from_secs(20);
+
+/// Calls the helper on behalf of one request.
+#[derive(Debug, Clone)]
+pub struct Helper {
+    request: RequestId,
+}
+
+impl Helper {
+    /// The helper; `request` goes into its log.
+    pub fn new(request: &RequestId) -> Self {
+        Self { request: request.clone() }
+    }
+
+    fn command(&self, verb: &str, args: &[&str], limit: Duration) -> Run {
+        Run::new(SUDO)
+            .args(["-n", HELPER, "--request", self.request.as_str(), verb])
+            .args(args.iter().copied())
+            .limit(limit + MARGIN)
+    }
+
+    fn call(&self, verb: &str, args: &[&str], limit: Duration) -> Result<Said, Fault> {
+        self.command(verb, args, limit).run().map_err(|error| self.explain(verb, &error))
+    }
+
+    fn explain(&self, verb: &str, error: &ExecError) -> Fault {
+        match error {
+            ExecError::Failed { stdout, stderr, .. } => {
+                if let Ok(fault) = serde_json::from_slice(stdout) {
+                    return fault;
+                }
+                // sudo's own words begin with its name; the helper's with the helper's.
+                if stderr.lines().any(|line| line.starts_with("sudo: ") || line.starts_with("Sorry, user")) {
+                    return Fault::PrivilegeRefused;
+                }
+                Fault::Internal { request: self.request.to_string() }
+            }
+            ExecError::NotStarted { .. } => Fault::PrivilegeRefused,
+            ExecError::TimedOut { limit, .. } => {
+                Fault::TimedOut { what: format!("The work on the host ({verb})"), seconds: limit.as_secs() }
+            }
+            ExecError::Pipe { .. } => Fault::Internal { request: self.request.to_string() },
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self, said: &Said) -> Result<T, Fault> {
+        serde_json::from_slice(&said.stdout).map_err(|error| {
+            log::event(Level::Error, "helper.garbled", &[("error", &error)]);
+            Fault::Internal { request: self.request.to_string() }
+        })
+    }
+
+    /// What the host has.
+    pub fn info(&self) -> Result<HostState, Fault> {
+        self.read(&self.call("info", &[], limits::INFO)?)
+    }
+
+    /// Makes the volumes.
+    pub fn make_volumes(
+        &self,
+        id: VmId,
+        machine: &MachineName,
+        image: &ImageTag,
+        disk: GiB,
+    ) -> Result<(), Fault> {
+        let args = [&id.to_string(), machine.as_str(), image.as_str(), &disk.get().to_string()];
+        self.call("make-volumes", &args, limits::VOLUMES).map(|_| ())
+    }
+
+    /// Makes the file system and the swap area.
+    pub fn make_filesystems(&self, id: VmId, machine: &MachineName, image: &ImageTag) -> Result<(), Fault> {
+        let args = [&id.to_string(), machine.as_str(), image.as_str()];
+        self.call("make-filesystems", &args, limits::FILESYSTEMS).map(|_| ())
+    }
+
+    /// Unpacks the plain tar stream that `feed` writes. Returns what `feed` made of it, and how the helper ended.
+    pub fn unpack<T>(
+        &self,
+        id: VmId,
+        machine: &MachineName,
+        image: &ImageTag,
+        feed: impl FnOnce(&mut ChildStdin) -> io::Result<T>,
+    ) -> (Option<io::Result<T>>, Result<(), Fault>) {
+        let args = [&id.to_string(), machine.as_str(), image.as_str()];
+        let (fed, result) = self.command("unpack", &args, limits::UNPACK).feed(feed);
+        (fed, result.map(|_| ()).map_err(|error| self.explain("unpack", &error)))
+    }
+
+    /// Renders, checks and installs the machine's configuration.
+    pub fn configure(
+        &self,
+        id: VmId,
+        machine: &MachineName,
+        image: &ImageTag,
+        memory: MiB,
+        ip: Ipv4Addr,
+        user: &UserName,
+    ) -> Result<(), Fault> {
+        let args = [
+            &id.to_string(),
+            machine.as_str(),
+            image.as_str(),
+            &memory.get().to_string(),
+            &ip.to_string(),
+            &user.encoded(),
+        ];
+        self.call("configure", &args, limits::CONFIGURE).map(|_| ())
+    }
+
+    /// Starts the machine.
+    pub fn start(&self, id: VmId, machine: &MachineName, memory: MiB) -> Result<(), Fault> {
+        let args = [&id.to_string(), machine.as_str(), &memory.get().to_string()];
+        self.call("start", &args, limits::START).map(|_| ())
+    }
+
+    /// Watches the machine until it is seen to run.
+    pub fn verify(&self, id: VmId, machine: &MachineName) -> Result<(), Fault> {
+        self.call("verify", &[&id.to_string(), machine.as_str()], limits::VERIFY).map(|_| ())
+    }
+
+    /// Removes all of the machine: processes, domain, configuration, volumes. What is gone already is no error.
+    pub fn undo(&self, id: VmId, machine: &MachineName) -> Result<(), Fault> {
+        self.call("undo", &[&id.to_string(), machine.as_str()], limits::UNDO).map(|_| ())
+    }
+
+    /// Removes the console log of a machine that is gone.
+    pub fn forget_console(&self, machine: &MachineName) -> Result<(), Fault> {
+        self.call("forget-console", &[machine.as_str()], limits::INFO).map(|_| ())
+    }
+
+    /// The last part of a machine's console log.
+    pub fn console(&self, machine: &MachineName, bytes: u32) -> Result<ConsoleTail, Fault> {
+        self.read(&self.call("console", &[machine.as_str(), &bytes.to_string()], limits::INFO)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt as _;
+
+    fn explained(stdout: &str, stderr: &str) -> Fault {
+        let error = ExecError::Failed {
+            argv: String::new(),
+            status: std::process::ExitStatus::from_raw(1 << 8),
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+        };
+        Helper::new(&"abc".parse().unwrap()).explain("start", &error)
+    }
+
+    #[test]
+    fn the_helpers_fault_is_passed_on_and_sudos_words_are_known() {
+        assert_eq!(explained("", "sudo: a password is required"), Fault::PrivilegeRefused);
+        assert_eq!(
+            explained("{\"code\":\"volume-exists\",\"volume\":\"x\"}\n", "vgrid-helper: …"),
+            Fault::VolumeExists { volume: "x".to_owned() }
+        );
+        assert_eq!(explained("", "Killed"), Fault::Internal { request: "abc".to_owned() });
+    }
+}

@@ -1,0 +1,77 @@
+//! `node/terminate`: has a worker remove all of a machine, whatever state it is in.
+
+use std::time::{Duration, Instant};
+
+use crate::cgi::reply::{Refusal, Reply};
+use crate::cgi::serve::NodeCall;
+use crate::model::names::MachineName;
+use crate::model::wire::{TerminateOrder, Work};
+use crate::system::clock;
+use crate::system::log::{self, Level};
+
+use super::jobs::{Jobs, Record, Taken};
+use super::privileged::Helper;
+use super::{Node, accepted, host, order, refuse};
+
+/// How long to wait for a worker to die, or for a lock that is about to be let go.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// How old what the answer says about the host may be. Nothing is decided by it.
+const MAX_AGE: Duration = Duration::from_secs(60);
+
+/// Answers an order with 202: whether the machine is there, being made, being removed, or was never heard of.
+/// The report says how it ended.
+pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
+    let node = Node::open(call)?;
+    let order: TerminateOrder = order(call)?;
+    let machine = MachineName::new(&order.user, &order.virtual_host)
+        .map_err(|fault| Refusal::bad_request(format!("The machine's name {fault}.")))?;
+
+    let helper = Helper::new(&call.request.id);
+    let Some(lock) = node.jobs.lock_node(PATIENCE).map_err(Refusal::internal)? else {
+        return Err(Refusal::busy("This host is busy with other orders. Try again in a moment."));
+    };
+    let state = host::state(&node.jobs, &lock, &helper, MAX_AGE).map_err(refuse)?;
+    drop(lock);
+
+    if let Some(taken) = take(&node.jobs, &order)? {
+        // A record that can't be read is replaced: the order has all that a terminate needs.
+        let known = taken.read().unwrap_or_else(|error| {
+            log::event(Level::Error, "job.unreadable", &[("error", &error)]);
+            None
+        });
+        let mut record = Record::terminating(&order, machine, known, call.request.id.clone(), clock::now());
+        taken.write(&mut record).map_err(Refusal::internal)?;
+        log::event(
+            Level::Info,
+            "terminate.accepted",
+            &[("vm", &record.id), ("machine", &record.machine), ("from", &call.request.from())],
+        );
+        // Should this fail, the record stays, and the next request's sweep starts the worker.
+        taken.start("terminate").map_err(Refusal::internal)?;
+    } else {
+        log::event(Level::Info, "terminate.repeated", &[("vm", &order.id), ("from", &call.request.from())]);
+    }
+    let records = node.jobs.list().map_err(Refusal::internal)?;
+    accepted(order.id, state.facts(&records, &node.common.digest))
+}
+
+/// Takes the machine's lock, from a deploy that is under way if need be. `None` if it is being removed already.
+fn take(jobs: &Jobs, order: &TerminateOrder) -> Result<Option<Taken>, Refusal> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(taken) = jobs.take(order.id, Duration::from_millis(100)).map_err(Refusal::internal)? {
+            return Ok(Some(taken));
+        }
+        match jobs.read(order.id) {
+            Ok(Some(record)) if record.work == Work::Terminate => return Ok(None),
+            // Its helper, if one runs, is stopped by the helper of the worker that comes after it.
+            Ok(Some(record)) => Jobs::stop_worker(&record),
+            Ok(None) => {}
+            Err(error) => log::event(Level::Error, "job.unreadable", &[("error", &error)]),
+        }
+        if Instant::now() >= end {
+            return Err(Refusal::busy("This machine is being worked on. Try again in a moment."));
+        }
+    }
+}

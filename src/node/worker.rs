@@ -1,0 +1,430 @@
+//! The worker: carries out one order, apart from the request that brought it.
+//!
+//! `vgrid-worker deploy|terminate|recover ID`, with the machine's lock as standard input. It may be killed at
+//! any moment: the record says what was being done, and `recover` undoes a deploy or carries on a removal.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Common};
+use crate::model::fault::{self, Fault};
+use crate::model::names::VmId;
+use crate::model::stage::{DeployStage, Percent};
+use crate::model::wire::{DeployOrder, HostFacts, News, Report, Verdict, Work};
+use crate::system::log::{self, Level};
+use crate::system::{clock, detach};
+
+use super::host;
+use super::image::{self, CopyError};
+use super::jobs::{JobError, Jobs, Record, Taken};
+use super::privileged::Helper;
+use super::report::Reporter;
+
+/// How old what a report says about the host may be.
+const HOST_AGE: Duration = Duration::from_secs(5);
+
+/// How often progress is reported at most.
+const PROGRESS: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Parser)]
+#[command(name = "vgrid-worker", version, about = "Carries out one order on a vGrid node")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Verb {
+    /// Make the machine of this record
+    Deploy {
+        /// The machine's id
+        id: VmId,
+    },
+    /// Remove the machine of this record
+    Terminate {
+        /// The machine's id
+        id: VmId,
+    },
+    /// Undo a deploy, or carry on a removal, whose worker is gone
+    Recover {
+        /// The machine's id
+        id: VmId,
+    },
+}
+
+/// The program's `main`: exit status 0 when the order was carried out or its failure reported, 1 when nothing
+/// could be done, 2 for bad usage.
+pub fn main() -> ExitCode {
+    if let Err(error) = detach::cut_off() {
+        return fail(&format!("can't detach: {error}"));
+    }
+    match run(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => fail(&sentence),
+    }
+}
+
+fn fail(sentence: &str) -> ExitCode {
+    log::event(Level::Error, "worker.failed", &[("why", &sentence)]);
+    // Under Apache nobody reads it; by hand somebody does.
+    let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("vgrid-worker: {sentence}\n"));
+    ExitCode::FAILURE
+}
+
+fn run(verb: Verb) -> Result<(), String> {
+    let (Verb::Deploy { id } | Verb::Terminate { id } | Verb::Recover { id }) = verb;
+    let dir = config::directory();
+    let config = config::Node::load(&dir).map_err(|error| error.to_string())?;
+    let common = Common::load(&dir).map_err(|error| error.to_string())?;
+    let key = config.key().map_err(|error| error.to_string())?;
+    let state = &config.general.state_directory;
+    let jobs = Jobs::open(state).map_err(|error| format!("{}: {error}", state.display()))?;
+    let Some(taken) = jobs.adopt(id).map_err(|error| format!("the lock of {id}: {error}"))? else {
+        return Err(format!("another worker is at work on {id}"));
+    };
+    let record = match taken.read() {
+        Ok(Some(record)) => record,
+        Ok(None) => return Err(format!("there is no record of {id}")),
+        Err(error) => return Err(error.to_string()),
+    };
+    let request = record.request.clone();
+    log::start("worker", request.clone(), Some(&config.general.log_file));
+    let mut worker = Worker {
+        reporter: Reporter::new(&config, &key, &request),
+        helper: Helper::new(&request),
+        config: &config,
+        common: &common,
+        jobs,
+        taken,
+        record,
+    };
+    worker.record.worker = i32::try_from(std::process::id()).ok();
+    worker.save().map_err(|error| error.to_string())?;
+    let done = match verb {
+        Verb::Deploy { .. } => worker.deploy(),
+        Verb::Terminate { .. } => worker.terminate(),
+        Verb::Recover { .. } => worker.recover(),
+    };
+    done.map_err(|error| error.to_string())
+}
+
+/// Why a deploy goes no further.
+enum Stop {
+    /// Something went wrong.
+    Failed(Fault),
+    /// The server does not want the machine any more.
+    Abandoned,
+    /// The record can't be written: whatever was made now would be forgotten.
+    Unrecorded(JobError),
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Failed(fault)
+    }
+}
+
+impl From<JobError> for Stop {
+    fn from(error: JobError) -> Self {
+        Self::Unrecorded(error)
+    }
+}
+
+struct Worker<'a> {
+    config: &'a config::Node,
+    common: &'a Common,
+    jobs: Jobs,
+    taken: Taken,
+    record: Record,
+    reporter: Reporter<'a>,
+    helper: Helper,
+}
+
+impl Worker<'_> {
+    fn save(&mut self) -> Result<(), JobError> {
+        self.taken.write(&mut self.record)
+    }
+
+    fn internal(&self, detail: &str) -> Fault {
+        log::event(Level::Error, "worker.internal", &[("vm", &self.record.id), ("detail", &detail)]);
+        Fault::Internal { request: self.record.request.to_string() }
+    }
+
+    /// What the host has, for a report; absent when it can't be found out now.
+    fn host(&self, max_age: Duration) -> Option<HostFacts> {
+        let lock = self.jobs.lock_node(Duration::from_secs(5)).ok().flatten()?;
+        let state = host::state(&self.jobs, &lock, &self.helper, max_age).ok()?;
+        let records = self.jobs.list().ok()?;
+        Some(state.facts(&records, &self.common.digest))
+    }
+
+    fn report(&mut self, news: News, host: Option<HostFacts>) -> Result<Report, JobError> {
+        self.record.sequence = self.record.sequence.saturating_add(1);
+        self.taken.note(&mut self.record)?;
+        Ok(Report { id: self.record.id, sequence: self.record.sequence, news, host })
+    }
+
+    // ----- deploy -----
+
+    fn deploy(&mut self) -> Result<(), JobError> {
+        match self.steps() {
+            Ok(()) => {
+                self.record.work = Work::None;
+                self.record.stage = None;
+                self.save()?;
+                log::event(
+                    Level::Info,
+                    "deploy.done",
+                    &[("vm", &self.record.id), ("machine", &self.record.machine)],
+                );
+                self.tell_deployed()
+            }
+            Err(Stop::Failed(fault)) => self.give_up(fault, false),
+            Err(Stop::Abandoned) => {
+                log::event(Level::Warning, "deploy.abandoned", &[("vm", &self.record.id)]);
+                self.give_up(Fault::Interrupted { stage: self.record.stage }, true)
+            }
+            Err(Stop::Unrecorded(error)) => Err(error),
+        }
+    }
+
+    /// All stages, in order. What each makes is removed by the helper's `undo`, whatever stage it failed in.
+    fn steps(&mut self) -> Result<(), Stop> {
+        let Some(order) = self.record.order.clone() else {
+            return Err(self.internal("a deploy without its order").into());
+        };
+        let (id, machine) = (order.id, self.record.machine.clone());
+        for stage in DeployStage::ALL {
+            self.enter(stage)?;
+            match stage {
+                DeployStage::Accepted => {}
+                DeployStage::Volumes => {
+                    self.helper.make_volumes(id, &machine, &order.image, order.disk)?;
+                }
+                DeployStage::Filesystems => self.helper.make_filesystems(id, &machine, &order.image)?,
+                DeployStage::Unpack => self.unpack(&order)?,
+                DeployStage::Configure => {
+                    let Some(ip) = self.record.ip else {
+                        return Err(self.internal("a deploy without an address").into());
+                    };
+                    self.helper.configure(id, &machine, &order.image, order.memory, ip, &order.user)?;
+                }
+                DeployStage::Start => self.helper.start(id, &machine, order.memory)?,
+                DeployStage::Verify => self.helper.verify(id, &machine)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Records and reports that a stage begins.
+    fn enter(&mut self, stage: DeployStage) -> Result<(), Stop> {
+        self.record.stage = Some(stage);
+        self.save()?;
+        log::event(
+            Level::Info,
+            "deploy.stage",
+            &[("vm", &self.record.id), ("machine", &self.record.machine), ("stage", &stage.as_str())],
+        );
+        let percent = (stage == DeployStage::Unpack).then(|| Percent::of(0, 1));
+        let host = self.host(HOST_AGE);
+        let report = self.report(News::Progress { stage, percent }, host)?;
+        match self.reporter.send(&report) {
+            Ok(Verdict::Continue) => Ok(()),
+            Ok(Verdict::Abandon) => Err(Stop::Abandoned),
+            // The work goes on: the server may be back when there is more to say.
+            Err(error) => {
+                log::event(Level::Warning, "report.lost", &[("vm", &report.id), ("error", &error)]);
+                Ok(())
+            }
+        }
+    }
+
+    /// Streams the image through the helper's tar, while another thread reports how far it is.
+    fn unpack(&mut self, order: &DeployOrder) -> Result<(), Stop> {
+        let tag = order.image.clone();
+        let Ok(settings) = self.config.image(&tag) else {
+            return Err(Fault::ImageUnknown { tag }.into());
+        };
+        let (file, bytes) = match image::open(&settings.file) {
+            Ok(opened) => opened,
+            Err(error) => {
+                let file = settings.file.display();
+                log::event(Level::Error, "image.missing", &[("file", &file), ("error", &error)]);
+                return Err(Fault::ImageMissing { tag }.into());
+            }
+        };
+        let percent = AtomicU8::new(0);
+        let abandoned = AtomicBool::new(false);
+        let machine = self.record.machine.clone();
+        let helper = self.helper.clone();
+        let progress = Mutex::new(&mut *self);
+        let (done, ended) = channel::<()>();
+        let (fed, result) = std::thread::scope(|scope| {
+            let (percent, abandoned, progress) = (&percent, &abandoned, &progress);
+            scope.spawn(move || report_progress(progress, percent, abandoned, &ended));
+            let outcome = helper.unpack(order.id, &machine, &order.image, |pipe| {
+                image::enlarge(pipe);
+                Ok(image::copy(file, pipe, |read| {
+                    percent.store(Percent::of(read, bytes).get(), Ordering::Relaxed);
+                    !abandoned.load(Ordering::Relaxed)
+                }))
+            });
+            drop(done);
+            outcome
+        });
+        if abandoned.load(Ordering::Relaxed) {
+            return Err(Stop::Abandoned);
+        }
+        // A damaged image makes tar fail, too, and tar's words would hide why.
+        match (fed, result) {
+            (Some(Ok(Err(CopyError::Corrupt(detail)))), _) => {
+                Err(Fault::ImageCorrupt { tag, detail: fault::detail(&detail) }.into())
+            }
+            (_, Err(fault)) => Err(fault.into()),
+            (Some(Ok(Ok(_))), Ok(())) => Ok(()),
+            (Some(Ok(Err(error))), Ok(())) => Err(self.internal(&error.to_string()).into()),
+            (Some(Err(error)), Ok(())) => Err(self.internal(&error.to_string()).into()),
+            (None, Ok(())) => Err(self.internal("the image was not copied").into()),
+        }
+    }
+
+    fn tell_deployed(&mut self) -> Result<(), JobError> {
+        let host = self.host(Duration::ZERO);
+        let report = self.report(News::Deployed, host)?;
+        match self.reporter.deliver(&report) {
+            Some(Verdict::Continue) => {
+                self.record.told = true;
+                self.record.tried = None;
+                self.record.worker = None;
+                self.save()
+            }
+            Some(Verdict::Abandon) => {
+                log::event(Level::Warning, "deploy.abandoned", &[("vm", &self.record.id)]);
+                self.record.work = Work::Deploy;
+                self.give_up(Fault::Interrupted { stage: None }, true)
+            }
+            None => self.later(),
+        }
+    }
+
+    /// Undoes a deploy and says why, unless the server does not want to know (`told`).
+    fn give_up(&mut self, fault: Fault, told: bool) -> Result<(), JobError> {
+        log::event(
+            Level::Warning,
+            "deploy.failed",
+            &[("vm", &self.record.id), ("machine", &self.record.machine), ("why", &fault)],
+        );
+        self.record.failed = Some(fault.clone());
+        self.record.told |= told;
+        self.save()?;
+        let undone = self.helper.undo(self.record.id, &self.record.machine);
+        if let Err(left) = &undone {
+            log::event(Level::Error, "undo.failed", &[("vm", &self.record.id), ("why", left)]);
+        }
+        if !self.record.told {
+            let host = self.host(Duration::ZERO);
+            let report = self.report(News::DeployFailed { fault }, host)?;
+            self.record.told = self.reporter.deliver(&report).is_some();
+        }
+        if undone.is_ok() && self.record.told { self.forget() } else { self.later() }
+    }
+
+    // ----- terminate -----
+
+    fn terminate(&mut self) -> Result<(), JobError> {
+        let (id, machine) = (self.record.id, self.record.machine.clone());
+        log::event(Level::Info, "terminate.begun", &[("vm", &id), ("machine", &machine)]);
+        let news = match self.helper.undo(id, &machine) {
+            Ok(()) => {
+                // Of no consequence for what the machine took; the log has it.
+                if let Err(fault) = self.helper.forget_console(&machine) {
+                    log::event(Level::Warning, "console.kept", &[("vm", &id), ("why", &fault)]);
+                }
+                News::Terminated
+            }
+            Err(fault) => News::TerminateFailed { fault },
+        };
+        let gone = news == News::Terminated;
+        match &news {
+            News::TerminateFailed { fault } => {
+                log::event(Level::Error, "terminate.failed", &[("vm", &id), ("why", fault)]);
+            }
+            _ => log::event(Level::Info, "terminate.done", &[("vm", &id), ("machine", &machine)]),
+        }
+        let host = self.host(Duration::ZERO);
+        let report = self.report(news, host)?;
+        let told = self.reporter.deliver(&report).is_some();
+        if gone && told { self.forget() } else { self.later() }
+    }
+
+    // ----- what is left over -----
+
+    fn recover(&mut self) -> Result<(), JobError> {
+        log::event(
+            Level::Warning,
+            "recover.begun",
+            &[
+                ("vm", &self.record.id),
+                ("machine", &self.record.machine),
+                ("stage", &self.record.stage.map_or("none", DeployStage::as_str)),
+            ],
+        );
+        match self.record.work {
+            Work::Deploy => {
+                let stage = self.record.stage;
+                let fault = self.record.failed.clone().unwrap_or(Fault::Interrupted { stage });
+                self.give_up(fault, false)
+            }
+            Work::Terminate => self.terminate(),
+            Work::None => self.tell_deployed(),
+        }
+    }
+
+    /// Leaves the rest to a later sweep.
+    fn later(&mut self) -> Result<(), JobError> {
+        self.record.tried = Some(clock::now());
+        self.record.worker = None;
+        self.save()
+    }
+
+    /// Removes the record: nothing of the machine is left, and the server knows.
+    fn forget(&mut self) -> Result<(), JobError> {
+        self.taken.remove()
+    }
+}
+
+/// Reports how much of the image has been unpacked, until `ended` is closed.
+fn report_progress(
+    worker: &Mutex<&mut Worker<'_>>,
+    percent: &AtomicU8,
+    abandoned: &AtomicBool,
+    ended: &std::sync::mpsc::Receiver<()>,
+) {
+    let mut last = 0;
+    while ended.recv_timeout(PROGRESS) == Err(RecvTimeoutError::Timeout) {
+        let now = percent.load(Ordering::Relaxed);
+        if now == last {
+            continue;
+        }
+        last = now;
+        let Ok(mut worker) = worker.lock() else { return };
+        let news = News::Progress { stage: DeployStage::Unpack, percent: Percent::try_from(now).ok() };
+        let Ok(report) = worker.report(news, None) else { continue };
+        match worker.reporter.send(&report) {
+            Ok(Verdict::Abandon) => {
+                abandoned.store(true, Ordering::Relaxed);
+                return;
+            }
+            Ok(Verdict::Continue) => {}
+            Err(error) => {
+                log::event(Level::Warning, "report.lost", &[("vm", &report.id), ("error", &error)]);
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Who gets at which machine.
+
+use crate::cgi::policy::{self, Endpoint};
+use crate::cgi::reply::Refusal;
+use crate::cgi::serve::UserCall;
+use crate::model::names::{UserName, VmId};
+
+use super::registry::event::Actor;
+use super::registry::user::Owner;
+use super::registry::vm::Vm;
+use super::registry::{Reader, Registry};
+
+/// Opens the registry for a page that only reads.
+///
+/// # Errors
+/// A [`Refusal`] as for any `RegistryError`.
+pub fn registry_to_read(call: &UserCall<'_>) -> Result<Registry, Refusal> {
+    Ok(Registry::open_to_read(&call.config.general.registry_file)?)
+}
+
+/// Opens the registry for a page that changes something.
+///
+/// # Errors
+/// A [`Refusal`] as for any `RegistryError`.
+pub fn registry(call: &UserCall<'_>) -> Result<Registry, Refusal> {
+    Ok(Registry::open(&call.config.general.registry_file)?)
+}
+
+/// The caller, as history and log name them.
+pub fn actor(call: &UserCall<'_>) -> Actor {
+    Actor { who: call.user.to_string(), from: call.request.from() }
+}
+
+/// The refusal of somebody whose canonical name is another person's.
+pub fn somebody_else(user: &UserName) -> Refusal {
+    Refusal::forbidden(format!(
+        "Your user name {user:?} is written here as {:?}, and that already is another person's name. \
+         Tell an administrator.",
+        user.canonical(),
+        user = user.as_str()
+    ))
+}
+
+/// The owner that the caller is.
+///
+/// # Errors
+/// 403 for a caller whose canonical name is another person's: they would see that person's machines.
+pub fn caller(call: &UserCall<'_>, reader: Reader<'_>) -> Result<Owner, Refusal> {
+    if reader.is_somebody_else(&call.user)? {
+        return Err(somebody_else(&call.user));
+    }
+    Ok(Owner::of(&call.user))
+}
+
+/// Lets a machine through if the caller may do with it what `endpoint` does.
+///
+/// # Errors
+/// 403 with a sentence.
+pub fn permit(call: &UserCall<'_>, endpoint: &Endpoint, caller: &Owner, vm: Vm) -> Result<Vm, Refusal> {
+    if policy::permits(endpoint, caller.as_str(), call.administrator, vm.owner.as_str()) {
+        Ok(vm)
+    } else {
+        Err(Refusal::forbidden(
+            "This machine belongs to somebody else. Only its owner or an administrator can do this.",
+        )
+        .logged(format!("machine {} of {}", vm.id, vm.owner.as_str())))
+    }
+}
+
+/// The machine with an id, if the caller may do with it what `endpoint` does.
+///
+/// # Errors
+/// 404 if there never was one, 403 if it is not the caller's, and what `RegistryError` becomes.
+pub fn machine(
+    call: &UserCall<'_>,
+    endpoint: &Endpoint,
+    reader: Reader<'_>,
+    id: VmId,
+) -> Result<Vm, Refusal> {
+    let owner = caller(call, reader)?;
+    let vm = reader.vm(id)?.ok_or_else(|| Refusal::not_found("There is no machine with this id."))?;
+    permit(call, endpoint, &owner, vm)
+}

@@ -1,0 +1,76 @@
+//! `user/console`: the end of a machine's console output, fetched from its host.
+
+use serde::Serialize;
+
+use crate::cgi::reply::{Refusal, Reply};
+use crate::cgi::request::Format;
+use crate::cgi::serve::{UserCall, View};
+use crate::config::{self, Common};
+use crate::model::names::MachineName;
+use crate::model::wire::ConsoleTail;
+
+use super::access;
+use super::nodes::Nodes;
+use super::registry::vm::{OnNode, Vm};
+use super::view::MachineView;
+
+/// The page.
+#[derive(Debug, Serialize)]
+struct ConsoleView {
+    machine: MachineView,
+    /// The output; empty if there is none.
+    text: String,
+    /// Whether there was more before it.
+    truncated: bool,
+    /// Why there is none.
+    fault: Option<String>,
+}
+
+impl View for ConsoleView {
+    const TEMPLATE: &'static str = "console.html";
+
+    /// The output as it is, or the sentence that says why there is none.
+    fn text(&self) -> String {
+        match &self.fault {
+            Some(fault) => format!("{fault}\n"),
+            None => self.text.clone(),
+        }
+    }
+}
+
+/// Answers `user/console`. Field: `id`.
+///
+/// # Errors
+/// 400, 403 for others' machines, 404, 503. When the host gives no output, people get a page (200) that
+/// says why and programs get 502, or 409 if the machine is at no host.
+pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
+    let fields = &call.request.fields;
+    fields.only(&["id", "format"])?;
+    let id = fields.required("id")?;
+    let common = Common::load(&config::directory())?;
+    let vm =
+        access::registry_to_read(call)?.read(|reader| access::machine(call, call.endpoint, reader, id))?;
+    // The registry is closed by now: the host may take its time.
+    let (status, tail) = fetch(call, &vm)?;
+    let (tail, fault) = match tail {
+        Ok(tail) => (tail, None),
+        Err(sentence) => (ConsoleTail { text: String::new(), truncated: false }, Some(sentence)),
+    };
+    let status = if call.request.format == Format::Html { 200 } else { status };
+    let machine = MachineView::new(&vm, &common, call.administrator);
+    call.reply(status, &ConsoleView { machine, text: tail.text, truncated: tail.truncated, fault })
+}
+
+/// The output, or the sentence that says why there is none, with the status for programs.
+fn fetch(call: &UserCall<'_>, vm: &Vm) -> Result<(u16, Result<ConsoleTail, String>), Refusal> {
+    if !vm.state.is_live() || vm.on_node == OnNode::No {
+        let sentence = "This machine is on no host, so it has no console.".to_owned();
+        return Ok((409, Err(sentence)));
+    }
+    // Checked when the machine was entered.
+    let name = MachineName::new(vm.owner.user_name(), &vm.virtual_host).map_err(Refusal::internal)?;
+    Ok(match Nodes::new(&call.config, &call.request.id)?.console(&vm.physical_host, &name) {
+        Ok(tail) => (200, Ok(tail)),
+        Err(trouble) => (502, Err(trouble.fault.to_string())),
+    })
+}

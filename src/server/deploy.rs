@@ -1,0 +1,716 @@
+//! `user/deploy`: the form, and having a machine made.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+use crate::cgi::policy;
+use crate::cgi::reply::{Refusal, Reply};
+use crate::cgi::request::{Fields, Format};
+use crate::cgi::serve::{UserCall, View};
+use crate::config::{self, Common, Leases};
+use crate::model::fault::Fault;
+use crate::model::lease::Lease;
+use crate::model::names::{
+    ImageTag, Label, MachineName, NameFault, PhysicalHost, UserName, VirtualHost, VmId,
+};
+use crate::model::size::{GiB, MiB};
+use crate::model::state::Event;
+use crate::model::wire::{Accepted, DeployOrder};
+use crate::system::clock;
+use crate::system::log::{self, Level};
+
+use super::access;
+use super::nodes::{Nodes, Trouble};
+use super::placement::{Load, first_free, least_loaded};
+use super::registry::event::Actor;
+use super::registry::user::{Owner, Registered};
+use super::registry::vm::{NewVm, Order, Vm};
+use super::registry::{Registry, RegistryError, Writer};
+use super::view::{loads, one_line, ordered};
+
+/// What the form proposes for the memory, in MiB, and for the partition, in GiB.
+const PROPOSED_MEMORY: &str = "256";
+const PROPOSED_PARTITION: &str = "2";
+
+/// What leaves a choice to vGrid, besides an empty field.
+const AUTO: &str = "auto";
+
+/// The fields of the form.
+const FIELDS: [&str; 7] =
+    ["vmImage", "vmMemory", "vmPartition", "physicalHost", "vmHostname", "vmName", "expiryTime"];
+
+/// The form.
+#[derive(Debug, Serialize)]
+struct DeployView {
+    images: Vec<ImageView>,
+    hosts: Vec<HostChoice>,
+    names: Vec<NameChoice>,
+    /// What the form is filled in with: each of [`FIELDS`].
+    values: BTreeMap<&'static str, String>,
+    /// What is wrong with single fields.
+    faults: BTreeMap<&'static str, String>,
+    /// What is wrong with the whole.
+    message: Option<String>,
+    maximum_lease: String,
+    default_lease: String,
+}
+
+/// An image to choose.
+#[derive(Debug, Serialize)]
+struct ImageView {
+    tag: String,
+    description: String,
+}
+
+/// A host to choose.
+#[derive(Debug, Serialize)]
+struct HostChoice {
+    name: String,
+    machines: u32,
+    maximum: u32,
+    full: bool,
+}
+
+/// A name to choose.
+#[derive(Debug, Serialize)]
+struct NameChoice {
+    name: String,
+    taken: bool,
+}
+
+impl View for DeployView {
+    const TEMPLATE: &'static str = "deploy.html";
+
+    /// What there is to choose from, one line each, tab-separated: `image`, tag, description; `host`, name,
+    /// machines, maximum; `name`, name, `free` or `taken`; `lease`, default, maximum.
+    fn text(&self) -> String {
+        let images = self.images.iter().map(|i| format!("image\t{}\t{}\n", i.tag, one_line(&i.description)));
+        let hosts = self.hosts.iter().map(|h| format!("host\t{}\t{}\t{}\n", h.name, h.machines, h.maximum));
+        let names = self.names.iter().map(|n| {
+            let status = if n.taken { "taken" } else { "free" };
+            format!("name\t{}\t{status}\n", n.name)
+        });
+        let lease = format!("lease\t{}\t{}\n", self.default_lease, self.maximum_lease);
+        images.chain(hosts).chain(names).chain([lease]).collect()
+    }
+}
+
+/// Why a request for a machine was not taken on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Declined {
+    /// 400 for a request that can never be carried out, 409 for one that can't be now.
+    status: u16,
+    /// What is wrong with single fields.
+    faults: BTreeMap<&'static str, String>,
+}
+
+/// Why [`take_on`] did not.
+#[derive(Debug)]
+enum NotTaken {
+    Registry(RegistryError),
+    Declined(Declined),
+    /// The user's canonical name is another person's.
+    SomebodyElse,
+}
+
+impl From<RegistryError> for NotTaken {
+    fn from(error: RegistryError) -> Self {
+        Self::Registry(error)
+    }
+}
+
+impl Declined {
+    fn one(status: u16, field: &'static str, sentence: impl Into<String>) -> Self {
+        Self { status, faults: BTreeMap::from([(field, sentence.into())]) }
+    }
+
+    fn sentence(&self) -> String {
+        match self.faults.values().next() {
+            Some(only) if self.status == 409 && self.faults.len() == 1 => only.clone(),
+            _ => "The machine was not deployed: some fields are not right.".to_owned(),
+        }
+    }
+}
+
+/// What somebody wants, each field checked by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wish {
+    image: ImageTag,
+    memory: MiB,
+    disk: GiB,
+    /// `None` leaves it to vGrid.
+    host: Option<PhysicalHost>,
+    /// `None` leaves it to vGrid.
+    name: Option<VirtualHost>,
+    label: Label,
+    lease: Lease,
+}
+
+/// Answers `user/deploy`.
+///
+/// Fields: `vmImage`, `vmMemory` (MiB), `vmPartition` (GiB); `physicalHost` and `vmHostname` (empty or
+/// `auto`: vGrid chooses); `vmName` (a label); `expiryTime` (such as `7d`; empty: the default lease);
+/// `like` (the id of a machine to fill the form in from); `token`, `format`.
+///
+/// Accepted: 303 to the machine's page for people, 202 and its data for programs (as text its line, which
+/// begins with id and state). If its host fails the machine is `failed` with the reason: 502 for programs.
+///
+/// # Errors
+/// 400 and 409 with what is wrong with which field (as HTML the form, filled in), 403, 503.
+pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
+    let fields = &call.request.fields;
+    let known: Vec<&str> = FIELDS.into_iter().chain(["token", "format", "like"]).collect();
+    fields.only(&known)?;
+    let common = Common::load(&config::directory())?;
+    if !call.acts {
+        return form(call, &common, 200, BTreeMap::new(), None);
+    }
+    let wish = match read_wish(fields, &common, call.config.leases) {
+        Ok(wish) => wish,
+        Err(declined) => return decline(call, &common, declined),
+    };
+    // Read before anything is recorded: without it no node can be called.
+    let nodes = Nodes::new(&call.config, &call.request.id)?;
+    let mut registry = access::registry(call)?;
+    let actor = access::actor(call);
+    let vm = match take_on(&mut registry, &common, &call.user, wish, &actor) {
+        Ok(vm) => vm,
+        Err(NotTaken::Registry(error)) => return Err(error.into()),
+        Err(NotTaken::SomebodyElse) => return Err(access::somebody_else(&call.user)),
+        Err(NotTaken::Declined(declined)) => return decline(call, &common, declined),
+    };
+    report(Level::Info, "deploy", &vm, &actor, "ordered");
+    let order = DeployOrder {
+        id: vm.id,
+        user: vm.owner.user_name().clone(),
+        physical_host: vm.physical_host.clone(),
+        virtual_host: vm.virtual_host.clone(),
+        image: vm.image.clone(),
+        memory: vm.memory,
+        disk: vm.disk,
+    };
+    match nodes.deploy(&order) {
+        Ok(accepted) => {
+            let vm = accept(&mut registry, vm, &accepted)?;
+            ordered(call, &common, &vm, None)
+        }
+        Err(trouble) => {
+            report(Level::Warning, "deploy-failed", &vm, &actor, &trouble.fault.to_string());
+            let vm = give_up(&mut registry, vm, &trouble, &actor)?;
+            match room_field(&trouble.fault) {
+                Some(field) => decline(call, &common, Declined::one(409, field, trouble.fault.to_string())),
+                None => ordered(call, &common, &vm, Some(&trouble.fault)),
+            }
+        }
+    }
+}
+
+/// Reads the fields, all of them, so that all faults are told at once.
+fn read_wish(fields: &Fields, common: &Common, leases: Leases) -> Result<Wish, Declined> {
+    let mut faults = BTreeMap::new();
+    let wish = {
+        let mut reading = Reading { fields, faults: &mut faults };
+        // Each is read before the first fault ends the reading.
+        let image = reading.required("vmImage", "Choose an image.").and_then(|tag: ImageTag| {
+            let sentence = || format!("There is no image {tag}.");
+            reading.check(common.has_image(&tag), "vmImage", sentence).map(|()| tag)
+        });
+        let memory = reading.required("vmMemory", "Say how much memory it gets, in MiB.");
+        let disk = reading.required("vmPartition", "Say how large its partition is, in GiB.");
+        let host = reading.choice("physicalHost").and_then(|host: Option<PhysicalHost>| {
+            let Some(host) = host else { return Ok(None) };
+            let maximum = common.maximum(&host);
+            let sentence = || match maximum {
+                None => format!("There is no host {host}."),
+                Some(_) => format!("The host {host} takes no machines at present. Choose another."),
+            };
+            reading.check(maximum.is_some_and(|n| n > 0), "physicalHost", sentence).map(|()| Some(host))
+        });
+        let name = reading.choice("vmHostname").and_then(|name: Option<VirtualHost>| {
+            let Some(name) = name else { return Ok(None) };
+            let sentence = || format!("There is no name {name} in the pool.");
+            reading.check(common.extra(&name).is_some(), "vmHostname", sentence).map(|()| Some(name))
+        });
+        let label = reading.optional("vmName");
+        let lease = reading.optional("expiryTime").and_then(|lease: Option<Lease>| {
+            let lease = lease.unwrap_or(leases.default);
+            let sentence = || format!("At most {} can be asked for.", leases.maximum);
+            reading.check(lease <= leases.maximum, "expiryTime", sentence).map(|()| lease)
+        });
+        (|| {
+            Ok::<_, Wrong>(Wish {
+                image: image?,
+                memory: memory?,
+                disk: disk?,
+                host: host?,
+                name: name?,
+                label: label?.unwrap_or_default(),
+                lease: lease?,
+            })
+        })()
+    };
+    wish.map_err(|Wrong| Declined { status: 400, faults })
+}
+
+/// A field has a fault, which is among the collected ones.
+struct Wrong;
+
+/// Reads fields and collects what is wrong with them.
+struct Reading<'a> {
+    fields: &'a Fields,
+    faults: &'a mut BTreeMap<&'static str, String>,
+}
+
+impl Reading<'_> {
+    fn required<T: FromStr<Err: Display>>(&mut self, field: &'static str, missing: &str) -> Result<T, Wrong> {
+        self.optional(field)?.ok_or_else(|| {
+            self.faults.insert(field, missing.to_owned());
+            Wrong
+        })
+    }
+
+    fn optional<T: FromStr<Err: Display>>(&mut self, field: &'static str) -> Result<Option<T>, Wrong> {
+        let text = self.fields.get(field).map(str::trim).filter(|text| !text.is_empty());
+        text.map(str::parse).transpose().map_err(|fault| {
+            self.faults.insert(field, sentence(&fault));
+            Wrong
+        })
+    }
+
+    fn choice<T: FromStr<Err: Display>>(&mut self, field: &'static str) -> Result<Option<T>, Wrong> {
+        if self.fields.get(field).is_some_and(|text| text.trim() == AUTO) {
+            return Ok(None);
+        }
+        self.optional(field)
+    }
+
+    fn check(
+        &mut self,
+        holds: bool,
+        field: &'static str,
+        fault: impl FnOnce() -> String,
+    ) -> Result<(), Wrong> {
+        if holds {
+            return Ok(());
+        }
+        self.faults.insert(field, fault());
+        Err(Wrong)
+    }
+}
+
+/// A fault of a type's own parser as a sentence.
+fn sentence(fault: &impl Display) -> String {
+    let text = fault.to_string();
+    let mut letters = text.chars();
+    let first = letters.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", letters.as_str())
+}
+
+/// Finds a host and a name and enters the machine, all under one write lock: of many who want the last
+/// slot or the same name, one gets it.
+fn take_on(
+    registry: &mut Registry,
+    common: &Common,
+    user: &UserName,
+    wish: Wish,
+    actor: &Actor,
+) -> Result<Vm, NotTaken> {
+    registry.write(|writer| {
+        let now = clock::now();
+        let owner = match writer.register(user, now)? {
+            Registered::Known(owner) => owner,
+            Registered::Taken => return Err(NotTaken::SomebodyElse),
+        };
+        let physical_host = place(&loads(**writer, common)?, wish.host.as_ref())?;
+        let virtual_host = name(writer, common, &owner, wish.name)?;
+        let new = NewVm {
+            owner,
+            virtual_host,
+            physical_host,
+            image: wish.image,
+            memory: wish.memory,
+            disk: wish.disk,
+            label: wish.label,
+            lease: wish.lease,
+        };
+        let vm = writer.enter(new, now)?;
+        let detail = format!("{} on {}", vm.virtual_host, vm.physical_host);
+        writer.record(vm.id, now, actor, "deploy ordered", &detail)?;
+        Ok(vm)
+    })
+}
+
+/// The host that was asked for, or the one with the lowest share, if it is not full.
+fn place(loads: &[Load], wanted: Option<&PhysicalHost>) -> Result<PhysicalHost, NotTaken> {
+    let full = |sentence: String| NotTaken::Declined(Declined::one(409, "physicalHost", sentence));
+    let Some(wanted) = wanted else {
+        return least_loaded(loads)
+            .map(|load| load.host.clone())
+            .ok_or_else(|| full("All hosts are full. Terminate a machine, or try again later.".to_owned()));
+    };
+    let load = loads.iter().find(|load| load.host == *wanted);
+    match load {
+        Some(load) if !load.is_full() => Ok(wanted.clone()),
+        _ => {
+            let count = load.map_or(0, |load| load.maximum);
+            Err(full(format!(
+                "The host {wanted} is full: it has all of its {count} machines. Choose another host, or \
+                 terminate a machine."
+            )))
+        }
+    }
+}
+
+/// The name that was asked for, or the first free one, if with it the machine can have a name of its own.
+fn name(
+    writer: &Writer<'_>,
+    common: &Common,
+    owner: &Owner,
+    wanted: Option<VirtualHost>,
+) -> Result<VirtualHost, NotTaken> {
+    let declined =
+        |status, sentence: String| NotTaken::Declined(Declined::one(status, "vmHostname", sentence));
+    let fits = |host: &VirtualHost| MachineName::new(owner.user_name(), host);
+    if let Some(wanted) = wanted {
+        if writer.vm_named(&wanted)?.is_some() {
+            return Err(declined(
+                409,
+                format!("The name {wanted} is taken. Choose another, or leave the choice to vGrid."),
+            ));
+        }
+        return match fits(&wanted) {
+            Ok(_) => Ok(wanted),
+            Err(fault) => Err(declined(400, misfit(&fault))),
+        };
+    }
+    let taken = writer.names_taken()?;
+    let pool = || common.virtual_hosts.iter().map(|(name, _)| name);
+    if let Some(free) = first_free(pool(), &taken, |host| fits(host).is_ok()) {
+        return Ok(free.clone());
+    }
+    Err(match first_free(pool(), &taken, |_| true).map(fits) {
+        Some(Err(fault)) => declined(400, misfit(&fault)),
+        _ => declined(409, "All names are taken. Terminate a machine, or try again later.".to_owned()),
+    })
+}
+
+fn misfit(fault: &NameFault) -> String {
+    format!(
+        "With your user name this would make a machine whose name {fault}. Choose a shorter or another name."
+    )
+}
+
+/// Keeps what the host said with its consent.
+fn accept(registry: &mut Registry, vm: Vm, accepted: &Accepted) -> Result<Vm, RegistryError> {
+    registry.write(|writer| {
+        writer.keep_facts(&vm.physical_host, &accepted.host, clock::now())?;
+        // Its worker may have reported before it answered.
+        Ok(writer.vm(vm.id)?.unwrap_or(vm))
+    })
+}
+
+/// The field to change when a host has no room for a machine; `None` for any other fault. Then the
+/// request is refused, as if the registry had known it, and slot and name are free again.
+fn room_field(fault: &Fault) -> Option<&'static str> {
+    match fault {
+        Fault::NotEnoughMemory { .. } => Some("vmMemory"),
+        Fault::NotEnoughSpace { .. } => Some("vmPartition"),
+        _ => None,
+    }
+}
+
+/// Records that the host did not accept: the machine is `failed`, or gone if there was no room for it,
+/// unless it has moved on meanwhile.
+fn give_up(registry: &mut Registry, vm: Vm, trouble: &Trouble, actor: &Actor) -> Result<Vm, RegistryError> {
+    let (event, what) = match room_field(&trouble.fault) {
+        Some(_) => (Event::Forget, "deploy refused"),
+        None => (Event::Failed, "deploy failed"),
+    };
+    registry.write(|writer| {
+        let now = clock::now();
+        let present = writer.vm(vm.id)?.unwrap_or(vm);
+        let changed = match present.order {
+            // Terminated meanwhile: that order counts.
+            Order::Terminate => None,
+            Order::Deploy => writer.advance(&present, event, now, |vm| {
+                vm.fault = Some(trouble.fault.clone());
+                vm.on_node = trouble.taken;
+            })?,
+        };
+        writer.record(present.id, now, actor, what, &trouble.fault.to_string())?;
+        Ok(changed.unwrap_or(present))
+    })
+}
+
+/// Answers a request that was not taken on: for people the form as they filled it in, with the faults
+/// beside the fields; for programs the faults.
+fn decline(call: &UserCall<'_>, common: &Common, declined: Declined) -> Result<Reply, Refusal> {
+    let message = declined.sentence();
+    if call.request.format != Format::Html {
+        let mut refusal = Refusal::new(declined.status, message);
+        refusal.fields = declined.faults;
+        return Err(refusal);
+    }
+    let why = declined.faults.iter().map(|(field, fault)| format!("{field}: {fault}"));
+    log::event(
+        Level::Warning,
+        "refused",
+        &[
+            ("status", &declined.status),
+            ("user", &call.user),
+            ("from", &call.request.from()),
+            ("why", &why.collect::<Vec<_>>().join(" ")),
+        ],
+    );
+    form(call, common, declined.status, declined.faults, Some(message))
+}
+
+/// The form, filled in with what the caller gave, else with the machine that `like` names, else with
+/// what is usual.
+fn form(
+    call: &UserCall<'_>,
+    common: &Common,
+    status: u16,
+    faults: BTreeMap<&'static str, String>,
+    message: Option<String>,
+) -> Result<Reply, Refusal> {
+    let fields = &call.request.fields;
+    let view = access::registry_to_read(call)?.read(|reader| {
+        let caller = access::caller(call, reader)?;
+        let taken = reader.names_taken()?;
+        let mut values = usual(common, call.config.leases);
+        if fields.get("like").is_some_and(|like| !like.is_empty()) {
+            let id: VmId = fields.required("like")?;
+            let vm = reader.vm(id)?.ok_or_else(|| Refusal::not_found("There is no machine with this id."))?;
+            // This endpoint is for all; what a machine is like, only its owner may see.
+            let vm = access::permit(call, &policy::USER_SHOW, &caller, vm)?;
+            values.extend(values_of(&vm, !taken.contains(&vm.virtual_host)));
+        }
+        for field in FIELDS {
+            if let Some(given) = fields.get(field) {
+                values.insert(field, given.to_owned());
+            }
+        }
+        let images = common
+            .images
+            .iter()
+            .map(|(tag, description)| ImageView { tag: tag.to_string(), description: description.clone() });
+        let hosts = loads(reader, common)?.into_iter().map(|load| HostChoice {
+            full: load.is_full(),
+            name: load.host.to_string(),
+            machines: load.machines,
+            maximum: load.maximum,
+        });
+        let names = common
+            .virtual_hosts
+            .iter()
+            .map(|(name, _)| NameChoice { name: name.to_string(), taken: taken.contains(name) });
+        Ok::<_, Refusal>(DeployView {
+            images: images.collect(),
+            hosts: hosts.collect(),
+            names: names.collect(),
+            values,
+            faults,
+            message,
+            maximum_lease: call.config.leases.maximum.to_string(),
+            default_lease: call.config.leases.default.to_string(),
+        })
+    })?;
+    call.reply(status, &view)
+}
+
+/// What an untouched form holds.
+fn usual(common: &Common, leases: Leases) -> BTreeMap<&'static str, String> {
+    let image = common.images.first().map(|(tag, _)| tag.to_string()).unwrap_or_default();
+    BTreeMap::from([
+        ("vmImage", image),
+        ("vmMemory", PROPOSED_MEMORY.to_owned()),
+        ("vmPartition", PROPOSED_PARTITION.to_owned()),
+        ("physicalHost", String::new()),
+        ("vmHostname", String::new()),
+        ("vmName", String::new()),
+        ("expiryTime", leases.default.to_string()),
+    ])
+}
+
+/// What a form for another machine like `vm` holds.
+fn values_of(vm: &Vm, name_is_free: bool) -> BTreeMap<&'static str, String> {
+    BTreeMap::from([
+        ("vmImage", vm.image.to_string()),
+        ("vmMemory", vm.memory.get().to_string()),
+        ("vmPartition", vm.disk.get().to_string()),
+        ("physicalHost", vm.physical_host.to_string()),
+        ("vmHostname", if name_is_free { vm.virtual_host.to_string() } else { String::new() }),
+        ("vmName", vm.label.to_string()),
+        ("expiryTime", vm.lease.to_string()),
+    ])
+}
+
+fn report(level: Level, what: &str, vm: &Vm, actor: &Actor, detail: &str) {
+    log::event(
+        level,
+        what,
+        &[
+            ("user", &actor.who),
+            ("from", &actor.from),
+            ("machine", &vm.id),
+            ("name", &vm.virtual_host),
+            ("host", &vm.physical_host),
+            ("image", &vm.image),
+            ("memory", &vm.memory),
+            ("disk", &vm.disk),
+            ("detail", &detail),
+        ],
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::size::Amount;
+    use crate::model::state::State;
+    use crate::server::registry::vm::{OnNode, Scope};
+
+    fn common(hosts: &[(&str, u32)], names: u32) -> Common {
+        Common {
+            images: vec![("tiny".parse().unwrap(), "A tiny Linux".to_owned())],
+            physical_hosts: hosts.iter().map(|(name, max)| (name.parse().unwrap(), *max)).collect(),
+            virtual_hosts: (0..names).map(|n| (format!("vm{n}").parse().unwrap(), String::new())).collect(),
+            digest: String::new(),
+        }
+    }
+
+    fn wish() -> Wish {
+        Wish {
+            image: "tiny".parse().unwrap(),
+            memory: MiB::new(128).unwrap(),
+            disk: GiB::new(1).unwrap(),
+            host: None,
+            name: None,
+            label: Label::default(),
+            lease: "1d".parse().unwrap(),
+        }
+    }
+
+    fn actor() -> Actor {
+        Actor { who: "alice".to_owned(), from: "192.0.2.1".to_owned() }
+    }
+
+    fn alice() -> UserName {
+        "alice".parse().unwrap()
+    }
+
+    /// How many of `attempts` at once are taken on; all others must be declined with 409.
+    fn race(attempts: usize, common: &Common, wish: &Wish) -> usize {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("registry.sqlite");
+        let start = std::sync::Barrier::new(attempts);
+        let taken = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..attempts)
+                .map(|n| {
+                    let (file, start) = (&file, &start);
+                    scope.spawn(move || {
+                        let user: UserName = format!("user{n}").parse().unwrap();
+                        start.wait();
+                        let mut registry = Registry::open(file).unwrap();
+                        match take_on(&mut registry, common, &user, wish.clone(), &actor()) {
+                            Ok(_) => 1,
+                            Err(NotTaken::Declined(declined)) => {
+                                assert_eq!(declined.status, 409, "{declined:?}");
+                                0
+                            }
+                            Err(other) => panic!("{other:?}"),
+                        }
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        let live = Registry::open(&file).unwrap().read(|reader| reader.count(Scope::All)).unwrap();
+        assert_eq!(live as usize, taken, "the registry agrees");
+        taken
+    }
+
+    #[test]
+    fn of_a_hundred_who_want_the_last_slot_one_gets_it() {
+        assert_eq!(race(100, &common(&[("node1", 1)], 200), &wish()), 1);
+    }
+
+    #[test]
+    fn of_a_hundred_who_want_a_name_one_gets_it() {
+        let wish = Wish { name: Some("vm7".parse().unwrap()), ..wish() };
+        assert_eq!(race(100, &common(&[("node1", 1000)], 200), &wish), 1);
+    }
+
+    #[test]
+    fn names_and_hosts_are_given_out_once_each() {
+        assert_eq!(race(30, &common(&[("node1", 7), ("node2", 4), ("node3", 0)], 200), &wish()), 11);
+        assert_eq!(race(20, &common(&[("node1", 100)], 3), &wish()), 3);
+    }
+
+    fn declined(result: Result<Vm, NotTaken>) -> Declined {
+        match result {
+            Err(NotTaken::Declined(declined)) => declined,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_full_or_taken_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let common = common(&[("node1", 1), ("node2", 1)], 3);
+        let mut ask = |host: Option<&str>, name: Option<&str>| {
+            let wish = Wish {
+                host: host.map(|host| host.parse().unwrap()),
+                name: name.map(|name| name.parse().unwrap()),
+                ..wish()
+            };
+            take_on(&mut registry, &common, &alice(), wish, &actor())
+        };
+        let first = ask(None, None).unwrap();
+        assert_eq!((first.physical_host.as_str(), first.virtual_host.as_str()), ("node1", "vm0"));
+        let full = declined(ask(Some("node1"), None));
+        assert!(full.status == 409 && full.faults["physicalHost"].contains("node1 is full"), "{full:?}");
+        let taken = declined(ask(None, Some("vm0")));
+        assert!(taken.status == 409 && taken.faults["vmHostname"].contains("vm0 is taken"), "{taken:?}");
+        assert_eq!(ask(None, Some("vm2")).unwrap().physical_host.as_str(), "node2");
+        let full = declined(ask(None, None));
+        assert_eq!(full.sentence(), "All hosts are full. Terminate a machine, or try again later.");
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_with_the_user_is_no_conflict() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let user: UserName = "ü".repeat(20).parse().unwrap();
+        for name in [None, Some("vm0".parse().unwrap())] {
+            let wish = Wish { name, ..wish() };
+            let refused =
+                declined(take_on(&mut registry, &common(&[("node1", 1)], 1), &user, wish, &actor()));
+            assert_eq!(refused.status, 400, "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_without_room_refuses_and_a_broken_one_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let common = common(&[("node1", 9)], 9);
+        let room = Fault::NotEnoughMemory { needed: Amount::from_mib(2), free: Amount::from_mib(1) };
+        let silent = Fault::HostSilent { host: "node1".parse().unwrap(), seconds: 7 };
+        for (fault, taken, state) in
+            [(room, OnNode::No, State::NotDeployed), (silent, OnNode::Maybe, State::Failed)]
+        {
+            let vm = take_on(&mut registry, &common, &alice(), wish(), &actor()).unwrap();
+            let id = vm.id;
+            let trouble = Trouble { fault: fault.clone(), taken };
+            give_up(&mut registry, vm, &trouble, &actor()).unwrap();
+            let vm = registry.read(|reader| reader.vm(id)).unwrap().unwrap();
+            assert_eq!((vm.state, vm.on_node, vm.fault), (state, taken, Some(fault)));
+        }
+    }
+}

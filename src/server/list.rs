@@ -1,0 +1,122 @@
+//! `user/list`: machines, and how full each host is.
+
+use serde::Serialize;
+
+use crate::cgi::reply::{Refusal, Reply};
+use crate::cgi::request::Format;
+use crate::cgi::serve::{UserCall, View};
+use crate::config::{self, Common};
+use crate::system::clock;
+
+use super::access;
+use super::registry::vm::Scope;
+use super::view::{HostView, MachineView, loads};
+
+/// How many machines a page shows.
+const PER_PAGE: u32 = 100;
+
+/// The page.
+#[derive(Debug, Serialize)]
+struct ListView {
+    machines: Vec<MachineView>,
+    hosts: Vec<HostView>,
+    /// `mine` or `all`.
+    scope: &'static str,
+    /// The machines on all pages.
+    total: u32,
+    /// The page, counted from one.
+    page: u32,
+    /// The number of pages, at least one.
+    pages: u32,
+    previous: Option<String>,
+    next: Option<String>,
+    /// Whether anything on the page changes by itself.
+    moving: bool,
+}
+
+impl View for ListView {
+    const TEMPLATE: &'static str = "list.html";
+
+    /// One line a machine (see [`MachineView::line`]); what else there is to know follows in lines that
+    /// begin with `#`: one a host (see [`HostView::line`]), and `# page`, its number, the number of pages,
+    /// the number of machines.
+    fn text(&self) -> String {
+        let machines = self.machines.iter().map(MachineView::line);
+        let hosts = self.hosts.iter().map(HostView::line);
+        let page = format!("# page\t{}\t{}\t{}\n", self.page, self.pages, self.total);
+        machines.chain(hosts).chain([page]).collect()
+    }
+}
+
+/// Answers `user/list`.
+///
+/// Fields: `scope` (`mine`, or for administrators `all`, which is their default), `page` (from 1; one
+/// beyond the last shows the last), `format`.
+///
+/// # Errors
+/// 400 for an unknown field or a page that is no number, 403 for `scope=all` by others, 503 when the
+/// registry is locked for too long.
+pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
+    let fields = &call.request.fields;
+    fields.only(&["scope", "page", "format"])?;
+    let all = match fields.get("scope") {
+        None | Some("") => call.administrator,
+        Some("mine") => false,
+        Some("all") if call.administrator => true,
+        Some("all") => return Err(Refusal::forbidden("Only administrators see the machines of all.")),
+        Some(_) => return Err(Refusal::bad_request("scope is mine or all.")),
+    };
+    let asked: u32 = match fields.get("page") {
+        None | Some("") => 1,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|page| *page >= 1)
+            .ok_or_else(|| Refusal::bad_request("page is a number, from 1."))?,
+    };
+    let common = Common::load(&config::directory())?;
+    let now = clock::now();
+    let view = access::registry_to_read(call)?.read(|reader| {
+        let owner = access::caller(call, reader)?;
+        let scope = if all { Scope::All } else { Scope::Of(&owner) };
+        let loads = loads(reader, &common)?;
+        let read = |page: u32| reader.live(scope, PER_PAGE, (page - 1).saturating_mul(PER_PAGE));
+        let mut machines = read(asked)?;
+        // Most people have so few that there is nothing to count.
+        let total = match u32::try_from(machines.len()) {
+            Ok(few) if asked == 1 && few < PER_PAGE => few,
+            _ => reader.count(scope)?,
+        };
+        let pages = total.div_ceil(PER_PAGE).max(1);
+        let page = asked.min(pages);
+        if page != asked {
+            machines = read(page)?;
+        }
+        let facts = reader.hosts()?;
+        let scope = if all { "all" } else { "mine" };
+        let format = match (fields.get("format"), call.request.format) {
+            (None | Some(""), _) | (_, Format::Html) => "",
+            (_, Format::Json) => "&format=json",
+            (_, Format::Text) => "&format=text",
+        };
+        let url = |page: u32| format!("list?scope={scope}&page={page}{format}");
+        Ok::<_, Refusal>(ListView {
+            hosts: loads
+                .iter()
+                .map(|load| {
+                    let facts = facts.iter().find(|host| host.name == load.host);
+                    HostView::new(load, facts, &common, now)
+                })
+                .collect(),
+            scope,
+            total,
+            page,
+            pages,
+            previous: (page > 1).then(|| url(page - 1)),
+            next: (page < pages).then(|| url(page + 1)),
+            moving: machines.iter().any(|vm| vm.state.is_transitional()),
+            machines: machines.iter().map(|vm| MachineView::new(vm, &common, call.administrator)).collect(),
+        })
+    })?;
+    call.reply(200, &view)
+}

@@ -1,0 +1,250 @@
+//! Calls to nodes. Never inside a transaction: a node may take seconds.
+
+use crate::config::{self, ConfigError};
+use crate::model::fault::{Fault, detail};
+use crate::model::names::{MachineName, PhysicalHost, RequestId, VmId};
+use crate::model::sign::Key;
+use crate::model::wire::{Accepted, ConsoleTail, DeployOrder, NodeRefusal, TerminateOrder};
+use crate::remote::{Answer, Client, RemoteError};
+
+use super::registry::vm::OnNode;
+
+/// Why a node did not do what it was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// What its user reads.
+    pub fault: Fault,
+    /// Whether the order may have been taken all the same.
+    pub taken: OnNode,
+}
+
+/// The nodes, for one request.
+#[derive(Debug)]
+pub struct Nodes<'a> {
+    config: &'a config::Server,
+    request: &'a RequestId,
+    key: Key,
+}
+
+impl<'a> Nodes<'a> {
+    /// Reads the key that server and nodes share. `request` is the id under which both log.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when there is no such key; nothing has been done then.
+    pub fn new(config: &'a config::Server, request: &'a RequestId) -> Result<Self, ConfigError> {
+        Ok(Self { config, request, key: config.key()? })
+    }
+
+    fn client(&self) -> Client<'_> {
+        Client::new(&self.key, self.request, self.config.node_timeout(), &self.config.general.ca_file)
+    }
+
+    /// Tells a node to make a machine.
+    ///
+    /// # Errors
+    /// [`Trouble`], when the node did not say that it has accepted.
+    pub fn deploy(&self, order: &DeployOrder) -> Result<Accepted, Trouble> {
+        let url = self.config.node_url(&order.physical_host, "deploy");
+        accepted(&order.physical_host, order.id, self.client().post(&url, order))
+    }
+
+    /// Tells a node to remove a machine.
+    ///
+    /// # Errors
+    /// [`Trouble`], when the node did not say that it has accepted.
+    pub fn terminate(&self, host: &PhysicalHost, order: &TerminateOrder) -> Result<Accepted, Trouble> {
+        let url = self.config.node_url(host, "terminate");
+        accepted(host, order.id, self.client().post(&url, order))
+    }
+
+    /// Fetches the end of a machine's console output.
+    ///
+    /// # Errors
+    /// [`Trouble`], when there was none to be had.
+    pub fn console(&self, host: &PhysicalHost, machine: &MachineName) -> Result<ConsoleTail, Trouble> {
+        // `+` is a blank in a query; all else in a machine's name stands for itself.
+        let query = machine.as_str().replace('+', "%2B");
+        let url = format!("{}?machine={query}", self.config.node_url(host, "console"));
+        let answer = self.client().get(&url).map_err(|error| unheard(host, error))?;
+        if answer.status == 200 {
+            answer.json().map_err(|error| unheard(host, error))
+        } else {
+            Err(refused(host, &answer))
+        }
+    }
+}
+
+fn accepted(host: &PhysicalHost, id: VmId, answer: Result<Answer, RemoteError>) -> Result<Accepted, Trouble> {
+    let answer = answer.map_err(|error| unheard(host, error))?;
+    if !(200..300).contains(&answer.status) {
+        return Err(refused(host, &answer));
+    }
+    let accepted: Accepted = answer.json().map_err(|error| unheard(host, error))?;
+    if accepted.id == id {
+        Ok(accepted)
+    } else {
+        Err(Trouble { fault: garbled(host, "it answered about another machine"), taken: OnNode::Maybe })
+    }
+}
+
+fn garbled(host: &PhysicalHost, text: &str) -> Fault {
+    Fault::HostGarbled { host: host.clone(), detail: detail(text) }
+}
+
+/// No answer, or none that can be read.
+fn unheard(host: &PhysicalHost, error: RemoteError) -> Trouble {
+    match error {
+        RemoteError::NotSent(text) => Trouble {
+            fault: Fault::HostDown { host: host.clone(), detail: detail(&text) },
+            taken: OnNode::No,
+        },
+        RemoteError::TimedOut(limit) => Trouble {
+            fault: Fault::HostSilent { host: host.clone(), seconds: limit.as_secs() },
+            taken: OnNode::Maybe,
+        },
+        RemoteError::Broken(text) => Trouble { fault: garbled(host, &text), taken: OnNode::Maybe },
+        error @ RemoteError::Garbled { .. } => {
+            Trouble { fault: garbled(host, &error.to_string()), taken: OnNode::Maybe }
+        }
+    }
+}
+
+/// An answer that is no consent. One with a 4xx status was judged before anything was done.
+fn refused(host: &PhysicalHost, answer: &Answer) -> Trouble {
+    let taken = if (400..500).contains(&answer.status) { OnNode::No } else { OnNode::Maybe };
+    if let Ok(NodeRefusal { fault }) = answer.json() {
+        return Trouble { fault, taken };
+    }
+    // vGrid's own refusals are JSON with a sentence; anything else is somebody else's page, and its title
+    // would help nobody.
+    let sentence = answer
+        .json::<serde_json::Value>()
+        .ok()
+        .and_then(|json| json.pointer("/error/message").and_then(|text| text.as_str().map(detail)))
+        .unwrap_or_else(|| "without a reason that vGrid understands".to_owned());
+    let fault = Fault::HostRefused { host: host.clone(), status: answer.status, detail: sentence };
+    Trouble { fault, taken }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::size::Amount;
+
+    fn host() -> PhysicalHost {
+        "node1".parse().unwrap()
+    }
+
+    fn answer(status: u16, body: &str) -> Answer {
+        Answer { status, body: body.as_bytes().to_vec() }
+    }
+
+    #[test]
+    fn a_node_s_own_reason_is_kept() {
+        let fault = Fault::NotEnoughMemory { needed: Amount::from_mib(9), free: Amount::from_mib(1) };
+        let body = serde_json::to_string(&NodeRefusal { fault: fault.clone() }).unwrap();
+        assert_eq!(refused(&host(), &answer(409, &body)), Trouble { fault, taken: OnNode::No });
+    }
+
+    #[test]
+    fn what_is_no_node_is_called_so() {
+        let page = "<title>It works!</title>";
+        let trouble = accepted(&host(), VmId::generate(), Ok(answer(200, page))).unwrap_err();
+        assert!(matches!(trouble.fault, Fault::HostGarbled { .. }), "{trouble:?}");
+        assert_eq!(trouble.taken, OnNode::Maybe);
+        let trouble = refused(&host(), &answer(404, page));
+        assert!(matches!(trouble.fault, Fault::HostRefused { status: 404, .. }), "{trouble:?}");
+        assert_eq!(trouble.taken, OnNode::No);
+        let message = r#"{"error":{"message":"Refused: the signature is wrong."}}"#;
+        let trouble = refused(&host(), &answer(403, message));
+        assert!(trouble.fault.to_string().contains("the signature is wrong"), "{trouble:?}");
+    }
+
+    #[test]
+    fn only_what_was_never_sent_is_surely_not_there() {
+        let limit = Duration::from_secs(7);
+        for (error, taken) in [
+            (RemoteError::NotSent("x".to_owned()), OnNode::No),
+            (RemoteError::TimedOut(limit), OnNode::Maybe),
+            (RemoteError::Broken("x".to_owned()), OnNode::Maybe),
+        ] {
+            assert_eq!(unheard(&host(), error).taken, taken);
+        }
+    }
+
+    /// A node that takes one connection, reads the request's head and body, waits, and says `answer`.
+    /// Returns the nodes' URL.
+    fn scripted(answer: String, wait: Duration) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{{host}}:{}/cgi-bin/node", listener.local_addr().unwrap().port());
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let (mut received, mut buffer) = (String::new(), [0; 4096]);
+            while !received.contains('}') {
+                let length = stream.read(&mut buffer).unwrap();
+                received.push_str(&String::from_utf8_lossy(&buffer[..length]));
+            }
+            assert!(received.to_lowercase().contains("x-vgrid-signature: "), "{received}");
+            std::thread::sleep(wait);
+            // The other side may have given up.
+            let _ = stream.write_all(answer.as_bytes());
+        });
+        url
+    }
+
+    fn terminate(url: &str, id: VmId) -> Result<Accepted, Trouble> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("key"), "0123456789abcdef0123456789abcdef").unwrap();
+        let text = format!(
+            "[General]\nEnvUsernameVariable = 'REMOTE_USER'\nkeyFile = '{}/key'\nnodeURL = '{url}'\n\
+             nodeTimeout = 1\n",
+            dir.path().display()
+        );
+        std::fs::write(dir.path().join("server.cfg"), text).unwrap();
+        let config = config::Server::load(dir.path()).unwrap();
+        let request = RequestId::generate();
+        let order =
+            TerminateOrder { id, user: "alice".parse().unwrap(), virtual_host: "vm1".parse().unwrap() };
+        Nodes::new(&config, &request).unwrap().terminate(&"localhost".parse().unwrap(), &order)
+    }
+
+    fn http(status: &str, body: &str) -> String {
+        format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+    }
+
+    #[test]
+    fn a_node_that_accepts_is_believed_about_this_machine_only() {
+        let facts = r#"{"memory_free":1,"memory_total":2,"disk_free":3,"disk_total":4,"version":"1","common_digest":"x"}"#;
+        let ours = VmId::generate();
+        for (id, believed) in [(ours, true), (VmId::generate(), false)] {
+            let body = format!(r#"{{"id":"{id}","host":{facts}}}"#);
+            let url = scripted(http("202 Accepted", &body), Duration::ZERO);
+            assert_eq!(terminate(&url, ours).is_ok(), believed);
+        }
+    }
+
+    #[test]
+    fn a_node_that_hangs_hangs_up_or_is_not_there_is_told_apart() {
+        let id = VmId::generate();
+        let hangs = terminate(&scripted(String::new(), Duration::from_secs(3)), id).unwrap_err();
+        assert!(matches!(hangs.fault, Fault::HostSilent { seconds: 1, .. }), "{hangs:?}");
+        let hangs_up = terminate(&scripted(String::new(), Duration::ZERO), id).unwrap_err();
+        assert!(matches!(hangs_up.fault, Fault::HostGarbled { .. }), "{hangs_up:?}");
+        let no_http = terminate(&scripted("SSH-2.0-x\r\n".to_owned(), Duration::ZERO), id).unwrap_err();
+        assert!(matches!(no_http.fault, Fault::HostGarbled { .. }), "{no_http:?}");
+        let busy = terminate(&scripted(http("503 Busy", "<html>"), Duration::ZERO), id).unwrap_err();
+        assert!(matches!(busy.fault, Fault::HostRefused { status: 503, .. }), "{busy:?}");
+        assert_eq!(busy.taken, OnNode::Maybe);
+        // The port of a listener that is closed by now.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let down = terminate(&format!("http://{{host}}:{port}/node"), id).unwrap_err();
+        assert!(matches!(down.fault, Fault::HostDown { .. }), "{down:?}");
+        let unknown = terminate(&format!("http://{{host}}.invalid:{port}/node"), id).unwrap_err();
+        assert!(matches!(unknown.fault, Fault::HostDown { .. }), "{unknown:?}");
+        assert_eq!((down.taken, unknown.taken), (OnNode::No, OnNode::No));
+    }
+}

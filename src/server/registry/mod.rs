@@ -1,0 +1,415 @@
+//! The registry: all that the portal remembers, in one SQLite file. The only place with SQL.
+//!
+//! Programs live for one request, so what counts is how fast the file opens. The schema is made, or
+//! brought up to date, only when `user_version` says that it must be. Each piece of work is one
+//! transaction: readers see one state of things ([`Registry::read`]), writers take the write lock before
+//! they look ([`Registry::write`]), so that what they saw is still true when they write.
+//!
+//! WAL lets pages render while somebody writes; `synchronous` stays at FULL, because an order goes to a
+//! node only after it is on the disk.
+
+pub mod event;
+pub mod host;
+pub mod user;
+pub mod vm;
+
+use std::fmt::Display;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use rusqlite::types::FromSql;
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior};
+use thiserror::Error;
+
+use crate::model::names::RequestId;
+
+/// How long a writer waits for the others before it gives up. A hundred deploys at once take a second or
+/// two one after the other; Apache gives a CGI program a minute.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The version of the schema that this program knows.
+const NEWEST: u32 = 1;
+
+/// What brings the schema to each version from the one before.
+const MIGRATIONS: [(u32, &str); 1] = [(1, SCHEMA_1)];
+
+/// Ended machines stay as `notDeployed`, for their history; every index that pages count with leaves them
+/// out. The CHECKs repeat what the types promise, for whoever opens the file with another program.
+const SCHEMA_1: &str = "
+CREATE TABLE user (
+    canonical TEXT PRIMARY KEY NOT NULL CHECK (canonical <> ''),
+    raw TEXT NOT NULL UNIQUE CHECK (raw <> ''),
+    since INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE vm (
+    id TEXT PRIMARY KEY NOT NULL CHECK (length(id) = 36),
+    owner TEXT NOT NULL REFERENCES user (canonical),
+    virtual_host TEXT NOT NULL CHECK (virtual_host <> ''),
+    physical_host TEXT NOT NULL CHECK (physical_host <> ''),
+    image TEXT NOT NULL CHECK (image <> ''),
+    memory_mib INTEGER NOT NULL CHECK (memory_mib > 0),
+    disk_gib INTEGER NOT NULL CHECK (disk_gib > 0),
+    label TEXT NOT NULL,
+    lease TEXT NOT NULL CHECK (lease <> ''),
+    state TEXT NOT NULL CHECK
+        (state IN ('deploying', 'deployed', 'expired', 'terminating', 'failed', 'notDeployed')),
+    stage TEXT,
+    percent INTEGER CHECK (percent BETWEEN 0 AND 100),
+    fault TEXT,
+    last_order TEXT NOT NULL CHECK (last_order IN ('deploy', 'terminate')),
+    sequence INTEGER NOT NULL CHECK (sequence >= 0),
+    created INTEGER NOT NULL,
+    changed INTEGER NOT NULL,
+    expires INTEGER NOT NULL,
+    deadline INTEGER CHECK ((deadline IS NOT NULL) = (state IN ('deploying', 'terminating'))),
+    on_node TEXT NOT NULL CHECK (on_node IN ('no', 'maybe')),
+    was_deployed INTEGER NOT NULL CHECK (was_deployed IN (0, 1))
+) STRICT, WITHOUT ROWID;
+
+CREATE UNIQUE INDEX vm_name ON vm (virtual_host) WHERE state <> 'notDeployed';
+CREATE INDEX vm_host ON vm (physical_host) WHERE state <> 'notDeployed';
+CREATE INDEX vm_owner ON vm (owner) WHERE state <> 'notDeployed';
+CREATE INDEX vm_live ON vm (id) WHERE state <> 'notDeployed';
+
+CREATE TABLE host (
+    name TEXT PRIMARY KEY NOT NULL CHECK (name <> ''),
+    memory_free INTEGER NOT NULL CHECK (memory_free >= 0),
+    memory_total INTEGER NOT NULL CHECK (memory_total >= 0),
+    disk_free INTEGER NOT NULL CHECK (disk_free >= 0),
+    disk_total INTEGER NOT NULL CHECK (disk_total >= 0),
+    version TEXT NOT NULL,
+    common_digest TEXT NOT NULL,
+    seen INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE event (
+    vm TEXT NOT NULL REFERENCES vm (id),
+    at INTEGER NOT NULL,
+    who TEXT NOT NULL,
+    origin TEXT NOT NULL,
+    what TEXT NOT NULL CHECK (what <> ''),
+    detail TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX event_vm ON event (vm);
+";
+
+/// Why the registry did not do what it was asked. `Display` is for the log.
+#[derive(Debug, Error)]
+pub enum RegistryError {
+    /// Others held the write lock for longer than a request can wait. Trying again helps.
+    #[error("the registry was locked by others for {} s", PATIENCE.as_secs())]
+    Busy,
+    /// The file can't be opened or made.
+    #[error("{}: {reason}", file.display())]
+    Unusable {
+        /// The registry's file.
+        file: PathBuf,
+        /// What SQLite or the system said.
+        reason: String,
+    },
+    /// A later version of vGrid has changed the schema.
+    #[error("the registry has version {found}, and this program knows only {NEWEST}")]
+    TooNew {
+        /// The version of the file.
+        found: u32,
+    },
+    /// The file holds what this program never wrote.
+    #[error("the registry holds {value:?} as {column}")]
+    Corrupt {
+        /// The column.
+        column: String,
+        /// Its value.
+        value: String,
+    },
+    /// SQLite refused a statement.
+    #[error("{0}")]
+    Sql(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for RegistryError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy,
+            _ => Self::Sql(error),
+        }
+    }
+}
+
+/// The open registry.
+#[derive(Debug)]
+pub struct Registry {
+    connection: Connection,
+}
+
+/// Reads, within one transaction: everything that is read belongs to one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Reader<'c> {
+    connection: &'c Connection,
+}
+
+/// Reads and writes, within one transaction that holds the write lock from its beginning.
+#[derive(Debug)]
+pub struct Writer<'c> {
+    reader: Reader<'c>,
+}
+
+impl<'c> Deref for Writer<'c> {
+    type Target = Reader<'c>;
+
+    fn deref(&self) -> &Reader<'c> {
+        &self.reader
+    }
+}
+
+impl Registry {
+    /// Opens the registry, and makes it or brings it up to date if need be.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unusable`] with the file's name when it can't be opened or made,
+    /// [`RegistryError::TooNew`], or [`RegistryError::Busy`] when others are bringing it up to date.
+    pub fn open(file: &Path) -> Result<Self, RegistryError> {
+        // Not left to a failed attempt to open it: SQLite then tries again for reading alone, and has a
+        // registry that can't be written if another process makes the file in between.
+        if !file.exists() {
+            create(file)?;
+        }
+        let mut registry = Self::connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        if registry.connection.is_readonly("main")? {
+            return Err(RegistryError::Unusable {
+                file: file.to_owned(),
+                reason: "this user may not write it".to_owned(),
+            });
+        }
+        if registry.version()? < NEWEST {
+            registry.write(|writer| migrate(writer.connection))?;
+        }
+        Ok(registry)
+    }
+
+    /// Opens the registry for [`read`](Self::read) alone, which is a little faster: SQLite leaves its
+    /// side files alone.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn open_to_read(file: &Path) -> Result<Self, RegistryError> {
+        match Self::connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY) {
+            Ok(registry) if registry.version().is_ok_and(|version| version == NEWEST) => Ok(registry),
+            // Missing, too old, or in need of a recovery that only a writer can do.
+            _ => Self::open(file),
+        }
+    }
+
+    fn connect(file: &Path, access: OpenFlags) -> Result<Self, RegistryError> {
+        let unusable =
+            |error: rusqlite::Error| RegistryError::Unusable { file: file.into(), reason: error.to_string() };
+        // One thread uses it, so SQLite's own locks are left out.
+        let connection =
+            Connection::open_with_flags(file, access | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(unusable)?;
+        connection.busy_timeout(PATIENCE).map_err(unusable)?;
+        Ok(Self { connection })
+    }
+
+    fn version(&self) -> Result<u32, RegistryError> {
+        let found = version(&self.connection)?;
+        if found > NEWEST { Err(RegistryError::TooNew { found }) } else { Ok(found) }
+    }
+
+    /// Reads, all within one transaction.
+    ///
+    /// # Errors
+    /// What `work` fails with, or a [`RegistryError`].
+    pub fn read<T, E: From<RegistryError>>(
+        &self,
+        work: impl FnOnce(Reader<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let transaction = self.connection.unchecked_transaction().map_err(RegistryError::from)?;
+        let result = work(Reader { connection: &transaction })?;
+        transaction.commit().map_err(RegistryError::from)?;
+        Ok(result)
+    }
+
+    /// Reads and writes under the write lock, all or nothing: an error leaves everything as it was.
+    /// Nothing that can take long may happen in `work`, least of all a call to a node.
+    ///
+    /// # Errors
+    /// What `work` fails with, or a [`RegistryError`]; [`RegistryError::Busy`] when the lock was not to be
+    /// had in time.
+    pub fn write<T, E: From<RegistryError>>(
+        &mut self,
+        work: impl FnOnce(&Writer<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)
+            .map_err(RegistryError::from)?;
+        let result = work(&Writer { reader: Reader { connection: &transaction } })?;
+        transaction.commit().map_err(RegistryError::from)?;
+        Ok(result)
+    }
+}
+
+fn version(connection: &Connection) -> Result<u32, RegistryError> {
+    Ok(connection.query_row("PRAGMA user_version", [], |row| row.get(0))?)
+}
+
+fn migrate(connection: &Connection) -> Result<(), RegistryError> {
+    // Read again: another process may have been faster.
+    let found = version(connection)?;
+    for (_, step) in MIGRATIONS.iter().filter(|(to, _)| *to > found) {
+        connection.execute_batch(step)?;
+    }
+    connection.pragma_update(None, "user_version", NEWEST)?;
+    Ok(())
+}
+
+/// Makes the file under another name and then gives it its own, so that nobody ever sees it half made,
+/// however many processes do this at once.
+fn create(file: &Path) -> Result<(), RegistryError> {
+    let mut fresh = file.to_owned().into_os_string();
+    fresh.push(format!(".{}-new", RequestId::generate()));
+    let fresh = PathBuf::from(fresh);
+    let unusable =
+        |reason: &dyn Display| RegistryError::Unusable { file: file.to_owned(), reason: reason.to_string() };
+    let made = (|| {
+        let connection = Connection::open(&fresh)?;
+        connection.pragma_update(None, "journal_mode", "wal")?;
+        let transaction = connection.unchecked_transaction()?;
+        migrate(&transaction)?;
+        transaction.commit()?;
+        // Closing writes everything back into the one file.
+        connection.close().map_err(|(_, error)| RegistryError::from(error))
+    })();
+    let named =
+        made.map_err(|error| unusable(&error)).and_then(|()| match std::fs::hard_link(&fresh, file) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(unusable(&error)),
+            _ => Ok(()),
+        });
+    // If the file could not be made there may be nothing to remove.
+    let _ = std::fs::remove_file(&fresh);
+    named
+}
+
+/// Reads a row's columns one after the other, in the order of the query. By position: asking SQLite for
+/// the place of each name took a quarter of the time of a page.
+struct Cells<'r> {
+    row: &'r Row<'r>,
+    next: usize,
+}
+
+impl<'r> Cells<'r> {
+    fn of(row: &'r Row<'r>) -> Self {
+        Self { row, next: 0 }
+    }
+
+    fn get<T: FromSql>(&mut self) -> Result<T, RegistryError> {
+        let value = self.row.get(self.next)?;
+        self.next += 1;
+        Ok(value)
+    }
+
+    fn text(&mut self) -> Result<&'r str, RegistryError> {
+        let value = self.row.get_ref(self.next)?;
+        self.next += 1;
+        value.as_str().map_err(|_| self.corrupt(&format!("{value:?}")))
+    }
+
+    /// A text that only this program's types have made.
+    fn word<T>(&mut self, read: impl FnOnce(&str) -> Option<T>) -> Result<T, RegistryError> {
+        let text = self.text()?;
+        read(text).ok_or_else(|| self.corrupt(&text))
+    }
+
+    /// A text that is one of this program's types.
+    fn parsed<T: FromStr>(&mut self) -> Result<T, RegistryError> {
+        self.word(|text| text.parse().ok())
+    }
+
+    /// A whole number that must fit into a narrower type.
+    fn number<T: TryFrom<i64>>(&mut self) -> Result<T, RegistryError> {
+        let value: i64 = self.get()?;
+        T::try_from(value).map_err(|_| self.corrupt(&value))
+    }
+
+    /// The error about the column that was read last.
+    fn corrupt(&self, value: &dyn Display) -> RegistryError {
+        let name = self.row.as_ref().column_name(self.next.saturating_sub(1));
+        RegistryError::Corrupt { column: name.unwrap_or("?").to_owned(), value: value.to_string() }
+    }
+}
+
+/// All rows of a query.
+fn all<T>(
+    connection: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+    read: impl Fn(Cells<'_>) -> Result<T, RegistryError>,
+) -> Result<Vec<T>, RegistryError> {
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query(params)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(read(Cells::of(row))?);
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_at_once_make_one_registry() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("registry.sqlite");
+        std::thread::scope(|scope| {
+            for _ in 0..20 {
+                scope.spawn(|| {
+                    let registry = Registry::open(&file).unwrap();
+                    assert_eq!(registry.version().unwrap(), NEWEST);
+                });
+            }
+        });
+        let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
+        assert!(!left.iter().any(|name| name.to_string_lossy().ends_with("-new")), "{left:?}");
+    }
+
+    #[test]
+    fn a_reader_finds_an_empty_registry_where_there_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::open_to_read(&dir.path().join("registry.sqlite")).unwrap();
+        let live = registry.read(|reader| reader.live_by_host()).unwrap();
+        assert!(live.is_empty());
+    }
+
+    #[test]
+    fn a_registry_of_the_future_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("registry.sqlite");
+        let registry = Registry::open(&file).unwrap();
+        registry.connection.pragma_update(None, "user_version", 99).unwrap();
+        assert!(matches!(Registry::open(&file), Err(RegistryError::TooNew { found: 99 })));
+        assert!(matches!(Registry::open_to_read(&file), Err(RegistryError::TooNew { found: 99 })));
+    }
+
+    #[test]
+    fn a_registry_that_cannot_be_made_is_named() {
+        let missing = Path::new("/nonexistent/registry.sqlite");
+        let error = Registry::open(missing).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/registry.sqlite"), "{error}");
+    }
+
+    #[test]
+    fn an_error_undoes_the_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let failed: Result<(), RegistryError> = registry.write(|writer| {
+            writer.register(&"a b".parse().unwrap(), crate::system::clock::now())?;
+            Err(RegistryError::Busy)
+        });
+        assert!(failed.is_err());
+        let known = registry.read(|reader| reader.raw_name(&user::Owner::of(&"a b".parse().unwrap())));
+        assert_eq!(known.unwrap(), None);
+    }
+}

@@ -1,0 +1,483 @@
+//! Machines: the rows, the counts, and the one way in which a machine's state changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rusqlite::named_params;
+
+use crate::model::fault::Fault;
+use crate::model::lease::{Lease, Moment};
+use crate::model::names::{ImageTag, Label, PhysicalHost, UserName, VirtualHost, VmId};
+use crate::model::size::{GiB, MiB};
+use crate::model::stage::{DeployStage, Percent};
+use crate::model::state::{self, Event, State};
+
+use super::user::Owner;
+use super::{Cells, Reader, RegistryError, Writer, all};
+
+/// How long a machine may stay in a state of transition without a word from its node, in seconds, before
+/// upkeep may declare it failed. Unpacking a large image is one stage, but reports its percentage.
+const TRANSITION_LIMIT: i64 = 30 * 60;
+
+/// Whether something of a machine may be at its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnNode {
+    /// Surely not: it never got there, or the node said that nothing is left.
+    No,
+    /// Perhaps.
+    Maybe,
+}
+
+/// The order that a node was last given about a machine. Reports count up within one order, and those
+/// about an earlier order are late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Make it.
+    Deploy,
+    /// Remove it.
+    Terminate,
+}
+
+/// A machine, as the registry knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vm {
+    /// Its id.
+    pub id: VmId,
+    /// Whose it is.
+    pub owner: Owner,
+    /// The name it occupies while it is live.
+    pub virtual_host: VirtualHost,
+    /// The node it is for.
+    pub physical_host: PhysicalHost,
+    /// Its image.
+    pub image: ImageTag,
+    /// Its memory.
+    pub memory: MiB,
+    /// The size of its root partition.
+    pub disk: GiB,
+    /// What its owner calls it.
+    pub label: Label,
+    /// For how long it was asked for.
+    pub lease: Lease,
+    /// Where it is in its life.
+    pub state: State,
+    /// How far its deploy has come, or had come when it failed.
+    pub stage: Option<DeployStage>,
+    /// How much of that stage is done.
+    pub percent: Option<Percent>,
+    /// What went wrong last.
+    pub fault: Option<Fault>,
+    /// The last order given.
+    pub order: Order,
+    /// The number of the last report about that order.
+    pub sequence: u32,
+    /// When it was asked for.
+    pub created: Moment,
+    /// When its state last changed.
+    pub changed: Moment,
+    /// When its lease ends.
+    pub expires: Moment,
+    /// Until when the present state of transition may last; there in those states alone.
+    pub deadline: Option<Moment>,
+    /// Whether something of it may be at its node.
+    pub on_node: OnNode,
+    /// Whether it ever ran.
+    pub was_deployed: bool,
+}
+
+/// What somebody asks for, all of it checked and decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewVm {
+    /// Whose it will be.
+    pub owner: Owner,
+    /// The name, free.
+    pub virtual_host: VirtualHost,
+    /// The node, with a free slot.
+    pub physical_host: PhysicalHost,
+    /// The image.
+    pub image: ImageTag,
+    /// The memory.
+    pub memory: MiB,
+    /// The size of the root partition.
+    pub disk: GiB,
+    /// What its owner calls it.
+    pub label: Label,
+    /// For how long.
+    pub lease: Lease,
+}
+
+/// Which live machines are meant.
+#[derive(Debug, Clone, Copy)]
+pub enum Scope<'a> {
+    /// Those of one owner.
+    Of(&'a Owner),
+    /// All.
+    All,
+}
+
+impl OnNode {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Maybe => "maybe",
+        }
+    }
+}
+
+impl Order {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Deploy => "deploy",
+            Self::Terminate => "terminate",
+        }
+    }
+}
+
+/// `SELECT` with the columns that [`read_vm`] reads, in its order.
+macro_rules! select_vm {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, label, lease, state, \
+             stage, percent, fault, last_order, sequence, created, changed, expires, deadline, on_node, \
+             was_deployed FROM vm WHERE ",
+            $rest
+        )
+    };
+}
+
+fn read_vm(mut cells: Cells<'_>) -> Result<Vm, RegistryError> {
+    let cells = &mut cells;
+    let moment = |cells: &mut Cells<'_>| cells.get().map(Moment::from_unix);
+    Ok(Vm {
+        id: cells.parsed()?,
+        owner: Owner::of(&cells.parsed::<UserName>()?),
+        virtual_host: cells.parsed()?,
+        physical_host: cells.parsed()?,
+        image: cells.parsed()?,
+        memory: cells.number::<u32>().and_then(|n| MiB::new(n).map_err(|_| cells.corrupt(&n)))?,
+        disk: cells.number::<u32>().and_then(|n| GiB::new(n).map_err(|_| cells.corrupt(&n)))?,
+        label: cells.parsed()?,
+        lease: cells.parsed()?,
+        state: cells.word(State::from_name)?,
+        // A stage or a fault that another version wrote is no reason to show no machine at all.
+        stage: cells.get::<Option<String>>()?.and_then(|name| DeployStage::from_name(&name)),
+        percent: cells.get::<Option<u8>>()?.and_then(|percent| percent.try_into().ok()),
+        fault: cells.get::<Option<String>>()?.and_then(|json| serde_json::from_str(&json).ok()),
+        order: cells.word(|text| match text {
+            "deploy" => Some(Order::Deploy),
+            "terminate" => Some(Order::Terminate),
+            _ => None,
+        })?,
+        sequence: cells.number()?,
+        created: moment(cells)?,
+        changed: moment(cells)?,
+        expires: moment(cells)?,
+        deadline: cells.get::<Option<i64>>()?.map(Moment::from_unix),
+        on_node: cells.word(|text| match text {
+            "no" => Some(OnNode::No),
+            "maybe" => Some(OnNode::Maybe),
+            _ => None,
+        })?,
+        was_deployed: cells.get()?,
+    })
+}
+
+impl Reader<'_> {
+    /// A machine, also one that has ended; `None` if there never was one with that id.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses or the row is not what this program writes.
+    pub fn vm(&self, id: VmId) -> Result<Option<Vm>, RegistryError> {
+        let found = all(self.connection, select_vm!("id = ?1"), [id.to_string()], read_vm)?;
+        Ok(found.into_iter().next())
+    }
+
+    /// The live machine that occupies a name.
+    ///
+    /// # Errors
+    /// As for [`vm`](Self::vm).
+    pub fn vm_named(&self, name: &VirtualHost) -> Result<Option<Vm>, RegistryError> {
+        const SQL: &str = select_vm!("virtual_host = ?1 AND state <> 'notDeployed'");
+        Ok(all(self.connection, SQL, [name.as_str()], read_vm)?.into_iter().next())
+    }
+
+    /// Live machines, the newest first.
+    ///
+    /// # Errors
+    /// As for [`vm`](Self::vm).
+    pub fn live(&self, scope: Scope<'_>, limit: u32, offset: u32) -> Result<Vec<Vm>, RegistryError> {
+        match scope {
+            Scope::Of(owner) => all(
+                self.connection,
+                select_vm!("owner = ?1 AND state <> 'notDeployed' ORDER BY id DESC LIMIT ?2 OFFSET ?3"),
+                (owner.as_str(), limit, offset),
+                read_vm,
+            ),
+            Scope::All => all(
+                self.connection,
+                select_vm!("state <> 'notDeployed' ORDER BY id DESC LIMIT ?1 OFFSET ?2"),
+                (limit, offset),
+                read_vm,
+            ),
+        }
+    }
+
+    /// How many live machines there are.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn count(&self, scope: Scope<'_>) -> Result<u32, RegistryError> {
+        let count = match scope {
+            Scope::Of(owner) => self.connection.query_row(
+                "SELECT count(*) FROM vm WHERE owner = ?1 AND state <> 'notDeployed'",
+                [owner.as_str()],
+                |row| row.get(0),
+            ),
+            Scope::All => {
+                self.connection
+                    .query_row("SELECT count(*) FROM vm WHERE state <> 'notDeployed'", [], |row| row.get(0))
+            }
+        };
+        Ok(count?)
+    }
+
+    /// How many live machines each host has; hosts without any are not in it.
+    ///
+    /// # Errors
+    /// As for [`vm`](Self::vm).
+    pub fn live_by_host(&self) -> Result<BTreeMap<PhysicalHost, u32>, RegistryError> {
+        const SQL: &str = "SELECT physical_host, count(*) FROM vm
+                           WHERE state <> 'notDeployed' GROUP BY physical_host";
+        let counts = all(self.connection, SQL, [], |mut cells| Ok((cells.parsed()?, cells.number()?)))?;
+        Ok(counts.into_iter().collect())
+    }
+
+    /// The names that live machines occupy.
+    ///
+    /// # Errors
+    /// As for [`vm`](Self::vm).
+    pub fn names_taken(&self) -> Result<BTreeSet<VirtualHost>, RegistryError> {
+        const SQL: &str = "SELECT virtual_host FROM vm WHERE state <> 'notDeployed'";
+        Ok(all(self.connection, SQL, [], |mut cells| cells.parsed())?.into_iter().collect())
+    }
+}
+
+impl Writer<'_> {
+    /// Enters a machine as `deploying`. That slot and name are free is the caller's to have checked, in
+    /// the same transaction.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses, also when the name is occupied after all.
+    pub fn enter(&self, new: NewVm, now: Moment) -> Result<Vm, RegistryError> {
+        let vm = Vm {
+            id: VmId::generate(),
+            owner: new.owner,
+            virtual_host: new.virtual_host,
+            physical_host: new.physical_host,
+            image: new.image,
+            memory: new.memory,
+            disk: new.disk,
+            label: new.label,
+            lease: new.lease,
+            state: State::Deploying,
+            stage: None,
+            percent: None,
+            fault: None,
+            order: Order::Deploy,
+            sequence: 0,
+            created: now,
+            changed: now,
+            expires: now.plus_seconds(new.lease.seconds()),
+            deadline: Some(now.plus_seconds(TRANSITION_LIMIT)),
+            // The call to the node follows, and this process may be killed right after it.
+            on_node: OnNode::Maybe,
+            was_deployed: false,
+        };
+        self.connection.execute(
+            "INSERT INTO vm (id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, label,
+                lease, state, last_order, sequence, created, changed, expires, deadline, on_node,
+                was_deployed)
+             VALUES (:id, :owner, :virtual_host, :physical_host, :image, :memory, :disk, :label,
+                :lease, :state, :order, 0, :now, :now, :expires, :deadline, :on_node, 0)",
+            named_params! {
+                ":id": vm.id.to_string(),
+                ":owner": vm.owner.as_str(),
+                ":virtual_host": vm.virtual_host.as_str(),
+                ":physical_host": vm.physical_host.as_str(),
+                ":image": vm.image.as_str(),
+                ":memory": vm.memory.get(),
+                ":disk": vm.disk.get(),
+                ":label": vm.label.as_str(),
+                ":lease": vm.lease.to_string(),
+                ":state": vm.state.as_str(),
+                ":order": vm.order.as_str(),
+                ":now": now.unix(),
+                ":expires": vm.expires.unix(),
+                ":deadline": vm.deadline.map(Moment::unix),
+                ":on_node": vm.on_node.as_str(),
+            },
+        )?;
+        Ok(vm)
+    }
+
+    /// Lets `event` happen to a machine: its state becomes what the table of states says, and `edit`
+    /// changes what goes with that (stage, fault, order …). A compare-and-set on id and old state:
+    /// `None`, and nothing is changed, if the event means nothing in that state or the machine is in
+    /// another state by now.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn advance(
+        &self,
+        old: &Vm,
+        event: Event,
+        now: Moment,
+        edit: impl FnOnce(&mut Vm),
+    ) -> Result<Option<Vm>, RegistryError> {
+        let Some(state) = state::next(old.state, event) else { return Ok(None) };
+        let mut new = old.clone();
+        edit(&mut new);
+        new.state = state;
+        if state != old.state {
+            new.changed = now;
+        }
+        new.was_deployed |= state == State::Deployed;
+        new.deadline = state.is_transitional().then(|| now.plus_seconds(TRANSITION_LIMIT));
+        let fault = new.fault.as_ref().and_then(|fault| serde_json::to_string(fault).ok());
+        let rows = self.connection.execute(
+            "UPDATE vm SET state = :state, stage = :stage, percent = :percent, fault = :fault,
+                last_order = :order, sequence = :sequence, changed = :changed, deadline = :deadline,
+                on_node = :on_node, was_deployed = :was_deployed
+             WHERE id = :id AND state = :old",
+            named_params! {
+                ":id": new.id.to_string(),
+                ":old": old.state.as_str(),
+                ":state": new.state.as_str(),
+                ":stage": new.stage.map(DeployStage::as_str),
+                ":percent": new.percent.map(Percent::get),
+                ":fault": fault,
+                ":order": new.order.as_str(),
+                ":sequence": new.sequence,
+                ":changed": new.changed.unix(),
+                ":deadline": new.deadline.map(Moment::unix),
+                ":on_node": new.on_node.as_str(),
+                ":was_deployed": new.was_deployed,
+            },
+        )?;
+        Ok((rows == 1).then_some(new))
+    }
+
+    /// Remembers that nothing of a machine is at its node, whatever its state.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn not_on_node(&self, id: VmId) -> Result<(), RegistryError> {
+        self.connection
+            .execute("UPDATE vm SET on_node = ?2 WHERE id = ?1", (id.to_string(), OnNode::No.as_str()))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(in crate::server) mod tests {
+    use super::*;
+    use crate::server::registry::Registry;
+    use crate::server::registry::user::Registered;
+
+    /// A machine of `owner` on `host` under `name`, for tests.
+    pub fn entered(registry: &mut Registry, owner: &str, host: &str, name: &str) -> Vm {
+        let now = Moment::from_unix(1000);
+        let made: Result<Vm, RegistryError> = registry.write(|writer| {
+            let Registered::Known(owner) = writer.register(&owner.parse().unwrap(), now)? else {
+                panic!("{owner} is somebody else");
+            };
+            writer.enter(
+                NewVm {
+                    owner,
+                    virtual_host: name.parse().unwrap(),
+                    physical_host: host.parse().unwrap(),
+                    image: "tiny".parse().unwrap(),
+                    memory: MiB::new(128).unwrap(),
+                    disk: GiB::new(1).unwrap(),
+                    label: Label::default(),
+                    lease: "7d".parse().unwrap(),
+                },
+                now,
+            )
+        });
+        made.unwrap()
+    }
+
+    fn registry() -> (tempfile::TempDir, Registry) {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        (dir, registry)
+    }
+
+    fn advance(registry: &mut Registry, vm: &Vm, event: Event) -> Option<Vm> {
+        let done: Result<_, RegistryError> =
+            registry.write(|writer| writer.advance(vm, event, Moment::from_unix(2000), |_| {}));
+        done.unwrap()
+    }
+
+    #[test]
+    fn a_machine_is_read_as_it_was_entered() {
+        let (_dir, mut registry) = registry();
+        let vm = entered(&mut registry, "Jürgen M", "node1", "vm1");
+        assert_eq!(vm.owner.as_str(), "Jürgen_M");
+        assert_eq!(registry.read(|r| r.vm(vm.id)).unwrap().as_ref(), Some(&vm));
+        assert_eq!(registry.read(|r| r.vm_named(&vm.virtual_host)).unwrap(), Some(vm));
+    }
+
+    #[test]
+    fn a_state_changes_once() {
+        let (_dir, mut registry) = registry();
+        let vm = entered(&mut registry, "alice", "node1", "vm1");
+        let deployed = advance(&mut registry, &vm, Event::Deployed).unwrap();
+        assert!(deployed.was_deployed && deployed.deadline.is_none());
+        assert_eq!(advance(&mut registry, &vm, Event::Failed), None, "it is no longer deploying");
+        assert_eq!(advance(&mut registry, &deployed, Event::Progress), None, "means nothing there");
+        assert_eq!(registry.read(|r| r.vm(vm.id)).unwrap(), Some(deployed));
+    }
+
+    #[test]
+    fn a_name_is_occupied_once_and_free_afterwards() {
+        let (_dir, mut registry) = registry();
+        let first = entered(&mut registry, "alice", "node1", "vm1");
+        let again: Result<Vm, RegistryError> = registry.write(|writer| {
+            writer.enter(
+                NewVm {
+                    owner: first.owner.clone(),
+                    virtual_host: first.virtual_host.clone(),
+                    physical_host: first.physical_host.clone(),
+                    image: first.image.clone(),
+                    memory: first.memory,
+                    disk: first.disk,
+                    label: Label::default(),
+                    lease: first.lease,
+                },
+                first.created,
+            )
+        });
+        assert!(matches!(again, Err(RegistryError::Sql(_))));
+        advance(&mut registry, &first, Event::Forget).unwrap();
+        entered(&mut registry, "bob", "node1", "vm1");
+        assert_eq!(registry.read(|r| r.vm(first.id)).unwrap().unwrap().state, State::NotDeployed);
+    }
+
+    #[test]
+    fn pages_show_live_machines_newest_first() {
+        let (_dir, mut registry) = registry();
+        let machines: Vec<Vm> =
+            (0..5).map(|n| entered(&mut registry, "alice", "node1", &format!("vm{n}"))).collect();
+        entered(&mut registry, "bob", "node2", "vm9");
+        advance(&mut registry, &machines[4], Event::Forget).unwrap();
+        let alice = machines[0].owner.clone();
+        let page = registry.read(|r| r.live(Scope::Of(&alice), 2, 1)).unwrap();
+        assert_eq!(page.iter().map(|vm| vm.id).collect::<Vec<_>>(), [machines[2].id, machines[1].id]);
+        assert_eq!(registry.read(|r| r.count(Scope::Of(&alice))).unwrap(), 4);
+        assert_eq!(registry.read(|r| r.count(Scope::All)).unwrap(), 5);
+        let counts = registry.read(|r| r.live_by_host()).unwrap();
+        assert_eq!(counts.values().copied().collect::<Vec<_>>(), [4, 1]);
+        assert_eq!(registry.read(|r| r.names_taken()).unwrap().len(), 5);
+    }
+}

@@ -1,0 +1,72 @@
+//! `user/show`: one machine, how far it is, and what happened to it.
+
+use serde::Serialize;
+
+use crate::cgi::reply::{Refusal, Reply};
+use crate::cgi::serve::{UserCall, View};
+use crate::config::{self, Common};
+
+use super::access;
+use super::view::{MachineView, StageView, TimeView, one_line, stages};
+
+/// The page.
+#[derive(Debug, Serialize)]
+struct ShowView {
+    machine: MachineView,
+    stages: Vec<StageView>,
+    history: Vec<EventView>,
+    /// Whether it changes by itself.
+    moving: bool,
+}
+
+/// One line of a machine's history.
+#[derive(Debug, Serialize)]
+struct EventView {
+    at: TimeView,
+    what: String,
+    who: String,
+    from: String,
+    detail: String,
+}
+
+impl View for ShowView {
+    const TEMPLATE: &'static str = "show.html";
+
+    /// The machine's line as in the list, then what happened to it in lines that begin with `#`: time
+    /// (RFC 3339), what, who, from where, detail; tab-separated.
+    fn text(&self) -> String {
+        let history = self.history.iter().map(|event| {
+            let EventView { at, what, who, from, detail } = event;
+            format!("# {}\t{what}\t{who}\t{from}\t{}\n", at.iso, one_line(detail))
+        });
+        std::iter::once(self.machine.line()).chain(history).collect()
+    }
+}
+
+/// Answers `user/show`. Field: `id`. Ended machines are shown too, for their history.
+///
+/// # Errors
+/// 400, 403 for others' machines, 404, 503 when the registry is locked for too long.
+pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
+    let fields = &call.request.fields;
+    fields.only(&["id", "format"])?;
+    let id = fields.required("id")?;
+    let common = Common::load(&config::directory())?;
+    let view = access::registry_to_read(call)?.read(|reader| {
+        let vm = access::machine(call, call.endpoint, reader, id)?;
+        let history = reader.history(id)?.into_iter().map(|event| EventView {
+            at: event.at.into(),
+            what: event.what,
+            who: event.actor.who,
+            from: event.actor.from,
+            detail: event.detail,
+        });
+        Ok::<_, Refusal>(ShowView {
+            machine: MachineView::new(&vm, &common, call.administrator),
+            stages: stages(&vm),
+            history: history.collect(),
+            moving: vm.state.is_transitional(),
+        })
+    })?;
+    call.reply(200, &view)
+}

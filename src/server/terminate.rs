@@ -1,0 +1,273 @@
+//! `user/terminate`: asks, and then has a machine removed.
+
+use serde::Serialize;
+
+use crate::cgi::reply::{Refusal, Reply};
+use crate::cgi::serve::{UserCall, View};
+use crate::config::{self, Common};
+use crate::model::fault::Fault;
+use crate::model::names::{VirtualHost, VmId};
+use crate::model::state::{Event, State};
+use crate::model::wire::TerminateOrder;
+use crate::system::clock;
+use crate::system::log::{self, Level};
+
+use super::access;
+use super::nodes::Nodes;
+use super::registry::event::Actor;
+use super::registry::vm::{OnNode, Order, Vm};
+use super::registry::{Reader, Registry, RegistryError, Writer};
+use super::view::{MachineView, may_force, ordered};
+
+/// The page that asks.
+#[derive(Debug, Serialize)]
+struct TerminateView {
+    machine: MachineView,
+}
+
+impl View for TerminateView {
+    const TEMPLATE: &'static str = "terminate.html";
+
+    /// The machine's line, as in the list.
+    fn text(&self) -> String {
+        self.machine.line()
+    }
+}
+
+/// What the registry made of the order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    /// The machine is gone, now or already.
+    Gone(Vm),
+    /// Its host must be told.
+    Tell(Vm),
+}
+
+/// Answers `user/terminate`.
+///
+/// Fields: `id`, or as a convenience for scripts `vmHostname` (the live machine of that name); `force=1`
+/// to have it forgotten without its host's consent; `token`, `format`. A machine that is already gone is
+/// shown as such (202); one that is on its way out gets the order again.
+///
+/// # Errors
+/// 400, 403 for others' machines and for `force` by who may not, 404, 503. If the host did not take the
+/// order the machine is `failed` with the reason, and can be terminated again: 502 for programs.
+pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
+    let fields = &call.request.fields;
+    fields.only(&["id", "vmHostname", "force", "token", "format"])?;
+    let force = match fields.get("force") {
+        None | Some("" | "0") => false,
+        Some("1") => true,
+        Some(_) => return Err(Refusal::bad_request("force is 1 or 0.")),
+    };
+    let target = target(call)?;
+    let common = Common::load(&config::directory())?;
+    if !call.acts {
+        let vm = access::registry_to_read(call)?.read(|reader| find(call, reader, &target))?;
+        let machine = MachineView::new(&vm, &common, call.administrator);
+        return call.reply(200, &TerminateView { machine });
+    }
+    let nodes = Nodes::new(&call.config, &call.request.id)?;
+    let actor = access::actor(call);
+    let mut registry = access::registry(call)?;
+    let step = registry.write(|writer| {
+        let vm = find(call, **writer, &target)?;
+        begin(writer, vm, force, call.administrator, &actor)
+    })?;
+    let vm = match step {
+        Step::Gone(vm) => {
+            report(
+                Level::Info,
+                "terminate",
+                &vm,
+                &actor,
+                if force { "forgotten by force" } else { "nothing left" },
+            );
+            return ordered(call, &common, &vm, None);
+        }
+        Step::Tell(vm) => vm,
+    };
+    report(Level::Info, "terminate", &vm, &actor, "ordered");
+    let order = TerminateOrder {
+        id: vm.id,
+        user: vm.owner.user_name().clone(),
+        virtual_host: vm.virtual_host.clone(),
+    };
+    match nodes.terminate(&vm.physical_host, &order) {
+        Ok(accepted) => {
+            let vm = registry.write(|writer| {
+                writer.keep_facts(&vm.physical_host, &accepted.host, clock::now())?;
+                // The host may have reported the end before it answered.
+                Ok::<_, RegistryError>(writer.vm(vm.id)?.unwrap_or(vm))
+            })?;
+            ordered(call, &common, &vm, None)
+        }
+        Err(trouble) => {
+            let vm = give_up(&mut registry, vm, &trouble.fault, &actor)?;
+            report(Level::Warning, "terminate-failed", &vm, &actor, &trouble.fault.to_string());
+            ordered(call, &common, &vm, Some(&trouble.fault))
+        }
+    }
+}
+
+/// Which machine is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Target {
+    Id(VmId),
+    Named(VirtualHost),
+}
+
+fn target(call: &UserCall<'_>) -> Result<Target, Refusal> {
+    let fields = &call.request.fields;
+    let given = |name| fields.get(name).is_some_and(|text| !text.is_empty());
+    match (given("id"), given("vmHostname")) {
+        (true, true) => Err(Refusal::bad_request("Give id or vmHostname, not both.")),
+        (false, true) => fields.required("vmHostname").map(Target::Named),
+        (_, false) => fields.required("id").map(Target::Id),
+    }
+}
+
+fn find(call: &UserCall<'_>, reader: Reader<'_>, target: &Target) -> Result<Vm, Refusal> {
+    match target {
+        Target::Id(id) => access::machine(call, call.endpoint, reader, *id),
+        Target::Named(name) => {
+            let caller = access::caller(call, reader)?;
+            let vm = reader
+                .vm_named(name)?
+                .ok_or_else(|| Refusal::not_found(format!("No machine has the name {name} at present.")))?;
+            access::permit(call, call.endpoint, &caller, vm)
+        }
+    }
+}
+
+/// Records the order, within a transaction.
+fn begin(
+    writer: &Writer<'_>,
+    vm: Vm,
+    force: bool,
+    administrator: bool,
+    actor: &Actor,
+) -> Result<Step, Refusal> {
+    let now = clock::now();
+    if !vm.state.is_live() {
+        return Ok(Step::Gone(vm));
+    }
+    if force && !may_force(&vm, administrator) {
+        return Err(Refusal::forbidden(
+            "Only an administrator can have a machine forgotten that has run: something of it may be left \
+             on its host. Terminate it without force.",
+        ));
+    }
+    if force || vm.on_node == OnNode::No {
+        let gone = writer.advance(&vm, Event::Forget, now, |vm| vm.order = Order::Terminate)?;
+        let detail = if force { "by force; its host was not asked" } else { "nothing of it is on its host" };
+        writer.record(vm.id, now, actor, "removed", detail)?;
+        return Ok(Step::Gone(gone.unwrap_or(vm)));
+    }
+    let again = vm.state == State::Terminating;
+    let told = writer.advance(&vm, Event::Terminate, now, |vm| {
+        vm.order = Order::Terminate;
+        vm.sequence = 0;
+        vm.fault = None;
+        vm.percent = None;
+    })?;
+    writer.record(vm.id, now, actor, "terminate ordered", if again { "again" } else { "" })?;
+    Ok(Step::Tell(told.unwrap_or(vm)))
+}
+
+/// Records that the host did not take the order, unless the machine has moved on meanwhile.
+fn give_up(registry: &mut Registry, vm: Vm, fault: &Fault, actor: &Actor) -> Result<Vm, RegistryError> {
+    registry.write(|writer| {
+        let now = clock::now();
+        let present = writer.vm(vm.id)?.unwrap_or(vm);
+        let failed = writer.advance(&present, Event::Failed, now, |vm| vm.fault = Some(fault.clone()))?;
+        writer.record(present.id, now, actor, "terminate failed", &fault.to_string())?;
+        Ok(failed.unwrap_or(present))
+    })
+}
+
+fn report(level: Level, what: &str, vm: &Vm, actor: &Actor, detail: &str) {
+    log::event(
+        level,
+        what,
+        &[
+            ("user", &actor.who),
+            ("from", &actor.from),
+            ("machine", &vm.id),
+            ("owner", &vm.owner.as_str()),
+            ("name", &vm.virtual_host),
+            ("host", &vm.physical_host),
+            ("state", &vm.state),
+            ("detail", &detail),
+        ],
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::registry::vm::tests::entered;
+
+    fn actor() -> Actor {
+        Actor { who: "alice".to_owned(), from: "192.0.2.1".to_owned() }
+    }
+
+    fn ground() -> (tempfile::TempDir, Registry, Vm) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let vm = entered(&mut registry, "alice", "node1", "vm1");
+        (dir, registry, vm)
+    }
+
+    fn order(registry: &mut Registry, id: VmId, force: bool, administrator: bool) -> Result<Step, Refusal> {
+        registry.write(|writer| {
+            let vm = writer.vm(id)?.unwrap();
+            begin(writer, vm, force, administrator, &actor())
+        })
+    }
+
+    fn advance(registry: &mut Registry, vm: &Vm, event: Event, edit: impl FnOnce(&mut Vm)) -> Vm {
+        let done: Result<_, RegistryError> =
+            registry.write(|writer| writer.advance(vm, event, clock::now(), edit));
+        done.unwrap().unwrap()
+    }
+
+    #[test]
+    fn an_order_can_be_repeated_and_fails_only_from_terminating() {
+        let (_dir, mut registry, vm) = ground();
+        let vm = advance(&mut registry, &vm, Event::Deployed, |_| {});
+        for _ in 0..2 {
+            let Step::Tell(told) = order(&mut registry, vm.id, false, false).unwrap() else { panic!() };
+            assert_eq!((told.state, told.order, told.sequence), (State::Terminating, Order::Terminate, 0));
+        }
+        let fault = Fault::HostSilent { host: vm.physical_host.clone(), seconds: 7 };
+        let failed = give_up(&mut registry, vm.clone(), &fault, &actor()).unwrap();
+        assert_eq!((failed.state, failed.fault.as_ref()), (State::Failed, Some(&fault)));
+        assert!(matches!(order(&mut registry, vm.id, false, false), Ok(Step::Tell(_))));
+    }
+
+    #[test]
+    fn what_never_reached_its_host_is_gone_at_once() {
+        let (_dir, mut registry, vm) = ground();
+        advance(&mut registry, &vm, Event::Failed, |vm| vm.on_node = OnNode::No);
+        for _ in 0..2 {
+            let Step::Gone(gone) = order(&mut registry, vm.id, false, false).unwrap() else { panic!() };
+            assert_eq!(gone.state, State::NotDeployed);
+        }
+    }
+
+    #[test]
+    fn force_is_for_administrators_and_for_what_never_ran() {
+        let (_dir, mut registry, vm) = ground();
+        assert_eq!(order(&mut registry, vm.id, true, false).unwrap_err().status, 403, "it is on its way");
+        let failed = advance(&mut registry, &vm, Event::Failed, |_| {});
+        assert!(matches!(order(&mut registry, failed.id, true, false), Ok(Step::Gone(_))));
+
+        let ran = entered(&mut registry, "alice", "node1", "vm2");
+        let ran = advance(&mut registry, &ran, Event::Deployed, |_| {});
+        let ran = advance(&mut registry, &ran, Event::Terminate, |_| {});
+        let ran = advance(&mut registry, &ran, Event::Failed, |_| {});
+        assert_eq!(order(&mut registry, ran.id, true, false).unwrap_err().status, 403);
+        assert!(matches!(order(&mut registry, ran.id, true, true), Ok(Step::Gone(_))));
+    }
+}
