@@ -1,0 +1,7 @@
+//! `cgi-bin/node/info`: GET. Called by the server; see [`vgrid::node::info`].
+
+use vgrid::cgi::{policy, serve};
+
+fn main() {
+    serve::server_only(&policy::NODE_INFO, vgrid::node::info::handle);
+}

@@ -1,0 +1,7 @@
+//! `cgi-bin/node/terminate`: POST, a TerminateOrder. Called by the server; see [`vgrid::node::terminate`].
+
+use vgrid::cgi::{policy, serve};
+
+fn main() {
+    serve::server_only(&policy::NODE_TERMINATE, vgrid::node::terminate::handle);
+}
