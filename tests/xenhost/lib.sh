@@ -19,7 +19,7 @@ XENHOST_CPU=${XENHOST_CPU:-Nehalem-v1}                   # QEMU's processor mode
 XENHOST_ACCEL=${XENHOST_ACCEL:-tcg,thread=multi}         # QEMU's accelerator
 XENHOST_XEN_ARGS=${XENHOST_XEN_ARGS:-}                   # more of Xen's command line
 XENHOST_LINUX_ARGS=${XENHOST_LINUX_ARGS:-}               # more of dom0's command line
-XENHOST_WAIT=${XENHOST_WAIT:-300}                        # seconds to wait for a real boot
+XENHOST_WAIT=${XENHOST_WAIT:-600}                        # seconds to wait for a real boot
 XENHOST_EXTRA=${XENHOST_EXTRA:-}                         # more packages in dom0, commas between
 XENHOST_ROOT_SIZE=${XENHOST_ROOT_SIZE:-8G}               # dom0's disk (sparse)
 XENHOST_LVM_SIZE=${XENHOST_LVM_SIZE:-12G}                # the disk of the volume group vg1 (sparse)
@@ -56,7 +56,11 @@ images_hash() {
 }
 XENHOST_IMAGES=${XENHOST_IMAGES:-$XENHOST_DIR/images-$(images_hash)}
 XENHOST_STATES=${XENHOST_STATES:-}    # saved states; empty: beside the images that they need
-states_dir() { echo "${XENHOST_STATES:-$1/states}"; }
+# states_dir STATE IMAGES - the folder that STATE is in. "ready", the same for all, is always
+# beside its images.
+states_dir() { if [[ $1 == ready ]]; then echo "$2/states"; else echo "${XENHOST_STATES:-$2/states}"; fi; }
+# Small files of a run folder that belong to the state of the host: saved and resumed with it.
+state_files=(logins installed)
 
 # What is known of the host that belongs to XENHOST_RUN.
 pid_file=$XENHOST_RUN/qemu.pid
@@ -68,11 +72,11 @@ images_file=$XENHOST_RUN/images     # the images that it was made from
 
 # True if QEMU of this very run folder is alive (not just any process with its old number).
 running() {
-    [[ -s $pid_file ]] && alive "$(<"$pid_file")"
+    [[ -s $pid_file ]] && alive "$(<"$pid_file")" "$XENHOST_RUN"
 }
-alive() {
+alive() {    # alive PID RUN
     [[ -r /proc/$1/cmdline ]] && tr '\0' '\n' 2>/dev/null < "/proc/$1/cmdline" |
-        grep -qxF "xenhost:$XENHOST_RUN"
+        grep -qxF "xenhost:$2"
 }
 need_running() { running || die "not up: $XENHOST_RUN (tests/xenhost/up starts it)"; }
 
@@ -83,7 +87,9 @@ make_socket_dir() {
     mktemp -d "$dir/xenhost.XXXXXX" > "$socket_file"
 }
 
-dom0() {    # dom0 [SSH-OPTION...] [COMMAND] - run COMMAND on the host, or a shell
+# dom0 [COMMAND] - run COMMAND on the host, or a shell
+# shellcheck disable=SC2120
+dom0() {
     local ports control=none images=$XENHOST_IMAGES
     read -ra ports < "$ports_file"
     [[ ! -s $socket_file ]] || control=$(<"$socket_file")/ssh    # 'up' leaves a connection open there
@@ -99,7 +105,9 @@ ssh_more=()    # more options for ssh
 close_connection() {
     local pid n
     [[ -s $socket_file && -S $(<"$socket_file")/ssh ]] || return 0
+    # shellcheck disable=SC2119
     pid=$(ssh_more=(-O check); dom0 2>&1 | sed -n 's/.*(pid=\([0-9]*\)).*/\1/p')
+    # shellcheck disable=SC2119
     (ssh_more=(-O exit); dom0 >/dev/null 2>&1) || true
     for n in {1..50}; do
         [[ -n $pid && -d /proc/$pid ]] || return 0
