@@ -50,16 +50,14 @@ install: $(addprefix install-,$(PARTS))
 # in bin/ is the path in the URL.
 define install-cgi
 	install -d $(LIB)/cgi-bin/$(1)
-	for f in $(2); do install -m 755 $(RELEASE)/$(1)-$$f $(LIB)/cgi-bin/$(1)/$$f; done
+	for f in $(2); do install -m 755 $(RELEASE)/$(1)-$$f $(LIB)/cgi-bin/$(1)/$$f || exit 1; done
 endef
 
 programs = $(filter-out helper worker,$(basename $(notdir $(wildcard bin/$(1)/*.rs))))
 
 # Configuration that is there is never overwritten; the example is put beside it.
-define install-config
-	install -d $(dir $(2))
+install-config = install -d $(dir $(2)) && \
 	if [ -e $(2) ]; then install -m 644 $(1) $(2).example; else install -m 644 $(1) $(2); fi
-endef
 
 install-common:
 	$(call install-config,etc/common.cfg,$(ETC)/common.cfg)
@@ -73,10 +71,11 @@ install-server: install-common source
 	cd resources && find . -type d -exec install -d $(abspath $(SHARE))/resources/{} \;
 	cd resources && find . -type f -exec install -m 644 {} $(abspath $(SHARE))/resources/{} \;
 	install -m 644 $(RELEASE)/vgrid-source.tar.gz $(SHARE)/resources/vgrid-source.tar.gz
-	for f in $(call programs,cli); do install -m 755 $(RELEASE)/vgrid-$$f $(DESTDIR)$(PREFIX)/bin/vgrid-$$f; done
+	for f in $(call programs,cli); do \
+		install -m 755 $(RELEASE)/vgrid-$$f $(DESTDIR)$(PREFIX)/bin/vgrid-$$f || exit 1; done
 	$(call install-config,etc/server.cfg,$(ETC)/server.cfg)
 	$(call install-config,apache/htaccess.basic,$(ETC)/htaccess)
-	for f in basic shibboleth certificate; do install -m 644 apache/htaccess.$$f $(ETC)/htaccess.$$f; done
+	for f in basic shibboleth certificate; do install -m 644 apache/htaccess.$$f $(ETC)/htaccess.$$f || exit 1; done
 	ln -sfn $(SYSCONFDIR)/vgrid/htaccess $(LIB)/cgi-bin/user/.htaccess
 	install -m 644 apache/vgrid-server.conf $(APACHE)/vgrid-server.conf
 
@@ -85,8 +84,7 @@ install-node: install-common
 	install -m 755 $(RELEASE)/vgrid-helper $(LIB)/vgrid-helper
 	install -m 755 $(RELEASE)/vgrid-worker $(LIB)/vgrid-worker
 	$(call install-config,etc/node.cfg,$(ETC)/node.cfg)
-	$(foreach t,$(notdir $(wildcard vmtmpl/*)),$(call install-config,vmtmpl/$(t),$(ETC)/vmtmpl/$(t))
-	)
+	$(foreach t,$(notdir $(wildcard vmtmpl/*)),$(call install-config,vmtmpl/$(t),$(ETC)/vmtmpl/$(t)) &&) true
 	install -d -m 755 $(DESTDIR)$(SYSCONFDIR)/sudoers.d
 	install -m 440 etc/sudoers.d/vgrid $(DESTDIR)$(SYSCONFDIR)/sudoers.d/vgrid
 	install -m 644 apache/vgrid-node.conf $(APACHE)/vgrid-node.conf

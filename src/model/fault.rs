@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::names::{ImageTag, MachineName, PhysicalHost, VirtualHost};
+use super::names::{ImageTag, MachineName, PhysicalHost, VirtualHost, is_invisible};
 use super::size::Amount;
 use super::stage::DeployStage;
 
@@ -195,13 +195,31 @@ pub enum Fault {
     },
 }
 
+impl Fault {
+    /// Whether the host could not be used at all, rather than having a reason to refuse this order.
+    pub fn is_the_hosts_own(&self) -> bool {
+        matches!(
+            self,
+            Self::HostDown { .. }
+                | Self::HostSilent { .. }
+                | Self::HostGarbled { .. }
+                | Self::HostRefused { .. }
+                | Self::ToolstackMissing { .. }
+                | Self::VolumeGroupMissing { .. }
+                | Self::PrivilegeRefused
+                | Self::Internal { .. }
+                | Self::TimedOut { .. }
+        )
+    }
+}
+
 /// The longest `detail` that is kept, in characters.
 const DETAIL_MAX: usize = 200;
 
 /// Makes a program's output fit for a sentence: one line, nothing invisible, not endless.
 pub fn detail(text: &str) -> String {
     let line = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
-    let line = line.replace(char::is_control, " ");
+    let line = line.replace(|c: char| c.is_control() || is_invisible(c), " ");
     if line.chars().count() <= DETAIL_MAX {
         line
     } else {
@@ -224,6 +242,7 @@ mod tests {
     #[test]
     fn details_are_one_printable_line() {
         assert_eq!(detail("  a\n\n b\x1b[31m\n"), "a; b [31m");
+        assert_eq!(detail("a\u{202e}b"), "a b");
         assert!(detail(&"x".repeat(5000)).chars().count() <= DETAIL_MAX + 1);
     }
 }

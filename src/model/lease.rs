@@ -34,19 +34,25 @@ impl Moment {
 
     /// RFC 3339 in UTC: `2026-11-22T09:05:00Z`.
     pub fn rfc3339(self) -> String {
-        self.timestamp().to_string()
+        let t = self.civil();
+        let (year, month, day) = (t.year(), t.month(), t.day());
+        format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", t.hour(), t.minute(), t.second())
     }
 
-    fn timestamp(self) -> jiff::Timestamp {
+    /// Date and time in UTC. (A list shows hundreds of them: `strftime` would take a tenth of its time.)
+    fn civil(self) -> jiff::civil::DateTime {
         let bounded = self.0.clamp(jiff::Timestamp::MIN.as_second(), jiff::Timestamp::MAX.as_second());
-        jiff::Timestamp::from_second(bounded).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+        let timestamp = jiff::Timestamp::from_second(bounded).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        jiff::tz::Offset::UTC.to_datetime(timestamp)
     }
 }
 
 impl fmt::Display for Moment {
     /// For people: `2026-11-22 09:05 UTC`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} UTC", self.timestamp().strftime("%Y-%m-%d %H:%M"))
+        let t = self.civil();
+        let (year, month, day) = (t.year(), t.month(), t.day());
+        write!(f, "{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", t.hour(), t.minute())
     }
 }
 

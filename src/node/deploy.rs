@@ -34,6 +34,7 @@ struct Plan {
 
 /// Answers an order: 202 if it is taken, or had been taken before; 409 or 503 with the [`Fault`].
 pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
+    let since = host::ago(MAX_AGE);
     let node = Node::open(call)?;
     let order: DeployOrder = order(call)?;
     let helper = Helper::new(&call.request.id);
@@ -43,7 +44,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
         return Err(Refusal::busy("This host is busy with other orders. Try again in a moment."));
     };
     let mut records = node.jobs.list().map_err(Refusal::internal)?;
-    let state = host::state(&node.jobs, &lock, &helper, MAX_AGE).map_err(refuse)?;
+    let state = host::state(&node.jobs, &lock, &helper, since).map_err(refuse)?;
     if records.iter().any(|record| record.id == order.id) {
         log::event(Level::Info, "deploy.repeated", &[("vm", &order.id), ("from", &call.request.from())]);
         return accepted(order.id, state.facts(&records, &node.common.digest));

@@ -119,13 +119,14 @@ impl HostState {
     }
 }
 
-/// The host's state, at most `max_age` old. It is kept in a file, so that many orders at once, and the reports
-/// of workers, do not each ask anew; the lock sees to it that only one asks.
-pub fn state(jobs: &Jobs, _lock: &NodeLock, helper: &Helper, max_age: Duration) -> Result<HostState, Fault> {
-    let oldest = clock::millis().saturating_sub(u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX));
+/// The host's state, as it was at `since` (in milliseconds since 1970) or later.
+///
+/// It is kept in a file, so that many orders at once, and the reports of workers, do not each ask anew; the lock
+/// sees to it that only one asks. `since` is taken before waiting for the lock: who waited while another asked
+/// is content with that answer.
+pub fn state(jobs: &Jobs, _lock: &NodeLock, helper: &Helper, since: u64) -> Result<HostState, Fault> {
     if let Some(kept) = kept(jobs)
-        && kept.taken >= oldest
-        && kept.taken <= clock::millis()
+        && (since..=clock::millis()).contains(&kept.taken)
     {
         return Ok(kept);
     }
@@ -134,6 +135,11 @@ pub fn state(jobs: &Jobs, _lock: &NodeLock, helper: &Helper, max_age: Duration) 
         log::event(Level::Error, "host.not-kept", &[("error", &error)]);
     }
     Ok(state)
+}
+
+/// The moment that long ago, in milliseconds since 1970.
+pub fn ago(span: Duration) -> u64 {
+    clock::millis().saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn kept(jobs: &Jobs) -> Option<HostState> {

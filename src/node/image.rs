@@ -137,7 +137,8 @@ fn pump(mut reader: impl Read, writer: &mut impl Write) -> Result<u64, CopyError
         writer.write_all(chunk).map_err(CopyError::Write)?;
         total += n as u64;
     }
-    if zeros < 2 * BLOCK {
+    // Inside a member tar notices by itself; this is for a cut between two.
+    if zeros < 2 * BLOCK || total % BLOCK as u64 != 0 {
         return Err(CopyError::Corrupt("it breaks off before its end".to_owned()));
     }
     writer.flush().map_err(CopyError::Write)?;

@@ -15,13 +15,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answers with a [`NodeInfo`]. Where the toolstack or the volume group is missing its part is empty.
 pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
+    let since = host::ago(Duration::ZERO);
     let node = Node::open(call)?;
     call.request.fields.only(&["format"])?;
     let Some(lock) = node.jobs.lock_node(PATIENCE).map_err(Refusal::internal)? else {
         return Err(Refusal::busy("This host is busy with orders. Try again in a moment."));
     };
     let helper = Helper::new(&call.request.id);
-    let state = host::state(&node.jobs, &lock, &helper, Duration::ZERO).map_err(refuse)?;
+    let state = host::state(&node.jobs, &lock, &helper, since).map_err(refuse)?;
     drop(lock);
     let records = node.jobs.list().map_err(Refusal::internal)?;
     let facts = state.facts(&records, &node.common.digest);

@@ -106,62 +106,93 @@ fn reports<T: for<'a> Deserialize<'a>>(json: &[u8]) -> Result<Vec<T>, LvmError> 
         .map_err(|error| LvmError::Other(format!("LVM's report can't be read: {error}")))
 }
 
-/// Reads `vgs --reportformat json --units m -o vg_size,vg_free,vg_extent_size`; `None` if it lists no group.
+/// The fields of a [`Group`].
+const GROUP: &str = "vg_size,vg_free,vg_extent_size";
+/// The fields of a [`Volume`].
+const VOLUME: &str = "lv_name,lv_size,lv_attr,lv_tags";
+
+#[derive(Deserialize)]
+struct GroupRow {
+    #[serde(rename = "vg_size")]
+    size: String,
+    #[serde(rename = "vg_free")]
+    free: String,
+    #[serde(rename = "vg_extent_size")]
+    extent: String,
+}
+
+#[derive(Deserialize)]
+struct VolumeRow {
+    #[serde(rename = "lv_name")]
+    name: String,
+    #[serde(rename = "lv_size")]
+    size: String,
+    #[serde(rename = "lv_attr")]
+    attributes: String,
+    #[serde(rename = "lv_tags")]
+    tags: String,
+}
+
+impl GroupRow {
+    fn group(&self) -> Result<Group, LvmError> {
+        Ok(Group {
+            size: mebibytes(&self.size)?,
+            free: mebibytes(&self.free)?,
+            extent: mebibytes(&self.extent)?.max(Amount::from_mib(1)),
+        })
+    }
+}
+
+impl VolumeRow {
+    fn volume(self) -> Result<Volume, LvmError> {
+        Ok(Volume {
+            size: mebibytes(&self.size)?,
+            machine: machine_of(&self.tags),
+            // lvs(8): the sixth attribute is `o` when the device is open.
+            open: self.attributes.as_bytes().get(5) == Some(&b'o'),
+            name: self.name,
+        })
+    }
+}
+
+/// Reads `vgs` with the fields of a group; `None` if it lists none.
 pub fn parse_group(json: &[u8]) -> Result<Option<Group>, LvmError> {
+    #[derive(Deserialize)]
+    struct Report {
+        vg: Vec<GroupRow>,
+    }
+    let row = reports::<Report>(json)?.into_iter().flat_map(|report| report.vg).next();
+    row.map(|row| row.group()).transpose()
+}
+
+/// Reads `vgs` with the fields of a group and of its volumes: one row a volume, so `None` for a group that has
+/// none.
+pub fn parse_all(json: &[u8]) -> Result<Option<(Group, Vec<Volume>)>, LvmError> {
     #[derive(Deserialize)]
     struct Report {
         vg: Vec<Row>,
     }
     #[derive(Deserialize)]
     struct Row {
-        #[serde(rename = "vg_size")]
-        size: String,
-        #[serde(rename = "vg_free")]
-        free: String,
-        #[serde(rename = "vg_extent_size")]
-        extent: String,
+        #[serde(flatten)]
+        group: GroupRow,
+        #[serde(flatten)]
+        volume: VolumeRow,
     }
-    let rows = reports::<Report>(json)?.into_iter().flat_map(|report| report.vg).next();
-    rows.map(|row| {
-        Ok(Group {
-            size: mebibytes(&row.size)?,
-            free: mebibytes(&row.free)?,
-            extent: mebibytes(&row.extent)?.max(Amount::from_mib(1)),
-        })
-    })
-    .transpose()
+    let rows: Vec<_> = reports::<Report>(json)?.into_iter().flat_map(|report| report.vg).collect();
+    let Some(first) = rows.first() else { return Ok(None) };
+    let group = first.group.group()?;
+    let volumes: Result<_, _> = rows.into_iter().map(|row| row.volume.volume()).collect();
+    Ok(Some((group, volumes?)))
 }
 
-/// Reads `lvs --reportformat json --units m -o lv_name,lv_size,lv_attr,lv_tags`.
+/// Reads `lvs` with the fields of a volume.
 pub fn parse_volumes(json: &[u8]) -> Result<Vec<Volume>, LvmError> {
     #[derive(Deserialize)]
     struct Report {
-        lv: Vec<Row>,
+        lv: Vec<VolumeRow>,
     }
-    #[derive(Deserialize)]
-    struct Row {
-        #[serde(rename = "lv_name")]
-        name: String,
-        #[serde(rename = "lv_size")]
-        size: String,
-        #[serde(rename = "lv_attr")]
-        attributes: String,
-        #[serde(rename = "lv_tags")]
-        tags: String,
-    }
-    reports::<Report>(json)?
-        .into_iter()
-        .flat_map(|report| report.lv)
-        .map(|row| {
-            Ok(Volume {
-                size: mebibytes(&row.size)?,
-                machine: machine_of(&row.tags),
-                // lvs(8): the sixth attribute is `o` when the device is open.
-                open: row.attributes.as_bytes().get(5) == Some(&b'o'),
-                name: row.name,
-            })
-        })
-        .collect()
+    reports::<Report>(json)?.into_iter().flat_map(|report| report.lv).map(VolumeRow::volume).collect()
 }
 
 /// What a refusal means, by LVM's words on standard error.
@@ -205,20 +236,27 @@ impl<'a> Lvm<'a> {
         })
     }
 
+    fn list(self, program: &'static str, fields: &str) -> Result<Vec<u8>, LvmError> {
+        let args = ["--reportformat", "json", "--units", "m", "-o", fields, self.group.as_str()];
+        self.run(program, &args).map(|said| said.stdout)
+    }
+
     /// Its size and free space.
     pub fn group(self) -> Result<Group, LvmError> {
-        let fields = "vg_size,vg_free,vg_extent_size";
-        let said =
-            self.run("vgs", &["--reportformat", "json", "--units", "m", "-o", fields, self.group.as_str()])?;
-        parse_group(&said.stdout)?.ok_or_else(|| LvmError::GroupMissing(self.group.clone()))
+        parse_group(&self.list("vgs", GROUP)?)?.ok_or_else(|| LvmError::GroupMissing(self.group.clone()))
     }
 
     /// All its volumes.
     pub fn volumes(self) -> Result<Vec<Volume>, LvmError> {
-        let fields = "lv_name,lv_size,lv_attr,lv_tags";
-        let said =
-            self.run("lvs", &["--reportformat", "json", "--units", "m", "-o", fields, self.group.as_str()])?;
-        parse_volumes(&said.stdout)
+        parse_volumes(&self.list("lvs", VOLUME)?)
+    }
+
+    /// Both, by one program where there are any volumes.
+    pub fn all(self) -> Result<(Group, Vec<Volume>), LvmError> {
+        match parse_all(&self.list("vgs", &format!("{GROUP},{VOLUME}"))?)? {
+            Some(all) => Ok(all),
+            None => Ok((self.group()?, Vec::new())),
+        }
     }
 
     /// The device of a volume.
@@ -253,7 +291,7 @@ mod tests {
     fn a_group_is_read() {
         let group = parse_group(include_bytes!("../../tests/data/vgs.json")).unwrap().unwrap();
         assert_eq!(group.size, Amount::from_mib(12284));
-        assert_eq!(group.free, Amount::from_mib(11944));
+        assert_eq!(group.free, Amount::from_mib(11236));
         assert_eq!(group.extent, Amount::from_mib(4));
         assert_eq!(group.rounded(Amount::from_mib(13)), Amount::from_mib(16));
         assert_eq!(group.rounded(Amount::from_mib(16)), Amount::from_mib(16));
@@ -268,8 +306,17 @@ mod tests {
         assert_eq!(names, ["other", "xen-root-alice_vm1", "xen-swap-alice_vm1"]);
         assert_eq!(volumes[0].machine, None);
         assert_eq!(volumes[1].machine, "019dd5a3-2f3a-7c11-9d9b-0123456789ab".parse().ok());
-        assert_eq!(volumes[1].size, Amount::from_mib(256));
-        assert!(volumes[1].open && !volumes[2].open);
+        assert_eq!(volumes[1].size, Amount::from_mib(1024));
+        assert!(volumes[1].open && !volumes[0].open);
+    }
+
+    #[test]
+    fn a_group_is_read_with_its_volumes() {
+        let (group, volumes) = parse_all(include_bytes!("../../tests/data/vgs-all.json")).unwrap().unwrap();
+        assert_eq!(group.free, Amount::from_mib(11236));
+        assert_eq!(volumes.len(), 3);
+        assert!(volumes.iter().any(|volume| volume.machine.is_some()));
+        assert_eq!(parse_all(include_bytes!("../../tests/data/vgs-missing.json")).unwrap(), None);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use super::privileged::Helper;
 use super::report::Reporter;
 
 /// How old what a report says about the host may be.
-const HOST_AGE: Duration = Duration::from_secs(5);
+const HOST_AGE: Duration = Duration::from_secs(15);
 
 /// How often progress is reported at most.
 const PROGRESS: Duration = Duration::from_secs(2);
@@ -158,8 +158,9 @@ impl Worker<'_> {
 
     /// What the host has, for a report; absent when it can't be found out now.
     fn host(&self, max_age: Duration) -> Option<HostFacts> {
+        let since = host::ago(max_age);
         let lock = self.jobs.lock_node(Duration::from_secs(5)).ok().flatten()?;
-        let state = host::state(&self.jobs, &lock, &self.helper, max_age).ok()?;
+        let state = host::state(&self.jobs, &lock, &self.helper, since).ok()?;
         let records = self.jobs.list().ok()?;
         Some(state.facts(&records, &self.common.digest))
     }

@@ -11,7 +11,6 @@ use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::{Fields, Format};
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common, Leases};
-use crate::model::fault::Fault;
 use crate::model::lease::Lease;
 use crate::model::names::{
     ImageTag, Label, MachineName, NameFault, PhysicalHost, UserName, VirtualHost, VmId,
@@ -156,7 +155,8 @@ struct Wish {
 /// `like` (the id of a machine to fill the form in from); `token`, `format`.
 ///
 /// Accepted: 303 to the machine's page for people, 202 and its data for programs (as text its line, which
-/// begins with id and state). If its host fails the machine is `failed` with the reason: 502 for programs.
+/// begins with id and state). If its host refuses or fails the machine is `failed` with the reason: for programs
+/// 409 when the host had a reason, 502 when it could not be used.
 ///
 /// # Errors
 /// 400 and 409 with what is wrong with which field (as HTML the form, filled in), 403, 503.
@@ -200,10 +200,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         Err(trouble) => {
             report(Level::Warning, "deploy-failed", &vm, &actor, &trouble.fault.to_string());
             let vm = give_up(&mut registry, vm, &trouble, &actor)?;
-            match room_field(&trouble.fault) {
-                Some(field) => decline(call, &common, Declined::one(409, field, trouble.fault.to_string())),
-                None => ordered(call, &common, &vm, Some(&trouble.fault)),
-            }
+            ordered(call, &common, &vm, Some(&trouble.fault))
         }
     }
 }
@@ -412,35 +409,20 @@ fn accept(registry: &mut Registry, vm: Vm, accepted: &Accepted) -> Result<Vm, Re
     })
 }
 
-/// The field to change when a host has no room for a machine; `None` for any other fault. Then the
-/// request is refused, as if the registry had known it, and slot and name are free again.
-fn room_field(fault: &Fault) -> Option<&'static str> {
-    match fault {
-        Fault::NotEnoughMemory { .. } => Some("vmMemory"),
-        Fault::NotEnoughSpace { .. } => Some("vmPartition"),
-        _ => None,
-    }
-}
-
-/// Records that the host did not accept: the machine is `failed`, or gone if there was no room for it,
-/// unless it has moved on meanwhile.
+/// Records that the host did not accept: the machine is `failed`, unless it has moved on meanwhile.
 fn give_up(registry: &mut Registry, vm: Vm, trouble: &Trouble, actor: &Actor) -> Result<Vm, RegistryError> {
-    let (event, what) = match room_field(&trouble.fault) {
-        Some(_) => (Event::Forget, "deploy refused"),
-        None => (Event::Failed, "deploy failed"),
-    };
     registry.write(|writer| {
         let now = clock::now();
         let present = writer.vm(vm.id)?.unwrap_or(vm);
         let changed = match present.order {
             // Terminated meanwhile: that order counts.
             Order::Terminate => None,
-            Order::Deploy => writer.advance(&present, event, now, |vm| {
+            Order::Deploy => writer.advance(&present, Event::Failed, now, |vm| {
                 vm.fault = Some(trouble.fault.clone());
                 vm.on_node = trouble.taken;
             })?,
         };
-        writer.record(present.id, now, actor, what, &trouble.fault.to_string())?;
+        writer.record(present.id, now, actor, "deploy failed", &trouble.fault.to_string())?;
         Ok(changed.unwrap_or(present))
     })
 }

@@ -327,7 +327,8 @@ pub struct OrderError {
 }
 
 /// The answer to an order that was recorded: people are sent to the machine's page (303), programs get
-/// the machine's data with 202, or with 502 and the reason if its host did not take the order.
+/// the machine's data with 202, or with the reason and 409 if its host refused the order, 502 if the host
+/// could not be used.
 ///
 /// # Errors
 /// A [`Refusal`] if the data can't be shown.
@@ -345,8 +346,9 @@ pub fn ordered(
     if call.request.format == Format::Html {
         return Ok(Reply::see_other(&location));
     }
-    let error = OrderError { status: 502, message: fault.to_string(), request: call.request.id.to_string() };
-    call.reply(502, &OrderView { machine, error: Some(error) })
+    let status = if fault.is_the_hosts_own() { 502 } else { 409 };
+    let error = OrderError { status, message: fault.to_string(), request: call.request.id.to_string() };
+    call.reply(status, &OrderView { machine, error: Some(error) })
 }
 
 impl View for OrderView {

@@ -149,7 +149,14 @@ impl Host {
         if let Some(log) = self.console_log(&lock.machine)? {
             remove_file(&log)?;
         }
-        hypervisor.create(&file, &lock.machine).map_err(|error| {
+        let mut result = hypervisor.create(&file, &lock.machine);
+        if let Err(HypervisorError::Busy(why)) = &result {
+            // It has taken back what it had begun, so a second try costs nothing but time.
+            log::event(Level::Warning, "start.again", &[("machine", &lock.machine), ("why", why)]);
+            self.remove_domain(lock, &file)?;
+            result = hypervisor.create(&file, &lock.machine);
+        }
+        result.map_err(|error| {
             let detail = error.to_string();
             let fault = match error {
                 HypervisorError::NameTaken => Fault::DomainExists { domain: lock.machine.clone() },
@@ -164,7 +171,7 @@ impl Host {
                 HypervisorError::TimedOut { what, seconds } => {
                     Fault::TimedOut { what: what.to_owned(), seconds }
                 }
-                HypervisorError::NoSuchDomain | HypervisorError::Other(_) => {
+                HypervisorError::NoSuchDomain | HypervisorError::Busy(_) | HypervisorError::Other(_) => {
                     Fault::StartFailed { detail: fault::detail(&detail) }
                 }
             };

@@ -298,8 +298,8 @@ impl From<HypervisorError> for Failure {
             HypervisorError::TimedOut { what, seconds } => {
                 Some(Fault::TimedOut { what: what.to_owned(), seconds })
             }
-            HypervisorError::Missing(detail) | HypervisorError::Other(detail) => {
-                Some(Fault::ToolstackMissing { detail })
+            HypervisorError::Missing(_) | HypervisorError::Other(_) | HypervisorError::Busy(_) => {
+                Some(Fault::ToolstackMissing { detail: detail.clone() })
             }
             _ => None,
         };

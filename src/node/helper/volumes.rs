@@ -25,8 +25,7 @@ impl Host {
         let taken = clock::millis();
         let (machines, storage) = std::thread::scope(|scope| {
             let domains = scope.spawn(|| self.hypervisor()?.domains());
-            let group = scope.spawn(|| self.lvm().group());
-            let volumes = scope.spawn(|| self.lvm().volumes());
+            let storage = scope.spawn(|| self.lvm().all());
             let memory = self.hypervisor().and_then(|h| h.memory().map(|memory| (h.name(), memory)));
             let ended = || HypervisorError::Other("the listing broke off".to_owned());
             let machines = memory.and_then(|(toolstack, memory)| {
@@ -34,9 +33,8 @@ impl Host {
                 Ok(Machines { toolstack: toolstack.to_owned(), memory, domains })
             });
             let ended = || LvmError::Other("the listing broke off".to_owned());
-            let storage = group.join().unwrap_or_else(|_| Err(ended())).and_then(|group| {
-                Ok(Storage { group, volumes: volumes.join().unwrap_or_else(|_| Err(ended()))? })
-            });
+            let storage = storage.join().unwrap_or_else(|_| Err(ended()));
+            let storage = storage.map(|(group, volumes)| Storage { group, volumes });
             (machines, storage)
         });
         let fault = |failure: Failure| {

@@ -92,6 +92,9 @@ pub enum HypervisorError {
         /// What is wrong there.
         detail: String,
     },
+    /// The host is too busy just now: a step of the toolstack's own timed out.
+    #[error("the host is very busy ({0})")]
+    Busy(String),
     /// It took too long.
     #[error("{what} did not end within {seconds} s")]
     TimedOut {

@@ -30,7 +30,7 @@ use crate::system::exec::{self, ExecError, Run, Said};
 /// For what only asks.
 const ASK: Duration = Duration::from_secs(30);
 /// For starting and ending a machine: with pygrub and an xz kernel 14 s were seen on an emulated host.
-const ACT: Duration = Duration::from_secs(180);
+const ACT: Duration = Duration::from_secs(240);
 
 /// There as a folder if and only if systemd is the init (sd_booted(3)).
 const SYSTEMD: &str = "/run/systemd/system";
@@ -245,6 +245,10 @@ pub fn explain(stderr: &str) -> HypervisorError {
     if says("Domain name must be specified") || says("Neither kernel nor bootloader specified") {
         return HypervisorError::Configuration { line: None, detail: words(stderr) };
     }
+    // libxl gives a hotplug script 40 s.
+    if let Some((_, rest)) = stderr.split_once("killing execution of ") {
+        return HypervisorError::Busy(detail(rest.lines().next().unwrap_or_default()));
+    }
     if says("segment kernel too large") {
         return HypervisorError::Other("its memory is too small for its kernel".to_owned());
     }
@@ -399,6 +403,7 @@ mod tests {
         assert!(matches!(case("unprivileged"), E::Missing(_)));
         assert_eq!(case("nosuch"), E::NoSuchDomain);
         assert_eq!(case("nosuchid"), E::NoSuchDomain);
+        assert_eq!(case("slow"), E::Busy("/etc/xen/scripts/block add because of timeout".to_owned()));
     }
 
     #[test]
