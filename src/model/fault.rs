@@ -34,6 +34,7 @@ pub enum Fault {
         /// The image.
         tag: ImageTag,
         /// What the unpacker said.
+        #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
     /// The image did not fit into the partition.
@@ -68,6 +69,7 @@ pub enum Fault {
     #[error("The volume group {name} is missing on this host. Tell an administrator.")]
     VolumeGroupMissing {
         /// Its name.
+        #[serde(deserialize_with = "cleaned")]
         name: String,
     },
     /// A volume of that name is there that is not this machine's.
@@ -76,6 +78,7 @@ pub enum Fault {
     )]
     VolumeExists {
         /// The volume.
+        #[serde(deserialize_with = "cleaned")]
         volume: String,
     },
     /// A domain of that name runs that is not this machine.
@@ -98,14 +101,17 @@ pub enum Fault {
     #[error("The configuration template {template} has an error ({detail}). Tell an administrator.")]
     TemplateError {
         /// The template's name.
+        #[serde(deserialize_with = "cleaned")]
         template: String,
         /// What is wrong with it.
+        #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
     /// Neither `xl` nor `xm` is there, or it does not answer.
     #[error("The Xen tools are missing on this host or do not answer ({detail}). Tell an administrator.")]
     ToolstackMissing {
         /// What was tried.
+        #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
     /// sudo would not let the web server's user run the helper.
@@ -117,18 +123,21 @@ pub enum Fault {
     #[error("The file system could not be made ({detail}). Tell an administrator.")]
     FilesystemFailed {
         /// What the program said.
+        #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
     /// The toolstack refused to start the machine.
     #[error("The machine could not be started ({detail}).")]
     StartFailed {
         /// What the toolstack said.
+        #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
     /// The machine was started but stopped again.
     #[error("The machine was started but did not keep running ({detail}). Its console may say why.")]
     DidNotRun {
         /// What was seen.
+        #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
     /// The worker was killed, or the host went down.
@@ -143,12 +152,14 @@ pub enum Fault {
     )]
     RemovalFailed {
         /// What is left and why.
+        #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
     /// A program took too long.
     #[error("{what} did not end within {seconds} s and was stopped. Try again, or tell an administrator.")]
     TimedOut {
         /// The work that took too long.
+        #[serde(deserialize_with = "cleaned")]
         what: String,
         /// Its time limit.
         seconds: u64,
@@ -157,6 +168,7 @@ pub enum Fault {
     #[error("Something went wrong on the host. Tell an administrator the number {request}.")]
     Internal {
         /// The request id under which the log has the detail.
+        #[serde(deserialize_with = "cleaned")]
         request: String,
     },
     /// The server can't reach the node.
@@ -165,6 +177,7 @@ pub enum Fault {
         /// The node.
         host: PhysicalHost,
         /// What the connection said.
+        #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
     /// The node did not answer in time.
@@ -181,6 +194,7 @@ pub enum Fault {
         /// The node.
         host: PhysicalHost,
         /// What was wrong with the answer.
+        #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
     /// The node would not take orders from this server.
@@ -191,6 +205,7 @@ pub enum Fault {
         /// The HTTP status.
         status: u16,
         /// What it said.
+        #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
 }
@@ -215,6 +230,11 @@ impl Fault {
 
 /// The longest `detail` that is kept, in characters.
 const DETAIL_MAX: usize = 200;
+
+/// What a node says is made fit for a sentence where it enters.
+fn cleaned<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    String::deserialize(deserializer).map(|text| detail(&text))
+}
 
 /// Makes a program's output fit for a sentence: one line, nothing invisible, not endless.
 pub fn detail(text: &str) -> String {

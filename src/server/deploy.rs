@@ -552,6 +552,7 @@ fn report(level: Level, what: &str, vm: &Vm, actor: &Actor, detail: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::fault::Fault;
     use crate::model::size::Amount;
     use crate::model::state::State;
     use crate::server::registry::vm::{OnNode, Scope};
@@ -678,21 +679,19 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_room_refuses_and_a_broken_one_fails() {
+    fn a_refusal_and_a_fault_of_a_host_leave_a_failed_machine() {
         let dir = tempfile::tempdir().unwrap();
         let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
         let common = common(&[("node1", 9)], 9);
         let room = Fault::NotEnoughMemory { needed: Amount::from_mib(2), free: Amount::from_mib(1) };
         let silent = Fault::HostSilent { host: "node1".parse().unwrap(), seconds: 7 };
-        for (fault, taken, state) in
-            [(room, OnNode::No, State::NotDeployed), (silent, OnNode::Maybe, State::Failed)]
-        {
+        for (fault, taken) in [(room, OnNode::No), (silent, OnNode::Maybe)] {
             let vm = take_on(&mut registry, &common, &alice(), wish(), &actor()).unwrap();
             let id = vm.id;
             let trouble = Trouble { fault: fault.clone(), taken };
             give_up(&mut registry, vm, &trouble, &actor()).unwrap();
             let vm = registry.read(|reader| reader.vm(id)).unwrap().unwrap();
-            assert_eq!((vm.state, vm.on_node, vm.fault), (state, taken, Some(fault)));
+            assert_eq!((vm.state, vm.on_node, vm.fault), (State::Failed, taken, Some(fault)));
         }
     }
 }

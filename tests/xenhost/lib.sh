@@ -84,7 +84,13 @@ need_running() { running || die "not up: $XENHOST_RUN (tests/xenhost/up starts i
 make_socket_dir() {
     local dir=${TMPDIR:-/tmp}
     (( ${#dir} < 60 )) || dir=/tmp
+    remove_socket_dir    # of a QEMU that was killed
     mktemp -d "$dir/xenhost.XXXXXX" > "$socket_file"
+}
+
+remove_socket_dir() {
+    [[ ! -s $socket_file ]] || rm -rf "$(<"$socket_file")"
+    rm -f "$socket_file"
 }
 
 # dom0 [COMMAND] - run COMMAND on the host, or a shell
@@ -134,8 +140,11 @@ stop_host() {
         wait_end 15 || kill -KILL "$pid" 2>/dev/null || true
         wait_end 15 || die "QEMU (process $pid) does not end"
     fi
-    [[ ! -s $socket_file ]] || rm -rf "$(<"$socket_file")"
-    rm -f "$socket_file" "$pid_file"
+    remove_socket_dir
+    rm -f "$pid_file"
 }
 
-clear_run() { rm -rf --one-file-system "$XENHOST_RUN"; }
+clear_run() {    # forget a run whose QEMU has ended
+    remove_socket_dir
+    rm -rf --one-file-system "$XENHOST_RUN"
+}

@@ -1,0 +1,295 @@
+//! The rules that hold the crate together, read from its source.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use vgrid::cgi::policy::ENDPOINTS;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// All Rust files below a folder, by their path from the crate's root, with their code: comments and
+/// texts taken out.
+fn code_below(folder: &str) -> BTreeMap<String, String> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![Path::new(ROOT).join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder of the source") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let name = path.strip_prefix(ROOT).expect("below the root").display().to_string();
+                files.insert(name, bare(&fs::read_to_string(&path).expect("a source file")));
+            }
+        }
+    }
+    files
+}
+
+/// Code without comments and without the content of texts: what it says is not what it does.
+fn bare(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(c) = rest.chars().next() {
+        if rest.starts_with("//") {
+            rest = &rest[rest.find('\n').unwrap_or(rest.len())..];
+        } else if rest.starts_with("'\"'") || rest.starts_with("b'\"'") {
+            rest = &rest[rest.find("\"'").map_or(rest.len(), |at| at + 2)..];
+        } else if rest.starts_with("r#\"") {
+            rest = &rest[rest.find("\"#").map_or(rest.len(), |at| at + 2)..];
+        } else if c == '"' {
+            let mut escaped = false;
+            let end = rest[1..].find(|c| {
+                let ends = c == '"' && !escaped;
+                escaped = c == '\\' && !escaped;
+                ends
+            });
+            rest = &rest[end.map_or(rest.len(), |at| at + 2)..];
+            out.push_str("\"\"");
+        } else {
+            out.push(c);
+            rest = &rest[c.len_utf8()..];
+        }
+    }
+    out
+}
+
+/// The modules of the crate's top that some code names, by `crate::…` or `vgrid::…`.
+fn imports(code: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    for root in ["crate::", "vgrid::"] {
+        for (at, _) in code.match_indices(root) {
+            let after = &code[at + root.len()..];
+            if let Some(list) = after.strip_prefix('{') {
+                // One level of braces at a time: `use crate::{a::{b, c}, d}`.
+                let mut depth = 0;
+                let mut item = String::new();
+                for c in list.chars() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => break,
+                        '}' => depth -= 1,
+                        ',' if depth == 0 => {
+                            found.insert(word(item.trim()));
+                            item.clear();
+                        }
+                        c if depth == 0 => item.push(c),
+                        _ => {}
+                    }
+                }
+                found.insert(word(item.trim()));
+            } else {
+                found.insert(word(after));
+            }
+        }
+    }
+    found.remove("");
+    found
+}
+
+#[test]
+fn imports_go_down_only() {
+    let allowed = |file: &str| -> &[&str] {
+        let top = file.strip_prefix("src/").and_then(|f| f.split(['/', '.']).next()).unwrap_or_default();
+        match top {
+            "lib" => &["cgi", "config", "model", "node", "remote", "server", "system", "template"],
+            "model" => &["model"],
+            "config" | "template" | "remote" | "system" | "cgi" => {
+                &["model", "config", "template", "remote", "system", "cgi", "VERSION"]
+            }
+            "server" => &["model", "config", "template", "remote", "system", "cgi", "server", "VERSION"],
+            "node" => &["model", "config", "template", "remote", "system", "cgi", "node", "VERSION"],
+            other => panic!("src/{other} has no layer; give it one here"),
+        }
+    };
+    for (file, code) in code_below("src") {
+        let upwards: Vec<String> =
+            imports(&code).into_iter().filter(|name| !allowed(&file).contains(&name.as_str())).collect();
+        assert!(upwards.is_empty(), "{file} must not know {upwards:?}");
+        // A path that climbs out of a layer by `super` would not be seen above.
+        let depth = file.matches('/').count();
+        assert!(!code.contains(&"super::".repeat(depth + 1)), "{file} climbs by super::");
+    }
+}
+
+#[test]
+fn a_program_knows_its_own_half() {
+    for (file, code) in code_below("bin") {
+        let names = imports(&code);
+        let (half, other) = match file.split('/').nth(1) {
+            Some("node") => ("node", "server"),
+            Some("user" | "internal" | "cron") => ("server", "node"),
+            _ => continue,
+        };
+        assert!(names.contains(half), "{file} calls nothing of {half}: {names:?}");
+        assert!(!names.contains(other), "{file} knows {other}");
+    }
+}
+
+#[test]
+fn every_tool_has_one_place() {
+    let rules: [(&[&str], &[&str]); 6] = [
+        (&["rusqlite"], &["src/server/registry"]),
+        (&["Command::new", "process::Command", "posix_spawn", "execv", "fork("], &["src/system/"]),
+        (&["ureq"], &["src/remote.rs"]),
+        (&["tera::", "use tera"], &["src/template.rs"]),
+        (&["lettre"], &["src/server/mail"]),
+        (&["TcpStream", "TcpListener"], &["src/remote.rs"]),
+    ];
+    let mut files = code_below("src");
+    files.extend(code_below("bin"));
+    for (file, code) in files {
+        // Unit tests may play the other side.
+        let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+        for (words, places) in rules {
+            for word in words {
+                let found = code.contains(word);
+                assert!(
+                    !found || places.iter().any(|p| file.starts_with(p)),
+                    "{file} uses {word}: see {places:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn programs_hold_no_logic() {
+    for (file, code) in code_below("bin") {
+        if file.starts_with("bin/user/") || file.starts_with("bin/internal/") || file.starts_with("bin/node/")
+        {
+            let lines = code.lines().filter(|line| !line.trim().is_empty()).count();
+            assert!(lines <= 20, "{file} has {lines} lines; what it does belongs into src/");
+        }
+        let source = fs::read_to_string(Path::new(ROOT).join(&file)).expect("a program");
+        assert!(source.starts_with("//! "), "{file} does not say what it is");
+    }
+}
+
+/// The name that a program of `bin/` has for cargo.
+fn cargo_name(folder: &str, name: &str) -> String {
+    match (folder, name) {
+        // Started by vGrid and sudo, never by Apache.
+        ("node", "helper" | "worker") => format!("vgrid-{name}"),
+        // Commands for people and cron.
+        ("cli" | "cron", name) => format!("vgrid-{name}"),
+        (folder, name) => format!("{folder}-{name}"),
+    }
+}
+
+#[derive(Debug)]
+struct Bin {
+    path: String,
+    features: Vec<String>,
+}
+
+fn bins() -> BTreeMap<String, Bin> {
+    let text = fs::read_to_string(Path::new(ROOT).join("Cargo.toml")).expect("Cargo.toml");
+    let manifest: toml::Table = text.parse().expect("Cargo.toml is TOML");
+    let bins = manifest["bin"].as_array().expect("[[bin]]");
+    let text = |bin: &toml::Value, key: &str| bin.get(key).and_then(|v| v.as_str()).unwrap_or("").to_owned();
+    bins.iter()
+        .map(|bin| {
+            let features =
+                bin.get("required-features").and_then(|v| v.as_array()).cloned().unwrap_or_default();
+            let features = features.iter().filter_map(|f| f.as_str()).map(str::to_owned).collect();
+            (text(bin, "name"), Bin { path: text(bin, "path"), features })
+        })
+        .collect()
+}
+
+#[test]
+fn the_path_in_bin_is_the_path_in_the_url() {
+    let mut known = bins();
+    for file in code_below("bin").into_keys() {
+        let parts: Vec<&str> = file.trim_end_matches(".rs").split('/').collect();
+        let [_, folder, name] = parts[..] else { panic!("{file} is too deep") };
+        let cargo = cargo_name(folder, name);
+        let bin =
+            known.remove(&cargo).unwrap_or_else(|| panic!("Cargo.toml has no [[bin]] {cargo} for {file}"));
+        assert_eq!(bin.path, file);
+        let wanted: &[&str] = match folder {
+            "user" | "internal" | "cron" => &["server"],
+            "node" => &["node"],
+            _ => continue,
+        };
+        assert_eq!(bin.features, wanted, "required-features of {cargo}");
+    }
+    assert!(known.is_empty(), "Cargo.toml has programs that bin/ lacks: {:?}", known.keys());
+}
+
+#[test]
+fn every_endpoint_has_its_program_and_the_other_way_round() {
+    let endpoints: BTreeSet<String> = ENDPOINTS.iter().map(|e| e.name.to_owned()).collect();
+    let programs: BTreeSet<String> = code_below("bin")
+        .into_keys()
+        .filter_map(|file| file.strip_prefix("bin/")?.strip_suffix(".rs").map(str::to_owned))
+        .filter(|name| ["user/", "internal/", "node/"].iter().any(|folder| name.starts_with(folder)))
+        .filter(|name| !matches!(name.as_str(), "node/helper" | "node/worker"))
+        .collect();
+    assert_eq!(endpoints, programs);
+}
+
+#[test]
+fn make_installs_every_program_where_apache_looks() {
+    let stage = crate::support::stage::Stage::shared();
+    let installed = |path: PathBuf| assert!(path.is_file(), "not installed: {}", path.display());
+    for file in code_below("bin").into_keys() {
+        let parts: Vec<&str> = file.trim_end_matches(".rs").split('/').collect();
+        match parts[..] {
+            [_, "node", name @ ("helper" | "worker")] => {
+                installed(stage.path(&format!("/usr/lib/vgrid/vgrid-{name}")));
+            }
+            [_, folder @ ("user" | "internal" | "node"), name] => {
+                installed(stage.path(&format!("/usr/lib/vgrid/cgi-bin/{folder}/{name}")));
+            }
+            [_, "cli", name] => installed(stage.path(&format!("/usr/bin/vgrid-{name}"))),
+            // Run by cron from where the crontab says.
+            [_, "cron", _] => {}
+            _ => panic!("where does {file} go?"),
+        }
+    }
+    for entry in fs::read_dir(stage.path("/etc/vgrid/vmtmpl")).expect("templates") {
+        let name = entry.expect("a template").file_name();
+        assert!(Path::new(ROOT).join("vmtmpl").join(name).is_file());
+    }
+}
+
+fn cargo_tree(half: &str) -> BTreeSet<String> {
+    let tree = Command::new(env!("CARGO"))
+        .current_dir(ROOT)
+        .args(["tree", "--locked", "--offline", "--edges=normal,build", "--prefix=none"])
+        .args(["--no-default-features", "--features", half])
+        .output()
+        .expect("cargo can be started");
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let text = String::from_utf8(tree.stdout).expect("cargo's words");
+    text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+}
+
+#[test]
+fn each_half_is_built_without_the_other() {
+    let node = cargo_tree("node");
+    for sql_or_mail in ["rusqlite", "libsqlite3-sys", "lettre"] {
+        assert!(!node.contains(sql_or_mail), "the node part depends on {sql_or_mail}");
+    }
+    let server = cargo_tree("server");
+    for of_images in ["flate2", "liblzma", "liblzma-sys", "zstd", "zstd-sys", "tar"] {
+        assert!(!server.contains(of_images), "the server part depends on {of_images}");
+    }
+    // And of the crate's own source: the halves are modules that their features switch.
+    let lib = bare(&fs::read_to_string(Path::new(ROOT).join("src/lib.rs")).expect("src/lib.rs"));
+    let lines: Vec<&str> = lib.lines().map(str::trim).collect();
+    for half in ["node", "server"] {
+        let at = lines.iter().position(|line| *line == format!("pub mod {half};")).expect("the module");
+        assert!(lines[at - 1].starts_with("#[cfg(feature ="), "mod {half} is always compiled");
+    }
+    let mut outside = code_below("src");
+    outside.retain(|file, _| !file.starts_with("src/server/") && !file.starts_with("src/node/"));
+    for (file, code) in outside {
+        assert!(!code.contains("include!") && !code.contains("#[path"), "{file} brings in other files");
+    }
+}

@@ -1,0 +1,157 @@
+//! The portal in a real browser.
+
+use std::time::Duration;
+
+use vgrid::model::fault::Fault;
+use vgrid::model::stage::{DeployStage, Percent};
+use vgrid::model::wire::News;
+
+use crate::support::browser::Browser;
+use crate::support::eventually;
+use crate::support::portal::{Portal, password};
+
+/// Opens a page as somebody, so that the address the page knows of itself has no password in it: pages
+/// that are reached with one may fetch nothing.
+fn sign_in(browser: &Browser, portal: &Portal, user: &str) {
+    let address = portal.apache.address;
+    browser.open(&format!("http://{user}:{}@{address}/cgi-bin/user/list", password(user)));
+    browser.open(&format!("http://{address}/"));
+    browser.wait("document.querySelector('h1')");
+}
+
+fn machine(portal: &Portal) -> Option<String> {
+    portal.list("alice")["machines"][0]["id"].as_str().map(str::to_owned)
+}
+
+#[test]
+fn a_machine_s_life_in_a_browser() {
+    let portal = Portal::start();
+    let browser = Browser::start();
+    sign_in(&browser, &portal, "alice");
+    assert!(browser.text().contains("No machines yet"), "{}", browser.text());
+    assert!(browser.url().ends_with("/cgi-bin/user/list"), "{}", browser.url());
+    // The style sheets are there and the policy lets them work.
+    browser.wait("[...document.styleSheets].filter(sheet => sheet.cssRules.length > 0).length >= 2");
+
+    // The form, first with a mistake that the browser itself would not let through.
+    browser.open(&format!("http://{}/cgi-bin/user/deploy", portal.apache.address));
+    browser.click("input[name=vmImage][value=tiny]");
+    browser.fill("#vmName", "from a browser");
+    browser.fill("#expiryTime", "for ever");
+    browser.click("button[type=submit]");
+    browser.wait("document.querySelector('#expiryTime-fault')");
+    assert_eq!(browser.run("return document.querySelector('#vmName').value"), "from a browser");
+    assert_eq!(machine(&portal), None, "a form with a mistake has deployed something");
+    browser.fill("#expiryTime", "2d");
+    browser.click("button[type=submit]");
+    browser.wait("document.querySelector('#machine .s.deploying')");
+    let id = machine(&portal).expect("a machine");
+    assert!(browser.url().ends_with(&format!("show?id={id}")), "{}", browser.url());
+
+    // Its page moves by itself: a reload would lose the mark.
+    browser.run("window.mark = 'kept'; document.querySelector('h1').mark = 'kept'");
+    let progress = |n: u32, stage, percent: u8| {
+        let percent = Percent::try_from(percent).ok();
+        portal.report(&id, n, News::Progress { stage, percent }).expect(200);
+    };
+    progress(1, DeployStage::Unpack, 37);
+    browser.wait("document.querySelector('progress')?.value === 37");
+    browser.wait("document.body.innerText.includes('unpacking the image')");
+
+    // And so does its row in the list.
+    browser.open(&format!("http://{}/cgi-bin/user/list", portal.apache.address));
+    browser.wait("document.querySelector('tbody .s.deploying')");
+    browser.run("window.mark = 'kept'; document.querySelector('tbody tr').mark = 'kept'");
+    progress(2, DeployStage::Unpack, 82);
+    browser.wait("document.querySelector('tbody progress')?.value === 82");
+    progress(3, DeployStage::Start, 0);
+    browser.wait("document.querySelector('tbody').innerText.includes('starting the machine')");
+    portal.report(&id, 4, News::Deployed).expect(200);
+    browser.wait("document.querySelector('tbody .s.deployed')");
+    assert_eq!(browser.run("return window.mark"), "kept", "the page was reloaded");
+    assert_eq!(browser.run("return document.querySelector('tbody tr').mark"), "kept", "the row was replaced");
+
+    // The machine's page loads the console afterwards.
+    browser.click("tbody tr th a");
+    browser.wait("document.querySelector('#console-here pre')?.innerText.includes('Linux version')");
+
+    // To terminate, a question first.
+    browser.click("a.danger");
+    browser.wait("document.querySelector('form[action=terminate]')");
+    assert!(browser.text().contains("everything on its disk is lost"), "{}", browser.text());
+    assert_eq!(portal.show("alice", &id)["machine"]["state"], "deployed", "to be asked was enough");
+    browser.click("form[action=terminate] button.danger");
+    browser.wait("document.querySelector('#machine .s.terminating')");
+    browser.run("window.mark = 'kept'");
+    portal.report(&id, 1, News::Terminated).expect(200);
+    browser.wait("document.querySelector('#machine .s.notDeployed')");
+    assert_eq!(browser.run("return window.mark"), "kept", "the page was reloaded");
+
+    let complaints = browser.complaints();
+    // The form that came back with 400, and nothing else.
+    let others: Vec<_> = complaints.iter().filter(|c| !c.contains("status of 400")).collect();
+    assert!(others.is_empty(), "{others:#?}");
+    portal.assert_no_panic();
+}
+
+#[test]
+fn a_machine_that_fails_says_so_without_a_reload() {
+    let portal = Portal::start();
+    let id = portal.deploy("alice", &[]);
+    let browser = Browser::start();
+    sign_in(&browser, &portal, "alice");
+    browser.wait("document.querySelector('tbody .s.deploying')");
+    browser.run("window.mark = 'kept'");
+    let fault = Fault::ImageCorrupt { tag: "tiny".parse().expect("a tag"), detail: "<b>bad</b>".to_owned() };
+    portal.report(&id, 1, News::DeployFailed { fault }).expect(200);
+    browser.wait("document.querySelector('tbody .s.failed')");
+    browser.wait("document.querySelector('tbody').innerText.includes('is damaged (<b>bad</b>)')");
+    assert_eq!(browser.run("return window.mark"), "kept", "the page was reloaded");
+    // Nothing moves any more, so nobody asks any more.
+    let asked = || portal.apache.requests("GET /cgi-bin/user/list");
+    std::thread::sleep(Duration::from_millis(500));
+    let before = asked();
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(asked(), before, "the page goes on asking");
+    // With one click the same again.
+    browser.click("tbody tr th a");
+    browser.wait("document.querySelector('a[href^=\"deploy?like=\"]')");
+    browser.click("a[href^='deploy?like=']");
+    browser.wait("document.querySelector('form[action=deploy]')");
+    browser.click("button[type=submit]");
+    browser.wait("document.querySelector('#machine .s.deploying')");
+    assert_eq!(portal.list("alice")["total"], 2);
+    assert!(browser.complaints().is_empty(), "{:#?}", browser.complaints());
+}
+
+#[test]
+fn a_page_elsewhere_cannot_use_who_is_signed_in() {
+    let portal = Portal::start();
+    let id = portal.deploy("alice", &[]);
+    portal.report(&id, 1, News::Deployed).expect(200);
+    let browser = Browser::start();
+    sign_in(&browser, &portal, "alice");
+    // Another origin: the same machine under another name, where the scripted nodes answer.
+    let evil = format!("http://127.0.0.2:{}/", portal.nodes.port);
+    let target = format!("http://{}/cgi-bin/user", portal.apache.address);
+    let page = format!(
+        "<!doctype html><title>evil</title><form method=post action=\"{target}/terminate\">\
+         <input name=id value=\"{id}\"><button>Win a prize</button></form>\
+         <img src=\"{target}/terminate?id={id}&amp;format=json\">\
+         <iframe src=\"{target}/terminate?id={id}\"></iframe>"
+    );
+    portal.nodes.serve_page(&page);
+    let sent = || portal.apache.requests("/cgi-bin/user/terminate");
+    browser.open(&evil);
+    eventually(Duration::from_secs(5), || (sent() >= 1).then_some(()));
+    assert!(sent() >= 1, "the image was not even asked for, so nothing is shown by this test");
+    browser.click("button");
+    browser.wait("location.href.includes('/cgi-bin/user/terminate')");
+    assert!(
+        browser.text().contains("another site") || browser.text().contains("not from this portal"),
+        "{}",
+        browser.text()
+    );
+    assert_eq!(portal.show("alice", &id)["machine"]["state"], "deployed");
+    assert!(portal.nodes.orders("terminate").is_empty());
+}

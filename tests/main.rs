@@ -1,0 +1,17 @@
+//! The portal as its users meet it: the installed programs under a real Apache, with nodes that do what
+//! each test wants of them; and, in `xen`, what needs a real Xen host, inside QEMU.
+
+mod architecture;
+mod bad_input;
+mod browser;
+mod config_files;
+mod node_faults;
+mod node_programs;
+mod pages;
+mod races;
+mod reports;
+mod roles;
+mod scripts;
+mod sign_in;
+mod support;
+mod xen;

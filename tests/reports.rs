@@ -1,0 +1,286 @@
+//! What nodes report, and what becomes of it when it is late, repeated, forged or about nothing.
+
+use serde_json::{Value, json};
+use vgrid::model::fault::Fault;
+use vgrid::model::lease::Moment;
+use vgrid::model::names::VmId;
+use vgrid::model::sign::{self, Key, SIGNATURE_HEADER, Signed, TIME_HEADER};
+use vgrid::model::stage::{DeployStage, Percent};
+use vgrid::model::wire::News;
+use vgrid::system::clock;
+
+use crate::support::http::Answer;
+use crate::support::portal::{Portal, STATUS, state_of};
+
+fn progress(stage: DeployStage, percent: u8) -> News {
+    News::Progress { stage, percent: Percent::try_from(percent).ok() }
+}
+
+#[track_caller]
+fn verdict(answer: Answer) -> String {
+    answer.expect(200).json()["verdict"].as_str().expect("a verdict").to_owned()
+}
+
+#[test]
+fn a_deploy_moves_its_page_stage_by_stage() {
+    let portal = Portal::start();
+    let id = portal.deploy("alice", &[]);
+    let machine = |portal: &Portal| portal.show("alice", &id)["machine"].clone();
+    assert_eq!(machine(&portal)["moving"], true);
+    for (n, stage) in (1..).zip(DeployStage::ALL) {
+        assert_eq!(verdict(portal.report(&id, n, progress(stage, 40))), "continue");
+        let shown = machine(&portal);
+        assert_eq!(shown["stage"], stage.to_string().as_str(), "{shown}");
+        assert_eq!(shown["percent"], 40, "{shown}");
+        let page = portal.get("alice", &format!("show?id={id}")).send().expect(200).text();
+        assert!(page.contains("data-moving") && page.contains("value=\"40\""), "{page}");
+        assert!(page.contains("http-equiv=\"refresh\""), "it stands still without JavaScript: {page}");
+        let line = portal.get("alice", "list?format=text").send().expect(200).text();
+        assert!(line.contains(&format!("{stage}, 40 %")), "{line}");
+    }
+    portal.report(&id, 20, News::Deployed).expect(200);
+    let shown = machine(&portal);
+    assert_eq!(
+        (&shown["state"], &shown["moving"], &shown["stage"]),
+        (&json!("deployed"), &json!(false), &Value::Null)
+    );
+    let page = portal.get("alice", &format!("show?id={id}")).send().expect(200).text();
+    assert!(!page.contains("http-equiv=\"refresh\"") && page.contains("ssh root@vm1"), "{page}");
+    let history = portal.show("alice", &id)["history"].as_array().expect("a history").clone();
+    assert!(history.len() >= DeployStage::ALL.len() + 2, "{history:?}");
+    assert!(history.iter().any(|e| e["who"] == "host localhost" && e["from"] == "127.0.0.1"), "{history:?}");
+}
+
+#[test]
+fn a_failed_deploy_says_why_and_can_be_removed() {
+    let portal = Portal::start();
+    let id = portal.deploy("alice", &[]);
+    portal.report(&id, 1, progress(DeployStage::Unpack, 70)).expect(200);
+    let fault =
+        Fault::ImageCorrupt { tag: "tiny".parse().expect("a tag"), detail: "unexpected end".to_owned() };
+    portal.report(&id, 2, News::DeployFailed { fault }).expect(200);
+    let shown = portal.show("alice", &id);
+    assert_eq!(state_of(&shown), "failed");
+    assert!(
+        shown["machine"]["reason"].as_str().is_some_and(|r| r.contains("damaged (unexpected end)")),
+        "{shown}"
+    );
+    // Nothing of it is left at the node, so nobody needs to be asked.
+    let answer =
+        portal.post("alice", "terminate", &[("id", &id), ("format", "json")]).send().expect(202).json();
+    assert_eq!(state_of(&answer), "notDeployed");
+    assert!(portal.nodes.orders("terminate").is_empty());
+}
+
+#[test]
+fn late_and_repeated_reports_change_nothing() {
+    let portal = Portal::start();
+    let id = portal.deploy("alice", &[]);
+    portal.report(&id, 5, progress(DeployStage::Unpack, 60)).expect(200);
+    for (n, news) in [(4, progress(DeployStage::Volumes, 1)), (0, progress(DeployStage::Accepted, 0))] {
+        assert_eq!(verdict(portal.report(&id, n, news)), "continue");
+        assert_eq!(portal.show("alice", &id)["machine"]["percent"], 60);
+    }
+    for _ in 0..3 {
+        assert_eq!(verdict(portal.report(&id, 6, News::Deployed)), "continue");
+    }
+    let fault = Fault::Interrupted { stage: None };
+    assert_eq!(verdict(portal.report(&id, 7, News::DeployFailed { fault })), "continue");
+    assert_eq!(state_of(&portal.show("alice", &id)), "deployed");
+    let deployed = portal.show("alice", &id)["history"].to_string().matches("\"deployed\"").count();
+    assert_eq!(deployed, 1, "in its history");
+    portal.post("alice", "terminate", &[("id", &id), ("format", "json")]).send().expect(202);
+    assert_eq!(verdict(portal.report(&id, 8, News::Deployed)), "continue");
+    assert_eq!(state_of(&portal.show("alice", &id)), "terminating");
+    for _ in 0..2 {
+        assert_eq!(verdict(portal.report(&id, 1, News::Terminated)), "continue");
+        assert_eq!(state_of(&portal.show("alice", &id)), "notDeployed");
+    }
+    // Dead is dead: a node that says it lives is to remove it.
+    assert_eq!(verdict(portal.report(&id, 9, News::Deployed)), "abandon");
+    assert_eq!(verdict(portal.report(&id, 9, progress(DeployStage::Start, 0))), "abandon");
+    // Its name is somebody else's by now, and stays so.
+    let next = portal.deploy("bob", &[]);
+    assert_eq!(verdict(portal.report(&id, 10, News::Terminated)), "continue");
+    assert_eq!(state_of(&portal.show("bob", &next)), "deploying");
+}
+
+#[test]
+fn a_report_before_the_answer_to_the_order_counts() {
+    let portal = Portal::start();
+    let id = portal.deploy("alice", &[]);
+    portal.report(&id, 1, News::Deployed).expect(200);
+    portal.post("alice", "terminate", &[("id", &id), ("format", "json")]).send().expect(202);
+    let fault = Fault::RemovalFailed { detail: "xen-root-alice_vm1 is in use".to_owned() };
+    portal.report(&id, 1, News::TerminateFailed { fault }).expect(200);
+    let shown = portal.show("alice", &id);
+    assert_eq!(state_of(&shown), "failed");
+    assert!(shown["machine"]["reason"].as_str().is_some_and(|r| r.contains("is in use")), "{shown}");
+    // Its owner can order it again, but can't have a machine forgotten that has run.
+    portal.post("alice", "terminate", &[("id", &id), ("force", "1"), ("format", "json")]).send().expect(403);
+    let again =
+        portal.post("alice", "terminate", &[("id", &id), ("format", "json")]).send().expect(202).json();
+    assert_eq!(state_of(&again), "terminating");
+    let forced = portal.post("admin", "terminate", &[("id", &id), ("force", "1"), ("format", "json")]).send();
+    assert_eq!(state_of(&forced.expect(202).json()), "notDeployed");
+}
+
+#[test]
+fn a_machine_that_nobody_knows_is_to_be_abandoned() {
+    let portal = Portal::start();
+    let unknown = VmId::generate().to_string();
+    for news in [News::Deployed, progress(DeployStage::Unpack, 3)] {
+        assert_eq!(verdict(portal.report(&unknown, 1, news)), "abandon");
+    }
+}
+
+#[test]
+fn only_the_machine_s_own_host_may_report() {
+    let portal = Portal::start();
+    // A machine on 127.0.0.2; the test's reports come from 127.0.0.1.
+    let id = portal.deploy("alice", &[("physicalHost", "127.0.0.2")]);
+    let refused = portal.report(&id, 1, News::Deployed).expect(403);
+    assert!(refused.text().contains("is on 127.0.0.2, and 127.0.0.1 is not its address"), "{refused}");
+    // Nor does it help to say so in a header.
+    let report = json!({"id": id, "sequence": 1, "news": {"event": "deployed"}, "host": null});
+    for header in ["X-Forwarded-For", "Remote-Addr", "X-Cgi-Remote-Addr", "X-Real-Ip", "Forwarded"] {
+        let ask = portal.signed(STATUS, report.to_string().into_bytes(), &portal.key);
+        ask.header(header, "127.0.0.2").send().expect(403);
+    }
+    assert_eq!(state_of(&portal.show("alice", &id)), "deploying");
+    assert!(portal.list("alice")["hosts"][1]["version"].is_string(), "what it said when it took the order");
+}
+
+#[test]
+fn what_is_not_signed_just_so_is_refused() {
+    let portal = Portal::start();
+    let id = portal.deploy("alice", &[]);
+    let body = json!({"id": id, "sequence": 1, "news": {"event": "deployed"}, "host": null})
+        .to_string()
+        .into_bytes();
+    let plain = || portal.ask("POST", STATUS).header("Content-Type", "application/json").body(body.clone());
+    let signature = |path: &str, method: &str, time: Moment, key: &Key| {
+        sign::sign(key, &Signed { method, path_and_query: path, time, body: &body })
+    };
+    let now = clock::now();
+    let other = Key::new(&"k".repeat(64)).expect("a key");
+    let with =
+        |time: &str, signature: &str| plain().header(TIME_HEADER, time).header(SIGNATURE_HEADER, signature);
+    let good = signature(STATUS, "POST", now, &portal.key);
+    let seconds = now.unix().to_string();
+    let refused = [
+        plain(),
+        plain().header(SIGNATURE_HEADER, good.as_str()),
+        plain().header(TIME_HEADER, seconds.as_str()),
+        with(&seconds, ""),
+        with(&seconds, "zz"),
+        with(&seconds, &"f".repeat(64)),
+        with(&seconds, &"é".repeat(32)),
+        with(&seconds, &good[..63]),
+        with("", &good),
+        with("now", &good),
+        with("99999999999999999999", &good),
+        with("-9223372036854775808", &good),
+        with(&(now.unix() + 1).to_string(), &good),
+        with(&seconds, &signature(STATUS, "GET", now, &portal.key)),
+        with(&seconds, &signature("/cgi-bin/node/deploy", "POST", now, &portal.key)),
+        with(&seconds, &signature(STATUS, "POST", now, &other)),
+        with(
+            &(now.unix() - 400).to_string(),
+            &signature(STATUS, "POST", Moment::from_unix(now.unix() - 400), &portal.key),
+        ),
+        with(
+            &(now.unix() + 400).to_string(),
+            &signature(STATUS, "POST", Moment::from_unix(now.unix() + 400), &portal.key),
+        ),
+        with(&seconds, &good).header(SIGNATURE_HEADER, good.as_str()),
+        with(&seconds, &good).header(TIME_HEADER, "1"),
+    ];
+    for ask in refused {
+        let answer = ask.send();
+        assert!(matches!(answer.status, 400 | 403), "{ask:?}: {answer}");
+    }
+    // The same signature for another body, another query, or as another form.
+    let mut changed = body.clone();
+    changed[10] ^= 1;
+    plain()
+        .body(changed)
+        .header(TIME_HEADER, seconds.as_str())
+        .header(SIGNATURE_HEADER, good.as_str())
+        .send()
+        .expect(403);
+    let elsewhere = portal.ask("POST", &format!("{STATUS}?x=y")).body(body.clone());
+    elsewhere
+        .header(TIME_HEADER, seconds.as_str())
+        .header(SIGNATURE_HEADER, good.as_str())
+        .send()
+        .expect(403);
+    assert_eq!(state_of(&portal.show("alice", &id)), "deploying");
+    with(&seconds, &good).send().expect(200);
+    assert_eq!(state_of(&portal.show("alice", &id)), "deployed");
+    portal.assert_no_panic();
+}
+
+#[test]
+fn what_is_signed_but_no_report_is_refused_with_a_sentence() {
+    let portal = Portal::start();
+    let id = portal.deploy("alice", &[]);
+    let report = |change: &dyn Fn(&mut Value)| {
+        let mut report = json!({"id": id, "sequence": 1, "news": {"event": "deployed"}, "host": null});
+        change(&mut report);
+        report.to_string().into_bytes()
+    };
+    let bodies: Vec<Vec<u8>> = vec![
+        Vec::new(),
+        b"null".to_vec(),
+        b"[]".to_vec(),
+        b"{".to_vec(),
+        b"\xff\xfe".to_vec(),
+        vec![0; 100],
+        b"[".repeat(60_000),
+        b"id=x&sequence=1".to_vec(),
+        report(&|r| r["id"] = json!("x")),
+        report(&|r| r["id"] = json!("../../etc/passwd")),
+        report(&|r| r["id"] = json!(id.to_uppercase())),
+        report(&|r| r["id"] = Value::Null),
+        report(&|r| r["sequence"] = json!(-1)),
+        report(&|r| r["sequence"] = json!(4_294_967_296_u64)),
+        report(&|r| r["sequence"] = json!("1")),
+        report(&|r| r["news"] = json!({"event": "exploded"})),
+        report(&|r| r["news"] = json!({"event": "progress", "stage": "lunch", "percent": 1})),
+        report(&|r| r["news"] = json!({"event": "progress", "stage": "unpack", "percent": 101})),
+        report(&|r| r["news"] = json!({"event": "progress", "stage": "unpack", "percent": -1})),
+        report(&|r| r["news"] = json!({"event": "deploy-failed", "fault": {"code": "bad-mood"}})),
+        report(&|r| r["host"] = json!({"memory_free": -5})),
+        report(&|r| drop(r.as_object_mut().and_then(|o| o.remove("news")))),
+    ];
+    for body in bodies {
+        let shown = String::from_utf8_lossy(&body[..body.len().min(90)]).into_owned();
+        let answer = portal.signed(STATUS, body, &portal.key).send();
+        assert_eq!(answer.status, 400, "{shown}: {answer}");
+        let message = answer.json()["error"]["message"].as_str().unwrap_or_default().to_owned();
+        assert!(message.contains("not a report"), "{shown}: {answer}");
+    }
+    portal.signed(STATUS, vec![b' '; 70_000], &portal.key).send().expect(413);
+    assert_eq!(state_of(&portal.show("alice", &id)), "deploying");
+    portal.assert_no_panic();
+}
+
+#[test]
+fn what_a_node_says_never_becomes_markup_or_a_second_line() {
+    let portal = Portal::start();
+    let id = portal.deploy("alice", &[]);
+    let fault = Fault::StartFailed { detail: "<img src=x>\n\tsecond\u{1b}[2J line".to_owned() };
+    portal.report(&id, 1, News::DeployFailed { fault }).expect(200);
+    for page in ["list".to_owned(), format!("show?id={id}")] {
+        let text = portal.get("alice", &page).send().expect(200).text();
+        assert!(!text.contains("<img src=x>") && !text.contains('\u{1b}'), "{text}");
+        let lines =
+            portal.get("alice", &format!("{page}{}format=text", if page.contains('?') { '&' } else { '?' }));
+        for line in lines.send().expect(200).text().lines() {
+            assert!(!line.starts_with("second") && !line.contains('\u{1b}'), "{line}");
+        }
+    }
+    let line = portal.get("alice", "list?format=text").send().expect(200).text();
+    assert_eq!(line.lines().next().map(|l| l.split('\t').count()), Some(11), "{line}");
+}

@@ -1,0 +1,193 @@
+//! Who may do what, and what counts as wanting it: owners, administrators, browsers, scripts, and other
+//! sites that would like to act in a user's name.
+
+use crate::support::http::{Answer, Ask};
+use crate::support::portal::{Portal, id_of, password, state_of};
+
+/// The token of the form on a page.
+#[track_caller]
+fn token(page: &Answer) -> String {
+    let text = page.text();
+    let value = text.split("name=\"token\" value=\"").nth(1).and_then(|rest| rest.split('"').next());
+    value.unwrap_or_else(|| panic!("no token on {page}")).to_owned()
+}
+
+fn machines(portal: &Portal, user: &str) -> usize {
+    portal.list(user)["machines"].as_array().expect("machines").len()
+}
+
+#[test]
+fn a_machine_is_its_owner_s() {
+    let portal = Portal::start();
+    let id = portal.deploy("alice", &[]);
+    for form in ["html", "json", "text"] {
+        for program in ["show", "console", "terminate"] {
+            let path = format!("{program}?id={id}&format={form}");
+            portal.get("bob", &path).send().expect(403).says("belongs to somebody else");
+        }
+        let fields = [("id", id.as_str()), ("format", form)];
+        portal.post("bob", "terminate", &fields).send().expect(403).says("belongs to somebody else");
+        let by_name = [("vmHostname", "vm1"), ("format", form)];
+        portal.post("bob", "terminate", &by_name).send().expect(403).says("belongs to somebody else");
+        let force = [("id", id.as_str()), ("format", form), ("force", "1")];
+        portal.post("bob", "terminate", &force).send().expect(403);
+    }
+    portal.get("bob", &format!("deploy?like={id}")).send().expect(403);
+    assert_eq!(machines(&portal, "bob"), 0);
+    portal.get("bob", "list?scope=all").send().expect(403).says("Only administrators");
+    assert_eq!(state_of(&portal.show("alice", &id)), "deploying");
+    assert!(portal.nodes.orders("terminate").is_empty(), "the node was told something");
+}
+
+#[test]
+fn an_administrator_may_do_what_its_owner_may() {
+    let portal = Portal::start();
+    let id = portal.deploy("alice", &[("vmName", "a label")]);
+    assert_eq!(machines(&portal, "admin"), 1);
+    assert_eq!(portal.show("admin", &id)["machine"]["owner"], "alice");
+    portal.get("admin", &format!("console?id={id}&format=text")).send().expect(200).says("Linux version");
+    let fields = [("id", id.as_str()), ("format", "json")];
+    let answer = portal.post("admin", "terminate", &fields).send().expect(202).json();
+    assert_eq!(state_of(&answer), "terminating");
+    let history = portal.show("alice", &id)["history"].to_string();
+    assert!(history.contains("\"who\":\"admin\""), "{history}");
+    assert_eq!(portal.nodes.orders("terminate")[0].json()["user"], "alice", "the machine stays alice's");
+}
+
+#[test]
+fn an_administrator_is_whom_the_file_names_and_nobody_like_them() {
+    let setup = crate::support::portal::Setup {
+        users: vec!["admin", "Admin", "admin ", "a dmin", "ad_min", "ad min"],
+        ..Default::default()
+    };
+    let portal = setup.start();
+    portal.reconfigure("server.cfg", |text| format!("{text}\n\"ad min\" = \"\"\n"));
+    portal.get("admin", "list?scope=all").send().expect(200);
+    portal.get("ad min", "list?scope=all").send().expect(200);
+    for nobody in ["Admin", "a dmin", "ad_min"] {
+        portal.get(nobody, "list?scope=all").send().expect(403);
+    }
+}
+
+/// What shows that a browser was led here from elsewhere.
+const ELSEWHERE: [(&str, &str); 7] = [
+    ("Sec-Fetch-Site", "cross-site"),
+    ("Sec-Fetch-Site", "same-site"),
+    ("Origin", "http://evil.example"),
+    ("Origin", "null"),
+    ("Referer", "http://evil.example/page?x=/cgi-bin/user/deploy"),
+    ("Referer", "https://127.0.0.1.evil.example/"),
+    ("Referer", "not an address"),
+];
+
+#[test]
+fn another_site_cannot_act_in_a_user_s_name() {
+    let portal = Portal::start();
+    let id = portal.deploy("alice", &[]);
+    let orders = portal.nodes.received().len();
+    let deploy = [("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1")];
+    let terminate = [("id", id.as_str())];
+    let good = token(&portal.get("alice", "deploy").send().expect(200));
+    for (header, value) in ELSEWHERE {
+        for (program, fields) in [("deploy", &deploy[..]), ("terminate", &terminate[..])] {
+            let path = format!("{program}?{}", crate::support::http::encoded(fields));
+            let with_token = [fields, &[("token", good.as_str())]].concat();
+            for ask in [
+                portal.get("alice", &path),
+                portal.get("alice", &path).header("Accept", "text/html"),
+                portal.post("alice", program, fields),
+                portal.post("alice", program, &with_token),
+            ] {
+                let answer = ask.header(header, value).send();
+                assert_eq!(answer.status, 403, "{program} with {header}: {value}: {answer}");
+                assert!(answer.text().contains("another site"), "{answer}");
+            }
+        }
+        // To look does no harm: a link in somebody's mail must work.
+        portal.get("alice", "list").header(header, value).send().expect(200);
+        portal.get("alice", "deploy").header(header, value).send().expect(200);
+    }
+    assert_eq!(machines(&portal, "alice"), 1);
+    assert_eq!(portal.nodes.received().len(), orders, "a node was told something");
+}
+
+/// A GET by a browser, as when somebody types an address or follows a link on the portal.
+fn browse(ask: Ask, site: &str) -> Ask {
+    ask.header("Accept", "text/html,application/xhtml+xml").header("Sec-Fetch-Site", site)
+}
+
+#[test]
+fn a_browser_s_get_never_acts() {
+    let portal = Portal::start();
+    let id = portal.deploy("alice", &[]);
+    let orders = portal.nodes.received().len();
+    for site in ["none", "same-origin"] {
+        let deploy = "deploy?vmImage=debian-12&vmMemory=321&vmPartition=2";
+        let form = browse(portal.get("alice", deploy), site).send().expect(200);
+        form.clone().says("<form").says("321").says("name=\"token\"");
+        let terminate = format!("terminate?id={id}");
+        browse(portal.get("alice", &terminate), site).send().expect(200).says("<form").says("name=\"token\"");
+        let force = format!("terminate?id={id}&force=1");
+        browse(portal.get("alice", &force), site).send().expect(200).says("<form");
+    }
+    // HEAD is a GET whose body nobody wants: what it says of itself must not depend on it.
+    let head =
+        portal.ask("HEAD", &format!("/cgi-bin/user/terminate?id={id}")).by("alice", &password("alice"));
+    browse(head, "none").send().expect(200);
+    assert_eq!(state_of(&portal.show("alice", &id)), "deploying");
+    assert_eq!(machines(&portal, "alice"), 1);
+    assert_eq!(portal.nodes.received().len(), orders, "a node was told something");
+}
+
+#[test]
+fn head_never_acts() {
+    let portal = Portal::start();
+    let deploy = "/cgi-bin/user/deploy?vmImage=tiny&vmMemory=128&vmPartition=1";
+    // wget --spider asks with HEAD whether an address is good before it fetches it.
+    portal.ask("HEAD", deploy).by("alice", &password("alice")).send();
+    assert_eq!(machines(&portal, "alice"), 0, "HEAD has deployed a machine");
+}
+
+#[test]
+fn a_browser_s_form_needs_its_token() {
+    let portal = Portal::start();
+    let fields = [("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1")];
+    let send = |fields: &[(&str, &str)]| portal.post("alice", "deploy", fields).like_a_browser().send();
+    send(&fields).expect(403).says("too old, or not from this portal");
+    let bobs = token(&portal.get("bob", "deploy").send().expect(200));
+    for wrong in ["", "x", &"0".repeat(32), &bobs, &"x".repeat(4000), "é", "a\0b"] {
+        send(&[&fields[..], &[("token", wrong)]].concat())
+            .expect(403)
+            .says("too old, or not from this portal");
+    }
+    assert_eq!(machines(&portal, "alice"), 0);
+    let good = token(&portal.get("alice", "deploy").send().expect(200));
+    let with_token = [&fields[..], &[("token", good.as_str())]].concat();
+    let answer = send(&with_token).expect(303);
+    let location = answer.header("location").expect("a page to go to").to_owned();
+    assert!(!location.contains("//"), "a redirect that leaves the host: {location}");
+    let id = location.rsplit("id=").next().expect("an id").to_owned();
+    assert_eq!(state_of(&portal.show("alice", &id)), "deploying");
+
+    // The same for what removes a machine. The token of the other form is as good: both are alice's.
+    let ask = |fields: &[(&str, &str)]| portal.post("alice", "terminate", fields).like_a_browser().send();
+    ask(&[("id", &id)]).expect(403);
+    ask(&[("id", &id), ("token", &bobs)]).expect(403);
+    assert_eq!(state_of(&portal.show("alice", &id)), "deploying");
+    ask(&[("id", &id), ("token", &good)]).expect(303);
+    assert_eq!(state_of(&portal.show("alice", &id)), "terminating");
+}
+
+#[test]
+fn a_script_s_get_acts() {
+    let portal = Portal::start();
+    let path = "deploy?vmImage=tiny&vmMemory=128&vmPartition=1&format=json";
+    let id = id_of(&portal.get("alice", path).header("Accept", "*/*").send().expect(202).json());
+    let order = portal.nodes.orders("deploy");
+    assert_eq!(order.len(), 1);
+    assert!(order[0].signed, "the order is not signed");
+    assert_eq!(order[0].json()["id"], id.as_str());
+    let answer = portal.get("alice", &format!("terminate?id={id}&format=json")).send().expect(202).json();
+    assert_eq!(state_of(&answer), "terminating");
+    assert!(portal.nodes.orders("terminate")[0].signed, "the order is not signed");
+}

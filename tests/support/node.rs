@@ -1,0 +1,270 @@
+//! Nodes that do what a test tells them: a small HTTP server on one port of several loopback addresses.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use vgrid::model::fault::Fault;
+use vgrid::model::lease::Moment;
+use vgrid::model::names::VmId;
+use vgrid::model::sign::{self, Key, SIGNATURE_HEADER, Signed, TIME_HEADER};
+use vgrid::model::size::Amount;
+use vgrid::model::wire::{Accepted, ConsoleTail, HostFacts, NodeRefusal};
+
+/// What a node does with a request.
+#[derive(Debug, Clone)]
+pub enum Conduct {
+    /// Takes orders with 202, and shows this console.
+    Accept,
+    /// 409 with a reason.
+    Refuse(Fault),
+    /// Says nothing until it is dropped.
+    Hang,
+    /// Closes the connection at once.
+    Close,
+    /// Bytes that are no HTTP.
+    Garbage,
+    /// That status and that body.
+    Say(u16, String),
+    /// 200 and a page.
+    Page(String),
+    /// A head that announces more than will ever come.
+    CutOff,
+}
+
+/// A request that a node got.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// The address that it came to: which node it was for.
+    pub at: IpAddr,
+    /// Path and query.
+    pub path: String,
+    pub body: Vec<u8>,
+    /// Whether it was signed with the shared key, just now.
+    pub signed: bool,
+}
+
+impl Received {
+    /// The last part of the path: `deploy`, `terminate`, `info`, `console`.
+    pub fn program(&self) -> &str {
+        self.path.split('?').next().unwrap_or_default().rsplit('/').next().unwrap_or_default()
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("an order in JSON")
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    key: Key,
+    conduct: Mutex<Conduct>,
+    received: Mutex<Vec<Received>>,
+    stopped: Mutex<bool>,
+    stop: Condvar,
+    closing: AtomicBool,
+}
+
+/// Nodes under one port; stopped when dropped.
+#[derive(Debug)]
+pub struct Nodes {
+    pub port: u16,
+    addresses: Vec<SocketAddr>,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// A test that failed while it held a lock must not hide why by a second panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Nodes {
+    /// As many nodes as asked for: 127.0.0.1, 127.0.0.2 … They accept everything until told otherwise.
+    pub fn start(key: &Key, many: u8) -> Self {
+        let listeners = listen(many);
+        let port = listeners[0].local_addr().expect("an address").port();
+        let shared = Arc::new(Shared {
+            key: key.clone(),
+            conduct: Mutex::new(Conduct::Accept),
+            received: Mutex::default(),
+            stopped: Mutex::new(false),
+            stop: Condvar::new(),
+            closing: AtomicBool::new(false),
+        });
+        let addresses = listeners.iter().map(|l| l.local_addr().expect("an address")).collect();
+        let threads = listeners
+            .into_iter()
+            .map(|listener| {
+                let shared = Arc::clone(&shared);
+                std::thread::spawn(move || serve(&listener, &shared))
+            })
+            .collect();
+        Self { port, addresses, shared, threads }
+    }
+
+    /// From now on they behave like this.
+    pub fn conduct(&self, conduct: Conduct) {
+        *lock(&self.shared.conduct) = conduct;
+    }
+
+    /// From now on they are no nodes but a site with one page.
+    pub fn serve_page(&self, page: &str) {
+        self.conduct(Conduct::Page(page.to_owned()));
+    }
+
+    /// What they got so far.
+    pub fn received(&self) -> Vec<Received> {
+        lock(&self.shared.received).clone()
+    }
+
+    /// What they got so far for one program.
+    pub fn orders(&self, program: &str) -> Vec<Received> {
+        self.received().into_iter().filter(|r| r.program() == program).collect()
+    }
+
+    /// Nobody listens any more.
+    pub fn shut_down(&mut self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
+        *lock(&self.shared.stopped) = true;
+        self.shared.stop.notify_all();
+        for address in &self.addresses {
+            // Wakes the one that waits for a connection; if nobody does, all the better.
+            let _ = TcpStream::connect_timeout(address, Duration::from_secs(1));
+        }
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+/// Sockets with the same free port on several addresses.
+fn listen(many: u8) -> Vec<TcpListener> {
+    for _ in 0..50 {
+        let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let port = first.local_addr().expect("an address").port();
+        let others = (2..=many).map(|n| TcpListener::bind((Ipv4Addr::new(127, 0, 0, n), port)));
+        if let Ok(all) = std::iter::once(Ok(first)).chain(others).collect() {
+            return all;
+        }
+    }
+    panic!("no port that is free on {many} addresses");
+}
+
+fn serve(listener: &TcpListener, shared: &Arc<Shared>) {
+    for stream in listener.incoming() {
+        if shared.closing.load(Ordering::SeqCst) {
+            return;
+        }
+        if let Ok(stream) = stream {
+            let shared = Arc::clone(shared);
+            // Ends with its connection, at the latest when the nodes are dropped.
+            std::thread::spawn(move || answer(stream, &shared));
+        }
+    }
+}
+
+fn answer(mut stream: TcpStream, shared: &Shared) {
+    // A client that is gone, for instance because its time was over, is part of the tests.
+    let Some(received) = read(&stream, &shared.key) else { return };
+    lock(&shared.received).push(received.clone());
+    let conduct = lock(&shared.conduct).clone();
+    let (status, body) = match conduct {
+        Conduct::Accept => accept(&received),
+        Conduct::Refuse(fault) => (409, serde_json::to_string(&NodeRefusal { fault }).expect("JSON")),
+        Conduct::Say(status, body) => (status, body),
+        Conduct::Page(page) => {
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n";
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(page.as_bytes()));
+            return;
+        }
+        Conduct::Close => return,
+        Conduct::Garbage => {
+            let _ = stream.write_all(b"\x16\x03\x01 this is not HTTP\r\n\r\n");
+            return;
+        }
+        Conduct::CutOff => {
+            let _ = stream.write_all(b"HTTP/1.1 202 Accepted\r\nContent-Length: 500\r\n\r\n{\"id\":");
+            return;
+        }
+        Conduct::Hang => {
+            let stopped = lock(&shared.stopped);
+            let _ = shared.stop.wait_timeout_while(stopped, Duration::from_secs(60), |stopped| !*stopped);
+            return;
+        }
+    };
+    let head = format!(
+        "HTTP/1.1 {status} Whatever\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n",
+        body.len()
+    );
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
+}
+
+fn read(stream: &TcpStream, key: &Key) -> Option<Received> {
+    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+    let at = stream.local_addr().ok()?.ip();
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).ok()?;
+    let mut parts = line.split_whitespace().map(str::to_owned);
+    let (method, path) = (parts.next()?, parts.next()?);
+    let mut headers = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        headers.push((name.to_owned(), value.trim().to_owned()));
+    }
+    let header =
+        |name: &str| headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str());
+    let length = header("content-length").map_or(Some(0), |text| text.parse().ok())?;
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    let time = header(TIME_HEADER)
+        .and_then(|text| text.parse().ok())
+        .map_or(Moment::from_unix(0), Moment::from_unix);
+    let message = Signed { method: &method, path_and_query: &path, time, body: &body };
+    let signature = header(SIGNATURE_HEADER).unwrap_or_default();
+    let signed = sign::verify(key, &message, signature, vgrid::system::clock::now()).is_ok();
+    Some(Received { at, path, body, signed })
+}
+
+/// What a node in good order answers.
+fn accept(received: &Received) -> (u16, String) {
+    match received.program() {
+        "deploy" | "terminate" => {
+            let id: VmId = received.json()["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+            (202, serde_json::to_string(&Accepted { id, host: facts() }).expect("JSON"))
+        }
+        "console" => {
+            let tail =
+                ConsoleTail { text: "[    0.000000] Linux version 6.1\nlogin: ".into(), truncated: true };
+            (200, serde_json::to_string(&tail).expect("JSON"))
+        }
+        _ => (404, json!({"error": {"message": "no such program"}}).to_string()),
+    }
+}
+
+/// What a host has free, as tests report it.
+pub fn facts() -> HostFacts {
+    HostFacts {
+        memory_free: Amount::from_mib(3000),
+        memory_total: Amount::from_mib(4096),
+        disk_free: Amount::from_mib(50 * 1024),
+        disk_total: Amount::from_mib(100 * 1024),
+        version: vgrid::VERSION.to_owned(),
+        common_digest: "0123456789abcdef".to_owned(),
+    }
+}

@@ -1,0 +1,365 @@
+//! A whole portal for one test: installed files, configuration, Apache, nodes.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use vgrid::model::names::VmId;
+use vgrid::model::sign::{self, Key, REQUEST_HEADER, SIGNATURE_HEADER, Signed, TIME_HEADER};
+use vgrid::model::wire::{News, Report};
+use vgrid::system::clock;
+
+use super::apache::{Apache, Kind, web_user};
+use super::eventually;
+use super::http::{Answer, Ask, encoded};
+use super::node::{Nodes, facts};
+use super::stage::{Stage, public_folder};
+
+/// Where the programs of a subject are.
+pub const STATUS: &str = "/cgi-bin/internal/status";
+
+/// Everybody's password is their name with this at its end.
+const PASSWORD: &str = "-secret";
+
+/// What a test may want to be different.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub kind: Kind,
+    /// `[VMImages]`.
+    pub images: Vec<&'static str>,
+    /// `[PhysicalHostsPool]`.
+    pub hosts: Vec<(&'static str, u32)>,
+    /// How many names there are: vm1, vm2 …
+    pub names: usize,
+    pub node_timeout: u8,
+    pub user_variable: &'static str,
+    /// More for server.cfg.
+    pub more_server: String,
+    /// Which of the shipped sign-ins, or, when it holds a line break, its own text.
+    pub htaccess: &'static str,
+    pub users: Vec<&'static str>,
+    /// A virtual host with TLS that asks for a certificate of a client, with these directives.
+    pub tls: Option<String>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            kind: Kind::Event,
+            images: vec!["debian-12", "tiny"],
+            hosts: vec![("localhost", 4), ("127.0.0.2", 4)],
+            names: 6,
+            node_timeout: 2,
+            user_variable: "REMOTE_USER",
+            more_server: String::new(),
+            htaccess: "basic",
+            users: vec!["alice", "bob", "admin"],
+            tls: None,
+        }
+    }
+}
+
+/// A running portal; gone when dropped.
+#[derive(Debug)]
+pub struct Portal {
+    // In the order in which they are to be dropped: who writes first, then where to.
+    pub apache: Apache,
+    pub nodes: Nodes,
+    pub key: Key,
+    pub dir: TempDir,
+    _stage: Arc<Stage>,
+}
+
+impl Portal {
+    /// One as most tests want it.
+    pub fn start() -> Self {
+        Setup::default().start()
+    }
+
+    /// A folder or file of this portal.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A request by nobody.
+    pub fn ask(&self, method: &str, path: &str) -> Ask {
+        Ask::new(self.apache.address, method, path)
+    }
+
+    /// A GET of a user's program by somebody. Without an `Accept` it is a script's.
+    pub fn get(&self, user: &str, path: &str) -> Ask {
+        self.ask("GET", &format!("/cgi-bin/user/{path}")).by(user, &password(user))
+    }
+
+    /// A form that a script sends.
+    pub fn post(&self, user: &str, program: &str, fields: &[(&str, &str)]) -> Ask {
+        self.ask("POST", &format!("/cgi-bin/user/{program}")).by(user, &password(user)).form(fields)
+    }
+
+    /// What `list` says, as JSON.
+    #[track_caller]
+    pub fn list(&self, user: &str) -> Value {
+        self.get(user, "list?format=json").send().expect(200).json()
+    }
+
+    /// Deploys a small machine as a script does and gives back its id.
+    #[track_caller]
+    pub fn deploy(&self, user: &str, more: &[(&str, &str)]) -> String {
+        let mut fields =
+            vec![("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1"), ("format", "json")];
+        fields.retain(|(name, _)| more.iter().all(|(known, _)| known != name));
+        fields.extend_from_slice(more);
+        let answer = self.post(user, "deploy", &fields).send().expect(202).json();
+        id_of(&answer)
+    }
+
+    /// Sends a report as the node of a machine does.
+    #[track_caller]
+    pub fn report(&self, id: &str, sequence: u32, news: News) -> Answer {
+        let id: VmId = id.parse().expect("a machine's id");
+        let report = Report { id, sequence, news, host: Some(facts()) };
+        self.signed(STATUS, serde_json::to_vec(&report).expect("JSON"), &self.key).send()
+    }
+
+    /// A signed message.
+    pub fn signed(&self, path: &str, body: Vec<u8>, key: &Key) -> Ask {
+        let time = clock::now();
+        let signature = sign::sign(key, &Signed { method: "POST", path_and_query: path, time, body: &body });
+        self.ask("POST", path)
+            .header(TIME_HEADER, time.unix().to_string())
+            .header(SIGNATURE_HEADER, signature)
+            .header(REQUEST_HEADER, "test")
+            .header("Content-Type", "application/json")
+            .body(body)
+    }
+
+    /// What `show` says about a machine, as JSON.
+    #[track_caller]
+    pub fn show(&self, user: &str, id: &str) -> Value {
+        self.get(user, &format!("show?id={id}&format=json")).send().expect(200).json()
+    }
+
+    /// Waits until a machine is in a state.
+    #[track_caller]
+    pub fn wait_for(&self, user: &str, id: &str, state: &str) -> Value {
+        eventually(Duration::from_secs(10), || {
+            let shown = self.show(user, id);
+            (state_of(&shown) == state).then_some(shown)
+        })
+        .unwrap_or_else(|| panic!("never {state}: {}", self.show(user, id)))
+    }
+
+    /// Replaces a part of a configuration file.
+    pub fn reconfigure(&self, file: &str, change: impl Fn(&str) -> String) {
+        let file = self.path("etc").join(file);
+        let text = fs::read_to_string(&file).expect("a configuration file");
+        fs::write(&file, change(&text)).expect("a configuration file");
+    }
+
+    /// Our own log, where it goes to a file (there is no syslog).
+    pub fn own_log(&self) -> Option<String> {
+        (!Path::new("/dev/log").exists())
+            .then(|| fs::read_to_string(self.path("var/server.log")).unwrap_or_default())
+    }
+
+    /// Fails if a program panicked or said something that it should have logged.
+    #[track_caller]
+    pub fn assert_no_panic(&self) {
+        for log in [self.apache.log(), self.own_log().unwrap_or_default()] {
+            let bad: Vec<&str> = log
+                .lines()
+                .filter(|line| line.contains("panic") || line.contains("RUST_BACKTRACE"))
+                .collect();
+            assert!(bad.is_empty(), "{bad:#?}");
+        }
+    }
+}
+
+/// Somebody's password.
+pub fn password(user: &str) -> String {
+    format!("{user}{PASSWORD}")
+}
+
+/// The id in the answer to a deploy, or in a machine's page.
+#[track_caller]
+pub fn id_of(answer: &Value) -> String {
+    answer["machine"]["id"].as_str().unwrap_or_else(|| panic!("no id in {answer}")).to_owned()
+}
+
+/// The state in a machine's page.
+#[track_caller]
+pub fn state_of(shown: &Value) -> &str {
+    shown["machine"]["state"].as_str().unwrap_or_else(|| panic!("no state in {shown}"))
+}
+
+/// A path with its query.
+pub fn with_query(program: &str, fields: &[(&str, &str)]) -> String {
+    format!("{program}?{}", encoded(fields))
+}
+
+impl Setup {
+    /// Starts the portal.
+    pub fn start(self) -> Portal {
+        let stage = Stage::shared();
+        let dir = public_folder();
+        let at = |name: &str| dir.path().join(name);
+        for folder in ["etc", "var", "var/node", "cgi-bin"] {
+            fs::create_dir_all(at(folder)).expect("a folder");
+        }
+        if let Some(user) = web_user() {
+            for folder in ["var", "var/node"] {
+                let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+                std::os::unix::fs::chown(at(folder), Some(uid), Some(gid))
+                    .expect("a folder for the web server");
+            }
+        }
+        let secret = format!("{}{}", uuid::Uuid::now_v7().simple(), uuid::Uuid::now_v7().simple());
+        let key = Key::new(&secret).expect("a key");
+        fs::write(at("etc/key"), secret).expect("the key's file");
+        let nodes = Nodes::start(&key, 2);
+        link_programs(&stage, dir.path());
+        self.write_configuration(&stage, dir.path(), nodes.port);
+        self.write_sign_in(&stage, dir.path());
+        let sites = shipped_sites(&stage, dir.path());
+        let apache = Apache::start(dir.path(), self.kind, self.tls.is_some(), |_, tls_port| {
+            let mut text = format!("SetEnv VGRID_CONFIG_DIR \"{}\"\n{sites}", at("etc").display());
+            if let Some(tls) = &self.tls {
+                let _ =
+                    write!(text, "<VirtualHost 127.0.0.1:{tls_port}>\nSSLEngine on\n{tls}\n</VirtualHost>\n");
+            }
+            text.replace("@DIR@", &dir.path().display().to_string())
+        });
+        Portal { apache, nodes, key, dir, _stage: stage }
+    }
+
+    fn write_configuration(&self, stage: &Stage, dir: &Path, port: u16) {
+        let mut common = "[VMImages]\n".to_owned();
+        for image in &self.images {
+            let _ = writeln!(common, "\"{image}\" = \"The image {image}\"");
+        }
+        common.push_str("[PhysicalHostsPool]\n");
+        for (host, maximum) in &self.hosts {
+            let _ = writeln!(common, "\"{host}\" = {maximum}");
+        }
+        common.push_str("[VirtualHostsPool]\n");
+        for n in 1..=self.names {
+            let _ = writeln!(common, "\"vm{n}\" = \"\"");
+        }
+        let at = |name: &str| dir.join(name).display().to_string();
+        let server = format!(
+            "[General]\nEnvUsernameVariable = \"{}\"\nregistryFile = \"{}\"\nkeyFile = \"{}\"\nlogFile = \"{}\"\n\
+             templateDirectory = \"{}\"\nnodeURL = \"http://{{host}}:{port}/cgi-bin/node\"\nnodeTimeout = {}\n{}\n\
+             [Administrators]\nadmin = \"admin@example.org\"\n",
+            self.user_variable,
+            at("var/registry.sqlite"),
+            at("etc/key"),
+            at("var/server.log"),
+            stage.path("/usr/share/vgrid/templates").display(),
+            self.node_timeout,
+            self.more_server,
+        );
+        let node = format!(
+            "[General]\nserverHostname = \"localhost\"\nimageDirectory = \"{}\"\nvolumeGroupName = \"vgtest\"\n\
+             stateDirectory = \"{}\"\nkeyFile = \"{}\"\nlogFile = \"{}\"\ntemplateDirectory = \"{}\"\n",
+            at("images"),
+            at("var/node"),
+            at("etc/key"),
+            at("var/node.log"),
+            stage.path("/etc/vgrid/vmtmpl").display(),
+        );
+        for (name, text) in [("common.cfg", common), ("server.cfg", server), ("node.cfg", node)] {
+            fs::write(dir.join("etc").join(name), text).expect("a configuration file");
+        }
+    }
+
+    fn write_sign_in(&self, stage: &Stage, dir: &Path) {
+        let text = if self.htaccess.contains('\n') {
+            self.htaccess.to_owned()
+        } else {
+            fs::read_to_string(stage.path(&format!("/etc/vgrid/htaccess.{}", self.htaccess)))
+                .expect("htaccess")
+        };
+        let etc = dir.join("etc");
+        let text = text.replace("/etc/vgrid", &etc.display().to_string());
+        fs::write(dir.join("cgi-bin/user/.htaccess"), text).expect(".htaccess");
+        let file = etc.join("htpasswd");
+        for (n, user) in self.users.iter().enumerate() {
+            let made = Command::new("/usr/bin/htpasswd")
+                // The cheapest hash that Apache takes: every request of every test computes it.
+                .args(if n == 0 { ["-bc", "-s"] } else { ["-b", "-s"] })
+                .arg(&file)
+                .args([user, password(user).as_str()])
+                .output()
+                .expect("htpasswd can be started");
+            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        }
+    }
+}
+
+/// The installed programs under a folder of this portal's own, so that it can have its own `.htaccess`.
+fn link_programs(stage: &Stage, dir: &Path) {
+    let installed = stage.path("/usr/lib/vgrid/cgi-bin");
+    for subject in ["user", "internal", "node"] {
+        let to = dir.join("cgi-bin").join(subject);
+        fs::create_dir_all(&to).expect("a folder for programs");
+        for entry in fs::read_dir(installed.join(subject)).expect("installed programs") {
+            let entry = entry.expect("an installed program");
+            // `.htaccess` is a link to the configuration of a real installation.
+            if entry.file_type().expect("its type").is_file() {
+                let mode = entry.metadata().expect("its mode").permissions().mode();
+                assert_eq!(mode & 0o777, 0o755, "{}", entry.path().display());
+                fs::hard_link(entry.path(), to.join(entry.file_name())).expect("a link");
+            }
+        }
+    }
+}
+
+/// Apache's configuration as it is installed, at this portal's paths.
+fn shipped_sites(stage: &Stage, dir: &Path) -> String {
+    ["vgrid-server.conf", "vgrid-node.conf"]
+        .map(|name| {
+            fs::read_to_string(stage.path("/etc/apache2/conf-available").join(name))
+                .expect("Apache's configuration")
+                .replace("/usr/lib/vgrid/cgi-bin", &dir.join("cgi-bin").display().to_string())
+                .replace("/usr/share/vgrid", &stage.path("/usr/share/vgrid").display().to_string())
+        })
+        .join("\n")
+}
+
+/// Enters machines straight into the registry, for pages that show many. Somebody must have used the
+/// portal before, so that the file is the web server's.
+pub fn enter_machines(registry: &Path, owner: &str, host: &str, many: usize) {
+    use vgrid::server::registry::user::Registered;
+    use vgrid::server::registry::vm::NewVm;
+    use vgrid::server::registry::{Registry, RegistryError};
+    assert!(registry.exists(), "nobody has used the portal yet");
+    let now = clock::now();
+    let mut registry = Registry::open(registry).expect("the registry");
+    let entered: Result<(), RegistryError> = registry.write(|writer| {
+        let Registered::Known(owner) = writer.register(&owner.parse().expect("a user"), now)? else {
+            panic!("{owner} is somebody else");
+        };
+        for n in 1..=many {
+            let new = NewVm {
+                owner: owner.clone(),
+                virtual_host: format!("vm{n}").parse().expect("a name"),
+                physical_host: host.parse().expect("a host"),
+                image: "tiny".parse().expect("an image"),
+                memory: "128".parse().expect("a size"),
+                disk: "1".parse().expect("a size"),
+                label: format!("number {n}").parse().expect("a label"),
+                lease: "7d".parse().expect("a lease"),
+            };
+            let vm = writer.enter(new, now)?;
+            writer.advance(&vm, vgrid::model::state::Event::Deployed, now, |_| {})?;
+        }
+        Ok(())
+    });
+    entered.expect("machines in the registry");
+}

@@ -1,0 +1,62 @@
+//! The installed files: one `make install` into a temporary folder, shared by all tests that run at the
+//! time, and removed with the last of them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, Weak};
+
+use tempfile::TempDir;
+
+/// What `make install` has made.
+#[derive(Debug)]
+pub struct Stage {
+    root: TempDir,
+}
+
+static SHARED: Mutex<Weak<Stage>> = Mutex::new(Weak::new());
+
+impl Stage {
+    /// The installation of this run.
+    pub fn shared() -> Arc<Self> {
+        // A test that failed while it held the lock left a `Weak` that is whole.
+        let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let stage = Arc::new(Self::install());
+            *shared = Arc::downgrade(&stage);
+            stage
+        })
+    }
+
+    fn install() -> Self {
+        let root = public_folder();
+        let programs = Path::new(env!("CARGO_BIN_EXE_user-list")).parent().expect("a folder of programs");
+        let made = Command::new("make")
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(["--silent", "install"])
+            .arg(format!("DESTDIR={}", root.path().display()))
+            .arg(format!("RELEASE={}", programs.display()))
+            // Nothing of a make that runs the tests.
+            .env_remove("MAKEFLAGS")
+            .env_remove("MFLAGS")
+            .env_remove("MAKELEVEL")
+            .output()
+            .expect("make can be started");
+        assert!(made.status.success(), "make install: {}", String::from_utf8_lossy(&made.stderr));
+        Self { root }
+    }
+
+    /// A file or folder of the installation, by the absolute path that it will have.
+    pub fn path(&self, installed: &str) -> PathBuf {
+        self.root.path().join(installed.trim_start_matches('/'))
+    }
+}
+
+/// A temporary folder that the web server's user can enter.
+pub fn public_folder() -> TempDir {
+    use std::os::unix::fs::PermissionsExt as _;
+    tempfile::Builder::new()
+        .prefix("vgrid-test.")
+        .permissions(std::fs::Permissions::from_mode(0o755))
+        .tempdir()
+        .expect("a temporary folder")
+}

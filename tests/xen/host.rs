@@ -1,0 +1,268 @@
+//! One emulated Xen host for one scenario: resumed from a saved state with vGrid installed, stopped when
+//! the scenario ends, however it ends.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The passwords that the tests' host is installed with.
+pub const PASSWORD: &str = "for-tests-only";
+
+/// Emulation takes both processors of a small machine, so scenarios go one after the other.
+static TURN: Mutex<()> = Mutex::new(());
+/// The saved state is made once a run, from the programs as they are now.
+static STATE: OnceLock<()> = OnceLock::new();
+
+fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn folder() -> PathBuf {
+    project().join("target/xenhost")
+}
+
+/// Runs a script of `tests/xenhost` for a run folder; its output goes to a file, for QEMU keeps what it
+/// is given open.
+fn script(run: &Path, words: &[&str], limit: Duration) -> Result<(), String> {
+    let log = folder().join("test.log");
+    std::fs::create_dir_all(folder()).expect("target can be written");
+    let out = File::options().create(true).append(true).open(&log).expect("target can be written");
+    let mut child = Command::new(project().join("tests/xenhost").join(words[0]))
+        .args(&words[1..])
+        .env("XENHOST_RUN", run)
+        .env("XENHOST_STATES", folder().join("test-states"))
+        .env("XENHOST_RESTRICT", "on")
+        .env("VGRID_PASSWORD", PASSWORD)
+        .stdin(Stdio::null())
+        .stdout(out.try_clone().expect("a descriptor"))
+        .stderr(out)
+        .spawn()
+        .map_err(|error| format!("{words:?}: {error}"))?;
+    let end = Instant::now() + limit;
+    loop {
+        match child.try_wait().map_err(|error| error.to_string())? {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => return Err(format!("{words:?}: {status}; see {}", log.display())),
+            None if Instant::now() > end => {
+                // Reaped below, by init, when this process ends.
+                let _ = child.kill();
+                return Err(format!("{words:?} took more than {limit:?}; see {}", log.display()));
+            }
+            None => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// A running host.
+pub struct Host {
+    run: PathBuf,
+    faults: u32,
+    pub portal: String,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// What a host has that a machine might leave behind, by kind.
+pub type Inventory = BTreeMap<&'static str, String>;
+
+/// How a command on the host ended.
+pub struct Ended {
+    pub status: i32,
+    pub out: String,
+}
+
+impl Host {
+    /// Waits for its turn and resumes a fresh host with vGrid on it.
+    pub fn start(name: &str) -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        STATE.get_or_init(|| {
+            let run = folder().join("test-install");
+            let minutes = |n: u64| Duration::from_secs(n * 60);
+            let made = script(&run, &["build"], minutes(20))
+                .and_then(|()| script(&run, &["up"], minutes(10)))
+                .and_then(|()| script(&run, &["install-vgrid"], minutes(10)))
+                .and_then(|()| script(&run, &["save", "vgrid"], minutes(5)));
+            if let Err(error) = made {
+                // The first fault is the one to tell.
+                let _ = script(&run, &["down"], minutes(1));
+                panic!("the emulated host can't be made: {error}");
+            }
+        });
+        let run = folder().join(format!("test-{name}"));
+        script(&run, &["up", "vgrid"], Duration::from_secs(300)).expect("the emulated host resumes");
+        watch(&run);
+        let ports = std::fs::read_to_string(run.join("ports")).expect("up tells its ports");
+        let http = ports.split_whitespace().nth(1).expect("two ports");
+        let mut host = Self { run, faults: 0, portal: format!("http://127.0.0.1:{http}"), _turn: turn };
+        host.faults = host.count_faults();
+        host
+    }
+
+    fn count_faults(&self) -> u32 {
+        let text = self.sh("dmesg | grep -c -e segfault -e 'general protection'; true");
+        text.trim().parse().unwrap_or_default()
+    }
+
+    /// Runs a shell line as root and says how it ended.
+    pub fn try_sh(&self, line: &str) -> Ended {
+        let output = Command::new(project().join("tests/xenhost/sh"))
+            .arg(format!("timeout 240 bash -c {}", quote(line)))
+            .env("XENHOST_RUN", &self.run)
+            .stdin(Stdio::null())
+            .output()
+            .expect("tests/xenhost/sh runs");
+        let out =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        Ended { status: output.status.code().unwrap_or(-1), out }
+    }
+
+    /// Runs a shell line as root that must succeed; returns what it printed.
+    pub fn sh(&self, line: &str) -> String {
+        let ended = self.try_sh(line);
+        assert_eq!(ended.status, 0, "{line}\n{}", ended.out);
+        ended.out
+    }
+
+    /// Runs a shell line as the web server's user.
+    pub fn as_www_data(&self, line: &str) -> Ended {
+        self.try_sh(&format!(
+            "cd / && setpriv --reuid=www-data --regid=www-data --init-groups bash -c {}",
+            quote(line)
+        ))
+    }
+
+    /// Puts a file or a folder of this machine onto the host.
+    pub fn put(&self, from: &Path, to: &str) {
+        let from = from.to_str().expect("a readable path");
+        script(&self.run, &["put", from, to], Duration::from_secs(120)).expect("the file is copied");
+    }
+
+    /// What the portal answers to a script: status and text.
+    pub fn ask(&self, user: &str, page: &str, query: &str) -> (u16, String) {
+        let portal = self.portal.replace("://", &format!("://{user}:{PASSWORD}@"));
+        let url = format!("{portal}/cgi-bin/user/{page}?{query}");
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .timeout_global(Some(Duration::from_secs(60)))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(None)
+            .build()
+            .into();
+        let mut response = agent.get(&url).call().unwrap_or_else(|error| panic!("{url}: {error}"));
+        let status = response.status().as_u16();
+        (status, response.body_mut().read_to_string().expect("the portal answers in UTF-8"))
+    }
+
+    /// Deploys a machine; returns the status, and the machine or the error as JSON.
+    pub fn deploy(&self, user: &str, fields: &str) -> (u16, serde_json::Value) {
+        let (status, text) = self.ask(user, "deploy", &format!("format=json&{fields}"));
+        (status, serde_json::from_str(&text).unwrap_or_else(|_| panic!("no JSON: {text}")))
+    }
+
+    /// One machine, as its page shows it.
+    pub fn machine(&self, user: &str, id: &str) -> serde_json::Value {
+        let (status, text) = self.ask(user, "show", &format!("format=json&id={id}"));
+        assert_eq!(status, 200, "{text}");
+        let page: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        page["machine"].clone()
+    }
+
+    /// Waits until a machine is in a state, or in one that can't become it any more.
+    pub fn wait_for(&self, user: &str, id: &str, state: &str, limit: u64) -> serde_json::Value {
+        let end = Instant::now() + Duration::from_secs(limit);
+        loop {
+            let machine = self.machine(user, id);
+            if machine["state"] == state {
+                return machine;
+            }
+            let settled = machine["moving"] == false;
+            assert!(!settled && Instant::now() < end, "waited for {state}: {machine:#}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    /// Terminates a machine and waits until it is gone.
+    pub fn terminate(&self, user: &str, id: &str) {
+        let (status, text) = self.ask(user, "terminate", &format!("format=json&id={id}"));
+        assert_eq!(status, 202, "{text}");
+        self.wait_for(user, id, "notDeployed", 120);
+    }
+
+    /// vGrid's own lines of the host's log.
+    pub fn log(&self) -> String {
+        self.try_sh("journalctl -q --no-pager -n 60 -o cat -t vgrid").out
+    }
+
+    /// What is there that a machine might leave behind.
+    pub fn inventory(&self) -> Inventory {
+        [
+            ("domains", "xl list | awk 'NR > 1 {print $1}' | sort"),
+            ("volumes", "lvs --noheadings -o lv_name,lv_size vg1 | sort"),
+            ("device nodes", "ls /dev/mapper /dev/vg1 2>/dev/null | sort"),
+            ("mounts", "cat /proc/[0-9]*/mounts 2>/dev/null | grep -e vg1 -e vgrid | sort -u"),
+            ("loop devices", "losetup -a"),
+            ("configuration", "find /etc/xen /etc/vgrid | sort"),
+            ("jobs and records", "find /var/lib/vgrid -not -name 'registry*' | sort"),
+            (
+                "temporary files",
+                "find /tmp /var/tmp /run/vgrid /dev/shm -not -path '*/systemd-private*' | sort",
+            ),
+            ("consoles", "find /var/log/xen/console -type f | sort"),
+            ("processes", "pgrep -a -f 'vgrid-|[x]l create|mkfs|lvcreate' | cut -d' ' -f2- | sort"),
+        ]
+        .into_iter()
+        .map(|(kind, line)| (kind, self.try_sh(line).out))
+        .collect()
+    }
+
+    /// Fails unless the host has just what it had; what is about to go away has a little time for that.
+    pub fn must_be_as(&self, before: &Inventory) {
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            let now = self.inventory();
+            if now == *before {
+                return;
+            }
+            if Instant::now() > end {
+                for (kind, was) in before {
+                    assert_eq!(now.get(kind), Some(was), "left over: {kind}\n{}", self.log());
+                }
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // A host that emulation crashed says nothing about vGrid: neither red nor green.
+        if !std::thread::panicking() {
+            let faults = self.count_faults();
+            assert_eq!(faults, self.faults, "void: programs on the emulated host crashed; run it again");
+        }
+        if let Err(error) = script(&self.run, &["down"], Duration::from_secs(60)) {
+            eprintln!("{error}");
+        }
+    }
+}
+
+/// Stops the host when this process is gone, for nobody else would after an interruption.
+fn watch(run: &Path) {
+    let down = project().join("tests/xenhost/down");
+    let line = "while kill -0 \"$1\" 2>/dev/null; do sleep 2; done; exec \"$2\"";
+    let spawned = Command::new("setsid")
+        .args(["sh", "-c", line, "watch", &std::process::id().to_string()])
+        .arg(down)
+        .env("XENHOST_RUN", run)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    assert!(spawned.is_ok(), "setsid and sh are there");
+}
+
+fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
