@@ -13,12 +13,26 @@ LIB = $(DESTDIR)$(PREFIX)/lib/vgrid
 SHARE = $(DESTDIR)$(PREFIX)/share/vgrid
 ETC = $(DESTDIR)$(SYSCONFDIR)/vgrid
 APACHE = $(DESTDIR)$(SYSCONFDIR)/apache2/conf-available
-RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+# What "make build" makes and "make install" installs.
+PROGRAMS = $(TARGET)/programs
+
+programs = $(filter-out helper worker,$(basename $(notdir $(wildcard bin/$(1)/*.rs))))
+BINS = $(foreach dir,user internal node,$(addprefix $(dir)-,$(call programs,$(dir)))) \
+	$(addprefix vgrid-,helper worker $(call programs,cli))
 
 .PHONY: build demo demo-stop test check bench install install-server install-node install-common source clean
 
+# The pages that are asked for all the time are linked statically, for a CGI program is mostly its own start.
+# They look up no names, which glibc can't do well without its shared libraries.
+STATIC = user-list user-show
+STATIC_FLAGS = -C target-feature=+crt-static -C relocation-model=static
+
 build:
-	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked $(addprefix --bin ,$(filter-out $(STATIC),$(BINS)))
+	for bin in $(STATIC); do $(CARGO) rustc --release --locked --bin $$bin -- $(STATIC_FLAGS) || exit 1; done
+	install -d $(PROGRAMS)
+	for bin in $(BINS); do cp -f $(TARGET)/release/$$bin $(PROGRAMS)/ || exit 1; done
 
 demo:
 	tests/xenhost/demo start
@@ -37,23 +51,21 @@ test:
 	tests/xenhost/packages test
 	$(MAKE) check
 	$(MAKE) build
-	$(CARGO) test --locked
+	VGRID_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked
 
 bench:
 	tests/xenhost/packages test
 	$(MAKE) build
-	$(CARGO) bench --locked
+	VGRID_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) bench --locked
 
 install: $(addprefix install-,$(PARTS))
 
-# The program bin/user/list.rs is target/release/user-list and /usr/lib/vgrid/cgi-bin/user/list: the path
+# The program bin/user/list.rs is the binary user-list and /usr/lib/vgrid/cgi-bin/user/list: the path
 # in bin/ is the path in the URL.
 define install-cgi
 	install -d $(LIB)/cgi-bin/$(1)
-	for f in $(2); do install -m 755 $(RELEASE)/$(1)-$$f $(LIB)/cgi-bin/$(1)/$$f || exit 1; done
+	for f in $(2); do install -m 755 $(PROGRAMS)/$(1)-$$f $(LIB)/cgi-bin/$(1)/$$f || exit 1; done
 endef
-
-programs = $(filter-out helper worker,$(basename $(notdir $(wildcard bin/$(1)/*.rs))))
 
 # Configuration that is there is never overwritten; the example is put beside it.
 install-config = install -d $(dir $(2)) && \
@@ -70,9 +82,9 @@ install-server: install-common source
 	install -m 644 templates/page/*.html $(SHARE)/templates/page/
 	cd resources && find . -type d -exec install -d $(abspath $(SHARE))/resources/{} \;
 	cd resources && find . -type f -exec install -m 644 {} $(abspath $(SHARE))/resources/{} \;
-	install -m 644 $(RELEASE)/vgrid-source.tar.gz $(SHARE)/resources/vgrid-source.tar.gz
+	install -m 644 $(PROGRAMS)/vgrid-source.tar.gz $(SHARE)/resources/vgrid-source.tar.gz
 	for f in $(call programs,cli); do \
-		install -m 755 $(RELEASE)/vgrid-$$f $(DESTDIR)$(PREFIX)/bin/vgrid-$$f || exit 1; done
+		install -m 755 $(PROGRAMS)/vgrid-$$f $(DESTDIR)$(PREFIX)/bin/vgrid-$$f || exit 1; done
 	$(call install-config,etc/server.cfg,$(ETC)/server.cfg)
 	$(call install-config,apache/htaccess.basic,$(ETC)/htaccess)
 	for f in basic shibboleth certificate; do install -m 644 apache/htaccess.$$f $(ETC)/htaccess.$$f || exit 1; done
@@ -81,8 +93,8 @@ install-server: install-common source
 
 install-node: install-common
 	$(call install-cgi,node,$(call programs,node))
-	install -m 755 $(RELEASE)/vgrid-helper $(LIB)/vgrid-helper
-	install -m 755 $(RELEASE)/vgrid-worker $(LIB)/vgrid-worker
+	install -m 755 $(PROGRAMS)/vgrid-helper $(LIB)/vgrid-helper
+	install -m 755 $(PROGRAMS)/vgrid-worker $(LIB)/vgrid-worker
 	$(call install-config,etc/node.cfg,$(ETC)/node.cfg)
 	$(foreach t,$(notdir $(wildcard vmtmpl/*)),$(call install-config,vmtmpl/$(t),$(ETC)/vmtmpl/$(t)) &&) true
 	install -d -m 755 $(DESTDIR)$(SYSCONFDIR)/sudoers.d
@@ -91,10 +103,10 @@ install-node: install-common
 
 # The source of the version that is installed, which every page links to, as the licence asks.
 source:
-	install -d $(RELEASE)
+	install -d $(PROGRAMS)
 	if git rev-parse --git-dir >/dev/null 2>&1; \
-	then git archive --prefix=vgrid/ -o $(RELEASE)/vgrid-source.tar.gz HEAD; \
-	else tar -czf $(RELEASE)/vgrid-source.tar.gz --exclude=./target --transform 's,^\.,vgrid,' .; fi
+	then git archive --prefix=vgrid/ -o $(PROGRAMS)/vgrid-source.tar.gz HEAD; \
+	else tar -czf $(PROGRAMS)/vgrid-source.tar.gz --exclude=./target --transform 's,^\.,vgrid,' .; fi
 
 clean:
 	$(CARGO) clean

@@ -10,7 +10,7 @@ use vgrid::model::names::VmId;
 
 use crate::support::apache::Kind;
 use crate::support::http::{Answer, Ask, raw};
-use crate::support::portal::{Portal, Setup, password, with_query};
+use crate::support::portal::{Portal, Setup, enter_machines, password, with_query};
 
 /// A request to an endpoint by somebody who may make it, as far as Apache is concerned.
 fn ask(portal: &Portal, endpoint: &Endpoint, method: &str, query: &[u8]) -> Ask {
@@ -155,6 +155,23 @@ fn a_client_that_hangs_up_has_done_nothing() {
         // Whatever was started has had its chance to act.
         std::thread::sleep(Duration::from_millis(500));
     });
+}
+
+#[test]
+fn a_client_that_leaves_in_the_middle_of_a_page_is_no_trouble() {
+    for kind in [Kind::Event, Kind::Prefork] {
+        let portal = Setup { kind, hosts: vec![("localhost", 100)], names: 100, ..Setup::default() }.start();
+        portal.get("alice", "deploy").send().expect(200);
+        enter_machines(&portal.path("var/registry.sqlite"), "alice", "localhost", 100);
+        let bytes = portal.get("alice", "list").bytes();
+        for wait in 0..20 {
+            let mut stream = std::net::TcpStream::connect(portal.apache.address).expect("a connection");
+            std::io::Write::write_all(&mut stream, &bytes).expect("to send");
+            std::thread::sleep(Duration::from_millis(wait));
+        }
+        portal.get("alice", "list").send().expect(200);
+        portal.assert_no_panic();
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn complaint(portal: &Portal, file: &str, change: impl Fn(&str) -> String) -> St
         _ => Node::load(&dir).map(drop).err(),
     };
     portal.reconfigure(file, |_| original.clone());
-    error.map(|error| error.to_string()).unwrap_or_else(|| panic!("{file} was accepted"))
+    error.map_or_else(|| panic!("{file} was accepted"), |error| error.to_string())
 }
 
 #[test]
@@ -93,11 +93,14 @@ fn a_conversion_of_the_old_syntax_can_be_read() {
     assert_eq!(common.physical_hosts[0].1, 4);
 }
 
+/// What is done to a file's text.
+type Change = fn(&str) -> String;
+
 #[test]
 fn users_see_one_sentence_and_administrators_the_cause() {
     let portal = Portal::start();
     portal.deploy("alice", &[]);
-    let breakages: [(&str, fn(&str) -> String, &str); 6] = [
+    let breakages: [(&str, Change, &str); 6] = [
         ("server.cfg", |text| text.replace("nodeTimeout", "nodeTimeOut"), "nodeTimeout"),
         ("server.cfg", |text| text.replace("[General]", "General]"), "line 1"),
         (
@@ -162,7 +165,7 @@ fn users_see_one_sentence_and_administrators_the_cause() {
 fn request_id(text: &str) -> String {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric());
     let is_id = |w: &&str| w.len() == 12 && w.chars().all(|c| c.is_ascii_hexdigit());
-    words.filter(is_id).last().unwrap_or_else(|| panic!("no number in {text}")).to_owned()
+    words.rev().find(is_id).unwrap_or_else(|| panic!("no number in {text}")).to_owned()
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn every_status_has_its_page() {
     let unknown = vgrid::model::names::VmId::generate();
     let full = "deploy?vmImage=tiny&vmMemory=128&vmPartition=1";
     let cases = [
-        (400, format!("show?id=x")),
+        (400, "show?id=x".to_owned()),
         (400, "list?scope=everything".to_owned()),
         (400, "list?page=0".to_owned()),
         (400, "list?colour=red".to_owned()),

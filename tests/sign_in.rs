@@ -149,7 +149,7 @@ fn names_that_cannot_be_used_are_refused_with_the_reason() {
             let ask = portal.ask("GET", &format!("/cgi-bin/user/{program}"));
             let answer = ask.by_bytes(name, &password("alice")).send();
             let shown = String::from_utf8_lossy(name);
-            assert_eq!(answer.status, status, "{:.40} {program}: {answer}", shown);
+            assert_eq!(answer.status, status, "{shown:.40} {program}: {answer}");
             assert!(answer.text().contains("user name"), "{shown:.40}: {answer}");
         }
     }

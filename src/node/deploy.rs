@@ -34,6 +34,7 @@ struct Plan {
 
 /// Answers an order: 202 if it is taken, or had been taken before; 409 or 503 with the [`Fault`].
 pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
+    let began = clock::millis();
     let since = host::ago(MAX_AGE);
     let node = Node::open(call)?;
     let order: DeployOrder = order(call)?;
@@ -49,7 +50,17 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
         log::event(Level::Info, "deploy.repeated", &[("vm", &order.id), ("from", &call.request.from())]);
         return accepted(order.id, state.facts(&records, &node.common.digest));
     }
-    check(&state, &records, &order, &plan, &call.config.general.volume_group_name).map_err(refuse)?;
+    let group = &call.config.general.volume_group_name;
+    let state = match check(&state, &records, &order, &plan, group) {
+        Ok(()) => state,
+        // Perhaps it has been removed a moment ago.
+        Err(Fault::VolumeExists { .. } | Fault::DomainExists { .. }) if state.taken < began => {
+            let state = host::state(&node.jobs, &lock, &helper, began).map_err(refuse)?;
+            check(&state, &records, &order, &plan, group).map_err(refuse)?;
+            state
+        }
+        Err(fault) => return Err(refuse(fault)),
+    };
 
     let Some(taken) = node.jobs.take(order.id, PATIENCE).map_err(Refusal::internal)? else {
         return Err(Refusal::busy("This machine is being worked on. Try again in a moment."));

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::ChildStdin;
 use std::time::Duration;
 
@@ -49,9 +50,13 @@ impl Helper {
 
     fn explain(&self, verb: &str, error: &ExecError) -> Fault {
         match error {
-            ExecError::Failed { stdout, stderr, .. } => {
+            ExecError::Failed { stdout, stderr, status, .. } => {
                 if let Ok(fault) = serde_json::from_slice(stdout) {
                     return fault;
+                }
+                // sudo ends by the signal that its program ended by, or with 128 and the signal's number.
+                if status.signal().is_some() || status.code().is_some_and(|code| code > 128) {
+                    return Fault::Interrupted { stage: None };
                 }
                 // sudo's own words begin with its name; the helper's with the helper's.
                 if stderr.lines().any(|line| line.starts_with("sudo: ") || line.starts_with("Sorry, user")) {
@@ -161,12 +166,15 @@ impl Helper {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::process::ExitStatusExt as _;
 
     fn explained(stdout: &str, stderr: &str) -> Fault {
+        ended(1 << 8, stdout, stderr)
+    }
+
+    fn ended(status: i32, stdout: &str, stderr: &str) -> Fault {
         let error = ExecError::Failed {
             argv: String::new(),
-            status: std::process::ExitStatus::from_raw(1 << 8),
+            status: std::process::ExitStatus::from_raw(status),
             stdout: stdout.into(),
             stderr: stderr.into(),
         };
@@ -180,6 +188,8 @@ mod tests {
             explained("{\"code\":\"volume-exists\",\"volume\":\"x\"}\n", "vgrid-helper: …"),
             Fault::VolumeExists { volume: "x".to_owned() }
         );
-        assert_eq!(explained("", "Killed"), Fault::Internal { request: "abc".to_owned() });
+        assert_eq!(explained("", "oops"), Fault::Internal { request: "abc".to_owned() });
+        assert_eq!(ended(9, "", ""), Fault::Interrupted { stage: None });
+        assert_eq!(ended(137 << 8, "", "Killed"), Fault::Interrupted { stage: None });
     }
 }

@@ -316,6 +316,11 @@ impl Worker<'_> {
 
     /// Undoes a deploy and says why, unless the server does not want to know (`told`).
     fn give_up(&mut self, fault: Fault, told: bool) -> Result<(), JobError> {
+        let fault = match fault {
+            // Who calls the helper does not know the stage.
+            Fault::Interrupted { stage: None } => Fault::Interrupted { stage: self.record.stage },
+            other => other,
+        };
         log::event(
             Level::Warning,
             "deploy.failed",

@@ -106,9 +106,8 @@ impl Browser {
     #[track_caller]
     pub fn wait(&self, expression: &str) {
         let script = format!("return Boolean({expression})");
-        if eventually(PATIENCE, || (self.run(&script) == true).then_some(())).is_none() {
-            panic!("never {expression}: at {}\n{}", self.url(), self.text());
-        }
+        let seen = eventually(PATIENCE, || (self.run(&script) == true).then_some(()));
+        assert!(seen.is_some(), "never {expression}: at {}\n{}", self.url(), self.text());
     }
 
     /// What a reader sees.

@@ -6,7 +6,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -16,7 +15,6 @@ use vgrid::model::wire::{News, Report};
 use vgrid::system::clock;
 
 use super::apache::{Apache, Kind, web_user};
-use super::eventually;
 use super::http::{Answer, Ask, encoded};
 use super::node::{Nodes, facts};
 use super::stage::{Stage, public_folder};
@@ -143,16 +141,6 @@ impl Portal {
     #[track_caller]
     pub fn show(&self, user: &str, id: &str) -> Value {
         self.get(user, &format!("show?id={id}&format=json")).send().expect(200).json()
-    }
-
-    /// Waits until a machine is in a state.
-    #[track_caller]
-    pub fn wait_for(&self, user: &str, id: &str, state: &str) -> Value {
-        eventually(Duration::from_secs(10), || {
-            let shown = self.show(user, id);
-            (state_of(&shown) == state).then_some(shown)
-        })
-        .unwrap_or_else(|| panic!("never {state}: {}", self.show(user, id)))
     }
 
     /// Replaces a part of a configuration file.

@@ -144,7 +144,7 @@ impl Host {
         let portal = self.portal.replace("://", &format!("://{user}:{PASSWORD}@"));
         let url = format!("{portal}/cgi-bin/user/{page}?{query}");
         let agent: ureq::Agent = ureq::Agent::config_builder()
-            .timeout_global(Some(Duration::from_secs(60)))
+            .timeout_global(Some(Duration::from_secs(180)))
             .http_status_as_error(false)
             .max_redirects(0)
             .proxy(None)

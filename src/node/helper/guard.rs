@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -241,6 +242,21 @@ pub fn kill_minders(minds: impl Fn(&[String]) -> bool) {
             process.kill();
         }
     }
+}
+
+/// Lifts the limits that the caller may have set: sudo passes them on, and LVM or tar must not be stopped half-way
+/// by a limit on the size of files or on processor time.
+pub fn lift_limits() -> nix::Result<()> {
+    for resource in [
+        Resource::RLIMIT_FSIZE,
+        Resource::RLIMIT_CPU,
+        Resource::RLIMIT_AS,
+        Resource::RLIMIT_DATA,
+        Resource::RLIMIT_NPROC,
+    ] {
+        setrlimit(resource, RLIM_INFINITY, RLIM_INFINITY)?;
+    }
+    Ok(())
 }
 
 /// Removes an empty folder; one that is not there is no error.

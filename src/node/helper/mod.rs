@@ -187,6 +187,10 @@ pub fn main() -> ExitCode {
         say(&mut io::stderr(), "vgrid-helper: only root can do this; call it through sudo");
         return ExitCode::FAILURE;
     }
+    if let Err(error) = guard::lift_limits() {
+        say(&mut io::stderr(), &format!("vgrid-helper: can't set limits: {error}"));
+        return ExitCode::FAILURE;
+    }
     let request = cli.request.unwrap_or_else(RequestId::generate);
     log::start("helper", request.clone(), None);
     match run(cli.verb) {

@@ -77,9 +77,13 @@ impl Host {
         }
     }
 
-    /// A volume of the machine, which must carry its tag.
+    /// A volume of the machine, which must carry its tag and not be in use: a running machine's disk, written to
+    /// from here, would be lost, and LVM itself does not prevent that.
     pub fn volume(&self, lock: &MachineLock, name: &str) -> Result<Volume, Failure> {
         match self.lvm().volumes()?.into_iter().find(|volume| volume.name == name) {
+            Some(volume) if volume.machine == Some(lock.id) && volume.open => {
+                Err(Failure::internal(format!("the volume {name} is in use")))
+            }
             Some(volume) if volume.machine == Some(lock.id) => Ok(volume),
             Some(_) => {
                 let group = &self.config.general.volume_group_name;
