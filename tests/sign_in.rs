@@ -1,9 +1,8 @@
 //! Who gets in, and as whom: Basic, certificates, and everything that a client can forge.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use crate::support::http::{Answer, Ask};
 use crate::support::portal::{Portal, Setup, password};
@@ -178,34 +177,6 @@ fn two_people_never_become_one() {
     assert_eq!(portal.list("o brien")["machines"].as_array().map(Vec::len), Some(1));
 }
 
-/// Runs a program as Apache would, with an environment that no Apache makes.
-fn run_directly(portal: &Portal, program: &str, environment: &[(&str, &str)]) -> (u16, String) {
-    let mut variables: BTreeMap<&str, &str> = [
-        ("GATEWAY_INTERFACE", "CGI/1.1"),
-        ("REQUEST_METHOD", "GET"),
-        ("REQUEST_URI", "/cgi-bin/user/list"),
-        ("SCRIPT_NAME", "/cgi-bin/user/list"),
-        ("SERVER_PROTOCOL", "HTTP/1.1"),
-        ("QUERY_STRING", ""),
-        ("REMOTE_ADDR", "192.0.2.7"),
-        ("HTTP_ACCEPT", "text/html"),
-    ]
-    .into();
-    variables.extend(environment.iter().copied());
-    let output: Output = Command::new(portal.path("cgi-bin").join(program))
-        .env_clear()
-        .env("VGRID_CONFIG_DIR", portal.path("etc"))
-        .envs(variables)
-        .stdin(Stdio::null())
-        .output()
-        .expect("a program");
-    let text = String::from_utf8(output.stdout).expect("UTF-8");
-    let status = text.strip_prefix("Status: ").and_then(|rest| rest.get(..3)?.parse().ok());
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!said.contains("panicked"), "{said}");
-    (status.unwrap_or_else(|| panic!("no status: {text:?} {said}")), text)
-}
-
 #[test]
 fn shibboleth_s_environment_is_believed_only_where_headers_cannot_reach() {
     let portal = Portal::start();
@@ -215,7 +186,7 @@ fn shibboleth_s_environment_is_believed_only_where_headers_cannot_reach() {
             lines[1] = format!("EnvUsernameVariable = \"{variable}\"");
             lines.join("\n")
         });
-        run_directly(&portal, "user/list", environment)
+        portal.run_directly("user/list", environment, b"")
     };
     let session = [("AUTH_TYPE", "shibboleth"), ("Shib_Session_ID", "_abc"), ("REMOTE_USER", "frida")];
     let with = |more: &[(&'static str, &'static str)]| [&session[..], more].concat();
@@ -269,7 +240,7 @@ fn a_hostile_environment_gets_an_answer() {
         &[("AUTH_TYPE", "a\nb")],
     ] {
         let environment = [&[("REMOTE_USER", "alice"), ("AUTH_TYPE", "Basic")], variables].concat();
-        let (status, text) = run_directly(&portal, "user/list", &environment);
+        let (status, text) = portal.run_directly("user/list", &environment, b"");
         assert!(status < 500, "{variables:.80?}: {text}");
     }
     let log = portal.own_log().unwrap_or_default();

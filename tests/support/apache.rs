@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -73,7 +74,7 @@ impl Apache {
                 address: (Ipv4Addr::LOCALHOST, port).into(),
                 tls: tls.then_some((Ipv4Addr::LOCALHOST, tls_port).into()),
             };
-            if apache.answers() {
+            if apache.answers(kind) {
                 return apache;
             }
             let said = fs::read_to_string(dir.join("logs/start.log")).unwrap_or_default();
@@ -83,12 +84,17 @@ impl Apache {
         panic!("no free port for Apache");
     }
 
-    fn answers(&mut self) -> bool {
+    fn answers(&mut self, kind: Kind) -> bool {
+        // mod_cgid first makes the socket at which it starts programs and then gives it to the web server's
+        // user; a request in between gets a 503.
+        let socket = self.dir.join(format!("run/cgisock.{}", self.process.id()));
+        let owner = web_user().map_or_else(Uid::effective, |user| user.uid).as_raw();
+        let cgi = || kind == Kind::Prefork || fs::metadata(&socket).is_ok_and(|facts| facts.uid() == owner);
         let up = eventually(Duration::from_secs(20), || {
             if self.process.try_wait().expect("Apache's state").is_some() {
                 return Some(false);
             }
-            TcpStream::connect(self.address).is_ok().then_some(true)
+            (cgi() && TcpStream::connect(self.address).is_ok()).then_some(true)
         });
         up.unwrap_or(false)
     }
@@ -130,6 +136,11 @@ fn launch(dir: &Path) -> Child {
 
 impl Drop for Apache {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("Apache's last words:\n{}", lines[lines.len().saturating_sub(15)..].join("\n"));
+        }
         let pid = Pid::from_raw(self.process.id().cast_signed());
         // Each of these may find that there is nobody left, which is what it is for.
         let _ = kill(pid, Signal::SIGTERM);

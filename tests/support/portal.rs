@@ -1,10 +1,11 @@
 //! A whole portal for one test: installed files, configuration, Apache, nodes.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -148,6 +149,42 @@ impl Portal {
         let file = self.path("etc").join(file);
         let text = fs::read_to_string(&file).expect("a configuration file");
         fs::write(&file, change(&text)).expect("a configuration file");
+    }
+
+    /// Runs a program as Apache would, with an environment that no Apache need make, and gives back the status
+    /// and all that it said.
+    pub fn run_directly(&self, program: &str, environment: &[(&str, &str)], body: &[u8]) -> (u16, String) {
+        use std::io::Write as _;
+        let path = format!("/cgi-bin/{program}");
+        let mut variables: BTreeMap<&str, &str> = [
+            ("GATEWAY_INTERFACE", "CGI/1.1"),
+            ("REQUEST_METHOD", "GET"),
+            ("REQUEST_URI", &path),
+            ("SCRIPT_NAME", &path),
+            ("SERVER_PROTOCOL", "HTTP/1.1"),
+            ("QUERY_STRING", ""),
+            ("REMOTE_ADDR", "192.0.2.7"),
+            ("HTTP_ACCEPT", "text/html"),
+        ]
+        .into();
+        variables.extend(environment.iter().copied());
+        let mut process = Command::new(self.path("cgi-bin").join(program))
+            .env_clear()
+            .env("VGRID_CONFIG_DIR", self.path("etc"))
+            .envs(variables)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("a program");
+        // Closed at the end of the statement; a program that does not want it is judged by what it says.
+        let _ = process.stdin.take().expect("its input").write_all(body);
+        let output = process.wait_with_output().expect("its end");
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let status = text.strip_prefix("Status: ").and_then(|rest| rest.get(..3)?.parse().ok());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("panic"), "{said}");
+        (status.unwrap_or_else(|| panic!("no status: {text:?} {said}")), text)
     }
 
     /// Our own log, where it goes to a file (there is no syslog).

@@ -1,29 +1,31 @@
 //! The helper against hostile arguments, and sudo against everything else.
 
-use super::host::Host;
+use super::host::scenario;
 
 const HELPER: &str = "/usr/lib/vgrid/vgrid-helper";
 
 #[test]
 fn www_data_may_run_the_helper_and_nothing_else() {
-    let host = Host::start("sudo");
-    let rules = host.sh("sudo -l -U www-data");
-    let allowed: Vec<&str> = rules.lines().filter(|line| line.contains("NOPASSWD")).map(str::trim).collect();
-    assert_eq!(allowed, [format!("(root) NOPASSWD: {HELPER}")], "{rules}");
-    for line in [
-        "sudo -n /bin/sh -c id",
-        "sudo -n xl list",
-        "sudo -n lvs",
-        "sudo -n /usr/lib/vgrid/../vgrid/vgrid-worker",
-        "sudo -n /usr/lib/vgrid/vgrid-worker",
-        "sudo -n -u nobody /usr/lib/vgrid/vgrid-helper info",
-    ] {
-        assert_ne!(host.as_www_data(line).status, 0, "{line} was allowed");
-    }
-    // What it may run works, and its environment is not the caller's.
-    let said =
-        host.as_www_data(&format!("LD_PRELOAD=/tmp/x PATH=/tmp VGRID_CONFIG_DIR=/tmp sudo -n {HELPER} info"));
-    assert_eq!(said.status, 0, "{}", said.out);
+    scenario("sudo", |host| {
+        let rules = host.sh("sudo -l -U www-data");
+        let allowed: Vec<&str> =
+            rules.lines().filter(|line| line.contains("NOPASSWD")).map(str::trim).collect();
+        assert_eq!(allowed, [format!("(root) NOPASSWD: {HELPER}")], "{rules}");
+        for line in [
+            "sudo -n /bin/sh -c id",
+            "sudo -n xl list",
+            "sudo -n lvs",
+            "sudo -n /usr/lib/vgrid/../vgrid/vgrid-worker",
+            "sudo -n /usr/lib/vgrid/vgrid-worker",
+            "sudo -n -u nobody /usr/lib/vgrid/vgrid-helper info",
+        ] {
+            assert_ne!(host.as_www_data(line).status, 0, "{line} was allowed");
+        }
+        // What it may run works, and its environment is not the caller's.
+        let said = host
+            .as_www_data(&format!("LD_PRELOAD=/tmp/x PATH=/tmp VGRID_CONFIG_DIR=/tmp sudo -n {HELPER} info"));
+        assert_eq!(said.status, 0, "{}", said.out);
+    });
 }
 
 /// What the helper's verbs take, each with a well-formed call.
@@ -45,98 +47,100 @@ const ID: &str = "019dd5a3-2f3a-7c11-9d9b-0123456789ab";
 
 #[test]
 fn hostile_arguments_are_refused_and_nothing_is_touched() {
-    let host = Host::start("hostile");
-    // Root's, under names like those of vGrid's volumes, and without its tag.
-    host.sh("lvcreate -qq -y -L 8M -n xen-root-precious_vm1 vg1; lvcreate -qq -y -L 8M -n other vg1");
-    let before = host.inventory();
-    let hostile = [
-        "--config=/tmp/x",
-        "-f",
-        "../../etc/passwd",
-        "/dev/vda",
-        "vg1/other",
-        "precious_vm1/../other",
-        "alice_vm1;reboot",
-        "$(reboot)",
-        "alice_vm1\nbob_vm2",
-        "Domain-0",
-        "",
-        "alice_../vm1",
-    ];
-    let quoted = |word: &str| format!("'{}'", word.replace('\'', r"'\''"));
-    let mut calls = Vec::new();
-    for (verb, good) in VERBS {
-        // Each argument hostile in turn, one too many, and one too few.
-        for bad in hostile {
-            let replaced = (0..good.len()).map(|at| {
-                let mut args = good.to_vec();
-                args[at] = bad;
-                args
-            });
-            for args in replaced.chain([[good, &[bad]].concat()]) {
-                calls.push((verb, args));
+    scenario("hostile", |host| {
+        // Root's, under names like those of vGrid's volumes, and without its tag.
+        host.sh("lvcreate -qq -y -L 8M -n xen-root-precious_vm1 vg1; lvcreate -qq -y -L 8M -n other vg1");
+        let before = host.inventory();
+        let hostile = [
+            "--config=/tmp/x",
+            "-f",
+            "../../etc/passwd",
+            "/dev/vda",
+            "vg1/other",
+            "precious_vm1/../other",
+            "alice_vm1;reboot",
+            "$(reboot)",
+            "alice_vm1\nbob_vm2",
+            "Domain-0",
+            "",
+            "alice_../vm1",
+        ];
+        let quoted = |word: &str| format!("'{}'", word.replace('\'', r"'\''"));
+        let mut calls = Vec::new();
+        for (verb, good) in VERBS {
+            // Each argument hostile in turn, one too many, and one too few.
+            for bad in hostile {
+                let replaced = (0..good.len()).map(|at| {
+                    let mut args = good.to_vec();
+                    args[at] = bad;
+                    args
+                });
+                for args in replaced.chain([[good, &[bad]].concat()]) {
+                    calls.push((verb, args));
+                }
+            }
+            if let Some((_, fewer)) = good.split_last() {
+                calls.push((verb, fewer.to_vec()));
             }
         }
-        if let Some((_, fewer)) = good.split_last() {
-            calls.push((verb, fewer.to_vec()));
-        }
-    }
-    // One line a call, all in one go: what was not refused with a sentence is printed.
-    let lines: Vec<String> = calls
-        .iter()
-        .map(|(verb, args)| {
-            let words: Vec<String> = [*verb].iter().chain(args).map(|word| quoted(word)).collect();
-            format!("try {}\n", words.join(" "))
-        })
-        .collect();
-    let script = format!(
-        "cd /; export LC_ALL=C.UTF-8\n\
+        // One line a call, all in one go: what was not refused with a sentence is printed.
+        let lines: Vec<String> = calls
+            .iter()
+            .map(|(verb, args)| {
+                let words: Vec<String> = [*verb].iter().chain(args).map(|word| quoted(word)).collect();
+                format!("try {}\n", words.join(" "))
+            })
+            .collect();
+        let script = format!(
+            "cd /; export LC_ALL=C.UTF-8\n\
          try() {{ said=$(sudo -n {HELPER} \"$@\" 2>&1 < /dev/null); s=$?\n\
          case $s in 1|2) ;; *) echo \"status $s: $*\";; esac\n\
          case $said in *panicked*) echo \"panic: $*: $said\";; esac\n\
          [ ${{#said}} -gt 20 ] || echo \"no sentence: $*: $said\"; }}\n{}echo all {} tried\n",
-        lines.concat(),
-        lines.len()
-    );
-    let file = std::env::temp_dir().join(format!("vgrid-hostile-{}", std::process::id()));
-    std::fs::write(&file, script).expect("a temporary file");
-    host.put(&file, "/root/hostile.sh");
-    std::fs::remove_file(&file).expect("the temporary file");
-    let ended = host.try_sh("setpriv --reuid=www-data --regid=www-data --init-groups bash < /root/hostile.sh; rm /root/hostile.sh");
-    assert_eq!(ended.out.trim(), format!("all {} tried", lines.len()));
+            lines.concat(),
+            lines.len()
+        );
+        let file = std::env::temp_dir().join(format!("vgrid-hostile-{}", std::process::id()));
+        std::fs::write(&file, script).expect("a temporary file");
+        host.put(&file, "/root/hostile.sh");
+        std::fs::remove_file(&file).expect("the temporary file");
+        let ended = host.try_sh("setpriv --reuid=www-data --regid=www-data --init-groups bash < /root/hostile.sh; rm /root/hostile.sh");
+        assert_eq!(ended.out.trim(), format!("all {} tried", lines.len()));
 
-    // Well-formed, about what is not theirs: a volume without the machine's tag, a machine that is not there.
-    for line in [
-        format!("undo {ID} precious_vm1"),
-        format!("start {ID} precious_vm1 128"),
-        format!("unpack {ID} precious_vm1 tiny"),
-    ] {
-        host.as_www_data(&format!("sudo -n {HELPER} {line} < /dev/null"));
-    }
-    assert_eq!(host.inventory()["volumes"], before["volumes"]);
-    host.must_be_as(&before);
+        // Well-formed, about what is not theirs: a volume without the machine's tag, a machine that is not there.
+        for line in [
+            format!("undo {ID} precious_vm1"),
+            format!("start {ID} precious_vm1 128"),
+            format!("unpack {ID} precious_vm1 tiny"),
+        ] {
+            host.as_www_data(&format!("sudo -n {HELPER} {line} < /dev/null"));
+        }
+        assert_eq!(host.inventory()["volumes"], before["volumes"]);
+        host.must_be_as(&before);
+    });
 }
 
 #[test]
 fn links_planted_by_www_data_lead_nowhere() {
-    let host = Host::start("links");
-    let secret = host.sh("sha256sum /etc/shadow /etc/vgrid/node.cfg /etc/passwd");
-    // Every folder that www-data can write gets links, under the names that programs of vGrid use there.
-    host.sh(
+    scenario("links", |host| {
+        let secret = host.sh("sha256sum /etc/shadow /etc/vgrid/node.cfg /etc/passwd");
+        // Every folder that www-data can write gets links, under the names that programs of vGrid use there.
+        host.sh(
         "for d in $(find / -xdev -type d \\( -user www-data -o -perm -o+w \\) 2>/dev/null); do \
            for n in node.lock key jobs.tmp alice_vm1.cfg alice_vm1.lock alice_vm1 guest-alice_vm1.log \
              019dd5a3-2f3a-7c11-9d9b-0123456789ab.lock 019dd5a3-2f3a-7c11-9d9b-0123456789ab.json; do \
              [ -e \"$d/$n\" ] || setpriv --reuid=www-data --regid=www-data --clear-groups ln -s /etc/shadow \"$d/$n\" 2>/dev/null || true; \
            done; done",
     );
-    let (_, answer) = host.deploy("alice", "vmImage=tiny&vmMemory=96&vmPartition=1&vmHostname=vm1");
-    for line in [
-        format!("undo {ID} alice_vm1"),
-        "console alice_vm1 1000".to_owned(),
-        "forget-console alice_vm1".to_owned(),
-    ] {
-        let ended = host.as_www_data(&format!("sudo -n {HELPER} {line} < /dev/null"));
-        assert!(!ended.out.contains("root:"), "{line}: {}", ended.out);
-    }
-    assert_eq!(host.sh("sha256sum /etc/shadow /etc/vgrid/node.cfg /etc/passwd"), secret, "{answer}");
+        let (_, answer) = host.deploy("alice", "vmImage=tiny&vmMemory=96&vmPartition=1&vmHostname=vm1");
+        for line in [
+            format!("undo {ID} alice_vm1"),
+            "console alice_vm1 1000".to_owned(),
+            "forget-console alice_vm1".to_owned(),
+        ] {
+            let ended = host.as_www_data(&format!("sudo -n {HELPER} {line} < /dev/null"));
+            assert!(!ended.out.contains("root:"), "{line}: {}", ended.out);
+        }
+        assert_eq!(host.sh("sha256sum /etc/shadow /etc/vgrid/node.cfg /etc/passwd"), secret, "{answer}");
+    });
 }
