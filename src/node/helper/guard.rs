@@ -2,8 +2,8 @@
 //!
 //! The lock is a file in a folder of root's. Its content names the holder: its process number, which is also
 //! the number of the session that it and all the programs it runs belong to, when it was started, and the id of
-//! the machine. A holder that ends by itself empties it; so a lock that is free but not empty tells of one that
-//! was killed, some of whose programs (a tar, a mkfs) may still be running.
+//! the machine. A holder that ends by itself removes it; so a lock that is free and names a holder tells of one
+//! that was killed, some of whose programs (a tar, a mkfs) may still be running.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
@@ -45,7 +45,8 @@ pub struct MachineLock {
     pub id: VmId,
     /// The machine's name.
     pub machine: MachineName,
-    file: File,
+    /// Held as long as it is open.
+    _file: File,
     path: PathBuf,
 }
 
@@ -109,25 +110,25 @@ impl MachineLock {
             file.write_all(&serde_json::to_vec(&Holder { pid, started, id })?)
         };
         write().map_err(|error| Failure::internal(format!("{}: {error}", path.display())))?;
-        Ok(Self { id, machine: machine.clone(), file, path })
+        Ok(Self { id, machine: machine.clone(), _file: file, path })
     }
 
     /// Where the machine's root volume is mounted, in the helper's own mount namespace.
     pub fn mount_point(&self) -> PathBuf {
         self.path.with_extension("root")
     }
-
-    /// Removes the lock's file: nothing of the machine is left.
-    pub fn remove(self) -> Result<(), Failure> {
-        std::fs::remove_file(&self.path)
-            .map_err(|error| Failure::internal(format!("{}: {error}", self.path.display())))
-    }
 }
 
 impl Drop for MachineLock {
+    /// The file goes before the lock does; who waits for it notices (see [`lock::try_take`]).
     fn drop(&mut self) {
-        // If this fails, the next holder looks for processes that do not exist.
-        let _ = self.file.set_len(0);
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            log::event(
+                Level::Error,
+                "lock.not-removed",
+                &[("file", &self.path.display()), ("error", &error)],
+            );
+        }
     }
 }
 

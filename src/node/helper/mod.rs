@@ -252,7 +252,6 @@ fn run(verb: Verb) -> Result<Option<String>, Failure> {
         Verb::Undo { id, machine } => {
             let lock = MachineLock::take_over(id, &machine)?;
             host.undo(&lock)?;
-            lock.remove()?;
         }
     }
     Ok(None)
