@@ -21,7 +21,6 @@ use crate::model::wire::{Accepted, DeployOrder};
 use crate::system::clock;
 use crate::system::log::{self, Level};
 
-use super::access;
 use super::nodes::{Nodes, Trouble};
 use super::placement::{Load, first_free, least_loaded};
 use super::registry::event::Actor;
@@ -29,6 +28,7 @@ use super::registry::user::{Owner, Registered};
 use super::registry::vm::{NewVm, Order, Vm};
 use super::registry::{Registry, RegistryError, Writer};
 use super::view::{loads, one_line, ordered};
+use super::{access, audit};
 
 /// What the form proposes for the memory, in MiB, and for the partition, in GiB.
 const PROPOSED_MEMORY: &str = "256";
@@ -182,7 +182,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         Err(NotTaken::SomebodyElse) => return Err(access::somebody_else(&call.user)),
         Err(NotTaken::Declined(declined)) => return decline(call, &common, declined),
     };
-    report(Level::Info, "deploy", &vm, &actor, "ordered");
+    audit::record(Level::Info, "deploy", &vm, &actor, "ordered");
     let order = DeployOrder {
         id: vm.id,
         user: vm.owner.user_name().clone(),
@@ -198,7 +198,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
             ordered(call, &common, &vm, None)
         }
         Err(trouble) => {
-            report(Level::Warning, "deploy-failed", &vm, &actor, &trouble.fault.to_string());
+            audit::record(Level::Warning, "deploy-failed", &vm, &actor, &trouble.fault.to_string());
             let vm = give_up(&mut registry, vm, &trouble, &actor)?;
             ordered(call, &common, &vm, Some(&trouble.fault))
         }
@@ -529,24 +529,6 @@ fn values_of(vm: &Vm, name_is_free: bool) -> BTreeMap<&'static str, String> {
         ("vmName", vm.label.to_string()),
         ("expiryTime", vm.lease.to_string()),
     ])
-}
-
-fn report(level: Level, what: &str, vm: &Vm, actor: &Actor, detail: &str) {
-    log::event(
-        level,
-        what,
-        &[
-            ("user", &actor.who),
-            ("from", &actor.from),
-            ("machine", &vm.id),
-            ("name", &vm.virtual_host),
-            ("host", &vm.physical_host),
-            ("image", &vm.image),
-            ("memory", &vm.memory),
-            ("disk", &vm.disk),
-            ("detail", &detail),
-        ],
-    );
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! and on [`view`] (what pages show).
 
 pub mod access;
+pub mod audit;
 pub mod console;
 pub mod deploy;
 pub mod list;

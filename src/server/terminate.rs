@@ -10,14 +10,14 @@ use crate::model::names::{VirtualHost, VmId};
 use crate::model::state::{Event, State};
 use crate::model::wire::TerminateOrder;
 use crate::system::clock;
-use crate::system::log::{self, Level};
+use crate::system::log::Level;
 
-use super::access;
 use super::nodes::Nodes;
 use super::registry::event::Actor;
 use super::registry::vm::{OnNode, Order, Vm};
 use super::registry::{Reader, Registry, RegistryError, Writer};
 use super::view::{MachineView, may_force, ordered};
+use super::{access, audit};
 
 /// The page that asks.
 #[derive(Debug, Serialize)]
@@ -76,7 +76,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     })?;
     let vm = match step {
         Step::Gone(vm) => {
-            report(
+            audit::record(
                 Level::Info,
                 "terminate",
                 &vm,
@@ -87,7 +87,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         }
         Step::Tell(vm) => vm,
     };
-    report(Level::Info, "terminate", &vm, &actor, "ordered");
+    audit::record(Level::Info, "terminate", &vm, &actor, "ordered");
     let order = TerminateOrder {
         id: vm.id,
         user: vm.owner.user_name().clone(),
@@ -104,7 +104,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         }
         Err(trouble) => {
             let vm = give_up(&mut registry, vm, &trouble.fault, &actor)?;
-            report(Level::Warning, "terminate-failed", &vm, &actor, &trouble.fault.to_string());
+            audit::record(Level::Warning, "terminate-failed", &vm, &actor, &trouble.fault.to_string());
             ordered(call, &common, &vm, Some(&trouble.fault))
         }
     }
@@ -184,23 +184,6 @@ fn give_up(registry: &mut Registry, vm: Vm, fault: &Fault, actor: &Actor) -> Res
         writer.record(present.id, now, actor, "terminate failed", &fault.to_string())?;
         Ok(failed.unwrap_or(present))
     })
-}
-
-fn report(level: Level, what: &str, vm: &Vm, actor: &Actor, detail: &str) {
-    log::event(
-        level,
-        what,
-        &[
-            ("user", &actor.who),
-            ("from", &actor.from),
-            ("machine", &vm.id),
-            ("owner", &vm.owner.as_str()),
-            ("name", &vm.virtual_host),
-            ("host", &vm.physical_host),
-            ("state", &vm.state),
-            ("detail", &detail),
-        ],
-    );
 }
 
 #[cfg(test)]

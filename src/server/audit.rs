@@ -1,0 +1,27 @@
+//! What is ordered, and what becomes of it, in the log: one form for all orders.
+
+use crate::system::log::{self, Level};
+
+use super::registry::event::Actor;
+use super::registry::vm::Vm;
+
+/// Logs an order about a machine, or its outcome, with who gave it and from where.
+pub fn record(level: Level, what: &str, vm: &Vm, actor: &Actor, detail: &str) {
+    log::event(
+        level,
+        what,
+        &[
+            ("user", &actor.who),
+            ("from", &actor.from),
+            ("machine", &vm.id),
+            ("owner", &vm.owner.as_str()),
+            ("name", &vm.virtual_host),
+            ("host", &vm.physical_host),
+            ("image", &vm.image),
+            ("memory", &vm.memory),
+            ("disk", &vm.disk),
+            ("state", &vm.state),
+            ("detail", &detail),
+        ],
+    );
+}
