@@ -149,9 +149,9 @@ impl std::iter::Sum for Amount {
 }
 
 impl fmt::Display for Amount {
-    /// MiB below 10 GiB, else GiB with one decimal.
+    /// MiB below one GiB, else GiB with one decimal, rounded down.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 < 10 * 1024 {
+        if self.0 < 1024 {
             write!(f, "{} MiB", self.0)
         } else {
             write!(f, "{}.{} GiB", self.0 / 1024, self.0 % 1024 * 10 / 1024)
