@@ -136,7 +136,7 @@ fn a_domain_of_that_name_is_there() {
         "domain",
         TINY,
         "printf 'name=\"alice_vm1\"\nmemory=96\nkernel=\"%s\"\n' /boot/vmlinuz-* > /root/other.cfg && xl create -p /root/other.cfg",
-        "xl destroy alice_vm1; rm /root/other.cfg",
+        "xl destroy alice_vm1; rm -f /root/other.cfg /var/log/xen/console/guest-alice_vm1.log",
         &["alice_vm1", "already"],
     );
 }
