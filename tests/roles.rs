@@ -140,6 +140,35 @@ fn a_browser_s_get_never_acts() {
 }
 
 #[test]
+fn what_a_page_elsewhere_loads_over_plain_http_never_acts() {
+    // An <img referrerpolicy="no-referrer"> in a browser that gives passwords to the images of other sites,
+    // and trusts this site no more than that one: what is left is what all browsers send.
+    let portal = Portal::start();
+    let id = portal.deploy("alice", &[]);
+    let orders = portal.nodes.received().len();
+    for path in [
+        format!("terminate?id={id}"),
+        "terminate?vmHostname=vm1&format=json".to_owned(),
+        "deploy?vmImage=tiny&vmMemory=128&vmPartition=1&format=text".to_owned(),
+    ] {
+        for accept in [
+            "image/avif,image/webp,image/png,image/svg+xml,image/*;q=0.8,*/*;q=0.5",
+            "*/*",
+            "text/css,*/*;q=0.1",
+        ] {
+            let ask = portal.get("alice", &path).header("Accept", accept);
+            let browser = ask.header(
+                "User-Agent",
+                "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+            );
+            browser.header("Accept-Language", "en-US,en;q=0.5").send().expect(200);
+        }
+    }
+    assert_eq!(machines(&portal, "alice"), 1);
+    assert_eq!(portal.nodes.received().len(), orders, "a node was told something");
+}
+
+#[test]
 fn head_never_acts() {
     let portal = Portal::start();
     let deploy = "/cgi-bin/user/deploy?vmImage=tiny&vmMemory=128&vmPartition=1";

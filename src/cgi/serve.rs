@@ -375,7 +375,10 @@ mod pages {
         let is_browser = site.is_some()
             || request.header("origin").is_some()
             || request.header("referer").is_some()
-            || request.header("accept").is_some_and(|accept| accept.contains("text/html"));
+            || request.header("accept").is_some_and(|accept| accept.contains("text/html"))
+            // Over plain http a page elsewhere can have an image or a frame loaded with nothing else that
+            // tells it from a script.
+            || request.header("accept-language").is_some();
         if !is_browser {
             return Ok(true);
         }

@@ -109,12 +109,12 @@ fn unheard(host: &PhysicalHost, error: RemoteError) -> Trouble {
     }
 }
 
-/// An answer that is no consent. One with a 4xx status was judged before anything was done.
+/// An answer that is no consent. One with a 4xx status, or with a fault, was judged before anything was done.
 fn refused(host: &PhysicalHost, answer: &Answer) -> Trouble {
-    let taken = if (400..500).contains(&answer.status) { OnNode::No } else { OnNode::Maybe };
     if let Ok(NodeRefusal { fault }) = answer.json() {
-        return Trouble { fault, taken };
+        return Trouble { fault, taken: OnNode::No };
     }
+    let taken = if (400..500).contains(&answer.status) { OnNode::No } else { OnNode::Maybe };
     // vGrid's own refusals are JSON with a sentence; anything else is somebody else's page, and its title
     // would help nobody.
     let sentence = answer

@@ -26,7 +26,7 @@ fn fails_with(name: &str, file: Option<&Path>, fields: &str, breaks: &str, mends
         assert!(matches!(status, 202 | 409 | 502), "{status} {answer}");
         let id =
             answer["machine"]["id"].as_str().unwrap_or_else(|| panic!("no machine in {answer}")).to_owned();
-        let machine = host.wait_for("alice", &id, "failed", 240);
+        let machine = host.wait_for("alice", &id, "failed", 900);
         let reason = machine["reason"].as_str().expect("a reason");
         for word in words {
             assert!(reason.contains(word), "{reason:?} does not say {word:?}\n{}", host.log());
@@ -183,7 +183,7 @@ fn the_worker_killed_while_it_unpacks() {
             host.deploy("alice", "vmImage=debian&vmMemory=128&vmPartition=2&vmHostname=vm1");
         assert_eq!(status, 202, "{answer}");
         let id = answer["machine"]["id"].as_str().expect("an id").to_owned();
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(120);
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(600);
         loop {
             let machine = host.machine("alice", &id);
             if machine["percent"].as_u64().is_some_and(|percent| percent >= 2) {
@@ -200,7 +200,7 @@ fn the_worker_killed_while_it_unpacks() {
         // Nobody has noticed yet; the next request to that node finds it and has it undone.
         assert_eq!(host.machine("alice", &id)["state"], "deploying");
         host.ask("alice", "console", &format!("format=text&id={id}"));
-        let machine = host.wait_for("alice", &id, "failed", 120);
+        let machine = host.wait_for("alice", &id, "failed", 900);
         let reason = machine["reason"].as_str().expect("a reason");
         assert!(reason.contains("interrupted") && reason.contains("unpacking"), "{reason}");
         host.terminate("alice", &id);

@@ -205,7 +205,7 @@ impl Host {
     pub fn terminate(&self, user: &str, id: &str) {
         let (status, text) = self.ask(user, "terminate", &format!("format=json&id={id}"));
         assert_eq!(status, 202, "{text}");
-        self.wait_for(user, id, "notDeployed", 120);
+        self.wait_for(user, id, "notDeployed", 900);
     }
 
     /// vGrid's own lines of the host's log.
@@ -242,7 +242,7 @@ impl Host {
 
     /// Fails unless the host has just what it had; what is about to go away has a little time for that.
     pub fn must_be_as(&self, before: &Inventory) {
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + Duration::from_secs(120);
         loop {
             let now = self.inventory();
             if now == *before {

@@ -41,7 +41,7 @@ fn a_machine_runs_from_its_own_volumes_and_leaves_nothing() {
         let (status, machine) = host.deploy("alice", &format!("{TINY}&vmHostname=vm3&vmName=my+first"));
         assert_eq!(status, 202, "{machine}");
         let id = machine["machine"]["id"].as_str().expect("an id").to_owned();
-        let machine = host.wait_for("alice", &id, "deployed", 240);
+        let machine = host.wait_for("alice", &id, "deployed", 900);
         assert_eq!(
             (machine["virtual_host"].as_str(), machine["label"].as_str()),
             (Some("vm3"), Some("my first"))
@@ -74,7 +74,7 @@ fn the_other_template_boots_too() {
         assert_eq!(status, 202, "{machine}");
         let id = machine["machine"]["id"].as_str().expect("an id").to_owned();
         let name =
-            host.wait_for("alice", &id, "deployed", 240)["virtual_host"].as_str().expect("a name").to_owned();
+            host.wait_for("alice", &id, "deployed", 900)["virtual_host"].as_str().expect("a name").to_owned();
         host.sh(&format!("for i in $(seq 30); do ping -q -c 1 -W 2 {name} && exit; sleep 1; done; exit 1"));
         host.terminate("alice", &id);
         host.sh("mv /root/node.cfg /etc/vgrid/");
@@ -117,7 +117,7 @@ fn a_debian_machine_lets_its_administrator_in_by_ssh() {
             host.deploy("alice", "vmImage=debian&vmMemory=256&vmPartition=2&vmHostname=vm2");
         assert_eq!(status, 202, "{machine}");
         let id = machine["machine"]["id"].as_str().expect("an id").to_owned();
-        host.wait_for("alice", &id, "deployed", 600);
+        host.wait_for("alice", &id, "deployed", 900);
         host.sh("for i in $(seq 90); do timeout 3 bash -c 'exec 3<>/dev/tcp/vm2/22 && head -c 4 <&3' && exit; sleep 2; done; exit 1");
         host.terminate("alice", &id);
         host.must_be_as(&before);

@@ -81,7 +81,10 @@ fn fill(device: &Path, target: &Path, image: &ImageTag, size: Amount) -> Result<
 
 fn tar_failed(error: &ExecError, image: &ImageTag, partition: Amount) -> Fault {
     match error {
-        ExecError::Failed { stderr, .. } if stderr.contains("No space left on device") => {
+        // The second is what tar says when only a part of its last block found room.
+        ExecError::Failed { stderr, .. }
+            if stderr.contains("No space left on device") || stderr.contains(": Wrote only ") =>
+        {
             Fault::ImageTooLarge { tag: image.clone(), partition }
         }
         ExecError::TimedOut { limit, .. } => {
@@ -141,6 +144,12 @@ mod tests {
         assert_eq!(
             said(
                 "/usr/bin/tar: ./usr/lib/x: Cannot write: No space left on device\n/usr/bin/tar: Exiting with failure status due to previous errors"
+            ),
+            Fault::ImageTooLarge { tag: tag.clone(), partition: size }
+        );
+        assert_eq!(
+            said(
+                "/usr/bin/tar: zeros: Wrote only 8704 of 10240 bytes\n/usr/bin/tar: Exiting with failure status"
             ),
             Fault::ImageTooLarge { tag: tag.clone(), partition: size }
         );
