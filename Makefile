@@ -48,7 +48,7 @@ check:
 	$(CARGO) clippy --locked --no-default-features --features node -- -D warnings
 
 # Scenarios of the emulated host that nobody has seen pass yet; "make test UNPROVEN=" runs them, too.
-UNPROVEN = xen::helper::hostile xen::life::thirty xen::life::a_debian
+UNPROVEN = xen::helper::hostile xen::life::thirty
 
 test:
 	tests/xenhost/packages test
