@@ -297,11 +297,10 @@ impl MachineName {
     pub const MAX: usize = 72;
 
     /// Parts of a volume's name that lvm(8) keeps for itself.
-    const RESERVED: [&str; 13] = [
+    const RESERVED: [&str; 17] = [
         "_cdata", "_cmeta", "_corig", "_cpool", "_cvol", "_wcorig", "_iorig", "_mimage", "_mlog", "_rimage",
-        "_rmeta", "_tdata", "_tmeta",
+        "_rmeta", "_tdata", "_tmeta", "_pmspare", "_vdata", "_vorigin", "_imeta",
     ];
-    const ALSO_RESERVED: [&str; 4] = ["_pmspare", "_vdata", "_vorigin", "_imeta"];
 
     /// The name of the machine that `user` has under the name `host`.
     ///
@@ -322,7 +321,7 @@ impl FromStr for MachineName {
         if user.is_empty() || VirtualHost::from_str(host).map_or(true, |h| h.as_str() != host) {
             return Err(NameFault::NotAMachine);
         }
-        match Self::RESERVED.iter().chain(&Self::ALSO_RESERVED).find(|word| text.contains(**word)) {
+        match Self::RESERVED.iter().find(|word| text.contains(**word)) {
             Some(word) => Err(NameFault::Reserved(word)),
             None => Ok(Self(text.to_owned())),
         }

@@ -5,7 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -315,11 +315,6 @@ fn collect(stream: Option<impl Read + Send + 'static>) -> Receiver<io::Result<Ve
         let _ = send.send(result.map(|()| kept));
     });
     receive
-}
-
-/// Whether a status is an end by that signal.
-pub fn ended_by(status: ExitStatus, signal: Signal) -> bool {
-    status.signal() == Some(signal as i32)
 }
 
 /// The first of these programs that exists, looked for in the folders of [`PATH`].
