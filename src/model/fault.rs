@@ -6,9 +6,9 @@ use thiserror::Error;
 
 use super::names::{ImageTag, MachineName, PhysicalHost, VirtualHost, is_invisible};
 use super::size::Amount;
-use super::stage::DeployStage;
+use super::stage::Stage;
 
-/// Why a deploy or a terminate was refused or failed.
+/// Why an order about a machine was refused or failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
 #[serde(tag = "code", rename_all = "kebab-case")]
 pub enum Fault {
@@ -144,7 +144,36 @@ pub enum Fault {
     #[error("The work was interrupted ({}; killed, or the host was restarted). What had been made is removed; deploy again.", stage.map_or("before it began".to_owned(), |s| s.to_string()))]
     Interrupted {
         /// How far it had come.
-        stage: Option<DeployStage>,
+        stage: Option<Stage>,
+    },
+    /// As [`Interrupted`](Self::Interrupted), of a machine that was to be started: nothing of it is lost.
+    #[error("Starting was interrupted ({}; killed, or the host was restarted). The machine is stopped; start it again.", stage.map_or("before it began".to_owned(), |s| s.to_string()))]
+    StartInterrupted {
+        /// How far it had come.
+        stage: Option<Stage>,
+    },
+    /// The machine could not be stopped.
+    #[error("The machine could not be stopped ({detail}). Try again, or tell an administrator.")]
+    StopFailed {
+        /// What went wrong.
+        #[serde(deserialize_with = "cleaned")]
+        detail: String,
+    },
+    /// The machine that is to be stopped or started is not there.
+    #[error("This host has no machine {machine} any more. Terminate it, so that its name is free again.")]
+    MachineMissing {
+        /// Its name.
+        machine: MachineName,
+    },
+    /// The machine runs, but its kernel was not handed the owner's name that the template has for it. pygrub of
+    /// old Xen versions is known to hand on the word `None` instead of `extra`.
+    #[error(
+        "The machine was started, but its kernel was not told whose it is, so nobody could log in (its command line: {detail}). Tell an administrator: the boot loader loses `extra`; INSTALL.md, \"Boot loaders\", says what helps."
+    )]
+    ParametersLost {
+        /// The kernel's command line.
+        #[serde(deserialize_with = "cleaned")]
+        detail: String,
     },
     /// The machine could not be removed altogether.
     #[error(

@@ -1,15 +1,77 @@
-//! The stages of the work on a node, in order. Their list is the code's: tests walk through it, so a
-//! new stage can't be forgotten.
+//! What a node can be ordered to do with a machine, and the stages of each order's work. The lists are the
+//! code's: tests walk through them, so a new stage can't be forgotten.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// One stage of a deploy.
+/// What a node can be ordered to do with a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum DeployStage {
-    /// The node has accepted the order and a worker has begun.
+pub enum Order {
+    /// Make it.
+    Deploy,
+    /// Shut it down and remove all of it.
+    Terminate,
+    /// Shut it down; its disk stays.
+    Stop,
+    /// Start what was stopped.
+    Start,
+    /// Shut it down and start it again.
+    Reboot,
+}
+
+impl Order {
+    /// All orders.
+    pub const ALL: [Self; 5] = [Self::Deploy, Self::Terminate, Self::Stop, Self::Start, Self::Reboot];
+
+    /// The order's name: on the wire, in the registry, and of the endpoints that give it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deploy => "deploy",
+            Self::Terminate => "terminate",
+            Self::Stop => "stop",
+            Self::Start => "start",
+            Self::Reboot => "reboot",
+        }
+    }
+
+    /// The order with that name, if there is one.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|order| order.as_str() == name)
+    }
+
+    /// The stages of its work, in the order in which they happen.
+    pub fn stages(self) -> &'static [Stage] {
+        match self {
+            Self::Deploy => &[
+                Stage::Accepted,
+                Stage::Volumes,
+                Stage::Filesystems,
+                Stage::Unpack,
+                Stage::Configure,
+                Stage::Start,
+                Stage::Verify,
+            ],
+            Self::Terminate => &[Stage::Shutdown, Stage::Remove],
+            Self::Stop => &[Stage::Shutdown],
+            Self::Start => &[Stage::Start, Stage::Verify],
+            Self::Reboot => &[Stage::Shutdown, Stage::Start, Stage::Verify],
+        }
+    }
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One stage of a node's work on a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// The node has accepted the order; the deploy waits until it may begin.
     Accepted,
     /// Root and swap volumes are being made.
     Volumes,
@@ -23,11 +85,15 @@ pub enum DeployStage {
     Start,
     /// The machine is watched until it is seen to run.
     Verify,
+    /// The machine is being shut down: asked first, then forced.
+    Shutdown,
+    /// Domain, configuration and volumes are being removed.
+    Remove,
 }
 
-impl DeployStage {
-    /// All stages, in the order in which they happen.
-    pub const ALL: [Self; 7] = [
+impl Stage {
+    /// All stages.
+    pub const ALL: [Self; 9] = [
         Self::Accepted,
         Self::Volumes,
         Self::Filesystems,
@@ -35,6 +101,8 @@ impl DeployStage {
         Self::Configure,
         Self::Start,
         Self::Verify,
+        Self::Shutdown,
+        Self::Remove,
     ];
 
     /// The stage's name on the wire and in the registry.
@@ -47,6 +115,8 @@ impl DeployStage {
             Self::Configure => "configure",
             Self::Start => "start",
             Self::Verify => "verify",
+            Self::Shutdown => "shutdown",
+            Self::Remove => "remove",
         }
     }
 
@@ -56,7 +126,7 @@ impl DeployStage {
     }
 }
 
-impl fmt::Display for DeployStage {
+impl fmt::Display for Stage {
     /// What a person reads while it happens.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -67,6 +137,8 @@ impl fmt::Display for DeployStage {
             Self::Configure => "writing the configuration",
             Self::Start => "starting the machine",
             Self::Verify => "checking that it runs",
+            Self::Shutdown => "shutting the machine down",
+            Self::Remove => "removing the machine and its volumes",
         })
     }
 }
@@ -109,11 +181,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_stage_is_listed_and_named_once() {
-        for (i, stage) in DeployStage::ALL.into_iter().enumerate() {
+    fn every_stage_is_listed_named_once_and_belongs_to_an_order() {
+        for (i, stage) in Stage::ALL.into_iter().enumerate() {
             assert_eq!(stage as usize, i, "ALL is not in order");
-            assert_eq!(DeployStage::from_name(stage.as_str()), Some(stage));
+            assert_eq!(Stage::from_name(stage.as_str()), Some(stage));
             assert_eq!(serde_json::to_value(stage).unwrap(), stage.as_str());
+            assert!(Order::ALL.iter().any(|order| order.stages().contains(&stage)), "{stage}");
+        }
+    }
+
+    #[test]
+    fn every_order_is_listed_and_named_once() {
+        for (i, order) in Order::ALL.into_iter().enumerate() {
+            assert_eq!(order as usize, i, "ALL is not in order");
+            assert_eq!(Order::from_name(order.as_str()), Some(order));
+            assert_eq!(serde_json::to_value(order).unwrap(), order.as_str());
+            assert!(!order.stages().is_empty());
         }
     }
 

@@ -12,6 +12,14 @@ pub enum State {
     Deploying,
     /// Running, as far as the server knows.
     Deployed,
+    /// Being shut down by its owner's wish; its disk stays.
+    Stopping,
+    /// Shut down by its owner's wish, disk kept; keeps its slot and name.
+    Stopped,
+    /// On its way from stopped to running.
+    Starting,
+    /// On its way from running to running.
+    Rebooting,
     /// Its lease is over: stopped, disk kept, until its grace is over.
     Expired,
     /// On its way out.
@@ -24,14 +32,28 @@ pub enum State {
 
 impl State {
     /// All states.
-    pub const ALL: [Self; 6] =
-        [Self::Deploying, Self::Deployed, Self::Expired, Self::Terminating, Self::Failed, Self::NotDeployed];
+    pub const ALL: [Self; 10] = [
+        Self::Deploying,
+        Self::Deployed,
+        Self::Stopping,
+        Self::Stopped,
+        Self::Starting,
+        Self::Rebooting,
+        Self::Expired,
+        Self::Terminating,
+        Self::Failed,
+        Self::NotDeployed,
+    ];
 
     /// The state's name on the wire, on pages and in the registry.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Deploying => "deploying",
             Self::Deployed => "deployed",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Starting => "starting",
+            Self::Rebooting => "rebooting",
             Self::Expired => "expired",
             Self::Terminating => "terminating",
             Self::Failed => "failed",
@@ -46,7 +68,10 @@ impl State {
 
     /// Whether something is under way that will end by itself.
     pub fn is_transitional(self) -> bool {
-        matches!(self, Self::Deploying | Self::Terminating)
+        matches!(
+            self,
+            Self::Deploying | Self::Stopping | Self::Starting | Self::Rebooting | Self::Terminating
+        )
     }
 
     /// Whether the machine holds a slot of its host and its virtual host name.
@@ -64,12 +89,20 @@ impl fmt::Display for State {
 /// What happens to a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// The node reports a stage of the deploy.
+    /// The node reports a stage of its work.
     Progress,
     /// The node reports that the machine runs.
     Deployed,
+    /// The node reports that the machine is stopped.
+    Stopped,
     /// The node, or the way to it, failed.
     Failed,
+    /// Its owner wants it stopped.
+    Stop,
+    /// Its owner wants it started again.
+    Start,
+    /// Its owner wants it shut down and started.
+    Reboot,
     /// The lease ended.
     Expire,
     /// The owner extended the lease.
@@ -84,10 +117,14 @@ pub enum Event {
 
 impl Event {
     /// All events.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::Progress,
         Self::Deployed,
+        Self::Stopped,
         Self::Failed,
+        Self::Stop,
+        Self::Start,
+        Self::Reboot,
         Self::Expire,
         Self::Extend,
         Self::Terminate,
@@ -102,18 +139,24 @@ pub fn next(state: State, event: Event) -> Option<State> {
     use Event as E;
     use State as S;
     match (state, event) {
-        (S::Deploying, E::Progress) => Some(S::Deploying),
-        (S::Deploying, E::Deployed) | (S::Expired, E::Extend) => Some(S::Deployed),
+        (state, E::Progress) if state.is_transitional() => Some(state),
+        // From stopped and deployed: the node's word about an order that the server had given up.
+        (S::Deploying | S::Starting | S::Rebooting | S::Stopped, E::Deployed) | (S::Expired, E::Extend) => {
+            Some(S::Deployed)
+        }
+        (S::Stopping | S::Starting | S::Rebooting | S::Deployed, E::Stopped) => Some(S::Stopped),
         (S::Deploying | S::Terminating, E::Failed) => Some(S::Failed),
-        (S::Deployed, E::Expire) => Some(S::Expired),
-        // Terminating again is a repeated order, for a node that lost the first.
-        (S::Deploying | S::Deployed | S::Expired | S::Failed | S::Terminating, E::Terminate) => {
-            Some(S::Terminating)
-        }
-        (S::Terminating, E::Terminated)
-        | (S::Deploying | S::Deployed | S::Expired | S::Failed | S::Terminating, E::Forget) => {
-            Some(S::NotDeployed)
-        }
+        // Nothing is lost by these, so the machine stays what it was and its owner can try again.
+        (S::Stopping | S::Rebooting, E::Failed) => Some(S::Deployed),
+        (S::Starting, E::Failed) => Some(S::Stopped),
+        // Again, for a node that lost the first order.
+        (S::Deployed | S::Stopping, E::Stop) => Some(S::Stopping),
+        (S::Stopped | S::Starting, E::Start) => Some(S::Starting),
+        (S::Deployed | S::Rebooting, E::Reboot) => Some(S::Rebooting),
+        (S::Deployed | S::Stopped, E::Expire) => Some(S::Expired),
+        (state, E::Terminate) if state.is_live() => Some(S::Terminating),
+        (S::Terminating, E::Terminated) => Some(S::NotDeployed),
+        (state, E::Forget) if state.is_live() => Some(S::NotDeployed),
         _ => None,
     }
 }
@@ -145,9 +188,20 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_wrong_on_the_way_costs_no_disk() {
+        for (state, back) in [
+            (State::Stopping, State::Deployed),
+            (State::Starting, State::Stopped),
+            (State::Rebooting, State::Deployed),
+        ] {
+            assert_eq!(next(state, Event::Failed), Some(back));
+        }
+    }
+
+    #[test]
     fn a_late_report_changes_nothing() {
         assert_eq!(next(State::Terminating, Event::Deployed), None);
-        assert_eq!(next(State::Terminating, Event::Progress), None);
+        assert_eq!(next(State::Deployed, Event::Progress), None);
         assert_eq!(next(State::Deployed, Event::Failed), None);
         assert_eq!(next(State::Failed, Event::Deployed), None);
     }

@@ -3,7 +3,7 @@
 //! | from | to | message | answers |
 //! | --- | --- | --- | --- |
 //! | server | `node/deploy` | POST [`DeployOrder`] | 202 [`Accepted`], else [`NodeRefusal`] |
-//! | server | `node/terminate` | POST [`TerminateOrder`] | 202 [`Accepted`], else [`NodeRefusal`] |
+//! | server | `node/terminate`, `stop`, `start`, `reboot` | POST [`MachineOrder`] | 202 [`Accepted`], else [`NodeRefusal`] |
 //! | server | `node/info` | GET | 200 [`NodeInfo`] |
 //! | server | `node/console?machine=NAME` | GET | 200 [`ConsoleTail`], else [`NodeRefusal`] |
 //! | node | `internal/status` | POST [`Report`] | 200 [`Verdict`] |
@@ -14,7 +14,7 @@ use super::fault::Fault;
 use super::lease::Moment;
 use super::names::{ImageTag, MachineName, PhysicalHost, UserName, VirtualHost, VmId};
 use super::size::{Amount, GiB, MiB};
-use super::stage::{DeployStage, Percent};
+use super::stage::{Order, Percent, Stage};
 
 /// Make this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,10 +36,10 @@ pub struct DeployOrder {
     pub disk: GiB,
 }
 
-/// Stop this machine and remove all of it.
+/// Do something with a machine that is there; what, the endpoint says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TerminateOrder {
+pub struct MachineOrder {
     /// The machine's id.
     pub id: VmId,
     /// Its owner.
@@ -86,6 +86,8 @@ pub struct HostFacts {
 pub struct Report {
     /// The machine.
     pub id: VmId,
+    /// The order that is being carried out.
+    pub order: Order,
     /// Counts up within one order; a report with a lower number than the last is late.
     pub sequence: u32,
     /// What happened.
@@ -94,29 +96,26 @@ pub struct Report {
     pub host: Option<HostFacts>,
 }
 
-/// What happened to a machine.
+/// What happened to a machine, as far as its order is concerned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum News {
-    /// A stage of the deploy has begun or moved on.
+    /// A stage of the work has begun or moved on.
     Progress {
         /// The stage.
-        stage: DeployStage,
+        stage: Stage,
         /// How much of it is done, for stages that can tell.
         percent: Option<Percent>,
+        /// The place in the queue, from 1, of a deploy that has to wait for others.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        place: Option<u32>,
     },
-    /// The machine runs.
-    Deployed,
-    /// The deploy failed; nothing of it is left.
-    DeployFailed {
+    /// The order has been carried out: the machine runs, is stopped, or nothing of it is left.
+    Done,
+    /// It has not. After a deploy nothing of the machine is left, after a removal something is; after a start
+    /// or a reboot it is stopped, after a stop it is as it was.
+    Failed {
         /// Why.
-        fault: Fault,
-    },
-    /// Nothing of the machine is left.
-    Terminated,
-    /// Something of the machine is left.
-    TerminateFailed {
-        /// What, and why.
         fault: Fault,
     },
 }
@@ -197,24 +196,14 @@ pub struct Job {
     pub id: VmId,
     /// Its name.
     pub machine: MachineName,
-    /// What is being done: `deploy`, `terminate`, or `none` when it just runs.
-    pub work: Work,
-    /// The stage of a deploy.
-    pub stage: Option<DeployStage>,
+    /// What is being done with it, if something is.
+    pub work: Option<Order>,
+    /// The stage of that.
+    pub stage: Option<Stage>,
+    /// Whether it has been stopped.
+    pub stopped: bool,
     /// When the record was made.
     pub since: Moment,
-}
-
-/// What a node is doing with a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Work {
-    /// A deploy is under way.
-    Deploy,
-    /// A removal is under way.
-    Terminate,
-    /// Nothing: the machine is there.
-    None,
 }
 
 /// An image in the node's configuration.
