@@ -258,6 +258,14 @@ mod pages {
             }
         }
 
+        /// The token for a form on this page, which makes an order of what a browser sends.
+        ///
+        /// # Errors
+        /// A [`Refusal`] when the key is missing.
+        pub fn form_token(&self) -> Result<String, Refusal> {
+            token(&self.config, &self.user, 0)
+        }
+
         fn page(&self, status: u16, template: &str, page: &impl Serialize) -> Result<Reply, Refusal> {
             let general = &self.config.general;
             let portal = Portal {
@@ -267,11 +275,7 @@ mod pages {
                 source: &general.source_url,
                 resources: &general.resources_url,
                 endpoint: self.endpoint.name,
-                token: if self.endpoint.changes {
-                    token(&self.config, &self.user, 0)?
-                } else {
-                    String::new()
-                },
+                token: if self.endpoint.changes { self.form_token()? } else { String::new() },
             };
             page::render(&general.template_directory, template, &Context { portal, page })
                 .map(|html| Reply::html(status, html))

@@ -16,19 +16,19 @@ use crate::model::names::{
     ImageTag, Label, MachineName, NameFault, PhysicalHost, UserName, VirtualHost, VmId,
 };
 use crate::model::size::{GiB, MiB};
-use crate::model::state::Event;
-use crate::model::wire::{Accepted, DeployOrder};
+use crate::model::stage::Order;
+use crate::model::wire::DeployOrder;
 use crate::system::clock;
 use crate::system::log::{self, Level};
 
-use super::nodes::{Nodes, Trouble};
+use super::nodes::Nodes;
 use super::placement::{Load, first_free, least_loaded};
 use super::registry::event::Actor;
 use super::registry::user::{Owner, Registered};
-use super::registry::vm::{NewVm, Order, Vm};
+use super::registry::vm::{NewVm, Vm};
 use super::registry::{Registry, RegistryError, Writer};
 use super::view::{loads, one_line, ordered};
-use super::{access, audit};
+use super::{access, audit, orders};
 
 /// What the form proposes for the memory, in MiB, and for the partition, in GiB.
 const PROPOSED_MEMORY: &str = "256";
@@ -192,17 +192,8 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         memory: vm.memory,
         disk: vm.disk,
     };
-    match nodes.deploy(&order) {
-        Ok(accepted) => {
-            let vm = accept(&mut registry, vm, &accepted)?;
-            ordered(call, &common, &vm, None)
-        }
-        Err(trouble) => {
-            audit::record(Level::Warning, "deploy-failed", &vm, &actor, &trouble.fault.to_string());
-            let vm = give_up(&mut registry, vm, &trouble, &actor)?;
-            ordered(call, &common, &vm, Some(&trouble.fault))
-        }
-    }
+    let (vm, fault) = orders::settle(&mut registry, vm, Order::Deploy, nodes.deploy(&order), &actor)?;
+    ordered(call, &common, &vm, fault.as_ref())
 }
 
 /// Reads the fields, all of them, so that all faults are told at once.
@@ -400,33 +391,6 @@ fn misfit(fault: &NameFault) -> String {
     )
 }
 
-/// Keeps what the host said with its consent.
-fn accept(registry: &mut Registry, vm: Vm, accepted: &Accepted) -> Result<Vm, RegistryError> {
-    registry.write(|writer| {
-        writer.keep_facts(&vm.physical_host, &accepted.host, clock::now())?;
-        // Its worker may have reported before it answered.
-        Ok(writer.vm(vm.id)?.unwrap_or(vm))
-    })
-}
-
-/// Records that the host did not accept: the machine is `failed`, unless it has moved on meanwhile.
-fn give_up(registry: &mut Registry, vm: Vm, trouble: &Trouble, actor: &Actor) -> Result<Vm, RegistryError> {
-    registry.write(|writer| {
-        let now = clock::now();
-        let present = writer.vm(vm.id)?.unwrap_or(vm);
-        let changed = match present.order {
-            // Terminated meanwhile: that order counts.
-            Order::Terminate => None,
-            Order::Deploy => writer.advance(&present, Event::Failed, now, |vm| {
-                vm.fault = Some(trouble.fault.clone());
-                vm.on_node = trouble.taken;
-            })?,
-        };
-        writer.record(present.id, now, actor, "deploy failed", &trouble.fault.to_string())?;
-        Ok(changed.unwrap_or(present))
-    })
-}
-
 /// Answers a request that was not taken on: for people the form as they filled it in, with the faults
 /// beside the fields; for programs the faults.
 fn decline(call: &UserCall<'_>, common: &Common, declined: Declined) -> Result<Reply, Refusal> {
@@ -537,6 +501,7 @@ mod tests {
     use crate::model::fault::Fault;
     use crate::model::size::Amount;
     use crate::model::state::State;
+    use crate::server::nodes::Trouble;
     use crate::server::registry::vm::{OnNode, Scope};
 
     fn common(hosts: &[(&str, u32)], names: u32) -> Common {
@@ -671,7 +636,7 @@ mod tests {
             let vm = take_on(&mut registry, &common, &alice(), wish(), &actor()).unwrap();
             let id = vm.id;
             let trouble = Trouble { fault: fault.clone(), taken };
-            give_up(&mut registry, vm, &trouble, &actor()).unwrap();
+            orders::settle(&mut registry, vm, Order::Deploy, Err(trouble), &actor()).unwrap();
             let vm = registry.read(|reader| reader.vm(id)).unwrap().unwrap();
             assert_eq!((vm.state, vm.on_node, vm.fault), (State::Failed, taken, Some(fault)));
         }

@@ -1,8 +1,9 @@
 //! Layer 2: the portal.
 //!
-//! One module a page ([`list`], [`deploy`], [`show`], [`console`], [`terminate`]) and one for the nodes'
-//! reports ([`status`]). They stand on the [`registry`], on [`placement`], on [`nodes`] (calls to nodes)
-//! and on [`view`] (what pages show).
+//! One module a page ([`list`], [`deploy`], [`show`], [`console`], [`terminate`]), one for stopping, starting
+//! and rebooting ([`power`]) and one for the nodes' reports ([`status`]). They stand on the [`registry`], on
+//! [`placement`], on [`orders`] (what orders have in common), on [`nodes`] (calls to nodes) and on [`view`] (what
+//! pages show).
 
 pub mod access;
 pub mod audit;
@@ -10,7 +11,9 @@ pub mod console;
 pub mod deploy;
 pub mod list;
 pub mod nodes;
+pub mod orders;
 pub mod placement;
+pub mod power;
 pub mod registry;
 pub mod show;
 pub mod status;

@@ -4,7 +4,8 @@ use crate::config::{self, ConfigError};
 use crate::model::fault::{Fault, detail};
 use crate::model::names::{MachineName, PhysicalHost, RequestId, VmId};
 use crate::model::sign::Key;
-use crate::model::wire::{Accepted, ConsoleTail, DeployOrder, NodeRefusal, TerminateOrder};
+use crate::model::stage::Order;
+use crate::model::wire::{Accepted, ConsoleTail, DeployOrder, MachineOrder, NodeRefusal};
 use crate::remote::{Answer, Client, RemoteError};
 
 use super::registry::vm::OnNode;
@@ -44,17 +45,22 @@ impl<'a> Nodes<'a> {
     /// # Errors
     /// [`Trouble`], when the node did not say that it has accepted.
     pub fn deploy(&self, order: &DeployOrder) -> Result<Accepted, Trouble> {
-        let url = self.config.node_url(&order.physical_host, "deploy");
+        let url = self.config.node_url(&order.physical_host, Order::Deploy.as_str());
         accepted(&order.physical_host, order.id, self.client().post(&url, order))
     }
 
-    /// Tells a node to remove a machine.
+    /// Tells a node to do something with a machine that is there.
     ///
     /// # Errors
     /// [`Trouble`], when the node did not say that it has accepted.
-    pub fn terminate(&self, host: &PhysicalHost, order: &TerminateOrder) -> Result<Accepted, Trouble> {
-        let url = self.config.node_url(host, "terminate");
-        accepted(host, order.id, self.client().post(&url, order))
+    pub fn order(
+        &self,
+        order: Order,
+        host: &PhysicalHost,
+        machine: &MachineOrder,
+    ) -> Result<Accepted, Trouble> {
+        let url = self.config.node_url(host, order.as_str());
+        accepted(host, machine.id, self.client().post(&url, machine))
     }
 
     /// Fetches the end of a machine's console output.
@@ -207,9 +213,10 @@ mod tests {
         std::fs::write(dir.path().join("server.cfg"), text).unwrap();
         let config = config::Server::load(dir.path()).unwrap();
         let request = RequestId::generate();
-        let order =
-            TerminateOrder { id, user: "alice".parse().unwrap(), virtual_host: "vm1".parse().unwrap() };
-        Nodes::new(&config, &request).unwrap().terminate(&"localhost".parse().unwrap(), &order)
+        let machine =
+            MachineOrder { id, user: "alice".parse().unwrap(), virtual_host: "vm1".parse().unwrap() };
+        let nodes = Nodes::new(&config, &request).unwrap();
+        nodes.order(Order::Terminate, &"localhost".parse().unwrap(), &machine)
     }
 
     fn http(status: &str, body: &str) -> String {

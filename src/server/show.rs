@@ -3,8 +3,10 @@
 use serde::Serialize;
 
 use crate::cgi::reply::{Refusal, Reply};
+use crate::cgi::request::Format;
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common};
+use crate::model::state::State;
 
 use super::access;
 use super::view::{MachineView, StageView, TimeView, one_line, stages};
@@ -17,6 +19,9 @@ struct ShowView {
     history: Vec<EventView>,
     /// Whether it changes by itself.
     moving: bool,
+    /// For the form that starts it, on the page of a machine that is stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
 }
 
 /// One line of a machine's history.
@@ -66,6 +71,9 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
             stages: stages(&vm),
             history: history.collect(),
             moving: vm.state.is_transitional(),
+            token: (vm.state == State::Stopped && call.request.format == Format::Html)
+                .then(|| call.form_token())
+                .transpose()?,
         })
     })?;
     call.reply(200, &view)

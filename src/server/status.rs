@@ -2,13 +2,14 @@
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::InternalCall;
+use crate::model::stage::{Order, Stage};
 use crate::model::state::{Event, State};
 use crate::model::wire::{News, Report, StatusReply, Verdict};
 use crate::system::log::{self, Level};
 use crate::system::{address, clock};
 
 use super::registry::event::Actor;
-use super::registry::vm::{OnNode, Order, Vm};
+use super::registry::vm::{OnNode, Vm};
 use super::registry::{Registry, RegistryError, Writer};
 
 /// What a report changed, for the log.
@@ -85,22 +86,31 @@ fn take(writer: &Writer<'_>, report: &Report, actor: &Actor) -> Result<Outcome, 
         vm.sequence = report.sequence;
         vm.on_node = on_node.unwrap_or(vm.on_node);
         match &report.news {
-            News::Progress { stage, percent } => {
+            News::Progress { stage, percent, place } => {
                 vm.stage = Some(*stage);
                 vm.percent = *percent;
+                vm.place = place.filter(|place| *place > 0 && *stage == Stage::Accepted);
             }
-            News::Deployed | News::Terminated => {
+            News::Done => {
                 vm.stage = None;
                 vm.percent = None;
                 vm.fault = None;
             }
-            News::DeployFailed { fault } | News::TerminateFailed { fault } => {
+            News::Failed { fault } => {
+                // How far it had come is shown with what is failed for good.
+                vm.stage = vm.stage.filter(|_| matches!(report.order, Order::Deploy | Order::Terminate));
                 vm.percent = None;
                 vm.fault = Some(fault.clone());
             }
         }
     })?;
-    let news = news.filter(|_| changed.is_some());
+    // A reboot that had been given up and was done all the same: it runs, as before, but nothing is wrong.
+    let mended =
+        changed.is_none() && event == Event::Deployed && vm.state == State::Deployed && vm.fault.is_some();
+    if mended {
+        writer.forget_fault(vm.id)?;
+    }
+    let news = news.filter(|_| changed.is_some() || mended);
     if let Some((what, detail)) = &news {
         writer.record(vm.id, now, actor, what, detail)?;
     }
@@ -119,73 +129,77 @@ struct Judged {
 }
 
 /// Judges a report by the machine as it is now. Reports may be late, repeated, or about an order that was
-/// given up: a machine that counts as failed or gone must not come to life behind its owner's back, so the
-/// node is told to undo it.
+/// given up. What the node says of the last order is believed all the same, as far as the table of states allows
+/// it, but for one thing: a machine that counts as failed or gone must not come to life behind its owner's
+/// back, so the node is told to undo it.
 fn judge(vm: &Vm, report: &Report) -> Judged {
     let nothing = |verdict| Judged { verdict, event: None, on_node: None, news: None };
-    let about = match report.news {
-        News::Progress { .. } | News::Deployed | News::DeployFailed { .. } => Order::Deploy,
-        News::Terminated | News::TerminateFailed { .. } => Order::Terminate,
-    };
-    let lives = matches!(report.news, News::Progress { .. } | News::Deployed);
+    let Report { order, news, .. } = report;
+    // Whether the report says that nothing of the machine is at its node.
+    let ended =
+        matches!((order, news), (Order::Deploy, News::Failed { .. }) | (Order::Terminate, News::Done));
     if !vm.state.is_live() {
-        let ended = matches!(report.news, News::Terminated | News::DeployFailed { .. });
         return nothing(if ended { Verdict::Continue } else { Verdict::Abandon });
     }
-    if vm.state == State::Failed && lives {
+    if vm.state == State::Failed && *order == Order::Deploy && !ended {
         return Judged {
             news: Some(("told to undo it", "it reported work on a machine that counts as failed".to_owned())),
             ..nothing(Verdict::Abandon)
         };
     }
-    if about == vm.order && report.sequence < vm.sequence {
+    if *order == vm.order && report.sequence < vm.sequence {
         return nothing(Verdict::Continue);
     }
-    let happens = |event, on_node, what, detail| Judged {
-        verdict: Verdict::Continue,
-        event: Some(event),
-        on_node: Some(on_node),
-        news: Some((what, detail)),
-    };
-    match (&report.news, vm.state) {
-        (News::Progress { stage, .. }, State::Deploying) => Judged {
-            // The percentage alone is no news.
-            news: (vm.stage != Some(*stage)).then(|| ("stage", stage.to_string())),
-            ..happens(Event::Progress, OnNode::Maybe, "", String::new())
-        },
-        (News::Deployed, State::Deploying) => {
-            happens(Event::Deployed, OnNode::Maybe, "deployed", "it runs".to_owned())
-        }
-        (News::DeployFailed { fault }, State::Deploying) => {
-            happens(Event::Failed, OnNode::No, "deploy failed", fault.to_string())
-        }
-        (News::Terminated, State::Terminating) => {
-            happens(Event::Terminated, OnNode::No, "terminated", "nothing of it is left".to_owned())
-        }
-        // The server had given up waiting for the answer, but the node had the order.
-        (News::Terminated, State::Failed) if vm.order == Order::Terminate => {
-            happens(Event::Forget, OnNode::No, "terminated", "nothing of it is left".to_owned())
-        }
-        (News::TerminateFailed { fault }, State::Terminating) => {
-            happens(Event::Failed, OnNode::Maybe, "terminate failed", fault.to_string())
-        }
+    // The server had given up waiting for the answer, but the node had the order.
+    let given_up = vm.state == State::Failed && *order == Order::Terminate && vm.order == Order::Terminate;
+    if vm.state == State::Failed && ended && !given_up {
         // Undone by the node after all; the reason for which the deploy counts as failed stays.
-        (News::Terminated | News::DeployFailed { .. }, State::Failed) if vm.on_node == OnNode::Maybe => {
-            Judged {
-                on_node: Some(OnNode::No),
-                news: Some(("removed by its host", "nothing of it is left there".to_owned())),
-                ..nothing(Verdict::Continue)
-            }
-        }
-        _ => nothing(Verdict::Continue),
+        let undone = vm.on_node == OnNode::Maybe;
+        return Judged {
+            on_node: undone.then_some(OnNode::No),
+            news: undone.then(|| ("removed by its host", "nothing of it is left there".to_owned())),
+            ..nothing(Verdict::Continue)
+        };
     }
+    if *order != vm.order {
+        return nothing(Verdict::Continue);
+    }
+    let (event, line) = match (news, order) {
+        // The percentage alone is no news.
+        (News::Progress { stage, .. }, _) => {
+            (Event::Progress, (vm.stage != Some(*stage)).then(|| ("stage", stage.to_string())))
+        }
+        (News::Done, Order::Deploy) => (Event::Deployed, Some(("deployed", "it runs".to_owned()))),
+        (News::Done, Order::Start) => (Event::Deployed, Some(("started", "it runs".to_owned()))),
+        (News::Done, Order::Reboot) => (Event::Deployed, Some(("rebooted", "it runs again".to_owned()))),
+        (News::Done, Order::Stop) => (Event::Stopped, Some(("stopped", "its disk is kept".to_owned()))),
+        (News::Done, Order::Terminate) => (
+            if given_up { Event::Forget } else { Event::Terminated },
+            Some(("terminated", "nothing of it is left".to_owned())),
+        ),
+        (News::Failed { fault }, Order::Deploy) => {
+            (Event::Failed, Some(("deploy failed", fault.to_string())))
+        }
+        (News::Failed { fault }, Order::Terminate) => {
+            (Event::Failed, Some(("terminate failed", fault.to_string())))
+        }
+        (News::Failed { fault }, Order::Stop) => (Event::Failed, Some(("stop failed", fault.to_string()))),
+        (News::Failed { fault }, Order::Start) => (Event::Failed, Some(("start failed", fault.to_string()))),
+        // It was shut down, and did not come up again.
+        (News::Failed { fault }, Order::Reboot) => {
+            (Event::Stopped, Some(("reboot failed", fault.to_string())))
+        }
+    };
+    let on_node = if ended { OnNode::No } else { OnNode::Maybe };
+    Judged { verdict: Verdict::Continue, event: Some(event), on_node: Some(on_node), news: line }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::fault::Fault;
-    use crate::model::stage::{DeployStage, Percent};
+    use crate::model::stage::Percent;
+    use crate::server::orders;
     use crate::server::registry::vm::tests::entered;
 
     struct Ground {
@@ -194,7 +208,12 @@ mod tests {
         vm: Vm,
     }
 
+    fn actor() -> Actor {
+        Actor { who: "host node1".to_owned(), from: "192.0.2.1".to_owned() }
+    }
+
     impl Ground {
+        /// A machine that is being deployed.
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
@@ -202,19 +221,38 @@ mod tests {
             Self { _dir: dir, registry, vm }
         }
 
-        fn report(&mut self, sequence: u32, news: News) -> Verdict {
-            let report = Report { id: self.vm.id, sequence, news, host: None };
-            let actor = Actor { who: "host node1".to_owned(), from: "192.0.2.1".to_owned() };
-            let outcome = self.registry.write(|writer| take(writer, &report, &actor)).unwrap();
+        /// A machine that runs.
+        fn deployed() -> Self {
+            let mut ground = Self::new();
+            ground.report(Order::Deploy, 9, News::Done);
+            ground
+        }
+
+        fn report(&mut self, order: Order, sequence: u32, news: News) -> Verdict {
+            let report = Report { id: self.vm.id, order, sequence, news, host: None };
+            let outcome = self.registry.write(|writer| take(writer, &report, &actor())).unwrap();
             self.vm = self.registry.read(|reader| reader.vm(report.id)).unwrap().unwrap();
             outcome.verdict
         }
 
-        fn happens(&mut self, event: Event, order: Order) {
+        /// Reports something that must change nothing.
+        #[track_caller]
+        fn in_vain(&mut self, order: Order, sequence: u32, news: News) {
+            let (before, told) = (self.vm.clone(), self.history());
+            assert_eq!(self.report(order, sequence, news), Verdict::Continue);
+            assert_eq!((&self.vm, self.history()), (&before, told));
+        }
+
+        fn give(&mut self, order: Order) {
+            let given = self.registry.write(|writer| orders::give(writer, &self.vm, order, &actor()));
+            self.vm = given.unwrap().unwrap();
+        }
+
+        /// The server gives up waiting for the node's answer.
+        fn give_up(&mut self) {
             let done: Result<_, RegistryError> = self.registry.write(|writer| {
-                writer.advance(&self.vm, event, clock::now(), |vm| {
-                    vm.order = order;
-                    vm.sequence = 0;
+                writer.advance(&self.vm, Event::Failed, clock::now(), |vm| {
+                    vm.fault = Some(Fault::HostSilent { host: vm.physical_host.clone(), seconds: 7 });
                 })
             });
             self.vm = done.unwrap().unwrap();
@@ -226,86 +264,252 @@ mod tests {
         }
     }
 
-    fn progress(stage: DeployStage, percent: u8) -> News {
-        News::Progress { stage, percent: Percent::try_from(percent).ok() }
+    fn progress(stage: Stage, percent: u8) -> News {
+        News::Progress { stage, percent: Percent::try_from(percent).ok(), place: None }
+    }
+
+    fn waiting(place: u32) -> News {
+        News::Progress { stage: Stage::Accepted, percent: None, place: Some(place) }
     }
 
     fn fault() -> Fault {
         Fault::StartFailed { detail: "x".to_owned() }
     }
 
+    fn failed() -> News {
+        News::Failed { fault: fault() }
+    }
+
     #[test]
     fn a_deploy_is_followed_to_its_end() {
         let mut ground = Ground::new();
-        assert_eq!(ground.report(1, progress(DeployStage::Accepted, 0)), Verdict::Continue);
-        assert_eq!(ground.report(2, progress(DeployStage::Unpack, 10)), Verdict::Continue);
-        assert_eq!(ground.report(3, progress(DeployStage::Unpack, 90)), Verdict::Continue);
-        assert_eq!(ground.vm.percent.map(u8::from), Some(90));
-        assert_eq!(ground.report(4, News::Deployed), Verdict::Continue);
-        assert_eq!((ground.vm.state, ground.vm.stage), (State::Deployed, None));
+        let mut report = |n, news| {
+            assert_eq!(ground.report(Order::Deploy, n, news), Verdict::Continue);
+            ground.vm.clone()
+        };
+        report(1, progress(Stage::Accepted, 0));
+        report(2, progress(Stage::Unpack, 10));
+        assert_eq!(report(3, progress(Stage::Unpack, 90)).percent.map(u8::from), Some(90));
+        let vm = report(4, News::Done);
+        assert_eq!((vm.state, vm.stage), (State::Deployed, None));
         assert_eq!(ground.history(), ["stage", "stage", "deployed"]);
+    }
+
+    #[test]
+    fn every_order_is_followed_to_its_end() {
+        for (order, before, during, after, told) in [
+            (Order::Terminate, State::Deployed, State::Terminating, State::NotDeployed, "terminated"),
+            (Order::Stop, State::Deployed, State::Stopping, State::Stopped, "stopped"),
+            (Order::Start, State::Stopped, State::Starting, State::Deployed, "started"),
+            (Order::Reboot, State::Deployed, State::Rebooting, State::Deployed, "rebooted"),
+        ] {
+            let mut ground = Ground::deployed();
+            if before == State::Stopped {
+                ground.give(Order::Stop);
+                ground.report(Order::Stop, 1, News::Done);
+            }
+            assert_eq!(ground.vm.state, before);
+            ground.give(order);
+            for (n, stage) in (1..).zip(order.stages()) {
+                assert_eq!(ground.report(order, n, progress(*stage, 0)), Verdict::Continue);
+                assert_eq!((ground.vm.state, ground.vm.stage), (during, Some(*stage)));
+                assert!(ground.vm.deadline.is_some());
+            }
+            ground.report(order, 9, News::Done);
+            let Vm { state, stage, deadline, fault, on_node, .. } = ground.vm.clone();
+            assert_eq!((state, stage, deadline, fault), (after, None, None, None), "{order}");
+            assert_eq!(on_node == OnNode::No, order == Order::Terminate);
+            assert_eq!(ground.history().last().map(String::as_str), Some(told));
+            // Repeated, it is no news, and nothing comes to life.
+            for news in [News::Done, progress(order.stages()[0], 0)] {
+                let verdict = if news == News::Done || order != Order::Terminate {
+                    Verdict::Continue
+                } else {
+                    Verdict::Abandon
+                };
+                let before = (ground.vm.clone(), ground.history());
+                assert_eq!(ground.report(order, 9, news), verdict, "{order}");
+                assert_eq!((ground.vm.clone(), ground.history()), before);
+            }
+        }
+    }
+
+    #[test]
+    fn what_goes_wrong_is_kept_with_the_machine() {
+        for (order, after) in [
+            (Order::Terminate, State::Failed),
+            (Order::Stop, State::Deployed),
+            (Order::Start, State::Stopped),
+            (Order::Reboot, State::Stopped),
+        ] {
+            let mut ground = Ground::deployed();
+            if order == Order::Start {
+                ground.give(Order::Stop);
+                ground.report(Order::Stop, 1, News::Done);
+            }
+            ground.give(order);
+            ground.report(order, 1, progress(order.stages()[0], 0));
+            assert_eq!(ground.report(order, 2, failed()), Verdict::Continue);
+            assert_eq!((ground.vm.state, ground.vm.fault.as_ref()), (after, Some(&fault())), "{order}");
+            assert_eq!(ground.vm.stage.is_some(), after == State::Failed, "{order}");
+            assert_eq!(ground.vm.on_node, OnNode::Maybe);
+            assert_eq!(ground.history().last().cloned(), Some(format!("{order} failed")));
+            ground.in_vain(order, 2, progress(order.stages()[0], 0));
+            // The next order makes it good.
+            let next = if after == State::Stopped { Order::Start } else { Order::Terminate };
+            ground.give(next);
+            assert_eq!(ground.vm.fault, None);
+        }
+    }
+
+    #[test]
+    fn a_deploy_that_waits_has_a_place() {
+        let mut ground = Ground::new();
+        for place in [3, 2] {
+            ground.report(Order::Deploy, 1, waiting(place));
+            assert_eq!((ground.vm.state, ground.vm.place), (State::Deploying, Some(place)));
+        }
+        assert_eq!(ground.history(), ["stage"], "to move up is no news");
+        ground.report(Order::Deploy, 2, waiting(0));
+        assert_eq!(ground.vm.place, None, "places count from one");
+        ground.report(Order::Deploy, 3, waiting(1));
+        let elsewhere = News::Progress { stage: Stage::Volumes, percent: None, place: Some(1) };
+        ground.report(Order::Deploy, 4, elsewhere);
+        assert_eq!((ground.vm.stage, ground.vm.place), (Some(Stage::Volumes), None));
+        // Nor does anything else that happens keep it.
+        for order in [Order::Deploy, Order::Terminate] {
+            let mut ground = Ground::new();
+            ground.report(Order::Deploy, 1, waiting(3));
+            match order {
+                Order::Terminate => ground.give(order),
+                _ => drop(ground.report(order, 2, failed())),
+            }
+            assert_eq!(ground.vm.place, None, "{order}");
+        }
     }
 
     #[test]
     fn late_and_repeated_reports_change_nothing() {
         let mut ground = Ground::new();
-        ground.report(5, progress(DeployStage::Unpack, 50));
-        assert_eq!(ground.report(4, progress(DeployStage::Volumes, 0)), Verdict::Continue);
-        assert_eq!(ground.vm.stage, Some(DeployStage::Unpack));
-        ground.report(6, News::Deployed);
-        assert_eq!(ground.report(6, News::Deployed), Verdict::Continue);
-        assert_eq!(ground.report(7, News::DeployFailed { fault: fault() }), Verdict::Continue);
+        ground.report(Order::Deploy, 5, progress(Stage::Unpack, 50));
+        ground.in_vain(Order::Deploy, 4, progress(Stage::Volumes, 0));
+        ground.report(Order::Deploy, 6, News::Done);
+        ground.in_vain(Order::Deploy, 6, News::Done);
+        ground.in_vain(Order::Deploy, 7, failed());
         assert_eq!(ground.vm.state, State::Deployed);
-        ground.happens(Event::Terminate, Order::Terminate);
-        assert_eq!(ground.report(8, News::Deployed), Verdict::Continue);
+        ground.give(Order::Terminate);
+        ground.in_vain(Order::Deploy, 8, News::Done);
         assert_eq!(ground.vm.state, State::Terminating);
-        assert_eq!(ground.report(1, News::Terminated), Verdict::Continue);
+        assert_eq!(ground.report(Order::Terminate, 1, News::Done), Verdict::Continue);
         assert_eq!(ground.vm.state, State::NotDeployed);
-        assert_eq!(ground.report(9, News::Deployed), Verdict::Abandon);
+        assert_eq!(ground.report(Order::Deploy, 9, News::Done), Verdict::Abandon);
+    }
+
+    #[test]
+    fn reports_of_earlier_orders_change_nothing() {
+        let mut ground = Ground::deployed();
+        ground.give(Order::Stop);
+        ground.report(Order::Stop, 3, News::Done);
+        ground.give(Order::Start);
+        let late = |order: Order| [progress(order.stages()[0], 5), News::Done, failed()];
+        for news in late(Order::Stop).into_iter().chain([progress(Stage::Unpack, 3)]) {
+            ground.in_vain(Order::Stop, 9, news);
+        }
+        ground.report(Order::Start, 1, News::Done);
+        for news in late(Order::Stop) {
+            ground.in_vain(Order::Stop, 9, news);
+        }
+        ground.give(Order::Reboot);
+        for news in late(Order::Start).into_iter().chain([News::Done]) {
+            ground.in_vain(Order::Start, 9, news);
+        }
+        for news in late(Order::Deploy) {
+            ground.in_vain(Order::Deploy, 99, news);
+        }
+        ground.give(Order::Terminate);
+        for order in [Order::Stop, Order::Start, Order::Reboot] {
+            for news in late(order) {
+                ground.in_vain(order, 9, news);
+            }
+        }
+        assert_eq!(ground.vm.state, State::Terminating);
+        // Failed, it is no other: no late word of an order in between makes it run or be undone.
+        ground.report(Order::Terminate, 1, failed());
+        for order in [Order::Stop, Order::Start, Order::Reboot] {
+            for news in late(order) {
+                ground.in_vain(order, 9, news);
+            }
+        }
+    }
+
+    #[test]
+    fn an_order_that_was_given_up_may_have_been_carried_out() {
+        // How it looked when the server gave up, the node's last word, and what is true then.
+        for (order, given_up, word, after) in [
+            (Order::Stop, State::Deployed, News::Done, State::Stopped),
+            (Order::Reboot, State::Deployed, News::Done, State::Deployed),
+            (Order::Reboot, State::Deployed, failed(), State::Stopped),
+            (Order::Start, State::Stopped, News::Done, State::Deployed),
+        ] {
+            let mut ground = Ground::deployed();
+            if order == Order::Start {
+                ground.give(Order::Stop);
+                ground.report(Order::Stop, 1, News::Done);
+            }
+            ground.give(order);
+            ground.give_up();
+            assert_eq!(ground.vm.state, given_up, "{order}");
+            ground.in_vain(order, 1, progress(order.stages()[0], 0));
+            assert_eq!(ground.report(order, 2, word.clone()), Verdict::Continue);
+            assert_eq!(ground.vm.state, after, "{order} {word:?}");
+            let failed = matches!(word, News::Failed { .. });
+            assert_eq!(ground.vm.fault.is_some(), failed, "{order} {word:?}");
+            assert_eq!(ground.report(order, 2, word.clone()), Verdict::Continue);
+            assert_eq!(ground.vm.state, after, "{order} {word:?}, twice");
+        }
     }
 
     #[test]
     fn a_failed_deploy_leaves_nothing_and_keeps_its_reason() {
         let mut ground = Ground::new();
-        ground.report(1, progress(DeployStage::Start, 0));
-        ground.report(2, News::DeployFailed { fault: fault() });
+        ground.report(Order::Deploy, 1, progress(Stage::Start, 0));
+        ground.report(Order::Deploy, 2, failed());
         assert_eq!((ground.vm.state, ground.vm.on_node), (State::Failed, OnNode::No));
         assert_eq!(ground.vm.fault, Some(fault()));
-        assert_eq!(ground.vm.stage, Some(DeployStage::Start), "how far it had come");
+        assert_eq!(ground.vm.stage, Some(Stage::Start), "how far it had come");
     }
 
     #[test]
     fn what_counts_as_failed_does_not_come_to_life() {
         let mut ground = Ground::new();
-        ground.happens(Event::Failed, Order::Deploy);
-        assert_eq!(ground.report(1, progress(DeployStage::Accepted, 0)), Verdict::Abandon);
+        ground.give_up();
+        for news in [progress(Stage::Accepted, 0), News::Done] {
+            assert_eq!(ground.report(Order::Deploy, 1, news), Verdict::Abandon);
+        }
         assert_eq!(ground.vm.on_node, OnNode::Maybe);
-        assert_eq!(ground.report(2, News::DeployFailed { fault: fault() }), Verdict::Continue);
+        assert_eq!(ground.report(Order::Deploy, 2, failed()), Verdict::Continue);
         assert_eq!((ground.vm.state, ground.vm.on_node), (State::Failed, OnNode::No));
     }
 
     #[test]
     fn a_terminate_that_was_given_up_may_still_succeed() {
-        let mut ground = Ground::new();
-        ground.report(1, News::Deployed);
-        ground.happens(Event::Terminate, Order::Terminate);
-        ground.report(1, News::TerminateFailed { fault: fault() });
+        let mut ground = Ground::deployed();
+        ground.give(Order::Terminate);
+        ground.report(Order::Terminate, 1, failed());
         assert_eq!((ground.vm.state, ground.vm.on_node), (State::Failed, OnNode::Maybe));
-        ground.report(2, News::Terminated);
+        ground.in_vain(Order::Terminate, 2, progress(Stage::Remove, 0));
+        ground.report(Order::Terminate, 3, News::Done);
         assert_eq!(ground.vm.state, State::NotDeployed);
     }
 
     #[test]
     fn an_unknown_machine_is_to_be_abandoned() {
         let mut ground = Ground::new();
-        let report = Report {
-            id: crate::model::names::VmId::generate(),
-            sequence: 1,
-            news: News::Deployed,
-            host: None,
-        };
-        let actor = Actor { who: String::new(), from: String::new() };
-        let outcome = ground.registry.write(|writer| take(writer, &report, &actor)).unwrap();
-        assert_eq!(outcome.verdict, Verdict::Abandon);
+        let id = crate::model::names::VmId::generate();
+        for order in Order::ALL {
+            let report = Report { id, order, sequence: 1, news: News::Done, host: None };
+            let outcome = ground.registry.write(|writer| take(writer, &report, &actor())).unwrap();
+            assert_eq!(outcome.verdict, Verdict::Abandon);
+        }
     }
 }

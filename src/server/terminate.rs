@@ -5,17 +5,16 @@ use serde::Serialize;
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common};
-use crate::model::fault::Fault;
-use crate::model::names::{VirtualHost, VmId};
-use crate::model::state::{Event, State};
-use crate::model::wire::TerminateOrder;
+use crate::model::stage::Order;
+use crate::model::state::Event;
 use crate::system::clock;
 use crate::system::log::Level;
 
 use super::nodes::Nodes;
+use super::orders::{self, Target};
+use super::registry::Writer;
 use super::registry::event::Actor;
-use super::registry::vm::{OnNode, Order, Vm};
-use super::registry::{Reader, Registry, RegistryError, Writer};
+use super::registry::vm::{OnNode, Vm};
 use super::view::{MachineView, may_force, ordered};
 use super::{access, audit};
 
@@ -60,10 +59,10 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         Some("1") => true,
         Some(_) => return Err(Refusal::bad_request("force is 1 or 0.")),
     };
-    let target = target(call)?;
+    let target = Target::read(call)?;
     let common = Common::load(&config::directory())?;
     if !call.acts {
-        let vm = access::registry_to_read(call)?.read(|reader| find(call, reader, &target))?;
+        let vm = access::registry_to_read(call)?.read(|reader| target.find(call, reader))?;
         let machine = MachineView::new(&vm, &common, call.administrator);
         return call.reply(200, &TerminateView { machine });
     }
@@ -71,7 +70,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let actor = access::actor(call);
     let mut registry = access::registry(call)?;
     let step = registry.write(|writer| {
-        let vm = find(call, **writer, &target)?;
+        let vm = target.find(call, **writer)?;
         begin(writer, vm, force, call.administrator, &actor)
     })?;
     let vm = match step {
@@ -88,56 +87,9 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         Step::Tell(vm) => vm,
     };
     audit::record(Level::Info, "terminate", &vm, &actor, "ordered");
-    let order = TerminateOrder {
-        id: vm.id,
-        user: vm.owner.user_name().clone(),
-        virtual_host: vm.virtual_host.clone(),
-    };
-    match nodes.terminate(&vm.physical_host, &order) {
-        Ok(accepted) => {
-            let vm = registry.write(|writer| {
-                writer.keep_facts(&vm.physical_host, &accepted.host, clock::now())?;
-                // The host may have reported the end before it answered.
-                Ok::<_, RegistryError>(writer.vm(vm.id)?.unwrap_or(vm))
-            })?;
-            ordered(call, &common, &vm, None)
-        }
-        Err(trouble) => {
-            let vm = give_up(&mut registry, vm, &trouble.fault, &actor)?;
-            audit::record(Level::Warning, "terminate-failed", &vm, &actor, &trouble.fault.to_string());
-            ordered(call, &common, &vm, Some(&trouble.fault))
-        }
-    }
-}
-
-/// Which machine is meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Target {
-    Id(VmId),
-    Named(VirtualHost),
-}
-
-fn target(call: &UserCall<'_>) -> Result<Target, Refusal> {
-    let fields = &call.request.fields;
-    let given = |name| fields.get(name).is_some_and(|text| !text.is_empty());
-    match (given("id"), given("vmHostname")) {
-        (true, true) => Err(Refusal::bad_request("Give id or vmHostname, not both.")),
-        (false, true) => fields.required("vmHostname").map(Target::Named),
-        (_, false) => fields.required("id").map(Target::Id),
-    }
-}
-
-fn find(call: &UserCall<'_>, reader: Reader<'_>, target: &Target) -> Result<Vm, Refusal> {
-    match target {
-        Target::Id(id) => access::machine(call, call.endpoint, reader, *id),
-        Target::Named(name) => {
-            let caller = access::caller(call, reader)?;
-            let vm = reader
-                .vm_named(name)?
-                .ok_or_else(|| Refusal::not_found(format!("No machine has the name {name} at present.")))?;
-            access::permit(call, call.endpoint, &caller, vm)
-        }
-    }
+    let answer = nodes.order(Order::Terminate, &vm.physical_host, &orders::message(&vm));
+    let (vm, fault) = orders::settle(&mut registry, vm, Order::Terminate, answer, &actor)?;
+    ordered(call, &common, &vm, fault.as_ref())
 }
 
 /// Records the order, within a transaction.
@@ -164,32 +116,19 @@ fn begin(
         writer.record(vm.id, now, actor, "removed", detail)?;
         return Ok(Step::Gone(gone.unwrap_or(vm)));
     }
-    let again = vm.state == State::Terminating;
-    let told = writer.advance(&vm, Event::Terminate, now, |vm| {
-        vm.order = Order::Terminate;
-        vm.sequence = 0;
-        vm.fault = None;
-        vm.percent = None;
-    })?;
-    writer.record(vm.id, now, actor, "terminate ordered", if again { "again" } else { "" })?;
+    let told = orders::give(writer, &vm, Order::Terminate, actor)?;
     Ok(Step::Tell(told.unwrap_or(vm)))
-}
-
-/// Records that the host did not take the order, unless the machine has moved on meanwhile.
-fn give_up(registry: &mut Registry, vm: Vm, fault: &Fault, actor: &Actor) -> Result<Vm, RegistryError> {
-    registry.write(|writer| {
-        let now = clock::now();
-        let present = writer.vm(vm.id)?.unwrap_or(vm);
-        let failed = writer.advance(&present, Event::Failed, now, |vm| vm.fault = Some(fault.clone()))?;
-        writer.record(present.id, now, actor, "terminate failed", &fault.to_string())?;
-        Ok(failed.unwrap_or(present))
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::fault::Fault;
+    use crate::model::names::VmId;
+    use crate::model::state::State;
+    use crate::server::nodes::Trouble;
     use crate::server::registry::vm::tests::entered;
+    use crate::server::registry::{Registry, RegistryError};
 
     fn actor() -> Actor {
         Actor { who: "alice".to_owned(), from: "192.0.2.1".to_owned() }
@@ -224,8 +163,11 @@ mod tests {
             assert_eq!((told.state, told.order, told.sequence), (State::Terminating, Order::Terminate, 0));
         }
         let fault = Fault::HostSilent { host: vm.physical_host.clone(), seconds: 7 };
-        let failed = give_up(&mut registry, vm.clone(), &fault, &actor()).unwrap();
+        let trouble = Trouble { fault: fault.clone(), taken: OnNode::Maybe };
+        let (failed, told) =
+            orders::settle(&mut registry, vm.clone(), Order::Terminate, Err(trouble), &actor()).unwrap();
         assert_eq!((failed.state, failed.fault.as_ref()), (State::Failed, Some(&fault)));
+        assert_eq!(told, Some(fault));
         assert!(matches!(order(&mut registry, vm.id, false, false), Ok(Step::Tell(_))));
     }
 

@@ -1,5 +1,7 @@
 //! What pages show, in the shape that templates and scripts get it.
 
+use std::cmp::Ordering;
+
 use serde::Serialize;
 
 use crate::cgi::reply::{Refusal, Reply};
@@ -9,14 +11,14 @@ use crate::config::Common;
 use crate::model::fault::Fault;
 use crate::model::lease::Moment;
 use crate::model::size::Amount;
-use crate::model::stage::DeployStage;
+use crate::model::stage::Stage;
 use crate::model::state::State;
 
 use super::placement::Load;
 use super::registry::Reader;
 use super::registry::RegistryError;
 use super::registry::host::Host;
-use super::registry::vm::{Order, Vm};
+use super::registry::vm::Vm;
 
 /// A point in time, for machines and for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -66,10 +68,12 @@ pub struct MachineView {
     pub created: TimeView,
     /// When its lease ends.
     pub expires: TimeView,
-    /// While it is being deployed: what is being done.
+    /// While it changes: what is being done.
     pub stage: Option<String>,
     /// How much of that is done, 0 to 100.
     pub percent: Option<u8>,
+    /// Its place in the queue of its host, from 1, while its deploy waits for others.
+    pub place: Option<u32>,
     /// What went wrong, as a sentence.
     pub reason: Option<String>,
     /// Whether it changes by itself, so that it pays to look again.
@@ -97,7 +101,7 @@ impl MachineView {
     pub fn new(vm: &Vm, common: &Common, administrator: bool) -> Self {
         let id = vm.id.to_string();
         let description = common.images.iter().find(|(tag, _)| *tag == vm.image);
-        let deploying = vm.state == State::Deploying;
+        let moving = vm.state.is_transitional();
         Self {
             state: vm.state.as_str(),
             virtual_host: vm.virtual_host.to_string(),
@@ -111,12 +115,17 @@ impl MachineView {
             owner: vm.owner.as_str().to_owned(),
             created: vm.created.into(),
             expires: vm.expires.into(),
-            stage: deploying.then(|| {
-                vm.stage.map_or_else(|| "waiting for the host".to_owned(), |stage| stage.to_string())
+            stage: moving.then(|| match (vm.place, vm.stage) {
+                (Some(place), _) => {
+                    format!("waiting for its turn, number {place} in the queue of its host")
+                }
+                (None, Some(stage)) => stage.to_string(),
+                (None, None) => "waiting for the host".to_owned(),
             }),
-            percent: vm.percent.filter(|_| deploying).map(u8::from),
+            percent: vm.percent.filter(|_| moving).map(u8::from),
+            place: vm.place,
             reason: vm.fault.as_ref().map(|fault| one_line(&fault.to_string())),
-            moving: vm.state.is_transitional(),
+            moving,
             url: format!("show?id={id}"),
             terminate_url: format!("terminate?id={id}"),
             console_url: format!("console?id={id}"),
@@ -275,7 +284,7 @@ pub fn loads(reader: Reader<'_>, common: &Common) -> Result<Vec<Load>, RegistryE
         .collect())
 }
 
-/// A stage of a deploy, on the way from first to last.
+/// A stage of an order, on the way from first to last.
 #[derive(Debug, Clone, Serialize)]
 pub struct StageView {
     /// Its name.
@@ -286,23 +295,29 @@ pub struct StageView {
     pub status: &'static str,
 }
 
-/// The stages of a machine's deploy. None once it is on its way out: they say nothing any more.
+/// The stages of the last order about a machine. None when they say nothing: once it is gone, or when what
+/// was ordered came to nothing and the machine is as it was.
 pub fn stages(vm: &Vm) -> Vec<StageView> {
-    let reached = vm.stage.unwrap_or(DeployStage::Accepted);
-    let status = |stage: DeployStage| match vm.state {
-        State::Deployed | State::Expired => "done",
-        _ if stage < reached => "done",
-        // What failed is not being done now, and is still to be done.
-        State::Deploying if stage == reached => "now",
-        _ => "todo",
-    };
-    if vm.order == Order::Terminate || !vm.state.is_live() {
+    let all = vm.order.stages();
+    let moving = vm.state.is_transitional();
+    let settled = !moving && vm.state != State::Failed;
+    if !vm.state.is_live() || (settled && vm.fault.is_some()) {
         return Vec::new();
     }
-    DeployStage::ALL
-        .into_iter()
-        .map(|stage| StageView { name: stage.as_str(), text: stage.to_string(), status: status(stage) })
-        .collect()
+    let reached = vm.stage.and_then(|stage| all.iter().position(|s| *s == stage)).unwrap_or(0);
+    let status = |n: usize| match n.cmp(&reached) {
+        _ if settled => "done",
+        Ordering::Less => "done",
+        // What failed is not being done now, and is still to be done.
+        Ordering::Equal if moving => "now",
+        _ => "todo",
+    };
+    let view = |(n, stage): (usize, &Stage)| StageView {
+        name: stage.as_str(),
+        text: stage.to_string(),
+        status: status(n),
+    };
+    all.iter().enumerate().map(view).collect()
 }
 
 /// What became of an order: the machine, and why it was not carried out if it was not.

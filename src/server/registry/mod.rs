@@ -30,10 +30,11 @@ use crate::model::names::RequestId;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The version of the schema that this program knows.
-const NEWEST: u32 = 1;
+const NEWEST: u32 = 2;
 
-/// What brings the schema to each version from the one before.
-const MIGRATIONS: [(u32, &str); 1] = [(1, SCHEMA_1)];
+/// What brings the schema to each version from the one before. Each runs in a transaction, with SQLite's
+/// check of foreign keys on.
+const MIGRATIONS: [(u32, &str); 2] = [(1, SCHEMA_1), (2, SCHEMA_2)];
 
 /// Ended machines stay as `notDeployed`, for their history; every index that pages count with leaves them
 /// out. The CHECKs repeat what the types promise, for whoever opens the file with another program.
@@ -97,6 +98,69 @@ CREATE TABLE event (
 CREATE INDEX event_vm ON event (vm);
 ";
 
+/// Machines that are stopped, started and rebooted, and that wait in a queue. SQLite can't change a CHECK, so
+/// the table of machines is made anew. So is that of events: its rows refer to machines, and a table that
+/// is referred to can't be dropped while foreign keys are checked, which no transaction can switch off.
+const SCHEMA_2: &str = "
+ALTER TABLE vm RENAME TO old_vm;
+ALTER TABLE event RENAME TO old_event;
+
+CREATE TABLE vm (
+    id TEXT PRIMARY KEY NOT NULL CHECK (length(id) = 36),
+    owner TEXT NOT NULL REFERENCES user (canonical),
+    virtual_host TEXT NOT NULL CHECK (virtual_host <> ''),
+    physical_host TEXT NOT NULL CHECK (physical_host <> ''),
+    image TEXT NOT NULL CHECK (image <> ''),
+    memory_mib INTEGER NOT NULL CHECK (memory_mib > 0),
+    disk_gib INTEGER NOT NULL CHECK (disk_gib > 0),
+    label TEXT NOT NULL,
+    lease TEXT NOT NULL CHECK (lease <> ''),
+    state TEXT NOT NULL CHECK (state IN ('deploying', 'deployed', 'stopping', 'stopped', 'starting',
+        'rebooting', 'expired', 'terminating', 'failed', 'notDeployed')),
+    stage TEXT,
+    percent INTEGER CHECK (percent BETWEEN 0 AND 100),
+    place INTEGER CHECK (place IS NULL OR (place > 0 AND state = 'deploying')),
+    fault TEXT,
+    last_order TEXT NOT NULL CHECK
+        (last_order IN ('deploy', 'terminate', 'stop', 'start', 'reboot')),
+    sequence INTEGER NOT NULL CHECK (sequence >= 0),
+    created INTEGER NOT NULL,
+    changed INTEGER NOT NULL,
+    expires INTEGER NOT NULL,
+    deadline INTEGER CHECK ((deadline IS NOT NULL) =
+        (state IN ('deploying', 'stopping', 'starting', 'rebooting', 'terminating'))),
+    on_node TEXT NOT NULL CHECK (on_node IN ('no', 'maybe')),
+    was_deployed INTEGER NOT NULL CHECK (was_deployed IN (0, 1))
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO vm (id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, label, lease, state,
+    stage, percent, fault, last_order, sequence, created, changed, expires, deadline, on_node, was_deployed)
+SELECT id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, label, lease, state,
+    stage, percent, fault, last_order, sequence, created, changed, expires, deadline, on_node, was_deployed
+FROM old_vm;
+
+CREATE TABLE event (
+    vm TEXT NOT NULL REFERENCES vm (id),
+    at INTEGER NOT NULL,
+    who TEXT NOT NULL,
+    origin TEXT NOT NULL,
+    what TEXT NOT NULL CHECK (what <> ''),
+    detail TEXT NOT NULL
+) STRICT;
+
+INSERT INTO event (rowid, vm, at, who, origin, what, detail)
+SELECT rowid, vm, at, who, origin, what, detail FROM old_event;
+
+DROP TABLE old_event;
+DROP TABLE old_vm;
+
+CREATE UNIQUE INDEX vm_name ON vm (virtual_host) WHERE state <> 'notDeployed';
+CREATE INDEX vm_host ON vm (physical_host) WHERE state <> 'notDeployed';
+CREATE INDEX vm_owner ON vm (owner) WHERE state <> 'notDeployed';
+CREATE INDEX vm_live ON vm (id) WHERE state <> 'notDeployed';
+CREATE INDEX event_vm ON event (vm);
+";
+
 /// Why the registry did not do what it was asked. `Display` is for the log.
 #[derive(Debug, Error)]
 pub enum RegistryError {
@@ -112,10 +176,12 @@ pub enum RegistryError {
         reason: String,
     },
     /// A later version of vGrid has changed the schema.
-    #[error("the registry has version {found}, and this program knows only {NEWEST}")]
+    #[error("the registry has version {found}, and this program knows only {known}")]
     TooNew {
         /// The version of the file.
         found: u32,
+        /// The newest that this program knows.
+        known: u32,
     },
     /// The file holds what this program never wrote.
     #[error("the registry holds {value:?} as {column}")]
@@ -214,8 +280,7 @@ impl Registry {
     }
 
     fn version(&self) -> Result<u32, RegistryError> {
-        let found = version(&self.connection)?;
-        if found > NEWEST { Err(RegistryError::TooNew { found }) } else { Ok(found) }
+        not_beyond(NEWEST, version(&self.connection)?)
     }
 
     /// Reads, all within one transaction.
@@ -252,6 +317,11 @@ impl Registry {
 
 fn version(connection: &Connection) -> Result<u32, RegistryError> {
     Ok(connection.query_row("PRAGMA user_version", [], |row| row.get(0))?)
+}
+
+/// Lets a version of the file through if a program that knows versions up to `known` can use it.
+fn not_beyond(known: u32, found: u32) -> Result<u32, RegistryError> {
+    if found > known { Err(RegistryError::TooNew { found, known }) } else { Ok(found) }
 }
 
 fn migrate(connection: &Connection) -> Result<(), RegistryError> {
@@ -389,8 +459,128 @@ mod tests {
         let file = dir.path().join("registry.sqlite");
         let registry = Registry::open(&file).unwrap();
         registry.connection.pragma_update(None, "user_version", 99).unwrap();
-        assert!(matches!(Registry::open(&file), Err(RegistryError::TooNew { found: 99 })));
-        assert!(matches!(Registry::open_to_read(&file), Err(RegistryError::TooNew { found: 99 })));
+        assert!(matches!(Registry::open(&file), Err(RegistryError::TooNew { found: 99, .. })));
+        assert!(matches!(Registry::open_to_read(&file), Err(RegistryError::TooNew { found: 99, .. })));
+    }
+
+    /// A registry as the first version made it, with a machine in each of its states, each with a history.
+    fn of_version_1(file: &Path) -> Connection {
+        let connection = Connection::open(file).unwrap();
+        connection.pragma_update(None, "journal_mode", "wal").unwrap();
+        connection.execute_batch(SCHEMA_1).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        connection.execute("INSERT INTO user VALUES ('alice', 'alice', 5)", []).unwrap();
+        for (n, (state, order)) in STATES_1.into_iter().enumerate() {
+            enter_1(&connection, n, state, order).unwrap();
+        }
+        connection
+    }
+
+    const STATES_1: [(&str, &str); 6] = [
+        ("deploying", "deploy"),
+        ("deployed", "deploy"),
+        ("expired", "deploy"),
+        ("terminating", "terminate"),
+        ("failed", "terminate"),
+        ("notDeployed", "terminate"),
+    ];
+
+    fn id_1(n: usize) -> String {
+        format!("01936f5e-8c3e-7a37-a6b3-1f3c1f7c9f{n:02}")
+    }
+
+    /// As the first version entered machines and their histories.
+    fn enter_1(connection: &Connection, n: usize, state: &str, order: &str) -> rusqlite::Result<()> {
+        let deadline = matches!(state, "deploying" | "terminating").then_some(99);
+        connection.execute(
+            "INSERT INTO vm (id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, label,
+                lease, state, stage, percent, fault, last_order, sequence, created, changed, expires, deadline,
+                on_node, was_deployed)
+             VALUES (?1, 'alice', ?2, 'node1', 'tiny', 128, 1, 'x', '7d', ?3, 'unpack', 40, NULL, ?4, 7,
+                1, 2, 3, ?5, 'maybe', 1)",
+            (id_1(n), format!("vm{n}"), state, order, deadline),
+        )?;
+        for what in ["first", "second"] {
+            connection.execute(
+                "INSERT INTO event VALUES (?1, 1, 'alice', '192.0.2.1', ?2, 'detail')",
+                (id_1(n), format!("{what} of {n}")),
+            )?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_registry_of_the_first_version_comes_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("registry.sqlite");
+        let old = of_version_1(&file);
+        // A page opens it first, and many at once.
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    Registry::open_to_read(&file).unwrap();
+                });
+            }
+        });
+        let mut registry = Registry::open(&file).unwrap();
+        assert_eq!(registry.version().unwrap(), 2);
+        for (n, (state, order)) in STATES_1.into_iter().enumerate() {
+            let id = id_1(n).parse().unwrap();
+            let vm = registry.read(|reader| reader.vm(id)).unwrap().unwrap();
+            assert_eq!((vm.state.as_str(), vm.order.as_str(), vm.sequence), (state, order, 7));
+            assert_eq!((vm.percent.map(u8::from), vm.place), (Some(40), None));
+            let history = registry.read(|reader| reader.history(id)).unwrap();
+            let told: Vec<_> = history.into_iter().map(|event| event.what).collect();
+            assert_eq!(told, [format!("first of {n}"), format!("second of {n}")]);
+        }
+        // Indexes and references are there again, as in a registry that was made today.
+        let shape = |connection: &Connection| -> Vec<(String, String)> {
+            let sql = "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name";
+            let mut statement = connection.prepare(sql).unwrap();
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+            rows.map(Result::unwrap).collect()
+        };
+        let fresh = Registry::open(&dir.path().join("fresh.sqlite")).unwrap();
+        assert_eq!(shape(&registry.connection), shape(&fresh.connection));
+        let orphan = "INSERT INTO event VALUES ('nobody', 1, 'x', 'x', 'x', 'x')";
+        assert!(registry.connection.execute(orphan, []).is_err(), "a history of no machine");
+        assert_eq!(registry.connection.query_row("PRAGMA foreign_key_check", [], |_| Ok(())).ok(), None);
+        // A name is still taken once.
+        assert!(enter_1(&registry.connection, 0, "deployed", "deploy").is_err());
+        // A program of the old version that had the file open may finish what it began; the next one sees that
+        // the file is not for it.
+        enter_1(&old, 7, "deploying", "deploy").unwrap();
+        assert_eq!(registry.read(|reader| reader.live_by_host()).unwrap().values().sum::<u32>(), 6);
+        let found = version(&old).unwrap();
+        assert!(matches!(not_beyond(1, found), Err(RegistryError::TooNew { found: 2, known: 1 })));
+        let stopped: Result<_, RegistryError> = registry.write(|writer| {
+            let vm = writer.vm(id_1(1).parse().unwrap())?.unwrap();
+            writer.advance(&vm, crate::model::state::Event::Stop, vm.created, |_| {})
+        });
+        assert!(stopped.unwrap().is_some());
+    }
+
+    #[test]
+    fn the_file_takes_every_state_and_order_and_no_others() {
+        use crate::model::stage::Order;
+        use crate::model::state::State;
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        vm::tests::entered(&mut registry, "alice", "node1", "vm1");
+        let set = |state: &str, deadline: Option<i64>, order: &str| {
+            registry
+                .connection
+                .execute("UPDATE vm SET state = ?1, deadline = ?2, last_order = ?3", (state, deadline, order))
+                .is_ok()
+        };
+        for state in State::ALL {
+            for order in Order::ALL {
+                let moves = state.is_transitional();
+                assert!(set(state.as_str(), moves.then_some(5), order.as_str()), "{state} {order}");
+                assert!(!set(state.as_str(), (!moves).then_some(5), order.as_str()), "{state} {order}");
+            }
+        }
+        assert!(!set("asleep", None, "stop") && !set("stopped", None, "suspend"));
     }
 
     #[test]

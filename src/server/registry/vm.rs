@@ -8,7 +8,7 @@ use crate::model::fault::Fault;
 use crate::model::lease::{Lease, Moment};
 use crate::model::names::{ImageTag, Label, PhysicalHost, UserName, VirtualHost, VmId};
 use crate::model::size::{GiB, MiB};
-use crate::model::stage::{DeployStage, Percent};
+use crate::model::stage::{Order, Percent, Stage};
 use crate::model::state::{self, Event, State};
 
 use super::user::Owner;
@@ -25,16 +25,6 @@ pub enum OnNode {
     No,
     /// Perhaps.
     Maybe,
-}
-
-/// The order that a node was last given about a machine. Reports count up within one order, and those
-/// about an earlier order are late.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// Make it.
-    Deploy,
-    /// Remove it.
-    Terminate,
 }
 
 /// A machine, as the registry knows it.
@@ -60,13 +50,15 @@ pub struct Vm {
     pub lease: Lease,
     /// Where it is in its life.
     pub state: State,
-    /// How far its deploy has come, or had come when it failed.
-    pub stage: Option<DeployStage>,
+    /// How far its node is with the last order, or was when the machine failed.
+    pub stage: Option<Stage>,
     /// How much of that stage is done.
     pub percent: Option<Percent>,
+    /// Its place in its node's queue, from 1, while its deploy waits for others.
+    pub place: Option<u32>,
     /// What went wrong last.
     pub fault: Option<Fault>,
-    /// The last order given.
+    /// The order that its node was last given. Reports about an earlier one are late.
     pub order: Order,
     /// The number of the last report about that order.
     pub sequence: u32,
@@ -123,22 +115,13 @@ impl OnNode {
     }
 }
 
-impl Order {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Deploy => "deploy",
-            Self::Terminate => "terminate",
-        }
-    }
-}
-
 /// `SELECT` with the columns that [`read_vm`] reads, in its order.
 macro_rules! select_vm {
     ($rest:literal) => {
         concat!(
             "SELECT id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, label, lease, state, \
-             stage, percent, fault, last_order, sequence, created, changed, expires, deadline, on_node, \
-             was_deployed FROM vm WHERE ",
+             stage, percent, place, fault, last_order, sequence, created, changed, expires, deadline, \
+             on_node, was_deployed FROM vm WHERE ",
             $rest
         )
     };
@@ -159,14 +142,11 @@ fn read_vm(mut cells: Cells<'_>) -> Result<Vm, RegistryError> {
         lease: cells.parsed()?,
         state: cells.word(State::from_name)?,
         // A stage or a fault that another version wrote is no reason to show no machine at all.
-        stage: cells.get::<Option<String>>()?.and_then(|name| DeployStage::from_name(&name)),
+        stage: cells.get::<Option<String>>()?.and_then(|name| Stage::from_name(&name)),
         percent: cells.get::<Option<u8>>()?.and_then(|percent| percent.try_into().ok()),
+        place: cells.get()?,
         fault: cells.get::<Option<String>>()?.and_then(|json| serde_json::from_str(&json).ok()),
-        order: cells.word(|text| match text {
-            "deploy" => Some(Order::Deploy),
-            "terminate" => Some(Order::Terminate),
-            _ => None,
-        })?,
+        order: cells.word(Order::from_name)?,
         sequence: cells.number()?,
         created: moment(cells)?,
         changed: moment(cells)?,
@@ -281,6 +261,7 @@ impl Writer<'_> {
             state: State::Deploying,
             stage: None,
             percent: None,
+            place: None,
             fault: None,
             order: Order::Deploy,
             sequence: 0,
@@ -341,19 +322,21 @@ impl Writer<'_> {
             new.changed = now;
         }
         new.was_deployed |= state == State::Deployed;
+        new.place = new.place.filter(|_| state == State::Deploying);
         new.deadline = state.is_transitional().then(|| now.plus_seconds(TRANSITION_LIMIT));
         let fault = new.fault.as_ref().and_then(|fault| serde_json::to_string(fault).ok());
         let rows = self.connection.execute(
-            "UPDATE vm SET state = :state, stage = :stage, percent = :percent, fault = :fault,
-                last_order = :order, sequence = :sequence, changed = :changed, deadline = :deadline,
+            "UPDATE vm SET state = :state, stage = :stage, percent = :percent, place = :place,
+                fault = :fault, last_order = :order, sequence = :sequence, changed = :changed, deadline = :deadline,
                 on_node = :on_node, was_deployed = :was_deployed
              WHERE id = :id AND state = :old",
             named_params! {
                 ":id": new.id.to_string(),
                 ":old": old.state.as_str(),
                 ":state": new.state.as_str(),
-                ":stage": new.stage.map(DeployStage::as_str),
+                ":stage": new.stage.map(Stage::as_str),
                 ":percent": new.percent.map(Percent::get),
+                ":place": new.place,
                 ":fault": fault,
                 ":order": new.order.as_str(),
                 ":sequence": new.sequence,
@@ -373,6 +356,15 @@ impl Writer<'_> {
     pub fn not_on_node(&self, id: VmId) -> Result<(), RegistryError> {
         self.connection
             .execute("UPDATE vm SET on_node = ?2 WHERE id = ?1", (id.to_string(), OnNode::No.as_str()))?;
+        Ok(())
+    }
+
+    /// Remembers that what went wrong with a machine is no longer so, whatever its state.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn forget_fault(&self, id: VmId) -> Result<(), RegistryError> {
+        self.connection.execute("UPDATE vm SET fault = NULL WHERE id = ?1", [id.to_string()])?;
         Ok(())
     }
 }

@@ -1,0 +1,7 @@
+//! `cgi-bin/user/start` (GET, POST): has a stopped machine started. Called by its owner or an administrator.
+
+use vgrid::cgi::{policy, serve};
+
+fn main() {
+    serve::user(&policy::USER_START, vgrid::server::power::start);
+}

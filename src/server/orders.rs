@@ -1,0 +1,279 @@
+//! What all orders about a machine have in common: which machine is meant, that it is recorded before its
+//! node is told, and what becomes of the node's answer.
+
+use crate::cgi::reply::Refusal;
+use crate::cgi::serve::UserCall;
+use crate::model::fault::Fault;
+use crate::model::names::{VirtualHost, VmId};
+use crate::model::stage::Order;
+use crate::model::state::Event;
+use crate::model::wire::{Accepted, MachineOrder};
+use crate::system::clock;
+use crate::system::log::Level;
+
+use super::nodes::Trouble;
+use super::registry::event::Actor;
+use super::registry::vm::Vm;
+use super::registry::{Reader, Registry, RegistryError, Writer};
+use super::{access, audit};
+
+/// Which machine is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The one with this id.
+    Id(VmId),
+    /// The live one with this name.
+    Named(VirtualHost),
+}
+
+impl Target {
+    /// Reads the fields `id` and `vmHostname`, of which one must be there.
+    ///
+    /// # Errors
+    /// 400 if there are none or both, or the one is not well-formed.
+    pub fn read(call: &UserCall<'_>) -> Result<Self, Refusal> {
+        let fields = &call.request.fields;
+        let given = |name| fields.get(name).is_some_and(|text| !text.is_empty());
+        match (given("id"), given("vmHostname")) {
+            (true, true) => Err(Refusal::bad_request("Give id or vmHostname, not both.")),
+            (false, true) => fields.required("vmHostname").map(Target::Named),
+            (_, false) => fields.required("id").map(Target::Id),
+        }
+    }
+
+    /// The machine, if the caller may do with it what the called endpoint does.
+    ///
+    /// # Errors
+    /// 404 if there is none, 403 if it is not the caller's, and what `RegistryError` becomes.
+    pub fn find(&self, call: &UserCall<'_>, reader: Reader<'_>) -> Result<Vm, Refusal> {
+        match self {
+            Self::Id(id) => access::machine(call, call.endpoint, reader, *id),
+            Self::Named(name) => {
+                let caller = access::caller(call, reader)?;
+                let vm = reader.vm_named(name)?.ok_or_else(|| {
+                    Refusal::not_found(format!("No machine has the name {name} at present."))
+                })?;
+                access::permit(call, call.endpoint, &caller, vm)
+            }
+        }
+    }
+}
+
+/// What happens to a machine that is there when its owner gives an order; `None` for a deploy, which makes
+/// it.
+pub fn event(order: Order) -> Option<Event> {
+    match order {
+        Order::Deploy => None,
+        Order::Terminate => Some(Event::Terminate),
+        Order::Stop => Some(Event::Stop),
+        Order::Start => Some(Event::Start),
+        Order::Reboot => Some(Event::Reboot),
+    }
+}
+
+/// Records that an order was given about a machine that is there, within a transaction. `None`, and nothing
+/// is changed, if the machine's state does not allow it.
+///
+/// # Errors
+/// [`RegistryError`] when SQLite refuses.
+pub fn give(writer: &Writer<'_>, vm: &Vm, order: Order, actor: &Actor) -> Result<Option<Vm>, RegistryError> {
+    let now = clock::now();
+    let Some(event) = event(order) else { return Ok(None) };
+    let again = vm.order == order && vm.state.is_transitional();
+    let given = writer.advance(vm, event, now, |vm| {
+        vm.order = order;
+        vm.sequence = 0;
+        vm.stage = None;
+        vm.percent = None;
+        vm.fault = None;
+    })?;
+    if given.is_some() {
+        writer.record(vm.id, now, actor, &format!("{order} ordered"), if again { "again" } else { "" })?;
+    }
+    Ok(given)
+}
+
+/// The message to the node of a machine.
+pub fn message(vm: &Vm) -> MachineOrder {
+    MachineOrder { id: vm.id, user: vm.owner.user_name().clone(), virtual_host: vm.virtual_host.clone() }
+}
+
+/// Records what a node answered to an order that was given before, and logs it if it was no consent. Gives
+/// back the machine as it is now, which may have moved on meanwhile, and the fault that its owner must know of.
+///
+/// # Errors
+/// [`RegistryError`] when SQLite refuses.
+pub fn settle(
+    registry: &mut Registry,
+    vm: Vm,
+    order: Order,
+    answer: Result<Accepted, Trouble>,
+    actor: &Actor,
+) -> Result<(Vm, Option<Fault>), RegistryError> {
+    let trouble = match answer {
+        Ok(accepted) => {
+            let vm = registry.write(|writer| {
+                writer.keep_facts(&vm.physical_host, &accepted.host, clock::now())?;
+                // Its worker may have reported before it answered.
+                Ok::<_, RegistryError>(writer.vm(vm.id)?.unwrap_or(vm))
+            })?;
+            return Ok((vm, None));
+        }
+        Err(trouble) => trouble,
+    };
+    let vm = registry.write(|writer| give_up(writer, vm, order, &trouble, actor))?;
+    audit::record(Level::Warning, &format!("{order}-failed"), &vm, actor, &trouble.fault.to_string());
+    let has_it = is_carried_out(&vm, order);
+    Ok((vm, Some(trouble.fault).filter(|_| !has_it)))
+}
+
+/// Whether the node of a machine has reported on this order: then it has it, whatever became of its answer.
+fn is_carried_out(vm: &Vm, order: Order) -> bool {
+    vm.order == order && vm.sequence > 0
+}
+
+/// Records that a node did not take an order. The machine becomes what the table of states says, unless it
+/// got another order meanwhile, which counts then, or its node reported on this one.
+fn give_up(
+    writer: &Writer<'_>,
+    vm: Vm,
+    order: Order,
+    trouble: &Trouble,
+    actor: &Actor,
+) -> Result<Vm, RegistryError> {
+    let now = clock::now();
+    let present = writer.vm(vm.id)?.unwrap_or(vm);
+    if is_carried_out(&present, order) {
+        return Ok(present);
+    }
+    let failed = if present.order == order {
+        writer.advance(&present, Event::Failed, now, |vm| {
+            vm.fault = Some(trouble.fault.clone());
+            // Of any other machine something is there, whether its node took the order or not.
+            if order == Order::Deploy {
+                vm.on_node = trouble.taken;
+            }
+        })?
+    } else {
+        None
+    };
+    writer.record(present.id, now, actor, &format!("{order} failed"), &trouble.fault.to_string())?;
+    Ok(failed.unwrap_or(present))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::state::State;
+    use crate::server::registry::vm::OnNode;
+    use crate::server::registry::vm::tests::entered;
+
+    struct Ground {
+        _dir: tempfile::TempDir,
+        registry: Registry,
+        vm: Vm,
+    }
+
+    fn actor() -> Actor {
+        Actor { who: "alice".to_owned(), from: "192.0.2.1".to_owned() }
+    }
+
+    fn silent() -> Trouble {
+        let fault = Fault::HostSilent { host: "node1".parse().unwrap(), seconds: 7 };
+        Trouble { fault, taken: OnNode::Maybe }
+    }
+
+    impl Ground {
+        /// A machine that runs.
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+            let vm = entered(&mut registry, "alice", "node1", "vm1");
+            let mut ground = Self { _dir: dir, registry, vm };
+            ground.happens(Event::Deployed);
+            ground
+        }
+
+        fn happens(&mut self, event: Event) {
+            let done: Result<_, RegistryError> =
+                self.registry.write(|writer| writer.advance(&self.vm, event, clock::now(), |_| {}));
+            self.vm = done.unwrap().unwrap();
+        }
+
+        fn give(&mut self, order: Order) -> bool {
+            let given = self.registry.write(|writer| give(writer, &self.vm, order, &actor())).unwrap();
+            let allowed = given.is_some();
+            self.vm = given.unwrap_or_else(|| self.vm.clone());
+            allowed
+        }
+
+        fn settle(&mut self, order: Order, answer: Result<Accepted, Trouble>) -> Option<Fault> {
+            let vm = self.vm.clone();
+            let (vm, fault) = settle(&mut self.registry, vm, order, answer, &actor()).unwrap();
+            assert_eq!(self.registry.read(|reader| reader.vm(vm.id)).unwrap().unwrap(), vm);
+            self.vm = vm;
+            fault
+        }
+    }
+
+    #[test]
+    fn a_host_that_does_not_take_an_order_leaves_the_machine_as_it_was() {
+        for (order, before) in
+            [(Order::Stop, State::Deployed), (Order::Reboot, State::Deployed), (Order::Start, State::Stopped)]
+        {
+            let mut ground = Ground::new();
+            if before == State::Stopped {
+                ground.happens(Event::Stopped);
+            }
+            // Again and again.
+            for _ in 0..2 {
+                assert!(ground.give(order), "{order}");
+                assert!(ground.vm.state.is_transitional() && ground.vm.fault.is_none());
+                assert_eq!(ground.settle(order, Err(silent())), Some(silent().fault));
+                assert_eq!((ground.vm.state, ground.vm.fault.as_ref()), (before, Some(&silent().fault)));
+                assert_eq!(ground.vm.on_node, OnNode::Maybe);
+            }
+        }
+    }
+
+    #[test]
+    fn an_order_can_be_given_again_until_it_is_done() {
+        let mut ground = Ground::new();
+        for order in [Order::Stop, Order::Terminate] {
+            assert!(ground.give(order) && ground.give(order), "{order}");
+            assert_eq!((ground.vm.order, ground.vm.sequence), (order, 0));
+        }
+        let told: Vec<_> = ground.registry.read(|reader| reader.history(ground.vm.id)).unwrap();
+        let told: Vec<_> = told.iter().map(|event| (event.what.as_str(), event.detail.as_str())).collect();
+        let expected = [
+            ("stop ordered", ""),
+            ("stop ordered", "again"),
+            ("terminate ordered", ""),
+            ("terminate ordered", "again"),
+        ];
+        assert_eq!(told, expected);
+        assert!(!ground.give(Order::Start) && !ground.give(Order::Stop) && !ground.give(Order::Deploy));
+        assert_eq!(ground.vm.order, Order::Terminate);
+    }
+
+    #[test]
+    fn a_later_order_is_not_given_up_for_an_earlier_one() {
+        let mut ground = Ground::new();
+        ground.give(Order::Stop);
+        ground.give(Order::Terminate);
+        assert_eq!(ground.settle(Order::Stop, Err(silent())), Some(silent().fault), "it was not stopped");
+        assert_eq!((ground.vm.state, ground.vm.fault.as_ref()), (State::Terminating, None));
+    }
+
+    #[test]
+    fn a_host_that_reports_on_an_order_has_it() {
+        let mut ground = Ground::new();
+        ground.give(Order::Stop);
+        let reported: Result<_, RegistryError> = ground
+            .registry
+            .write(|writer| writer.advance(&ground.vm, Event::Progress, clock::now(), |vm| vm.sequence = 1));
+        ground.vm = reported.unwrap().unwrap();
+        assert_eq!(ground.settle(Order::Stop, Err(silent())), None);
+        assert_eq!((ground.vm.state, ground.vm.fault.as_ref()), (State::Stopping, None));
+    }
+}
