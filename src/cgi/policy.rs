@@ -54,27 +54,45 @@ pub static USER_SHOW: Endpoint = endpoint("user/show", Role::Owner, READ, false,
 pub static USER_CONSOLE: Endpoint = endpoint("user/console", Role::Owner, READ, false, 0);
 /// `user/terminate`.
 pub static USER_TERMINATE: Endpoint = endpoint("user/terminate", Role::Owner, FORM, true, 16 << 10);
+/// `user/stop`.
+pub static USER_STOP: Endpoint = endpoint("user/stop", Role::Owner, FORM, true, 16 << 10);
+/// `user/start`.
+pub static USER_START: Endpoint = endpoint("user/start", Role::Owner, FORM, true, 16 << 10);
+/// `user/reboot`.
+pub static USER_REBOOT: Endpoint = endpoint("user/reboot", Role::Owner, FORM, true, 16 << 10);
 /// `internal/status`.
 pub static INTERNAL_STATUS: Endpoint = endpoint("internal/status", Role::Node, MESSAGE, true, 64 << 10);
 /// `node/deploy`.
 pub static NODE_DEPLOY: Endpoint = endpoint("node/deploy", Role::Server, MESSAGE, true, 64 << 10);
 /// `node/terminate`.
 pub static NODE_TERMINATE: Endpoint = endpoint("node/terminate", Role::Server, MESSAGE, true, 64 << 10);
+/// `node/stop`.
+pub static NODE_STOP: Endpoint = endpoint("node/stop", Role::Server, MESSAGE, true, 64 << 10);
+/// `node/start`.
+pub static NODE_START: Endpoint = endpoint("node/start", Role::Server, MESSAGE, true, 64 << 10);
+/// `node/reboot`.
+pub static NODE_REBOOT: Endpoint = endpoint("node/reboot", Role::Server, MESSAGE, true, 64 << 10);
 /// `node/info`.
 pub static NODE_INFO: Endpoint = endpoint("node/info", Role::Server, READ, false, 0);
 /// `node/console`.
 pub static NODE_CONSOLE: Endpoint = endpoint("node/console", Role::Server, READ, false, 0);
 
 /// All endpoints.
-pub static ENDPOINTS: [&Endpoint; 10] = [
+pub static ENDPOINTS: [&Endpoint; 16] = [
     &USER_LIST,
     &USER_DEPLOY,
     &USER_SHOW,
     &USER_CONSOLE,
     &USER_TERMINATE,
+    &USER_STOP,
+    &USER_START,
+    &USER_REBOOT,
     &INTERNAL_STATUS,
     &NODE_DEPLOY,
     &NODE_TERMINATE,
+    &NODE_STOP,
+    &NODE_START,
+    &NODE_REBOOT,
     &NODE_INFO,
     &NODE_CONSOLE,
 ];
