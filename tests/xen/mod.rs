@@ -4,3 +4,4 @@ mod faults;
 mod helper;
 mod host;
 mod life;
+mod power;
