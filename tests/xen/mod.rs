@@ -4,4 +4,5 @@ mod faults;
 mod helper;
 mod host;
 mod life;
+mod networks;
 mod power;
