@@ -5,4 +5,4 @@ mod helper;
 mod host;
 mod life;
 mod networks;
-mod power;
+mod orders;

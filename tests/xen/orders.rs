@@ -28,7 +28,7 @@ fn domain(host: &Host, name: &str) -> Option<u32> {
 
 #[test]
 fn a_machine_is_stopped_started_and_rebooted_and_keeps_its_disk() {
-    scenario("power", |host| {
+    scenario("orders", |host| {
         let before = host.inventory();
         let id = deployed(host, "vm1");
         let first = domain(host, "alice_vm1").expect("it runs");
