@@ -1,4 +1,4 @@
-//! `cgi-bin/node/terminate`: POST, a TerminateOrder. Called by the server; see [`vgrid::node::terminate`].
+//! `cgi-bin/node/terminate`: POST, a MachineOrder. Called by the server; see [`vgrid::node::terminate`].
 
 use vgrid::cgi::{policy, serve};
 

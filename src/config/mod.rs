@@ -504,6 +504,12 @@ pub struct NodeGeneral {
     /// Where xenconsoled logs the consoles (`XENCONSOLED_ARGS="--log=guest"`).
     #[serde(default = "default_console_log")]
     pub console_log_directory: PathBuf,
+    /// How many deploys may be at work at a time; the others wait for their turn.
+    #[serde(default = "default_parallel_deploys")]
+    pub parallel_deploys: u8,
+    /// Seconds that a machine has to shut down by itself before it is forced.
+    #[serde(default = "default_shutdown_timeout")]
+    shutdown_timeout: u16,
     /// The folder of the machines' templates.
     #[serde(default = "default_vm_templates")]
     pub template_directory: PathBuf,
@@ -529,6 +535,12 @@ fn default_xen_auto() -> PathBuf {
 }
 fn default_console_log() -> PathBuf {
     "/var/log/xen/console".into()
+}
+fn default_parallel_deploys() -> u8 {
+    3
+}
+fn default_shutdown_timeout() -> u16 {
+    60
 }
 fn default_vm_templates() -> PathBuf {
     "/etc/vgrid/vmtmpl".into()
@@ -578,6 +590,12 @@ pub struct NoSetting {
 }
 
 impl Node {
+    /// The most deploys that may be at work at a time.
+    const MOST_DEPLOYS: u8 = 64;
+
+    /// The longest time that a machine may have to shut down, in seconds.
+    pub const LONGEST_SHUTDOWN: u16 = 600;
+
     /// Reads `node.cfg` from a folder.
     // See `Node`.
     #[allow(clippy::zero_sized_map_values)]
@@ -615,6 +633,14 @@ impl Node {
         if let Some(url) = raw.general.server_url.as_deref().filter(|url| !is_http(url)) {
             return Err(source.value("General", "serverURL", format!("{url:?} is not a URL")));
         }
+        if raw.general.parallel_deploys == 0 || raw.general.parallel_deploys > Self::MOST_DEPLOYS {
+            let message = format!("must be from 1 to {}", Self::MOST_DEPLOYS);
+            return Err(source.value("General", "parallelDeploys", message));
+        }
+        if raw.general.shutdown_timeout == 0 || raw.general.shutdown_timeout > Self::LONGEST_SHUTDOWN {
+            let message = format!("must be from 1 to {} seconds", Self::LONGEST_SHUTDOWN);
+            return Err(source.value("General", "shutdownTimeout", message));
+        }
         for (key, command) in &raw.makers {
             if !command.starts_with('/') {
                 return Err(source.value("XenDeployerFSCreateCmd", key, "must begin with an absolute path"));
@@ -636,6 +662,11 @@ impl Node {
             makers: raw.makers,
             source: source.file,
         })
+    }
+
+    /// How long a machine has to shut down by itself before it is forced.
+    pub fn shutdown_timeout(&self) -> Duration {
+        Duration::from_secs(self.general.shutdown_timeout.into())
     }
 
     /// Where the server's `internal` programs are.

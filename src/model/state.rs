@@ -144,11 +144,13 @@ pub fn next(state: State, event: Event) -> Option<State> {
         (S::Deploying | S::Starting | S::Rebooting | S::Stopped, E::Deployed) | (S::Expired, E::Extend) => {
             Some(S::Deployed)
         }
-        (S::Stopping | S::Starting | S::Rebooting | S::Deployed, E::Stopped) => Some(S::Stopped),
+        // Nothing is lost when a stop, a start or a reboot fails: the machine is again what it was, and its owner can
+        // try once more.
+        (S::Stopping | S::Starting | S::Rebooting | S::Deployed, E::Stopped) | (S::Starting, E::Failed) => {
+            Some(S::Stopped)
+        }
         (S::Deploying | S::Terminating, E::Failed) => Some(S::Failed),
-        // Nothing is lost by these, so the machine stays what it was and its owner can try again.
         (S::Stopping | S::Rebooting, E::Failed) => Some(S::Deployed),
-        (S::Starting, E::Failed) => Some(S::Stopped),
         // Again, for a node that lost the first order.
         (S::Deployed | S::Stopping, E::Stop) => Some(S::Stopping),
         (S::Stopped | S::Starting, E::Start) => Some(S::Starting),

@@ -80,7 +80,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
         "deploy.accepted",
         &[("vm", &id), ("machine", &record.machine), ("from", &call.request.from())],
     );
-    if let Err(error) = taken.start("deploy") {
+    if let Err(error) = taken.start("begin") {
         // Nothing has been made; the record must not stay to be recovered.
         if let Ok(Some(taken)) = node.jobs.take(id, Duration::ZERO) {
             taken.delete().map_err(Refusal::internal)?;

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::fault::Fault;
 use crate::model::size::Amount;
-use crate::model::wire::{HostFacts, Volume, Work};
+use crate::model::stage::Order;
+use crate::model::wire::{HostFacts, Volume};
 use crate::node::jobs::{Jobs, NodeLock, Record};
 use crate::system::clock;
 use crate::system::log::{self, Level};
@@ -66,9 +67,11 @@ impl HostState {
         let mut reserved = Reserved::default();
         for record in records {
             let Some(order) = &record.order else { continue };
-            let coming = record.work == Work::Deploy && record.failed.is_none();
+            let coming = !record.done
+                && record.failed.is_none()
+                && matches!(record.work, Order::Deploy | Order::Start | Order::Reboot);
             // Done or given up after this state was taken: what it has is not in it.
-            if !(coming || record.work == Work::None && record.changed >= self.taken) {
+            if !(coming || record.done && !record.stopped && record.changed >= self.taken) {
                 continue;
             }
             if let Ok(storage) = &self.storage {
@@ -157,7 +160,7 @@ mod tests {
     use crate::model::names::{MachineName, VmId};
     use crate::model::wire::DeployOrder;
 
-    fn record(id: VmId, work: Work) -> Record {
+    fn record(id: VmId, work: Order, done: bool) -> Record {
         let order = DeployOrder {
             id,
             user: "alice".parse().unwrap(),
@@ -170,6 +173,7 @@ mod tests {
         let machine = MachineName::new(&order.user, &order.virtual_host).unwrap();
         Record {
             work,
+            done,
             changed: 50,
             ..Record::new(
                 order,
@@ -201,7 +205,7 @@ mod tests {
     #[test]
     fn what_is_promised_is_counted_until_it_is_there() {
         let id = VmId::generate();
-        let deploying = [record(id, Work::Deploy)];
+        let deploying = [record(id, Order::Deploy, false)];
         let reserved = state(vec![], vec![]).reserved(&deploying);
         assert_eq!((reserved.memory.mib(), reserved.disk.mib()), (132, 1024 + 64));
 
@@ -229,11 +233,29 @@ mod tests {
 
     #[test]
     fn a_machine_that_came_up_since_is_counted_and_an_older_one_is_not() {
-        let running = Record { changed: 100, ..record(VmId::generate(), Work::None) };
+        let running = Record { changed: 100, ..record(VmId::generate(), Order::Deploy, true) };
         assert_eq!(state(vec![], vec![]).reserved(&[running]).memory.mib(), 132);
-        let older = record(VmId::generate(), Work::None);
+        let older = record(VmId::generate(), Order::Deploy, true);
         assert_eq!(state(vec![], vec![]).reserved(&[older]), Reserved::default());
-        let terminating = record(VmId::generate(), Work::Terminate);
+        let terminating = record(VmId::generate(), Order::Terminate, false);
         assert_eq!(state(vec![], vec![]).reserved(&[terminating]), Reserved::default());
+    }
+
+    #[test]
+    fn a_machine_that_is_to_start_has_its_memory_promised_and_a_stopped_one_has_not() {
+        let id = VmId::generate();
+        let volume = |name: &str| Volume {
+            name: name.to_owned(),
+            size: Amount::from_mib(1024),
+            machine: Some(id),
+            open: false,
+        };
+        let volumes = vec![volume("xen-root-alice_vm1"), volume("xen-swap-alice_vm1")];
+        let reserved = |record: Record| state(vec![], volumes.clone()).reserved(&[record]);
+        let memory_only = Reserved { memory: Amount::from_mib(132), disk: Amount::default() };
+        assert_eq!(reserved(record(id, Order::Start, false)), memory_only);
+        assert_eq!(reserved(record(id, Order::Reboot, false)), memory_only);
+        let stopped = Record { stopped: true, changed: 100, ..record(id, Order::Stop, true) };
+        assert_eq!(reserved(stopped), Reserved::default());
     }
 }

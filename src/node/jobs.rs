@@ -23,8 +23,8 @@ use crate::model::fault::Fault;
 use crate::model::lease::Moment;
 use crate::model::names::{MachineName, RequestId, VirtualHost, VmId};
 use crate::model::size::Amount;
-use crate::model::stage::DeployStage;
-use crate::model::wire::{DeployOrder, Job, TerminateOrder, Work};
+use crate::model::stage::{Order, Stage};
+use crate::model::wire::{DeployOrder, Job, MachineOrder};
 use crate::system::log::{self, Level};
 use crate::system::{clock, detach, lock};
 
@@ -48,14 +48,18 @@ pub struct Record {
     pub ip: Option<Ipv4Addr>,
     /// The size of its swap volume.
     pub swap: Amount,
-    /// What is being done.
-    pub work: Work,
-    /// How far a deploy has come.
-    pub stage: Option<DeployStage>,
-    /// Why the deploy failed; what was made is being removed.
+    /// What was ordered last.
+    pub work: Order,
+    /// Whether that has been carried out or given up, so that nothing is left to do but to tell.
+    pub done: bool,
+    /// How far it has come.
+    pub stage: Option<Stage>,
+    /// Why it failed. After a deploy, what was made is being removed.
     pub failed: Option<Fault>,
     /// Whether the server knows how the work ended.
     pub told: bool,
+    /// Whether the machine has been stopped: its configuration is put aside, and it has no domain.
+    pub stopped: bool,
     /// The request that ordered the work, for the log.
     pub request: RequestId,
     /// The number of the last report.
@@ -87,10 +91,12 @@ impl Record {
             order: Some(order),
             ip,
             swap,
-            work: Work::Deploy,
+            work: Order::Deploy,
+            done: false,
             stage: None,
             failed: None,
             told: false,
+            stopped: false,
             request,
             sequence: 0,
             since: now,
@@ -100,31 +106,23 @@ impl Record {
         }
     }
 
-    /// The record of a terminate, after what was known of the machine.
-    pub fn terminating(
-        order: &TerminateOrder,
-        machine: MachineName,
-        known: Option<Self>,
-        request: RequestId,
-        now: Moment,
-    ) -> Self {
-        let (machine, known_order, ip, swap, sequence) = match known {
-            Some(known) => (known.machine, known.order, known.ip, known.swap, known.sequence),
-            None => (machine, None, None, Amount::default(), 0),
-        };
+    /// The record of a terminate of which this node knows nothing but the order.
+    pub fn unknown(order: &MachineOrder, machine: MachineName, request: RequestId, now: Moment) -> Self {
         Self {
             id: order.id,
             machine,
             virtual_host: order.virtual_host.clone(),
-            order: known_order,
-            ip,
-            swap,
-            work: Work::Terminate,
+            order: None,
+            ip: None,
+            swap: Amount::default(),
+            work: Order::Terminate,
+            done: false,
             stage: None,
             failed: None,
             told: false,
+            stopped: false,
             request,
-            sequence,
+            sequence: 0,
             since: now,
             changed: 0,
             worker: None,
@@ -132,9 +130,33 @@ impl Record {
         }
     }
 
+    /// The record of another order about the same machine.
+    pub fn ordered(self, work: Order, request: RequestId, now: Moment) -> Self {
+        Self {
+            work,
+            done: false,
+            stage: None,
+            failed: None,
+            told: false,
+            request,
+            since: now,
+            worker: None,
+            tried: None,
+            ..self
+        }
+    }
+
     /// Whether there is something left to do for a worker.
     pub fn is_unfinished(&self) -> bool {
-        self.work != Work::None || !self.told
+        !self.done || !self.told
+    }
+
+    /// Whether a deploy has been accepted and has not begun.
+    fn waits(&self) -> bool {
+        self.work == Order::Deploy
+            && !self.done
+            && self.failed.is_none()
+            && matches!(self.stage, None | Some(Stage::Accepted))
     }
 
     /// The record for `node/info`.
@@ -142,8 +164,9 @@ impl Record {
         Job {
             id: self.id,
             machine: self.machine.clone(),
-            work: self.work,
-            stage: self.stage.filter(|_| self.work == Work::Deploy),
+            work: (!self.done).then_some(self.work),
+            stage: self.stage.filter(|_| !self.done),
+            stopped: self.stopped,
             since: self.since,
         }
     }
@@ -173,6 +196,12 @@ pub enum JobError {
 /// Held while the host's free memory and space are read and promised.
 #[derive(Debug)]
 pub struct NodeLock {
+    _file: File,
+}
+
+/// Held by the worker of a deploy while it is at work.
+#[derive(Debug)]
+pub struct Slot {
     _file: File,
 }
 
@@ -218,6 +247,23 @@ impl Jobs {
     /// Takes the node's lock, waiting for at most `limit`.
     pub fn lock_node(&self, limit: Duration) -> io::Result<Option<NodeLock>> {
         Ok(lock::take_within(&self.state.join("node.lock"), limit)?.map(|file| NodeLock { _file: file }))
+    }
+
+    /// Takes one of the `most` places for deploys at work, if one is free. The kernel frees it when the worker
+    /// ends, however it ends.
+    pub fn take_slot(&self, most: u8) -> io::Result<Option<Slot>> {
+        for number in 1..=most {
+            if let Some(file) = lock::try_take(&self.state.join(format!("slot-{number}.lock")))? {
+                return Ok(Some(Slot { _file: file }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The place of a deploy among those that wait, from 1. Ids are in the order in which the server made them.
+    pub fn place(&self, id: VmId) -> io::Result<u32> {
+        let before = self.list()?.iter().filter(|record| record.waits() && record.id < id).count();
+        Ok(u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1))
     }
 
     /// Takes the lock of a machine's record, waiting for at most `limit`.
@@ -429,13 +475,13 @@ mod tests {
     use super::*;
 
     fn terminating() -> Record {
-        let order = TerminateOrder {
+        let order = MachineOrder {
             id: VmId::generate(),
             user: "alice".parse().unwrap(),
             virtual_host: "vm1".parse().unwrap(),
         };
         let machine = "alice_vm1".parse().unwrap();
-        Record::terminating(&order, machine, None, "r".parse().unwrap(), Moment::from_unix(1))
+        Record::unknown(&order, machine, "r".parse().unwrap(), Moment::from_unix(1))
     }
 
     fn names(dir: &Path) -> Vec<String> {
@@ -472,6 +518,38 @@ mod tests {
         jobs.sweep();
         assert_eq!(names(&jobs.dir), [format!("{held}.lock")]);
         drop(taken);
+    }
+
+    #[test]
+    fn the_first_that_came_is_the_first_that_waits() {
+        let state = tempfile::tempdir().unwrap();
+        let jobs = Jobs::open(state.path()).unwrap();
+        let mut ids: Vec<VmId> = (0..3).map(|_| VmId::generate()).collect();
+        ids.sort();
+        let put = |id: VmId, edit: fn(&mut Record)| {
+            let mut record = Record { id, work: Order::Deploy, ..terminating() };
+            edit(&mut record);
+            jobs.take(id, Duration::ZERO).unwrap().unwrap().write(&mut record).unwrap();
+        };
+        for id in &ids {
+            put(*id, |_| {});
+        }
+        assert_eq!(ids.iter().map(|id| jobs.place(*id).unwrap()).collect::<Vec<_>>(), [1, 2, 3]);
+        put(ids[0], |record| record.stage = Some(Stage::Volumes));
+        put(ids[1], |record| record.failed = Some(Fault::PrivilegeRefused));
+        assert_eq!(jobs.place(ids[2]).unwrap(), 1, "one is at work, one has failed");
+    }
+
+    #[test]
+    fn there_are_as_many_slots_as_configured() {
+        let state = tempfile::tempdir().unwrap();
+        let jobs = Jobs::open(state.path()).unwrap();
+        let first = jobs.take_slot(2).unwrap();
+        let second = jobs.take_slot(2).unwrap();
+        assert!(first.is_some() && second.is_some());
+        assert!(jobs.take_slot(2).unwrap().is_none());
+        drop(first);
+        assert!(jobs.take_slot(2).unwrap().is_some());
     }
 
     #[test]

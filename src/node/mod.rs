@@ -2,7 +2,7 @@
 //!
 //! | module | runs as | what it does |
 //! | --- | --- | --- |
-//! | [`deploy`], [`terminate`], [`info`], [`console`] | the web server's user, under Apache | answer the server's orders and questions |
+//! | [`deploy`], [`terminate`], [`power`], [`info`], [`console`] | the web server's user, under Apache | answer the server's orders and questions |
 //! | [`worker`] | the web server's user, detached | carries out one order, reports its stages |
 //! | [`helper`] | root, by sudo | the only program that does; a fixed list of verbs |
 //!
@@ -19,6 +19,7 @@ pub mod image;
 pub mod info;
 pub mod jobs;
 pub mod lvm;
+pub mod power;
 pub mod privileged;
 pub mod report;
 pub mod terminate;

@@ -147,6 +147,12 @@ impl Helper {
         self.call("verify", &[&id.to_string(), machine.as_str()], limits::VERIFY).map(|_| ())
     }
 
+    /// Shuts the machine down, and sees to it that it does not come back with the host. One that is stopped
+    /// already is as good.
+    pub fn stop(&self, id: VmId, machine: &MachineName) -> Result<(), Fault> {
+        self.call("stop", &[&id.to_string(), machine.as_str()], limits::STOP).map(|_| ())
+    }
+
     /// Removes all of the machine: processes, domain, configuration, volumes. What is gone already is no error.
     pub fn undo(&self, id: VmId, machine: &MachineName) -> Result<(), Fault> {
         self.call("undo", &[&id.to_string(), machine.as_str()], limits::UNDO).map(|_| ())

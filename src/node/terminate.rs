@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::NodeCall;
 use crate::model::names::MachineName;
-use crate::model::wire::{TerminateOrder, Work};
+use crate::model::stage::Order;
+use crate::model::wire::MachineOrder;
 use crate::system::clock;
 use crate::system::log::{self, Level};
 
@@ -23,7 +24,7 @@ const MAX_AGE: Duration = Duration::from_secs(60);
 /// The report says how it ended.
 pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let node = Node::open(call)?;
-    let order: TerminateOrder = order(call)?;
+    let order: MachineOrder = order(call)?;
     let machine = MachineName::new(&order.user, &order.virtual_host)
         .map_err(|fault| Refusal::bad_request(format!("The machine's name {fault}.")))?;
 
@@ -40,7 +41,11 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
             log::event(Level::Error, "job.unreadable", &[("error", &error)]);
             None
         });
-        let mut record = Record::terminating(&order, machine, known, call.request.id.clone(), clock::now());
+        let (request, now) = (call.request.id.clone(), clock::now());
+        let mut record = match known {
+            Some(known) => known.ordered(Order::Terminate, request, now),
+            None => Record::unknown(&order, machine, request, now),
+        };
         taken.write(&mut record).map_err(Refusal::internal)?;
         log::event(
             Level::Info,
@@ -48,7 +53,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
             &[("vm", &record.id), ("machine", &record.machine), ("from", &call.request.from())],
         );
         // Should this fail, the record stays, and the next request's sweep starts the worker.
-        taken.start("terminate").map_err(Refusal::internal)?;
+        taken.start("begin").map_err(Refusal::internal)?;
     } else {
         log::event(Level::Info, "terminate.repeated", &[("vm", &order.id), ("from", &call.request.from())]);
     }
@@ -57,14 +62,14 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
 }
 
 /// Takes the machine's lock, from a deploy that is under way if need be. `None` if it is being removed already.
-fn take(jobs: &Jobs, order: &TerminateOrder) -> Result<Option<Taken>, Refusal> {
+fn take(jobs: &Jobs, order: &MachineOrder) -> Result<Option<Taken>, Refusal> {
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(taken) = jobs.take(order.id, Duration::from_millis(100)).map_err(Refusal::internal)? {
             return Ok(Some(taken));
         }
         match jobs.read(order.id) {
-            Ok(Some(record)) if record.work == Work::Terminate => return Ok(None),
+            Ok(Some(record)) if record.work == Order::Terminate => return Ok(None),
             // Its helper, if one runs, is stopped by the helper of the worker that comes after it.
             Ok(Some(record)) => Jobs::stop_worker(&record),
             Ok(None) => {}

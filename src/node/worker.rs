@@ -1,28 +1,29 @@
 //! The worker: carries out one order, apart from the request that brought it.
 //!
-//! `vgrid-worker deploy|terminate|recover ID`, with the machine's lock as standard input. It may be killed at
-//! any moment: the record says what was being done, and `recover` undoes a deploy or carries on a removal.
+//! `vgrid-worker begin|recover ID`, with the machine's lock as standard input. It may be killed at any moment:
+//! the record says what was being done, and `recover` undoes a deploy or a start, and carries on what leads to
+//! less (a stop, a removal) or back to where it was (a reboot).
 
 use std::io;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Common};
 use crate::model::fault::{self, Fault};
 use crate::model::names::VmId;
-use crate::model::stage::{DeployStage, Percent};
-use crate::model::wire::{DeployOrder, HostFacts, News, Report, Verdict, Work};
+use crate::model::stage::{Order, Percent, Stage};
+use crate::model::wire::{DeployOrder, HostFacts, News, Report, Verdict};
 use crate::system::log::{self, Level};
 use crate::system::{clock, detach};
 
 use super::host;
 use super::image::{self, CopyError};
-use super::jobs::{JobError, Jobs, Record, Taken};
+use super::jobs::{JobError, Jobs, Record, Slot, Taken};
 use super::privileged::Helper;
 use super::report::Reporter;
 
@@ -31,6 +32,15 @@ const HOST_AGE: Duration = Duration::from_secs(15);
 
 /// How often progress is reported at most.
 const PROGRESS: Duration = Duration::from_secs(2);
+
+/// How often a deploy that waits looks whether it is its turn.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How often it looks after the others: one whose worker was killed would be waited for in vain.
+const SWEEP: u64 = 10;
+
+/// How often it tells that it still waits: the server gives up what it does not hear of.
+const KEEP_ALIVE: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Parser)]
 #[command(name = "vgrid-worker", version, about = "Carries out one order on a vGrid node")]
@@ -41,17 +51,12 @@ struct Cli {
 
 #[derive(Debug, Clone, Copy, Subcommand)]
 enum Verb {
-    /// Make the machine of this record
-    Deploy {
+    /// Carry out the order of this record
+    Begin {
         /// The machine's id
         id: VmId,
     },
-    /// Remove the machine of this record
-    Terminate {
-        /// The machine's id
-        id: VmId,
-    },
-    /// Undo a deploy, or carry on a removal, whose worker is gone
+    /// Bring the work of a worker that is gone to an end
     Recover {
         /// The machine's id
         id: VmId,
@@ -78,7 +83,7 @@ fn fail(sentence: &str) -> ExitCode {
 }
 
 fn run(verb: Verb) -> Result<(), String> {
-    let (Verb::Deploy { id } | Verb::Terminate { id } | Verb::Recover { id }) = verb;
+    let (Verb::Begin { id } | Verb::Recover { id }) = verb;
     let dir = config::directory();
     let config = config::Node::load(&dir).map_err(|error| error.to_string())?;
     let common = Common::load(&dir).map_err(|error| error.to_string())?;
@@ -103,18 +108,18 @@ fn run(verb: Verb) -> Result<(), String> {
         jobs,
         taken,
         record,
+        slot: None,
     };
     worker.record.worker = i32::try_from(std::process::id()).ok();
     worker.save().map_err(|error| error.to_string())?;
     let done = match verb {
-        Verb::Deploy { .. } => worker.deploy(),
-        Verb::Terminate { .. } => worker.terminate(),
+        Verb::Begin { .. } => worker.begin(),
         Verb::Recover { .. } => worker.recover(),
     };
     done.map_err(|error| error.to_string())
 }
 
-/// Why a deploy goes no further.
+/// Why the work goes no further.
 enum Stop {
     /// Something went wrong.
     Failed(Fault),
@@ -144,6 +149,8 @@ struct Worker<'a> {
     record: Record,
     reporter: Reporter<'a>,
     helper: Helper,
+    /// Held while a deploy is at work.
+    slot: Option<Slot>,
 }
 
 impl Worker<'_> {
@@ -168,7 +175,7 @@ impl Worker<'_> {
     fn report(&mut self, news: News, host: Option<HostFacts>) -> Result<Report, JobError> {
         self.record.sequence = self.record.sequence.saturating_add(1);
         self.taken.note(&mut self.record)?;
-        Ok(Report { id: self.record.id, sequence: self.record.sequence, news, host })
+        Ok(Report { id: self.record.id, order: self.record.work, sequence: self.record.sequence, news, host })
     }
 
     // ----- deploy -----
@@ -176,15 +183,8 @@ impl Worker<'_> {
     fn deploy(&mut self) -> Result<(), JobError> {
         match self.steps() {
             Ok(()) => {
-                self.record.work = Work::None;
-                self.record.stage = None;
-                self.save()?;
-                log::event(
-                    Level::Info,
-                    "deploy.done",
-                    &[("vm", &self.record.id), ("machine", &self.record.machine)],
-                );
-                self.tell_deployed()
+                self.slot = None;
+                self.finish(None)
             }
             Err(Stop::Failed(fault)) => self.give_up(fault, false),
             Err(Stop::Abandoned) => {
@@ -201,40 +201,84 @@ impl Worker<'_> {
             return Err(self.internal("a deploy without its order").into());
         };
         let (id, machine) = (order.id, self.record.machine.clone());
-        for stage in DeployStage::ALL {
+        for &stage in Order::Deploy.stages() {
+            if stage == Stage::Accepted {
+                self.wait_for_a_slot()?;
+                continue;
+            }
             self.enter(stage)?;
             match stage {
-                DeployStage::Accepted => {}
-                DeployStage::Volumes => {
-                    self.helper.make_volumes(id, &machine, &order.image, order.disk)?;
-                }
-                DeployStage::Filesystems => self.helper.make_filesystems(id, &machine, &order.image)?,
-                DeployStage::Unpack => self.unpack(&order)?,
-                DeployStage::Configure => {
+                Stage::Volumes => self.helper.make_volumes(id, &machine, &order.image, order.disk)?,
+                Stage::Filesystems => self.helper.make_filesystems(id, &machine, &order.image)?,
+                Stage::Unpack => self.unpack(&order)?,
+                Stage::Configure => {
                     let Some(ip) = self.record.ip else {
                         return Err(self.internal("a deploy without an address").into());
                     };
                     self.helper.configure(id, &machine, &order.image, order.memory, ip, &order.user)?;
                 }
-                DeployStage::Start => self.helper.start(id, &machine, order.memory)?,
-                DeployStage::Verify => self.helper.verify(id, &machine)?,
+                Stage::Start => self.helper.start(id, &machine, order.memory)?,
+                Stage::Verify => self.helper.verify(id, &machine)?,
+                Stage::Accepted | Stage::Shutdown | Stage::Remove => {
+                    return Err(self.internal(&format!("a deploy has no stage {stage:?}")).into());
+                }
             }
         }
         Ok(())
     }
 
+    /// Waits until this deploy is the first of those that wait, and one fewer than the most is at work.
+    fn wait_for_a_slot(&mut self) -> Result<(), Stop> {
+        let unreadable = |worker: &Self, error: io::Error| worker.internal(&format!("the queue: {error}"));
+        let id = self.record.id;
+        self.record.stage = Some(Stage::Accepted);
+        self.save()?;
+        let mut told: Option<(u32, Instant)> = None;
+        for look in 1.. {
+            let place = self.jobs.place(id).map_err(|error| unreadable(self, error))?;
+            if place == 1 {
+                let most = self.config.general.parallel_deploys;
+                self.slot = self.jobs.take_slot(most).map_err(|error| unreadable(self, error))?;
+            }
+            if self.slot.is_some() {
+                break;
+            }
+            if told.is_none_or(|(was, at)| was != place || at.elapsed() >= KEEP_ALIVE) {
+                told = Some((place, Instant::now()));
+                log::event(Level::Info, "deploy.waits", &[("vm", &id), ("place", &place)]);
+                self.progress(Stage::Accepted, Some(place))?;
+            }
+            if look % SWEEP == 0 {
+                self.jobs.sweep();
+            }
+            std::thread::sleep(LOOK);
+        }
+        // The next stage says that it has ended.
+        if told.is_none() { self.progress(Stage::Accepted, None) } else { Ok(()) }
+    }
+
     /// Records and reports that a stage begins.
-    fn enter(&mut self, stage: DeployStage) -> Result<(), Stop> {
+    fn enter(&mut self, stage: Stage) -> Result<(), Stop> {
         self.record.stage = Some(stage);
         self.save()?;
         log::event(
             Level::Info,
-            "deploy.stage",
-            &[("vm", &self.record.id), ("machine", &self.record.machine), ("stage", &stage.as_str())],
+            "stage",
+            &[
+                ("vm", &self.record.id),
+                ("machine", &self.record.machine),
+                ("order", &self.record.work),
+                ("stage", &stage.as_str()),
+            ],
         );
-        let percent = (stage == DeployStage::Unpack).then(|| Percent::of(0, 1));
+        self.progress(stage, None)
+    }
+
+    /// Reports a stage.
+    fn progress(&mut self, stage: Stage, place: Option<u32>) -> Result<(), Stop> {
+        let percent = (stage == Stage::Unpack).then(|| Percent::of(0, 1));
         let host = self.host(HOST_AGE);
-        let report = self.report(News::Progress { stage, percent }, host)?;
+        let report = self.report(News::Progress { stage, percent, place }, host)?;
         match self.reporter.send(&report) {
             Ok(Verdict::Continue) => Ok(()),
             Ok(Verdict::Abandon) => Err(Stop::Abandoned),
@@ -295,9 +339,32 @@ impl Worker<'_> {
         }
     }
 
-    fn tell_deployed(&mut self) -> Result<(), JobError> {
+    /// Records that the order has been carried out, or was not (`failed`) and never will be, and tells it.
+    fn finish(&mut self, failed: Option<Fault>) -> Result<(), JobError> {
+        self.record.done = true;
+        self.record.stage = None;
+        self.record.failed = failed;
+        self.save()?;
+        let (id, machine, order) = (&self.record.id, &self.record.machine, &self.record.work);
+        match &self.record.failed {
+            None => log::event(Level::Info, "done", &[("vm", id), ("machine", machine), ("order", order)]),
+            Some(fault) => log::event(
+                Level::Warning,
+                "failed",
+                &[("vm", id), ("machine", machine), ("order", order), ("why", fault)],
+            ),
+        }
+        self.tell()
+    }
+
+    /// Tells how the work ended.
+    fn tell(&mut self) -> Result<(), JobError> {
         let host = self.host(Duration::ZERO);
-        let report = self.report(News::Deployed, host)?;
+        let news = match self.record.failed.clone() {
+            None => News::Done,
+            Some(fault) => News::Failed { fault },
+        };
+        let report = self.report(news, host)?;
         match self.reporter.deliver(&report) {
             Some(Verdict::Continue) => {
                 self.record.told = true;
@@ -305,9 +372,9 @@ impl Worker<'_> {
                 self.record.worker = None;
                 self.save()
             }
+            // The machine is there, and the server wants none.
             Some(Verdict::Abandon) => {
-                log::event(Level::Warning, "deploy.abandoned", &[("vm", &self.record.id)]);
-                self.record.work = Work::Deploy;
+                log::event(Level::Warning, "abandoned", &[("vm", &self.record.id)]);
                 self.give_up(Fault::Interrupted { stage: None }, true)
             }
             None => self.later(),
@@ -326,6 +393,9 @@ impl Worker<'_> {
             "deploy.failed",
             &[("vm", &self.record.id), ("machine", &self.record.machine), ("why", &fault)],
         );
+        // From now on it is a deploy that failed, whatever was ordered last.
+        self.record.work = Order::Deploy;
+        self.record.done = false;
         self.record.failed = Some(fault.clone());
         self.record.told |= told;
         self.save()?;
@@ -335,42 +405,126 @@ impl Worker<'_> {
         }
         if !self.record.told {
             let host = self.host(Duration::ZERO);
-            let report = self.report(News::DeployFailed { fault }, host)?;
+            let report = self.report(News::Failed { fault }, host)?;
             self.record.told = self.reporter.deliver(&report).is_some();
         }
         if undone.is_ok() && self.record.told { self.forget() } else { self.later() }
+    }
+
+    // ----- stop, start, reboot -----
+
+    fn stop(&mut self) -> Result<(), JobError> {
+        match self.bring_down() {
+            Ok(()) => self.finish(None),
+            Err(Stop::Failed(fault)) => self.finish(Some(fault)),
+            Err(Stop::Abandoned) => self.give_up(Fault::Interrupted { stage: None }, true),
+            Err(Stop::Unrecorded(error)) => Err(error),
+        }
+    }
+
+    fn start(&mut self) -> Result<(), JobError> {
+        match self.bring_up() {
+            Ok(()) => self.finish(None),
+            Err(Stop::Failed(fault)) => self.not_started(fault),
+            Err(Stop::Abandoned) => self.give_up(Fault::Interrupted { stage: None }, true),
+            Err(Stop::Unrecorded(error)) => Err(error),
+        }
+    }
+
+    fn reboot(&mut self) -> Result<(), JobError> {
+        match self.bring_down() {
+            Ok(()) => self.start(),
+            Err(Stop::Failed(fault)) => self.not_started(fault),
+            Err(Stop::Abandoned) => self.give_up(Fault::Interrupted { stage: None }, true),
+            Err(Stop::Unrecorded(error)) => Err(error),
+        }
+    }
+
+    fn bring_down(&mut self) -> Result<(), Stop> {
+        self.enter(Stage::Shutdown)?;
+        self.helper.stop(self.record.id, &self.record.machine)?;
+        self.record.stopped = true;
+        Ok(self.save()?)
+    }
+
+    fn bring_up(&mut self) -> Result<(), Stop> {
+        let Some(memory) = self.record.order.as_ref().map(|order| order.memory) else {
+            return Err(self.internal("a machine without its order").into());
+        };
+        let (id, machine) = (self.record.id, self.record.machine.clone());
+        self.enter(Stage::Start)?;
+        self.record.stopped = false;
+        self.save()?;
+        self.helper.start(id, &machine, memory)?;
+        self.enter(Stage::Verify)?;
+        Ok(self.helper.verify(id, &machine)?)
+    }
+
+    /// Stops what may have been started, and says why.
+    fn not_started(&mut self, fault: Fault) -> Result<(), JobError> {
+        let fault = match fault {
+            Fault::Interrupted { .. } => Fault::StartInterrupted { stage: self.record.stage },
+            other => other,
+        };
+        match self.helper.stop(self.record.id, &self.record.machine) {
+            Ok(()) => self.record.stopped = true,
+            Err(left) => log::event(Level::Error, "stop.failed", &[("vm", &self.record.id), ("why", &left)]),
+        }
+        self.finish(Some(fault))
     }
 
     // ----- terminate -----
 
     fn terminate(&mut self) -> Result<(), JobError> {
         let (id, machine) = (self.record.id, self.record.machine.clone());
-        log::event(Level::Info, "terminate.begun", &[("vm", &id), ("machine", &machine)]);
+        // What the server thinks of the stages is of no consequence here.
+        if let Err(Stop::Unrecorded(error)) = self.enter(Stage::Shutdown) {
+            return Err(error);
+        }
+        if let Err(fault) = self.helper.stop(id, &machine) {
+            log::event(Level::Warning, "stop.failed", &[("vm", &id), ("why", &fault)]);
+        }
+        if let Err(Stop::Unrecorded(error)) = self.enter(Stage::Remove) {
+            return Err(error);
+        }
         let news = match self.helper.undo(id, &machine) {
             Ok(()) => {
                 // Of no consequence for what the machine took; the log has it.
                 if let Err(fault) = self.helper.forget_console(&machine) {
                     log::event(Level::Warning, "console.kept", &[("vm", &id), ("why", &fault)]);
                 }
-                News::Terminated
+                log::event(
+                    Level::Info,
+                    "done",
+                    &[("vm", &id), ("machine", &machine), ("order", &"terminate")],
+                );
+                News::Done
             }
-            Err(fault) => News::TerminateFailed { fault },
+            Err(fault) => {
+                log::event(Level::Error, "terminate.failed", &[("vm", &id), ("why", &fault)]);
+                News::Failed { fault }
+            }
         };
-        let gone = news == News::Terminated;
-        match &news {
-            News::TerminateFailed { fault } => {
-                log::event(Level::Error, "terminate.failed", &[("vm", &id), ("why", fault)]);
-            }
-            _ => log::event(Level::Info, "terminate.done", &[("vm", &id), ("machine", &machine)]),
-        }
+        let gone = news == News::Done;
         let host = self.host(Duration::ZERO);
         let report = self.report(news, host)?;
         let told = self.reporter.deliver(&report).is_some();
         if gone && told { self.forget() } else { self.later() }
     }
 
-    // ----- what is left over -----
+    // ----- which order -----
 
+    fn begin(&mut self) -> Result<(), JobError> {
+        match self.record.work {
+            Order::Deploy => self.deploy(),
+            Order::Terminate => self.terminate(),
+            Order::Stop => self.stop(),
+            Order::Start => self.start(),
+            Order::Reboot => self.reboot(),
+        }
+    }
+
+    /// What is left over.
     fn recover(&mut self) -> Result<(), JobError> {
         log::event(
             Level::Warning,
@@ -378,17 +532,21 @@ impl Worker<'_> {
             &[
                 ("vm", &self.record.id),
                 ("machine", &self.record.machine),
-                ("stage", &self.record.stage.map_or("none", DeployStage::as_str)),
+                ("order", &self.record.work),
+                ("stage", &self.record.stage.map_or("none", Stage::as_str)),
             ],
         );
+        if self.record.done {
+            return self.tell();
+        }
+        let stage = self.record.stage;
         match self.record.work {
-            Work::Deploy => {
-                let stage = self.record.stage;
+            Order::Deploy => {
                 let fault = self.record.failed.clone().unwrap_or(Fault::Interrupted { stage });
                 self.give_up(fault, false)
             }
-            Work::Terminate => self.terminate(),
-            Work::None => self.tell_deployed(),
+            Order::Start => self.not_started(Fault::StartInterrupted { stage }),
+            Order::Terminate | Order::Stop | Order::Reboot => self.begin(),
         }
     }
 
@@ -420,7 +578,7 @@ fn report_progress(
         }
         last = now;
         let Ok(mut worker) = worker.lock() else { return };
-        let news = News::Progress { stage: DeployStage::Unpack, percent: Percent::try_from(now).ok() };
+        let news = News::Progress { stage: Stage::Unpack, percent: Percent::try_from(now).ok(), place: None };
         let Ok(report) = worker.report(news, None) else { continue };
         match worker.reporter.send(&report) {
             Ok(Verdict::Abandon) => {

@@ -4,3 +4,5 @@ mod faults;
 mod helper;
 mod host;
 mod life;
+mod networks;
+mod orders;

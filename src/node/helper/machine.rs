@@ -1,4 +1,4 @@
-//! `configure`, `start`, `verify`, `undo`, `console`, `forget-console`.
+//! `configure`, `start`, `verify`, `stop`, `undo`, `console`, `forget-console`.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -16,7 +16,7 @@ use crate::model::fault::{self, Fault};
 use crate::model::names::{MachineName, UserName, VirtualHost, VmId};
 use crate::model::size::MiB;
 use crate::model::wire::ConsoleTail;
-use crate::node::hypervisor::{HypervisorError, Listed};
+use crate::node::hypervisor::{Hypervisor, HypervisorError, Listed, SysRq};
 use crate::node::template_values;
 use crate::system::log::{self, Level};
 use crate::template::{TemplateError, machine};
@@ -29,6 +29,11 @@ const BUSY_WATCH: Duration = Duration::from_secs(25);
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a domain that was destroyed may take to be gone.
 const GONE: Duration = Duration::from_secs(60);
+
+/// The pause that a kernel gets to write out, and to remount, when its machine can't be shut down.
+const WRITE_OUT: Duration = Duration::from_secs(3);
+/// How much of a console is searched for the kernel's command line, which is among the first lines.
+const CONSOLE_HEAD: u64 = 64 << 10;
 
 /// How an installed configuration begins. Whose it is, the rest of the line says.
 const HEADER: &str = "# vGrid machine ";
@@ -134,6 +139,10 @@ impl Host {
     /// Starts the machine. One that runs already is as good.
     pub fn start(&self, lock: &MachineLock, memory: MiB) -> Result<(), Failure> {
         let file = self.config_file(&lock.machine)?;
+        let parked = parked(&file);
+        if is_installed(&parked, lock.id) && file.symlink_metadata().is_err() {
+            rename(&parked, &file)?;
+        }
         if !is_installed(&file, lock.id) {
             return Err(Failure::internal(format!("{} is not there, or not this machine's", file.display())));
         }
@@ -209,7 +218,7 @@ impl Host {
                     let watched = since.elapsed();
                     let rests = watched >= MIN_WATCH && idle >= 2;
                     if domain.used > 0 && (rests || watched >= BUSY_WATCH) {
-                        return Ok(());
+                        return self.knows_its_owner(machine);
                     }
                 }
                 Some(domain) if domain.state.contains('p') => {
@@ -233,6 +242,21 @@ impl Host {
         Err(self.did_not_run(machine, why))
     }
 
+    /// Whether the kernel was handed the name of the machine's owner, as far as that can be seen: by what the
+    /// configuration says, and by the command line that a kernel prints first, if it prints to this console.
+    fn knows_its_owner(&self, machine: &MachineName) -> Result<(), Failure> {
+        let config = read_text(&self.config_file(machine)?, CONSOLE_HEAD)?;
+        let Some(parameter) = owner_parameter(&config) else { return Ok(()) };
+        let Some(log) = self.console_log(machine)? else { return Ok(()) };
+        let said = read_text(&log, CONSOLE_HEAD)?;
+        match command_lines(&said).as_slice() {
+            [.., last] if !last.split_whitespace().any(|word| word == parameter) => {
+                Err(Fault::ParametersLost { detail: fault::detail(last) }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The fault, with the console's last words.
     fn did_not_run(&self, machine: &MachineName, why: &str) -> Failure {
         let said = self.console(machine, 4096).map(|tail| tail.text).unwrap_or_default();
@@ -245,13 +269,80 @@ impl Host {
         Fault::DidNotRun { detail: fault::detail(&detail) }.into()
     }
 
+    /// Shuts the machine down: asks it, and forces it when it takes too long. First of all its configuration is
+    /// put aside, so that it does not come back with the host, whenever this ends. A machine that is stopped
+    /// already, or not there at all, is no error.
+    pub fn stop(&self, lock: &MachineLock) -> Result<(), Failure> {
+        let file = self.config_file(&lock.machine)?;
+        let parked = parked(&file);
+        if is_installed(&file, lock.id) {
+            rename(&file, &parked)?;
+        }
+        if is_installed(&parked, lock.id) {
+            match self.hypervisor() {
+                Ok(hypervisor) => {
+                    self.shut_down(hypervisor.as_ref(), lock, &read_text(&parked, CONSOLE_HEAD)?)?;
+                }
+                Err(error) => log::event(Level::Warning, "stop.not-asked", &[("why", &error)]),
+            }
+        }
+        self.remove_domain(lock, &file)
+    }
+
+    /// Asks the machine to shut down and waits until it has, or its time is over. Where the template would start
+    /// it again, its kernel is told to leave the disks in order instead.
+    fn shut_down(
+        &self,
+        hypervisor: &dyn Hypervisor,
+        lock: &MachineLock,
+        config: &str,
+    ) -> Result<(), Failure> {
+        let find = || -> Result<Option<Listed>, Failure> {
+            let domains = hypervisor.domains()?;
+            Ok(domains.into_iter().find(|domain| domain.is(lock.id, &lock.machine, true) && domain.id != 0))
+        };
+        let Some(domain) = find()?.filter(Listed::is_alive) else { return Ok(()) };
+        let not_asked = |error: HypervisorError| {
+            log::event(Level::Warning, "stop.not-asked", &[("machine", &lock.machine), ("why", &error)]);
+        };
+        if comes_back(config) {
+            for key in [SysRq::Sync, SysRq::RemountReadOnly] {
+                if let Err(error) = hypervisor.press(domain.id, key) {
+                    not_asked(error);
+                }
+                std::thread::sleep(WRITE_OUT);
+            }
+            return Ok(());
+        }
+        if let Err(error) = hypervisor.shut_down(domain.id) {
+            // A guest without Xen's drivers can't be asked.
+            not_asked(error);
+            return Ok(());
+        }
+        let end = Instant::now() + self.config.shutdown_timeout();
+        while Instant::now() < end {
+            match find()? {
+                Some(now) if now.id == domain.id && now.is_alive() => std::thread::sleep(LOOK / 2),
+                Some(now) if now.id != domain.id => {
+                    log::event(Level::Warning, "stop.rebooted", &[("machine", &lock.machine)]);
+                    return Ok(());
+                }
+                _ => return Ok(()),
+            }
+        }
+        log::event(Level::Warning, "stop.forced", &[("machine", &lock.machine)]);
+        Ok(())
+    }
+
     /// Removes all of the machine, in the order processes, domain, configuration, volumes. What is gone already
     /// is no error; what is not the machine's is not touched.
     pub fn undo(&self, lock: &MachineLock) -> Result<(), Failure> {
         let file = self.config_file(&lock.machine)?;
         self.remove_domain(lock, &file)?;
-        if is_installed(&file, lock.id) {
-            remove_file(&file)?;
+        for file in [&file, &parked(&file)] {
+            if is_installed(file, lock.id) {
+                remove_file(file)?;
+            }
         }
         remove_file(&temporary(&file))?;
         self.remove_volumes(lock)?;
@@ -259,7 +350,7 @@ impl Host {
     }
 
     fn remove_domain(&self, lock: &MachineLock, file: &Path) -> Result<(), Failure> {
-        let ours = is_installed(file, lock.id);
+        let ours = is_installed(file, lock.id) || is_installed(&parked(file), lock.id);
         let hypervisor = match self.hypervisor() {
             Ok(hypervisor) => hypervisor,
             // The configuration is there before the domain and until after it, so there is no domain.
@@ -365,6 +456,60 @@ fn temporary(file: &Path) -> PathBuf {
     file.with_file_name(format!(".{name}.new"))
 }
 
+/// Where a stopped machine's configuration is kept. It begins with a dot, as [`temporary`] does.
+fn parked(file: &Path) -> PathBuf {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    file.with_file_name(format!(".{name}.stopped"))
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), Failure> {
+    let renamed = std::fs::rename(from, to).and_then(|()| match to.parent() {
+        // Else a loss of power could bring the old name back.
+        Some(dir) => std::fs::File::open(dir)?.sync_all(),
+        None => Ok(()),
+    });
+    renamed.map_err(|error| Failure::internal(format!("{} to {}: {error}", from.display(), to.display())))
+}
+
+/// The beginning of a file, at most so many bytes; nothing if there is no such file.
+fn read_text(file: &Path, most: u64) -> Result<String, Failure> {
+    let mut bytes = Vec::new();
+    let read = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_NOFOLLOW.bits())
+        .open(file)
+        .and_then(|file| file.take(most).read_to_end(&mut bytes));
+    match read {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Failure::internal(format!("{}: {error}", file.display())))
+        }
+        _ => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+    }
+}
+
+/// Whether a machine with this configuration is started again when it shuts down (xl.cfg(5), `on_poweroff`).
+fn comes_back(config: &str) -> bool {
+    let value = |line: &str| {
+        let (key, value) = line.split_once('=')?;
+        (key.trim() == "on_poweroff").then(|| value.contains("restart"))
+    };
+    // The last counts, for xl and for Python.
+    config.lines().filter_map(value).next_back().unwrap_or(false)
+}
+
+/// The kernel parameter with the owner's name, as the configuration has it.
+fn owner_parameter(config: &str) -> Option<&str> {
+    let lines = config.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let start = lines.filter_map(|line| line.find("vgrid_username=").map(|at| &line[at..])).next_back()?;
+    start.split(|c: char| c.is_whitespace() || c == '"' || c == '\'').next()
+}
+
+/// What a Linux kernel printed as its command line, once for each boot (`Kernel command line:` in all versions,
+/// on x86 `Command line:` before it).
+fn command_lines(console: &str) -> Vec<&str> {
+    console.lines().filter_map(|line| line.split_once("ommand line: ").map(|(_, text)| text.trim())).collect()
+}
+
 fn write_new(file: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
     file.write_all(text.as_bytes())?;
@@ -452,5 +597,27 @@ mod tests {
     #[test]
     fn a_machines_host_is_the_end_of_its_name() {
         assert_eq!(virtual_host(&"a_b_vm1.x".parse().unwrap()).unwrap().as_str(), "vm1.x");
+    }
+
+    #[test]
+    fn what_comes_back_is_told_by_the_last_line_that_says_so() {
+        assert!(!comes_back("name = 'x'\n"));
+        assert!(comes_back("on_poweroff = 'restart'\n"));
+        assert!(comes_back("on_poweroff=\"destroy\"\non_poweroff = \"coredump-restart\"\n"));
+        assert!(!comes_back("on_poweroff = 'restart'\non_poweroff = 'destroy'\non_reboot = 'restart'\n"));
+        assert!(!comes_back("# on_poweroff = 'restart'\n"));
+    }
+
+    #[test]
+    fn the_owner_is_looked_for_in_what_the_kernel_says_it_was_told() {
+        let config =
+            "# vgrid_username=x\nextra = \"vgrid_username=J%C3%BC ip=10.0.2.21 quiet\"\nuuid = 'x'\n";
+        assert_eq!(owner_parameter(config), Some("vgrid_username=J%C3%BC"));
+        assert_eq!(owner_parameter("extra = 'vgrid_username=a'"), Some("vgrid_username=a"));
+        assert_eq!(owner_parameter("extra = 'quiet'"), None);
+        let console = "[    0.000000] Command line: root=/dev/xvda1 ro None\r\n\
+                       [    0.010000] Kernel command line: root=/dev/xvda1 ro None\r\nInit\n";
+        assert_eq!(command_lines(console), ["root=/dev/xvda1 ro None"; 2]);
+        assert!(command_lines("nothing").is_empty());
     }
 }

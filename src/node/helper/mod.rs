@@ -116,6 +116,13 @@ enum Verb {
         /// Its name, USER_HOST
         machine: MachineName,
     },
+    /// Shut a machine down, forcing it after a while, and keep it from starting with the host
+    Stop {
+        /// The machine's id
+        id: VmId,
+        /// Its name, USER_HOST
+        machine: MachineName,
+    },
     /// Remove all of a machine: processes, domain, configuration, volumes
     Undo {
         /// The machine's id
@@ -249,6 +256,10 @@ fn run(verb: Verb) -> Result<Option<String>, Failure> {
             host.start(&lock, memory)?;
         }
         Verb::Verify { id, machine } => host.verify(id, &machine)?,
+        Verb::Stop { id, machine } => {
+            let lock = MachineLock::take_over(id, &machine)?;
+            host.stop(&lock)?;
+        }
         Verb::Undo { id, machine } => {
             let lock = MachineLock::take_over(id, &machine)?;
             host.undo(&lock)?;
@@ -325,6 +336,7 @@ mod tests {
         parse(&["info"]).unwrap();
         parse(&["--request", "abc123", "make-volumes", ID, "alice_vm1", "tiny", "1"]).unwrap();
         parse(&["configure", ID, "J+C3+BC_vm1", "tiny", "128", "10.0.2.21", "J%C3%BC"]).unwrap();
+        parse(&["stop", ID, "alice_vm1"]).unwrap();
         parse(&["undo", ID, "alice_vm1"]).unwrap();
     }
 

@@ -69,6 +69,15 @@ pub struct Described {
     pub uuid: String,
 }
 
+/// What a Linux kernel does when it is told by SysRq.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SysRq {
+    /// `s`: begins to write out everything that is in memory.
+    Sync,
+    /// `u`: mounts all file systems read-only.
+    RemountReadOnly,
+}
+
 /// Why the toolstack did not do something.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum HypervisorError {
@@ -124,6 +133,12 @@ pub trait Hypervisor {
 
     /// Starts a machine. Success means started, not booted.
     fn create(&self, config: &Path, machine: &MachineName) -> Result<(), HypervisorError>;
+
+    /// Asks a domain to shut down, and returns at once.
+    fn shut_down(&self, domain: u32) -> Result<(), HypervisorError>;
+
+    /// Sends a domain's kernel a SysRq key (Linux: admin-guide/sysrq), whatever the guest allows its users.
+    fn press(&self, domain: u32, key: SysRq) -> Result<(), HypervisorError>;
 
     /// Ends a domain at once.
     fn destroy(&self, domain: u32) -> Result<(), HypervisorError>;

@@ -12,7 +12,7 @@
 //! What differs with `xm` (Xen up to 4.4), by its documentation: it reads the configuration as Python, so a
 //! syntax error is a traceback; its `list` has the same columns and knows no `-v`; `create -n` prints an
 //! S-expression instead of JSON; the machine is minded by xend, not by a process of its own; `info` is the
-//! same `key : value` lines.
+//! same `key : value` lines. `shutdown`, `sysrq` and `destroy` are called alike.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Described, Hypervisor, HypervisorError, Listed, Memory};
+use super::{Described, Hypervisor, HypervisorError, Listed, Memory, SysRq};
 use crate::config::Toolstack;
 use crate::model::fault::detail;
 use crate::model::names::MachineName;
@@ -135,6 +135,29 @@ impl Hypervisor for Xen {
             .run()
             .map(|_| ())
             .map_err(|error| with_boot_loader(self.explain("xl create", error)))
+    }
+
+    fn shut_down(&self, domain: u32) -> Result<(), HypervisorError> {
+        self.command(ASK)
+            .arg("shutdown")
+            .arg(domain.to_string())
+            .run()
+            .map(|_| ())
+            .map_err(|error| self.explain("xl shutdown", error))
+    }
+
+    fn press(&self, domain: u32, key: SysRq) -> Result<(), HypervisorError> {
+        let key = match key {
+            SysRq::Sync => "s",
+            SysRq::RemountReadOnly => "u",
+        };
+        self.command(ASK)
+            .arg("sysrq")
+            .arg(domain.to_string())
+            .arg(key)
+            .run()
+            .map(|_| ())
+            .map_err(|error| self.explain("xl sysrq", error))
     }
 
     fn destroy(&self, domain: u32) -> Result<(), HypervisorError> {

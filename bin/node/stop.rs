@@ -1,0 +1,8 @@
+//! `cgi-bin/node/stop`: POST, a MachineOrder. Called by the server; see [`vgrid::node::power`].
+
+use vgrid::cgi::{policy, serve};
+use vgrid::model::stage::Order;
+
+fn main() {
+    serve::server_only(&policy::NODE_STOP, |call| vgrid::node::power::handle(call, Order::Stop));
+}

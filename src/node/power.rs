@@ -1,0 +1,84 @@
+//! `node/stop`, `node/start`, `node/reboot`: has a worker stop or start a machine that is there.
+
+use std::time::Duration;
+
+use crate::cgi::reply::{Refusal, Reply};
+use crate::cgi::serve::NodeCall;
+use crate::model::fault::Fault;
+use crate::model::names::MachineName;
+use crate::model::stage::Order;
+use crate::model::wire::MachineOrder;
+use crate::system::clock;
+use crate::system::log::{self, Level};
+
+use super::host::{self, HostState, OVERHEAD};
+use super::jobs::Record;
+use super::privileged::Helper;
+use super::{Node, accepted, order, refuse};
+
+/// How long an order waits for others to be taken or refused.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// How long it waits for a worker that is about to end.
+const SHORT: Duration = Duration::from_millis(500);
+
+/// How old what is known of the host may be: many orders at once are judged by one look.
+const MAX_AGE: Duration = Duration::from_secs(3);
+
+/// Answers an order with 202 if it is taken, or had been taken before; 409 or 503 with the [`Fault`]. What is
+/// stopped (or runs) already is no error: the worker finds nothing to do and reports that.
+pub fn handle(call: &NodeCall<'_>, work: Order) -> Result<Reply, Refusal> {
+    let since = host::ago(MAX_AGE);
+    let node = Node::open(call)?;
+    let order: MachineOrder = order(call)?;
+    let machine = MachineName::new(&order.user, &order.virtual_host)
+        .map_err(|fault| Refusal::bad_request(format!("The machine's name {fault}.")))?;
+    let helper = Helper::new(&call.request.id);
+    let Some(lock) = node.jobs.lock_node(PATIENCE).map_err(Refusal::internal)? else {
+        return Err(Refusal::busy("This host is busy with other orders. Try again in a moment."));
+    };
+    let state = host::state(&node.jobs, &lock, &helper, since).map_err(refuse)?;
+    let records = node.jobs.list().map_err(Refusal::internal)?;
+    let Some(known) = records.iter().find(|record| record.id == order.id && record.machine == machine) else {
+        return Err(refuse(Fault::MachineMissing { machine }));
+    };
+    let busy = || Refusal::busy("This machine is being worked on. Try again in a moment.");
+    let Some(taken) = node.jobs.take(order.id, SHORT).map_err(Refusal::internal)? else {
+        if known.work == work && !known.done {
+            log::event(Level::Info, "order.repeated", &[("vm", &order.id), ("order", &work)]);
+            return accepted(order.id, state.facts(&records, &node.common.digest));
+        }
+        return Err(busy());
+    };
+    // Again, under its lock.
+    let Some(known) = taken.read().map_err(Refusal::internal)? else {
+        return Err(refuse(Fault::MachineMissing { machine }));
+    };
+    if !known.done {
+        return Err(busy());
+    }
+    if work != Order::Stop {
+        check(&state, &records, &known).map_err(refuse)?;
+    }
+    let mut record = known.ordered(work, call.request.id.clone(), clock::now());
+    taken.write(&mut record).map_err(Refusal::internal)?;
+    log::event(
+        Level::Info,
+        "order.accepted",
+        &[("vm", &record.id), ("machine", &machine), ("order", &work), ("from", &call.request.from())],
+    );
+    // Should this fail, the record stays, and the next request's sweep brings it to an end.
+    taken.start("begin").map_err(Refusal::internal)?;
+    let records = node.jobs.list().map_err(Refusal::internal)?;
+    accepted(order.id, state.facts(&records, &node.common.digest))
+}
+
+/// Checks that there is memory for a machine that does not run.
+fn check(state: &HostState, records: &[Record], known: &Record) -> Result<(), Fault> {
+    let machines = state.machines.as_ref().map_err(Clone::clone)?;
+    let is_up = machines.domains.iter().any(|domain| domain.is(known.id, &known.machine, !known.stopped));
+    let Some(order) = known.order.as_ref().filter(|_| !is_up) else { return Ok(()) };
+    let needed = order.memory.amount().plus(OVERHEAD);
+    let free = machines.memory.free.minus(state.reserved(records).memory);
+    if needed > free { Err(Fault::NotEnoughMemory { needed, free }) } else { Ok(()) }
+}

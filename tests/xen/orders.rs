@@ -1,0 +1,222 @@
+//! Machines that are stopped, started and rebooted, and deploys that wait for their turn.
+
+use serde_json::Value;
+
+use super::host::{Host, scenario};
+
+const TINY: &str = "vmImage=tiny&vmMemory=96&vmPartition=1";
+
+/// Deploys a tiny machine under a name and waits until it runs; returns its id.
+fn deployed(host: &Host, name: &str) -> String {
+    let (status, machine) = host.deploy("alice", &format!("{TINY}&vmHostname={name}"));
+    assert_eq!(status, 202, "{machine}");
+    let id = machine["machine"]["id"].as_str().expect("an id").to_owned();
+    host.wait_for("alice", &id, "deployed", 900);
+    id
+}
+
+/// Gives an order and waits until it has been carried out.
+fn order(host: &Host, order: &str, id: &str, state: &str) -> Value {
+    let (status, text) = host.ask("alice", order, &format!("format=json&id={id}"));
+    assert_eq!(status, 202, "{order}: {text}");
+    host.wait_for("alice", id, state, 600)
+}
+
+fn domain(host: &Host, name: &str) -> Option<u32> {
+    host.try_sh(&format!("xl domid {name} 2>/dev/null")).out.trim().parse().ok()
+}
+
+#[test]
+fn a_machine_is_stopped_started_and_rebooted_and_keeps_its_disk() {
+    scenario("orders", |host| {
+        let before = host.inventory();
+        let id = deployed(host, "vm1");
+        let first = domain(host, "alice_vm1").expect("it runs");
+
+        order(host, "stop", &id, "stopped");
+        assert_eq!(domain(host, "alice_vm1"), None);
+        // Nothing that the toolstack would start with the host, and all of its disk.
+        assert_eq!(host.sh("ls /etc/xen/auto"), "");
+        assert!(host.sh("lvs --noheadings -o lv_name vg1").contains("xen-root-alice_vm1"));
+        let log = host.log();
+        assert!(!log.contains("stop.forced") && !log.contains("stop.not-asked"), "{log}");
+        // Its file system was left in order; what is written there is there after the start.
+        let root = "/dev/vg1/xen-root-alice_vm1";
+        assert!(!host.sh(&format!("dumpe2fs -h {root} 2>/dev/null")).contains("needs_recovery"));
+        host.sh(&format!("mount {root} /mnt && echo mine > /mnt/kept && umount /mnt"));
+        // Its owner sees what it is and what can be done; a second stop changes nothing.
+        order(host, "stop", &id, "stopped");
+        let (status, sentence) = host.ask("alice", "reboot", &format!("format=text&id={id}"));
+        assert_eq!(status, 409, "{sentence}");
+        let (status, sentence) = host.ask("bob", "start", &format!("format=text&id={id}"));
+        assert_eq!(status, 403, "{sentence}");
+
+        order(host, "start", &id, "deployed");
+        let second = domain(host, "alice_vm1").expect("it runs again");
+        assert!(second > first);
+        host.sh("for i in $(seq 30); do ping -q -c 1 -W 2 vm1 && exit; sleep 1; done; exit 1");
+        assert_eq!(host.sh("ls /etc/xen/auto").trim(), "alice_vm1.cfg");
+
+        order(host, "reboot", &id, "deployed");
+        assert!(domain(host, "alice_vm1").expect("it runs again") > second);
+        let (_, console) = host.ask("alice", "console", &format!("format=text&id={id}"));
+        assert!(console.contains("vgrid_username=alice"), "{console}");
+
+        order(host, "stop", &id, "stopped");
+        assert_eq!(host.sh(&format!("mount -o ro {root} /mnt && cat /mnt/kept && umount /mnt")), "mine\n");
+        host.terminate("alice", &id);
+        host.must_be_as(&before);
+    });
+}
+
+#[test]
+fn a_template_that_restarts_on_poweroff_is_stopped_in_order() {
+    scenario("restarts", |host| {
+        let template = "/etc/vgrid/vmtmpl/xen-xvda";
+        host.sh(&format!(r#"sed -i 's/^on_poweroff.*/on_poweroff = "restart"/' {template}"#));
+        let before = host.inventory();
+        let id = deployed(host, "vm1");
+        order(host, "stop", &id, "stopped");
+        assert_eq!(domain(host, "alice_vm1"), None);
+        let console = host.sh("cat /var/log/xen/console/guest-alice_vm1.log");
+        assert!(console.contains("Emergency Sync") && console.contains("Emergency Remount"), "{console}");
+        let root = "/dev/vg1/xen-root-alice_vm1";
+        assert!(!host.sh(&format!("dumpe2fs -h {root} 2>/dev/null")).contains("needs_recovery"));
+        // It stays down.
+        host.sh("sleep 10");
+        assert_eq!(domain(host, "alice_vm1"), None);
+        host.terminate("alice", &id);
+        host.must_be_as(&before);
+    });
+}
+
+#[test]
+fn a_guest_that_does_not_listen_is_forced() {
+    scenario("forced", |host| {
+        host.sh("sed -i '/^imageDirectory/i shutdownTimeout = 5' /etc/vgrid/node.cfg");
+        let before = host.inventory();
+        let id = deployed(host, "vm1");
+        // A paused guest hears nothing.
+        host.sh("xl pause alice_vm1");
+        let machine = order(host, "stop", &id, "stopped");
+        assert_eq!(machine["reason"], Value::Null);
+        assert_eq!(domain(host, "alice_vm1"), None);
+        // Without memory it can't start, and says so; it stays stopped and nothing is lost.
+        host.sh("sed -i 's/ \"memory\": 96/ \"memory\": 96000/' /var/lib/vgrid/node/jobs/*.json");
+        let (status, text) = host.ask("alice", "start", &format!("format=json&id={id}"));
+        assert_eq!(status, 409, "{text}");
+        assert!(text.contains("memory free"), "{text}");
+        assert_eq!(host.machine("alice", &id)["state"], "stopped");
+        host.terminate("alice", &id);
+        host.must_be_as(&before);
+    });
+}
+
+#[test]
+fn a_boot_loader_that_loses_the_owner_is_noticed() {
+    scenario("loader", |host| {
+        let before = host.inventory();
+        // What old versions of pygrub are known for: the word None instead of what the configuration adds.
+        let loader = "/usr/lib/vgrid/old-pygrub";
+        host.sh(&format!(
+            "cp -p /etc/vgrid/vmtmpl/xen-xvda /root/; \
+             sed -i 's,^bootloader.*,bootloader = \"{loader}\",' /etc/vgrid/vmtmpl/xen-xvda; \
+             printf '%s\\n' '#!/usr/bin/python3' 'import os, re, sys' \
+               'args = [re.sub(r\"vgrid_username=.*\", \"None\", a) for a in sys.argv[1:]]' \
+               'os.execv(\"/usr/lib/xen-4.17/bin/pygrub\", [\"pygrub\"] + args)' > {loader}; chmod 755 {loader}"
+        ));
+        let (status, machine) = host.deploy("alice", &format!("{TINY}&vmHostname=vm1"));
+        assert_eq!(status, 202, "{machine}");
+        let id = machine["machine"]["id"].as_str().expect("an id").to_owned();
+        let failed = host.wait_for("alice", &id, "failed", 900);
+        let reason = failed["reason"].as_str().unwrap_or_default();
+        assert!(reason.contains("None") && reason.contains("boot loader"), "{reason}");
+        host.terminate("alice", &id);
+        host.sh(&format!("mv /root/xen-xvda /etc/vgrid/vmtmpl/; rm {loader}"));
+        host.must_be_as(&before);
+    });
+}
+
+#[test]
+fn twelve_deploys_take_turns_three_at_a_time() {
+    scenario("twelve", |host| {
+        // Room for twelve: slots, names and space.
+        host.sh("truncate -s 4G /root/more.img && vgextend -qq vg1 $(losetup -f --show /root/more.img); \
+             sed -i 's/^xenhost = .*/xenhost = 12/' /etc/vgrid/common.cfg; \
+             for n in 9 10 11 12; do echo \"vm$n = \\\"\\\"\" >> /etc/vgrid/common.cfg; \
+             grep -qw vm$n /etc/hosts || echo \"10.0.2.$((20 + n)) vm$n\" >> /etc/hosts; done");
+        let before = host.inventory();
+        let answers: Vec<(u16, Value)> = std::thread::scope(|scope| {
+            let calls: Vec<_> = (0..12).map(|_| scope.spawn(|| host.deploy("alice", TINY))).collect();
+            calls.into_iter().map(|call| call.join().expect("an answer")).collect()
+        });
+        let ids: Vec<&str> = answers
+            .iter()
+            .map(|(status, answer)| {
+                assert_eq!(*status, 202, "{answer}");
+                answer["machine"]["id"].as_str().expect("an id")
+            })
+            .collect();
+        // The queue is there to be seen: places from 1, each once.
+        let mut most = 0;
+        for _ in 0..200 {
+            let (_, text) = host.ask("alice", "list", "format=json");
+            let list: Value = serde_json::from_str(&text).expect("JSON");
+            let machines = list["machines"].as_array().expect("machines");
+            let places: Vec<u64> = machines.iter().filter_map(|machine| machine["place"].as_u64()).collect();
+            most = most.max(places.iter().copied().max().unwrap_or_default());
+            if most >= 6 {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(500));
+        }
+        assert!(most >= 6, "the longest queue that was seen had {most}");
+        for id in &ids {
+            host.wait_for("alice", id, "deployed", 900);
+        }
+        assert_eq!(host.sh("xl list | grep -c alice_").trim(), "12");
+        // How many were at work at a time, by the log: from the first volume to the end.
+        let (mut now, mut peak) = (0, 0);
+        for line in host.sh("journalctl -q --no-pager -o cat -t vgrid").lines() {
+            let says = |word: &str| line.split_whitespace().any(|part| part == word);
+            if says("event=stage") && says("stage=\"volumes\"") {
+                now += 1;
+                peak = peak.max(now);
+            } else if says("event=done") && says("order=\"deploy\"") {
+                now -= 1;
+            }
+        }
+        assert_eq!((now, peak), (0, 3));
+        for id in &ids {
+            host.terminate("alice", id);
+        }
+        host.must_be_as(&before);
+    });
+}
+
+/// There is no xm any more. What stands in for it has its manners, by its documentation, and runs real machines.
+#[test]
+fn a_host_with_xm_makes_stops_starts_and_removes_machines() {
+    scenario("xm", |host| {
+        host.put(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/xm")), "/usr/sbin/xm");
+        host.sh("chmod 755 /usr/sbin/xm; sed -i '/^imageDirectory/i toolstack = \"xm\"' /etc/vgrid/node.cfg");
+        let before = host.inventory();
+        let id = deployed(host, "vm1");
+        host.sh("for i in $(seq 30); do ping -q -c 1 -W 2 vm1 && exit; sleep 1; done; exit 1");
+        order(host, "stop", &id, "stopped");
+        assert_eq!(domain(host, "alice_vm1"), None);
+        order(host, "start", &id, "deployed");
+        assert!(domain(host, "alice_vm1").is_some());
+        host.terminate("alice", &id);
+        // A template that is no Python is refused with the line where it is not.
+        host.sh("echo 'memory 128' >> /etc/vgrid/vmtmpl/xen-xvda");
+        let (status, machine) = host.deploy("alice", &format!("{TINY}&vmHostname=vm1"));
+        assert_eq!(status, 202, "{machine}");
+        let id = machine["machine"]["id"].as_str().expect("an id").to_owned();
+        let failed = host.wait_for("alice", &id, "failed", 900);
+        let reason = failed["reason"].as_str().unwrap_or_default();
+        assert!(reason.contains("template xen-xvda") && reason.contains("line "), "{reason}");
+        host.terminate("alice", &id);
+        host.must_be_as(&before);
+    });
+}
