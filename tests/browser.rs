@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use vgrid::model::fault::Fault;
-use vgrid::model::stage::{DeployStage, Percent};
+use vgrid::model::stage::{Order, Percent, Stage};
 use vgrid::model::wire::News;
 
 use crate::support::browser::Browser;
@@ -52,9 +52,9 @@ fn a_machine_s_life_in_a_browser() {
     browser.run("window.mark = 'kept'; document.querySelector('h1').mark = 'kept'");
     let progress = |n: u32, stage, percent: u8| {
         let percent = Percent::try_from(percent).ok();
-        portal.report(&id, n, News::Progress { stage, percent }).expect(200);
+        portal.report(&id, Order::Deploy, n, News::Progress { stage, percent, place: None }).expect(200);
     };
-    progress(1, DeployStage::Unpack, 37);
+    progress(1, Stage::Unpack, 37);
     browser.wait("document.querySelector('progress')?.value === 37");
     browser.wait("document.body.innerText.includes('unpacking the image')");
 
@@ -62,11 +62,11 @@ fn a_machine_s_life_in_a_browser() {
     browser.open(&format!("http://{}/cgi-bin/user/list", portal.apache.address));
     browser.wait("document.querySelector('tbody .s.deploying')");
     browser.run("window.mark = 'kept'; document.querySelector('tbody tr').mark = 'kept'");
-    progress(2, DeployStage::Unpack, 82);
+    progress(2, Stage::Unpack, 82);
     browser.wait("document.querySelector('tbody progress')?.value === 82");
-    progress(3, DeployStage::Start, 0);
+    progress(3, Stage::Start, 0);
     browser.wait("document.querySelector('tbody').innerText.includes('starting the machine')");
-    portal.report(&id, 4, News::Deployed).expect(200);
+    portal.report(&id, Order::Deploy, 4, News::Done).expect(200);
     browser.wait("document.querySelector('tbody .s.deployed')");
     assert_eq!(browser.run("return window.mark"), "kept", "the page was reloaded");
     assert_eq!(browser.run("return document.querySelector('tbody tr').mark"), "kept", "the row was replaced");
@@ -83,7 +83,7 @@ fn a_machine_s_life_in_a_browser() {
     browser.click("form[action=terminate] button.danger");
     browser.wait("document.querySelector('#machine .s.terminating')");
     browser.run("window.mark = 'kept'");
-    portal.report(&id, 1, News::Terminated).expect(200);
+    portal.report(&id, Order::Terminate, 1, News::Done).expect(200);
     browser.wait("document.querySelector('#machine .s.notDeployed')");
     assert_eq!(browser.run("return window.mark"), "kept", "the page was reloaded");
 
@@ -103,7 +103,7 @@ fn a_machine_that_fails_says_so_without_a_reload() {
     browser.wait("document.querySelector('tbody .s.deploying')");
     browser.run("window.mark = 'kept'");
     let fault = Fault::ImageCorrupt { tag: "tiny".parse().expect("a tag"), detail: "<b>bad</b>".to_owned() };
-    portal.report(&id, 1, News::DeployFailed { fault }).expect(200);
+    portal.report(&id, Order::Deploy, 1, News::Failed { fault }).expect(200);
     browser.wait("document.querySelector('tbody .s.failed')");
     browser.wait("document.querySelector('tbody').innerText.includes('is damaged (<b>bad</b>)')");
     assert_eq!(browser.run("return window.mark"), "kept", "the page was reloaded");
@@ -128,7 +128,7 @@ fn a_machine_that_fails_says_so_without_a_reload() {
 fn a_page_elsewhere_cannot_use_who_is_signed_in() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
-    portal.report(&id, 1, News::Deployed).expect(200);
+    portal.report(&id, Order::Deploy, 1, News::Done).expect(200);
     let browser = Browser::start();
     let address = format!("portal.test:{}", portal.apache.address.port());
     browser.open(&format!("http://alice:{}@{address}/cgi-bin/user/list", password("alice")));

@@ -7,6 +7,7 @@ use crate::support::node::Conduct;
 use crate::support::portal::{Portal, Setup, id_of, state_of};
 use vgrid::model::fault::Fault;
 use vgrid::model::names::ImageTag;
+use vgrid::model::stage::Order;
 use vgrid::model::wire::News;
 
 const DEPLOY: [(&str, &str); 3] = [("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1")];
@@ -153,7 +154,7 @@ fn a_node_without_room() {
 fn pages_render_at_once_while_a_node_hangs() {
     let portal = Setup { node_timeout: 7, ..Setup::default() }.start();
     let id = portal.deploy("alice", &[]);
-    portal.report(&id, 1, News::Deployed).expect(200);
+    portal.report(&id, Order::Deploy, 1, News::Done).expect(200);
     portal.nodes.conduct(Conduct::Hang);
     std::thread::scope(|scope| {
         let (deploys, console, terminate) = (
@@ -212,7 +213,7 @@ fn what_was_given_up_can_be_tried_again() {
     let second = portal.deploy("alice", &[]);
     assert_eq!(state_of(&portal.show("alice", &second)), "deploying");
     // The node has the order after all and reports: it is told to undo it.
-    let verdict = portal.report(&id, 1, News::Deployed).expect(200).json();
+    let verdict = portal.report(&id, Order::Deploy, 1, News::Done).expect(200).json();
     assert_eq!(verdict["verdict"], "abandon");
     assert_eq!(state_of(&portal.show("alice", &id)), "failed");
     let fields = [("id", id.as_str()), ("format", "json")];
@@ -220,6 +221,6 @@ fn what_was_given_up_can_be_tried_again() {
         state_of(&portal.post("alice", "terminate", &fields).send().expect(202).json()),
         "terminating"
     );
-    portal.report(&id, 1, News::Terminated).expect(200);
+    portal.report(&id, Order::Terminate, 1, News::Done).expect(200);
     assert_eq!(state_of(&portal.show("alice", &id)), "notDeployed");
 }

@@ -11,6 +11,9 @@ use crate::support::portal::Portal;
 
 const DEPLOY: &str = "/cgi-bin/node/deploy";
 const TERMINATE: &str = "/cgi-bin/node/terminate";
+/// All that take orders.
+const ORDERS: [&str; 5] =
+    [DEPLOY, TERMINATE, "/cgi-bin/node/stop", "/cgi-bin/node/start", "/cgi-bin/node/reboot"];
 
 fn signed_get(portal: &Portal, path: &str, key: &Key) -> Ask {
     let time = clock::now();
@@ -36,7 +39,7 @@ fn order() -> Value {
 fn only_signed_orders_count() {
     let portal = Portal::start();
     let other = Key::new(&"k".repeat(64)).expect("a key");
-    for path in [DEPLOY, TERMINATE] {
+    for path in ORDERS {
         let body = order().to_string().into_bytes();
         portal.ask("POST", path).body(body.clone()).send().expect(403).says("not signed");
         portal.signed(path, body, &other).send().expect(403).says("the signature is wrong");
@@ -102,7 +105,7 @@ fn what_is_signed_but_no_order_is_refused_with_a_sentence() {
         bodies.push(with(key, json!("x".repeat(4000))));
         bodies.push(with(key, json!("a';\"$(x)`y`\0")));
     }
-    for path in [DEPLOY, TERMINATE] {
+    for path in ORDERS {
         for body in &bodies {
             let shown = String::from_utf8_lossy(&body[..body.len().min(90)]).into_owned();
             let answer = portal.signed(path, body.clone(), &portal.key).send();

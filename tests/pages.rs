@@ -3,6 +3,7 @@
 use crate::support::http::Answer;
 use crate::support::node::{Conduct, facts};
 use crate::support::portal::{Portal, Setup, enter_machines, id_of, password};
+use vgrid::model::stage::Order;
 use vgrid::model::wire::News;
 
 /// What holds for every answer that is ours.
@@ -54,7 +55,7 @@ fn inline_code(page: &str) -> Vec<String> {
 fn every_page_comes_in_three_forms() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[("vmName", "my <b>first & \"only\"")]);
-    portal.report(&id, 1, News::Deployed).expect(200);
+    portal.report(&id, Order::Deploy, 1, News::Done).expect(200);
     let pages = [
         "list".to_owned(),
         "deploy".to_owned(),

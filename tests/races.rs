@@ -9,6 +9,8 @@ use crate::support::node::Conduct;
 use crate::support::portal::{Portal, Setup, id_of};
 use vgrid::model::fault::Fault;
 use vgrid::model::size::Amount;
+use vgrid::model::stage::Order;
+use vgrid::model::wire::News;
 
 /// Sends the same order as often as told, all at once.
 fn at_once(portal: &Portal, many: usize, fields: &[(&str, &str)]) -> Vec<Answer> {
@@ -67,7 +69,7 @@ fn of_a_hundred_one(setup: Setup, more: &[(&str, &str)], words: &str) {
     assert_eq!(orders[0].json()["id"], ids[0].as_str());
     // And what was taken is free again afterwards, once.
     portal.post("admin", "terminate", &[("id", &ids[0]), ("format", "json")]).send().expect(202);
-    portal.report(&ids[0], 1, vgrid::model::wire::News::Terminated).expect(200);
+    portal.report(&ids[0], Order::Terminate, 1, News::Done).expect(200);
     assert!(live(&portal).is_empty());
     accepted(&at_once(&portal, 10, &fields), 1, words);
     portal.assert_no_panic();
@@ -127,7 +129,7 @@ fn a_host_without_memory_refuses_and_nothing_is_half_done() {
 fn one_machine_is_terminated_once_however_many_ask() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
-    portal.report(&id, 1, vgrid::model::wire::News::Deployed).expect(200);
+    portal.report(&id, Order::Deploy, 1, News::Done).expect(200);
     let start = Barrier::new(20);
     std::thread::scope(|scope| {
         for n in 0..20 {
@@ -140,7 +142,7 @@ fn one_machine_is_terminated_once_however_many_ask() {
             });
         }
     });
-    portal.report(&id, 1, vgrid::model::wire::News::Terminated).expect(200);
+    portal.report(&id, Order::Terminate, 1, News::Done).expect(200);
     assert_eq!(portal.show("alice", &id)["machine"]["state"], "notDeployed");
     assert!(portal.nodes.orders("terminate").iter().all(|order| order.json()["id"] == id.as_str()));
 }

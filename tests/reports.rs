@@ -5,15 +5,15 @@ use vgrid::model::fault::Fault;
 use vgrid::model::lease::Moment;
 use vgrid::model::names::VmId;
 use vgrid::model::sign::{self, Key, SIGNATURE_HEADER, Signed, TIME_HEADER};
-use vgrid::model::stage::{DeployStage, Percent};
+use vgrid::model::stage::{Order, Percent, Stage};
 use vgrid::model::wire::News;
 use vgrid::system::clock;
 
 use crate::support::http::Answer;
 use crate::support::portal::{Portal, STATUS, state_of};
 
-fn progress(stage: DeployStage, percent: u8) -> News {
-    News::Progress { stage, percent: Percent::try_from(percent).ok() }
+fn progress(stage: Stage, percent: u8) -> News {
+    News::Progress { stage, percent: Percent::try_from(percent).ok(), place: None }
 }
 
 #[track_caller]
@@ -27,8 +27,8 @@ fn a_deploy_moves_its_page_stage_by_stage() {
     let id = portal.deploy("alice", &[]);
     let machine = |portal: &Portal| portal.show("alice", &id)["machine"].clone();
     assert_eq!(machine(&portal)["moving"], true);
-    for (n, stage) in (1..).zip(DeployStage::ALL) {
-        assert_eq!(verdict(portal.report(&id, n, progress(stage, 40))), "continue");
+    for (n, stage) in (1..).zip(Order::Deploy.stages().iter().copied()) {
+        assert_eq!(verdict(portal.report(&id, Order::Deploy, n, progress(stage, 40))), "continue");
         let shown = machine(&portal);
         assert_eq!(shown["stage"], stage.to_string().as_str(), "{shown}");
         assert_eq!(shown["percent"], 40, "{shown}");
@@ -38,7 +38,7 @@ fn a_deploy_moves_its_page_stage_by_stage() {
         let line = portal.get("alice", "list?format=text").send().expect(200).text();
         assert!(line.contains(&format!("{stage}, 40 %")), "{line}");
     }
-    portal.report(&id, 20, News::Deployed).expect(200);
+    portal.report(&id, Order::Deploy, 20, News::Done).expect(200);
     let shown = machine(&portal);
     assert_eq!(
         (&shown["state"], &shown["moving"], &shown["stage"]),
@@ -47,7 +47,7 @@ fn a_deploy_moves_its_page_stage_by_stage() {
     let page = portal.get("alice", &format!("show?id={id}")).send().expect(200).text();
     assert!(!page.contains("http-equiv=\"refresh\"") && page.contains("ssh root@vm1"), "{page}");
     let history = portal.show("alice", &id)["history"].as_array().expect("a history").clone();
-    assert!(history.len() >= DeployStage::ALL.len() + 2, "{history:?}");
+    assert!(history.len() >= Order::Deploy.stages().len() + 2, "{history:?}");
     assert!(history.iter().any(|e| e["who"] == "host localhost" && e["from"] == "127.0.0.1"), "{history:?}");
 }
 
@@ -55,10 +55,10 @@ fn a_deploy_moves_its_page_stage_by_stage() {
 fn a_failed_deploy_says_why_and_can_be_removed() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
-    portal.report(&id, 1, progress(DeployStage::Unpack, 70)).expect(200);
+    portal.report(&id, Order::Deploy, 1, progress(Stage::Unpack, 70)).expect(200);
     let fault =
         Fault::ImageCorrupt { tag: "tiny".parse().expect("a tag"), detail: "unexpected end".to_owned() };
-    portal.report(&id, 2, News::DeployFailed { fault }).expect(200);
+    portal.report(&id, Order::Deploy, 2, News::Failed { fault }).expect(200);
     let shown = portal.show("alice", &id);
     assert_eq!(state_of(&shown), "failed");
     assert!(
@@ -76,32 +76,32 @@ fn a_failed_deploy_says_why_and_can_be_removed() {
 fn late_and_repeated_reports_change_nothing() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
-    portal.report(&id, 5, progress(DeployStage::Unpack, 60)).expect(200);
-    for (n, news) in [(4, progress(DeployStage::Volumes, 1)), (0, progress(DeployStage::Accepted, 0))] {
-        assert_eq!(verdict(portal.report(&id, n, news)), "continue");
+    portal.report(&id, Order::Deploy, 5, progress(Stage::Unpack, 60)).expect(200);
+    for (n, news) in [(4, progress(Stage::Volumes, 1)), (0, progress(Stage::Accepted, 0))] {
+        assert_eq!(verdict(portal.report(&id, Order::Deploy, n, news)), "continue");
         assert_eq!(portal.show("alice", &id)["machine"]["percent"], 60);
     }
     for _ in 0..3 {
-        assert_eq!(verdict(portal.report(&id, 6, News::Deployed)), "continue");
+        assert_eq!(verdict(portal.report(&id, Order::Deploy, 6, News::Done)), "continue");
     }
     let fault = Fault::Interrupted { stage: None };
-    assert_eq!(verdict(portal.report(&id, 7, News::DeployFailed { fault })), "continue");
+    assert_eq!(verdict(portal.report(&id, Order::Deploy, 7, News::Failed { fault })), "continue");
     assert_eq!(state_of(&portal.show("alice", &id)), "deployed");
     let deployed = portal.show("alice", &id)["history"].to_string().matches("\"deployed\"").count();
     assert_eq!(deployed, 1, "in its history");
     portal.post("alice", "terminate", &[("id", &id), ("format", "json")]).send().expect(202);
-    assert_eq!(verdict(portal.report(&id, 8, News::Deployed)), "continue");
+    assert_eq!(verdict(portal.report(&id, Order::Deploy, 8, News::Done)), "continue");
     assert_eq!(state_of(&portal.show("alice", &id)), "terminating");
     for _ in 0..2 {
-        assert_eq!(verdict(portal.report(&id, 1, News::Terminated)), "continue");
+        assert_eq!(verdict(portal.report(&id, Order::Terminate, 1, News::Done)), "continue");
         assert_eq!(state_of(&portal.show("alice", &id)), "notDeployed");
     }
     // Dead is dead: a node that says it lives is to remove it.
-    assert_eq!(verdict(portal.report(&id, 9, News::Deployed)), "abandon");
-    assert_eq!(verdict(portal.report(&id, 9, progress(DeployStage::Start, 0))), "abandon");
+    assert_eq!(verdict(portal.report(&id, Order::Deploy, 9, News::Done)), "abandon");
+    assert_eq!(verdict(portal.report(&id, Order::Deploy, 9, progress(Stage::Start, 0))), "abandon");
     // Its name is somebody else's by now, and stays so.
     let next = portal.deploy("bob", &[]);
-    assert_eq!(verdict(portal.report(&id, 10, News::Terminated)), "continue");
+    assert_eq!(verdict(portal.report(&id, Order::Terminate, 10, News::Done)), "continue");
     assert_eq!(state_of(&portal.show("bob", &next)), "deploying");
 }
 
@@ -109,10 +109,10 @@ fn late_and_repeated_reports_change_nothing() {
 fn a_report_before_the_answer_to_the_order_counts() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
-    portal.report(&id, 1, News::Deployed).expect(200);
+    portal.report(&id, Order::Deploy, 1, News::Done).expect(200);
     portal.post("alice", "terminate", &[("id", &id), ("format", "json")]).send().expect(202);
     let fault = Fault::RemovalFailed { detail: "xen-root-alice_vm1 is in use".to_owned() };
-    portal.report(&id, 1, News::TerminateFailed { fault }).expect(200);
+    portal.report(&id, Order::Terminate, 1, News::Failed { fault }).expect(200);
     let shown = portal.show("alice", &id);
     assert_eq!(state_of(&shown), "failed");
     assert!(shown["machine"]["reason"].as_str().is_some_and(|r| r.contains("is in use")), "{shown}");
@@ -129,8 +129,8 @@ fn a_report_before_the_answer_to_the_order_counts() {
 fn a_machine_that_nobody_knows_is_to_be_abandoned() {
     let portal = Portal::start();
     let unknown = VmId::generate().to_string();
-    for news in [News::Deployed, progress(DeployStage::Unpack, 3)] {
-        assert_eq!(verdict(portal.report(&unknown, 1, news)), "abandon");
+    for news in [News::Done, progress(Stage::Unpack, 3)] {
+        assert_eq!(verdict(portal.report(&unknown, Order::Deploy, 1, news)), "abandon");
     }
 }
 
@@ -139,10 +139,10 @@ fn only_the_machine_s_own_host_may_report() {
     let portal = Portal::start();
     // A machine on 127.0.0.2; the test's reports come from 127.0.0.1.
     let id = portal.deploy("alice", &[("physicalHost", "127.0.0.2")]);
-    let refused = portal.report(&id, 1, News::Deployed).expect(403);
+    let refused = portal.report(&id, Order::Deploy, 1, News::Done).expect(403);
     assert!(refused.text().contains("is on 127.0.0.2, and 127.0.0.1 is not its address"), "{refused}");
     // Nor does it help to say so in a header.
-    let report = json!({"id": id, "sequence": 1, "news": {"event": "deployed"}, "host": null});
+    let report = json!({"id": id, "order": "deploy", "sequence": 1, "news": {"event": "done"}, "host": null});
     for header in ["X-Forwarded-For", "Remote-Addr", "X-Cgi-Remote-Addr", "X-Real-Ip", "Forwarded"] {
         let ask = portal.signed(STATUS, report.to_string().into_bytes(), &portal.key);
         ask.header(header, "127.0.0.2").send().expect(403);
@@ -155,7 +155,7 @@ fn only_the_machine_s_own_host_may_report() {
 fn what_is_not_signed_just_so_is_refused() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
-    let body = json!({"id": id, "sequence": 1, "news": {"event": "deployed"}, "host": null})
+    let body = json!({"id": id, "order": "deploy", "sequence": 1, "news": {"event": "done"}, "host": null})
         .to_string()
         .into_bytes();
     let plain = || portal.ask("POST", STATUS).header("Content-Type", "application/json").body(body.clone());
@@ -226,7 +226,8 @@ fn what_is_signed_but_no_report_is_refused_with_a_sentence() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
     let report = |change: &dyn Fn(&mut Value)| {
-        let mut report = json!({"id": id, "sequence": 1, "news": {"event": "deployed"}, "host": null});
+        let mut report =
+            json!({"id": id, "order": "deploy", "sequence": 1, "news": {"event": "done"}, "host": null});
         change(&mut report);
         report.to_string().into_bytes()
     };
@@ -246,11 +247,15 @@ fn what_is_signed_but_no_report_is_refused_with_a_sentence() {
         report(&|r| r["sequence"] = json!(-1)),
         report(&|r| r["sequence"] = json!(4_294_967_296_u64)),
         report(&|r| r["sequence"] = json!("1")),
+        report(&|r| r["order"] = json!("explode")),
+        report(&|r| drop(r.as_object_mut().and_then(|o| o.remove("order")))),
         report(&|r| r["news"] = json!({"event": "exploded"})),
+        report(&|r| r["news"] = json!({"event": "deployed"})),
+        report(&|r| r["news"] = json!({"event": "progress", "stage": "accepted", "place": -1})),
         report(&|r| r["news"] = json!({"event": "progress", "stage": "lunch", "percent": 1})),
         report(&|r| r["news"] = json!({"event": "progress", "stage": "unpack", "percent": 101})),
         report(&|r| r["news"] = json!({"event": "progress", "stage": "unpack", "percent": -1})),
-        report(&|r| r["news"] = json!({"event": "deploy-failed", "fault": {"code": "bad-mood"}})),
+        report(&|r| r["news"] = json!({"event": "failed", "fault": {"code": "bad-mood"}})),
         report(&|r| r["host"] = json!({"memory_free": -5})),
         report(&|r| drop(r.as_object_mut().and_then(|o| o.remove("news")))),
     ];
@@ -271,7 +276,7 @@ fn what_a_node_says_never_becomes_markup_or_a_second_line() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
     let fault = Fault::StartFailed { detail: "<img src=x>\n\tsecond\u{1b}[2J line".to_owned() };
-    portal.report(&id, 1, News::DeployFailed { fault }).expect(200);
+    portal.report(&id, Order::Deploy, 1, News::Failed { fault }).expect(200);
     for page in ["list".to_owned(), format!("show?id={id}")] {
         let text = portal.get("alice", &page).send().expect(200).text();
         assert!(!text.contains("<img src=x>") && !text.contains('\u{1b}'), "{text}");

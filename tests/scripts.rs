@@ -3,6 +3,7 @@
 use std::process::{Command, Output};
 
 use crate::support::portal::{Portal, password};
+use vgrid::model::stage::Order;
 use vgrid::model::wire::News;
 
 fn wget(portal: &Portal, more: &[&str], path: &str) -> Output {
@@ -37,12 +38,12 @@ fn a_machine_s_life_by_get_as_vgrid_promises() {
         row.and_then(|row| row.split('\t').nth(1).map(str::to_owned))
     };
     assert_eq!(state().as_deref(), Some("deploying"));
-    portal.report(id, 1, News::Deployed).expect(200);
+    portal.report(id, Order::Deploy, 1, News::Done).expect(200);
     assert_eq!(state().as_deref(), Some("deployed"));
     assert!(said(&wget(&portal, &[], &format!("console?id={id}&format=text"))).contains("Linux version"));
     said(&wget(&portal, &[], &format!("terminate?id={id}&format=text")));
     assert_eq!(state().as_deref(), Some("terminating"));
-    portal.report(id, 1, News::Terminated).expect(200);
+    portal.report(id, Order::Terminate, 1, News::Done).expect(200);
     assert_eq!(state(), None);
 }
 

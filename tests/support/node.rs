@@ -13,6 +13,7 @@ use vgrid::model::lease::Moment;
 use vgrid::model::names::VmId;
 use vgrid::model::sign::{self, Key, SIGNATURE_HEADER, Signed, TIME_HEADER};
 use vgrid::model::size::Amount;
+use vgrid::model::stage::Order;
 use vgrid::model::wire::{Accepted, ConsoleTail, HostFacts, NodeRefusal};
 
 /// What a node does with a request.
@@ -49,7 +50,7 @@ pub struct Received {
 }
 
 impl Received {
-    /// The last part of the path: `deploy`, `terminate`, `info`, `console`.
+    /// The last part of the path: an order, `info`, `console`.
     pub fn program(&self) -> &str {
         self.path.split('?').next().unwrap_or_default().rsplit('/').next().unwrap_or_default()
     }
@@ -244,7 +245,7 @@ fn read(stream: &TcpStream, key: &Key) -> Option<Received> {
 /// What a node in good order answers.
 fn accept(received: &Received) -> (u16, String) {
     match received.program() {
-        "deploy" | "terminate" => {
+        program if Order::from_name(program).is_some() => {
             let id: VmId = received.json()["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
             (202, serde_json::to_string(&Accepted { id, host: facts() }).expect("JSON"))
         }

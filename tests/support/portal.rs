@@ -12,6 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use vgrid::model::names::VmId;
 use vgrid::model::sign::{self, Key, REQUEST_HEADER, SIGNATURE_HEADER, Signed, TIME_HEADER};
+use vgrid::model::stage::Order;
 use vgrid::model::wire::{News, Report};
 use vgrid::system::clock;
 
@@ -118,11 +119,25 @@ impl Portal {
         id_of(&answer)
     }
 
+    /// Deploys a small machine and lets it run.
+    #[track_caller]
+    pub fn deployed(&self, user: &str) -> String {
+        let id = self.deploy(user, &[]);
+        self.report(&id, Order::Deploy, 9, News::Done).expect(200);
+        id
+    }
+
+    /// Gives an order about a machine, as a script does.
+    #[track_caller]
+    pub fn order(&self, user: &str, order: Order, id: &str) -> Answer {
+        self.post(user, order.as_str(), &[("id", id), ("format", "json")]).send()
+    }
+
     /// Sends a report as the node of a machine does.
     #[track_caller]
-    pub fn report(&self, id: &str, sequence: u32, news: News) -> Answer {
+    pub fn report(&self, id: &str, order: Order, sequence: u32, news: News) -> Answer {
         let id: VmId = id.parse().expect("a machine's id");
-        let report = Report { id, sequence, news, host: Some(facts()) };
+        let report = Report { id, order, sequence, news, host: Some(facts()) };
         self.signed(STATUS, serde_json::to_vec(&report).expect("JSON"), &self.key).send()
     }
 
