@@ -446,6 +446,9 @@ fn fields_of_a_deploy() {
     });
 }
 
+/// The programs that take orders about one machine.
+const ABOUT_ONE: [&str; 4] = ["terminate", "stop", "start", "reboot"];
+
 #[test]
 fn ids_and_names_of_machines() {
     both_kinds(|portal| {
@@ -459,12 +462,14 @@ fn ids_and_names_of_machines() {
         bad.push((String::new(), &[400]));
         bad.push((unknown, &[404]));
         for (id, statuses) in &bad {
-            for program in ["show", "console", "terminate"] {
+            for program in ["show", "console", "terminate", "stop", "start", "reboot"] {
                 let what = format!("{program} of {id:.40?}");
                 let ask = portal.get("alice", &with_query(program, &[("id", id), ("format", "text")]));
                 refused_with(&ask.send(), &what, statuses);
             }
-            refused_with(&portal.post("alice", "terminate", &[("id", id)]).send(), "terminate", statuses);
+            for program in ABOUT_ONE {
+                refused_with(&portal.post("alice", program, &[("id", id)]).send(), program, statuses);
+            }
             let like =
                 portal.get("alice", &with_query("deploy", &[("like", id)])).header("Accept", "text/html");
             let answer = like.send();
@@ -474,19 +479,29 @@ fn ids_and_names_of_machines() {
             }
         }
         for name in nonsense() {
-            let answer =
-                portal.post("alice", "terminate", &[("vmHostname", &name), ("format", "json")]).send();
-            refused_with(&answer, &format!("terminate {name:.40?}"), &[400]);
+            for program in ABOUT_ONE {
+                let answer =
+                    portal.post("alice", program, &[("vmHostname", &name), ("format", "json")]).send();
+                refused_with(&answer, &format!("{program} {name:.40?}"), &[400]);
+            }
         }
         let id = VmId::generate().to_string();
         let both = [("vmHostname", "vm1"), ("id", id.as_str())];
-        refused_with(&portal.post("alice", "terminate", &both).send(), "both", &[400]);
+        for program in ABOUT_ONE {
+            refused_with(&portal.post("alice", program, &both).send(), "both", &[400]);
+            refused_with(&portal.post("alice", program, &[]).send(), "nothing", &[400]);
+            let unknown = [("vmHostname", "vm1"), ("format", "json")];
+            refused_with(&portal.post("alice", program, &unknown).send(), "a name without a machine", &[404]);
+        }
+        for program in ["stop", "start", "reboot"] {
+            let forced = [("id", id.as_str()), ("force", "1")];
+            refused_with(&portal.post("alice", program, &forced).send(), "an unknown field", &[400]);
+        }
         refused_with(
             &portal.post("alice", "terminate", &[("id", &id), ("force", "yes")]).send(),
             "force",
             &[400],
         );
-        refused_with(&portal.post("alice", "terminate", &[]).send(), "nothing", &[400]);
     });
 }
 

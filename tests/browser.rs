@@ -75,6 +75,30 @@ fn a_machine_s_life_in_a_browser() {
     browser.click("tbody tr th a");
     browser.wait("document.querySelector('#console-here pre')?.innerText.includes('Linux version')");
 
+    // To stop, a question first; to start, one click. Neither needs a reload to be seen.
+    browser.click("a[href^='stop?id=']");
+    browser.wait("document.querySelector('form[action=stop]')");
+    assert!(browser.text().contains("its name and its place on the host are kept"), "{}", browser.text());
+    assert_eq!(portal.show("alice", &id)["machine"]["state"], "deployed", "to be asked was enough");
+    browser.click("form[action=stop] button");
+    browser.wait("document.querySelector('#machine .s.stopping')");
+    browser.run("window.mark = 'kept'");
+    portal.report(&id, Order::Stop, 1, News::Done).expect(200);
+    browser.wait("document.querySelector('#machine .s.stopped')");
+    assert_eq!(browser.run("return window.mark"), "kept", "the page was reloaded");
+    assert!(!browser.text().contains("ssh root@"), "{}", browser.text());
+    browser.click("form[action=start] button");
+    browser.wait("document.querySelector('#machine .s.starting')");
+    browser.run("window.mark = 'kept'");
+    let verify = News::Progress { stage: Stage::Verify, percent: None, place: None };
+    portal.report(&id, Order::Start, 1, verify).expect(200);
+    browser.wait("document.querySelector('.stages .now')?.innerText.includes('checking that it runs')");
+    portal.report(&id, Order::Start, 2, News::Done).expect(200);
+    browser.wait("document.querySelector('#machine .s.deployed')");
+    assert_eq!(browser.run("return window.mark"), "kept", "the page was reloaded");
+    browser.wait("document.querySelector('a[href^=\"reboot?id=\"]')");
+    browser.wait("document.querySelector('#console-here pre')?.innerText.includes('Linux version')");
+
     // To terminate, a question first.
     browser.click("a.danger");
     browser.wait("document.querySelector('form[action=terminate]')");

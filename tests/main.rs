@@ -9,6 +9,7 @@ mod harness;
 mod node_faults;
 mod node_programs;
 mod pages;
+mod power;
 mod races;
 mod reports;
 mod roles;

@@ -108,6 +108,10 @@ fn every_page_comes_in_three_forms() {
     // The page of a question comes to browsers only; a script that asks means it.
     let ask = portal.get("alice", &format!("terminate?id={id}")).header("Accept", "text/html");
     well_made(&ask.send().expect(200).says("Terminate vm1?"));
+    for (program, question) in [("stop", "Stop vm1?"), ("reboot", "Reboot vm1?"), ("start", "Start vm1?")] {
+        let ask = portal.get("alice", &format!("{program}?id={id}")).header("Accept", "text/html");
+        well_made(&ask.send().expect(200).says(question));
+    }
     portal.assert_no_panic();
 }
 
@@ -128,6 +132,8 @@ fn every_status_has_its_page() {
         (404, format!("show?id={unknown}")),
         (404, format!("terminate?id={unknown}")),
         (404, "terminate?vmHostname=vm6".to_owned()),
+        (404, "stop?vmHostname=vm6".to_owned()),
+        (409, format!("start?id={id}")),
         (409, full.to_owned()),
     ];
     for (status, path) in cases {
@@ -151,6 +157,9 @@ fn every_status_has_its_page() {
         ("show", "GET, HEAD"),
         ("console", "GET, HEAD"),
         ("deploy", "GET, HEAD, POST"),
+        ("stop", "GET, HEAD, POST"),
+        ("start", "GET, HEAD, POST"),
+        ("reboot", "GET, HEAD, POST"),
     ] {
         for method in ["PUT", "DELETE", "BREW", "get", "PATCH"] {
             let ask = portal.ask(method, &format!("/cgi-bin/user/{program}")).by("alice", &password("alice"));

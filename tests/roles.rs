@@ -21,7 +21,7 @@ fn a_machine_is_its_owner_s() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
     for form in ["html", "json", "text"] {
-        for program in ["show", "console", "terminate"] {
+        for program in ["show", "console", "terminate", "stop", "start", "reboot"] {
             let path = format!("{program}?id={id}&format={form}");
             portal.get("bob", &path).send().expect(403).says("belongs to somebody else");
         }

@@ -41,6 +41,16 @@ fn a_machine_s_life_by_get_as_vgrid_promises() {
     portal.report(id, Order::Deploy, 1, News::Done).expect(200);
     assert_eq!(state().as_deref(), Some("deployed"));
     assert!(said(&wget(&portal, &[], &format!("console?id={id}&format=text"))).contains("Linux version"));
+    for (order, during, after) in [
+        (Order::Stop, "stopping", "stopped"),
+        (Order::Start, "starting", "deployed"),
+        (Order::Reboot, "rebooting", "deployed"),
+    ] {
+        let line = said(&wget(&portal, &[], &format!("{order}?vmHostname=vm1&format=text")));
+        assert!(line.starts_with(&format!("{id}\t{during}\tvm1\t")), "{line}");
+        portal.report(id, order, 1, News::Done).expect(200);
+        assert_eq!(state().as_deref(), Some(after));
+    }
     said(&wget(&portal, &[], &format!("terminate?id={id}&format=text")));
     assert_eq!(state().as_deref(), Some("terminating"));
     portal.report(id, Order::Terminate, 1, News::Done).expect(200);
