@@ -189,17 +189,17 @@ fn what_cannot_be_done_now_is_told_in_a_sentence() {
     drop(registry);
 
     let told = portal.nodes.received().len();
-    use Order::{Reboot, Start, Stop};
+    let all = &ORDERS[..];
     let cases: [(&str, &str, &[Order], &str); 9] = [
-        (&deploying, "deploying", &[Stop, Start, Reboot], "being deployed"),
-        (&stopped, "stopped", &[Reboot], "Start it instead"),
-        (&stopping, "stopping", &[Start, Reboot], "being stopped"),
-        (&starting, "starting", &[Stop, Reboot], "being started"),
-        (&rebooting, "rebooting", &[Stop, Start], "being rebooted"),
-        (&expired, "expired", &[Stop, Start, Reboot], "lease"),
-        (&terminating, "terminating", &[Stop, Start, Reboot], "being removed"),
-        (&failed_one, "failed", &[Stop, Start, Reboot], "has failed"),
-        (&gone, "notDeployed", &[Stop, Start, Reboot], "is gone"),
+        (&deploying, "deploying", all, "being deployed"),
+        (&stopped, "stopped", &[Order::Reboot], "Start it instead"),
+        (&stopping, "stopping", &[Order::Start, Order::Reboot], "being stopped"),
+        (&starting, "starting", &[Order::Stop, Order::Reboot], "being started"),
+        (&rebooting, "rebooting", &[Order::Stop, Order::Start], "being rebooted"),
+        (&expired, "expired", all, "lease"),
+        (&terminating, "terminating", all, "being removed"),
+        (&failed_one, "failed", all, "has failed"),
+        (&gone, "notDeployed", all, "is gone"),
     ];
     for (id, before, orders, words) in cases {
         for &order in orders {
