@@ -3,4 +3,9 @@
 mod faults;
 mod helper;
 mod host;
+mod kill;
+mod killed;
 mod life;
+mod power;
+mod signed;
+mod two;
