@@ -6,14 +6,14 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, TryLockError};
 use std::time::{Duration, Instant};
 
 /// The passwords that the tests' host is installed with.
 pub const PASSWORD: &str = "for-tests-only";
 
-/// Emulation takes both processors of a small machine, so scenarios go one after the other.
-static TURN: Mutex<()> = Mutex::new(());
+/// An emulated host keeps one processor busy, and no more, so two scenarios share a small machine well.
+static TURNS: [Mutex<()>; 2] = [Mutex::new(()), Mutex::new(())];
 /// The saved state is made once a run, from the programs as they are now.
 static STATE: OnceLock<()> = OnceLock::new();
 
@@ -80,7 +80,7 @@ pub fn scenario_of_two(name: &str, act: impl Fn(&Host, &Host)) {
 
 fn rehearse<const N: usize>(name: &str, start: impl Fn(&str) -> [Host; N], act: impl Fn(&[Host; N])) {
     const TRIES: u32 = 3;
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = turn();
     make_state();
     for attempt in 1..=TRIES {
         let hosts = start(name);
@@ -95,6 +95,21 @@ fn rehearse<const N: usize>(name: &str, start: impl Fn(&str) -> [Host; N], act: 
             std::panic::resume_unwind(panic);
         }
         return;
+    }
+}
+
+/// Waits until fewer scenarios are under way than may be.
+fn turn() -> MutexGuard<'static, ()> {
+    loop {
+        for turn in &TURNS {
+            match turn.try_lock() {
+                Ok(held) => return held,
+                // Who failed while it was held has let go of its hosts all the same.
+                Err(TryLockError::Poisoned(held)) => return held.into_inner(),
+                Err(TryLockError::WouldBlock) => {}
+            }
+        }
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
 

@@ -84,10 +84,9 @@ fn end_of(order: Order) -> &'static str {
         Order::Deploy => "failed",
         // Carried on.
         Order::Terminate => "notDeployed",
-        Order::Stop => "stopped",
         Order::Reboot => "deployed",
-        // Undone: nothing is lost, and its owner can start it again.
-        Order::Start => "stopped",
+        // A stop is carried on; a start is undone, and its owner can start the machine again.
+        Order::Stop | Order::Start => "stopped",
     }
 }
 
