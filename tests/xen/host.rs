@@ -317,15 +317,16 @@ impl Host {
             ("mounts", "cat /proc/[0-9]*/mounts 2>/dev/null | grep -e vg1 -e vgrid | sort -u"),
             ("loop devices", "losetup -a"),
             ("configuration", "find /etc/xen /etc/vgrid | sort"),
-            // The folder of jobs, the node's lock and what it last knew of itself belong to no machine.
+            // The folder of jobs, the node's locks and what it last knew of itself belong to no machine.
             (
                 "jobs and records",
-                "cd /var/lib/vgrid; find . -not -name 'registry*' -not -path ./node/jobs -not -path ./node/node.lock \
-                 -not -path ./node/host.json | sort",
+                "cd /var/lib/vgrid; find . -not -name 'registry*' -not -path ./node/jobs -not -name 'node.lock' \
+                 -not -name 'slot-*.lock' -not -path ./node/host.json | sort",
             ),
             (
                 "temporary files",
-                "find /tmp /var/tmp /run/vgrid /dev/shm -mindepth 1 -not -path '*/systemd-private*' 2>/dev/null | sort",
+                "find /tmp /var/tmp /run/vgrid /dev/shm -mindepth 1 -not -path '*/systemd-private*' \
+                 -not -name start.lock 2>/dev/null | sort",
             ),
             ("consoles", "find /var/log/xen/console -type f | sort"),
             ("processes", "pgrep -a -f 'vgrid-|[x]l create|mkfs|lvcreate' | cut -d' ' -f2- | sort"),
