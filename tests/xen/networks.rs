@@ -15,7 +15,7 @@ fn a_name_brings_its_network_card_or_its_kernel_parameters() {
              sed -i -e 's/^tiny = \"tiny.tar.gz\"/&\\nsecond = \"tiny.tar.gz\"/' \
                -e 's/^default = \"xen-xvda\"/&\\nsecond = \"xen-networks\"/' node.cfg && \
              sed -i -e 's/^vm2 = .*/vm2 = \"bridge=xenbr0,mac=00:16:3e:12:34:56\"/' \
-               -e 's/^vm3 = .*/vm3 = \"rack=7 quiet\"/' -e 's/^vm4 = .*/nowhere.invalid = \"\"/' \
+               -e 's/^vm3 = .*/vm3 = \"rack=7 quiet\"/' -e 's/^vm4 = .*/\"nowhere.invalid\" = \"\"/' \
                -e 's/^tiny = .*/&\\nsecond = \"The same, on a network of its own\"/' common.cfg",
         );
         let before = host.inventory();
