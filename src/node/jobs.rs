@@ -334,7 +334,12 @@ impl Jobs {
             if durable {
                 new.sync_all()?;
             }
-            std::fs::rename(&temporary, file)
+            std::fs::rename(&temporary, file)?;
+            // Without this the file survives a loss of power, but perhaps under no name.
+            if durable && let Some(dir) = file.parent() {
+                File::open(dir)?.sync_all()?;
+            }
+            Ok(())
         };
         let result = write();
         if result.is_err() {

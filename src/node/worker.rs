@@ -416,7 +416,7 @@ impl Worker<'_> {
     fn stop(&mut self) -> Result<(), JobError> {
         match self.bring_down() {
             Ok(()) => self.finish(None),
-            Err(Stop::Failed(fault)) => self.finish(Some(fault)),
+            Err(Stop::Failed(fault)) => self.not_stopped(fault),
             Err(Stop::Abandoned) => self.give_up(Fault::Interrupted { stage: None }, true),
             Err(Stop::Unrecorded(error)) => Err(error),
         }
@@ -458,6 +458,20 @@ impl Worker<'_> {
         self.helper.start(id, &machine, memory)?;
         self.enter(Stage::Verify)?;
         Ok(self.helper.verify(id, &machine)?)
+    }
+
+    /// Has the machine come back with its host again, as it did before, and says why it was not stopped.
+    fn not_stopped(&mut self, fault: Fault) -> Result<(), JobError> {
+        let fault = match fault {
+            Fault::Interrupted { .. } => Fault::StopFailed { detail: "the work was interrupted".to_owned() },
+            other => other,
+        };
+        if let Some(memory) = self.record.order.as_ref().map(|order| order.memory)
+            && let Err(why) = self.helper.start(self.record.id, &self.record.machine, memory)
+        {
+            log::event(Level::Error, "start.failed", &[("vm", &self.record.id), ("why", &why)]);
+        }
+        self.finish(Some(fault))
     }
 
     /// Stops what may have been started, and says why.

@@ -1,18 +1,19 @@
-//! One emulated Xen host for one scenario: resumed from a saved state with vGrid installed, stopped when
+//! The emulated Xen hosts of one scenario: resumed from a saved state with vGrid installed, stopped when
 //! the scenario ends, however it ends.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, TryLockError};
 use std::time::{Duration, Instant};
 
 /// The passwords that the tests' host is installed with.
 pub const PASSWORD: &str = "for-tests-only";
 
-/// Emulation takes both processors of a small machine, so scenarios go one after the other.
-static TURN: Mutex<()> = Mutex::new(());
+/// An emulated host keeps one processor busy, and no more, so two scenarios share a small machine well.
+static TURNS: [Mutex<()>; 2] = [Mutex::new(()), Mutex::new(())];
 /// The saved state is made once a run, from the programs as they are now.
 static STATE: OnceLock<()> = OnceLock::new();
 
@@ -24,9 +25,9 @@ fn folder() -> PathBuf {
     project().join("target/xenhost")
 }
 
-/// Runs a script of `tests/xenhost` for a run folder; its output goes to a file, for QEMU keeps what it
-/// is given open.
-fn script(run: &Path, words: &[&str], limit: Duration) -> Result<(), String> {
+/// Runs a script of `tests/xenhost` for a run folder, with the host's cable; its output goes to a file, for
+/// QEMU keeps what it is given open.
+fn script(run: &Path, link: &str, words: &[&str], limit: Duration) -> Result<(), String> {
     let log = folder().join("test.log");
     std::fs::create_dir_all(folder()).expect("target can be written");
     let out = File::options().create(true).append(true).open(&log).expect("target can be written");
@@ -35,6 +36,7 @@ fn script(run: &Path, words: &[&str], limit: Duration) -> Result<(), String> {
         .env("XENHOST_RUN", run)
         .env("XENHOST_STATES", folder().join("test-states"))
         .env("XENHOST_RESTRICT", "on")
+        .env("XENHOST_LINK", link)
         .env("VGRID_PASSWORD", PASSWORD)
         .stdin(Stdio::null())
         .stdout(out.try_clone().expect("a descriptor"))
@@ -59,12 +61,31 @@ fn script(run: &Path, words: &[&str], limit: Duration) -> Result<(), String> {
 /// Runs a scenario on a fresh host. Emulation sometimes crashes a program for no reason of ours; then the
 /// outcome, good or bad, says nothing, and the scenario is run again.
 pub fn scenario(name: &str, act: impl Fn(&Host)) {
+    rehearse(name, |name| [Host::start(name, "")], |[host]| act(host));
+}
+
+/// The same on two hosts that are one state twice, name, addresses and all, with a cable between their eth1,
+/// on which neither has an address yet.
+pub fn scenario_of_two(name: &str, act: impl Fn(&Host, &Host)) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let ends = [dir.path().join("one"), dir.path().join("other")].map(|end| end.display().to_string());
+    let start = |name: &str| {
+        [
+            Host::start(&format!("{name}-1"), &format!("{} {}", ends[0], ends[1])),
+            Host::start(&format!("{name}-2"), &format!("{} {}", ends[1], ends[0])),
+        ]
+    };
+    rehearse(name, start, |[one, other]| act(one, other));
+}
+
+fn rehearse<const N: usize>(name: &str, start: impl Fn(&str) -> [Host; N], act: impl Fn(&[Host; N])) {
     const TRIES: u32 = 3;
+    let _turn = turn();
+    make_state();
     for attempt in 1..=TRIES {
-        let host = Host::start(name);
-        let before = host.count_faults();
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(&host)));
-        let faults = host.count_faults() - before;
+        let hosts = start(name);
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(&hosts)));
+        let faults: u32 = hosts.iter().map(Host::faults).sum();
         if faults > 0 && attempt < TRIES {
             eprintln!("{name}: void, {faults} programs on the emulated host crashed; once more");
             continue;
@@ -77,11 +98,46 @@ pub fn scenario(name: &str, act: impl Fn(&Host)) {
     }
 }
 
+/// Waits until fewer scenarios are under way than may be.
+fn turn() -> MutexGuard<'static, ()> {
+    loop {
+        for turn in &TURNS {
+            match turn.try_lock() {
+                Ok(held) => return held,
+                // Who failed while it was held has let go of its hosts all the same.
+                Err(TryLockError::Poisoned(held)) => return held.into_inner(),
+                Err(TryLockError::WouldBlock) => {}
+            }
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn make_state() {
+    STATE.get_or_init(|| {
+        let run = folder().join("test-install");
+        let minutes = |n: u64| Duration::from_secs(n * 60);
+        let made = script(&run, "", &["build"], minutes(20))
+            .and_then(|()| script(&run, "", &["up"], minutes(10)))
+            .and_then(|()| script(&run, "", &["install-vgrid"], minutes(10)))
+            .and_then(|()| script(&run, "", &["save", "vgrid"], minutes(5)));
+        if let Err(error) = made {
+            // The first fault is the one to tell.
+            let _ = script(&run, "", &["down"], minutes(1));
+            panic!("the emulated host can't be made: {error}");
+        }
+    });
+}
+
 /// A running host.
 pub struct Host {
     run: PathBuf,
+    link: String,
     pub portal: String,
-    _turn: MutexGuard<'static, ()>,
+    /// Crashed programs in the log when this run of its kernel began, and in the scenario's earlier runs.
+    faults_before: AtomicU32,
+    faults_earlier: AtomicU32,
+    has_power: AtomicBool,
 }
 
 /// What a host has that a machine might leave behind, by kind.
@@ -94,28 +150,23 @@ pub struct Ended {
 }
 
 impl Host {
-    /// Waits for its turn and resumes a fresh host with vGrid on it.
-    fn start(name: &str) -> Self {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        STATE.get_or_init(|| {
-            let run = folder().join("test-install");
-            let minutes = |n: u64| Duration::from_secs(n * 60);
-            let made = script(&run, &["build"], minutes(20))
-                .and_then(|()| script(&run, &["up"], minutes(10)))
-                .and_then(|()| script(&run, &["install-vgrid"], minutes(10)))
-                .and_then(|()| script(&run, &["save", "vgrid"], minutes(5)));
-            if let Err(error) = made {
-                // The first fault is the one to tell.
-                let _ = script(&run, &["down"], minutes(1));
-                panic!("the emulated host can't be made: {error}");
-            }
-        });
+    /// Resumes a fresh host with vGrid on it.
+    fn start(name: &str, link: &str) -> Self {
         let run = folder().join(format!("test-{name}"));
-        script(&run, &["up", "vgrid"], Duration::from_secs(300)).expect("the emulated host resumes");
+        script(&run, link, &["up", "vgrid"], Duration::from_secs(300)).expect("the emulated host resumes");
         watch(&run);
         let ports = std::fs::read_to_string(run.join("ports")).expect("up tells its ports");
         let http = ports.split_whitespace().nth(1).expect("two ports");
-        Self { run, portal: format!("http://127.0.0.1:{http}"), _turn: turn }
+        let host = Self {
+            run,
+            link: link.to_owned(),
+            portal: format!("http://127.0.0.1:{http}"),
+            faults_before: AtomicU32::new(0),
+            faults_earlier: AtomicU32::new(0),
+            has_power: AtomicBool::new(true),
+        };
+        host.faults_before.store(host.count_faults(), Ordering::Relaxed);
+        host
     }
 
     fn count_faults(&self) -> u32 {
@@ -123,14 +174,58 @@ impl Host {
         text.trim().parse().expect("dom0 counts")
     }
 
-    /// Runs a shell line as root and says how it ended.
-    pub fn try_sh(&self, line: &str) -> Ended {
-        let output = Command::new(project().join("tests/xenhost/sh"))
+    /// How many programs have crashed since the scenario began.
+    fn faults(&self) -> u32 {
+        let earlier = self.faults_earlier.load(Ordering::Relaxed);
+        if self.has_power.load(Ordering::Relaxed) {
+            earlier + self.count_faults() - self.faults_before.load(Ordering::Relaxed)
+        } else {
+            earlier
+        }
+    }
+
+    /// Before the kernel's log goes.
+    fn keep_faults(&self) {
+        self.faults_earlier.store(self.faults(), Ordering::Relaxed);
+        self.faults_before.store(0, Ordering::Relaxed);
+    }
+
+    fn must(&self, words: &[&str], limit: Duration) {
+        script(&self.run, &self.link, words, limit).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Stops the host as its administrator does, and boots it again from its disks.
+    pub fn reboot(&self) {
+        self.keep_faults();
+        self.must(&["reboot"], Duration::from_secs(900));
+    }
+
+    /// Cuts the power: only what the disks had been made to keep is there when it boots again.
+    pub fn cut_power(&self) {
+        self.keep_faults();
+        self.has_power.store(false, Ordering::Relaxed);
+        self.must(&["cut"], Duration::from_secs(60));
+    }
+
+    /// Boots a host whose power was cut.
+    pub fn boot(&self) {
+        self.must(&["up", "--again"], Duration::from_secs(900));
+        self.has_power.store(true, Ordering::Relaxed);
+    }
+
+    /// A shell line that runs as root; its input is empty.
+    pub fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(project().join("tests/xenhost/sh"));
+        command
             .arg(format!("timeout 900 bash -c {}", quote(line)))
             .env("XENHOST_RUN", &self.run)
-            .stdin(Stdio::null())
-            .output()
-            .expect("tests/xenhost/sh runs");
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a shell line as root and says how it ended.
+    pub fn try_sh(&self, line: &str) -> Ended {
+        let output = self.command(line).output().expect("tests/xenhost/sh runs");
         let out =
             String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         Ended { status: output.status.code().unwrap_or(-1), out }
@@ -154,7 +249,7 @@ impl Host {
     /// Puts a file or a folder of this machine onto the host.
     pub fn put(&self, from: &Path, to: &str) {
         let from = from.to_str().expect("a readable path");
-        script(&self.run, &["put", from, to], Duration::from_secs(120)).expect("the file is copied");
+        self.must(&["put", from, to], Duration::from_secs(120));
     }
 
     /// What the portal answers to a script: status and text.
@@ -222,15 +317,16 @@ impl Host {
             ("mounts", "cat /proc/[0-9]*/mounts 2>/dev/null | grep -e vg1 -e vgrid | sort -u"),
             ("loop devices", "losetup -a"),
             ("configuration", "find /etc/xen /etc/vgrid | sort"),
-            // The folder of jobs, the node's lock and what it last knew of itself belong to no machine.
+            // The folder of jobs, the node's locks and what it last knew of itself belong to no machine.
             (
                 "jobs and records",
-                "cd /var/lib/vgrid; find . -not -name 'registry*' -not -path ./node/jobs -not -path ./node/node.lock \
-                 -not -path ./node/host.json | sort",
+                "cd /var/lib/vgrid; find . -not -name 'registry*' -not -path ./node/jobs -not -name 'node.lock' \
+                 -not -name 'slot-*.lock' -not -path ./node/host.json | sort",
             ),
             (
                 "temporary files",
-                "find /tmp /var/tmp /run/vgrid /dev/shm -mindepth 1 -not -path '*/systemd-private*' 2>/dev/null | sort",
+                "find /tmp /var/tmp /run/vgrid /dev/shm -mindepth 1 -not -path '*/systemd-private*' \
+                 -not -name start.lock 2>/dev/null | sort",
             ),
             ("consoles", "find /var/log/xen/console -type f | sort"),
             ("processes", "pgrep -a -f 'vgrid-|[x]l create|mkfs|lvcreate' | cut -d' ' -f2- | sort"),
@@ -260,7 +356,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        if let Err(error) = script(&self.run, &["down"], Duration::from_secs(60)) {
+        if let Err(error) = script(&self.run, "", &["down"], Duration::from_secs(60)) {
             eprintln!("{error}");
         }
     }
@@ -281,6 +377,7 @@ fn watch(run: &Path) {
     assert!(spawned.is_ok(), "setsid and sh are there");
 }
 
-fn quote(text: &str) -> String {
+/// A word for the shell.
+pub fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }

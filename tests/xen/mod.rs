@@ -3,6 +3,11 @@
 mod faults;
 mod helper;
 mod host;
+mod kill;
+mod killed;
 mod life;
 mod networks;
 mod orders;
+mod power;
+mod signed;
+mod two;

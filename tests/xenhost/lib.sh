@@ -12,6 +12,7 @@ XENHOST_SSH_PORT=${XENHOST_SSH_PORT:-}                   # 127.0.0.1 port -> dom
 XENHOST_HTTP_PORT=${XENHOST_HTTP_PORT:-}                 # 127.0.0.1 port -> dom0 port 80; empty: a free one
 XENHOST_FORWARD=${XENHOST_FORWARD:-}                     # more of those: "8081-10.0.2.21:80 ..."
 XENHOST_RESTRICT=${XENHOST_RESTRICT:-off}                # on: dom0 and its guests reach nothing outside
+XENHOST_LINK=${XENHOST_LINK:-}                           # "SOCKET PEER": eth1 is wired to the host with "PEER SOCKET"
 XENHOST_MEM=${XENHOST_MEM:-3072}                         # MiB of the whole machine
 XENHOST_DOM0_MEM=${XENHOST_DOM0_MEM:-1024}               # MiB of that for dom0
 XENHOST_CPUS=${XENHOST_CPUS:-2}                          # virtual processors
@@ -33,6 +34,7 @@ usage() { printf 'usage: %s\n' "$*" >&2; exit 2; }
 
 # QEMU's options and the lists here have no way, or an ugly one, to quote these.
 [[ $XENHOST_DIR$XENHOST_RUN != *[,\"$'\n']* ]] || die "no comma, quote or newline, please, in $XENHOST_DIR or $XENHOST_RUN"
+[[ -z $XENHOST_LINK || $XENHOST_LINK =~ ^/[^,[:space:]]+\ /[^,[:space:]]+$ ]] || die "XENHOST_LINK must be two paths without commas: $XENHOST_LINK"
 
 need() {
     local t

@@ -68,6 +68,28 @@ fn run_directory() -> Result<PathBuf, Failure> {
     }
 }
 
+/// The right to start a machine, for a host starts one after the other.
+#[derive(Debug)]
+pub struct StartLock {
+    _file: Option<File>,
+}
+
+impl StartLock {
+    /// How long a start waits for the others. It happens after that, too, for it may succeed all the same.
+    const PATIENCE: Duration = Duration::from_secs(180);
+
+    /// Waits until no other machine is being started. Several at once slow each other down so much that
+    /// the toolstack's own limits are hit: libxl gives a hotplug script 40 s (seen on an emulated host with five).
+    pub fn take() -> Result<Self, Failure> {
+        let path = run_directory()?.join("start.lock");
+        let file = lock::take_within(&path, Self::PATIENCE).map_err(Failure::internal)?;
+        if file.is_none() {
+            log::event(Level::Warning, "start.crowded", &[("waited", &Self::PATIENCE.as_secs())]);
+        }
+        Ok(Self { _file: file })
+    }
+}
+
 impl MachineLock {
     /// Takes the lock, waiting for another verb to end.
     pub fn take(id: VmId, machine: &MachineName) -> Result<Self, Failure> {

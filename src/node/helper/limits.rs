@@ -19,8 +19,8 @@ pub const UNMOUNT: Duration = Duration::from_secs(900);
 pub const UNPACK: Duration = Duration::from_secs(8400);
 /// `configure`.
 pub const CONFIGURE: Duration = Duration::from_secs(120);
-/// `start`, which may try twice.
-pub const START: Duration = Duration::from_secs(600);
+/// `start`, which waits for others and may try twice.
+pub const START: Duration = Duration::from_secs(780);
 /// For how long `verify` watches a machine at most.
 pub const WATCH: Duration = Duration::from_secs(90);
 /// `verify`.

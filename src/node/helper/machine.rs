@@ -147,6 +147,7 @@ impl Host {
             return Err(Failure::internal(format!("{} is not there, or not this machine's", file.display())));
         }
         let hypervisor = self.hypervisor()?;
+        let _start = guard::StartLock::take()?;
         let domains = hypervisor.domains()?;
         if domains.iter().any(|domain| domain.is(lock.id, &lock.machine, false) && domain.is_alive()) {
             return Ok(());
