@@ -82,10 +82,12 @@ fn a_machine_s_life_in_a_browser() {
     assert_eq!(portal.show("alice", &id)["machine"]["state"], "deployed", "to be asked was enough");
     browser.click("form[action=stop] button");
     browser.wait("document.querySelector('#machine .s.stopping')");
-    browser.run("window.mark = 'kept'");
+    browser.run("window.mark = 'kept'; document.querySelector('#do-terminate').mark = 'kept'");
     portal.report(&id, Order::Stop, 1, News::Done).expect(200);
     browser.wait("document.querySelector('#machine .s.stopped')");
     assert_eq!(browser.run("return window.mark"), "kept", "the page was reloaded");
+    // What one can click on never turns into something else under one's hand.
+    assert_eq!(browser.run("return document.querySelector('#do-terminate').mark"), "kept");
     assert!(!browser.text().contains("ssh root@"), "{}", browser.text());
     browser.click("form[action=start] button");
     browser.wait("document.querySelector('#machine .s.starting')");

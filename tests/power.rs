@@ -33,6 +33,11 @@ fn failed(detail: &str) -> News {
     News::Failed { fault: Fault::StartFailed { detail: detail.to_owned() } }
 }
 
+/// A portal all of whose machines are on the host from whose address the tests report.
+fn one_host() -> Portal {
+    Setup { hosts: vec![("localhost", 20)], names: 20, ..Setup::default() }.start()
+}
+
 /// A machine in the state that an order is for.
 #[track_caller]
 fn ready(portal: &Portal, order: Order) -> String {
@@ -66,7 +71,7 @@ fn offers(page: &str, order: Order, id: &str) -> bool {
 
 #[test]
 fn a_machine_is_stopped_started_and_rebooted() {
-    let portal = Portal::start();
+    let portal = one_host();
     let id = portal.deployed("alice");
     let offered = |id: &str| {
         let text = page(&portal, &format!("show?id={id}"));
@@ -141,7 +146,7 @@ fn a_stopped_machine_keeps_its_name_and_its_place() {
 
 #[test]
 fn what_is_so_already_is_no_error_and_no_order() {
-    let portal = Portal::start();
+    let portal = one_host();
     let id = portal.deployed("alice");
     let told = |order: Order| portal.nodes.orders(order.as_str()).len();
     assert_eq!(state_of(&portal.order("alice", Order::Start, &id).expect(202).json()), "deployed");
@@ -164,7 +169,7 @@ fn what_is_so_already_is_no_error_and_no_order() {
 
 #[test]
 fn what_cannot_be_done_now_is_told_in_a_sentence() {
-    let portal = Setup { hosts: vec![("localhost", 20)], names: 20, ..Setup::default() }.start();
+    let portal = one_host();
     let running = || portal.deployed("alice");
     let ordered = |order: Order| {
         let id = ready(&portal, order);
@@ -222,7 +227,7 @@ fn what_cannot_be_done_now_is_told_in_a_sentence() {
 
 #[test]
 fn only_its_owner_and_administrators_may() {
-    let portal = Portal::start();
+    let portal = one_host();
     for order in ORDERS {
         let (before, during) = around(order);
         let id = ready(&portal, order);
@@ -256,7 +261,7 @@ fn only_its_owner_and_administrators_may() {
 
 #[test]
 fn a_browser_is_asked_first_and_needs_its_token() {
-    let portal = Portal::start();
+    let portal = one_host();
     for order in ORDERS {
         let (before, during) = around(order);
         let id = ready(&portal, order);
@@ -344,7 +349,7 @@ fn spoilt(portal: &Portal, order: Order, id: &str, status: u16, words: &str) {
 
 #[test]
 fn a_node_that_spoils_an_order_leaves_the_machine_as_it_was() {
-    let portal = Portal::start();
+    let portal = one_host();
     let no_memory = Fault::NotEnoughMemory { needed: Amount::from_mib(128), free: Amount::from_mib(7) };
     let missing = Fault::MachineMissing { machine: "alice_vm1".parse().expect("a name") };
     for order in ORDERS {
@@ -377,7 +382,7 @@ fn a_node_that_spoils_an_order_leaves_the_machine_as_it_was() {
 
 #[test]
 fn a_node_that_is_down_or_hangs() {
-    let mut portal = Setup { node_timeout: 1, ..Setup::default() }.start();
+    let mut portal = Setup { hosts: vec![("localhost", 20)], node_timeout: 1, ..Setup::default() }.start();
     let ids = ORDERS.map(|order| ready(&portal, order));
     for (order, id) in ORDERS.iter().zip(&ids) {
         portal.nodes.conduct(Conduct::Hang);
@@ -394,7 +399,7 @@ fn a_node_that_is_down_or_hangs() {
 
 #[test]
 fn a_node_that_took_an_order_and_did_not_say_so_is_believed_later() {
-    let portal = Portal::start();
+    let portal = one_host();
     for (order, word, after, is_wrong) in [
         (Order::Stop, News::Done, "stopped", false),
         (Order::Reboot, News::Done, "deployed", false),
@@ -423,7 +428,7 @@ fn a_node_that_took_an_order_and_did_not_say_so_is_believed_later() {
 
 #[test]
 fn what_fails_at_the_host_is_shown_with_the_machine() {
-    let portal = Portal::start();
+    let portal = one_host();
     for (order, after, offered) in [
         (Order::Stop, "deployed", Order::Stop),
         (Order::Start, "stopped", Order::Start),
@@ -451,7 +456,7 @@ fn what_fails_at_the_host_is_shown_with_the_machine() {
 
 #[test]
 fn a_deploy_that_waits_for_others_shows_its_place() {
-    let portal = Portal::start();
+    let portal = one_host();
     let id = portal.deploy("alice", &[]);
     let waits = |n: u32, place| {
         let news = News::Progress { stage: Stage::Accepted, percent: None, place };
@@ -503,7 +508,7 @@ fn at_once(portal: &Portal, orders: &[(&str, Order)], id: &str) -> Vec<u16> {
 
 #[test]
 fn many_who_stop_a_machine_at_once_stop_it() {
-    let portal = Portal::start();
+    let portal = one_host();
     let id = portal.deployed("alice");
     let orders: Vec<_> = (0..20).map(|n| (["alice", "admin"][n % 2], Order::Stop)).collect();
     assert_eq!(at_once(&portal, &orders, &id), [202; 20]);
@@ -518,7 +523,7 @@ fn many_who_stop_a_machine_at_once_stop_it() {
 
 #[test]
 fn of_opposite_orders_at_once_one_counts() {
-    let portal = Portal::start();
+    let portal = one_host();
     let id = portal.deployed("alice");
     let statuses = at_once(&portal, &[("alice", Order::Stop), ("admin", Order::Reboot)], &id);
     let mut sorted = statuses.clone();
@@ -533,7 +538,7 @@ fn of_opposite_orders_at_once_one_counts() {
 
 #[test]
 fn a_stop_and_a_terminate_at_once_terminate() {
-    let portal = Portal::start();
+    let portal = one_host();
     for _ in 0..5 {
         let id = portal.deployed("alice");
         let statuses = at_once(&portal, &[("alice", Order::Stop), ("admin", Order::Terminate)], &id);
@@ -551,7 +556,7 @@ fn a_stop_and_a_terminate_at_once_terminate() {
 
 #[test]
 fn a_stop_that_hangs_does_not_undo_a_terminate() {
-    let portal = Portal::start();
+    let portal = one_host();
     let id = portal.deployed("alice");
     portal.nodes.conduct(Conduct::Hang);
     std::thread::scope(|scope| {
@@ -569,7 +574,7 @@ fn a_stop_that_hangs_does_not_undo_a_terminate() {
 
 #[test]
 fn a_host_that_reports_before_it_answers_has_the_order() {
-    let portal = Portal::start();
+    let portal = one_host();
     let id = portal.deployed("alice");
     portal.nodes.conduct(Conduct::Hang);
     std::thread::scope(|scope| {

@@ -47,7 +47,7 @@ pub enum Fault {
     },
     /// The host's free memory does not suffice.
     #[error(
-        "This host has only {free} of memory free, and {needed} are needed. Ask for less, choose another host, or terminate a machine."
+        "This host has only {free} of memory free, and {needed} are needed. Ask for less, choose another host, or stop or terminate a machine."
     )]
     NotEnoughMemory {
         /// What was asked for.
@@ -201,7 +201,7 @@ pub enum Fault {
         request: String,
     },
     /// The server can't reach the node.
-    #[error("The host {host} can't be reached ({detail}). Try another host, or try again later.")]
+    #[error("The host {host} can't be reached ({detail}). Try again later, or deploy on another host.")]
     HostDown {
         /// The node.
         host: PhysicalHost,
@@ -210,7 +210,7 @@ pub enum Fault {
         detail: String,
     },
     /// The node did not answer in time.
-    #[error("The host {host} did not answer within {seconds} s. Try another host, or try again later.")]
+    #[error("The host {host} did not answer within {seconds} s. Try again later, or deploy on another host.")]
     HostSilent {
         /// The node.
         host: PhysicalHost,

@@ -122,13 +122,14 @@ pub fn settle(
         Err(trouble) => trouble,
     };
     let vm = registry.write(|writer| give_up(writer, vm, order, &trouble, actor))?;
-    audit::record(Level::Warning, &format!("{order}-failed"), &vm, actor, &trouble.fault.to_string());
-    let has_it = is_carried_out(&vm, order);
+    let has_it = has_reported_on(&vm, order);
+    let what = format!("{order}-{}", if has_it { "unanswered" } else { "failed" });
+    audit::record(Level::Warning, &what, &vm, actor, &trouble.fault.to_string());
     Ok((vm, Some(trouble.fault).filter(|_| !has_it)))
 }
 
 /// Whether the node of a machine has reported on this order: then it has it, whatever became of its answer.
-fn is_carried_out(vm: &Vm, order: Order) -> bool {
+fn has_reported_on(vm: &Vm, order: Order) -> bool {
     vm.order == order && vm.sequence > 0
 }
 
@@ -143,7 +144,7 @@ fn give_up(
 ) -> Result<Vm, RegistryError> {
     let now = clock::now();
     let present = writer.vm(vm.id)?.unwrap_or(vm);
-    if is_carried_out(&present, order) {
+    if has_reported_on(&present, order) {
         return Ok(present);
     }
     let failed = if present.order == order {
