@@ -258,7 +258,8 @@ mod pages {
             }
         }
 
-        fn page(&self, status: u16, template: &str, page: &impl Serialize) -> Result<Reply, Refusal> {
+        /// A page for people, of the template's name and of what it shows.
+        pub fn page(&self, status: u16, template: &str, page: &impl Serialize) -> Result<Reply, Refusal> {
             let general = &self.config.general;
             let portal = Portal {
                 user: self.user.as_str(),

@@ -9,7 +9,7 @@ use crate::config::Common;
 use crate::model::fault::Fault;
 use crate::model::lease::Moment;
 use crate::model::size::Amount;
-use crate::model::stage::DeployStage;
+use crate::model::stage::{DeployStage, Percent};
 use crate::model::state::State;
 
 use super::placement::Load;
@@ -97,7 +97,6 @@ impl MachineView {
     pub fn new(vm: &Vm, common: &Common, administrator: bool) -> Self {
         let id = vm.id.to_string();
         let description = common.images.iter().find(|(tag, _)| *tag == vm.image);
-        let deploying = vm.state == State::Deploying;
         Self {
             state: vm.state.as_str(),
             virtual_host: vm.virtual_host.to_string(),
@@ -111,11 +110,9 @@ impl MachineView {
             owner: vm.owner.as_str().to_owned(),
             created: vm.created.into(),
             expires: vm.expires.into(),
-            stage: deploying.then(|| {
-                vm.stage.map_or_else(|| "waiting for the host".to_owned(), |stage| stage.to_string())
-            }),
-            percent: vm.percent.filter(|_| deploying).map(u8::from),
-            reason: vm.fault.as_ref().map(|fault| one_line(&fault.to_string())),
+            stage: stage_text(vm.state, vm.stage),
+            percent: percent_shown(vm.state, vm.percent),
+            reason: vm.fault.as_ref().map(reason),
             moving: vm.state.is_transitional(),
             url: format!("show?id={id}"),
             terminate_url: format!("terminate?id={id}"),
@@ -152,6 +149,22 @@ impl MachineView {
         ];
         columns.join("\t") + "\n"
     }
+}
+
+/// What is being done about a machine that is being deployed.
+pub fn stage_text(state: State, stage: Option<DeployStage>) -> Option<String> {
+    (state == State::Deploying)
+        .then(|| stage.map_or_else(|| "waiting for the host".to_owned(), |stage| stage.to_string()))
+}
+
+/// How much of that is done.
+pub fn percent_shown(state: State, percent: Option<Percent>) -> Option<u8> {
+    percent.filter(|_| state == State::Deploying).map(u8::from)
+}
+
+/// What went wrong with a machine, as a sentence on one line.
+pub fn reason(fault: &Fault) -> String {
+    one_line(&fault.to_string())
 }
 
 /// Takes out what would break a line into two or a column into two.
@@ -243,7 +256,7 @@ fn percent_used(free: Amount, total: Amount) -> Option<u8> {
     if total == Amount::default() {
         return None;
     }
-    Some(crate::model::stage::Percent::of(total.minus(free).mib(), total.mib()).get())
+    Some(Percent::of(total.minus(free).mib(), total.mib()).get())
 }
 
 /// A span of seconds in the largest unit that says something.
