@@ -14,16 +14,16 @@ use super::access;
 use super::registry::user::Owner;
 use super::registry::vm::{Brief, Scope, Vm};
 use super::registry::{Reader, RegistryError};
-use super::view::{HostView, MachineView, TimeView, loads, percent_shown, reason, stage_text};
+use super::view::{HostView, MachineView, TimeView, doing, loads, percent_shown, reason, stage_text};
 
 /// How many machines a page shows.
 const PER_PAGE: u32 = 100;
 
-/// A page of the list, with each machine as programs get it or as people see it.
+/// A page of the list, with machines and hosts as programs get them or as people see them.
 #[derive(Debug, Serialize)]
-struct ListView<M> {
+struct ListView<M, H> {
     machines: Vec<M>,
-    hosts: Vec<HostView>,
+    hosts: Vec<H>,
     /// `mine` or `all`.
     scope: &'static str,
     /// The machines on all pages.
@@ -38,7 +38,7 @@ struct ListView<M> {
     moving: bool,
 }
 
-impl View for ListView<MachineView> {
+impl View for ListView<MachineView, HostView> {
     const TEMPLATE: &'static str = "list.html";
 
     /// One line a machine (see [`MachineView::line`]); what else there is to know follows in lines that
@@ -53,20 +53,20 @@ impl View for ListView<MachineView> {
 }
 
 /// A machine as the page shows it; each value as in [`MachineView`]. Flat and borrowed, for there are a hundred
-/// of them: every value costs the page time.
+/// of them: every value costs the page time, and so does every tag of its template.
 #[derive(Debug, Serialize)]
 struct Row<'a> {
     id: String,
-    virtual_host: &'a str,
+    name: &'a str,
     label: &'a str,
     state: &'static str,
     /// Only while the machine changes by itself.
     doing: Option<Doing>,
     reason: Option<String>,
     image: &'a str,
-    memory_mib: u32,
-    disk_gib: u32,
-    physical_host: &'a str,
+    /// Memory and partition.
+    size: String,
+    host: &'a str,
     expires_iso: String,
     expires: String,
     /// Only in the list of all.
@@ -76,30 +76,90 @@ struct Row<'a> {
 /// What a machine that changes by itself is doing.
 #[derive(Debug, Serialize)]
 struct Doing {
-    stage: Option<String>,
+    text: Option<String>,
     percent: Option<u8>,
 }
 
 impl<'a> Row<'a> {
     fn new(machine: &'a Brief) -> Self {
         let expires = TimeView::from(machine.expires);
+        let doing = || {
+            let percent = percent_shown(machine.state, machine.percent);
+            Doing {
+                text: stage_text(machine.state, machine.stage).map(|stage| doing(&stage, percent)),
+                percent,
+            }
+        };
         Self {
             id: machine.id.to_string(),
-            virtual_host: machine.virtual_host.as_str(),
+            name: machine.virtual_host.as_str(),
             label: machine.label.as_str(),
             state: machine.state.as_str(),
-            doing: machine.state.is_transitional().then(|| Doing {
-                stage: stage_text(machine.state, machine.stage),
-                percent: percent_shown(machine.state, machine.percent),
-            }),
+            doing: machine.state.is_transitional().then(doing),
             reason: machine.fault.as_ref().map(reason),
             image: machine.image.as_str(),
-            memory_mib: machine.memory.get(),
-            disk_gib: machine.disk.get(),
-            physical_host: machine.physical_host.as_str(),
+            size: format!("{} MiB, {} GiB disk", machine.memory.get(), machine.disk.get()),
+            host: machine.physical_host.as_str(),
             expires_iso: expires.iso,
             expires: expires.text,
             owner: machine.owner.as_ref().map(Owner::as_str),
+        }
+    }
+}
+
+/// A host as the page shows it; each value as in [`HostView`].
+#[derive(Debug, Serialize)]
+struct HostRow<'a> {
+    name: &'a str,
+    machines: u32,
+    maximum: u32,
+    full: bool,
+    differs: bool,
+    usage: Vec<Usage>,
+    seen: Option<&'a TimeView>,
+    seen_ago: Option<&'a str>,
+    version: Option<&'a str>,
+}
+
+/// How much of something a host has left.
+#[derive(Debug, Serialize)]
+struct Usage {
+    what: &'static str,
+    text: String,
+    percent: Option<u8>,
+}
+
+impl Usage {
+    /// Nothing of a host that was never heard of.
+    fn new(
+        what: &'static str,
+        free: Option<&String>,
+        total: Option<&String>,
+        percent: Option<u8>,
+    ) -> Option<Self> {
+        let (free, total) = (free?, total?);
+        Some(Self { what, text: format!("{free} free of {total}"), percent })
+    }
+}
+
+impl<'a> HostRow<'a> {
+    fn new(host: &'a HostView) -> Self {
+        let memory = (host.memory_free.as_ref(), host.memory_total.as_ref(), host.memory_percent_used);
+        let disk = (host.disk_free.as_ref(), host.disk_total.as_ref(), host.disk_percent_used);
+        let usage = [("Memory", memory), ("Disk", disk)];
+        Self {
+            name: &host.name,
+            machines: host.machines,
+            maximum: host.maximum,
+            full: host.full,
+            differs: host.differs,
+            usage: usage
+                .into_iter()
+                .filter_map(|(what, (free, total, percent))| Usage::new(what, free, total, percent))
+                .collect(),
+            seen: host.seen.as_ref(),
+            seen_ago: host.seen_ago.as_deref(),
+            version: host.version.as_deref(),
         }
     }
 }
@@ -186,12 +246,13 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let machines = ManuallyDrop::new(machines);
     match &*machines {
         Machines::Brief(machines) => {
-            let page = ManuallyDrop::new(list.with(machines.iter().map(Row::new).collect()));
-            call.page(200, ListView::TEMPLATE, &*page)
+            let rows = machines.iter().map(Row::new).collect();
+            let hosts = list.hosts.iter().map(HostRow::new).collect();
+            call.page(200, ListView::TEMPLATE, &*ManuallyDrop::new(list.with(rows, hosts)))
         }
         Machines::Whole(machines) => {
             let view = |vm| MachineView::new(vm, &common, call.administrator);
-            call.reply(200, &list.with(machines.iter().map(view).collect()))
+            call.reply(200, &list.with(machines.iter().map(view).collect(), list.hosts.clone()))
         }
     }
 }
@@ -203,7 +264,7 @@ fn read(
     common: &Common,
     all: bool,
     asked: u32,
-) -> Result<(ListView<()>, Machines), Refusal> {
+) -> Result<(ListView<(), HostView>, Machines), Refusal> {
     let owner = access::caller(call, reader)?;
     let scope = if all { Scope::All } else { Scope::Of(&owner) };
     let loads = loads(reader, common)?;
@@ -245,17 +306,17 @@ fn read(
     Ok((list, machines))
 }
 
-impl ListView<()> {
-    fn with<M>(self, machines: Vec<M>) -> ListView<M> {
+impl ListView<(), HostView> {
+    fn with<M, H>(&self, machines: Vec<M>, hosts: Vec<H>) -> ListView<M, H> {
         ListView {
             machines,
-            hosts: self.hosts,
+            hosts,
             scope: self.scope,
             total: self.total,
             page: self.page,
             pages: self.pages,
-            previous: self.previous,
-            next: self.next,
+            previous: self.previous.clone(),
+            next: self.next.clone(),
             moving: self.moving,
         }
     }

@@ -128,8 +128,7 @@ impl MachineView {
     /// what went wrong. No value holds a tab or a line break.
     pub fn line(&self) -> String {
         let doing = match (&self.stage, self.percent, &self.reason) {
-            (Some(stage), Some(percent), _) => format!("{stage}, {percent} %"),
-            (Some(stage), None, _) => stage.clone(),
+            (Some(stage), percent, _) => doing(stage, percent),
             (None, _, reason) => reason.clone().unwrap_or_default(),
         };
         let memory = self.memory_mib.to_string();
@@ -160,6 +159,11 @@ pub fn stage_text(state: State, stage: Option<DeployStage>) -> Option<String> {
 /// How much of that is done.
 pub fn percent_shown(state: State, percent: Option<Percent>) -> Option<u8> {
     percent.filter(|_| state == State::Deploying).map(u8::from)
+}
+
+/// A stage and how much of it is done, as a text.
+pub fn doing(stage: &str, percent: Option<u8>) -> String {
+    percent.map_or_else(|| stage.to_owned(), |percent| format!("{stage}, {percent} %"))
 }
 
 /// What went wrong with a machine, as a sentence on one line.
