@@ -132,6 +132,8 @@ fn pump(mut reader: impl Read, writer: &mut (impl Write + Send)) -> Result<u64, 
     let broken_off = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let writing = scope.spawn(|| {
+            // Of this thread alone: nobody must wait for buffers when it has ended.
+            let give_back = give_back;
             for buffer in filled {
                 // What is already known to be of no use need not be unpacked.
                 if broken_off.load(Ordering::Relaxed) {
@@ -147,14 +149,18 @@ fn pump(mut reader: impl Read, writer: &mut (impl Write + Send)) -> Result<u64, 
         let mut total = 0;
         let mut made = 0;
         let read = loop {
-            let mut buffer = if made < BUFFERS {
-                made += 1;
-                vec![0; BUFFER]
-            } else if let Ok(buffer) = empty.recv() {
-                buffer
-            } else {
-                // The writer has ended, and says why.
-                break Ok(());
+            // One that was just written, rather than one that no cache knows.
+            let mut buffer = match empty.try_recv() {
+                Ok(buffer) => buffer,
+                Err(_) if made < BUFFERS => {
+                    made += 1;
+                    vec![0; BUFFER]
+                }
+                Err(_) => match empty.recv() {
+                    Ok(buffer) => buffer,
+                    // The writer has ended, and says why.
+                    Err(_) => break Ok(()),
+                },
             };
             buffer.resize(BUFFER, 0);
             match fill(&mut reader, &mut buffer) {
@@ -468,6 +474,8 @@ mod tests {
         struct Full;
         impl Write for Full {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                // Long enough for all buffers to be filled, so that the other thread waits for one.
+                std::thread::sleep(std::time::Duration::from_millis(300));
                 Err(io::ErrorKind::BrokenPipe.into())
             }
             fn flush(&mut self) -> io::Result<()> {
