@@ -1,13 +1,15 @@
 //! The only place that makes HTTP requests. Each is signed, has a time limit for all of it, follows no
 //! redirect and uses no proxy (under CGI `HTTP_PROXY` would be a request header).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use ureq::http::Uri;
+use ureq::http::uri::Scheme;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 use crate::model::names::RequestId;
@@ -59,38 +61,57 @@ impl Answer {
 /// A client for one exchange or several.
 #[derive(Debug)]
 pub struct Client<'a> {
-    agent: ureq::Agent,
+    plain: ureq::Agent,
+    secure: OnceLock<ureq::Agent>,
+    ca_file: PathBuf,
     key: &'a Key,
     request: &'a RequestId,
     limit: Duration,
+}
+
+/// An agent that trusts the certificates of `ca_file`, if there is one.
+fn agent(limit: Duration, ca_file: Option<&Path>) -> ureq::Agent {
+    // Without that file no https address can be reached, and the error then says so.
+    let pem = ca_file.and_then(|file| std::fs::read(file).ok()).unwrap_or_default();
+    let roots: Vec<_> = parse_pem(&pem)
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        })
+        .collect();
+    let tls = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&roots)).build();
+    ureq::Agent::config_builder()
+        .timeout_global(Some(limit))
+        .proxy(None)
+        .max_redirects(0)
+        .http_status_as_error(false)
+        .tls_config(tls)
+        .user_agent(concat!("vgrid/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .new_agent()
 }
 
 impl<'a> Client<'a> {
     /// A client that signs with `key`, names `request`, and gives each exchange at most `limit`.
     /// For https the other side's certificate must be signed by one of those in `ca_file`.
     pub fn new(key: &'a Key, request: &'a RequestId, limit: Duration, ca_file: &Path) -> Self {
-        // Without that file no https address can be reached, and the error then says so; http still can.
-        let roots: Vec<_> = std::fs::read(ca_file)
-            .map(|pem| {
-                parse_pem(&pem)
-                    .filter_map(|item| match item {
-                        Ok(PemItem::Certificate(certificate)) => Some(certificate),
-                        _ => None,
-                    })
-                    .collect()
-            })
-            .unwrap_or_default();
-        let tls = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&roots)).build();
-        let agent = ureq::Agent::config_builder()
-            .timeout_global(Some(limit))
-            .proxy(None)
-            .max_redirects(0)
-            .http_status_as_error(false)
-            .tls_config(tls)
-            .user_agent(concat!("vgrid/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .new_agent();
-        Self { agent, key, request, limit }
+        Self {
+            plain: agent(limit, None),
+            secure: OnceLock::new(),
+            ca_file: ca_file.to_owned(),
+            key,
+            request,
+            limit,
+        }
+    }
+
+    /// The agent for an address: who asks over http need not wait for a few hundred certificates to be read.
+    fn agent(&self, uri: &Uri) -> &ureq::Agent {
+        if uri.scheme() == Some(&Scheme::HTTPS) {
+            self.secure.get_or_init(|| agent(self.limit, Some(&self.ca_file)))
+        } else {
+            &self.plain
+        }
     }
 
     /// Asks for something.
@@ -115,12 +136,13 @@ impl<'a> Client<'a> {
             (SIGNATURE_HEADER, &signature),
             (REQUEST_HEADER, self.request.as_str()),
         ];
+        let agent = self.agent(&uri);
         let response = if method == "GET" {
-            headers.iter().fold(self.agent.get(url), |r, (name, value)| r.header(*name, *value)).call()
+            headers.iter().fold(agent.get(url), |r, (name, value)| r.header(*name, *value)).call()
         } else {
             headers
                 .iter()
-                .fold(self.agent.post(url), |r, (name, value)| r.header(*name, *value))
+                .fold(agent.post(url), |r, (name, value)| r.header(*name, *value))
                 .content_type("application/json")
                 .send(body)
         };

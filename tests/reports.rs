@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use vgrid::model::fault::Fault;
 use vgrid::model::lease::Moment;
 use vgrid::model::names::VmId;
-use vgrid::model::sign::{self, Key, SIGNATURE_HEADER, Signed, TIME_HEADER};
+use vgrid::model::sign::{self, Key, REQUEST_HEADER, SIGNATURE_HEADER, Signed, TIME_HEADER};
 use vgrid::model::stage::{Order, Percent, Stage};
 use vgrid::model::wire::News;
 use vgrid::system::clock;
@@ -219,6 +219,28 @@ fn what_is_not_signed_just_so_is_refused() {
     with(&seconds, &good).send().expect(200);
     assert_eq!(state_of(&portal.show("alice", &id)), "deployed");
     portal.assert_no_panic();
+}
+
+#[test]
+fn only_a_signed_call_chooses_the_id_of_its_request() {
+    let portal = Portal::start();
+    let id = |answer: Answer| answer.json()["error"]["request"].as_str().expect("an id").to_owned();
+    let other = Key::new(&"k".repeat(64)).expect("a key");
+    // What `signed` names is `test`.
+    assert_eq!(id(portal.signed(STATUS, b"no report".to_vec(), &portal.key).send().expect(400)), "test");
+    let forged = portal.signed(STATUS, b"no report".to_vec(), &other).send().expect(403);
+    assert_ne!(id(forged), "test", "with another's key");
+    let bare = portal.ask("POST", STATUS).header(REQUEST_HEADER, "test").body(b"{}".to_vec());
+    assert_ne!(id(bare.send().expect(403)), "test", "without a signature");
+    let node = portal.signed("/cgi-bin/node/deploy", b"no order".to_vec(), &other).send().expect(403);
+    assert_ne!(id(node), "test", "at a node");
+    for query in ["list?page=x&format=json", "list?scope=all&format=json"] {
+        let user = portal.get("alice", query).header(REQUEST_HEADER, "test").send();
+        assert_ne!(id(user), "test", "of a user: {query}");
+    }
+    if let Some(log) = portal.own_log() {
+        assert_eq!(log.matches(" request=test ").count(), 1, "{log}");
+    }
 }
 
 #[test]

@@ -105,7 +105,8 @@ pub struct Request {
     pub format: Format,
     /// Where it comes from.
     pub remote: Option<IpAddr>,
-    /// Its id, for the log; a server's request to a node carries its own on.
+    /// Its id, for the log; its own until the call has proved to be of the server or of a node (see
+    /// [`carry_on`](Self::carry_on)).
     pub id: RequestId,
     /// Path and query, as on the request line.
     pub path_and_query: String,
@@ -148,11 +149,19 @@ impl Request {
             fields,
             format,
             remote: variable("REMOTE_ADDR").parse().ok(),
-            id: header(REQUEST_HEADER).and_then(|id| id.parse().ok()).unwrap_or_else(RequestId::generate),
+            id: RequestId::generate(),
             path_and_query: parts.uri.path_and_query().map_or_else(String::new, ToString::to_string),
             body,
             headers: parts.headers,
         })
+    }
+
+    /// Takes over the id of the request that this one is a part of, if it names one. Anybody can send a header:
+    /// this is for calls whose signature was found to be right.
+    pub fn carry_on(&mut self) {
+        if let Some(id) = self.header(REQUEST_HEADER).and_then(|id| id.parse().ok()) {
+            self.id = id;
+        }
     }
 
     /// A request header, if it is there and readable.

@@ -25,7 +25,7 @@ impl From<ConfigError> for Refusal {
 /// caller wants.
 fn serve(
     endpoint: &'static Endpoint,
-    handle: impl FnOnce(&Request) -> Result<Reply, Refusal>,
+    handle: impl FnOnce(&mut Request) -> Result<Reply, Refusal>,
     refuse: impl FnOnce(&Refusal, &Request) -> Reply,
 ) {
     answer_panics();
@@ -38,7 +38,7 @@ fn serve(
         return write_plainly(refusal.to_text(&id));
     }
     cgi::handle(|raw| {
-        let request = match Request::read(raw) {
+        let mut request = match Request::read(raw) {
             Ok(request) => request,
             Err(refusal) => {
                 let id = RequestId::generate();
@@ -47,7 +47,7 @@ fn serve(
                 return refusal.to_text(&id).into_response();
             }
         };
-        let reply = handle(&request).unwrap_or_else(|refusal| {
+        let reply = handle(&mut request).unwrap_or_else(|refusal| {
             log::start(endpoint.name, request.id.clone(), None);
             log_refusal(&refusal, &request.from());
             refuse(&refusal, &request)
@@ -124,6 +124,20 @@ pub struct NodeCall<'a> {
     pub key: Key,
 }
 
+/// The key that a call of the server is signed with; a refusal if it is somebody else's.
+fn of_server(request: &Request, config: &config::Node) -> Result<Key, Refusal> {
+    let server = &config.general.server_hostname;
+    if !request.remote.is_some_and(|from| address::belongs_to(from, server.as_str())) {
+        return Err(Refusal::forbidden(format!(
+            "Refused: this node takes orders from {server} only, and {} is not its address.",
+            request.from()
+        )));
+    }
+    let key = config.key()?;
+    verify(request, &key)?;
+    Ok(key)
+}
+
 /// Serves an endpoint of the node: only the server may call, from its address and with its signature.
 pub fn server_only(
     endpoint: &'static Endpoint,
@@ -133,17 +147,12 @@ pub fn server_only(
         endpoint,
         |request| {
             let config = config::Node::load(&config::directory())?;
-            log::start(endpoint.name, request.id.clone(), Some(&config.general.log_file));
-            let server = &config.general.server_hostname;
-            if !request.remote.is_some_and(|from| address::belongs_to(from, server.as_str())) {
-                return Err(Refusal::forbidden(format!(
-                    "Refused: this node takes orders from {server} only, and {} is not its address.",
-                    request.from()
-                )));
+            let trusted = of_server(request, &config);
+            if trusted.is_ok() {
+                request.carry_on();
             }
-            let key = config.key()?;
-            verify(request, &key)?;
-            handler(&NodeCall { request, config, key })
+            log::start(endpoint.name, request.id.clone(), Some(&config.general.log_file));
+            handler(&NodeCall { request, key: trusted?, config })
         },
         as_json,
     );
@@ -170,8 +179,12 @@ pub fn node_only(
         endpoint,
         |request| {
             let config = config::Server::load(&config::directory())?;
+            let trusted = config.key().map_err(Refusal::from).and_then(|key| verify(request, &key));
+            if trusted.is_ok() {
+                request.carry_on();
+            }
             log::start(endpoint.name, request.id.clone(), Some(&config.general.log_file));
-            verify(request, &config.key()?)?;
+            trusted?;
             handler(&InternalCall { request, config })
         },
         as_json,
@@ -266,7 +279,8 @@ mod pages {
             token(&self.config, &self.user, 0)
         }
 
-        fn page(&self, status: u16, template: &str, page: &impl Serialize) -> Result<Reply, Refusal> {
+        /// A page for people, of the template's name and of what it shows.
+        pub fn page(&self, status: u16, template: &str, page: &impl Serialize) -> Result<Reply, Refusal> {
             let general = &self.config.general;
             let portal = Portal {
                 user: self.user.as_str(),

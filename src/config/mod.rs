@@ -5,15 +5,14 @@
 
 pub mod convert;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::hash::Hash;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
 use crate::model::lease::Lease;
@@ -143,28 +142,53 @@ impl Source {
     }
 
     /// A section whose keys are names, in the order of the file.
-    fn names<K, V, R>(
-        &self,
-        section: &'static str,
-        table: toml::Table,
-        read: R,
-    ) -> Result<Vec<(K, V)>, ConfigError>
+    fn names<K, V, R>(&self, section: &'static str, table: Pairs, read: R) -> Result<Vec<(K, V)>, ConfigError>
     where
-        K: FromStr<Err = NameFault> + Clone + Eq + Hash,
-        R: Fn(&toml::Value) -> Result<V, String>,
+        K: FromStr<Err = NameFault> + Ord + fmt::Display,
+        R: Fn(toml::Value) -> Result<V, String>,
     {
-        let mut pairs: Vec<(K, V)> = Vec::with_capacity(table.len());
-        // A pool may have thousands of names.
-        let mut known = HashSet::with_capacity(table.len());
-        for (key, value) in table {
+        let mut pairs: Vec<(K, V)> = Vec::with_capacity(table.0.len());
+        for (key, value) in table.0 {
             let name: K = key.parse().map_err(|fault| self.value(section, &key, fault))?;
-            let value = read(&value).map_err(|message| self.value(section, &key, message))?;
-            if !known.insert(name.clone()) {
-                return Err(self.value(section, &key, "is there twice"));
-            }
+            let value = read(value).map_err(|message| self.value(section, &key, message))?;
             pairs.push((name, value));
         }
-        Ok(pairs)
+        // A pool may have thousands of names: to sort them is the fastest way to find two that are the same
+        // (in another case, or the file would be no TOML).
+        let mut sorted: Vec<&K> = pairs.iter().map(|(name, _)| name).collect();
+        sorted.sort_unstable();
+        match sorted.windows(2).find(|two| two[0] == two[1]) {
+            Some(two) => Err(self.value(section, two[0], "is there twice")),
+            None => Ok(pairs),
+        }
+    }
+}
+
+/// A section of names, in the order of the file. That no key is there twice is for the parser to see.
+#[derive(Debug, Default)]
+struct Pairs(Vec<(String, toml::Value)>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Pairs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a section")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Pairs, M::Error> {
+                let mut pairs = Vec::with_capacity(map.size_hint().unwrap_or_default());
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+
+        deserializer.deserialize_map(Reader)
     }
 }
 
@@ -175,14 +199,16 @@ fn looks_old(text: &str) -> bool {
     lines().any(|line| separator(line) == Some(b':')) && !lines().any(|line| separator(line) == Some(b'='))
 }
 
-fn text(value: &toml::Value) -> Result<String, String> {
+fn text(value: toml::Value) -> Result<String, String> {
     match value {
-        toml::Value::String(text) => Ok(text.clone()),
+        toml::Value::String(text) => Ok(text),
         other => Err(format!("must be a text in quotes, not {}", other.type_str())),
     }
 }
 
-fn count(value: &toml::Value) -> Result<u32, String> {
+// By value, as `text`.
+#[allow(clippy::needless_pass_by_value)]
+fn count(value: toml::Value) -> Result<u32, String> {
     let number = value.as_integer().ok_or("must be a whole number")?;
     u32::try_from(number).map_err(|_| format!("must be from 0 to {}", u32::MAX))
 }
@@ -207,11 +233,11 @@ impl Common {
         #[serde(deny_unknown_fields)]
         struct Raw {
             #[serde(rename = "VMImages")]
-            images: toml::Table,
+            images: Pairs,
             #[serde(rename = "PhysicalHostsPool")]
-            physical: toml::Table,
+            physical: Pairs,
             #[serde(rename = "VirtualHostsPool")]
-            virtual_: toml::Table,
+            virtual_: Pairs,
         }
         let source = Source::read(dir, "common.cfg")?;
         let raw: Raw = source.parse()?;
@@ -403,7 +429,7 @@ impl Server {
             #[serde(rename = "Leases", default)]
             leases: Leases,
             #[serde(rename = "Administrators", default)]
-            administrators: toml::Table,
+            administrators: Pairs,
         }
         let source = Source::read(dir, "server.cfg")?;
         let raw: Raw = source.parse()?;

@@ -61,7 +61,7 @@ pub(crate) fn is_invisible(c: char) -> bool {
 fn check_length(text: &str, max: usize) -> Result<(), NameFault> {
     if text.is_empty() {
         Err(NameFault::Empty)
-    } else if text.chars().count() > max {
+    } else if text.len() > max && text.chars().count() > max {
         Err(NameFault::TooLong { max })
     } else {
         Ok(())
@@ -162,15 +162,17 @@ impl FromStr for UserName {
 fn dns_name(text: &str) -> Result<String, NameFault> {
     check_length(text, 63)?;
     let text = text.to_ascii_lowercase();
-    if let Some(c) =
-        text.chars().find(|&c| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.'))
+    let is_known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    // Bytes are faster to go over, and almost every name is a good one.
+    if !text.bytes().all(|byte| is_known(char::from(byte)))
+        && let Some(c) = text.chars().find(|&c| !is_known(c))
     {
         return Err(NameFault::BadCharacter(c));
     }
-    for label in text.split('.') {
-        match (label.chars().next(), label.chars().last()) {
+    for label in text.as_bytes().split(|&byte| byte == b'.') {
+        match (label.first(), label.last()) {
             (None, _) | (_, None) => return Err(NameFault::BadEdge('.')),
-            (Some('-'), _) | (_, Some('-')) => return Err(NameFault::BadEdge('-')),
+            (Some(b'-'), _) | (_, Some(b'-')) => return Err(NameFault::BadEdge('-')),
             _ => {}
         }
     }
@@ -348,7 +350,9 @@ impl FromStr for VmId {
     fn from_str(text: &str) -> Result<Self, NameFault> {
         uuid::Uuid::try_parse(text)
             .ok()
-            .filter(|id| id.get_version_num() == 7 && id.hyphenated().to_string() == text)
+            // Of the forms that are read, only the hyphenated one is so long.
+            .filter(|id| id.get_version_num() == 7 && text.len() == 36)
+            .filter(|_| !text.bytes().any(|byte| byte.is_ascii_uppercase()))
             .map(Self)
             .ok_or(NameFault::NotAnId)
     }

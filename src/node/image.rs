@@ -5,12 +5,17 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{channel, sync_channel};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use thiserror::Error;
 
 /// How much is read, decompressed or written at once. Larger did not make it faster.
 const BUFFER: usize = 256 << 10;
+
+/// How many of them there may be between the thread that decompresses and the one that writes.
+const BUFFERS: usize = 64;
 
 /// The wished-for size of the pipe to tar: the largest that a user may set (pipe(7)).
 const PIPE: i32 = 1 << 20;
@@ -94,7 +99,7 @@ impl<R: Read, P: FnMut(u64) -> bool> Read for Counting<R, P> {
 ///
 /// `progress` is told how many bytes of the (compressed) image have been read, and says whether to go on.
 /// An image that breaks off is an error even where tar would not notice.
-pub fn copy<R: Read, W: Write>(
+pub fn copy<R: Read, W: Write + Send>(
     reader: R,
     writer: &mut W,
     progress: impl FnMut(u64) -> bool,
@@ -104,7 +109,7 @@ pub fn copy<R: Read, W: Write>(
     if counting.stopped { Err(CopyError::Stopped) } else { result }
 }
 
-fn transfer(reader: &mut impl Read, writer: &mut impl Write) -> Result<u64, CopyError> {
+fn transfer(reader: &mut impl Read, writer: &mut (impl Write + Send)) -> Result<u64, CopyError> {
     let corrupt = |error: io::Error| CopyError::Corrupt(error.to_string());
     let mut head = Vec::with_capacity(BLOCK);
     reader.take(BLOCK as u64).read_to_end(&mut head).map_err(corrupt)?;
@@ -119,30 +124,221 @@ fn transfer(reader: &mut impl Read, writer: &mut impl Write) -> Result<u64, Copy
     }
 }
 
-fn pump(mut reader: impl Read, writer: &mut impl Write) -> Result<u64, CopyError> {
-    let mut buffer = vec![0; BUFFER];
-    let mut total = 0;
-    // How many zeros the stream ends with, as far as it matters.
-    let mut zeros = 0;
-    loop {
-        let n = match reader.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(CopyError::Corrupt(error.to_string())),
+/// Decompresses in this thread and writes in another, with so many buffers between them that neither waits for
+/// the other at each file that takes tar a little longer.
+fn pump(mut reader: impl Read, writer: &mut (impl Write + Send)) -> Result<u64, CopyError> {
+    let (full, filled) = sync_channel::<Vec<u8>>(BUFFERS);
+    let (give_back, empty) = channel::<Vec<u8>>();
+    let broken_off = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            // Of this thread alone: nobody must wait for buffers when it has ended.
+            let give_back = give_back;
+            for buffer in filled {
+                // What is already known to be of no use need not be unpacked.
+                if broken_off.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                writer.write_all(&buffer)?;
+                // Nobody waits for it after the last one.
+                let _ = give_back.send(buffer);
+            }
+            writer.flush()
+        });
+        let mut walk = Walk::default();
+        let mut total = 0;
+        let mut made = 0;
+        let read = loop {
+            // One that was just written, rather than one that no cache knows.
+            let mut buffer = match empty.try_recv() {
+                Ok(buffer) => buffer,
+                Err(_) if made < BUFFERS => {
+                    made += 1;
+                    vec![0; BUFFER]
+                }
+                Err(_) => match empty.recv() {
+                    Ok(buffer) => buffer,
+                    // The writer has ended, and says why.
+                    Err(_) => break Ok(()),
+                },
+            };
+            buffer.resize(BUFFER, 0);
+            match fill(&mut reader, &mut buffer) {
+                Ok(0) => break walk.end(total),
+                Ok(n) => {
+                    buffer.truncate(n);
+                    walk.over(&buffer);
+                    total += n as u64;
+                    if full.send(buffer).is_err() {
+                        break Ok(());
+                    }
+                }
+                Err(error) => break Err(CopyError::Corrupt(error.to_string())),
+            }
         };
-        let chunk = &buffer[..n];
-        let trailing = chunk.iter().rev().take(2 * BLOCK).take_while(|&&byte| byte == 0).count();
-        zeros = if trailing == n { (zeros + n).min(2 * BLOCK) } else { trailing };
-        writer.write_all(chunk).map_err(CopyError::Write)?;
-        total += n as u64;
+        broken_off.store(read.is_err(), Ordering::Relaxed);
+        drop((full, empty));
+        let written = writing.join().unwrap_or_else(|_| Err(io::Error::other("the writer broke off")));
+        read?;
+        written.map_err(CopyError::Write)?;
+        Ok(total)
+    })
+}
+
+/// Reads until a buffer is full or nothing is left; how much that was.
+fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match reader.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
-    // Inside a member tar notices by itself; this is for a cut between two.
-    if zeros < 2 * BLOCK || total % BLOCK as u64 != 0 {
-        return Err(CopyError::Corrupt("it breaks off before its end".to_owned()));
+    Ok(filled)
+}
+
+/// Follows an archive from header to header, as far as it takes to know its end: of one that is cut off between
+/// two members tar would unpack the first and find nothing wrong, and a member may itself end with zeros.
+#[derive(Debug, Default)]
+struct Walk {
+    /// How much of the present member is still to come, with what fills its last block.
+    rest: u64,
+    /// The block that is being collected.
+    block: Vec<u8>,
+    /// What is expected now.
+    next: Next,
+    /// The content of an extended header, while it is being collected.
+    extended: Option<Vec<u8>>,
+    /// How many zeros the bytes so far end with, as far as it matters.
+    zeros: usize,
+    /// The next member's size, if an extended header has said it (pax(1)).
+    size: Option<u64>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// A header, or the first of the two blocks of zeros at the end.
+    #[default]
+    Header,
+    /// The second of them.
+    SecondZero,
+    /// More of the map of a sparse file; then so much data.
+    SparseMap(u64),
+    /// Nothing: the archive has ended.
+    End,
+    /// What follows is no header that is known here. tar may know better; then only zeros at the end count.
+    Unknown,
+}
+
+impl Walk {
+    /// The longest extended header that is looked into, in bytes.
+    const EXTENDED: u64 = 1 << 20;
+
+    /// Goes over the next bytes of the archive.
+    fn over(&mut self, mut bytes: &[u8]) {
+        let zeros = bytes.iter().rev().take(2 * BLOCK).take_while(|&&byte| byte == 0).count();
+        self.zeros = if zeros == bytes.len() { (self.zeros + zeros).min(2 * BLOCK) } else { zeros };
+        while !bytes.is_empty() && !matches!(self.next, Next::End | Next::Unknown) {
+            let here = if self.rest > 0 {
+                usize::try_from(self.rest).unwrap_or(usize::MAX)
+            } else {
+                BLOCK - self.block.len()
+            };
+            let (now, later) = bytes.split_at(here.min(bytes.len()));
+            bytes = later;
+            if self.rest > 0 {
+                self.rest -= now.len() as u64;
+                if let Some(extended) = &mut self.extended {
+                    extended.extend_from_slice(now);
+                }
+                continue;
+            }
+            if let Some(extended) = self.extended.take() {
+                self.size = size_in(&extended).or(self.size);
+            }
+            self.block.extend_from_slice(now);
+            if self.block.len() == BLOCK {
+                let block = std::mem::take(&mut self.block);
+                self.next = self.after(&block);
+            }
+        }
     }
-    writer.flush().map_err(CopyError::Write)?;
-    Ok(total)
+
+    /// What comes after a block that is no content.
+    fn after(&mut self, block: &[u8]) -> Next {
+        let is_zero = block.iter().all(|&byte| byte == 0);
+        match self.next {
+            Next::SparseMap(data) if block[504] != 0 => return Next::SparseMap(data),
+            Next::SparseMap(data) => {
+                self.rest = data;
+                return Next::Header;
+            }
+            Next::Header if is_zero => return Next::SecondZero,
+            Next::SecondZero if is_zero => return Next::End,
+            Next::Header | Next::SecondZero | Next::End | Next::Unknown => {}
+        }
+        let (true, Some(size)) = (is_tar_header(block), number(&block[124..136])) else {
+            return Next::Unknown;
+        };
+        let kind = block[156];
+        // An extended header tells the size of the member after it, and so do those in between not use it.
+        let size =
+            if matches!(kind, b'x' | b'g' | b'L' | b'K') { size } else { self.size.take().unwrap_or(size) };
+        // GNU tar: a hard link has no content, whatever its header says.
+        let size = if kind == b'1' { 0 } else { size };
+        let Some(data) = size.checked_next_multiple_of(BLOCK as u64) else { return Next::Unknown };
+        if kind == b'S' && block[482] != 0 {
+            return Next::SparseMap(data);
+        }
+        if kind == b'x' && size <= Self::EXTENDED {
+            self.extended = Some(Vec::new());
+        }
+        self.rest = data;
+        Next::Header
+    }
+
+    /// Whether an archive of so many bytes was whole.
+    fn end(&self, total: u64) -> Result<(), CopyError> {
+        let ended = match self.next {
+            Next::End => true,
+            Next::Unknown => self.zeros == 2 * BLOCK,
+            _ => false,
+        };
+        if ended && total.is_multiple_of(BLOCK as u64) {
+            Ok(())
+        } else {
+            Err(CopyError::Corrupt("it breaks off before its end".to_owned()))
+        }
+    }
+}
+
+/// A number in a header: octal digits, or, with the highest bit set, 95 bits of which only the last 64 matter
+/// here (GNU tar, "Basic Tar Format").
+fn number(field: &[u8]) -> Option<u64> {
+    if field.first().is_some_and(|byte| byte & 0x80 != 0) {
+        let (high, low) = field.split_at(field.len().checked_sub(8)?);
+        let is_small = high.iter().enumerate().all(|(n, &byte)| byte == if n == 0 { 0x80 } else { 0 });
+        return low.try_into().ok().filter(|_| is_small).map(u64::from_be_bytes);
+    }
+    let text = std::str::from_utf8(field).ok()?.trim_matches(['\0', ' ']);
+    if text.is_empty() { Some(0) } else { u64::from_str_radix(text, 8).ok() }
+}
+
+/// The size that an extended header gives the next member: lines of `LENGTH KEY=VALUE` (pax(1)).
+fn size_in(extended: &[u8]) -> Option<u64> {
+    let mut size = None;
+    let mut rest = extended;
+    while let Some(space) = rest.iter().position(|&byte| byte == b' ') {
+        let length: usize = std::str::from_utf8(&rest[..space]).ok()?.parse().ok()?;
+        let record = rest.get(space + 1..length)?;
+        if let Some(value) = record.strip_prefix(b"size=") {
+            size = std::str::from_utf8(value).ok()?.trim_end().parse().ok();
+        }
+        rest = &rest[length..];
+    }
+    size
 }
 
 /// Makes a pipe as large as it may be, so that decompressing and unpacking wait less for each other.
@@ -221,6 +417,73 @@ mod tests {
         }
         // At a boundary between blocks, where tar itself sees a whole archive.
         assert!(matches!(copied(&tar[..BLOCK]), Err(CopyError::Corrupt(_))));
+    }
+
+    /// A member with so much content, all zeros.
+    fn member(kind: u8, size: usize, field: &str) -> Vec<u8> {
+        let mut block = tar()[..BLOCK].to_vec();
+        block[124..135].copy_from_slice(field.as_bytes());
+        block[156] = kind;
+        block[148..156].fill(b' ');
+        let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
+        block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        block.resize(BLOCK + size.next_multiple_of(BLOCK), 0);
+        block
+    }
+
+    fn end() -> Vec<u8> {
+        vec![0; 2 * BLOCK]
+    }
+
+    #[test]
+    fn a_cut_after_a_member_of_zeros_is_found() {
+        let zeros = member(b'0', 5000, "00000011610");
+        assert!(matches!(copied(&zeros), Err(CopyError::Corrupt(_))));
+        assert!(matches!(copied(&[&zeros[..], &end()[BLOCK..]].concat()), Err(CopyError::Corrupt(_))));
+        copied(&[&zeros[..], &tar()].concat()).unwrap();
+        copied(&[zeros, end(), end()].concat()).unwrap();
+        // A hard link's size says nothing about the archive.
+        copied(&[member(b'1', 0, "00000011610"), end()].concat()).unwrap();
+    }
+
+    #[test]
+    fn a_size_may_be_in_an_extended_header() {
+        let mut extended = member(b'x', 20, "00000000024");
+        extended[BLOCK..BLOCK + 20].copy_from_slice(b"12 size=600\n8 a=bcd\n");
+        let mut extended_by_two = member(b'x', 13, "00000000015");
+        extended_by_two[BLOCK..BLOCK + 13].copy_from_slice(b"13 size=1024\n");
+        // Its own header says that it is empty, and then its zeros would be the archive's end.
+        let large = member(b'0', 1024, "00000000000");
+        let image = [&extended_by_two[..], &large].concat();
+        assert!(matches!(copied(&image), Err(CopyError::Corrupt(_))));
+        copied(&[image, end()].concat()).unwrap();
+        assert_eq!(size_in(&extended[BLOCK..BLOCK + 20]), Some(600));
+    }
+
+    #[test]
+    fn numbers_are_octal_or_binary() {
+        assert_eq!(number(b"00000011610\0"), Some(5000));
+        assert_eq!(number(b"            "), Some(0));
+        assert_eq!(number(&[0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0]), Some(2 << 32));
+        assert_eq!(number(&[0x80, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0]), None);
+        assert_eq!(number(b"8"), None);
+    }
+
+    #[test]
+    fn a_writer_that_fails_ends_it() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                // Long enough for all buffers to be filled, so that the other thread waits for one.
+                std::thread::sleep(std::time::Duration::from_millis(300));
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let large = [member(b'0', 64 << 20, "00400000000"), end()].concat();
+        assert!(matches!(copy(large.as_slice(), &mut Full, |_| true), Err(CopyError::Write(_))));
     }
 
     #[test]

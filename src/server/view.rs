@@ -11,7 +11,7 @@ use crate::config::Common;
 use crate::model::fault::Fault;
 use crate::model::lease::Moment;
 use crate::model::size::Amount;
-use crate::model::stage::Stage;
+use crate::model::stage::{Percent, Stage};
 use crate::model::state::State;
 
 use super::placement::Load;
@@ -101,7 +101,6 @@ impl MachineView {
     pub fn new(vm: &Vm, common: &Common, administrator: bool) -> Self {
         let id = vm.id.to_string();
         let description = common.images.iter().find(|(tag, _)| *tag == vm.image);
-        let moving = vm.state.is_transitional();
         Self {
             state: vm.state.as_str(),
             virtual_host: vm.virtual_host.to_string(),
@@ -115,17 +114,11 @@ impl MachineView {
             owner: vm.owner.as_str().to_owned(),
             created: vm.created.into(),
             expires: vm.expires.into(),
-            stage: moving.then(|| match (vm.place, vm.stage) {
-                (Some(place), _) => {
-                    format!("waiting for its turn, number {place} in the queue of its host")
-                }
-                (None, Some(stage)) => stage.to_string(),
-                (None, None) => "waiting for the host".to_owned(),
-            }),
-            percent: vm.percent.filter(|_| moving).map(u8::from),
+            stage: stage_text(vm.state, vm.stage, vm.place),
+            percent: percent_shown(vm.state, vm.percent),
             place: vm.place,
-            reason: vm.fault.as_ref().map(|fault| one_line(&fault.to_string())),
-            moving,
+            reason: vm.fault.as_ref().map(reason),
+            moving: vm.state.is_transitional(),
             url: format!("show?id={id}"),
             terminate_url: format!("terminate?id={id}"),
             console_url: format!("console?id={id}"),
@@ -140,8 +133,7 @@ impl MachineView {
     /// what went wrong. No value holds a tab or a line break.
     pub fn line(&self) -> String {
         let doing = match (&self.stage, self.percent, &self.reason) {
-            (Some(stage), Some(percent), _) => format!("{stage}, {percent} %"),
-            (Some(stage), None, _) => stage.clone(),
+            (Some(stage), percent, _) => doing(stage, percent),
             (None, _, reason) => reason.clone().unwrap_or_default(),
         };
         let memory = self.memory_mib.to_string();
@@ -161,6 +153,30 @@ impl MachineView {
         ];
         columns.join("\t") + "\n"
     }
+}
+
+/// What is being done about a machine that is being deployed.
+pub fn stage_text(state: State, stage: Option<Stage>, place: Option<u32>) -> Option<String> {
+    state.is_transitional().then(|| match (place, stage) {
+        (Some(place), _) => format!("waiting for its turn, number {place} in the queue of its host"),
+        (None, Some(stage)) => stage.to_string(),
+        (None, None) => "waiting for the host".to_owned(),
+    })
+}
+
+/// How much of that is done.
+pub fn percent_shown(state: State, percent: Option<Percent>) -> Option<u8> {
+    percent.filter(|_| state.is_transitional()).map(u8::from)
+}
+
+/// A stage and how much of it is done, as a text.
+pub fn doing(stage: &str, percent: Option<u8>) -> String {
+    percent.map_or_else(|| stage.to_owned(), |percent| format!("{stage}, {percent} %"))
+}
+
+/// What went wrong with a machine, as a sentence on one line.
+pub fn reason(fault: &Fault) -> String {
+    one_line(&fault.to_string())
 }
 
 /// Takes out what would break a line into two or a column into two.
@@ -252,7 +268,7 @@ fn percent_used(free: Amount, total: Amount) -> Option<u8> {
     if total == Amount::default() {
         return None;
     }
-    Some(crate::model::stage::Percent::of(total.minus(free).mib(), total.mib()).get())
+    Some(Percent::of(total.minus(free).mib(), total.mib()).get())
 }
 
 /// A span of seconds in the largest unit that says something.
