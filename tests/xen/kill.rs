@@ -28,13 +28,6 @@ pub struct Stage {
     pub text: String,
 }
 
-impl Stage {
-    /// Whether a helper is at work in it.
-    pub fn has_helper(&self) -> bool {
-        self.name != Some(DeployStage::Accepted.as_str())
-    }
-}
-
 /// The stages of each kind of work, as the code lists them.
 pub fn stages(work: Work) -> Vec<Stage> {
     match work {
