@@ -18,11 +18,6 @@ pub enum Victim {
     Service,
 }
 
-/// Whether a helper is at work in a stage.
-pub fn has_helper(stage: Stage) -> bool {
-    stage != Stage::Accepted
-}
-
 /// Waits on a host for the moment to kill.
 pub struct Killer {
     child: Child,
