@@ -3,4 +3,5 @@
 mod faults;
 mod helper;
 mod host;
+mod keys;
 mod life;
