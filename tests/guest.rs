@@ -522,6 +522,14 @@ fn who_can_check_no_certificates_fetches_nothing() {
 }
 
 #[test]
+fn settings_that_are_no_shell() {
+    for kit in KITS {
+        let guest = Guest::new(kit, "alice", "'https://localhost/");
+        guest.lets_nobody_in(&guest.start(), "a mistake in /etc/default/vgrid-guest");
+    }
+}
+
+#[test]
 fn a_folder_of_keys_that_leads_elsewhere() {
     let repository = Repository::start(Certificate::Valid);
     let guest = repository.guest(Kit::Curl, "alice");
