@@ -182,8 +182,8 @@ fn a_key_inside_the_image_comes_first() {
             "cd /root; mkdir -p in/opt/ssh_public_keys in/root/.ssh; chmod 700 in/root in/root/.ssh; \
              cp keys/alice.pub in/opt/ssh_public_keys/authorized_keys.alice; \
              cp keys/stranger.pub in/root/.ssh/authorized_keys; cp keys/bob.pub /srv/keys/authorized_keys.alice; \
-             cd /var/lib/vgrid/images; mv debian.tar.gz /root/; zcat /root/debian.tar.gz > debian.tar; \
-             tar -C /root/in -rf debian.tar ./opt ./root; gzip -1 < debian.tar > debian.tar.gz; rm debian.tar",
+             cd /var/lib/vgrid/images; zcat debian.tar.gz > saved.tar; tar -C /root/in -rf saved.tar ./opt ./root; \
+             cp -p /etc/vgrid/node.cfg /root/; sed -i 's/^debian = .*/debian = \"saved.tar\"/' /etc/vgrid/node.cfg",
         );
         let one = Machine::deploy(host, "alice", "vm1", "debian");
         let two = Machine::deploy(host, "admin", "vm2", "debian");
@@ -198,7 +198,7 @@ fn a_key_inside_the_image_comes_first() {
         two.lets_nobody_in(&said, "The key repository gave no key for admin");
         host.terminate("alice", &one.id);
         host.terminate("admin", &two.id);
-        host.sh("mv /root/debian.tar.gz /var/lib/vgrid/images/");
+        host.sh("mv /root/node.cfg /etc/vgrid/; rm /var/lib/vgrid/images/saved.tar");
         host.must_be_as(&before);
     });
 }
