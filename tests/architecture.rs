@@ -252,6 +252,7 @@ fn make_installs_every_program_where_apache_looks() {
             _ => panic!("where does {file} go?"),
         }
     }
+    installed(stage.path("/usr/lib/vgrid/vgrid-pvgrub"));
     for entry in fs::read_dir(stage.path("/etc/vgrid/vmtmpl")).expect("templates") {
         let name = entry.expect("a template").file_name();
         assert!(Path::new(ROOT).join("vmtmpl").join(name).is_file());

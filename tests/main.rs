@@ -5,6 +5,7 @@ mod architecture;
 mod bad_input;
 mod browser;
 mod config_files;
+mod guest;
 mod harness;
 mod node_faults;
 mod node_programs;

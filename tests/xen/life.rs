@@ -108,18 +108,3 @@ fn thirty_at_once_where_there_is_room_for_five() {
         host.must_be_as(&before);
     });
 }
-
-#[test]
-fn a_debian_machine_lets_its_administrator_in_by_ssh() {
-    scenario("debian", |host| {
-        let before = host.inventory();
-        let (status, machine) =
-            host.deploy("alice", "vmImage=debian&vmMemory=256&vmPartition=2&vmHostname=vm2");
-        assert_eq!(status, 202, "{machine}");
-        let id = machine["machine"]["id"].as_str().expect("an id").to_owned();
-        host.wait_for("alice", &id, "deployed", 900);
-        host.sh("for i in $(seq 90); do timeout 3 bash -c 'exec 3<>/dev/tcp/vm2/22 && head -c 4 <&3' && exit; sleep 2; done; exit 1");
-        host.terminate("alice", &id);
-        host.must_be_as(&before);
-    });
-}

@@ -5,6 +5,7 @@ mod helper;
 mod host;
 mod kill;
 mod killed;
+mod keys;
 mod life;
 mod networks;
 mod orders;

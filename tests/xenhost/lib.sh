@@ -52,7 +52,7 @@ suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
 # images beside the old ones, which a running or saved host may still stand on.
 images_hash() {
     {
-        cat "$xenhost/build" "$xenhost"/image/*
+        cat "$xenhost/build" "$xenhost"/image/* "$project"/resources/guest/{copyuserkey,*.service}
         echo "$suite $XENHOST_EXTRA $XENHOST_ROOT_SIZE $XENHOST_LVM_SIZE"
     } | sha256sum | cut -c1-12
 }

@@ -47,8 +47,8 @@ unpacked_kernel() {
 }
 
 # boot_files DOM0 ROOT TITLE - the kernel, a small initrd of our own (busybox, the Xen drivers,
-# ext4), and the menu for pygrub, in ROOT/boot. The menu gives no root=: the machine's
-# configuration does, and the initrd finds the disk whatever it is called.
+# ext4), and the menus for pygrub (menu.lst) and for GRUB's PV loader (grub.cfg), in ROOT/boot. They
+# give no root=: the machine's configuration does, and the initrd finds the disk whatever it is called.
 boot_files() {
     local dom0=$1 root=$2 title=$3 i
     i=$(mktemp -d "$root.initrd.XXXXXX")
@@ -67,6 +67,13 @@ title $title
     root (hd0)
     kernel /boot/vmlinuz
     initrd /boot/initrd.img
+MENU
+    cat > "$root/boot/grub/grub.cfg" <<MENU
+set timeout=0
+menuentry "$title" {
+    linux /boot/vmlinuz \$xen_grub_env_cmdline
+    initrd /boot/initrd.img
+}
 MENU
 }
 

@@ -1,0 +1,572 @@
+//! The script of the guest's side, `resources/guest/copyuserkey`, without a guest: in a folder that stands for `/`,
+//! with the shells and tools that old and new distributions have, against real repositories.
+
+use std::fs;
+use std::io::Read as _;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::support::apache::{Apache, Kind};
+use crate::support::eventually;
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/resources/guest/copyuserkey");
+const ALICE: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAaBh8n3G7xrcxh7AtnOz/RhasnHELnsOCGUyhtjbbmu alice";
+const MALLORY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILpnYqoWYMLmGwGNYWUZzvIM9xqtaOaWYWR4kdxBdPWr mallory";
+const MACHINE: &str = "01932c07-8e1f-7a11-9d3e-111122223333";
+const NOBODY: &str = "NO KEY: nobody can log in as root by key.";
+
+/// What a distribution has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kit {
+    /// A shell like dash, with curl.
+    Curl,
+    /// The same with bash, and GNU wget alone.
+    Wget,
+    /// The same with a GNU wget of 2007: no `--max-redirect`, no exit status but 1.
+    OldWget,
+    /// Nothing but busybox, and GNU wget.
+    BusyboxAndWget,
+    /// Nothing but busybox, whose wget checks no certificates.
+    Busybox,
+}
+
+/// Those that can fetch by https.
+const KITS: [Kit; 4] = [Kit::Curl, Kit::Wget, Kit::OldWget, Kit::BusyboxAndWget];
+
+impl Kit {
+    fn shell(self) -> &'static [&'static str] {
+        match self {
+            Self::Curl | Self::OldWget => &["/bin/dash"],
+            Self::Wget => &["/bin/bash", "--posix"],
+            Self::BusyboxAndWget | Self::Busybox => &["/bin/busybox", "sh"],
+        }
+    }
+
+    /// Fills the folder that becomes the script's PATH.
+    fn fill(self, bin: &Path) {
+        let tools =
+            ["sed", "tr", "grep", "cat", "sleep", "mv", "rm", "mkdir", "chmod", "chown", "id"].as_slice();
+        match self {
+            Self::BusyboxAndWget | Self::Busybox => {
+                let list = Command::new("/bin/busybox").arg("--list").output().expect("busybox lists");
+                for name in String::from_utf8(list.stdout).expect("names").lines() {
+                    symlink("/bin/busybox", bin.join(name)).expect("a link");
+                }
+            }
+            _ => {
+                for tool in tools {
+                    symlink(Path::new("/bin").join(tool), bin.join(tool)).expect("a link");
+                }
+            }
+        }
+        match self {
+            Self::Curl => symlink("/usr/bin/curl", bin.join("curl")).expect("a link"),
+            Self::Wget => symlink("/usr/bin/wget", bin.join("wget")).expect("a link"),
+            Self::BusyboxAndWget => {
+                fs::remove_file(bin.join("wget")).expect("busybox has a wget");
+                symlink("/usr/bin/wget", bin.join("wget")).expect("a link");
+            }
+            Self::Busybox => assert!(bin.join("wget").is_symlink(), "busybox has no wget"),
+            Self::OldWget => {
+                let text = "#!/bin/sh\ncase \"$*\" in\n--version) echo 'GNU Wget 1.10.2 (Red Hat modified)'; exit ;;\n\
+                            --help) /usr/bin/wget --help | /bin/grep -v max-redirect; exit ;;\n*--max-redirect*) exit 1 ;;\n\
+                            esac\n/usr/bin/wget \"$@\" || exit 1\n";
+                write(&bin.join("wget"), text);
+                fs::set_permissions(bin.join("wget"), fs::Permissions::from_mode(0o755)).expect("a program");
+            }
+        }
+    }
+}
+
+fn write(file: &Path, text: &str) {
+    fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+    fs::write(file, text).expect("a file");
+}
+
+/// A virtual machine's root folder.
+struct Guest {
+    dir: TempDir,
+    kit: Kit,
+}
+
+impl Guest {
+    /// One whose owner is `name` and whose repository is at `prefix`; in its image is Mallory's key.
+    fn new(kit: Kit, name: &str, prefix: &str) -> Self {
+        let guest = Self { dir: TempDir::new().expect("a folder"), kit };
+        guest.owner(name);
+        guest.machine(MACHINE);
+        write(&guest.at("dev/console"), "");
+        fs::create_dir(guest.at("bin")).expect("a folder");
+        kit.fill(&guest.at("bin"));
+        guest.repository(prefix, "");
+        write(&guest.keys(), &format!("{MALLORY}\n"));
+        write(&guest.at("root/.ssh/authorized_keys2"), &format!("{MALLORY}\n"));
+        guest
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.dir.path().join(path)
+    }
+
+    fn keys(&self) -> PathBuf {
+        self.at("root/.ssh/authorized_keys")
+    }
+
+    fn owner(&self, name: &str) {
+        let line = format!("root=/dev/xvda1 ro vgrid_username={name} ip=10.0.2.21::10.0.2.2 console=hvc0\n");
+        write(&self.at("proc/cmdline"), &line);
+    }
+
+    fn machine(&self, id: &str) {
+        write(&self.at("sys/hypervisor/uuid"), &format!("{id}\n"));
+    }
+
+    fn repository(&self, prefix: &str, more: &str) {
+        let path = self.at("bin");
+        let text = format!(
+            "PATH={}\nWEB_SOURCE_PREFIX={prefix}\nCA_FILE=/etc/ca.pem\nTRIES=2\nPAUSE=0\nTIME_LIMIT=3\n{more}\n",
+            path.display()
+        );
+        write(&self.at("etc/default/vgrid-guest"), &text);
+    }
+
+    fn trust(&self, authority: &Path) {
+        fs::copy(authority, self.at("etc/ca.pem")).expect("the authority");
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let shell = self.kit.shell();
+        let mut command = Command::new(shell[0]);
+        command.args(&shell[1..]).arg(SCRIPT).arg("--root").arg(self.dir.path()).args(words);
+        command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // What a kernel's command line could put there must not count.
+        for (name, value) in [
+            ("PATH", "/nowhere"),
+            ("WEB_SOURCE_PREFIX", "https://127.0.0.1:1/"),
+            ("NAME", "mallory"),
+            ("MARK", "#"),
+            ("CURL_CA_BUNDLE", "/nowhere"),
+            ("https_proxy", "http://127.0.0.1:1/"),
+            ("HOME", "/root"),
+        ] {
+            command.env(name, value);
+        }
+        command
+    }
+
+    /// One start of the machine: what was said.
+    #[track_caller]
+    fn start(&self) -> String {
+        fs::write(self.at("dev/console"), "").expect("a console");
+        let Output { status, stderr, stdout } = self.command(&["start"]).output().expect("the shell runs");
+        let said = String::from_utf8(stderr).expect("UTF-8");
+        assert_eq!(status.code(), Some(0), "{:?}: {said}", self.kit);
+        assert_eq!(String::from_utf8_lossy(&stdout), "");
+        assert_eq!(self.console(), said, "{:?}: the console says the same", self.kit);
+        said
+    }
+
+    fn console(&self) -> String {
+        fs::read_to_string(self.at("dev/console")).expect("a console")
+    }
+
+    /// The files in root's folder of keys.
+    fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.at("root/.ssh")).expect("a folder");
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"))
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Fails unless root's keys are these lines, and files and folder are root's alone.
+    #[track_caller]
+    fn lets_in(&self, lines: &str, said: &str) {
+        let text =
+            fs::read_to_string(self.keys()).unwrap_or_else(|_| panic!("{:?}: no key: {said}", self.kit));
+        let keys: Vec<&str> = text.lines().filter(|line| !line.starts_with("# by copyuserkey")).collect();
+        assert_eq!(keys.join("\n"), lines.trim_end(), "{:?}: {said}", self.kit);
+        assert_eq!(self.files(), ["authorized_keys"], "{:?}", self.kit);
+        let mode = |path: PathBuf| fs::metadata(path).expect("facts").permissions().mode() & 0o7777;
+        assert_eq!((mode(self.keys()), mode(self.at("root/.ssh"))), (0o600, 0o700));
+    }
+
+    /// Fails unless nobody gets in and the console says so, with these words.
+    #[track_caller]
+    fn lets_nobody_in(&self, said: &str, words: &str) {
+        assert!(said.contains(words) && said.contains(NOBODY), "{:?}: {words:?} not in {said}", self.kit);
+        assert_eq!(self.files(), Vec::<String>::new(), "{:?}: {said}", self.kit);
+    }
+}
+
+/// A repository of keys: Apache with a certificate of its own authority.
+struct Repository {
+    apache: Apache,
+    dir: TempDir,
+}
+
+/// What is wrong with a repository's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Certificate {
+    Valid,
+    SelfSigned,
+    OtherHost,
+    Expired,
+}
+
+impl Repository {
+    fn start(certificate: Certificate) -> Self {
+        let dir = TempDir::new().expect("a folder");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("a public folder");
+        let (host, days) = match certificate {
+            Certificate::OtherHost => ("keys.example.org", "2"),
+            Certificate::Expired => ("localhost", "-1"),
+            Certificate::Valid | Certificate::SelfSigned => ("localhost", "2"),
+        };
+        let line = format!(
+            "set -e; new='-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes'
+             openssl req -x509 $new -days 2 -subj '/CN=A throw-away authority' -keyout ca.key -out ca.pem
+             openssl req -x509 $new -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout self.key -out self.pem
+             openssl req $new -subj /CN={host} -keyout signed.key -out signed.csr
+             echo subjectAltName=DNS:{host} > ext
+             openssl x509 -req -in signed.csr -CA ca.pem -CAkey ca.key -set_serial 1 -days {days} -extfile ext -out signed.pem"
+        );
+        let made =
+            Command::new("/bin/sh").args(["-c", &line]).current_dir(dir.path()).output().expect("sh runs");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let keys = dir.path().join("keys");
+        write(&keys.join("authorized_keys.alice"), &format!("{ALICE}\n"));
+        fs::set_permissions(&keys, fs::Permissions::from_mode(0o755)).expect("a public folder");
+        let name = if certificate == Certificate::SelfSigned { "self" } else { "signed" };
+        let at = dir.path().display();
+        let apache = Apache::start(dir.path(), Kind::Event, true, |port, tls_port| {
+            format!(
+                "Redirect /elsewhere/ http://localhost:{port}/keys/\nAlias /keys/ \"{at}/keys/\"\n\
+                 <Directory \"{at}/keys\">\nRequire all granted\n</Directory>\n\
+                 <VirtualHost 127.0.0.1:{tls_port}>\nSSLEngine on\nSSLCertificateFile \"{at}/{name}.pem\"\n\
+                 SSLCertificateKeyFile \"{at}/{name}.key\"\n</VirtualHost>\n"
+            )
+        });
+        Self { apache, dir }
+    }
+
+    fn put(&self, name: &str, text: &str) {
+        write(&self.dir.path().join("keys").join(format!("authorized_keys.{name}")), text);
+    }
+
+    /// Its address by https, of the folder `folder`.
+    fn prefix(&self, folder: &str) -> String {
+        let port = self.apache.tls.expect("a port with TLS").port();
+        format!("https://localhost:{port}/{folder}/authorized_keys.")
+    }
+
+    fn guest(&self, kit: Kit, name: &str) -> Guest {
+        let guest = Guest::new(kit, name, &self.prefix("keys"));
+        guest.trust(&self.dir.path().join("ca.pem"));
+        guest
+    }
+}
+
+#[test]
+fn the_scripts_are_written_well() {
+    let output = Command::new("shellcheck")
+        .args([SCRIPT, concat!(env!("CARGO_MANIFEST_DIR"), "/boot/vgrid-pvgrub")])
+        .output()
+        .expect("shellcheck can be started");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn a_key_inside_the_image_comes_first_and_alone() {
+    for kit in KITS.into_iter().chain([Kit::Busybox]) {
+        let guest = Guest::new(kit, "J%C3%BCrgen_M.", "https://127.0.0.1:1/");
+        // As somebody with Windows wrote it, with options.
+        let more = format!("# two\r\n\r\nfrom=\"10.*,!10.1.*\",no-pty {ALICE}\r\n{ALICE} two\r\n");
+        write(&guest.at("opt/ssh_public_keys/authorized_keys.J%C3%BCrgen_M."), &more);
+        write(&guest.at("opt/ssh_public_keys/authorized_keys.mallory"), MALLORY);
+        let said = guest.start();
+        guest.lets_in(&more.replace('\r', ""), &said);
+        assert!(said.contains("root may log in with the key of J%C3%BCrgen_M., from /opt/"), "{said}");
+    }
+}
+
+#[test]
+fn a_key_from_the_repository() {
+    let repository = Repository::start(Certificate::Valid);
+    repository.put("Jürgen", ALICE);
+    for kit in KITS {
+        let guest = repository.guest(kit, "alice");
+        let said = guest.start();
+        guest.lets_in(ALICE, &said);
+        assert!(said.contains("from https://localhost:"), "{said}");
+        guest.owner("J%C3%BCrgen");
+        let said = guest.start();
+        guest.lets_in(ALICE, &said);
+        // Whoever has no key gets none, in particular not the last one's.
+        guest.owner("bob");
+        guest.lets_nobody_in(&guest.start(), "404");
+    }
+}
+
+#[test]
+fn a_repository_that_cannot_prove_who_it_is() {
+    for certificate in [Certificate::SelfSigned, Certificate::OtherHost, Certificate::Expired] {
+        let repository = Repository::start(certificate);
+        for kit in KITS {
+            let guest = repository.guest(kit, "alice");
+            guest.lets_nobody_in(&guest.start(), "certificate");
+            // Nor does it keep the key of an earlier start.
+            fs::write(
+                guest.keys(),
+                format!("# by copyuserkey for alice on {MACHINE}; replaced at every start\n{ALICE}\n"),
+            )
+            .expect("a key");
+            guest.lets_nobody_in(&guest.start(), "certificate");
+        }
+        assert_eq!(repository.apache.requests("GET"), 0, "{certificate:?}: something was asked for");
+    }
+}
+
+#[test]
+fn an_answer_that_is_no_key() {
+    let repository = Repository::start(Certificate::Valid);
+    let long = format!("{ALICE}\n").repeat(20_000);
+    let html = format!("<!DOCTYPE html>\n<html><body><pre>\n{ALICE}\n</pre></body></html>\n");
+    let comment = "# no key yet\n";
+    let private =
+        "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n-----END OPENSSH PRIVATE KEY-----\n";
+    let short = "ssh-ed25519 AAAAC3Nza\n";
+    for kit in KITS {
+        let guest = repository.guest(kit, "alice");
+        for text in ["", &html, comment, private, short, &format!("{ALICE}\nand more\n")] {
+            repository.put("alice", text);
+            guest.lets_nobody_in(&guest.start(), "is no public key");
+        }
+        repository.put("alice", &long);
+        guest.lets_nobody_in(&guest.start(), "copyuserkey");
+        repository.put("alice", ALICE);
+        // It may send to http, or to wherever nobody signs for.
+        guest.repository(&repository.prefix("elsewhere"), "");
+        let said = guest.start();
+        guest.lets_nobody_in(&said, "gave no key for alice");
+    }
+}
+
+#[test]
+fn no_repository_within_reach() {
+    let repository = Repository::start(Certificate::Valid);
+    for kit in KITS {
+        let guest = repository.guest(kit, "alice");
+        let away = "https://127.0.0.1:1/";
+        guest.repository(away, "");
+        let said = guest.start();
+        guest.lets_nobody_in(&said, "can't be reached (try 2 of 2)");
+        // The key of an earlier start stays where it can be told that nobody answered...
+        let earlier = || {
+            guest.repository(&repository.prefix("keys"), "");
+            guest.lets_in(ALICE, &guest.start());
+            guest.repository(away, "");
+        };
+        earlier();
+        let said = guest.start();
+        if kit == Kit::OldWget {
+            guest.lets_nobody_in(&said, "can't be reached");
+        } else {
+            guest.lets_in(ALICE, &said);
+            assert!(said.contains("for the same owner, alice, stays"), "{said}");
+        }
+        // ... unless it was another's, or installed on another machine, whose disk was saved as an image,
+        earlier();
+        guest.owner("bob");
+        guest.lets_nobody_in(&guest.start(), "can't be reached");
+        guest.owner("alice");
+        earlier();
+        guest.machine("01932c07-8e1f-7a11-9d3e-111122224444");
+        guest.lets_nobody_in(&guest.start(), "can't be reached");
+        guest.machine(MACHINE);
+        // or there is no telling which machine it was.
+        earlier();
+        fs::remove_file(guest.at("sys/hypervisor/uuid")).expect("an id");
+        guest.lets_nobody_in(&guest.start(), "can't be reached");
+        guest.machine(MACHINE);
+        // No name of a host.
+        guest.repository("https://keys.invalid/", "");
+        guest.lets_nobody_in(&guest.start(), "can't be reached");
+    }
+}
+
+#[test]
+fn what_lets_others_in_is_gone_before_anybody_is_asked() {
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    silent.set_nonblocking(true).expect("a port");
+    let prefix = format!("https://127.0.0.1:{}/", silent.local_addr().expect("an address").port());
+    for kit in KITS {
+        let guest = Guest::new(kit, "alice", &prefix);
+        guest.trust(Path::new("/etc/ssl/certs/ca-certificates.crt"));
+        let began = Instant::now();
+        let mut child = guest.command(&[]).spawn().expect("the shell runs");
+        let mut call =
+            eventually(Duration::from_secs(20), || silent.accept().ok()).expect("the repository is asked").0;
+        assert!(!guest.keys().exists() && !guest.at("root/.ssh/authorized_keys2").exists(), "{kit:?}");
+        call.set_nonblocking(false).expect("a connection");
+        let mut first = [0; 1];
+        assert!(call.read_exact(&mut first).is_ok(), "{kit:?} says nothing");
+        let status = child.wait().expect("it ends");
+        assert!(status.success(), "{kit:?}: {status}");
+        guest.lets_nobody_in(&guest.console(), "can't be reached (try 2 of 2)");
+        assert!(began.elapsed() < Duration::from_secs(30), "{kit:?} took {:?}", began.elapsed());
+        while silent.accept().is_ok() {}
+    }
+}
+
+#[test]
+fn names_that_are_paths_or_worse() {
+    let repository = Repository::start(Certificate::Valid);
+    write(&repository.dir.path().join("keys/bob"), MALLORY);
+    let long = "a".repeat(769);
+    for name in [
+        "..",
+        ".",
+        "../alice",
+        "/../alice",
+        "x/../../../../opt/ssh_public_keys/authorized_keys.mallory",
+        "%2E%2E",
+        "%2e%2e%2falice",
+        "..%2Falice",
+        "..%2falice",
+        "x%2F..%2Falice",
+        "x%5C..%5Calice",
+        "alice%0Amallory",
+        "alice%0d",
+        "alice%00",
+        "alice%7F",
+        "al%69ce",
+        "alice%",
+        "alice%4",
+        "alice%zz",
+        "-alice",
+        "$(id)",
+        "`id`",
+        "a;id",
+        "a*",
+        "alice?x",
+        "alice#",
+        "\"alice\"",
+        "ali\\ce",
+        "jürgen",
+        "alice vgrid_username=mallory",
+        "",
+        &long,
+    ] {
+        for kit in [Kit::Curl, Kit::Wget, Kit::BusyboxAndWget] {
+            let guest = repository.guest(kit, name);
+            write(&guest.at("opt/ssh_public_keys/authorized_keys.mallory"), MALLORY);
+            let said = guest.start();
+            guest.lets_nobody_in(&said, "owner");
+            assert!(!said.contains("ssh_public_keys"), "{name}: {said}");
+        }
+    }
+    let guest = repository.guest(Kit::Curl, "alice");
+    fs::remove_file(guest.at("proc/cmdline")).expect("a command line");
+    guest.lets_nobody_in(&guest.start(), "names no owner");
+    assert_eq!(repository.apache.requests("GET"), 0);
+}
+
+#[test]
+fn http_only_where_it_was_asked_for_and_with_a_warning() {
+    let repository = Repository::start(Certificate::Valid);
+    let port = repository.apache.address.port();
+    for kit in KITS.into_iter().chain([Kit::Busybox]) {
+        let guest = repository.guest(kit, "alice");
+        guest.repository(&format!("http://localhost:{port}/keys/authorized_keys."), "");
+        let said = guest.start();
+        guest.lets_in(ALICE, &said);
+        assert!(said.contains("WARNING: the key is fetched by http"), "{said}");
+        guest.owner("bob");
+        let said = guest.start();
+        assert!(said.contains(NOBODY), "{said}");
+        guest.owner("alice");
+        for (prefix, words) in [
+            ("", "No key repository is set"),
+            ("ftp://localhost/", "must begin with https://"),
+            ("file:///root/", "must begin with https://"),
+            ("/keys/", "must begin with https://"),
+            ("'https://localhost/ -k '", "is no address"),
+        ] {
+            guest.repository(prefix, "");
+            guest.lets_nobody_in(&guest.start(), words);
+        }
+    }
+}
+
+#[test]
+fn who_can_check_no_certificates_fetches_nothing() {
+    let repository = Repository::start(Certificate::Valid);
+    let guest = repository.guest(Kit::Busybox, "alice");
+    guest.lets_nobody_in(&guest.start(), "neither curl nor a GNU wget of 1.10");
+    for version in ["1.9.1", "1.9", "0.99"] {
+        let guest = repository.guest(Kit::OldWget, "alice");
+        let file = guest.at("bin/wget");
+        let text = fs::read_to_string(&file).expect("a program").replace("1.10.2", version);
+        fs::write(&file, text).expect("a program");
+        guest.lets_nobody_in(&guest.start(), "neither curl nor a GNU wget of 1.10");
+    }
+    assert_eq!(repository.apache.requests("GET"), 0);
+}
+
+#[test]
+fn settings_that_are_no_shell() {
+    for kit in KITS {
+        let guest = Guest::new(kit, "alice", "'https://localhost/");
+        guest.lets_nobody_in(&guest.start(), "a mistake in /etc/default/vgrid-guest");
+    }
+}
+
+#[test]
+fn a_folder_of_keys_that_leads_elsewhere() {
+    let repository = Repository::start(Certificate::Valid);
+    let guest = repository.guest(Kit::Curl, "alice");
+    fs::rename(guest.at("root/.ssh"), guest.at("elsewhere")).expect("a folder");
+    symlink(guest.at("elsewhere"), guest.at("root/.ssh")).expect("a link");
+    let said = guest.start();
+    guest.lets_in(ALICE, &said);
+    assert!(!guest.at("root/.ssh").is_symlink());
+    assert_eq!(fs::read_dir(guest.at("elsewhere")).expect("a folder").count(), 0);
+    // A link in place of the file; what it leads to stays as it is.
+    write(&guest.at("precious"), "precious");
+    fs::remove_file(guest.keys()).expect("a key");
+    symlink(guest.at("precious"), guest.keys()).expect("a link");
+    let said = guest.start();
+    guest.lets_in(ALICE, &said);
+    assert_eq!(fs::read_to_string(guest.at("precious")).expect("a file"), "precious");
+}
+
+#[test]
+fn a_key_that_cannot_be_removed_is_an_alarm() {
+    let repository = Repository::start(Certificate::Valid);
+    let guest = repository.guest(Kit::Wget, "alice");
+    fs::remove_file(guest.at("bin/rm")).expect("a program");
+    symlink("/bin/false", guest.at("bin/rm")).expect("a link");
+    let output = guest.command(&["start"]).output().expect("the shell runs");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(guest.console().contains("ALARM"), "{}", guest.console());
+    assert_eq!(repository.apache.requests("GET"), 0);
+}
+
+#[test]
+fn what_a_service_manager_calls_it_with() {
+    let repository = Repository::start(Certificate::Valid);
+    let guest = repository.guest(Kit::Wget, "alice");
+    let code = |words: &[&str]| guest.command(words).output().expect("the shell runs").status.code();
+    assert_eq!((code(&["stop"]), code(&["status"]), code(&["sing"])), (Some(0), Some(3), Some(2)));
+    assert!(guest.keys().exists(), "only a start changes anything");
+    assert_eq!((code(&["force-reload"]), code(&["status"])), (Some(0), Some(0)));
+    guest.lets_in(ALICE, "");
+}

@@ -1,0 +1,204 @@
+//! Who gets into a machine: its owner, with the owner's key, and nobody else. Each for real: the guest's script in a
+//! real guest, asked by ssh.
+
+use super::host::{Host, scenario};
+
+const SSH: &str = "ssh -F none -o IdentitiesOnly=yes -o BatchMode=yes -o StrictHostKeyChecking=no \
+                   -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o ConnectTimeout=30";
+const NOBODY: &str = "NO KEY: nobody can log in as root by key.";
+const PEOPLE: [&str; 4] = ["alice", "bob", "admin", "stranger"];
+
+/// A machine that boots, perhaps several times.
+struct Machine<'a> {
+    host: &'a Host,
+    owner: &'static str,
+    address: &'static str,
+    id: String,
+    boots: usize,
+}
+
+impl<'a> Machine<'a> {
+    fn deploy(host: &'a Host, owner: &'static str, address: &'static str, image: &str) -> Self {
+        let (status, answer) =
+            host.deploy(owner, &format!("vmImage={image}&vmMemory=256&vmPartition=2&vmHostname={address}"));
+        assert_eq!(status, 202, "{answer}");
+        let id = answer["machine"]["id"].as_str().expect("an id").to_owned();
+        Self { host, owner, address, id, boots: 1 }
+    }
+
+    fn log(&self) -> String {
+        format!("/var/log/xen/console/guest-{}_{}.log", self.owner, self.address)
+    }
+
+    /// Waits until it has come up; returns what its console said while it did.
+    fn up(&self) -> String {
+        if self.boots == 1 {
+            self.host.wait_for(self.owner, &self.id, "deployed", 900);
+        }
+        let (log, boots) = (self.log(), self.boots);
+        let waited = self.host.try_sh(&format!(
+            "for i in $(seq 400); do [ $(grep -c 'GUEST READY' {log}) -ge {boots} ] && exit; sleep 1; done; exit 1"
+        ));
+        let console = self.host.sh(&format!("cat {log}"));
+        assert_eq!(waited.status, 0, "{} does not come up:\n{console}", self.address);
+        let said: Vec<&str> = console.split("GUEST READY").collect();
+        said[boots - 1].to_owned()
+    }
+
+    fn reboot(&mut self) {
+        self.host.sh(&format!("xl reboot {}_{}", self.owner, self.address));
+        self.boots += 1;
+    }
+
+    /// Runs a command in the machine with somebody's key: what it printed, or `None` where the key is refused.
+    fn ssh(&self, person: &str, command: &str) -> Option<String> {
+        let ended = self
+            .host
+            .try_sh(&format!("{SSH} -i /root/keys/{person} root@{} {command:?} < /dev/null", self.address));
+        if ended.status == 0 {
+            return Some(ended.out);
+        }
+        let refused = ended.out.contains("Permission denied");
+        assert!(refused, "neither in nor refused, but {}: {}", ended.status, ended.out);
+        None
+    }
+
+    /// Fails unless these people get in and no others do.
+    fn lets_in(&self, people: &[&str], said: &str) {
+        let inside: Vec<&str> =
+            PEOPLE.into_iter().filter(|person| self.ssh(person, "true").is_some()).collect();
+        assert_eq!(inside, people, "into {}, whose console said:\n{said}", self.address);
+    }
+
+    fn says(&self, said: &str, words: &str) {
+        assert!(said.contains(words), "{}: {words:?} is not in\n{said}", self.address);
+    }
+
+    fn lets_nobody_in(&self, said: &str, words: &str) {
+        self.lets_in(&[], said);
+        self.says(said, words);
+        self.says(said, NOBODY);
+    }
+}
+
+/// A pair of keys for everybody; alice's and bob's are in the repository.
+fn make_keys(host: &Host) {
+    host.sh(&format!(
+        "mkdir -p /root/keys; cd /root/keys; for p in {}; do ssh-keygen -q -t ed25519 -N '' -C $p -f $p; done; \
+         rm /srv/keys/*; for p in alice bob; do cp $p.pub /srv/keys/authorized_keys.$p; done",
+        PEOPLE.join(" ")
+    ));
+}
+
+const SWITCH_OFF: &str = "a2dissite -q keys; a2dismod -q ssl; systemctl restart apache2";
+const SWITCH_ON: &str = "a2enmod -q ssl; a2ensite -q keys; systemctl restart apache2";
+
+#[test]
+fn the_owner_gets_in_and_nobody_else() {
+    scenario("keys", |host| {
+        let before = host.inventory();
+        make_keys(host);
+        // One image, started through pygrub or through GRUB's PV loader; who asks pygrub is recorded.
+        host.sh(
+            "cp -p /etc/vgrid/*.cfg /root/; cd /etc/vgrid; \
+             sed -i '/^\\[VMConfigTemplates\\]/a pv = \"xen-pvgrub\"' node.cfg; \
+             sed -i '/^\\[VMImageFiles\\]/a pv = \"debian.tar.gz\"' node.cfg; \
+             sed -i -e '/^\\[VMImages\\]/a pv = \"Debian, by the PV loader\"' -e 's/^vm2 = .*/vm2 = \"probe=it'\\\\''s\"/' common.cfg; \
+             p=$(ls /usr/lib/xen-*/bin/pygrub); mv $p $p.real; \
+             printf '#!/bin/sh\\necho \"$*\" >> /root/pygrub.log\\nexec %s \"$@\"\\n' $p.real > $p; chmod 755 $p",
+        );
+        let mut one = Machine::deploy(host, "alice", "vm1", "debian");
+        let mut two = Machine::deploy(host, "bob", "vm2", "pv");
+        let three = Machine::deploy(host, "admin", "vm3", "debian");
+
+        let said = one.up();
+        one.lets_in(&["alice"], &said);
+        let said = two.up();
+        two.lets_in(&["bob"], &said);
+        // What the kernel was told through the PV loader is what the template says.
+        let line = two.ssh("bob", "cat /proc/cmdline").expect("bob gets in");
+        for word in [
+            "root=/dev/xvda1 ro vgrid_username=bob ip=10.0.2.22::10.0.2.2:255.255.255.0:vm2:eth0:off",
+            "probe=it",
+        ] {
+            assert!(line.contains(word), "{word:?} is not in {line}");
+        }
+        // Nobody has a key for an administrator here.
+        let said = three.up();
+        three.lets_nobody_in(&said, "The key repository gave no key for admin");
+        let (_, console) = host.ask("admin", "console", &format!("format=text&id={}", three.id));
+        three.says(&console, NOBODY);
+        host.terminate("admin", &three.id);
+
+        // Nobody answers: a key of an earlier start stays, what else was put there does not.
+        one.ssh("alice", "rm .ssh/authorized_keys").expect("alice gets in");
+        host.sh(SWITCH_OFF);
+        let stranger = host.sh("cat /root/keys/stranger.pub");
+        two.ssh("bob", "cp .ssh/authorized_keys .ssh/authorized_keys2").expect("bob gets in");
+        host.sh(&format!(
+            "mkdir -p /mnt; {SSH} -i /root/keys/bob root@vm2 'echo {} >> .ssh/authorized_keys2' < /dev/null",
+            stranger.trim()
+        ));
+        one.reboot();
+        two.reboot();
+        let said = one.up();
+        one.lets_nobody_in(&said, "The key repository can't be reached");
+        let said = two.up();
+        two.says(&said, "for the same owner, bob, stays");
+        two.lets_in(&["bob"], &said);
+
+        // Somebody else answers in the repository's name.
+        host.sh(&format!(
+            "cd /etc/ssh && cp -p /etc/ssl/certs/keys.pem /etc/ssl/private/keys.key /root/; \
+             openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=xenhost \
+             -addext subjectAltName=DNS:xenhost -keyout /etc/ssl/private/keys.key -out /etc/ssl/certs/keys.pem 2>/dev/null; \
+             {SWITCH_ON}"
+        ));
+        one.reboot();
+        two.reboot();
+        for machine in [&one, &two] {
+            let said = machine.up();
+            machine.lets_nobody_in(&said, "certificate");
+        }
+
+        // What root of the host has run on the machines' disks.
+        let asked = host.sh("cat /root/pygrub.log");
+        assert!(asked.contains("xen-root-alice_vm1") && !asked.contains("bob"), "{asked}");
+        host.terminate("alice", &one.id);
+        host.terminate("bob", &two.id);
+        host.sh("mv /root/*.cfg /etc/vgrid/");
+        host.must_be_as(&before);
+    });
+}
+
+#[test]
+fn a_key_inside_the_image_comes_first() {
+    scenario("inside", |host| {
+        let before = host.inventory();
+        make_keys(host);
+        // An image with alice's key, and with a stranger's where root's keys are, as one saved from a machine has.
+        // The repository has another for alice.
+        host.sh(
+            "cd /root; mkdir -p in/opt/ssh_public_keys in/root/.ssh; chmod 700 in/root in/root/.ssh; \
+             cp keys/alice.pub in/opt/ssh_public_keys/authorized_keys.alice; \
+             cp keys/stranger.pub in/root/.ssh/authorized_keys; cp keys/bob.pub /srv/keys/authorized_keys.alice; \
+             cd /var/lib/vgrid/images; zcat debian.tar.gz > saved.tar; tar -C /root/in -rf saved.tar ./opt ./root; \
+             cp -p /etc/vgrid/node.cfg /root/; sed -i 's/^debian = .*/debian = \"saved.tar\"/' /etc/vgrid/node.cfg",
+        );
+        let one = Machine::deploy(host, "alice", "vm1", "debian");
+        let two = Machine::deploy(host, "admin", "vm2", "debian");
+        let said = one.up();
+        one.says(
+            &said,
+            "root may log in with the key of alice, from /opt/ssh_public_keys/authorized_keys.alice",
+        );
+        one.lets_in(&["alice"], &said);
+        // There is none for others, and the stranger's is none for anybody.
+        let said = two.up();
+        two.lets_nobody_in(&said, "The key repository gave no key for admin");
+        host.terminate("alice", &one.id);
+        host.terminate("admin", &two.id);
+        host.sh("mv /root/node.cfg /etc/vgrid/; rm /var/lib/vgrid/images/saved.tar");
+        host.must_be_as(&before);
+    });
+}
