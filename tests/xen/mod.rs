@@ -1,5 +1,6 @@
 //! Scenarios that need a real Xen host: inside QEMU, with real `xl`, LVM, sudo and Apache.
 
+pub mod check;
 mod faults;
 mod helper;
 mod host;
