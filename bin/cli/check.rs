@@ -15,6 +15,8 @@ use vgrid::system::log;
 /// Run it as root; some things nobody else can see. Nothing is changed. The configuration is that of
 /// /etc/vgrid, or of the folder that VGRID_CONFIG_DIR names.
 #[derive(Parser)]
+// Each is a switch of the command line.
+#[allow(clippy::struct_excessive_bools)]
 #[command(
     name = "vgrid-check",
     version,
