@@ -131,11 +131,13 @@ pub fn run(checks: &mut Checks, dir: &Path, own_url: &str, parts: Parts) -> Grou
         keys => Found::Known(keys),
     };
     let key = checks.check_as_root("key", files, |files| {
-        for file in files {
-            config::read_key(file, &dir.join("key")).or_else_do(format!(
+        let keys =
+            [server.as_ref().known().map(config::Server::key), node.as_ref().known().map(config::Node::key)];
+        for key in keys.into_iter().flatten() {
+            key.or_else_do(format!(
                 "on one machine: openssl rand -hex 32 | install -o root -g {WEB_USER} -m 640 /dev/stdin {0}; \
                  then copy {0} to all others",
-                file.display()
+                files[0].display()
             ))?;
         }
         Ok(Seen::well((), "long enough"))

@@ -451,8 +451,7 @@ fn is_http(url: &str) -> bool {
     url.starts_with("http://") || url.starts_with("https://")
 }
 
-/// Reads a key file; `config` is the file that names it.
-pub fn read_key(file: &Path, config: &Path) -> Result<Key, ConfigError> {
+fn read_key(file: &Path, config: &Path) -> Result<Key, ConfigError> {
     let text = std::fs::read_to_string(file)
         .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
     Key::new(&text).ok_or_else(|| ConfigError::Value {

@@ -178,7 +178,13 @@ fn reach(url: &str, answer: Result<Answer, RemoteError>) -> Result<Answer, Probl
 
 fn clock_agrees(theirs: Option<Moment>, ours: Moment) -> Verdict<()> {
     let kept = exec::find(&["timedatectl"])
-        .and_then(|program| Run::new(program).args(["show", "-p", "NTPSynchronized", "--value"]).run().ok())
+        .and_then(|program| {
+            Run::new(program)
+                .args(["show", "-p", "NTPSynchronized", "--value"])
+                .limit(Duration::from_secs(10))
+                .run()
+                .ok()
+        })
         .is_some_and(|said| said.text().trim() == "yes");
     let kept = if kept { "kept by NTP" } else { "nothing is known to keep it right" };
     match theirs {
