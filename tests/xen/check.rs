@@ -72,7 +72,7 @@ pub const CASES: [Case; 30] = [
         "ln -s /etc/vgrid/htaccess /usr/lib/vgrid/cgi-bin/user/.htaccess",
     ),
     case("registry", "chmod 755 /var/lib/vgrid", "chmod 700 /var/lib/vgrid"),
-    case("records", "chown root /var/lib/vgrid/node", "chown www-data /var/lib/vgrid/node"),
+    case("records", "chmod 755 /var/lib/vgrid/node", "chmod 700 /var/lib/vgrid/node"),
     // Orders are taken from vm1 only; the portal itself is where it was.
     Case {
         skips: &["nodes' keys", "nodes tell what they have", "nodes' version", "nodes' common.cfg"],
