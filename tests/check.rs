@@ -108,6 +108,11 @@ const SERVER: [Case; 19] = [
             "nodes' common.cfg",
         ],
     ),
+    case(
+        "machines' names",
+        |p| same_elsewhere(p, |p| add(p, "common.cfg", "\"none.invalid\" = \"\"\n")),
+        &[],
+    ),
     case("machines' names", |p| same_elsewhere(p, |p| add(p, "common.cfg", "\"127.0.11\" = \"\"\n")), &[]),
     Case {
         // internal/status can't read it either.
