@@ -76,18 +76,18 @@ install-config = install -d $(dir $(2)) && \
 
 install-common:
 	$(call install-config,etc/common.cfg,$(ETC)/common.cfg)
-	install -d $(APACHE)
+	install -d $(APACHE) $(DESTDIR)$(PREFIX)/bin
+	for f in $(call programs,cli); do \
+		install -m 755 $(PROGRAMS)/vgrid-$$f $(DESTDIR)$(PREFIX)/bin/vgrid-$$f || exit 1; done
 
 install-server: install-common source
 	$(call install-cgi,user,$(call programs,user))
 	$(call install-cgi,internal,$(call programs,internal))
-	install -d $(SHARE)/templates/page $(DESTDIR)$(PREFIX)/bin
+	install -d $(SHARE)/templates/page
 	install -m 644 templates/page/*.html $(SHARE)/templates/page/
 	cd resources && find . -type d -exec install -d $(abspath $(SHARE))/resources/{} \;
 	cd resources && find . -type f -exec install -m 644 {} $(abspath $(SHARE))/resources/{} \;
 	install -m 644 $(PROGRAMS)/vgrid-source.tar.gz $(SHARE)/resources/vgrid-source.tar.gz
-	for f in $(call programs,cli); do \
-		install -m 755 $(PROGRAMS)/vgrid-$$f $(DESTDIR)$(PREFIX)/bin/vgrid-$$f || exit 1; done
 	$(call install-config,etc/server.cfg,$(ETC)/server.cfg)
 	$(call install-config,apache/htaccess.basic,$(ETC)/htaccess)
 	for f in basic shibboleth certificate; do install -m 644 apache/htaccess.$$f $(ETC)/htaccess.$$f || exit 1; done

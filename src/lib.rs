@@ -6,11 +6,13 @@
 //! | --- | --- | --- |
 //! | 2 | [`server`], [`node`] | what the executables do; the two never import each other |
 //! | 1 | [`config`], [`template`], [`remote`], [`system`], [`cgi`] | one outside thing each |
+//! | 1 | [`check`] | what `vgrid-check` looks at on both sides; [`server`] and [`node`] add their own |
 //! | 0 | [`model`] | the words as types; pure |
 //!
 //! The executables in `bin/` hold no logic: each calls one handler of layer 2.
 
 pub mod cgi;
+pub mod check;
 pub mod config;
 pub mod model;
 #[cfg(feature = "node")]

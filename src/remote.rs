@@ -1,5 +1,6 @@
-//! The only place that makes HTTP requests. Each is signed, has a time limit for all of it, follows no
-//! redirect and uses no proxy (under CGI `HTTP_PROXY` would be a request header).
+//! The only place that makes HTTP requests. Each is signed (but for those that see what a stranger sees), has a
+//! time limit for all of it, follows no redirect and uses no proxy (under CGI `HTTP_PROXY` would be a request
+//! header).
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -12,6 +13,7 @@ use ureq::http::Uri;
 use ureq::http::uri::Scheme;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
+use crate::model::lease::Moment;
 use crate::model::names::RequestId;
 use crate::model::sign::{self, Key, REQUEST_HEADER, SIGNATURE_HEADER, Signed, TIME_HEADER};
 use crate::system::clock;
@@ -46,6 +48,8 @@ pub enum RemoteError {
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
+    /// What the other side's clock says, if it tells.
+    pub date: Option<Moment>,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -64,7 +68,7 @@ pub struct Client<'a> {
     plain: ureq::Agent,
     secure: OnceLock<ureq::Agent>,
     ca_file: PathBuf,
-    key: &'a Key,
+    key: Option<&'a Key>,
     request: &'a RequestId,
     limit: Duration,
 }
@@ -95,6 +99,15 @@ impl<'a> Client<'a> {
     /// A client that signs with `key`, names `request`, and gives each exchange at most `limit`.
     /// For https the other side's certificate must be signed by one of those in `ca_file`.
     pub fn new(key: &'a Key, request: &'a RequestId, limit: Duration, ca_file: &Path) -> Self {
+        Self::with(Some(key), request, limit, ca_file)
+    }
+
+    /// One that does not sign: it sees what a stranger sees.
+    pub fn stranger(request: &'a RequestId, limit: Duration, ca_file: &Path) -> Self {
+        Self::with(None, request, limit, ca_file)
+    }
+
+    fn with(key: Option<&'a Key>, request: &'a RequestId, limit: Duration, ca_file: &Path) -> Self {
         Self {
             plain: agent(limit, None),
             secure: OnceLock::new(),
@@ -128,26 +141,25 @@ impl<'a> Client<'a> {
     fn exchange(&self, method: &str, url: &str, body: &[u8]) -> Result<Answer, RemoteError> {
         let uri: Uri = url.parse().map_err(|_| RemoteError::NotSent(format!("{url:?} is not a URL")))?;
         let path_and_query = uri.path_and_query().map_or("/", |p| p.as_str());
-        let time = clock::now();
-        let signature = sign::sign(self.key, &Signed { method, path_and_query, time, body });
-        let time = time.unix().to_string();
-        let headers = [
-            (TIME_HEADER, time.as_str()),
-            (SIGNATURE_HEADER, &signature),
-            (REQUEST_HEADER, self.request.as_str()),
-        ];
+        let mut headers = vec![(REQUEST_HEADER, self.request.as_str().to_owned())];
+        if let Some(key) = self.key {
+            let time = clock::now();
+            headers.push((TIME_HEADER, time.unix().to_string()));
+            headers.push((SIGNATURE_HEADER, sign::sign(key, &Signed { method, path_and_query, time, body })));
+        }
         let agent = self.agent(&uri);
         let response = if method == "GET" {
-            headers.iter().fold(agent.get(url), |r, (name, value)| r.header(*name, *value)).call()
+            headers.iter().fold(agent.get(url), |r, (name, value)| r.header(*name, value)).call()
         } else {
             headers
                 .iter()
-                .fold(agent.post(url), |r, (name, value)| r.header(*name, *value))
+                .fold(agent.post(url), |r, (name, value)| r.header(*name, value))
                 .content_type("application/json")
                 .send(body)
         };
         let mut response = response.map_err(|error| self.explain(error))?;
         let status = response.status().as_u16();
+        let date = response.headers().get("date").and_then(|date| Moment::from_http(date.to_str().ok()?));
         let body =
             response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec().map_err(|error| match self
                 .explain(error)
@@ -156,7 +168,7 @@ impl<'a> Client<'a> {
                 RemoteError::NotSent(detail) => RemoteError::Broken(detail),
                 other => other,
             })?;
-        Ok(Answer { status, body })
+        Ok(Answer { status, date, body })
     }
 
     fn explain(&self, error: ureq::Error) -> RemoteError {

@@ -47,8 +47,13 @@ pub mod page {
 
     use super::{TemplateError, broken};
 
-    /// Renders one page. Only the page itself and the layout are read: a CGI program renders one and ends.
-    pub fn render(dir: &Path, page: &str, context: &impl Serialize) -> Result<String, TemplateError> {
+    /// Reads a page and the layout without filling them in.
+    pub fn check(dir: &Path, page: &str) -> Result<(), TemplateError> {
+        read(dir, page).map(drop)
+    }
+
+    /// Only the page itself and the layout: a CGI program renders one and ends.
+    fn read(dir: &Path, page: &str) -> Result<tera::Tera, TemplateError> {
         let read = |name: &str| {
             let file = dir.join("page").join(name);
             std::fs::read_to_string(&file).map_err(|source| TemplateError::Unreadable { file, source })
@@ -57,6 +62,12 @@ pub mod page {
         tera.autoescape_on(vec![".html"]);
         tera.add_raw_templates([("layout.html", read("layout.html")?), (page, read(page)?)])
             .map_err(|error| broken(page, &error))?;
+        Ok(tera)
+    }
+
+    /// Renders one page.
+    pub fn render(dir: &Path, page: &str, context: &impl Serialize) -> Result<String, TemplateError> {
+        let tera = read(dir, page)?;
         let context = tera::Context::from_serialize(context).map_err(|error| broken(page, &error))?;
         let html = tera.render(page, &context).map_err(|error| broken(page, &error));
         // The process ends in a moment; taking both apart first took a twentieth of its time.

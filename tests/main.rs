@@ -4,6 +4,7 @@
 mod architecture;
 mod bad_input;
 mod browser;
+mod check;
 mod config_files;
 mod guest;
 mod harness;

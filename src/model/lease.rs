@@ -17,6 +17,12 @@ impl Moment {
         Self(seconds)
     }
 
+    /// The moment in an HTTP header: `Sun, 22 Nov 2026 09:05:00 GMT` (RFC 9110, section 5.6.7).
+    pub fn from_http(text: &str) -> Option<Self> {
+        let time = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok()?;
+        Some(Self(time.as_second()))
+    }
+
     /// Seconds since 1970 (UTC).
     pub const fn unix(self) -> i64 {
         self.0

@@ -147,7 +147,7 @@ fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Pla
 }
 
 /// Whether an order's host is the one that calls itself `own`. Either may be without its domain.
-fn is_this_host(named: &PhysicalHost, own: &str) -> bool {
+pub(super) fn is_this_host(named: &PhysicalHost, own: &str) -> bool {
     let own = own.to_ascii_lowercase();
     let named = named.as_str();
     let first = |name: &str| name.split('.').next().unwrap_or_default().to_owned();

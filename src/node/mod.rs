@@ -8,8 +8,9 @@
 //!
 //! The others are theirs: [`jobs`] keeps the records, [`host`] knows what the host has free,
 //! [`privileged`] calls the helper, [`report`] talks to the server, [`image`] decompresses, [`lvm`] and
-//! [`hypervisor`] understand the programs that the helper runs.
+//! [`hypervisor`] understand the programs that the helper runs. [`check`] has the node's part of `vgrid-check`.
 
+pub mod check;
 pub mod console;
 pub mod deploy;
 pub mod helper;

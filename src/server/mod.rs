@@ -3,10 +3,11 @@
 //! One module a page ([`list`], [`deploy`], [`show`], [`console`], [`terminate`]), one for stopping, starting
 //! and rebooting ([`power`]) and one for the nodes' reports ([`status`]). They stand on the [`registry`], on
 //! [`placement`], on [`orders`] (what orders have in common), on [`nodes`] (calls to nodes) and on [`view`] (what
-//! pages show).
+//! pages show). [`check`] has the server's part of `vgrid-check`.
 
 pub mod access;
 pub mod audit;
+pub mod check;
 pub mod console;
 pub mod deploy;
 pub mod list;

@@ -146,7 +146,7 @@ mod tests {
     }
 
     fn answer(status: u16, body: &str) -> Answer {
-        Answer { status, body: body.as_bytes().to_vec() }
+        Answer { status, date: None, body: body.as_bytes().to_vec() }
     }
 
     #[test]

@@ -7,6 +7,11 @@ fn resolve(name: &str) -> impl Iterator<Item = IpAddr> {
     (name, 0).to_socket_addrs().into_iter().flatten().map(|address| address.ip().to_canonical())
 }
 
+/// Whether a name has an address.
+pub fn resolves(name: &str) -> bool {
+    resolve(name).next().is_some()
+}
+
 /// Whether an address is one of that name's. IPv4 addresses that came
 /// over an IPv6 socket are compared as IPv4.
 pub fn belongs_to(address: IpAddr, name: &str) -> bool {

@@ -65,6 +65,8 @@ impl Received {
 struct Shared {
     key: Key,
     conduct: Mutex<Conduct>,
+    /// How many seconds their clock is ahead.
+    ahead: Mutex<i64>,
     received: Mutex<Vec<Received>>,
     stopped: Mutex<bool>,
     stop: Condvar,
@@ -93,6 +95,7 @@ impl Nodes {
         let shared = Arc::new(Shared {
             key: key.clone(),
             conduct: Mutex::new(Conduct::Accept),
+            ahead: Mutex::new(0),
             received: Mutex::default(),
             stopped: Mutex::new(false),
             stop: Condvar::new(),
@@ -112,6 +115,11 @@ impl Nodes {
     /// From now on they behave like this.
     pub fn conduct(&self, conduct: Conduct) {
         *lock(&self.shared.conduct) = conduct;
+    }
+
+    /// From now on their clock is ahead of ours.
+    pub fn clock_is_ahead(&self, seconds: i64) {
+        *lock(&self.shared.ahead) = seconds;
     }
 
     /// From now on they are no nodes but a site with one page.
@@ -205,9 +213,13 @@ fn answer(mut stream: TcpStream, shared: &Shared) {
             return;
         }
     };
+    let now = vgrid::system::clock::now().plus_seconds(*lock(&shared.ahead)).unix();
+    let date = jiff::Timestamp::from_second(now)
+        .and_then(|now| jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&now))
+        .expect("a date");
     let head = format!(
-        "HTTP/1.1 {status} Whatever\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-         Connection: close\r\n\r\n",
+        "HTTP/1.1 {status} Whatever\r\nDate: {date}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));

@@ -1,11 +1,12 @@
 //! Scenarios that need a real Xen host: inside QEMU, with real `xl`, LVM, sudo and Apache.
 
+pub mod check;
 mod faults;
 mod helper;
 mod host;
+mod keys;
 mod kill;
 mod killed;
-mod keys;
 mod life;
 mod networks;
 mod orders;

@@ -12,7 +12,7 @@
 mod guard;
 pub mod limits;
 mod machine;
-mod trust;
+pub(super) mod trust;
 mod unpack;
 mod volumes;
 
@@ -165,9 +165,9 @@ impl FromStr for Owner {
 
 /// Why a verb was not carried out: what its caller gets, and what only root's log says.
 #[derive(Debug)]
-struct Failure {
+pub(super) struct Failure {
     fault: Option<Fault>,
-    detail: String,
+    pub(super) detail: String,
 }
 
 impl Failure {

@@ -269,6 +269,15 @@ impl Registry {
         }
     }
 
+    /// The version of a registry's schema. Nothing is made or brought up to date.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unusable`] when it can't be opened, [`RegistryError::TooNew`], or
+    /// [`RegistryError::Sql`] when it is no registry.
+    pub fn inspect(file: &Path) -> Result<u32, RegistryError> {
+        Self::connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?.version()
+    }
+
     fn connect(file: &Path, access: OpenFlags) -> Result<Self, RegistryError> {
         let unusable =
             |error: rusqlite::Error| RegistryError::Unusable { file: file.into(), reason: error.to_string() };

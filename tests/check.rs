@@ -1,0 +1,496 @@
+//! `vgrid-check` against a portal in which one thing after the other is broken: that line fails, and what follows
+//! from it, and no other. What needs a Xen host, or root's own folders, is broken in `xen::check`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use vgrid::config::Common;
+use vgrid::model::fault::Fault;
+use vgrid::model::wire::NodeInfo;
+
+use crate::support::node::{Conduct, facts};
+use crate::support::portal::{Portal, Setup};
+use crate::xen;
+
+/// What follows when no node could be asked.
+const NO_NODE: [&str; 6] = [
+    "nodes' clocks",
+    "nodes take orders from here",
+    "nodes' keys",
+    "nodes tell what they have",
+    "nodes' version",
+    "nodes' common.cfg",
+];
+
+/// One thing that is broken.
+struct Case {
+    /// The check that is there for it.
+    breaks: &'static str,
+    how: fn(&Portal),
+    /// What is broken outside the configuration is mended again.
+    mends: fn(&Portal),
+    /// What else fails.
+    fails: &'static [&'static str],
+    /// What can't be looked at.
+    skips: &'static [&'static str],
+}
+
+const fn case(breaks: &'static str, how: fn(&Portal), skips: &'static [&'static str]) -> Case {
+    Case { breaks, how, mends: |_| (), fails: &[], skips }
+}
+
+fn add(portal: &Portal, file: &str, text: &str) {
+    portal.reconfigure(file, |old| format!("{old}{text}"));
+}
+
+fn replace(portal: &Portal, file: &str, from: &str, to: &str) {
+    portal.reconfigure(file, |text| {
+        assert!(text.contains(from), "{file} has no {from}");
+        text.replace(from, to)
+    });
+}
+
+fn rename(portal: &Portal, from: &str, to: &str) {
+    fs::rename(portal.path(from), portal.path(to)).expect("it can be renamed");
+}
+
+const SERVER: [Case; 19] = [
+    Case {
+        skips: &[
+            "machines' names",
+            "hosts' names",
+            "nodes answer",
+            "nodes' clocks",
+            "nodes take orders from here",
+            "nodes' keys",
+            "nodes tell what they have",
+            "nodes' version",
+            "nodes' common.cfg",
+        ],
+        ..case("common.cfg", |p| add(p, "common.cfg", "[VMImages\n"), &[])
+    },
+    case(
+        "common.cfg",
+        |p| {
+            fs::write(p.path("etc/common.cfg"), "[VMImages]\n[PhysicalHostsPool]\n[VirtualHostsPool]\n")
+                .expect("written");
+        },
+        &[
+            "machines' names",
+            "hosts' names",
+            "nodes answer",
+            "nodes' clocks",
+            "nodes take orders from here",
+            "nodes' keys",
+            "nodes tell what they have",
+            "nodes' version",
+            "nodes' common.cfg",
+        ],
+    ),
+    case(
+        "server.cfg",
+        |p| replace(p, "server.cfg", "EnvUsernameVariable", "EnvUserNameVariable"),
+        &[
+            "key",
+            "key's rights",
+            "page templates",
+            "registry",
+            "portal answers",
+            "nodes answer",
+            "nodes' clocks",
+            "nodes take orders from here",
+            "nodes' keys",
+            "nodes tell what they have",
+            "nodes' version",
+            "nodes' common.cfg",
+        ],
+    ),
+    case(
+        "machines' names",
+        |p| same_elsewhere(p, |p| add(p, "common.cfg", "\"none.invalid\" = \"\"\n")),
+        &[],
+    ),
+    case("machines' names", |p| same_elsewhere(p, |p| add(p, "common.cfg", "\"127.0.11\" = \"\"\n")), &[]),
+    Case {
+        // internal/status can't read it either.
+        fails: &["portal answers"],
+        ..case(
+            "key",
+            |p| fs::write(p.path("etc/key"), "short").expect("written"),
+            &[
+                "key's rights",
+                "nodes answer",
+                "nodes' clocks",
+                "nodes take orders from here",
+                "nodes' keys",
+                "nodes tell what they have",
+                "nodes' version",
+                "nodes' common.cfg",
+            ],
+        )
+    },
+    case(
+        "page templates",
+        |p| replace(p, "server.cfg", "templateDirectory = \"", "templateDirectory = \"/none"),
+        &[],
+    ),
+    Case {
+        mends: |p| rename(p, "cgi-bin/internal/away", "cgi-bin/internal/status"),
+        ..case("portal answers", |p| rename(p, "cgi-bin/internal/status", "cgi-bin/internal/away"), &[])
+    },
+    Case {
+        mends: |p| rename(p, "cgi-bin/user/away", "cgi-bin/user/show"),
+        ..case("portal answers", |p| rename(p, "cgi-bin/user/show", "cgi-bin/user/away"), &[])
+    },
+    case(
+        "hosts' names",
+        |p| {
+            same_elsewhere(p, |p| {
+                replace(p, "common.cfg", "[Physi", "[PhysicalHostsPool]\n\"none.invalid\" = 1\n#[Physi");
+            });
+        },
+        &[],
+    ),
+    case("nodes answer", |p| p.nodes.conduct(Conduct::Close), &NO_NODE),
+    case("nodes answer", |p| p.nodes.conduct(Conduct::Garbage), &NO_NODE),
+    case("nodes answer", |p| p.nodes.serve_page("It works!"), &NO_NODE),
+    case("nodes' clocks", |p| p.nodes.clock_is_ahead(400), &[]),
+    case("nodes' clocks", |p| p.nodes.clock_is_ahead(-400), &[]),
+    case(
+        "nodes tell what they have",
+        |p| p.nodes.conduct(Conduct::Refuse(Fault::PrivilegeRefused)),
+        &["nodes' version", "nodes' common.cfg"],
+    ),
+    case("nodes' version", |p| tell(p, |info| "0.0.9".clone_into(&mut info.host.version)), &[]),
+    case("nodes' common.cfg", |p| tell(p, |info| "0123".clone_into(&mut info.host.common_digest)), &[]),
+    case(
+        "nodes' keys",
+        |p| p.nodes.conduct(Conduct::Say(403, refusal(&vgrid::model::sign::SignFault::Wrong.to_string()))),
+        &["nodes tell what they have", "nodes' version", "nodes' common.cfg"],
+    ),
+];
+
+const NODE: [Case; 13] = [
+    case(
+        "node.cfg",
+        |p| add(p, "node.cfg", "[VMSwapsize]\n"),
+        &[
+            "key",
+            "key's rights",
+            "node answers",
+            "server's name",
+            "server answers",
+            "clock",
+            "server's key",
+            "records",
+            "images",
+            "file system programs",
+            "autostart",
+            "consoles",
+            "volume group",
+        ],
+    ),
+    case("own name", |p| replace(p, "common.cfg", &format!("\"{}\"", own_name()), "another"), &[]),
+    Case {
+        mends: |p| rename(p, "cgi-bin/node/away", "cgi-bin/node/info"),
+        ..case("node answers", |p| rename(p, "cgi-bin/node/info", "cgi-bin/node/away"), &[])
+    },
+    case(
+        "server's name",
+        |p| replace(p, "node.cfg", "serverHostname = \"localhost\"", "serverHostname = \"none.invalid\""),
+        &["server answers", "clock", "server's key"],
+    ),
+    case(
+        "server answers",
+        |p| replace(p, "node.cfg", "/cgi-bin/internal", "/cgi-bin/eternal"),
+        &["clock", "server's key"],
+    ),
+    case(
+        "server answers",
+        |p| replace(p, "node.cfg", "serverURL = \"http://localhost:", "serverURL = \"http://localhost:1/"),
+        &["clock", "server's key"],
+    ),
+    Case {
+        // A signature from another time is refused, too.
+        fails: &["server's key"],
+        ..case(
+            "clock",
+            |p| {
+                p.nodes.conduct(Conduct::Say(403, refusal("the message is not signed")));
+                p.nodes.clock_is_ahead(3600);
+                replace(p, "node.cfg", &p.apache.address.port().to_string(), &p.nodes.port.to_string());
+            },
+            &[],
+        )
+    },
+    case(
+        "server's key",
+        |p| {
+            fs::write(p.path("etc/other"), "0123456789abcdef0123456789abcdef").expect("written");
+            replace(p, "node.cfg", "/etc/key\"", "/etc/other\"");
+        },
+        // What is new is root:root; it is not what is tried here.
+        &[],
+    ),
+    Case {
+        mends: |p| rename(p, "images/away", "images/tiny.tar"),
+        ..case("images", |p| rename(p, "images/tiny.tar", "images/away"), &[])
+    },
+    Case {
+        mends: |p| rename(p, "images/away", "images/tiny.tar"),
+        ..case(
+            "images",
+            |p| {
+                rename(p, "images/tiny.tar", "images/away");
+                fs::write(p.path("images/tiny.tar"), "<html>not an archive</html>").expect("written");
+            },
+            &[],
+        )
+    },
+    case("images", |p| replace(p, "node.cfg", "tiny = \"tiny.tar\"", ""), &[]),
+    Case {
+        mends: |p| set_mode(&p.path("images/tiny.tar"), 0o644),
+        ..case("images", |p| set_mode(&p.path("images/tiny.tar"), 0o600), &[])
+    },
+    case("file system programs", |p| replace(p, "node.cfg", "/bin/true", "/bin/none"), &[]),
+];
+
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("its mode");
+}
+
+fn refusal(text: &str) -> String {
+    json!({"error": {"message": format!("Refused: {text}.")}}).to_string()
+}
+
+/// This machine's name, as it stands in the pool.
+fn own_name() -> String {
+    let name = nix::unistd::gethostname().expect("a host name");
+    name.to_string_lossy().to_lowercase()
+}
+
+/// The nodes tell about themselves what a node in good order tells, but for one thing.
+fn tell(portal: &Portal, change: impl FnOnce(&mut NodeInfo)) {
+    let mut host = facts();
+    if let Ok(common) = Common::load(&portal.path("etc")) {
+        host.common_digest = common.digest;
+    }
+    let mut info = NodeInfo {
+        host,
+        toolstack: "xl".to_owned(),
+        domains: Vec::new(),
+        volumes: Vec::new(),
+        jobs: Vec::new(),
+        images: Vec::new(),
+    };
+    change(&mut info);
+    portal.nodes.conduct(Conduct::Say(200, serde_json::to_string(&info).expect("JSON")));
+}
+
+/// Changes `common.cfg`, on the nodes as well.
+fn same_elsewhere(portal: &Portal, change: fn(&Portal)) {
+    change(portal);
+    tell(portal, |_| ());
+}
+
+/// Runs the program.
+fn vgrid_check(portal: &Portal, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vgrid-check"))
+        .args(["--own-url", &format!("http://{}", portal.apache.address)])
+        .args(args)
+        .env("VGRID_CONFIG_DIR", portal.path("etc"))
+        .output()
+        .expect("vgrid-check can be started")
+}
+
+/// The checks of a part: name, and what it comes to.
+fn statuses(portal: &Portal, part: &str) -> BTreeMap<String, String> {
+    let output = vgrid_check(portal, &[part, "--json"]);
+    let rows: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!("{error}: {output:?}");
+    });
+    let word =
+        |row: &Value, key: &str| row[key].as_str().unwrap_or_else(|| panic!("no {key}: {row}")).to_owned();
+    for row in &rows {
+        assert_eq!(row["remedy"].is_string(), row["status"] == "failed", "{row}");
+        assert!(!word(row, "why").is_empty(), "{row}");
+    }
+    let failed = rows.iter().any(|row| row["status"] == "failed");
+    assert_eq!(output.status.code(), Some(i32::from(failed)));
+    rows.iter().map(|row| (word(row, "name"), word(row, "status"))).collect()
+}
+
+/// The files of the configuration with what is in them.
+fn snapshot(portal: &Portal) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = fs::read_dir(portal.path("etc")).expect("the configuration");
+    files
+        .map(|entry| entry.expect("a file").path())
+        .filter(|path| path.is_file())
+        .map(|path| (path.clone(), fs::read(&path).expect("a file")))
+        .collect()
+}
+
+/// Breaks one thing after the other.
+fn breaks_one_thing_after_the_other(portal: &Portal, part: &str, cases: &[Case]) {
+    let whole = snapshot(portal);
+    let before = statuses(portal, part);
+    for (number, case) in cases.iter().enumerate() {
+        let name = case.breaks;
+        if !nix::unistd::geteuid().is_root() && before[name] == "skipped" {
+            println!("only root can see {name}: not tried");
+            continue;
+        }
+        assert_eq!(before[name], "passed", "{name} is broken before anything was broken");
+        (case.how)(portal);
+        // What does not pass on this machine can't get worse.
+        let mut expected = before.clone();
+        let passes =
+            |name: &&&str| before.get(**name).unwrap_or_else(|| panic!("no check {name}")) == "passed";
+        let failed = case.fails.iter().chain([&name]).filter(passes).map(|name| (*name, "failed"));
+        let skipped = case.skips.iter().filter(passes).map(|name| (*name, "skipped"));
+        expected.extend(failed.chain(skipped).map(|(name, status)| (name.to_owned(), status.to_owned())));
+        let now = statuses(portal, part);
+        let wrong: Vec<_> = now
+            .iter()
+            .filter(|(name, status)| expected[*name] != **status)
+            .map(|(name, status)| format!("{name}: {status}, not {}", expected[name]))
+            .collect();
+        assert!(
+            wrong.is_empty(),
+            "case {number} ({name} broken): {wrong:#?}\n{}",
+            String::from_utf8_lossy(&vgrid_check(portal, &[part]).stdout)
+        );
+        (case.mends)(portal);
+        for (file, bytes) in &whole {
+            fs::write(file, bytes).expect("the configuration can be mended");
+        }
+        portal.nodes.clock_is_ahead(0);
+        tell(portal, |_| ());
+    }
+    assert_eq!(statuses(portal, part), before, "after all is mended");
+}
+
+/// A portal as `vgrid-check` likes it, as far as one below /tmp can be: with rights, and names with an address.
+fn portal(hosts: Vec<(&'static str, u32)>) -> Portal {
+    let portal = Setup { hosts, images: vec!["tiny"], names: 0, ..Setup::default() }.start();
+    add(&portal, "common.cfg", "\"127.0.0.11\" = \"\"\n\"127.0.0.12\" = \"\"\n");
+    set_mode(&portal.path("var"), 0o700);
+    set_mode(&portal.path("var/node"), 0o700);
+    set_mode(&portal.path("etc/key"), 0o640);
+    if let Some(user) = crate::support::apache::web_user() {
+        std::os::unix::fs::chown(portal.path("etc/key"), Some(0), Some(user.gid.as_raw()))
+            .expect("the key's group");
+    } else {
+        set_mode(&portal.path("etc/key"), 0o600);
+    }
+    tell(&portal, |_| ());
+    portal
+}
+
+#[test]
+fn what_is_broken_on_a_server_is_named() {
+    let portal = portal(vec![("127.0.0.1", 4), ("127.0.0.2", 4)]);
+    let before = statuses(&portal, "--server");
+    if nix::unistd::geteuid().is_root() {
+        // Apache's own configuration is that of this machine, where nothing is installed.
+        let elsewhere = ["Apache's configuration", "Apache's modules", "portal's site", "sign-in"];
+        let wrong: Vec<_> = before
+            .iter()
+            .filter(|(name, status)| !elsewhere.contains(&name.as_str()) && *status != "passed")
+            .collect();
+        assert!(wrong.is_empty(), "{wrong:?}");
+    }
+    breaks_one_thing_after_the_other(&portal, "--server", &SERVER);
+    portal.assert_no_panic();
+}
+
+#[test]
+fn what_is_broken_on_a_node_is_named() {
+    let portal = portal(vec![(Box::leak(own_name().into_boxed_str()), 4)]);
+    fs::create_dir(portal.path("images")).expect("a folder for images");
+    let made = Command::new("tar")
+        .args(["-cf", &portal.path("images/tiny.tar").display().to_string(), "-C", "/etc", "hostname"])
+        .status();
+    assert!(made.is_ok_and(|status| status.success()), "tar");
+    let server =
+        format!("serverURL = \"http://localhost:{}/cgi-bin/internal\"\n", portal.apache.address.port());
+    add(
+        &portal,
+        "node.cfg",
+        &format!(
+            "{server}[VMImageFiles]\ntiny = \"tiny.tar\"\n[VMConfigTemplates]\ndefault = \"xen-xvda\"\n\
+             [VMSwapSize]\ndefault = 64\n[VMTypes]\ndefault = \"xen\"\n\
+             [XenDeployerFSCreateCmd]\ndefault = \"/bin/true\"\n"
+        ),
+    );
+    breaks_one_thing_after_the_other(&portal, "--node", &NODE);
+    portal.assert_no_panic();
+}
+
+fn lines(output: &Output) -> BTreeSet<String> {
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+/// No check can be forgotten: whoever writes a new one has to break it here or in `xen::check`.
+#[test]
+fn every_check_has_a_case_that_breaks_it() {
+    let portal = portal(vec![("127.0.0.1", 4)]);
+    let known = lines(&vgrid_check(&portal, &["--server", "--node", "--list"]));
+    let here = SERVER.iter().chain(&NODE).map(|case| case.breaks);
+    let broken: BTreeSet<String> =
+        here.chain(xen::check::CASES.iter().map(|case| case.breaks)).map(str::to_owned).collect();
+    assert_eq!(known, broken);
+}
+
+#[test]
+fn the_parts_are_those_that_are_installed_or_chosen() {
+    let portal = portal(vec![("127.0.0.1", 4)]);
+    let list = |args: &[&str]| lines(&vgrid_check(&portal, &[&["--list"], args].concat()));
+    let (server, node) = (list(&["--server"]), list(&["--node"]));
+    assert!(server.contains("registry") && !server.contains("Xen"), "{server:?}");
+    assert!(node.contains("Xen") && !node.contains("registry"), "{node:?}");
+    assert_eq!(list(&[]), &server | &node);
+    fs::remove_file(portal.path("etc/node.cfg")).expect("node.cfg");
+    assert_eq!(list(&[]), server);
+    fs::remove_file(portal.path("etc/server.cfg")).expect("server.cfg");
+    assert_eq!(list(&["--node"]), node);
+    for wrong in [&[][..], &["--nonsense"]] {
+        assert_eq!(vgrid_check(&portal, wrong).status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
+fn lines_are_plain_unless_a_terminal_reads_them() {
+    let portal = portal(vec![("127.0.0.1", 4)]);
+    let said = |portal: &Portal| String::from_utf8(vgrid_check(portal, &["--server"]).stdout).expect("UTF-8");
+    portal.nodes.conduct(Conduct::Close);
+    let text = said(&portal);
+    assert!(!text.contains('\u{1b}'), "{text}");
+    let names = lines(&vgrid_check(&portal, &["--server", "--list"]));
+    // One line a check, and a last one with the numbers.
+    assert_eq!(text.lines().count(), names.len() + 1, "{text}");
+    let line = text.lines().find(|line| line.contains("nodes answer")).expect("its line");
+    assert!(line.starts_with("FAILED") && line.contains(" -> "), "{line}");
+    let line = text.lines().find(|line| line.contains("nodes' keys")).expect("its line");
+    assert!(line.starts_with("skipped") && line.ends_with("needs \"nodes answer\""), "{line}");
+
+    // script(1) gives it a terminal.
+    let on_a_terminal = |environment: &[(&str, &str)]| {
+        let program = env!("CARGO_BIN_EXE_vgrid-check");
+        let output = Command::new("script")
+            .args(["-qec", &format!("{program} --server"), "/dev/null"])
+            .env("VGRID_CONFIG_DIR", portal.path("etc"))
+            .env("TERM", "xterm")
+            .env_remove("NO_COLOR")
+            .envs(environment.iter().copied())
+            .output()
+            .expect("script can be started");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(on_a_terminal(&[]).contains("\u{1b}["));
+    assert!(!on_a_terminal(&[("NO_COLOR", "1")]).contains("\u{1b}["));
+}
