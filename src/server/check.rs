@@ -19,8 +19,8 @@ use crate::template::page;
 use super::registry::{Registry, RegistryError};
 
 /// The page templates; the layout is read with each.
-const PAGES: [&str; 6] =
-    ["list.html", "deploy.html", "show.html", "console.html", "terminate.html", "error.html"];
+const PAGES: [&str; 7] =
+    ["list.html", "deploy.html", "show.html", "console.html", "terminate.html", "power.html", "error.html"];
 
 /// Where Apache looks for how people sign in.
 const SIGN_IN: &str = "/usr/lib/vgrid/cgi-bin/user/.htaccess";
