@@ -52,7 +52,7 @@ fn a_mistake_is_named_with_file_line_and_remedy() {
     });
     assert!(old.contains(&format!("vgrid-config-convert --in-place {}", at("common.cfg"))), "{old}");
     let twice = complaint(&portal, "common.cfg", |text| text.replace("\"vm2\" =", "\"VM1\" ="));
-    assert!(twice.contains("[VirtualHostsPool] VM1: is there twice"), "{twice}");
+    assert!(twice.contains("[VirtualHostsPool] vm1: is there twice"), "{twice}");
     let text =
         complaint(&portal, "common.cfg", |text| text.replace("\"localhost\" = 4", "\"localhost\" = \"4\""));
     assert!(text.contains("[PhysicalHostsPool] localhost: must be a whole number"), "{text}");
