@@ -197,7 +197,9 @@ impl Host {
     /// Stops the host as its administrator does, and boots it again from its disks.
     pub fn reboot(&self) {
         self.keep_faults();
+        self.has_power.store(false, Ordering::Relaxed);
         self.must(&["reboot"], Duration::from_secs(900));
+        self.has_power.store(true, Ordering::Relaxed);
     }
 
     /// Cuts the power: only what the disks had been made to keep is there when it boots again.

@@ -1,5 +1,7 @@
 //! The whole host goes away and comes back.
 
+use std::time::{Duration, Instant};
+
 use super::host::{Host, scenario};
 
 /// Waits until a machine has booted that often since its host's console log began, as the portal shows it.
@@ -10,7 +12,7 @@ fn must_have_booted(host: &Host, id: &str, times: usize) {
         if console.matches("GUEST READY").count() == times {
             return;
         }
-        std::thread::sleep(std::time::Duration::from_secs(1));
+        std::thread::sleep(Duration::from_secs(1));
     }
     panic!("{id} has not booted {times} times\n{}\n{}", host.sh("xl list"), host.log());
 }
@@ -29,42 +31,42 @@ fn deploy(host: &Host, fields: &str) -> String {
     answer["machine"]["id"].as_str().expect("an id").to_owned()
 }
 
-#[test]
-fn machines_come_back_with_their_host() {
-    scenario("reboot", |host| {
-        let before = host.inventory();
-        let id = deploy(host, "vmImage=tiny&vmMemory=96&vmPartition=1&vmHostname=vm4");
-        host.wait_for("alice", &id, "deployed", 300);
-        must_have_booted(host, &id, 1);
-        let host_boots = "cat /proc/sys/kernel/random/boot_id";
-        let first = host.sh(host_boots);
-        host.reboot();
-        assert_ne!(host.sh(host_boots), first, "the host was not booted again");
-        must_have_booted(host, &id, 2);
-        must_run(host, &id, "vm4");
-        let (_, console) = host.ask("alice", "console", &format!("format=text&id={id}"));
-        assert!(console.contains("GUEST HALT"), "it was not shut down but cut off:\n{console}");
-        host.terminate("alice", &id);
-        host.must_be_as(&before);
-    });
+/// Stops the host in good order and boots it.
+fn reboot(host: &Host, id: &str, name: &str) {
+    let boot = "cat /proc/sys/kernel/random/boot_id";
+    let first = host.sh(boot);
+    must_have_booted(host, id, 1);
+    host.reboot();
+    assert_ne!(host.sh(boot), first, "the host was not booted again");
+    must_have_booted(host, id, 2);
+    must_run(host, id, name);
+    let (_, console) = host.ask("alice", "console", &format!("format=text&id={id}"));
+    assert!(console.contains("GUEST HALT"), "it was not shut down but cut off:\n{console}");
 }
 
-/// What `cut_power` does to the disks is in tests/xenhost/README.md.
+/// Cuts the power in the middle of an unpack, and boots the host. Returns the id of what was half made. What a
+/// cut does to the disks is in tests/xenhost/README.md.
+fn cut_the_power(host: &Host) -> String {
+    let id = deploy(host, "vmImage=debian&vmMemory=128&vmPartition=2&vmHostname=vm2");
+    let end = Instant::now() + Duration::from_secs(300);
+    while host.machine("alice", &id)["percent"].as_u64().is_none_or(|percent| percent < 5) {
+        assert!(Instant::now() < end, "{:#}\n{}", host.machine("alice", &id), host.log());
+    }
+    host.cut_power();
+    host.boot();
+    id
+}
+
 #[test]
-fn a_power_cut_leaves_nothing_of_what_was_half_made() {
+fn what_was_whole_comes_back_with_its_host_and_what_was_half_made_does_not() {
     scenario("power", |host| {
         let before = host.inventory();
         let whole = deploy(host, "vmImage=tiny&vmMemory=96&vmPartition=1&vmHostname=vm1");
         host.wait_for("alice", &whole, "deployed", 300);
-        let half = deploy(host, "vmImage=debian&vmMemory=128&vmPartition=2&vmHostname=vm2");
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(300);
-        while host.machine("alice", &half)["percent"].as_u64().is_none_or(|percent| percent < 5) {
-            assert!(std::time::Instant::now() < end, "{:#}\n{}", host.machine("alice", &half), host.log());
-        }
-        host.cut_power();
-        host.boot();
-        // What was whole runs, and what was half made is there in halves: nobody has looked yet.
+        reboot(host, &whole, "vm1");
+        let half = cut_the_power(host);
         must_run(host, &whole, "vm1");
+        // What was half made is there in halves: nobody has looked yet.
         assert_eq!(host.machine("alice", &half)["state"], "deploying");
         let volumes = host.sh("lvs --noheadings -o lv_name,lv_tags vg1");
         assert!(volumes.contains(&half), "the cut came too early, or too late: {volumes}");

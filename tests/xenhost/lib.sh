@@ -114,7 +114,7 @@ close_connection() {
     local pid n
     [[ -s $socket_file && -S $(<"$socket_file")/ssh ]] || return 0
     # shellcheck disable=SC2119
-    pid=$(ssh_more=(-O check); dom0 2>&1 | sed -n 's/.*(pid=\([0-9]*\)).*/\1/p')
+    pid=$(ssh_more=(-O check); dom0 2>&1 | sed -n 's/.*(pid=\([0-9]*\)).*/\1/p') || true    # it may end meanwhile
     # shellcheck disable=SC2119
     (ssh_more=(-O exit); dom0 >/dev/null 2>&1) || true
     for n in {1..50}; do
