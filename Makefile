@@ -30,12 +30,9 @@ STATIC_FLAGS = -C target-feature=+crt-static -C relocation-model=static
 
 build:
 	$(CARGO) build --release --locked $(addprefix --bin ,$(filter-out $(STATIC),$(BINS)))
-	for bin in $(STATIC); do \
-		$(CARGO) rustc --profile page --locked --no-default-features --features server --bin $$bin \
-			-- $(STATIC_FLAGS) || exit 1; done
+	for bin in $(STATIC); do $(CARGO) rustc --release --locked --bin $$bin -- $(STATIC_FLAGS) || exit 1; done
 	install -d $(PROGRAMS)
-	for bin in $(filter-out $(STATIC),$(BINS)); do cp -f $(TARGET)/release/$$bin $(PROGRAMS)/ || exit 1; done
-	for bin in $(STATIC); do cp -f $(TARGET)/page/$$bin $(PROGRAMS)/ || exit 1; done
+	for bin in $(BINS); do cp -f $(TARGET)/release/$$bin $(PROGRAMS)/ || exit 1; done
 
 demo:
 	tests/xenhost/demo start
