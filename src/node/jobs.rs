@@ -84,38 +84,31 @@ impl Record {
         request: RequestId,
         now: Moment,
     ) -> Self {
-        Self {
-            id: order.id,
-            machine,
-            virtual_host: order.virtual_host.clone(),
-            order: Some(order),
-            ip,
-            swap,
-            work: Order::Deploy,
-            done: false,
-            stage: None,
-            failed: None,
-            told: false,
-            stopped: false,
-            request,
-            sequence: 0,
-            since: now,
-            changed: 0,
-            worker: None,
-            tried: None,
-        }
+        let blank = Self::blank(order.id, machine, order.virtual_host.clone(), Order::Deploy, request, now);
+        Self { order: Some(order), ip, swap, ..blank }
     }
 
     /// The record of a terminate of which this node knows nothing but the order.
     pub fn unknown(order: &MachineOrder, machine: MachineName, request: RequestId, now: Moment) -> Self {
+        Self::blank(order.id, machine, order.virtual_host.clone(), Order::Terminate, request, now)
+    }
+
+    fn blank(
+        id: VmId,
+        machine: MachineName,
+        virtual_host: VirtualHost,
+        work: Order,
+        request: RequestId,
+        now: Moment,
+    ) -> Self {
         Self {
-            id: order.id,
+            id,
             machine,
-            virtual_host: order.virtual_host.clone(),
+            virtual_host,
             order: None,
             ip: None,
             swap: Amount::default(),
-            work: Order::Terminate,
+            work,
             done: false,
             stage: None,
             failed: None,

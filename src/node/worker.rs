@@ -414,27 +414,29 @@ impl Worker<'_> {
     // ----- stop, start, reboot -----
 
     fn stop(&mut self) -> Result<(), JobError> {
-        match self.bring_down() {
-            Ok(()) => self.finish(None),
-            Err(Stop::Failed(fault)) => self.not_stopped(fault),
-            Err(Stop::Abandoned) => self.give_up(Fault::Interrupted { stage: None }, true),
-            Err(Stop::Unrecorded(error)) => Err(error),
-        }
+        let result = self.bring_down();
+        self.end(result, Self::not_stopped)
     }
 
     fn start(&mut self) -> Result<(), JobError> {
-        match self.bring_up() {
-            Ok(()) => self.finish(None),
-            Err(Stop::Failed(fault)) => self.not_started(fault),
-            Err(Stop::Abandoned) => self.give_up(Fault::Interrupted { stage: None }, true),
-            Err(Stop::Unrecorded(error)) => Err(error),
-        }
+        let result = self.bring_up();
+        self.end(result, Self::not_started)
     }
 
     fn reboot(&mut self) -> Result<(), JobError> {
-        match self.bring_down() {
-            Ok(()) => self.start(),
-            Err(Stop::Failed(fault)) => self.not_started(fault),
+        let result = self.bring_down().and_then(|()| self.bring_up());
+        self.end(result, Self::not_started)
+    }
+
+    /// Records and tells how an order about a machine that is there has ended.
+    fn end(
+        &mut self,
+        result: Result<(), Stop>,
+        failed: fn(&mut Self, Fault) -> Result<(), JobError>,
+    ) -> Result<(), JobError> {
+        match result {
+            Ok(()) => self.finish(None),
+            Err(Stop::Failed(fault)) => failed(self, fault),
             Err(Stop::Abandoned) => self.give_up(Fault::Interrupted { stage: None }, true),
             Err(Stop::Unrecorded(error)) => Err(error),
         }
