@@ -240,6 +240,11 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Whether the machine came so far that its host keeps what it said on its console, for its owner to read.
+    pub fn leaves_console(&self) -> bool {
+        matches!(self, Self::StartFailed { .. } | Self::DidNotRun { .. } | Self::ParametersLost { .. })
+    }
+
     /// Whether the host could not be used at all, rather than having a reason to refuse this order.
     pub fn is_the_hosts_own(&self) -> bool {
         matches!(

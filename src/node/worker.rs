@@ -403,6 +403,10 @@ impl Worker<'_> {
         if let Err(left) = &undone {
             log::event(Level::Error, "undo.failed", &[("vm", &self.record.id), ("why", left)]);
         }
+        // What a machine said before it failed is for its owner to read, until the machine is terminated.
+        if undone.is_ok() && (self.record.told || !fault.leaves_console()) {
+            self.forget_console();
+        }
         if !self.record.told {
             let host = self.host(Duration::ZERO);
             let report = self.report(News::Failed { fault }, host)?;
@@ -505,10 +509,7 @@ impl Worker<'_> {
         }
         let news = match self.helper.undo(id, &machine) {
             Ok(()) => {
-                // Of no consequence for what the machine took; the log has it.
-                if let Err(fault) = self.helper.forget_console(&machine) {
-                    log::event(Level::Warning, "console.kept", &[("vm", &id), ("why", &fault)]);
-                }
+                self.forget_console();
                 log::event(
                     Level::Info,
                     "done",
@@ -526,6 +527,13 @@ impl Worker<'_> {
         let report = self.report(news, host)?;
         let told = self.reporter.deliver(&report).is_some();
         if gone && told { self.forget() } else { self.later() }
+    }
+
+    /// Removes what the machine said. Should it stay, that is of no consequence for what the machine took.
+    fn forget_console(&self) {
+        if let Err(why) = self.helper.forget_console(&self.record.machine) {
+            log::event(Level::Warning, "console.kept", &[("vm", &self.record.id), ("why", &why)]);
+        }
     }
 
     // ----- which order -----

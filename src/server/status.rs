@@ -190,7 +190,8 @@ fn judge(vm: &Vm, report: &Report) -> Judged {
             (Event::Stopped, Some(("reboot failed", fault.to_string())))
         }
     };
-    let on_node = if ended { OnNode::No } else { OnNode::Maybe };
+    let leaves_console = matches!(news, News::Failed { fault } if fault.leaves_console());
+    let on_node = if ended && !leaves_console { OnNode::No } else { OnNode::Maybe };
     Judged { verdict: Verdict::Continue, event: Some(event), on_node: Some(on_node), news: line }
 }
 
@@ -273,7 +274,7 @@ mod tests {
     }
 
     fn fault() -> Fault {
-        Fault::StartFailed { detail: "x".to_owned() }
+        Fault::FilesystemFailed { detail: "x".to_owned() }
     }
 
     fn failed() -> News {
@@ -467,6 +468,14 @@ mod tests {
             assert_eq!(ground.report(order, 2, word.clone()), Verdict::Continue);
             assert_eq!(ground.vm.state, after, "{order} {word:?}, twice");
         }
+    }
+
+    #[test]
+    fn what_a_failed_machine_said_is_kept_at_its_host() {
+        let mut ground = Ground::new();
+        let fault = Fault::DidNotRun { detail: "it crashed".to_owned() };
+        ground.report(Order::Deploy, 1, News::Failed { fault });
+        assert_eq!((ground.vm.state, ground.vm.on_node), (State::Failed, OnNode::Maybe));
     }
 
     #[test]
