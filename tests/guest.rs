@@ -39,6 +39,16 @@ enum Kit {
 /// Those that can fetch by https.
 const KITS: [Kit; 4] = [Kit::Curl, Kit::Wget, Kit::OldWget, Kit::BusyboxAndWget];
 
+/// Does the same with several kits at a time, for most of it is waiting.
+fn with_each(kits: impl IntoIterator<Item = Kit>, act: impl Fn(Kit) + Sync) {
+    std::thread::scope(|scope| {
+        for kit in kits {
+            let act = &act;
+            scope.spawn(move || act(kit));
+        }
+    });
+}
+
 impl Kit {
     fn shell(self) -> &'static [&'static str] {
         match self {
@@ -301,7 +311,7 @@ fn a_key_inside_the_image_comes_first_and_alone() {
 fn a_key_from_the_repository() {
     let repository = Repository::start(Certificate::Valid);
     repository.put("Jürgen", ALICE);
-    for kit in KITS {
+    with_each(KITS, |kit| {
         let guest = repository.guest(kit, "alice");
         let said = guest.start();
         guest.lets_in(ALICE, &said);
@@ -312,7 +322,7 @@ fn a_key_from_the_repository() {
         // Whoever has no key gets none, in particular not the last one's.
         guest.owner("bob");
         guest.lets_nobody_in(&guest.start(), "404");
-    }
+    });
 }
 
 #[test]
@@ -362,7 +372,7 @@ fn an_answer_that_is_no_key() {
 #[test]
 fn no_repository_within_reach() {
     let repository = Repository::start(Certificate::Valid);
-    for kit in KITS {
+    with_each(KITS, |kit| {
         let guest = repository.guest(kit, "alice");
         let away = "https://127.0.0.1:1/";
         guest.repository(away, "");
@@ -399,7 +409,7 @@ fn no_repository_within_reach() {
         // No name of a host.
         guest.repository("https://keys.invalid/", "");
         guest.lets_nobody_in(&guest.start(), "can't be reached");
-    }
+    });
 }
 
 #[test]

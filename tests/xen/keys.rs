@@ -103,7 +103,7 @@ fn the_owner_gets_in_and_nobody_else() {
             "cp -p /etc/vgrid/*.cfg /root/; cd /etc/vgrid; \
              sed -i '/^\\[VMConfigTemplates\\]/a pv = \"xen-pvgrub\"' node.cfg; \
              sed -i '/^\\[VMImageFiles\\]/a pv = \"debian.tar.gz\"' node.cfg; \
-             sed -i -e '/^\\[VMImages\\]/a pv = \"Debian, by the PV loader\"' -e 's/^vm2 = .*/vm2 = \"probe=it'\\\\''s\"/' common.cfg; \
+             sed -i -e '/^\\[VMImages\\]/a pv = \"Debian, by the PV loader\"' -e 's/^vm2 = .*/vm2 = \"probe=it'\\''s\"/' common.cfg; \
              p=$(ls /usr/lib/xen-*/bin/pygrub); mv $p $p.real; \
              printf '#!/bin/sh\\necho \"$*\" >> /root/pygrub.log\\nexec %s \"$@\"\\n' $p.real > $p; chmod 755 $p",
         );
