@@ -22,6 +22,8 @@ use super::registry::{Registry, RegistryError};
 const PAGES: [&str; 7] =
     ["list.html", "deploy.html", "show.html", "console.html", "terminate.html", "power.html", "error.html"];
 
+/// Where the programs are that Apache runs.
+const PROGRAMS: &str = "/usr/lib/vgrid/cgi-bin";
 /// Where Apache looks for how people sign in.
 const SIGN_IN: &str = "/usr/lib/vgrid/cgi-bin/user/.htaccess";
 
@@ -64,6 +66,7 @@ pub fn run(checks: &mut Checks, ground: &Ground) {
     checks.check_as_root("registry", server.and(ground.web.as_ref()), |(server, web)| {
         registry(&server.general.registry_file, web)
     });
+    checks.check("portal's programs", Found::Known(()), |()| programs());
     let request = checks.request.clone();
     checks.check("portal answers", server, |server| {
         portal_answers(&Own::new(&ground.own_url, &request, &server.general.ca_file))
@@ -322,6 +325,25 @@ fn registry(file: &Path, web: &nix::unistd::User) -> Verdict<()> {
         Problem::new(format!("{path}: {error}"), remedy)
     })?;
     Ok(Seen::well((), format!("{path}, version {version}")))
+}
+
+/// Whether every program is there and nobody but root can change it. Asking for a page does not tell: who has not
+/// signed in is turned away before Apache looks.
+fn programs() -> Verdict<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let install = "make install PARTS=server";
+    let names = ENDPOINTS.iter().map(|endpoint| endpoint.name).filter(|name| !name.starts_with("node/"));
+    for name in names {
+        let path = Path::new(PROGRAMS).join(name);
+        let facts = rights::facts(&path, install)?;
+        if !facts.is_file() || !rights::is_roots_alone(&facts) || facts.mode() & 0o111 != 0o111 {
+            return Err(Problem::new(
+                format!("{} is no program that is root's alone", path.display()),
+                format!("chown root {0} && chmod 755 {0}", path.display()),
+            ));
+        }
+    }
+    Ok(Seen::well((), PROGRAMS))
 }
 
 /// Whether every page asks who is there, and the door for nodes is closed to strangers.

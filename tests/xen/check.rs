@@ -24,7 +24,7 @@ const fn case(breaks: &'static str, how: &'static str, mends: &'static str) -> C
 /// What follows when nothing is known of the only node.
 const UNTOLD: &[&str] = &["nodes' version", "nodes' common.cfg"];
 
-pub const CASES: [Case; 30] = [
+pub const CASES: [Case; 31] = [
     case("configuration's rights", "chmod g+w /etc/vgrid/server.cfg", "chmod g-w /etc/vgrid/server.cfg"),
     Case {
         fails: &["Apache's configuration", "nodes tell what they have"],
@@ -70,6 +70,11 @@ pub const CASES: [Case; 30] = [
         "sign-in",
         "rm /usr/lib/vgrid/cgi-bin/user/.htaccess",
         "ln -s /etc/vgrid/htaccess /usr/lib/vgrid/cgi-bin/user/.htaccess",
+    ),
+    case(
+        "portal's programs",
+        "mv /usr/lib/vgrid/cgi-bin/user/show /root/",
+        "mv /root/show /usr/lib/vgrid/cgi-bin/user/",
     ),
     case("registry", "chmod 755 /var/lib/vgrid", "chmod 700 /var/lib/vgrid"),
     case("records", "chmod 755 /var/lib/vgrid/node", "chmod 700 /var/lib/vgrid/node"),
