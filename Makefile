@@ -95,7 +95,7 @@ install-node: install-common
 	$(call install-cgi,node,$(call programs,node))
 	install -m 755 $(PROGRAMS)/vgrid-helper $(LIB)/vgrid-helper
 	install -m 755 $(PROGRAMS)/vgrid-worker $(LIB)/vgrid-worker
-	install -m 755 boot/vgrid-pvgrub $(LIB)/vgrid-pvgrub
+	install -m 755 bin/node/pvgrub $(LIB)/vgrid-pvgrub
 	$(call install-config,etc/node.cfg,$(ETC)/node.cfg)
 	$(foreach t,$(notdir $(wildcard vmtmpl/*)),$(call install-config,vmtmpl/$(t),$(ETC)/vmtmpl/$(t)) &&) true
 	install -d -m 755 $(DESTDIR)$(SYSCONFDIR)/sudoers.d

@@ -287,7 +287,7 @@ impl Repository {
 #[test]
 fn the_scripts_are_written_well() {
     let output = Command::new("shellcheck")
-        .args([SCRIPT, concat!(env!("CARGO_MANIFEST_DIR"), "/boot/vgrid-pvgrub")])
+        .args([SCRIPT, concat!(env!("CARGO_MANIFEST_DIR"), "/bin/node/pvgrub")])
         .output()
         .expect("shellcheck can be started");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));

@@ -45,7 +45,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
         return Err(Refusal::busy("This host is busy with other orders. Try again in a moment."));
     };
     let mut records = node.jobs.list().map_err(Refusal::internal)?;
-    let state = host::state(&node.jobs, &lock, &helper, since).map_err(refuse)?;
+    let state = host::state(&node.jobs, &lock, since, || helper.info()).map_err(refuse)?;
     if records.iter().any(|record| record.id == order.id) {
         log::event(Level::Info, "deploy.repeated", &[("vm", &order.id), ("from", &call.request.from())]);
         return accepted(order.id, state.facts(&records, &node.common.digest));
@@ -55,7 +55,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
         Ok(()) => state,
         // Perhaps it has been removed a moment ago.
         Err(Fault::VolumeExists { .. } | Fault::DomainExists { .. }) if state.taken < began => {
-            let state = host::state(&node.jobs, &lock, &helper, began).map_err(refuse)?;
+            let state = host::state(&node.jobs, &lock, began, || helper.info()).map_err(refuse)?;
             check(&state, &records, &order, &plan, group).map_err(refuse)?;
             state
         }

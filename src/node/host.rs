@@ -15,7 +15,6 @@ use crate::system::log::{self, Level};
 
 use super::hypervisor::{Listed, Memory};
 use super::lvm::{self, Group};
-use super::privileged::Helper;
 
 /// What Xen needs for a PV domain beside its memory: libxl adds 2 MiB when it looks for enough
 /// (`LIBXL_PV_EXTRA_MEMORY`), and the domain's own structures take about one more.
@@ -126,14 +125,19 @@ impl HostState {
 ///
 /// It is kept in a file, so that many orders at once, and the reports of workers, do not each ask anew; the lock
 /// sees to it that only one asks. `since` is taken before waiting for the lock: who waited while another asked
-/// is content with that answer.
-pub fn state(jobs: &Jobs, _lock: &NodeLock, helper: &Helper, since: u64) -> Result<HostState, Fault> {
+/// is content with that answer. `ask` has the helper look.
+pub fn state(
+    jobs: &Jobs,
+    _lock: &NodeLock,
+    since: u64,
+    ask: impl FnOnce() -> Result<HostState, Fault>,
+) -> Result<HostState, Fault> {
     if let Some(kept) = kept(jobs)
         && (since..=clock::millis()).contains(&kept.taken)
     {
         return Ok(kept);
     }
-    let state = helper.info()?;
+    let state = ask()?;
     if let Err(error) = keep(jobs, &state) {
         log::event(Level::Error, "host.not-kept", &[("error", &error)]);
     }

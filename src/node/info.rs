@@ -22,7 +22,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
         return Err(Refusal::busy("This host is busy with orders. Try again in a moment."));
     };
     let helper = Helper::new(&call.request.id);
-    let state = host::state(&node.jobs, &lock, &helper, since).map_err(refuse)?;
+    let state = host::state(&node.jobs, &lock, since, || helper.info()).map_err(refuse)?;
     drop(lock);
     let records = node.jobs.list().map_err(Refusal::internal)?;
     let facts = state.facts(&records, &node.common.digest);

@@ -37,7 +37,7 @@ pub fn handle(call: &NodeCall<'_>, work: Order) -> Result<Reply, Refusal> {
     let Some(lock) = node.jobs.lock_node(PATIENCE).map_err(Refusal::internal)? else {
         return Err(Refusal::busy("This host is busy with other orders. Try again in a moment."));
     };
-    let state = host::state(&node.jobs, &lock, &helper, since).map_err(refuse)?;
+    let state = host::state(&node.jobs, &lock, since, || helper.info()).map_err(refuse)?;
     let records = node.jobs.list().map_err(Refusal::internal)?;
     let Some(known) = records.iter().find(|record| record.id == order.id && record.machine == machine) else {
         return Err(refuse(Fault::MachineMissing { machine }));

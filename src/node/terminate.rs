@@ -32,7 +32,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let Some(lock) = node.jobs.lock_node(PATIENCE).map_err(Refusal::internal)? else {
         return Err(Refusal::busy("This host is busy with other orders. Try again in a moment."));
     };
-    let state = host::state(&node.jobs, &lock, &helper, host::ago(MAX_AGE)).map_err(refuse)?;
+    let state = host::state(&node.jobs, &lock, host::ago(MAX_AGE), || helper.info()).map_err(refuse)?;
     drop(lock);
 
     if let Some(taken) = take(&node.jobs, &order)? {

@@ -167,7 +167,7 @@ impl Worker<'_> {
     fn host(&self, max_age: Duration) -> Option<HostFacts> {
         let since = host::ago(max_age);
         let lock = self.jobs.lock_node(Duration::from_secs(5)).ok().flatten()?;
-        let state = host::state(&self.jobs, &lock, &self.helper, since).ok()?;
+        let state = host::state(&self.jobs, &lock, since, || self.helper.info()).ok()?;
         let records = self.jobs.list().ok()?;
         Some(state.facts(&records, &self.common.digest))
     }
