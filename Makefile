@@ -1,6 +1,7 @@
-# make demo     a working portal with an emulated Xen host behind it, on http://127.0.0.1:8080
-# make test     everything is tested, in there too
-# make install  on a real server or host; see INSTALL.md
+# make demo       a working portal with an emulated Xen host behind it, on http://127.0.0.1:8080
+# make test       everything is tested, in there too, in half an hour
+# make test-deep  the scenarios that take another half
+# make install    on a real server or host; see INSTALL.md
 SHELL = /bin/sh
 CARGO ?= cargo
 DESTDIR ?=
@@ -21,7 +22,7 @@ programs = $(filter-out helper worker,$(basename $(notdir $(wildcard bin/$(1)/*.
 BINS = $(foreach dir,user internal node,$(addprefix $(dir)-,$(call programs,$(dir)))) \
 	$(addprefix vgrid-,helper worker $(call programs,cli))
 
-.PHONY: build demo demo-stop test check bench install install-server install-node install-common source clean
+.PHONY: build demo demo-stop test test-deep check bench install install-server install-node install-common source clean
 
 # The pages that are asked for all the time are linked statically, for a CGI program is mostly its own start.
 # They look up no names, which glibc can't do well without its shared libraries.
@@ -47,11 +48,20 @@ check:
 	$(CARGO) clippy --locked --no-default-features --features server -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --features node -- -D warnings
 
+# Scenarios that take minutes each: owners' keys, kills in every stage, reboots and power cuts, two hosts, queues,
+# and each thing that vgrid-check looks at broken once.
+DEEP = xen::check xen::keys xen::killed xen::orders xen::power xen::two
+
 test:
 	tests/xenhost/packages test
 	$(MAKE) check
 	$(MAKE) build
-	VGRID_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked
+	VGRID_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked -- $(addprefix --skip ,$(DEEP))
+
+test-deep:
+	tests/xenhost/packages test
+	$(MAKE) build
+	VGRID_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --test integration -- $(DEEP)
 
 bench:
 	tests/xenhost/packages test
