@@ -6,14 +6,15 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The passwords that the tests' host is installed with.
 pub const PASSWORD: &str = "for-tests-only";
 
-/// An emulated host keeps one processor busy, and no more, so two scenarios share a small machine well.
-static TURNS: [Mutex<()>; 2] = [Mutex::new(()), Mutex::new(())];
+/// Emulation takes both processors of a small machine, so scenarios go one after the other: two at a time take
+/// twice as long and meet time limits.
+static TURN: Mutex<()> = Mutex::new(());
 /// The saved state is made once a run, from the programs as they are now.
 static STATE: OnceLock<()> = OnceLock::new();
 
@@ -80,7 +81,7 @@ pub fn scenario_of_two(name: &str, act: impl Fn(&Host, &Host)) {
 
 fn rehearse<const N: usize>(name: &str, start: impl Fn(&str) -> [Host; N], act: impl Fn(&[Host; N])) {
     const TRIES: u32 = 3;
-    let _turns = turns(N);
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     make_state();
     for attempt in 1..=TRIES {
         let hosts = start(name);
@@ -95,26 +96,6 @@ fn rehearse<const N: usize>(name: &str, start: impl Fn(&str) -> [Host; N], act: 
             std::panic::resume_unwind(panic);
         }
         return;
-    }
-}
-
-/// Waits until so many hosts may be started. A scenario of two takes both turns, one after the other; there is no
-/// other order, so nobody waits for ever.
-fn turns(hosts: usize) -> Vec<MutexGuard<'static, ()>> {
-    // Who failed while it was held has let go of its hosts all the same.
-    let wait = |turn: &'static Mutex<()>| turn.lock().unwrap_or_else(PoisonError::into_inner);
-    if hosts > 1 {
-        return TURNS.iter().map(wait).collect();
-    }
-    loop {
-        for turn in &TURNS {
-            match turn.try_lock() {
-                Ok(held) => return vec![held],
-                Err(TryLockError::Poisoned(held)) => return vec![held.into_inner()],
-                Err(TryLockError::WouldBlock) => {}
-            }
-        }
-        std::thread::sleep(Duration::from_millis(200));
     }
 }
 
