@@ -41,9 +41,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let helper = Helper::new(&call.request.id);
 
     let plan = plan(call, &node.common, &order)?;
-    let Some(lock) = node.jobs.lock_node(PATIENCE).map_err(Refusal::internal)? else {
-        return Err(Refusal::busy("This host is busy with other orders. Try again in a moment."));
-    };
+    let lock = node.lock(PATIENCE)?;
     let mut records = node.jobs.list().map_err(Refusal::internal)?;
     let state = host::state(&node.jobs, &lock, since, || helper.info()).map_err(refuse)?;
     if records.iter().any(|record| record.id == order.id) {

@@ -26,6 +26,8 @@ pub mod report;
 pub mod terminate;
 pub mod worker;
 
+use std::time::Duration;
+
 use serde::de::DeserializeOwned;
 
 use crate::cgi::reply::{Refusal, Reply};
@@ -34,9 +36,10 @@ use crate::config::{self, Common};
 use crate::model::fault::Fault;
 use crate::model::names::{MachineName, UserName, VirtualHost, VolumeGroup};
 use crate::model::size::MiB;
+use crate::model::wire::MachineOrder;
 use crate::template::machine::Values;
 
-use jobs::Jobs;
+use jobs::{Jobs, NodeLock};
 
 /// The program that runs as root.
 pub const HELPER: &str = "/usr/lib/vgrid/vgrid-helper";
@@ -62,12 +65,28 @@ impl Node {
         jobs.sweep();
         Ok(Self { common, jobs })
     }
+
+    /// Takes the node's lock, under which orders are judged, or refuses.
+    fn lock(&self, patience: Duration) -> Result<NodeLock, Refusal> {
+        self.jobs
+            .lock_node(patience)
+            .map_err(Refusal::internal)?
+            .ok_or_else(|| Refusal::busy("This host is busy with other orders. Try again in a moment."))
+    }
 }
 
 /// The order in a request's body.
 fn order<T: DeserializeOwned>(call: &NodeCall<'_>) -> Result<T, Refusal> {
     serde_json::from_slice(&call.request.body)
         .map_err(|error| Refusal::bad_request(format!("This is not an order that this node knows: {error}.")))
+}
+
+/// The order in a request's body, about a machine that is there, and that machine's name.
+fn machine_order(call: &NodeCall<'_>) -> Result<(MachineOrder, MachineName), Refusal> {
+    let order: MachineOrder = order(call)?;
+    let machine = MachineName::new(&order.user, &order.virtual_host)
+        .map_err(|fault| Refusal::bad_request(format!("The machine's name {fault}.")))?;
+    Ok((order, machine))
 }
 
 /// The refusal of an order, with the status that goes with the fault: 503 when the host itself is not in

@@ -5,16 +5,14 @@ use std::time::Duration;
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::NodeCall;
 use crate::model::fault::Fault;
-use crate::model::names::MachineName;
 use crate::model::stage::Order;
-use crate::model::wire::MachineOrder;
 use crate::system::clock;
 use crate::system::log::{self, Level};
 
 use super::host::{self, HostState, OVERHEAD};
 use super::jobs::Record;
 use super::privileged::Helper;
-use super::{Node, accepted, order, refuse};
+use super::{Node, accepted, machine_order, refuse};
 
 /// How long an order waits for others to be taken or refused.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -30,13 +28,9 @@ const MAX_AGE: Duration = Duration::from_secs(3);
 pub fn handle(call: &NodeCall<'_>, work: Order) -> Result<Reply, Refusal> {
     let since = host::ago(MAX_AGE);
     let node = Node::open(call)?;
-    let order: MachineOrder = order(call)?;
-    let machine = MachineName::new(&order.user, &order.virtual_host)
-        .map_err(|fault| Refusal::bad_request(format!("The machine's name {fault}.")))?;
+    let (order, machine) = machine_order(call)?;
     let helper = Helper::new(&call.request.id);
-    let Some(lock) = node.jobs.lock_node(PATIENCE).map_err(Refusal::internal)? else {
-        return Err(Refusal::busy("This host is busy with other orders. Try again in a moment."));
-    };
+    let lock = node.lock(PATIENCE)?;
     let state = host::state(&node.jobs, &lock, since, || helper.info()).map_err(refuse)?;
     let records = node.jobs.list().map_err(Refusal::internal)?;
     let Some(known) = records.iter().find(|record| record.id == order.id && record.machine == machine) else {

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::NodeCall;
-use crate::model::names::MachineName;
 use crate::model::stage::Order;
 use crate::model::wire::MachineOrder;
 use crate::system::clock;
@@ -12,7 +11,7 @@ use crate::system::log::{self, Level};
 
 use super::jobs::{Jobs, Record, Taken};
 use super::privileged::Helper;
-use super::{Node, accepted, host, order, refuse};
+use super::{Node, accepted, host, machine_order, refuse};
 
 /// How long to wait for a worker to die, or for a lock that is about to be let go.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -24,14 +23,10 @@ const MAX_AGE: Duration = Duration::from_secs(60);
 /// The report says how it ended.
 pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let node = Node::open(call)?;
-    let order: MachineOrder = order(call)?;
-    let machine = MachineName::new(&order.user, &order.virtual_host)
-        .map_err(|fault| Refusal::bad_request(format!("The machine's name {fault}.")))?;
+    let (order, machine) = machine_order(call)?;
 
     let helper = Helper::new(&call.request.id);
-    let Some(lock) = node.jobs.lock_node(PATIENCE).map_err(Refusal::internal)? else {
-        return Err(Refusal::busy("This host is busy with other orders. Try again in a moment."));
-    };
+    let lock = node.lock(PATIENCE)?;
     let state = host::state(&node.jobs, &lock, host::ago(MAX_AGE), || helper.info()).map_err(refuse)?;
     drop(lock);
 
