@@ -1,6 +1,6 @@
 # make demo       a working portal with an emulated Xen host behind it, on http://127.0.0.1:8080
-# make test       everything is tested, in there too, in half an hour
-# make test-deep  the scenarios that take another half
+# make test       everything is tested, in there too
+# make test-deep  the scenarios that take minutes each
 # make install    on a real server or host; see INSTALL.md
 SHELL = /bin/sh
 CARGO ?= cargo
