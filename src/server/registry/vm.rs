@@ -76,40 +76,6 @@ pub struct Vm {
     pub was_deployed: bool,
 }
 
-/// What the page of a list shows of a machine: half of what there is to know, for reading and showing all of
-/// it took most of the page's time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Brief {
-    /// Its id.
-    pub id: VmId,
-    /// Whose it is; `None` when the list is of one owner.
-    pub owner: Option<Owner>,
-    /// The name it occupies.
-    pub virtual_host: VirtualHost,
-    /// The node it is for.
-    pub physical_host: PhysicalHost,
-    /// Its image.
-    pub image: ImageTag,
-    /// Its memory.
-    pub memory: MiB,
-    /// The size of its root partition.
-    pub disk: GiB,
-    /// What its owner calls it.
-    pub label: Label,
-    /// Where it is in its life.
-    pub state: State,
-    /// How far its deploy has come, or had come when it failed.
-    pub stage: Option<Stage>,
-    /// How much of that stage is done.
-    pub percent: Option<Percent>,
-    /// Its place in the queue of its host.
-    pub place: Option<u32>,
-    /// What went wrong last.
-    pub fault: Option<Fault>,
-    /// When its lease ends.
-    pub expires: Moment,
-}
-
 /// What somebody asks for, all of it checked and decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewVm {
@@ -194,40 +160,6 @@ fn read_vm(mut cells: Cells<'_>) -> Result<Vm, RegistryError> {
     })
 }
 
-/// `SELECT` with the columns that [`read_brief`] reads, in its order.
-macro_rules! select_brief {
-    ($rest:literal) => {
-        concat!(
-            "SELECT id, virtual_host, physical_host, image, memory_mib, disk_gib, label, state, stage, percent, \
-             place, fault, expires, owner FROM vm WHERE ",
-            $rest
-        )
-    };
-}
-
-fn read_brief(mut cells: Cells<'_>, scope: Scope<'_>) -> Result<Brief, RegistryError> {
-    let cells = &mut cells;
-    Ok(Brief {
-        id: cells.parsed()?,
-        virtual_host: cells.parsed()?,
-        physical_host: cells.parsed()?,
-        image: cells.parsed()?,
-        memory: memory(cells)?,
-        disk: disk(cells)?,
-        label: cells.parsed()?,
-        state: cells.word(State::from_name)?,
-        stage: stage(cells)?,
-        percent: percent(cells)?,
-        place: cells.get()?,
-        fault: fault(cells)?,
-        expires: Moment::from_unix(cells.get()?),
-        owner: match scope {
-            Scope::Of(_) => None,
-            Scope::All => Some(Owner::of(&cells.parsed::<UserName>()?)),
-        },
-    })
-}
-
 fn memory(cells: &mut Cells<'_>) -> Result<MiB, RegistryError> {
     cells.number::<u32>().and_then(|n| MiB::new(n).map_err(|_| cells.corrupt(&n)))
 }
@@ -286,33 +218,6 @@ impl Reader<'_> {
                 select_vm!("state <> 'notDeployed' ORDER BY id DESC LIMIT ?1 OFFSET ?2"),
                 (limit, offset),
                 read_vm,
-            ),
-        }
-    }
-
-    /// What the page of a list shows of the machines that [`live`](Self::live) gives.
-    ///
-    /// # Errors
-    /// As for [`vm`](Self::vm).
-    pub fn live_in_brief(
-        &self,
-        scope: Scope<'_>,
-        limit: u32,
-        offset: u32,
-    ) -> Result<Vec<Brief>, RegistryError> {
-        let read = |cells: Cells<'_>| read_brief(cells, scope);
-        match scope {
-            Scope::Of(owner) => all(
-                self.connection,
-                select_brief!("owner = ?1 AND state <> 'notDeployed' ORDER BY id DESC LIMIT ?2 OFFSET ?3"),
-                (owner.as_str(), limit, offset),
-                read,
-            ),
-            Scope::All => all(
-                self.connection,
-                select_brief!("state <> 'notDeployed' ORDER BY id DESC LIMIT ?1 OFFSET ?2"),
-                (limit, offset),
-                read,
             ),
         }
     }
@@ -582,28 +487,6 @@ pub(in crate::server) mod tests {
         let alice = machines[0].owner.clone();
         let page = registry.read(|r| r.live(Scope::Of(&alice), 2, 1)).unwrap();
         assert_eq!(page.iter().map(|vm| vm.id).collect::<Vec<_>>(), [machines[2].id, machines[1].id]);
-        let brief = registry.read(|r| r.live_in_brief(Scope::Of(&alice), 2, 1)).unwrap();
-        let all = registry.read(|r| r.live_in_brief(Scope::All, 9, 1)).unwrap();
-        assert!(brief.iter().all(|machine| machine.owner.is_none()) && all.len() == 4);
-        for (machine, vm) in [(&brief[0], &page[0]), (&brief[1], &page[1]), (&all[1], &page[0])] {
-            let shown = Brief {
-                id: vm.id,
-                owner: machine.owner.as_ref().map(|_| vm.owner.clone()),
-                virtual_host: vm.virtual_host.clone(),
-                physical_host: vm.physical_host.clone(),
-                image: vm.image.clone(),
-                memory: vm.memory,
-                disk: vm.disk,
-                label: vm.label.clone(),
-                state: vm.state,
-                stage: vm.stage,
-                percent: vm.percent,
-                place: vm.place,
-                fault: vm.fault.clone(),
-                expires: vm.expires,
-            };
-            assert_eq!(machine, &shown);
-        }
         assert_eq!(registry.read(|r| r.count(Scope::Of(&alice))).unwrap(), 4);
         assert_eq!(registry.read(|r| r.count(Scope::All)).unwrap(), 5);
         let counts = registry.read(|r| r.live_by_host()).unwrap();
