@@ -290,6 +290,7 @@ fn tell(portal: &Portal, change: impl FnOnce(&mut NodeInfo)) {
         volumes: Vec::new(),
         jobs: Vec::new(),
         images: Vec::new(),
+        saved: Vec::new(),
     };
     change(&mut info);
     portal.nodes.conduct(Conduct::Say(200, serde_json::to_string(&info).expect("JSON")));

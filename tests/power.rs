@@ -21,7 +21,7 @@ fn around(order: Order) -> (&'static str, &'static str) {
         Order::Stop => ("deployed", "stopping"),
         Order::Start => ("stopped", "starting"),
         Order::Reboot => ("deployed", "rebooting"),
-        Order::Deploy | Order::Terminate => panic!("{order} is no such order"),
+        Order::Deploy | Order::Terminate | Order::Save => panic!("{order} is no such order"),
     }
 }
 

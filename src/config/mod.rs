@@ -322,6 +322,16 @@ pub struct Server {
     pub general: ServerGeneral,
     /// `[Leases]`.
     pub leases: Leases,
+    /// `[Upkeep]`.
+    pub upkeep: Upkeep,
+    /// `[Mail]`.
+    pub mail: Mail,
+    /// `[MailAddresses]`: where mail reaches single users.
+    mail_addresses: Vec<(UserName, String)>,
+    /// `[Quotas]`: of everybody.
+    quota: Quota,
+    /// `[Quotas.users]`: of single users, in place of that.
+    quotas: Vec<(UserName, Quota)>,
     /// `[Administrators]`: their names, and where mail reaches them.
     administrators: Vec<(UserName, String)>,
     source: PathBuf,
@@ -364,7 +374,7 @@ pub struct ServerGeneral {
 }
 
 /// `[Leases]` of `server.cfg`.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Leases {
     /// The lease of who asks for none.
@@ -373,12 +383,111 @@ pub struct Leases {
     /// The longest that a user may ask for.
     #[serde(default = "default_maximum_lease")]
     pub maximum: Lease,
+    /// How long the disk of a machine is kept after its lease has ended.
+    #[serde(default = "default_grace")]
+    pub grace: Lease,
+    /// How long before the end of a lease its owner is told.
+    #[serde(default = "default_notices")]
+    pub notices: Vec<Lease>,
 }
 
 impl Default for Leases {
     fn default() -> Self {
-        Self { default: default_lease(), maximum: default_maximum_lease() }
+        Self {
+            default: default_lease(),
+            maximum: default_maximum_lease(),
+            grace: default_grace(),
+            notices: default_notices(),
+        }
     }
+}
+
+/// `[Upkeep]` of `server.cfg`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Upkeep {
+    /// Whether machines are pinged.
+    #[serde(default)]
+    pub ping: bool,
+    /// After how many runs in a row without an answer the owner of a machine is told.
+    #[serde(default = "default_silent_runs")]
+    pub silent_runs: u32,
+    /// After how many such runs a machine is terminated; 0 for never.
+    #[serde(default)]
+    pub terminate_silent_runs: u32,
+    /// How long history is kept.
+    #[serde(default = "default_history")]
+    pub history: Lease,
+    /// How long a host may be unreachable before administrators are told.
+    #[serde(default = "default_host_silence")]
+    pub host_silence: Lease,
+}
+
+impl Default for Upkeep {
+    fn default() -> Self {
+        Self {
+            ping: false,
+            silent_runs: default_silent_runs(),
+            terminate_silent_runs: 0,
+            history: default_history(),
+            host_silence: default_host_silence(),
+        }
+    }
+}
+
+/// What a person may have at a time; 0 for as much as there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quota {
+    /// Machines.
+    #[serde(default)]
+    pub machines: u32,
+    /// Memory of all machines together, in MiB.
+    #[serde(default)]
+    pub memory: u64,
+    /// Partitions of all machines together, in GiB.
+    #[serde(default)]
+    pub disk: u64,
+}
+
+/// How mail leaves the portal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MailTransport {
+    /// None does.
+    #[default]
+    None,
+    /// By SMTP to a mail server.
+    Smtp,
+    /// Through the program `sendmail`.
+    Sendmail,
+}
+
+/// `[Mail]` of `server.cfg`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Mail {
+    /// The way.
+    #[serde(default)]
+    pub transport: MailTransport,
+    /// The mail server, `host` or `host:port`.
+    #[serde(default)]
+    pub server: String,
+    /// The program, for the transport `sendmail`.
+    #[serde(default)]
+    pub sendmail: Option<PathBuf>,
+    /// The sender's address.
+    #[serde(default)]
+    pub sender: String,
+    /// The environment variable in which Apache gives the address of who is signed in.
+    #[serde(rename = "EnvMailVariable", default)]
+    pub env_mail_variable: Option<UserVariable>,
+    /// What follows the `@` for whom nothing else is known.
+    #[serde(default)]
+    pub domain: String,
+    /// Where the portal's pages are, for links in mail: `https://portal.example.org/cgi-bin/user`.
+    #[serde(rename = "portalURL", default)]
+    pub portal_url: String,
 }
 
 fn default_registry() -> PathBuf {
@@ -417,6 +526,21 @@ fn default_lease() -> Lease {
 fn default_maximum_lease() -> Lease {
     "90d".parse().expect("a valid lease")
 }
+fn default_grace() -> Lease {
+    "7d".parse().expect("a valid lease")
+}
+fn default_notices() -> Vec<Lease> {
+    ["2h", "1d", "3d"].map(|lease| lease.parse().expect("a valid lease")).to_vec()
+}
+fn default_silent_runs() -> u32 {
+    24
+}
+fn default_history() -> Lease {
+    "365d".parse().expect("a valid lease")
+}
+fn default_host_silence() -> Lease {
+    "1h".parse().expect("a valid lease")
+}
 
 impl Server {
     /// Reads `server.cfg` from a folder.
@@ -428,8 +552,28 @@ impl Server {
             general: ServerGeneral,
             #[serde(rename = "Leases", default)]
             leases: Leases,
+            #[serde(rename = "Upkeep", default)]
+            upkeep: Upkeep,
+            #[serde(rename = "Mail", default)]
+            mail: Mail,
+            #[serde(rename = "MailAddresses", default)]
+            mail_addresses: Pairs,
+            #[serde(rename = "Quotas", default)]
+            quotas: Quotas,
             #[serde(rename = "Administrators", default)]
             administrators: Pairs,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Quotas {
+            #[serde(default)]
+            machines: u32,
+            #[serde(default)]
+            memory: u64,
+            #[serde(default)]
+            disk: u64,
+            #[serde(default)]
+            users: BTreeMap<String, Quota>,
         }
         let source = Source::read(dir, "server.cfg")?;
         let raw: Raw = source.parse()?;
@@ -443,9 +587,26 @@ impl Server {
         if raw.leases.default > raw.leases.maximum {
             return Err(source.value("Leases", "default", "is longer than the maximum"));
         }
+        let mut leases = raw.leases;
+        leases.notices.sort_unstable();
+        leases.notices.dedup();
+        let Quotas { machines, memory, disk, users } = raw.quotas;
+        let quota = |(name, quota): (String, Quota)| match name.parse() {
+            Ok(user) => Ok((user, quota)),
+            Err(fault) => Err(source.value("Quotas.users", name, fault)),
+        };
+        let quotas = users.into_iter().map(quota).collect::<Result<_, _>>()?;
+        if raw.mail.transport != MailTransport::None && !raw.mail.sender.contains('@') {
+            return Err(source.value("Mail", "sender", "must be an address, for instance vgrid@example.org"));
+        }
         Ok(Self {
             general: raw.general,
-            leases: raw.leases,
+            leases,
+            upkeep: raw.upkeep,
+            mail: raw.mail,
+            mail_addresses: source.names("MailAddresses", raw.mail_addresses, text)?,
+            quota: Quota { machines, memory, disk },
+            quotas,
             administrators: source.names("Administrators", raw.administrators, text)?,
             source: source.file,
         })
@@ -455,6 +616,25 @@ impl Server {
     /// a blank where an administrator has an underscore.
     pub fn is_administrator(&self, user: &UserName) -> bool {
         self.administrators.iter().any(|(name, _)| name == user)
+    }
+
+    /// Where mail reaches each administrator; those without an address are left out.
+    pub fn administrators_mail(&self) -> impl Iterator<Item = &str> {
+        self.administrators.iter().map(|(_, address)| address.as_str()).filter(|address| !address.is_empty())
+    }
+
+    /// The address that the configuration has for a user, under the raw or the canonical name.
+    pub fn mail_address(&self, user: &UserName) -> Option<&str> {
+        let known = self.mail_addresses.iter().chain(&self.administrators);
+        known
+            .filter(|(_, address)| !address.is_empty())
+            .find(|(name, _)| name == user || name.canonical() == user.canonical())
+            .map(|(_, address)| address.as_str())
+    }
+
+    /// What a user may have at a time.
+    pub fn quota(&self, user: &UserName) -> Quota {
+        self.quotas.iter().find(|(name, _)| name == user).map_or(self.quota, |(_, quota)| *quota)
     }
 
     /// The URL of one of a node's programs.

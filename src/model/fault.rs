@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::names::{ImageTag, MachineName, PhysicalHost, VirtualHost, is_invisible};
+use super::names::{ImageName, ImageTag, MachineName, PhysicalHost, VirtualHost, is_invisible};
 use super::size::Amount;
 use super::stage::Stage;
 
@@ -184,6 +184,39 @@ pub enum Fault {
         #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
+    /// The disk could not be saved as an image.
+    #[error(
+        "The disk could not be saved as an image ({detail}). Nothing of the machine is lost; try again, or tell an administrator."
+    )]
+    SaveFailed {
+        /// What went wrong.
+        #[serde(deserialize_with = "cleaned")]
+        detail: String,
+    },
+    /// There is no room for the image.
+    #[error(
+        "The image does not fit on this host's disk for images. Nothing of the machine is lost. Delete saved images that you need no more, or tell an administrator."
+    )]
+    NoRoomForImage,
+    /// There is an image of that name already.
+    #[error(
+        "There is a saved image called {name} already. Choose another name, or delete or rename that one first."
+    )]
+    ImageExists {
+        /// Its name.
+        name: ImageName,
+    },
+    /// The saved image is not there.
+    #[error("The saved image {name} is not on this host any more. Choose another image.")]
+    SavedImageMissing {
+        /// Its name.
+        name: ImageName,
+    },
+    /// As [`Interrupted`](Self::Interrupted), of a disk that was to be saved.
+    #[error(
+        "Saving the disk was interrupted (killed, or the host was restarted). Nothing of the machine is lost; save it again."
+    )]
+    SaveInterrupted,
     /// A program took too long.
     #[error("{what} did not end within {seconds} s and was stopped. Try again, or tell an administrator.")]
     TimedOut {

@@ -141,6 +141,59 @@ impl From<Lease> for String {
     }
 }
 
+/// For how long a machine may live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Term {
+    /// So long.
+    For(Lease),
+    /// For ever; only an administrator can give that.
+    Never,
+}
+
+impl Term {
+    /// The word for a lease without an end.
+    const NEVER: &str = "never";
+
+    /// When it ends, counted from `now`; `None` for never.
+    pub fn end(self, now: Moment) -> Option<Moment> {
+        match self {
+            Self::For(lease) => Some(now.plus_seconds(lease.seconds())),
+            Self::Never => None,
+        }
+    }
+}
+
+impl FromStr for Term {
+    type Err = LeaseFault;
+
+    fn from_str(text: &str) -> Result<Self, LeaseFault> {
+        if text == Self::NEVER { Ok(Self::Never) } else { text.parse().map(Self::For) }
+    }
+}
+
+impl fmt::Display for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::For(lease) => lease.fmt(f),
+            Self::Never => f.write_str(Self::NEVER),
+        }
+    }
+}
+
+impl TryFrom<String> for Term {
+    type Error = LeaseFault;
+    fn try_from(text: String) -> Result<Self, LeaseFault> {
+        text.parse()
+    }
+}
+
+impl From<Term> for String {
+    fn from(term: Term) -> String {
+        term.to_string()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +213,18 @@ mod tests {
         for bad in ["", "d", "7", "7 d", "-1d", "0d", "99999999999d", "4000d", "7é", "1.5d"] {
             assert!(bad.parse::<Lease>().is_err(), "{bad:?} was accepted");
         }
+    }
+
+    #[test]
+    fn a_lease_without_an_end_has_a_word() {
+        let now = Moment::from_unix(1000);
+        assert_eq!("never".parse::<Term>().unwrap().end(now), None);
+        assert_eq!("2m".parse::<Term>().unwrap().end(now), Some(Moment::from_unix(1120)));
+        for text in ["never", "7d"] {
+            assert_eq!(text.parse::<Term>().unwrap().to_string(), text);
+        }
+        assert!("forever".parse::<Term>().is_err());
+        assert!("7d".parse::<Term>().unwrap() < Term::Never, "a maximum bounds both");
     }
 
     #[test]

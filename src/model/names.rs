@@ -233,6 +233,49 @@ impl FromStr for ImageTag {
     }
 }
 
+/// What a person calls an image that they saved: up to 40 of small letters, digits, `.` and `-`, with a letter or
+/// a digit at either end. No underscore: in the file's name (see [`SavedImage::stem`]) it is where this begins.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ImageName(String);
+
+string_name!(ImageName);
+
+impl FromStr for ImageName {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        check_length(text, 40)?;
+        if let Some(c) =
+            text.chars().find(|c| !(c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-')))
+        {
+            return Err(NameFault::BadCharacter(c));
+        }
+        match text.chars().next().into_iter().chain(text.chars().last()).find(|c| matches!(c, '.' | '-')) {
+            Some(c) => Err(NameFault::BadEdge(c)),
+            None => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
+/// An image that somebody saved.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedImage {
+    /// Whose it is.
+    pub owner: UserName,
+    /// What they call it.
+    pub name: ImageName,
+}
+
+impl SavedImage {
+    /// The name of its file without the ending, `user_name`, as vGrid has it: the canonical name, encoded as in a
+    /// volume's name. No two people and no two images share one.
+    pub fn stem(&self) -> String {
+        format!("{}_{}", self.owner.in_volume_name(), self.name)
+    }
+}
+
 /// What its owner calls a machine: up to 64 characters of any visible Unicode; may be empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -19,11 +19,14 @@ pub enum Order {
     Start,
     /// Shut it down and start it again.
     Reboot,
+    /// Shut it down and save its disk as an image.
+    Save,
 }
 
 impl Order {
     /// All orders.
-    pub const ALL: [Self; 5] = [Self::Deploy, Self::Terminate, Self::Stop, Self::Start, Self::Reboot];
+    pub const ALL: [Self; 6] =
+        [Self::Deploy, Self::Terminate, Self::Stop, Self::Start, Self::Reboot, Self::Save];
 
     /// The order's name: on the wire, in the registry, and of the endpoints that give it.
     pub fn as_str(self) -> &'static str {
@@ -33,6 +36,7 @@ impl Order {
             Self::Stop => "stop",
             Self::Start => "start",
             Self::Reboot => "reboot",
+            Self::Save => "save",
         }
     }
 
@@ -57,6 +61,7 @@ impl Order {
             Self::Stop => &[Stage::Shutdown],
             Self::Start => &[Stage::Start, Stage::Verify],
             Self::Reboot => &[Stage::Shutdown, Stage::Start, Stage::Verify],
+            Self::Save => &[Stage::Shutdown, Stage::Pack],
         }
     }
 }
@@ -89,11 +94,13 @@ pub enum Stage {
     Shutdown,
     /// Domain, configuration and volumes are being removed.
     Remove,
+    /// The file system is being packed into an image; carries a percentage.
+    Pack,
 }
 
 impl Stage {
     /// All stages.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Accepted,
         Self::Volumes,
         Self::Filesystems,
@@ -103,6 +110,7 @@ impl Stage {
         Self::Verify,
         Self::Shutdown,
         Self::Remove,
+        Self::Pack,
     ];
 
     /// The stage's name on the wire and in the registry.
@@ -117,6 +125,7 @@ impl Stage {
             Self::Verify => "verify",
             Self::Shutdown => "shutdown",
             Self::Remove => "remove",
+            Self::Pack => "pack",
         }
     }
 
@@ -139,6 +148,7 @@ impl fmt::Display for Stage {
             Self::Verify => "checking that it runs",
             Self::Shutdown => "shutting the machine down",
             Self::Remove => "removing the machine and its volumes",
+            Self::Pack => "saving the disk as an image",
         })
     }
 }

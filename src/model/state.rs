@@ -20,6 +20,8 @@ pub enum State {
     Starting,
     /// On its way from running to running.
     Rebooting,
+    /// Its disk is being saved as an image; it is shut down meanwhile.
+    Saving,
     /// Its lease is over: stopped, disk kept, until its grace is over.
     Expired,
     /// On its way out.
@@ -32,13 +34,14 @@ pub enum State {
 
 impl State {
     /// All states.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Deploying,
         Self::Deployed,
         Self::Stopping,
         Self::Stopped,
         Self::Starting,
         Self::Rebooting,
+        Self::Saving,
         Self::Expired,
         Self::Terminating,
         Self::Failed,
@@ -54,6 +57,7 @@ impl State {
             Self::Stopped => "stopped",
             Self::Starting => "starting",
             Self::Rebooting => "rebooting",
+            Self::Saving => "saving",
             Self::Expired => "expired",
             Self::Terminating => "terminating",
             Self::Failed => "failed",
@@ -70,7 +74,12 @@ impl State {
     pub fn is_transitional(self) -> bool {
         matches!(
             self,
-            Self::Deploying | Self::Stopping | Self::Starting | Self::Rebooting | Self::Terminating
+            Self::Deploying
+                | Self::Stopping
+                | Self::Starting
+                | Self::Rebooting
+                | Self::Saving
+                | Self::Terminating
         )
     }
 
@@ -99,14 +108,14 @@ pub enum Event {
     Failed,
     /// Its owner wants it stopped.
     Stop,
-    /// Its owner wants it started again.
+    /// Its owner wants it started again, or its lease was extended.
     Start,
     /// Its owner wants it shut down and started.
     Reboot,
-    /// The lease ended.
+    /// Its owner wants its disk saved as an image.
+    Save,
+    /// The lease of a machine that is stopped has ended.
     Expire,
-    /// The owner extended the lease.
-    Extend,
     /// Somebody who may wants it gone; also the end of the grace period.
     Terminate,
     /// The node reports that nothing of it is left.
@@ -125,8 +134,8 @@ impl Event {
         Self::Stop,
         Self::Start,
         Self::Reboot,
+        Self::Save,
         Self::Expire,
-        Self::Extend,
         Self::Terminate,
         Self::Terminated,
         Self::Forget,
@@ -141,21 +150,19 @@ pub fn next(state: State, event: Event) -> Option<State> {
     match (state, event) {
         (state, E::Progress) if state.is_transitional() => Some(state),
         // From stopped and deployed: the node's word about an order that the server had given up.
-        (S::Deploying | S::Starting | S::Rebooting | S::Stopped, E::Deployed) | (S::Expired, E::Extend) => {
-            Some(S::Deployed)
-        }
         // Nothing is lost when a stop, a start or a reboot fails: the machine is again what it was, and its owner can
         // try once more.
-        (S::Stopping | S::Starting | S::Rebooting | S::Deployed, E::Stopped) | (S::Starting, E::Failed) => {
-            Some(S::Stopped)
-        }
+        (S::Stopping | S::Starting | S::Rebooting | S::Saving | S::Deployed, E::Stopped)
+        | (S::Starting | S::Saving, E::Failed) => Some(S::Stopped),
         (S::Deploying | S::Terminating, E::Failed) => Some(S::Failed),
-        (S::Stopping | S::Rebooting, E::Failed) => Some(S::Deployed),
+        (S::Deploying | S::Starting | S::Rebooting | S::Stopped, E::Deployed)
+        | (S::Stopping | S::Rebooting, E::Failed) => Some(S::Deployed),
         // Again, for a node that lost the first order.
         (S::Deployed | S::Stopping, E::Stop) => Some(S::Stopping),
-        (S::Stopped | S::Starting, E::Start) => Some(S::Starting),
+        (S::Stopped | S::Expired | S::Starting, E::Start) => Some(S::Starting),
         (S::Deployed | S::Rebooting, E::Reboot) => Some(S::Rebooting),
-        (S::Deployed | S::Stopped, E::Expire) => Some(S::Expired),
+        (S::Deployed | S::Stopped | S::Expired | S::Saving, E::Save) => Some(S::Saving),
+        (S::Stopped, E::Expire) => Some(S::Expired),
         (state, E::Terminate) if state.is_live() => Some(S::Terminating),
         (S::Terminating, E::Terminated) => Some(S::NotDeployed),
         (state, E::Forget) if state.is_live() => Some(S::NotDeployed),
@@ -195,6 +202,7 @@ mod tests {
             (State::Stopping, State::Deployed),
             (State::Starting, State::Stopped),
             (State::Rebooting, State::Deployed),
+            (State::Saving, State::Stopped),
         ] {
             assert_eq!(next(state, Event::Failed), Some(back));
         }

@@ -4,15 +4,17 @@
 //! | --- | --- | --- | --- |
 //! | server | `node/deploy` | POST [`DeployOrder`] | 202 [`Accepted`], else [`NodeRefusal`] |
 //! | server | `node/terminate`, `stop`, `start`, `reboot` | POST [`MachineOrder`] | 202 [`Accepted`], else [`NodeRefusal`] |
+//! | server | `node/save` | POST [`SaveOrder`] | 202 [`Accepted`], else [`NodeRefusal`] |
+//! | server | `node/image` | POST [`ImageOrder`] | 200 [`ImageDone`], else [`NodeRefusal`] |
 //! | server | `node/info` | GET | 200 [`NodeInfo`] |
 //! | server | `node/console?machine=NAME` | GET | 200 [`ConsoleTail`], else [`NodeRefusal`] |
-//! | node | `internal/status` | POST [`Report`] | 200 [`Verdict`] |
+//! | node | `internal/status` | POST [`Report`] | 200 [`StatusReply`] |
 
 use serde::{Deserialize, Serialize};
 
 use super::fault::Fault;
 use super::lease::Moment;
-use super::names::{ImageTag, MachineName, PhysicalHost, UserName, VirtualHost, VmId};
+use super::names::{ImageName, ImageTag, MachineName, PhysicalHost, SavedImage, UserName, VirtualHost, VmId};
 use super::size::{Amount, GiB, MiB};
 use super::stage::{Order, Percent, Stage};
 
@@ -34,6 +36,9 @@ pub struct DeployOrder {
     pub memory: MiB,
     /// The size of its root partition.
     pub disk: GiB,
+    /// The saved image that is unpacked in place of the file of `image`, which all else is taken from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved: Option<SavedImage>,
 }
 
 /// Do something with a machine that is there; what, the endpoint says.
@@ -46,6 +51,43 @@ pub struct MachineOrder {
     pub user: UserName,
     /// Its name.
     pub virtual_host: VirtualHost,
+}
+
+/// Save the disk of a machine that is there as an image of its owner's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SaveOrder {
+    /// The machine.
+    pub machine: MachineOrder,
+    /// What its owner calls the image.
+    pub name: ImageName,
+}
+
+/// Do something with a saved image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageOrder {
+    /// The image.
+    pub image: SavedImage,
+    /// What.
+    pub act: ImageAct,
+}
+
+/// What can be done with a saved image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageAct {
+    /// Remove it; that it is gone already is as good.
+    Delete,
+    /// Give it this name; that it has it already is as good.
+    Rename(ImageName),
+}
+
+/// That has been done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageDone {
+    /// What the host has free now.
+    pub host: HostFacts,
 }
 
 /// The node has taken an order (or had taken it before).
@@ -112,8 +154,13 @@ pub enum News {
     },
     /// The order has been carried out: the machine runs, is stopped, or nothing of it is left.
     Done,
+    /// The disk has been saved as an image, and the machine is stopped.
+    Saved {
+        /// The size of the image's file.
+        bytes: u64,
+    },
     /// It has not. After a deploy nothing of the machine is left, after a removal something is; after a start
-    /// or a reboot it is stopped, after a stop it is as it was.
+    /// or a reboot it is stopped, so it is after saving its disk, and after a stop it is as it was.
     Failed {
         /// Why.
         fault: Fault,
@@ -135,6 +182,9 @@ pub enum Verdict {
 pub struct StatusReply {
     /// What to do.
     pub verdict: Verdict,
+    /// What has been ordered meanwhile and comes next with this machine; the node need not be told again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Order>,
 }
 
 /// The last part of a machine's console output.
@@ -161,6 +211,9 @@ pub struct NodeInfo {
     pub jobs: Vec<Job>,
     /// The images of the configuration.
     pub images: Vec<ImageFile>,
+    /// The images that people saved here.
+    #[serde(default)]
+    pub saved: Vec<SavedFile>,
 }
 
 /// A domain as the toolstack lists it.
@@ -204,6 +257,15 @@ pub struct Job {
     pub stopped: bool,
     /// When the record was made.
     pub since: Moment,
+}
+
+/// The file of a saved image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedFile {
+    /// The file's name without its ending ([`SavedImage::stem`]).
+    pub stem: String,
+    /// Its size.
+    pub bytes: u64,
 }
 
 /// An image in the node's configuration.

@@ -173,6 +173,7 @@ mod tests {
             image: "tiny".parse().unwrap(),
             memory: "128".parse().unwrap(),
             disk: "1".parse().unwrap(),
+            saved: None,
         };
         let machine = MachineName::new(&order.user, &order.virtual_host).unwrap();
         Record {

@@ -50,6 +50,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
             volumes: state.storage.map(|storage| storage.volumes).unwrap_or_default(),
             jobs: records.iter().map(super::jobs::Record::job).collect(),
             images: images.collect(),
+            saved: Vec::new(),
         },
     )
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::Node;
 use crate::model::names::RequestId;
 use crate::model::sign::Key;
-use crate::model::wire::{Report, StatusReply, Verdict};
+use crate::model::wire::{Report, StatusReply};
 use crate::remote::{Client, RemoteError};
 use crate::system::log::{self, Level};
 
@@ -32,21 +32,21 @@ impl<'a> Reporter<'a> {
     }
 
     /// Tries once.
-    pub fn send(&self, report: &Report) -> Result<Verdict, RemoteError> {
+    pub fn send(&self, report: &Report) -> Result<StatusReply, RemoteError> {
         let answer = self.client.post(&self.url, report)?;
         if answer.status == 200 {
-            return answer.json::<StatusReply>().map(|reply| reply.verdict);
+            return answer.json();
         }
         let said = String::from_utf8_lossy(&answer.body);
         Err(RemoteError::Garbled { status: answer.status, detail: crate::model::fault::detail(&said) })
     }
 
     /// Tries for about a minute. `None` if it did not arrive; the log has why.
-    pub fn deliver(&self, report: &Report) -> Option<Verdict> {
+    pub fn deliver(&self, report: &Report) -> Option<StatusReply> {
         let mut pauses = PAUSES.into_iter();
         loop {
             match self.send(report) {
-                Ok(verdict) => return Some(verdict),
+                Ok(reply) => return Some(reply),
                 Err(error) => {
                     let pause = pauses.next();
                     let level = if pause.is_some() { Level::Warning } else { Level::Error };

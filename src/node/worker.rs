@@ -17,7 +17,7 @@ use crate::config::{self, Common};
 use crate::model::fault::{self, Fault};
 use crate::model::names::VmId;
 use crate::model::stage::{Order, Percent, Stage};
-use crate::model::wire::{DeployOrder, HostFacts, News, Report, Verdict};
+use crate::model::wire::{DeployOrder, HostFacts, News, Report, StatusReply, Verdict};
 use crate::system::log::{self, Level};
 use crate::system::{clock, detach};
 
@@ -219,7 +219,7 @@ impl Worker<'_> {
                 }
                 Stage::Start => self.helper.start(id, &machine, order.memory)?,
                 Stage::Verify => self.helper.verify(id, &machine)?,
-                Stage::Accepted | Stage::Shutdown | Stage::Remove => {
+                Stage::Accepted | Stage::Shutdown | Stage::Remove | Stage::Pack => {
                     return Err(self.internal(&format!("a deploy has no stage {stage:?}")).into());
                 }
             }
@@ -280,8 +280,8 @@ impl Worker<'_> {
         let host = self.host(HOST_AGE);
         let report = self.report(News::Progress { stage, percent, place }, host)?;
         match self.reporter.send(&report) {
-            Ok(Verdict::Continue) => Ok(()),
-            Ok(Verdict::Abandon) => Err(Stop::Abandoned),
+            Ok(StatusReply { verdict: Verdict::Continue, .. }) => Ok(()),
+            Ok(StatusReply { verdict: Verdict::Abandon, .. }) => Err(Stop::Abandoned),
             // The work goes on: the server may be back when there is more to say.
             Err(error) => {
                 log::event(Level::Warning, "report.lost", &[("vm", &report.id), ("error", &error)]);
@@ -366,19 +366,34 @@ impl Worker<'_> {
         };
         let report = self.report(news, host)?;
         match self.reporter.deliver(&report) {
-            Some(Verdict::Continue) => {
+            Some(StatusReply { verdict: Verdict::Continue, next }) => {
                 self.record.told = true;
                 self.record.tried = None;
                 self.record.worker = None;
-                self.save()
+                self.save()?;
+                next.map_or(Ok(()), |order| self.go_on(order))
             }
             // The machine is there, and the server wants none.
-            Some(Verdict::Abandon) => {
+            Some(StatusReply { verdict: Verdict::Abandon, .. }) => {
                 log::event(Level::Warning, "abandoned", &[("vm", &self.record.id)]);
                 self.give_up(Fault::Interrupted { stage: None }, true)
             }
             None => self.later(),
         }
+    }
+
+    /// Carries out what the server wants next with this machine. Should this worker be killed before that is
+    /// recorded, the server is told once more how the last work ended, and says it again.
+    fn go_on(&mut self, order: Order) -> Result<(), JobError> {
+        if matches!(order, Order::Deploy | Order::Save) {
+            log::event(Level::Warning, "order.refused", &[("vm", &self.record.id), ("order", &order)]);
+            return Ok(());
+        }
+        log::event(Level::Info, "order.follows", &[("vm", &self.record.id), ("order", &order)]);
+        self.record = self.record.clone().ordered(order, self.record.request.clone(), clock::now());
+        self.record.worker = i32::try_from(std::process::id()).ok();
+        self.save()?;
+        self.begin()
     }
 
     /// Undoes a deploy and says why, unless the server does not want to know (`told`).
@@ -545,6 +560,9 @@ impl Worker<'_> {
             Order::Stop => self.stop(),
             Order::Start => self.start(),
             Order::Reboot => self.reboot(),
+            Order::Save => {
+                self.finish(Some(Fault::SaveFailed { detail: "this host can't save disks yet".to_owned() }))
+            }
         }
     }
 
@@ -570,7 +588,7 @@ impl Worker<'_> {
                 self.give_up(fault, false)
             }
             Order::Start => self.not_started(Fault::StartInterrupted { stage }),
-            Order::Terminate | Order::Stop | Order::Reboot => self.begin(),
+            Order::Terminate | Order::Stop | Order::Reboot | Order::Save => self.begin(),
         }
     }
 
@@ -605,11 +623,11 @@ fn report_progress(
         let news = News::Progress { stage: Stage::Unpack, percent: Percent::try_from(now).ok(), place: None };
         let Ok(report) = worker.report(news, None) else { continue };
         match worker.reporter.send(&report) {
-            Ok(Verdict::Abandon) => {
+            Ok(StatusReply { verdict: Verdict::Abandon, .. }) => {
                 abandoned.store(true, Ordering::Relaxed);
                 return;
             }
-            Ok(Verdict::Continue) => {}
+            Ok(StatusReply { verdict: Verdict::Continue, .. }) => {}
             Err(error) => {
                 log::event(Level::Warning, "report.lost", &[("vm", &report.id), ("error", &error)]);
             }

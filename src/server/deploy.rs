@@ -11,7 +11,7 @@ use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::{Fields, Format};
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common, Leases};
-use crate::model::lease::Lease;
+use crate::model::lease::{Lease, Term};
 use crate::model::names::{
     ImageTag, Label, MachineName, NameFault, PhysicalHost, UserName, VirtualHost, VmId,
 };
@@ -168,7 +168,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     if !call.acts {
         return form(call, &common, 200, BTreeMap::new(), None);
     }
-    let wish = match read_wish(fields, &common, call.config.leases) {
+    let wish = match read_wish(fields, &common, &call.config.leases) {
         Ok(wish) => wish,
         Err(declined) => return decline(call, &common, declined),
     };
@@ -191,13 +191,14 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         image: vm.image.clone(),
         memory: vm.memory,
         disk: vm.disk,
+        saved: vm.from.clone(),
     };
     let (vm, fault) = orders::settle(&mut registry, vm, Order::Deploy, nodes.deploy(&order), &actor)?;
     ordered(call, &common, &vm, fault.as_ref())
 }
 
 /// Reads the fields, all of them, so that all faults are told at once.
-fn read_wish(fields: &Fields, common: &Common, leases: Leases) -> Result<Wish, Declined> {
+fn read_wish(fields: &Fields, common: &Common, leases: &Leases) -> Result<Wish, Declined> {
     let mut faults = BTreeMap::new();
     let wish = {
         let mut reading = Reading { fields, faults: &mut faults };
@@ -322,7 +323,8 @@ fn take_on(
             memory: wish.memory,
             disk: wish.disk,
             label: wish.label,
-            lease: wish.lease,
+            lease: Term::For(wish.lease),
+            from: None,
         };
         let vm = writer.enter(new, now)?;
         let detail = format!("{} on {}", vm.virtual_host, vm.physical_host);
@@ -427,7 +429,7 @@ fn form(
     let view = access::registry_to_read(call)?.read(|reader| {
         let caller = access::caller(call, reader)?;
         let taken = reader.names_taken()?;
-        let mut values = usual(common, call.config.leases);
+        let mut values = usual(common, &call.config.leases);
         if fields.get("like").is_some_and(|like| !like.is_empty()) {
             let id: VmId = fields.required("like")?;
             let vm = reader.vm(id)?.ok_or_else(|| Refusal::not_found("There is no machine with this id."))?;
@@ -469,7 +471,7 @@ fn form(
 }
 
 /// What an untouched form holds.
-fn usual(common: &Common, leases: Leases) -> BTreeMap<&'static str, String> {
+fn usual(common: &Common, leases: &Leases) -> BTreeMap<&'static str, String> {
     let image = common.images.first().map(|(tag, _)| tag.to_string()).unwrap_or_default();
     BTreeMap::from([
         ("vmImage", image),

@@ -13,7 +13,7 @@ use crate::system::log::Level;
 
 use super::nodes::Trouble;
 use super::registry::event::Actor;
-use super::registry::vm::Vm;
+use super::registry::vm::{Vm, Wanted};
 use super::registry::{Reader, Registry, RegistryError, Writer};
 use super::{access, audit};
 
@@ -68,15 +68,48 @@ pub fn event(order: Order) -> Option<Event> {
         Order::Stop => Some(Event::Stop),
         Order::Start => Some(Event::Start),
         Order::Reboot => Some(Event::Reboot),
+        Order::Save => Some(Event::Save),
     }
 }
 
-/// Records that an order was given about a machine that is there, within a transaction. `None`, and nothing
+/// What an order says about what the owner of a machine wants it to be from now on; `None` if that it says nothing.
+fn wanted(order: Order) -> Option<Wanted> {
+    match order {
+        Order::Start | Order::Reboot => Some(Wanted::Running),
+        Order::Stop => Some(Wanted::Stopped),
+        Order::Deploy | Order::Terminate | Order::Save => None,
+    }
+}
+
+/// What becomes of that when the order comes to nothing: nothing is tried again behind the owner's back.
+pub fn wanted_after_failure(order: Order) -> Option<Wanted> {
+    match order {
+        Order::Start | Order::Reboot => Some(Wanted::Stopped),
+        Order::Stop => Some(Wanted::Running),
+        Order::Deploy | Order::Terminate | Order::Save => None,
+    }
+}
+
+/// Records that somebody gave an order about a machine that is there, within a transaction. `None`, and nothing
 /// is changed, if the machine's state does not allow it.
 ///
 /// # Errors
 /// [`RegistryError`] when SQLite refuses.
 pub fn give(writer: &Writer<'_>, vm: &Vm, order: Order, actor: &Actor) -> Result<Option<Vm>, RegistryError> {
+    give_with(writer, vm, order, actor, |vm| vm.wanted = wanted(order).unwrap_or(vm.wanted))
+}
+
+/// As [`give`], for an order that is not its owner's: `edit` says what changes with it.
+///
+/// # Errors
+/// [`RegistryError`] when SQLite refuses.
+pub fn give_with(
+    writer: &Writer<'_>,
+    vm: &Vm,
+    order: Order,
+    actor: &Actor,
+    edit: impl FnOnce(&mut Vm),
+) -> Result<Option<Vm>, RegistryError> {
     let now = clock::now();
     let Some(event) = event(order) else { return Ok(None) };
     let again = vm.order == order && vm.state.is_transitional();
@@ -86,6 +119,7 @@ pub fn give(writer: &Writer<'_>, vm: &Vm, order: Order, actor: &Actor) -> Result
         vm.stage = None;
         vm.percent = None;
         vm.fault = None;
+        edit(vm);
     })?;
     if given.is_some() {
         writer.record(vm.id, now, actor, &format!("{order} ordered"), if again { "again" } else { "" })?;
@@ -150,6 +184,7 @@ fn give_up(
     let failed = if present.order == order {
         writer.advance(&present, Event::Failed, now, |vm| {
             vm.fault = Some(trouble.fault.clone());
+            vm.wanted = wanted_after_failure(order).unwrap_or(vm.wanted);
             // Of any other machine something is there, whether its node took the order or not.
             if order == Order::Deploy {
                 vm.on_node = trouble.taken;

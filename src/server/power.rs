@@ -125,7 +125,10 @@ fn begin(writer: &Writer<'_>, vm: Vm, order: Order, actor: &Actor) -> Result<(Vm
 
 /// What `order` means for a machine in a state. The table of states decides; here is only how it is told.
 fn meaning(order: Order, state: State) -> Meaning {
-    if orders::event(order).is_some_and(|event| state::next(state, event).is_some()) {
+    // What has expired is started by extending its lease.
+    if state != State::Expired
+        && orders::event(order).is_some_and(|event| state::next(state, event).is_some())
+    {
         return Meaning::Tell;
     }
     let wait = |doing: &str| {
@@ -141,8 +144,10 @@ fn meaning(order: Order, state: State) -> Meaning {
         (State::Rebooting, _) => wait("rebooted"),
         (State::Deployed, _) => Meaning::Not("This machine runs.".to_owned()),
         (State::Expired, _) => Meaning::Not(
-            "The lease of this machine has ended. It is stopped, and only its disk is still kept.".to_owned(),
+            "The lease of this machine has ended. It is stopped, and only its disk is still kept. Extend its lease."
+                .to_owned(),
         ),
+        (State::Saving, _) => wait("saved as an image"),
         (State::Terminating, _) => Meaning::Not("This machine is being removed.".to_owned()),
         (State::Failed, _) => Meaning::Not(
             "This machine has failed; its page says why. Terminate it, and deploy another one.".to_owned(),

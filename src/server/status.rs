@@ -2,20 +2,26 @@
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::InternalCall;
+use crate::model::lease::Lease;
 use crate::model::stage::{Order, Stage};
 use crate::model::state::{Event, State};
 use crate::model::wire::{News, Report, StatusReply, Verdict};
 use crate::system::log::{self, Level};
 use crate::system::{address, clock};
 
+use super::leases;
+use super::orders;
 use super::registry::event::Actor;
-use super::registry::vm::{OnNode, Vm};
+use super::registry::image::Image;
+use super::registry::vm::{OnNode, Vm, Wanted};
 use super::registry::{Registry, RegistryError, Writer};
 
 /// What a report changed, for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Outcome {
     verdict: Verdict,
+    /// What comes next with the machine.
+    next: Option<Order>,
     /// What happened to the machine, if something did that people care about.
     news: Option<(&'static str, String)>,
 }
@@ -33,7 +39,7 @@ pub fn handle(call: &InternalCall<'_>) -> Result<Reply, Refusal> {
     let from = call.request.from();
     let Some(vm) = known else {
         log::event(Level::Warning, "unknown-machine", &[("machine", &report.id), ("from", &from)]);
-        return Reply::json(200, &StatusReply { verdict: Verdict::Abandon });
+        return Reply::json(200, &StatusReply { verdict: Verdict::Abandon, next: None });
     };
     // Outside of any transaction: it may ask the DNS.
     if !call.request.remote.is_some_and(|sender| address::belongs_to(sender, vm.physical_host.as_str())) {
@@ -43,7 +49,7 @@ pub fn handle(call: &InternalCall<'_>) -> Result<Reply, Refusal> {
         )));
     }
     let actor = Actor { who: format!("host {}", vm.physical_host), from };
-    let outcome = registry.write(|writer| take(writer, &report, &actor))?;
+    let outcome = registry.write(|writer| take(writer, &report, call.config.leases.grace, &actor))?;
     if let Some((what, detail)) = &outcome.news {
         log::event(
             Level::Info,
@@ -59,14 +65,14 @@ pub fn handle(call: &InternalCall<'_>) -> Result<Reply, Refusal> {
             ],
         );
     }
-    Reply::json(200, &StatusReply { verdict: outcome.verdict })
+    Reply::json(200, &StatusReply { verdict: outcome.verdict, next: outcome.next })
 }
 
 /// Makes of a report what it means for the machine as it is now, within a transaction.
-fn take(writer: &Writer<'_>, report: &Report, actor: &Actor) -> Result<Outcome, RegistryError> {
+fn take(writer: &Writer<'_>, report: &Report, grace: Lease, actor: &Actor) -> Result<Outcome, RegistryError> {
     let now = clock::now();
     let Some(vm) = writer.vm(report.id)? else {
-        return Ok(Outcome { verdict: Verdict::Abandon, news: None });
+        return Ok(Outcome { verdict: Verdict::Abandon, next: None, news: None });
     };
     if let Some(facts) = &report.host {
         writer.keep_facts(&vm.physical_host, facts, now)?;
@@ -80,7 +86,7 @@ fn take(writer: &Writer<'_>, report: &Report, actor: &Actor) -> Result<Outcome, 
         if let Some((what, detail)) = &news {
             writer.record(vm.id, now, actor, what, detail)?;
         }
-        return Ok(Outcome { verdict, news });
+        return Ok(Outcome { verdict, next: unheard(&vm, report), news });
     };
     let changed = writer.advance(&vm, event, now, |vm| {
         vm.sequence = report.sequence;
@@ -91,7 +97,7 @@ fn take(writer: &Writer<'_>, report: &Report, actor: &Actor) -> Result<Outcome, 
                 vm.percent = *percent;
                 vm.place = place.filter(|place| *place > 0 && *stage == Stage::Accepted);
             }
-            News::Done => {
+            News::Done | News::Saved { .. } => {
                 vm.stage = None;
                 vm.percent = None;
                 vm.fault = None;
@@ -101,6 +107,7 @@ fn take(writer: &Writer<'_>, report: &Report, actor: &Actor) -> Result<Outcome, 
                 vm.stage = vm.stage.filter(|_| matches!(report.order, Order::Deploy | Order::Terminate));
                 vm.percent = None;
                 vm.fault = Some(fault.clone());
+                vm.wanted = orders::wanted_after_failure(report.order).unwrap_or(vm.wanted);
             }
         }
     })?;
@@ -114,7 +121,62 @@ fn take(writer: &Writer<'_>, report: &Report, actor: &Actor) -> Result<Outcome, 
     if let Some((what, detail)) = &news {
         writer.record(vm.id, now, actor, what, detail)?;
     }
-    Ok(Outcome { verdict, news })
+    let next = match changed {
+        Some(changed) => follow(writer, &vm, &changed, report, grace, actor)?,
+        None => None,
+    };
+    Ok(Outcome { verdict, next, news })
+}
+
+/// The order that was given in the answer to a report which the node now repeats, because it never saw that answer.
+fn unheard(vm: &Vm, report: &Report) -> Option<Order> {
+    let ended = !matches!(report.news, News::Progress { .. });
+    let waits = vm.state.is_transitional() && vm.sequence == 0 && vm.order != report.order;
+    (ended && waits && !matches!(vm.order, Order::Deploy | Order::Save)).then_some(vm.order)
+}
+
+/// What follows from a report that has changed a machine: an image to remember, the end of a lease that was waited
+/// for, the next order. `before` is the machine as it was.
+fn follow(
+    writer: &Writer<'_>,
+    before: &Vm,
+    vm: &Vm,
+    report: &Report,
+    grace: Lease,
+    actor: &Actor,
+) -> Result<Option<Order>, RegistryError> {
+    let now = clock::now();
+    if let (News::Saved { bytes }, Some(saving)) = (&report.news, &before.saving) {
+        writer.keep_image(&Image {
+            owner: vm.owner.clone(),
+            name: saving.name.clone(),
+            host: vm.physical_host.clone(),
+            base: vm.image.clone(),
+            bytes: *bytes,
+            disk: vm.disk,
+            shared: false,
+            saved: now,
+        })?;
+        if saving.then_terminate {
+            return Ok(orders::give(writer, vm, Order::Terminate, actor)?.map(|_| Order::Terminate));
+        }
+    }
+    if vm.state != State::Stopped {
+        return Ok(None);
+    }
+    if leases::is_over(vm, now) {
+        leases::expire(writer, vm, grace, now, actor)?;
+        return Ok(None);
+    }
+    // It was stopped for the end of a lease that was extended meanwhile, or for saving its disk.
+    let goes_on = vm.wanted == Wanted::Running && matches!(report.order, Order::Stop | Order::Save);
+    if !goes_on {
+        return Ok(None);
+    }
+    // What went wrong with saving is still to be read.
+    let fault = vm.fault.clone();
+    let given = orders::give_with(writer, vm, Order::Start, actor, |vm| vm.fault = fault)?;
+    Ok(given.map(|_| Order::Start))
 }
 
 /// What a report means.
@@ -172,7 +234,16 @@ fn judge(vm: &Vm, report: &Report) -> Judged {
         (News::Done, Order::Deploy) => (Event::Deployed, Some(("deployed", "it runs".to_owned()))),
         (News::Done, Order::Start) => (Event::Deployed, Some(("started", "it runs".to_owned()))),
         (News::Done, Order::Reboot) => (Event::Deployed, Some(("rebooted", "it runs again".to_owned()))),
-        (News::Done, Order::Stop) => (Event::Stopped, Some(("stopped", "its disk is kept".to_owned()))),
+        (News::Saved { .. }, Order::Save) => {
+            let name = vm.saving.as_ref().map(|saving| saving.name.to_string());
+            (Event::Stopped, Some(("saved", format!("as the image {}", name.unwrap_or_default()))))
+        }
+        (News::Saved { .. }, _) => return nothing(Verdict::Continue),
+        (News::Failed { fault }, Order::Save) => (Event::Failed, Some(("save failed", fault.to_string()))),
+        // Without an image's size there is no image.
+        (News::Done, Order::Stop | Order::Save) => {
+            (Event::Stopped, Some(("stopped", "its disk is kept".to_owned())))
+        }
         (News::Done, Order::Terminate) => (
             if given_up { Event::Forget } else { Event::Terminated },
             Some(("terminated", "nothing of it is left".to_owned())),
@@ -231,7 +302,8 @@ mod tests {
 
         fn report(&mut self, order: Order, sequence: u32, news: News) -> Verdict {
             let report = Report { id: self.vm.id, order, sequence, news, host: None };
-            let outcome = self.registry.write(|writer| take(writer, &report, &actor())).unwrap();
+            let outcome =
+                self.registry.write(|writer| take(writer, &report, "7d".parse().unwrap(), &actor())).unwrap();
             self.vm = self.registry.read(|reader| reader.vm(report.id)).unwrap().unwrap();
             outcome.verdict
         }
@@ -517,7 +589,10 @@ mod tests {
         let id = crate::model::names::VmId::generate();
         for order in Order::ALL {
             let report = Report { id, order, sequence: 1, news: News::Done, host: None };
-            let outcome = ground.registry.write(|writer| take(writer, &report, &actor())).unwrap();
+            let outcome = ground
+                .registry
+                .write(|writer| take(writer, &report, "7d".parse().unwrap(), &actor()))
+                .unwrap();
             assert_eq!(outcome.verdict, Verdict::Abandon);
         }
     }

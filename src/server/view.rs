@@ -60,8 +60,12 @@ pub struct MachineView {
     pub owner: String,
     /// When it was asked for.
     pub created: TimeView,
-    /// When its lease ends.
-    pub expires: TimeView,
+    /// When its lease ends; absent for never.
+    pub expires: Option<TimeView>,
+    /// Once its lease has ended: the day on which its disk is removed, not before.
+    pub deletion: Option<TimeView>,
+    /// Whether it is guarded against being terminated by hand.
+    pub protected: bool,
     /// While it changes: what is being done.
     pub stage: Option<String>,
     /// How much of that is done, 0 to 100.
@@ -83,6 +87,9 @@ pub struct MachineView {
     /// Whether who looks may have it forgotten without its host's consent.
     pub may_force: bool,
 }
+
+/// In place of the end of a lease that has none.
+const NEVER: &str = "never";
 
 /// Whether somebody may have a machine forgotten without its host's consent: an administrator always, its
 /// owner when it never ran. Should the host report it later all the same, it is told to remove it.
@@ -107,7 +114,9 @@ impl MachineView {
             label: vm.label.to_string(),
             owner: vm.owner.as_str().to_owned(),
             created: vm.created.into(),
-            expires: vm.expires.into(),
+            expires: vm.expires.map(TimeView::from),
+            deletion: vm.deletion.filter(|_| vm.state.is_live()).map(TimeView::from),
+            protected: vm.protected,
             stage: stage_text(vm.state, vm.stage, vm.place),
             percent: percent_shown(vm.state, vm.percent),
             place: vm.place,
@@ -123,7 +132,7 @@ impl MachineView {
     }
 
     /// The machine as a line for scripts, tab-separated: id, state, virtual host, physical host, image,
-    /// memory (MiB), partition (GiB), owner, end of the lease (RFC 3339), label, and what it is doing or
+    /// memory (MiB), partition (GiB), owner, end of the lease (RFC 3339, or `never`), label, and what it is doing or
     /// what went wrong. No value holds a tab or a line break.
     pub fn line(&self) -> String {
         let doing = match (&self.stage, self.percent, &self.reason) {
@@ -141,7 +150,7 @@ impl MachineView {
             &memory,
             &disk,
             &self.owner,
-            &self.expires.iso,
+            self.expires.as_ref().map_or(NEVER, |expires| &expires.iso),
             &self.label,
             &doing,
         ];

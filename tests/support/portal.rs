@@ -395,6 +395,7 @@ pub fn enter_machines(registry: &Path, owner: &str, host: &str, many: usize) {
                 disk: "1".parse().expect("a size"),
                 label: format!("number {n}").parse().expect("a label"),
                 lease: "7d".parse().expect("a lease"),
+                from: None,
             };
             let vm = writer.enter(new, now)?;
             writer.advance(&vm, vgrid::model::state::Event::Deployed, now, |_| {})?;

@@ -87,7 +87,7 @@ fn end_of(order: Order) -> &'static str {
         Order::Terminate => "notDeployed",
         Order::Reboot => "deployed",
         // A stop is carried on; a start is undone, and its owner can start the machine again.
-        Order::Stop | Order::Start => "stopped",
+        Order::Stop | Order::Start | Order::Save => "stopped",
     }
 }
 

@@ -47,7 +47,53 @@ impl Reader<'_> {
     }
 }
 
+/// How the last attempt of upkeep to reach a host ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contact {
+    /// The host.
+    pub name: PhysicalHost,
+    /// When it was last tried.
+    pub tried: Moment,
+    /// Why it could not be asked; `None` if it answered.
+    pub fault: Option<String>,
+    /// Since when it is so, answering or not.
+    pub since: Moment,
+    /// Whether administrators were told that it does not answer.
+    pub told: bool,
+}
+
+impl Reader<'_> {
+    /// How the last attempt to reach each host ended.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses or a row is not what this program writes.
+    pub fn contacts(&self) -> Result<Vec<Contact>, RegistryError> {
+        const SQL: &str = "SELECT host, tried, fault, since, told FROM contact ORDER BY host";
+        all(self.connection, SQL, [], |mut cells| {
+            Ok(Contact {
+                name: cells.parsed()?,
+                tried: Moment::from_unix(cells.get()?),
+                fault: cells.get()?,
+                since: Moment::from_unix(cells.get()?),
+                told: cells.get()?,
+            })
+        })
+    }
+}
+
 impl Writer<'_> {
+    /// Keeps how an attempt to reach a host ended.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn keep_contact(&self, contact: &Contact) -> Result<(), RegistryError> {
+        self.connection.execute(
+            "INSERT OR REPLACE INTO contact (host, tried, fault, since, told) VALUES (?1, ?2, ?3, ?4, ?5)",
+            (contact.name.as_str(), contact.tried.unix(), &contact.fault, contact.since.unix(), contact.told),
+        )?;
+        Ok(())
+    }
+
     /// Keeps what a host says of itself.
     ///
     /// # Errors

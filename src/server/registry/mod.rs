@@ -8,8 +8,15 @@
 //! WAL lets pages render while somebody writes; `synchronous` stays at FULL, because an order goes to a
 //! node only after it is on the disk.
 
+pub mod closed;
 pub mod event;
 pub mod host;
+pub mod image;
+pub mod mail;
+pub mod notice;
+mod schema;
+pub mod stray;
+pub mod upkeep;
 pub mod user;
 pub mod vm;
 
@@ -25,141 +32,11 @@ use thiserror::Error;
 
 use crate::model::names::RequestId;
 
+use schema::{MIGRATIONS, NEWEST};
+
 /// How long a writer waits for the others before it gives up. A hundred deploys at once take a second or
 /// two one after the other; Apache gives a CGI program a minute.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The version of the schema that this program knows.
-const NEWEST: u32 = 2;
-
-/// What brings the schema to each version from the one before. Each runs in a transaction, with SQLite's
-/// check of foreign keys on.
-const MIGRATIONS: [(u32, &str); 2] = [(1, SCHEMA_1), (2, SCHEMA_2)];
-
-/// Ended machines stay as `notDeployed`, for their history; every index that pages count with leaves them
-/// out. The CHECKs repeat what the types promise, for whoever opens the file with another program.
-const SCHEMA_1: &str = "
-CREATE TABLE user (
-    canonical TEXT PRIMARY KEY NOT NULL CHECK (canonical <> ''),
-    raw TEXT NOT NULL UNIQUE CHECK (raw <> ''),
-    since INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-
-CREATE TABLE vm (
-    id TEXT PRIMARY KEY NOT NULL CHECK (length(id) = 36),
-    owner TEXT NOT NULL REFERENCES user (canonical),
-    virtual_host TEXT NOT NULL CHECK (virtual_host <> ''),
-    physical_host TEXT NOT NULL CHECK (physical_host <> ''),
-    image TEXT NOT NULL CHECK (image <> ''),
-    memory_mib INTEGER NOT NULL CHECK (memory_mib > 0),
-    disk_gib INTEGER NOT NULL CHECK (disk_gib > 0),
-    label TEXT NOT NULL,
-    lease TEXT NOT NULL CHECK (lease <> ''),
-    state TEXT NOT NULL CHECK
-        (state IN ('deploying', 'deployed', 'expired', 'terminating', 'failed', 'notDeployed')),
-    stage TEXT,
-    percent INTEGER CHECK (percent BETWEEN 0 AND 100),
-    fault TEXT,
-    last_order TEXT NOT NULL CHECK (last_order IN ('deploy', 'terminate')),
-    sequence INTEGER NOT NULL CHECK (sequence >= 0),
-    created INTEGER NOT NULL,
-    changed INTEGER NOT NULL,
-    expires INTEGER NOT NULL,
-    deadline INTEGER CHECK ((deadline IS NOT NULL) = (state IN ('deploying', 'terminating'))),
-    on_node TEXT NOT NULL CHECK (on_node IN ('no', 'maybe')),
-    was_deployed INTEGER NOT NULL CHECK (was_deployed IN (0, 1))
-) STRICT, WITHOUT ROWID;
-
-CREATE UNIQUE INDEX vm_name ON vm (virtual_host) WHERE state <> 'notDeployed';
-CREATE INDEX vm_host ON vm (physical_host) WHERE state <> 'notDeployed';
-CREATE INDEX vm_owner ON vm (owner) WHERE state <> 'notDeployed';
-CREATE INDEX vm_live ON vm (id) WHERE state <> 'notDeployed';
-
-CREATE TABLE host (
-    name TEXT PRIMARY KEY NOT NULL CHECK (name <> ''),
-    memory_free INTEGER NOT NULL CHECK (memory_free >= 0),
-    memory_total INTEGER NOT NULL CHECK (memory_total >= 0),
-    disk_free INTEGER NOT NULL CHECK (disk_free >= 0),
-    disk_total INTEGER NOT NULL CHECK (disk_total >= 0),
-    version TEXT NOT NULL,
-    common_digest TEXT NOT NULL,
-    seen INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-
-CREATE TABLE event (
-    vm TEXT NOT NULL REFERENCES vm (id),
-    at INTEGER NOT NULL,
-    who TEXT NOT NULL,
-    origin TEXT NOT NULL,
-    what TEXT NOT NULL CHECK (what <> ''),
-    detail TEXT NOT NULL
-) STRICT;
-
-CREATE INDEX event_vm ON event (vm);
-";
-
-/// Machines that are stopped, started and rebooted, and that wait in a queue. SQLite can't change a CHECK, so
-/// the table of machines is made anew. So is that of events: its rows refer to machines, and a table that
-/// is referred to can't be dropped while foreign keys are checked, which no transaction can switch off.
-const SCHEMA_2: &str = "
-ALTER TABLE vm RENAME TO old_vm;
-ALTER TABLE event RENAME TO old_event;
-
-CREATE TABLE vm (
-    id TEXT PRIMARY KEY NOT NULL CHECK (length(id) = 36),
-    owner TEXT NOT NULL REFERENCES user (canonical),
-    virtual_host TEXT NOT NULL CHECK (virtual_host <> ''),
-    physical_host TEXT NOT NULL CHECK (physical_host <> ''),
-    image TEXT NOT NULL CHECK (image <> ''),
-    memory_mib INTEGER NOT NULL CHECK (memory_mib > 0),
-    disk_gib INTEGER NOT NULL CHECK (disk_gib > 0),
-    label TEXT NOT NULL,
-    lease TEXT NOT NULL CHECK (lease <> ''),
-    state TEXT NOT NULL CHECK (state IN ('deploying', 'deployed', 'stopping', 'stopped', 'starting',
-        'rebooting', 'expired', 'terminating', 'failed', 'notDeployed')),
-    stage TEXT,
-    percent INTEGER CHECK (percent BETWEEN 0 AND 100),
-    place INTEGER CHECK (place IS NULL OR (place > 0 AND state = 'deploying')),
-    fault TEXT,
-    last_order TEXT NOT NULL CHECK
-        (last_order IN ('deploy', 'terminate', 'stop', 'start', 'reboot')),
-    sequence INTEGER NOT NULL CHECK (sequence >= 0),
-    created INTEGER NOT NULL,
-    changed INTEGER NOT NULL,
-    expires INTEGER NOT NULL,
-    deadline INTEGER CHECK ((deadline IS NOT NULL) =
-        (state IN ('deploying', 'stopping', 'starting', 'rebooting', 'terminating'))),
-    on_node TEXT NOT NULL CHECK (on_node IN ('no', 'maybe')),
-    was_deployed INTEGER NOT NULL CHECK (was_deployed IN (0, 1))
-) STRICT, WITHOUT ROWID;
-
-INSERT INTO vm (id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, label, lease, state,
-    stage, percent, fault, last_order, sequence, created, changed, expires, deadline, on_node, was_deployed)
-SELECT id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, label, lease, state,
-    stage, percent, fault, last_order, sequence, created, changed, expires, deadline, on_node, was_deployed
-FROM old_vm;
-
-CREATE TABLE event (
-    vm TEXT NOT NULL REFERENCES vm (id),
-    at INTEGER NOT NULL,
-    who TEXT NOT NULL,
-    origin TEXT NOT NULL,
-    what TEXT NOT NULL CHECK (what <> ''),
-    detail TEXT NOT NULL
-) STRICT;
-
-INSERT INTO event (rowid, vm, at, who, origin, what, detail)
-SELECT rowid, vm, at, who, origin, what, detail FROM old_event;
-
-DROP TABLE old_event;
-DROP TABLE old_vm;
-
-CREATE UNIQUE INDEX vm_name ON vm (virtual_host) WHERE state <> 'notDeployed';
-CREATE INDEX vm_host ON vm (physical_host) WHERE state <> 'notDeployed';
-CREATE INDEX vm_owner ON vm (owner) WHERE state <> 'notDeployed';
-CREATE INDEX vm_live ON vm (id) WHERE state <> 'notDeployed';
-CREATE INDEX event_vm ON event (vm);
-";
 
 /// Why the registry did not do what it was asked. `Display` is for the log.
 #[derive(Debug, Error)]
@@ -405,6 +282,12 @@ impl<'r> Cells<'r> {
         self.word(|text| text.parse().ok())
     }
 
+    /// A text that is one of this program's types, or nothing.
+    fn perhaps<T: FromStr>(&mut self) -> Result<Option<T>, RegistryError> {
+        let text: Option<String> = self.get()?;
+        text.map(|text| text.parse().map_err(|_| self.corrupt(&text))).transpose()
+    }
+
     /// A whole number that must fit into a narrower type.
     fn number<T: TryFrom<i64>>(&mut self) -> Result<T, RegistryError> {
         let value: i64 = self.get()?;
@@ -476,7 +359,7 @@ mod tests {
     fn of_version_1(file: &Path) -> Connection {
         let connection = Connection::open(file).unwrap();
         connection.pragma_update(None, "journal_mode", "wal").unwrap();
-        connection.execute_batch(SCHEMA_1).unwrap();
+        connection.execute_batch(schema::SCHEMA_1).unwrap();
         connection.pragma_update(None, "user_version", 1).unwrap();
         connection.execute("INSERT INTO user VALUES ('alice', 'alice', 5)", []).unwrap();
         for (n, (state, order)) in STATES_1.into_iter().enumerate() {
@@ -511,7 +394,8 @@ mod tests {
         )?;
         for what in ["first", "second"] {
             connection.execute(
-                "INSERT INTO event VALUES (?1, 1, 'alice', '192.0.2.1', ?2, 'detail')",
+                "INSERT INTO event (vm, at, who, origin, what, detail)
+                 VALUES (?1, 1, 'alice', '192.0.2.1', ?2, 'detail')",
                 (id_1(n), format!("{what} of {n}")),
             )?;
         }
@@ -532,7 +416,7 @@ mod tests {
             }
         });
         let mut registry = Registry::open(&file).unwrap();
-        assert_eq!(registry.version().unwrap(), 2);
+        assert_eq!(registry.version().unwrap(), NEWEST);
         for (n, (state, order)) in STATES_1.into_iter().enumerate() {
             let id = id_1(n).parse().unwrap();
             let vm = registry.read(|reader| reader.vm(id)).unwrap().unwrap();
@@ -551,7 +435,8 @@ mod tests {
         };
         let fresh = Registry::open(&dir.path().join("fresh.sqlite")).unwrap();
         assert_eq!(shape(&registry.connection), shape(&fresh.connection));
-        let orphan = "INSERT INTO event VALUES ('nobody', 1, 'x', 'x', 'x', 'x')";
+        let orphan = "INSERT INTO event (vm, at, who, origin, what, detail)
+                      VALUES ('nobody', 1, 'x', 'x', 'x', 'x')";
         assert!(registry.connection.execute(orphan, []).is_err(), "a history of no machine");
         assert_eq!(registry.connection.query_row("PRAGMA foreign_key_check", [], |_| Ok(())).ok(), None);
         // A name is still taken once.
@@ -561,7 +446,7 @@ mod tests {
         enter_1(&old, 7, "deploying", "deploy").unwrap();
         assert_eq!(registry.read(|reader| reader.live_by_host()).unwrap().values().sum::<u32>(), 6);
         let found = version(&old).unwrap();
-        assert!(matches!(not_beyond(1, found), Err(RegistryError::TooNew { found: 2, known: 1 })));
+        assert!(matches!(not_beyond(1, found), Err(RegistryError::TooNew { found: NEWEST, known: 1 })));
         let stopped: Result<_, RegistryError> = registry.write(|writer| {
             let vm = writer.vm(id_1(1).parse().unwrap())?.unwrap();
             writer.advance(&vm, crate::model::state::Event::Stop, vm.created, |_| {})

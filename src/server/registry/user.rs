@@ -60,7 +60,33 @@ impl Reader<'_> {
     }
 }
 
+impl Reader<'_> {
+    /// The address that authentication gave for somebody when they were last seen.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn mail_of(&self, owner: &Owner) -> Result<Option<String>, RegistryError> {
+        let found: Option<Option<String>> = self
+            .connection
+            .query_row("SELECT mail FROM user WHERE canonical = ?1", [owner.as_str()], |row| row.get(0))
+            .optional()?;
+        Ok(found.flatten())
+    }
+}
+
 impl Writer<'_> {
+    /// Remembers the address that authentication gives for somebody who is known.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn keep_mail(&self, owner: &Owner, address: &str) -> Result<(), RegistryError> {
+        self.connection.execute(
+            "UPDATE user SET mail = ?2 WHERE canonical = ?1 AND mail IS NOT ?2",
+            (owner.as_str(), address),
+        )?;
+        Ok(())
+    }
+
     /// Remembers who owns a canonical name, the first time; later only compares.
     ///
     /// # Errors

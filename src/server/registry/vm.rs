@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::named_params;
 
 use crate::model::fault::Fault;
-use crate::model::lease::{Lease, Moment};
-use crate::model::names::{ImageTag, Label, PhysicalHost, UserName, VirtualHost, VmId};
+use crate::model::lease::{Moment, Term};
+use crate::model::names::{
+    ImageName, ImageTag, Label, PhysicalHost, SavedImage, UserName, VirtualHost, VmId,
+};
 use crate::model::size::{GiB, MiB};
 use crate::model::stage::{Order, Percent, Stage};
 use crate::model::state::{self, Event, State};
@@ -25,6 +27,33 @@ pub enum OnNode {
     No,
     /// Perhaps.
     Maybe,
+}
+
+/// What its owner wants a machine to be, whatever it is at present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Running, for as long as its lease lasts.
+    Running,
+    /// Stopped.
+    Stopped,
+}
+
+impl Wanted {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// What a disk is being saved as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saving {
+    /// The image's name.
+    pub name: ImageName,
+    /// Whether the machine is to be terminated afterwards.
+    pub then_terminate: bool,
 }
 
 /// A machine, as the registry knows it.
@@ -46,8 +75,8 @@ pub struct Vm {
     pub disk: GiB,
     /// What its owner calls it.
     pub label: Label,
-    /// For how long it was asked for.
-    pub lease: Lease,
+    /// For how long it was asked for, or was last extended.
+    pub lease: Term,
     /// Where it is in its life.
     pub state: State,
     /// How far its node is with the last order, or was when the machine failed.
@@ -66,14 +95,26 @@ pub struct Vm {
     pub created: Moment,
     /// When its state last changed.
     pub changed: Moment,
-    /// When its lease ends.
-    pub expires: Moment,
+    /// When its lease ends; `None` for never.
+    pub expires: Option<Moment>,
     /// Until when the present state of transition may last; there in those states alone.
     pub deadline: Option<Moment>,
     /// Whether something of it may be at its node.
     pub on_node: OnNode,
     /// Whether it ever ran.
     pub was_deployed: bool,
+    /// What its owner wants it to be.
+    pub wanted: Wanted,
+    /// Whether its owner has guarded it against being terminated by hand.
+    pub protected: bool,
+    /// When its disk is removed, not before: there once its lease has ended.
+    pub deletion: Option<Moment>,
+    /// What its disk is being saved as, while it is.
+    pub saving: Option<Saving>,
+    /// The saved image that it was made from, if it was.
+    pub from: Option<SavedImage>,
+    /// How many times in a row it did not answer.
+    pub silent: u32,
 }
 
 /// What somebody asks for, all of it checked and decided.
@@ -94,7 +135,9 @@ pub struct NewVm {
     /// What its owner calls it.
     pub label: Label,
     /// For how long.
-    pub lease: Lease,
+    pub lease: Term,
+    /// The saved image that it is made from, if it is.
+    pub from: Option<SavedImage>,
 }
 
 /// Which live machines are meant.
@@ -121,7 +164,8 @@ macro_rules! select_vm {
         concat!(
             "SELECT id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, label, lease, state, \
              stage, percent, place, fault, last_order, sequence, created, changed, expires, deadline, \
-             on_node, was_deployed FROM vm WHERE ",
+             on_node, was_deployed, wanted, protected, deletion, save_as, then_terminate, from_owner, from_name, \
+             silent FROM vm WHERE ",
             $rest
         )
     };
@@ -130,6 +174,8 @@ macro_rules! select_vm {
 fn read_vm(mut cells: Cells<'_>) -> Result<Vm, RegistryError> {
     let cells = &mut cells;
     let moment = |cells: &mut Cells<'_>| cells.get().map(Moment::from_unix);
+    let perhaps =
+        |cells: &mut Cells<'_>| Ok::<_, RegistryError>(cells.get::<Option<i64>>()?.map(Moment::from_unix));
     Ok(Vm {
         id: cells.parsed()?,
         owner: Owner::of(&cells.parsed::<UserName>()?),
@@ -149,14 +195,30 @@ fn read_vm(mut cells: Cells<'_>) -> Result<Vm, RegistryError> {
         sequence: cells.number()?,
         created: moment(cells)?,
         changed: moment(cells)?,
-        expires: moment(cells)?,
-        deadline: cells.get::<Option<i64>>()?.map(Moment::from_unix),
+        expires: perhaps(cells)?,
+        deadline: perhaps(cells)?,
         on_node: cells.word(|text| match text {
             "no" => Some(OnNode::No),
             "maybe" => Some(OnNode::Maybe),
             _ => None,
         })?,
         was_deployed: cells.get()?,
+        wanted: cells.word(|text| match text {
+            "running" => Some(Wanted::Running),
+            "stopped" => Some(Wanted::Stopped),
+            _ => None,
+        })?,
+        protected: cells.get()?,
+        deletion: perhaps(cells)?,
+        saving: {
+            let (name, then_terminate) = (cells.perhaps()?, cells.get()?);
+            name.map(|name| Saving { name, then_terminate })
+        },
+        from: {
+            let (owner, name) = (cells.perhaps()?, cells.perhaps()?);
+            owner.zip(name).map(|(owner, name)| SavedImage { owner, name })
+        },
+        silent: cells.number()?,
     })
 }
 
@@ -288,18 +350,24 @@ impl Writer<'_> {
             sequence: 0,
             created: now,
             changed: now,
-            expires: now.plus_seconds(new.lease.seconds()),
+            expires: new.lease.end(now),
             deadline: Some(now.plus_seconds(TRANSITION_LIMIT)),
             // The call to the node follows, and this process may be killed right after it.
             on_node: OnNode::Maybe,
             was_deployed: false,
+            wanted: Wanted::Running,
+            protected: false,
+            deletion: None,
+            saving: None,
+            from: new.from,
+            silent: 0,
         };
         self.connection.execute(
             "INSERT INTO vm (id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, label,
                 lease, state, last_order, sequence, created, changed, expires, deadline, on_node,
-                was_deployed)
+                was_deployed, wanted, from_owner, from_name)
              VALUES (:id, :owner, :virtual_host, :physical_host, :image, :memory, :disk, :label,
-                :lease, :state, :order, 0, :now, :now, :expires, :deadline, :on_node, 0)",
+                :lease, :state, :order, 0, :now, :now, :expires, :deadline, :on_node, 0, :wanted, :from_owner, :from_name)",
             named_params! {
                 ":id": vm.id.to_string(),
                 ":owner": vm.owner.as_str(),
@@ -313,9 +381,12 @@ impl Writer<'_> {
                 ":state": vm.state.as_str(),
                 ":order": vm.order.as_str(),
                 ":now": now.unix(),
-                ":expires": vm.expires.unix(),
+                ":expires": vm.expires.map(Moment::unix),
                 ":deadline": vm.deadline.map(Moment::unix),
                 ":on_node": vm.on_node.as_str(),
+                ":wanted": vm.wanted.as_str(),
+                ":from_owner": vm.from.as_ref().map(|image| image.owner.as_str()),
+                ":from_name": vm.from.as_ref().map(|image| image.name.as_str()),
             },
         )?;
         Ok(vm)
@@ -344,12 +415,14 @@ impl Writer<'_> {
         }
         new.was_deployed |= state == State::Deployed;
         new.place = new.place.filter(|_| state == State::Deploying);
+        new.saving = new.saving.take().filter(|_| state == State::Saving);
         new.deadline = state.is_transitional().then(|| now.plus_seconds(TRANSITION_LIMIT));
         let fault = new.fault.as_ref().and_then(|fault| serde_json::to_string(fault).ok());
         let rows = self.connection.execute(
             "UPDATE vm SET state = :state, stage = :stage, percent = :percent, place = :place,
                 fault = :fault, last_order = :order, sequence = :sequence, changed = :changed, deadline = :deadline,
-                on_node = :on_node, was_deployed = :was_deployed
+                on_node = :on_node, was_deployed = :was_deployed, wanted = :wanted, deletion = :deletion,
+                save_as = :save_as, then_terminate = :then_terminate, silent = :silent
              WHERE id = :id AND state = :old",
             named_params! {
                 ":id": new.id.to_string(),
@@ -365,9 +438,79 @@ impl Writer<'_> {
                 ":deadline": new.deadline.map(Moment::unix),
                 ":on_node": new.on_node.as_str(),
                 ":was_deployed": new.was_deployed,
+                ":wanted": new.wanted.as_str(),
+                ":deletion": new.deletion.map(Moment::unix),
+                ":save_as": new.saving.as_ref().map(|saving| saving.name.as_str()),
+                ":then_terminate": new.saving.as_ref().is_some_and(|saving| saving.then_terminate),
+                ":silent": new.silent,
             },
         )?;
         Ok((rows == 1).then_some(new))
+    }
+
+    /// Sets a machine's lease, whatever its state, and takes back the date on which its disk was to be removed.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn set_lease(&self, id: VmId, lease: Term, now: Moment) -> Result<(), RegistryError> {
+        self.connection.execute(
+            "UPDATE vm SET lease = ?2, expires = ?3, deletion = NULL WHERE id = ?1",
+            (id.to_string(), lease.to_string(), lease.end(now).map(Moment::unix)),
+        )?;
+        Ok(())
+    }
+
+    /// Sets the date before which a machine's disk is not removed.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn set_deletion(&self, id: VmId, deletion: Moment) -> Result<(), RegistryError> {
+        self.connection
+            .execute("UPDATE vm SET deletion = ?2 WHERE id = ?1", (id.to_string(), deletion.unix()))?;
+        Ok(())
+    }
+
+    /// Guards a machine against being terminated by hand, or ends that.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn protect(&self, id: VmId, protected: bool) -> Result<(), RegistryError> {
+        self.connection.execute("UPDATE vm SET protected = ?2 WHERE id = ?1", (id.to_string(), protected))?;
+        Ok(())
+    }
+
+    /// Sets what its owner wants a machine to be.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn want(&self, id: VmId, wanted: Wanted) -> Result<(), RegistryError> {
+        self.connection
+            .execute("UPDATE vm SET wanted = ?2 WHERE id = ?1", (id.to_string(), wanted.as_str()))?;
+        Ok(())
+    }
+
+    /// Counts a machine's silence: how many times in a row it did not answer.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn set_silent(&self, id: VmId, silent: u32) -> Result<(), RegistryError> {
+        self.connection.execute("UPDATE vm SET silent = ?2 WHERE id = ?1", (id.to_string(), silent))?;
+        Ok(())
+    }
+
+    /// Removes machines that have been gone since before `before`, with all that was noted about them.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn prune_gone(&self, before: Moment) -> Result<usize, RegistryError> {
+        const GONE: &str = "SELECT id FROM vm WHERE state = 'notDeployed' AND changed < ?1";
+        for table in ["event", "notice"] {
+            let sql = format!("DELETE FROM {table} WHERE vm IN ({GONE})");
+            self.connection.execute(&sql, [before.unix()])?;
+        }
+        Ok(self
+            .connection
+            .execute("DELETE FROM vm WHERE state = 'notDeployed' AND changed < ?1", [before.unix()])?)
     }
 
     /// Remembers that nothing of a machine is at its node, whatever its state.
@@ -412,7 +555,8 @@ pub(in crate::server) mod tests {
                     memory: MiB::new(128).unwrap(),
                     disk: GiB::new(1).unwrap(),
                     label: Label::default(),
-                    lease: "7d".parse().unwrap(),
+                    lease: Term::Never,
+                    from: None,
                 },
                 now,
             )
@@ -467,6 +611,7 @@ pub(in crate::server) mod tests {
                     disk: first.disk,
                     label: Label::default(),
                     lease: first.lease,
+                    from: None,
                 },
                 first.created,
             )

@@ -1,0 +1,63 @@
+//! What owners were told about their machines, each thing once for each lease.
+
+use rusqlite::OptionalExtension as _;
+
+use crate::model::lease::Moment;
+use crate::model::names::VmId;
+
+use super::{Reader, RegistryError, Writer};
+
+/// A notice that was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Given {
+    /// When.
+    pub at: Moment,
+    /// How long the portal had lived then, in seconds (see [`super::upkeep`]).
+    pub lived: i64,
+}
+
+impl Reader<'_> {
+    /// When the owner of a machine was told something about the lease that ends (or ended) at `lease_end`.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn notice(&self, id: VmId, kind: &str, lease_end: Moment) -> Result<Option<Given>, RegistryError> {
+        const SQL: &str = "SELECT at, lived FROM notice WHERE vm = ?1 AND kind = ?2 AND lease_end = ?3";
+        let given = self
+            .connection
+            .query_row(SQL, (id.to_string(), kind, lease_end.unix()), |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        Ok(given.map(|(at, lived)| Given { at: Moment::from_unix(at), lived }))
+    }
+}
+
+impl Writer<'_> {
+    /// Remembers a notice. `false`, and nothing is changed, if it had been given before.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn note(&self, id: VmId, kind: &str, lease_end: Moment, given: Given) -> Result<bool, RegistryError> {
+        let rows = self.connection.execute(
+            "INSERT OR IGNORE INTO notice (vm, kind, lease_end, at, lived) VALUES (?1, ?2, ?3, ?4, ?5)",
+            (id.to_string(), kind, lease_end.unix(), given.at.unix(), given.lived),
+        )?;
+        Ok(rows == 1)
+    }
+
+    /// Forgets one kind of notice about a machine, so that it can be given again.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn forget_notice(&self, id: VmId, kind: &str) -> Result<(), RegistryError> {
+        self.connection.execute("DELETE FROM notice WHERE vm = ?1 AND kind = ?2", (id.to_string(), kind))?;
+        Ok(())
+    }
+
+    /// Forgets what was noted after `moment`: the clock was wrong then, and was set back.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn forget_notices_after(&self, moment: Moment) -> Result<usize, RegistryError> {
+        Ok(self.connection.execute("DELETE FROM notice WHERE at > ?1", [moment.unix()])?)
+    }
+}

@@ -1,0 +1,115 @@
+//! What was found on hosts that this portal did not order, or no longer knows. Nothing is decided by it: an
+//! administrator looks and acts.
+
+use crate::model::lease::Moment;
+use crate::model::names::PhysicalHost;
+
+use super::{Reader, RegistryError, Writer, all};
+
+/// What kind of thing it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StrayKind {
+    /// A domain that runs.
+    Domain,
+    /// A logical volume with vGrid's prefix.
+    Volume,
+    /// A host's own record of a machine.
+    Record,
+    /// A saved image's file.
+    Image,
+}
+
+impl StrayKind {
+    /// Its name in the registry, and in forms.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Domain => "domain",
+            Self::Volume => "volume",
+            Self::Record => "record",
+            Self::Image => "image",
+        }
+    }
+
+    /// The kind with that name, if there is one.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Domain, Self::Volume, Self::Record, Self::Image].into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+/// Something unknown on a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stray {
+    /// What it is.
+    pub kind: StrayKind,
+    /// Its name there.
+    pub name: String,
+    /// More about it, for people.
+    pub detail: String,
+}
+
+/// Something unknown on a host, and since when it is known to be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The host.
+    pub host: PhysicalHost,
+    /// What was found.
+    pub stray: Stray,
+    /// When it was first seen.
+    pub since: Moment,
+}
+
+impl Reader<'_> {
+    /// All that is unknown on hosts.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses or a row is not what this program writes.
+    pub fn strays(&self) -> Result<Vec<Found>, RegistryError> {
+        const SQL: &str = "SELECT host, kind, name, detail, since FROM stray ORDER BY host, kind, name";
+        all(self.connection, SQL, [], |mut cells| {
+            Ok(Found {
+                host: cells.parsed()?,
+                stray: Stray {
+                    kind: cells.word(StrayKind::from_name)?,
+                    name: cells.get()?,
+                    detail: cells.get()?,
+                },
+                since: Moment::from_unix(cells.get()?),
+            })
+        })
+    }
+}
+
+impl Writer<'_> {
+    /// Replaces what is known to be unknown on a host. Gives back what was not there the last time.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn keep_strays(
+        &self,
+        host: &PhysicalHost,
+        found: &[Stray],
+        now: Moment,
+    ) -> Result<Vec<Stray>, RegistryError> {
+        let known: Vec<Found> = self.strays()?.into_iter().filter(|known| known.host == *host).collect();
+        let is =
+            |known: &Found, stray: &Stray| known.stray.kind == stray.kind && known.stray.name == stray.name;
+        for gone in known.iter().filter(|known| !found.iter().any(|stray| is(known, stray))) {
+            self.connection.execute(
+                "DELETE FROM stray WHERE host = ?1 AND kind = ?2 AND name = ?3",
+                (host.as_str(), gone.stray.kind.as_str(), &gone.stray.name),
+            )?;
+        }
+        let mut new = Vec::new();
+        for stray in found {
+            if !known.iter().any(|known| is(known, stray)) {
+                new.push(stray.clone());
+            }
+            self.connection.execute(
+                "INSERT INTO stray (host, kind, name, detail, since) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (host, kind, name) DO UPDATE SET detail = excluded.detail",
+                (host.as_str(), stray.kind.as_str(), &stray.name, &stray.detail, now.unix()),
+            )?;
+        }
+        Ok(new)
+    }
+}
