@@ -78,6 +78,18 @@ impl Fields {
             .ok_or_else(|| Refusal::bad_request(format!("The field {name} is missing.")))?;
         text.parse().map_err(|fault| Refusal::bad_request(format!("{name} {fault}.")))
     }
+
+    /// A field that must be well-formed if it is there and not empty.
+    pub fn optional<T>(&self, name: &'static str) -> Result<Option<T>, Refusal>
+    where
+        T: FromStr,
+        T::Err: std::fmt::Display,
+    {
+        let text = self.get(name).map(str::trim).filter(|text| !text.is_empty());
+        text.map(str::parse)
+            .transpose()
+            .map_err(|fault| Refusal::bad_request(format!("The field {name} can't be read: {fault}.")))
+    }
 }
 
 fn shortened(text: &str) -> String {

@@ -152,7 +152,7 @@ pub fn next(state: State, event: Event) -> Option<State> {
         // From stopped and deployed: the node's word about an order that the server had given up.
         // Nothing is lost when a stop, a start or a reboot fails: the machine is again what it was, and its owner can
         // try once more.
-        (S::Stopping | S::Starting | S::Rebooting | S::Saving | S::Deployed, E::Stopped)
+        (S::Stopping | S::Starting | S::Rebooting | S::Saving | S::Expired | S::Deployed, E::Stopped)
         | (S::Starting | S::Saving, E::Failed) => Some(S::Stopped),
         (S::Deploying | S::Terminating, E::Failed) => Some(S::Failed),
         (S::Deploying | S::Starting | S::Rebooting | S::Stopped, E::Deployed)

@@ -10,6 +10,7 @@ pub mod audit;
 pub mod check;
 pub mod console;
 pub mod deploy;
+pub mod extend;
 pub mod leases;
 pub mod list;
 pub mod nodes;

@@ -78,6 +78,8 @@ pub struct MachineView {
     pub moving: bool,
     /// Its page.
     pub url: String,
+    /// Where its lease is set.
+    pub extend_url: String,
     /// Where it is terminated.
     pub terminate_url: String,
     /// Its console output.
@@ -123,6 +125,7 @@ impl MachineView {
             reason: vm.fault.as_ref().map(reason),
             moving: vm.state.is_transitional(),
             url: format!("show?id={id}"),
+            extend_url: format!("extend?id={id}"),
             terminate_url: format!("terminate?id={id}"),
             console_url: format!("console?id={id}"),
             again_url: format!("deploy?like={id}"),

@@ -1,0 +1,383 @@
+//! `user/extend`: sets a machine's lease anew, and guards it against being terminated by hand.
+
+use serde::Serialize;
+
+use crate::cgi::reply::{Refusal, Reply};
+use crate::cgi::request::Format;
+use crate::cgi::serve::{UserCall, View};
+use crate::config::{self, Common, Leases};
+use crate::model::lease::{Moment, Term};
+use crate::model::stage::Order;
+use crate::model::state::{Event, State};
+use crate::system::clock;
+use crate::system::log::Level;
+
+use super::nodes::Nodes;
+use super::orders::{self, Target};
+use super::registry::Writer;
+use super::registry::event::Actor;
+use super::registry::vm::{Vm, Wanted};
+use super::view::{MachineView, ordered};
+use super::{access, audit};
+
+/// The page that asks.
+#[derive(Debug, Serialize)]
+struct ExtendView {
+    machine: MachineView,
+    /// What the field is filled in with.
+    value: String,
+    maximum_lease: String,
+    grace: String,
+    /// Why nothing was done.
+    message: Option<String>,
+    /// Whether it is to be confirmed that the lease becomes shorter.
+    confirm: bool,
+    /// Why it can't be done now at all.
+    idle: Option<&'static str>,
+}
+
+impl View for ExtendView {
+    const TEMPLATE: &'static str = "extend.html";
+
+    /// The machine's line, as in the list.
+    fn text(&self) -> String {
+        self.machine.line()
+    }
+}
+
+/// What somebody wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Wish {
+    /// The lease, counted from now; `None` leaves it as it is.
+    term: Option<Term>,
+    /// Whether it may become shorter.
+    confirmed: bool,
+    /// Guarded or not; `None` leaves it as it is.
+    protected: Option<bool>,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    /// It was done.
+    Done(Vm),
+    /// It was done, and the machine's host must be told to start it.
+    Start(Vm),
+    /// Nothing was done: the lease would become shorter.
+    Confirm(Vm, String),
+}
+
+/// Answers `user/extend`.
+///
+/// Fields: `id`, or as a convenience for scripts `vmHostname` (the live machine of that name); `expiryTime` (such as
+/// `7d`, counted from now; `never` for administrators; empty: as long as it was given the last time); `confirm=1`, without
+/// which no lease becomes shorter; `protect` (`1` or `0`) guards the machine against being terminated by hand, or ends
+/// that, and leaves the lease alone unless `expiryTime` is given too; `token`, `format`. A machine whose lease has ended is
+/// started again, unless it had been stopped before.
+///
+/// # Errors
+/// 400 for a lease that is none or too long, 403 for others' machines, 404, 409 when the lease would become shorter and
+/// that is not confirmed or when the machine is on its way out, 503. If the lease was extended and the host did not
+/// start the machine: 409 or 502 for programs, with the reason.
+pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
+    let fields = &call.request.fields;
+    fields.only(&["id", "vmHostname", "expiryTime", "confirm", "protect", "token", "format"])?;
+    let target = Target::read(call)?;
+    let common = Common::load(&config::directory())?;
+    if !call.acts {
+        let vm = access::registry_to_read(call)?.read(|reader| target.find(call, reader))?;
+        return call.reply(200, &view(call, &common, &vm, None, false));
+    }
+    let wish = read_wish(call)?;
+    // Read before anything is recorded: without it no node can be called.
+    let nodes = Nodes::new(&call.config, &call.request.id)?;
+    let actor = access::actor(call);
+    let mut registry = access::registry(call)?;
+    let step = registry.write(|writer| {
+        let vm = target.find(call, **writer)?;
+        apply(writer, &vm, wish, &call.config.leases, call.administrator, clock::now(), &actor)
+    })?;
+    match step {
+        Step::Confirm(vm, sentence) => {
+            if call.request.format == Format::Html {
+                return call.reply(409, &view(call, &common, &vm, Some(sentence), true));
+            }
+            Err(Refusal::conflict(format!("{sentence} Give confirm=1 to have it so.")))
+        }
+        Step::Done(vm) => {
+            log(&vm, &actor);
+            ordered(call, &common, &vm, None)
+        }
+        Step::Start(vm) => {
+            log(&vm, &actor);
+            let answer = nodes.order(Order::Start, &vm.physical_host, &orders::message(&vm));
+            let (vm, fault) = orders::settle(&mut registry, vm, Order::Start, answer, &actor)?;
+            ordered(call, &common, &vm, fault.as_ref())
+        }
+    }
+}
+
+fn log(vm: &Vm, actor: &Actor) {
+    let end = vm.expires.map_or_else(|| "never".to_owned(), Moment::rfc3339);
+    let protected = if vm.protected { ", protected" } else { "" };
+    audit::record(Level::Info, "lease", vm, actor, &format!("ends {end}{protected}"));
+}
+
+fn view(call: &UserCall<'_>, common: &Common, vm: &Vm, message: Option<String>, confirm: bool) -> ExtendView {
+    let given = call.request.fields.get("expiryTime").map(str::trim).filter(|text| !text.is_empty());
+    ExtendView {
+        machine: MachineView::new(vm, common, call.administrator),
+        value: given.map_or_else(|| usual(vm, &call.config.leases).to_string(), str::to_owned),
+        maximum_lease: call.config.leases.maximum.to_string(),
+        grace: call.config.leases.grace.to_string(),
+        message,
+        confirm,
+        idle: hindrance(vm.state),
+    }
+}
+
+/// The lease of who does not say which: as long as the last one, within what one may ask for.
+fn usual(vm: &Vm, leases: &Leases) -> Term {
+    match vm.lease {
+        Term::Never => Term::Never,
+        term @ Term::For(_) => term.min(Term::For(leases.maximum)),
+    }
+}
+
+/// Why the lease of a machine in this state can't be set.
+fn hindrance(state: State) -> Option<&'static str> {
+    match state {
+        State::Terminating => Some("This machine is being removed."),
+        State::Failed => {
+            Some("This machine has failed; its page says why. Terminate it, and deploy another one.")
+        }
+        State::NotDeployed => Some("This machine is gone."),
+        _ => None,
+    }
+}
+
+fn read_wish(call: &UserCall<'_>) -> Result<Wish, Refusal> {
+    let fields = &call.request.fields;
+    let switch = |name: &'static str| match fields.get(name) {
+        None | Some("") => Ok(None),
+        Some("0") => Ok(Some(false)),
+        Some("1") => Ok(Some(true)),
+        Some(_) => Err(Refusal::bad_request(format!("{name} is 1 or 0."))),
+    };
+    Ok(Wish {
+        term: fields.optional("expiryTime")?,
+        confirmed: switch("confirm")? == Some(true),
+        protected: switch("protect")?,
+    })
+}
+
+/// Does it, within a transaction.
+fn apply(
+    writer: &Writer<'_>,
+    vm: &Vm,
+    wish: Wish,
+    leases: &Leases,
+    administrator: bool,
+    now: Moment,
+    actor: &Actor,
+) -> Result<Step, Refusal> {
+    if let Some(sentence) = hindrance(vm.state) {
+        return Err(Refusal::conflict(sentence));
+    }
+    let again = |writer: &Writer<'_>| Ok::<_, Refusal>(writer.vm(vm.id)?.unwrap_or_else(|| vm.clone()));
+    // Checked before anything is changed: all or nothing.
+    let term = match wish.term {
+        Some(term) => Some(permitted(term, leases, administrator)?),
+        None if wish.protected.is_some() => None,
+        None => Some(permitted(usual(vm, leases), leases, administrator || vm.lease == Term::Never)?),
+    };
+    if let Some(end) = term.map(|term| term.end(now))
+        && !wish.confirmed
+        && is_sooner(end, vm.expires)
+    {
+        let shown = |end: Option<Moment>| end.map_or_else(|| "never".to_owned(), |end| end.to_string());
+        let sentence = format!(
+            "The lease would become shorter: it would end {} and not {}.",
+            shown(end),
+            shown(vm.expires)
+        );
+        return Ok(Step::Confirm(vm.clone(), sentence));
+    }
+    if let Some(protected) = wish.protected.filter(|protected| *protected != vm.protected) {
+        writer.protect(vm.id, protected)?;
+        let what = if protected { "protected" } else { "no longer protected" };
+        writer.record(vm.id, now, actor, what, "against being terminated by hand")?;
+    }
+    let Some(term) = term else { return Ok(Step::Done(again(writer)?)) };
+    writer.set_lease(vm.id, term, now)?;
+    let end = term.end(now).map_or_else(|| "it never ends".to_owned(), |end| format!("it ends {end}"));
+    writer.record(vm.id, now, actor, "lease set", &format!("{term}; {end}"))?;
+    let vm = again(writer)?;
+    if vm.state != State::Expired {
+        return Ok(Step::Done(vm));
+    }
+    // As it was when its lease ended.
+    if vm.wanted == Wanted::Stopped {
+        let stopped = writer.advance(&vm, Event::Stopped, now, |_| {})?;
+        return Ok(Step::Done(stopped.unwrap_or(vm)));
+    }
+    Ok(match orders::give(writer, &vm, Order::Start, actor)? {
+        Some(vm) => Step::Start(vm),
+        None => Step::Done(vm),
+    })
+}
+
+/// Lets a lease through that the caller may set.
+fn permitted(term: Term, leases: &Leases, administrator: bool) -> Result<Term, Refusal> {
+    if administrator || term <= Term::For(leases.maximum) {
+        return Ok(term);
+    }
+    Err(Refusal::bad_request(match term {
+        Term::Never => "Only an administrator can set a lease that never ends.".to_owned(),
+        Term::For(_) => {
+            format!("At most {} can be asked for. Extend it again when that is over.", leases.maximum)
+        }
+    }))
+}
+
+/// Whether one end of a lease comes before another; never comes last.
+fn is_sooner(end: Option<Moment>, than: Option<Moment>) -> bool {
+    match (end, than) {
+        (Some(end), Some(than)) => end < than,
+        (Some(_), None) => true,
+        (None, _) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::registry::vm::tests::entered;
+    use crate::server::registry::{Registry, RegistryError};
+
+    const NOW: Moment = Moment::from_unix(1_000_000);
+
+    struct Ground {
+        _dir: tempfile::TempDir,
+        registry: Registry,
+        vm: Vm,
+    }
+
+    fn actor() -> Actor {
+        Actor { who: "alice".to_owned(), from: "192.0.2.1".to_owned() }
+    }
+
+    impl Ground {
+        /// A machine that runs for ten days more.
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+            let vm = entered(&mut registry, "alice", "node1", "vm1");
+            let done: Result<_, RegistryError> = registry.write(|writer| {
+                writer.advance(&vm, Event::Deployed, NOW, |_| {})?;
+                writer.set_lease(vm.id, "10d".parse().unwrap(), NOW)?;
+                writer.vm(vm.id)
+            });
+            Self { _dir: dir, registry, vm: done.unwrap().unwrap() }
+        }
+
+        fn happens(&mut self, event: Event, edit: impl FnOnce(&mut Vm)) {
+            let done: Result<_, RegistryError> =
+                self.registry.write(|writer| writer.advance(&self.vm, event, NOW, edit));
+            self.vm = done.unwrap().unwrap();
+        }
+
+        fn apply(&mut self, term: &str, confirmed: bool, administrator: bool) -> Result<Step, Refusal> {
+            let term = (!term.is_empty()).then(|| term.parse().unwrap());
+            self.wish(Wish { term, confirmed, protected: None }, administrator)
+        }
+
+        fn wish(&mut self, wish: Wish, administrator: bool) -> Result<Step, Refusal> {
+            let leases = Leases::default();
+            let step = self
+                .registry
+                .write(|writer| apply(writer, &self.vm, wish, &leases, administrator, NOW, &actor()));
+            self.vm = self.registry.read(|reader| reader.vm(self.vm.id)).unwrap().unwrap();
+            step
+        }
+
+        fn days_left(&self) -> Option<i64> {
+            self.vm.expires.map(|end| end.since(NOW) / 86_400)
+        }
+    }
+
+    #[test]
+    fn a_lease_is_counted_from_now_and_has_a_maximum() {
+        let mut ground = Ground::new();
+        assert!(matches!(ground.apply("20d", false, false), Ok(Step::Done(_))));
+        assert_eq!(ground.days_left(), Some(20));
+        assert!(matches!(ground.apply("", false, false), Ok(Step::Done(_))), "as long as the last time");
+        assert_eq!(ground.days_left(), Some(20));
+        assert_eq!(ground.apply("91d", false, false).unwrap_err().status, 400);
+        assert_eq!(ground.apply("never", false, false).unwrap_err().status, 400);
+        assert_eq!(ground.days_left(), Some(20));
+        assert!(matches!(ground.apply("400d", false, true), Ok(Step::Done(_))));
+        assert!(matches!(ground.apply("never", false, true), Ok(Step::Done(_))));
+        assert_eq!(ground.days_left(), None);
+        // Its owner does not lose what an administrator gave by asking for nothing in particular.
+        assert!(matches!(ground.apply("", false, false), Ok(Step::Done(_))));
+        assert_eq!(ground.days_left(), None);
+    }
+
+    #[test]
+    fn no_lease_becomes_shorter_unasked() {
+        let mut ground = Ground::new();
+        assert!(matches!(ground.apply("3d", false, false), Ok(Step::Confirm(..))));
+        assert_eq!(ground.days_left(), Some(10));
+        assert!(matches!(ground.apply("3d", true, false), Ok(Step::Done(_))));
+        assert_eq!(ground.days_left(), Some(3));
+        ground.apply("never", false, true).unwrap();
+        assert!(matches!(ground.apply("80d", false, false), Ok(Step::Confirm(..))), "never comes last");
+    }
+
+    #[test]
+    fn what_has_expired_becomes_what_it_was() {
+        for wanted in [Wanted::Running, Wanted::Stopped] {
+            let mut ground = Ground::new();
+            ground.happens(Event::Stopped, |vm| vm.wanted = wanted);
+            ground.happens(Event::Expire, |vm| vm.deletion = Some(NOW));
+            let step = ground.apply("5d", true, false).unwrap();
+            assert_eq!((ground.days_left(), ground.vm.deletion), (Some(5), None));
+            match wanted {
+                Wanted::Running => {
+                    assert!(matches!(step, Step::Start(_)));
+                    assert_eq!((ground.vm.state, ground.vm.order), (State::Starting, Order::Start));
+                }
+                Wanted::Stopped => {
+                    assert!(matches!(step, Step::Done(_)));
+                    assert_eq!(ground.vm.state, State::Stopped);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_machine_is_guarded_and_its_lease_left_alone() {
+        let mut ground = Ground::new();
+        for protected in [true, false] {
+            let wish = Wish { term: None, confirmed: false, protected: Some(protected) };
+            assert!(matches!(ground.wish(wish, false), Ok(Step::Done(_))));
+            assert_eq!((ground.vm.protected, ground.days_left()), (protected, Some(10)));
+        }
+        // All or nothing.
+        let wish = Wish { term: Some("1d".parse().unwrap()), confirmed: false, protected: Some(true) };
+        assert!(matches!(ground.wish(wish, false), Ok(Step::Confirm(..))));
+        assert!(!ground.vm.protected);
+    }
+
+    #[test]
+    fn what_is_on_its_way_out_gets_no_lease() {
+        let mut ground = Ground::new();
+        ground.happens(Event::Terminate, |_| {});
+        assert_eq!(ground.apply("20d", false, true).unwrap_err().status, 409);
+        ground.happens(Event::Failed, |_| {});
+        assert_eq!(ground.apply("20d", false, true).unwrap_err().status, 409);
+        ground.happens(Event::Forget, |_| {});
+        assert_eq!(ground.apply("20d", false, true).unwrap_err().status, 409);
+    }
+}
