@@ -20,7 +20,7 @@ PROGRAMS = $(TARGET)/programs
 
 programs = $(filter-out helper worker,$(basename $(notdir $(wildcard bin/$(1)/*.rs))))
 BINS = $(foreach dir,user internal node,$(addprefix $(dir)-,$(call programs,$(dir)))) \
-	$(addprefix vgrid-,helper worker $(call programs,cli))
+	$(addprefix vgrid-,helper worker $(call programs,cli) $(call programs,cron))
 
 .PHONY: build demo demo-stop test test-deep check bench install install-server install-node install-common source clean
 
@@ -100,6 +100,9 @@ install-server: install-common source
 	for f in basic shibboleth certificate; do install -m 644 apache/htaccess.$$f $(ETC)/htaccess.$$f || exit 1; done
 	ln -sfn $(SYSCONFDIR)/vgrid/htaccess $(LIB)/cgi-bin/user/.htaccess
 	install -m 644 apache/vgrid-server.conf $(APACHE)/vgrid-server.conf
+	for f in $(call programs,cron); do \
+		install -m 755 $(PROGRAMS)/vgrid-$$f $(DESTDIR)$(PREFIX)/bin/vgrid-$$f || exit 1; done
+	$(call install-config,cron/vgrid,$(DESTDIR)$(SYSCONFDIR)/cron.d/vgrid)
 
 install-node: install-common
 	$(call install-cgi,node,$(call programs,node))

@@ -250,8 +250,11 @@ fn make_installs_every_program_where_apache_looks() {
                 installed(stage.path(&format!("/usr/lib/vgrid/cgi-bin/{folder}/{name}")));
             }
             [_, "cli", name] => installed(stage.path(&format!("/usr/bin/vgrid-{name}"))),
-            // Run by cron from where the crontab says.
-            [_, "cron", _] => {}
+            [_, "cron", name] => {
+                let crontab = fs::read_to_string(stage.path("/etc/cron.d/vgrid")).expect("the crontab");
+                assert!(crontab.contains(&format!(" /usr/bin/vgrid-{name} ")), "{crontab}");
+                installed(stage.path(&format!("/usr/bin/vgrid-{name}")));
+            }
             _ => panic!("where does {file} go?"),
         }
     }

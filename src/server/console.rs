@@ -6,7 +6,6 @@ use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::Format;
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common};
-use crate::model::names::MachineName;
 use crate::model::wire::ConsoleTail;
 
 use super::access;
@@ -67,8 +66,7 @@ fn fetch(call: &UserCall<'_>, vm: &Vm) -> Result<(u16, Result<ConsoleTail, Strin
         let sentence = "This machine is on no host, so it has no console.".to_owned();
         return Ok((409, Err(sentence)));
     }
-    // Checked when the machine was entered.
-    let name = MachineName::new(vm.owner.user_name(), &vm.virtual_host).map_err(Refusal::internal)?;
+    let name = vm.machine_name().map_err(Refusal::internal)?;
     Ok(match Nodes::new(&call.config, &call.request.id)?.console(&vm.physical_host, &name) {
         Ok(tail) => (200, Ok(tail)),
         Err(trouble) => (502, Err(trouble.fault.to_string())),

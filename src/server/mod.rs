@@ -1,7 +1,8 @@
 //! Layer 2: the portal.
 //!
-//! One module a page ([`list`], [`deploy`], [`show`], [`console`], [`terminate`]), one for stopping, starting
-//! and rebooting ([`power`]) and one for the nodes' reports ([`status`]). They stand on the [`registry`], on
+//! One module a page ([`list`], [`deploy`], [`show`], [`console`], [`extend`], [`terminate`]), one for stopping, starting
+//! and rebooting ([`power`]), one for the nodes' reports ([`status`]) and one for what cron starts ([`upkeep`]). They
+//! stand on the rules of [`leases`], on the [`registry`], on
 //! [`placement`], on [`orders`] (what orders have in common), on [`nodes`] (calls to nodes) and on [`view`] (what
 //! pages show). [`check`] has the server's part of `vgrid-check`.
 
@@ -21,6 +22,7 @@ pub mod registry;
 pub mod show;
 pub mod status;
 pub mod terminate;
+pub mod upkeep;
 pub mod view;
 
 use crate::cgi::reply::Refusal;
@@ -59,6 +61,7 @@ mod tests {
         let (given, shown) = (load(&text), load(&settings.join("\n")));
         assert_eq!(format!("{:?}", given.general), format!("{:?}", shown.general));
         assert_eq!(format!("{:?}", given.leases), format!("{:?}", shown.leases));
+        assert_eq!(format!("{:?}", given.upkeep), format!("{:?}", shown.upkeep));
         assert!(shown.is_administrator(&"Jürgen Müller".parse().unwrap()));
         assert!(!given.is_administrator(&"alice".parse().unwrap()));
     }

@@ -5,7 +5,7 @@ use crate::model::fault::{Fault, detail};
 use crate::model::names::{MachineName, PhysicalHost, RequestId, VmId};
 use crate::model::sign::Key;
 use crate::model::stage::Order;
-use crate::model::wire::{Accepted, ConsoleTail, DeployOrder, MachineOrder, NodeRefusal};
+use crate::model::wire::{Accepted, ConsoleTail, DeployOrder, MachineOrder, NodeInfo, NodeRefusal};
 use crate::remote::{Answer, Client, RemoteError};
 
 use super::registry::vm::OnNode;
@@ -61,6 +61,20 @@ impl<'a> Nodes<'a> {
     ) -> Result<Accepted, Trouble> {
         let url = self.config.node_url(host, order.as_str());
         accepted(host, machine.id, self.client().post(&url, machine))
+    }
+
+    /// Asks a node what it has.
+    ///
+    /// # Errors
+    /// [`Trouble`], when it did not say.
+    pub fn info(&self, host: &PhysicalHost) -> Result<NodeInfo, Trouble> {
+        let answer =
+            self.client().get(&self.config.node_url(host, "info")).map_err(|error| unheard(host, error))?;
+        if answer.status == 200 {
+            answer.json().map_err(|error| unheard(host, error))
+        } else {
+            Err(refused(host, &answer))
+        }
     }
 
     /// Fetches the end of a machine's console output.

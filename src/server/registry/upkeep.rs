@@ -21,7 +21,7 @@ pub struct Life {
 
 impl Life {
     /// What it is at `now`, when upkeep begins another time.
-    fn at(self, now: Moment) -> Self {
+    pub fn at(self, now: Moment) -> Self {
         let gap = self.last.map_or(0, |last| now.since(last));
         let counts = (0..=LONGEST_GAP).contains(&gap);
         Self { last: Some(now), lived: self.lived.saturating_add(if counts { gap } else { 0 }) }

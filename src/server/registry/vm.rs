@@ -7,7 +7,7 @@ use rusqlite::named_params;
 use crate::model::fault::Fault;
 use crate::model::lease::{Moment, Term};
 use crate::model::names::{
-    ImageName, ImageTag, Label, PhysicalHost, SavedImage, UserName, VirtualHost, VmId,
+    ImageName, ImageTag, Label, MachineName, NameFault, PhysicalHost, SavedImage, UserName, VirtualHost, VmId,
 };
 use crate::model::size::{GiB, MiB};
 use crate::model::stage::{Order, Percent, Stage};
@@ -147,6 +147,16 @@ pub enum Scope<'a> {
     Of(&'a Owner),
     /// All.
     All,
+}
+
+impl Vm {
+    /// Its name as a Xen domain, and in its volumes' names.
+    ///
+    /// # Errors
+    /// None in practice: it was checked when the machine was entered.
+    pub fn machine_name(&self) -> Result<MachineName, NameFault> {
+        MachineName::new(self.owner.user_name(), &self.virtual_host)
+    }
 }
 
 impl OnNode {
@@ -520,6 +530,16 @@ impl Writer<'_> {
     pub fn not_on_node(&self, id: VmId) -> Result<(), RegistryError> {
         self.connection
             .execute("UPDATE vm SET on_node = ?2 WHERE id = ?1", (id.to_string(), OnNode::No.as_str()))?;
+        Ok(())
+    }
+
+    /// Remembers what is wrong with a machine, whatever its state.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn set_fault(&self, id: VmId, fault: &Fault) -> Result<(), RegistryError> {
+        let fault = serde_json::to_string(fault).ok();
+        self.connection.execute("UPDATE vm SET fault = ?2 WHERE id = ?1", (id.to_string(), fault))?;
         Ok(())
     }
 

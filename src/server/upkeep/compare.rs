@@ -1,0 +1,354 @@
+//! What a host has, beside what the server believes that it has. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::fault::Fault;
+use crate::model::lease::Moment;
+use crate::model::names::VmId;
+use crate::model::stage::Order;
+use crate::model::state::State;
+use crate::model::wire::{Job, NodeInfo};
+
+use super::super::registry::stray::{Stray, StrayKind};
+use super::super::registry::vm::{OnNode, Vm};
+use super::plan::{Act, Step};
+
+/// How long nothing must have changed about a machine before its host's word counts against the server's, in seconds:
+/// an order may be on its way.
+const QUIET: i64 = 120;
+
+/// The control domain, which is nobody's machine (xl(1)).
+const CONTROL: &str = "Domain-0";
+
+/// What the names of machines' volumes begin with.
+const VOLUMES: [&str; 2] = ["xen-root-", "xen-swap-"];
+
+/// What a host has that the server does not expect there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Unexpected {
+    /// What is nobody's, for administrators to look at.
+    pub strays: Vec<Stray>,
+    /// Ids that the host has something of and that no live machine on it has.
+    pub ids: BTreeSet<VmId>,
+}
+
+/// What is to be done about the machines that should be on a host.
+pub fn machines(vms: &[&Vm], info: &NodeInfo, now: Moment) -> Vec<Step> {
+    let view = View::new(info);
+    let mut steps = Vec::new();
+    for vm in vms {
+        if let Some(act) = machine(vm, &view, now) {
+            steps.push(Step { vm: (*vm).clone(), act });
+        }
+    }
+    steps
+}
+
+/// A host's answer, by what is looked for.
+struct View<'a> {
+    jobs: BTreeMap<VmId, &'a Job>,
+    volumes: BTreeSet<VmId>,
+    domains: BTreeSet<&'a str>,
+}
+
+impl<'a> View<'a> {
+    fn new(info: &'a NodeInfo) -> Self {
+        Self {
+            jobs: info.jobs.iter().map(|job| (job.id, job)).collect(),
+            volumes: info.volumes.iter().filter_map(|volume| volume.machine).collect(),
+            domains: info.domains.iter().map(|domain| domain.name.as_str()).collect(),
+        }
+    }
+}
+
+fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Act> {
+    if let Some(deadline) = vm.deadline
+        && deadline <= now
+    {
+        let fault = Fault::TimedOut { what: format!("the order to {}", vm.order), seconds: waited(vm, now) };
+        return Some(Act::GiveUp { fault, on_node: OnNode::Maybe });
+    }
+    if (0..QUIET).contains(&now.since(vm.changed)) {
+        return None;
+    }
+    let job = view.jobs.get(&vm.id);
+    let name = vm.machine_name().ok()?;
+    let runs = view.domains.contains(name.as_str());
+    let there = job.is_some() || runs || view.volumes.contains(&vm.id);
+    // Whether the host says how it is, and is not about to change that.
+    let idle = job.is_some_and(|job| job.work.is_none());
+    let at_work = job.is_some_and(|job| job.work == Some(vm.order));
+    match vm.state {
+        State::Deploying | State::Saving if job.is_none() => {
+            let fault = match vm.state {
+                State::Saving => Fault::SaveInterrupted,
+                _ => Fault::Interrupted { stage: vm.stage },
+            };
+            Some(Act::GiveUp { fault, on_node: if there { OnNode::Maybe } else { OnNode::No } })
+        }
+        State::Terminating if !there => Some(Act::Gone),
+        // Its record says that it did something else last: the order never came, or its last report was lost and comes
+        // again.
+        State::Stopping | State::Starting | State::Rebooting | State::Terminating if !at_work && there => {
+            Some(Act::Again)
+        }
+        State::Deployed | State::Stopped | State::Expired if !there => {
+            (!is_missing(vm)).then_some(Act::Missing)
+        }
+        State::Deployed | State::Stopped | State::Expired if is_missing(vm) => Some(Act::FoundAgain),
+        State::Deployed if idle && !runs => Some(Act::FoundStopped),
+        State::Stopped if idle && runs => Some(Act::FoundRunning),
+        State::Failed if !there && vm.on_node == OnNode::Maybe => Some(Act::NothingThere),
+        _ => None,
+    }
+}
+
+fn is_missing(vm: &Vm) -> bool {
+    matches!(vm.fault, Some(Fault::MachineMissing { .. }))
+}
+
+/// How long a machine has been on its way, in seconds.
+fn waited(vm: &Vm, now: Moment) -> u64 {
+    u64::try_from(now.since(vm.changed)).unwrap_or_default()
+}
+
+/// What is to be done about machines on their way on a host that can't be asked.
+pub fn unreachable(vms: &[&Vm], fault: &Fault, now: Moment) -> Vec<Step> {
+    let late = |vm: &&&Vm| vm.deadline.is_some_and(|deadline| deadline <= now);
+    let act = || Act::GiveUp { fault: fault.clone(), on_node: OnNode::Maybe };
+    vms.iter().filter(late).map(|vm| Step { vm: (*vm).clone(), act: act() }).collect()
+}
+
+/// What is on a host and belongs to none of the machines that should be there.
+pub fn unexpected(vms: &[&Vm], images: &BTreeSet<String>, info: &NodeInfo) -> Unexpected {
+    let ids: BTreeSet<VmId> = vms.iter().map(|vm| vm.id).collect();
+    let names: BTreeSet<String> =
+        vms.iter().filter_map(|vm| vm.machine_name().ok()).map(|name| name.to_string()).collect();
+    let mut found = Unexpected::default();
+    let mut strange = |kind, name: &str, detail: String| {
+        found.strays.push(Stray { kind, name: name.to_owned(), detail });
+    };
+    for domain in info.domains.iter().filter(|domain| domain.name != CONTROL) {
+        if !names.contains(&domain.name) {
+            strange(StrayKind::Domain, &domain.name, format!("{}, {}", domain.memory, domain.state));
+        }
+    }
+    for volume in &info.volumes {
+        let ours = VOLUMES.iter().any(|prefix| volume.name.starts_with(prefix));
+        match volume.machine {
+            Some(id) if ids.contains(&id) => {}
+            Some(id) => {
+                strange(StrayKind::Volume, &volume.name, format!("{}, of machine {id}", volume.size));
+            }
+            None if ours => strange(StrayKind::Volume, &volume.name, volume.size.to_string()),
+            None => {}
+        }
+    }
+    for job in info.jobs.iter().filter(|job| !ids.contains(&job.id)) {
+        let doing = job.work.map_or("nothing is being done", Order::as_str);
+        strange(StrayKind::Record, &job.id.to_string(), format!("{}; {doing}", job.machine));
+    }
+    for image in info.saved.iter().filter(|image| !images.contains(&image.stem)) {
+        strange(StrayKind::Image, &image.stem, format!("{} bytes", image.bytes));
+    }
+    let jobs = info.jobs.iter().map(|job| job.id);
+    let volumes = info.volumes.iter().filter_map(|volume| volume.machine);
+    found.ids = jobs.chain(volumes).filter(|id| !ids.contains(id)).collect();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::size::Amount;
+    use crate::model::state::Event;
+    use crate::model::wire::{Domain, HostFacts, SavedFile, Volume};
+    use crate::server::registry::vm::tests::entered;
+    use crate::server::registry::{Registry, RegistryError};
+
+    const NOW: Moment = Moment::from_unix(1_000_000);
+
+    fn vm(state: State) -> Vm {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let vm = entered(&mut registry, "alice", "node1", "vm1");
+        let long_ago = NOW.plus_seconds(-QUIET);
+        let events: &[Event] = match state {
+            State::Deploying => &[],
+            State::Deployed => &[Event::Deployed],
+            State::Stopping => &[Event::Deployed, Event::Stop],
+            State::Stopped => &[Event::Deployed, Event::Stopped],
+            State::Starting => &[Event::Deployed, Event::Stopped, Event::Start],
+            State::Rebooting => &[Event::Deployed, Event::Reboot],
+            State::Saving => &[Event::Deployed, Event::Save],
+            State::Expired => &[Event::Deployed, Event::Stopped, Event::Expire],
+            State::Terminating => &[Event::Terminate],
+            State::Failed => &[Event::Failed],
+            State::NotDeployed => &[Event::Forget],
+        };
+        let order = match state {
+            State::Stopping => Order::Stop,
+            State::Starting => Order::Start,
+            State::Rebooting => Order::Reboot,
+            State::Saving => Order::Save,
+            State::Terminating => Order::Terminate,
+            _ => Order::Deploy,
+        };
+        let done: Result<Vm, RegistryError> = registry.write(|writer| {
+            events.iter().try_fold(vm, |vm, event| {
+                Ok(writer
+                    .advance(&vm, *event, long_ago, |vm| vm.order = order)?
+                    .expect("an event for its state"))
+            })
+        });
+        // It was entered long before.
+        Vm { deadline: done.as_ref().unwrap().deadline.map(|_| NOW.plus_seconds(9)), ..done.unwrap() }
+    }
+
+    fn info() -> NodeInfo {
+        NodeInfo {
+            host: HostFacts {
+                memory_free: Amount::default(),
+                memory_total: Amount::default(),
+                disk_free: Amount::default(),
+                disk_total: Amount::default(),
+                version: String::new(),
+                common_digest: String::new(),
+            },
+            toolstack: "xl".to_owned(),
+            domains: vec![domain(CONTROL)],
+            volumes: Vec::new(),
+            jobs: Vec::new(),
+            images: Vec::new(),
+            saved: Vec::new(),
+        }
+    }
+
+    fn domain(name: &str) -> Domain {
+        Domain { name: name.to_owned(), id: 1, memory: Amount::default(), state: "-b----".to_owned() }
+    }
+
+    fn job(vm: &Vm, work: Option<Order>) -> Job {
+        Job { id: vm.id, machine: vm.machine_name().unwrap(), work, stage: None, stopped: false, since: NOW }
+    }
+
+    fn judged(vm: &Vm, info: &NodeInfo) -> Option<Act> {
+        machines(&[vm], info, NOW).pop().map(|step| step.act)
+    }
+
+    #[test]
+    fn what_a_host_says_as_the_server_does_needs_nothing() {
+        for (state, work, runs) in [
+            (State::Deploying, Some(Order::Deploy), false),
+            (State::Deployed, None, true),
+            (State::Stopping, Some(Order::Stop), true),
+            (State::Stopped, None, false),
+            (State::Starting, Some(Order::Start), true),
+            (State::Rebooting, Some(Order::Reboot), false),
+            (State::Saving, Some(Order::Save), false),
+            (State::Expired, None, false),
+            (State::Terminating, Some(Order::Terminate), false),
+        ] {
+            let vm = vm(state);
+            let mut info = info();
+            info.jobs.push(job(&vm, work));
+            if runs {
+                info.domains.push(domain("alice_vm1"));
+            }
+            assert_eq!(judged(&vm, &info), None, "{state}");
+        }
+    }
+
+    #[test]
+    fn every_live_state_has_an_end_when_its_host_knows_nothing() {
+        for state in State::ALL.into_iter().filter(|state| state.is_live()) {
+            let vm = vm(state);
+            let act = judged(&vm, &info());
+            let expected = match state {
+                State::Deploying | State::Saving => {
+                    assert!(matches!(act, Some(Act::GiveUp { on_node: OnNode::No, .. })), "{state}: {act:?}");
+                    continue;
+                }
+                State::Terminating => Some(Act::Gone),
+                State::Failed => Some(Act::NothingThere),
+                State::Deployed | State::Stopped | State::Expired => Some(Act::Missing),
+                // The deadline ends it.
+                State::Stopping | State::Starting | State::Rebooting => None,
+                State::NotDeployed => unreachable!(),
+            };
+            assert_eq!(act, expected, "{state}");
+            if state.is_transitional() {
+                let late = Vm { deadline: Some(NOW), ..vm };
+                assert!(matches!(judged(&late, &info()), Some(Act::GiveUp { .. })), "{state}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_host_that_lost_an_order_gets_it_again() {
+        for state in [State::Stopping, State::Starting, State::Rebooting, State::Terminating] {
+            let vm = vm(state);
+            let mut info = info();
+            info.jobs.push(job(&vm, None));
+            assert_eq!(judged(&vm, &info), Some(Act::Again), "{state}");
+            let fresh = Vm { changed: NOW, ..vm };
+            assert_eq!(judged(&fresh, &info), None, "{state}: it may be on its way");
+        }
+    }
+
+    #[test]
+    fn what_runs_runs_and_what_is_stopped_is_stopped() {
+        let running = vm(State::Deployed);
+        let mut told = info();
+        told.jobs.push(job(&running, None));
+        assert_eq!(judged(&running, &told), Some(Act::FoundStopped));
+        let stopped = vm(State::Stopped);
+        let mut told = info();
+        told.jobs.push(job(&stopped, None));
+        told.domains.push(domain("alice_vm1"));
+        assert_eq!(judged(&stopped, &told), Some(Act::FoundRunning));
+        let machine = running.machine_name().unwrap();
+        let missing = Vm { fault: Some(Fault::MachineMissing { machine }), ..running };
+        assert_eq!(judged(&missing, &info()), None, "it is known");
+        told.jobs = vec![job(&missing, None)];
+        assert_eq!(judged(&missing, &told), Some(Act::FoundAgain));
+    }
+
+    #[test]
+    fn strangers_are_named_and_never_touched() {
+        let known = vm(State::Deployed);
+        let other = vm(State::Deployed);
+        let volume = |name: &str, machine| Volume {
+            name: name.to_owned(),
+            size: Amount::from_mib(5),
+            machine,
+            open: false,
+        };
+        let mut told = info();
+        told.domains.extend([domain("alice_vm1"), domain("somebody")]);
+        told.volumes.extend([
+            volume("xen-root-alice_vm1", Some(known.id)),
+            volume("root", None),
+            volume("xen-root-old", None),
+            volume("xen-swap-bob_vm2", Some(other.id)),
+        ]);
+        told.jobs.extend([job(&known, None), job(&other, None)]);
+        told.saved.push(SavedFile { stem: "alice_web".to_owned(), bytes: 7 });
+        told.saved.push(SavedFile { stem: "alice_db".to_owned(), bytes: 7 });
+        let images = BTreeSet::from(["alice_web".to_owned()]);
+        let found = unexpected(&[&known], &images, &told);
+        let names: Vec<_> = found.strays.iter().map(|stray| (stray.kind, stray.name.as_str())).collect();
+        let id = other.id.to_string();
+        assert_eq!(
+            names,
+            [
+                (StrayKind::Domain, "somebody"),
+                (StrayKind::Volume, "xen-root-old"),
+                (StrayKind::Volume, "xen-swap-bob_vm2"),
+                (StrayKind::Record, id.as_str()),
+                (StrayKind::Image, "alice_db"),
+            ]
+        );
+        assert_eq!(found.ids, BTreeSet::from([other.id]));
+    }
+}

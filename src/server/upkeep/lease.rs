@@ -1,0 +1,252 @@
+//! When a lease's owner is told, when its machine is stopped, and when its disk is removed. Pure.
+//!
+//! Nothing is removed without a notice and the full grace after it, whatever the clock does. So two clocks count: the
+//! wall's, which people read, and the portal's own ([`Life`]), which stands still while the portal is off and when the
+//! wall's jumps.
+
+use crate::config::Leases;
+use crate::model::lease::{Lease, Moment, Term};
+use crate::model::state::State;
+
+use super::super::registry::notice::Given;
+use super::super::registry::upkeep::Life;
+use super::super::registry::vm::{OnNode, Vm};
+use super::plan::{Act, ENDED, warning};
+
+/// What is to be done about the lease of a machine, if something is. `given` tells when its owner was told something
+/// about this very lease; `unsent` says whether mail to its owner waits to be sent.
+pub fn due<E>(
+    vm: &Vm,
+    now: Moment,
+    life: Life,
+    leases: &Leases,
+    given: impl Fn(&str) -> Result<Option<Given>, E>,
+    unsent: impl FnOnce() -> Result<bool, E>,
+) -> Result<Option<Act>, E> {
+    let Some(end) = vm.expires else { return Ok(None) };
+    let lived_since = |given: Given| life.lived.saturating_sub(given.lived);
+    match vm.state {
+        State::Deployed | State::Stopped => {
+            let left = end.since(now);
+            let mut notices = notices(vm.lease, leases);
+            // The list is in ascending order: the first that has come says it best, and stands for those before it.
+            let Some(before) = notices.find(|before| left <= before.seconds()) else {
+                return Ok((left <= 0).then(|| over(vm.state)));
+            };
+            let Some(told) = given(&warning(before))? else { return Ok(Some(Act::Warn(before))) };
+            // Who was told too late, because the portal was off, has the shortest notice's time all the same.
+            let in_time = lived_since(told) >= before.seconds();
+            Ok((left <= 0 && in_time).then(|| over(vm.state)))
+        }
+        State::Expired if end > now => Ok(Some(Act::BringBack)),
+        State::Expired => {
+            let Some(told) = given(ENDED)? else { return Ok(Some(Act::TellEnded)) };
+            if unsent()? {
+                return Ok(Some(Act::PutOff));
+            }
+            let full = lived_since(told) >= leases.grace.seconds();
+            let day = vm.deletion.is_none_or(|deletion| deletion <= now);
+            Ok((full && day).then_some(Act::Delete))
+        }
+        // Nothing of it is worth keeping: it never ran, or was to be removed.
+        State::Failed if end.plus_seconds(leases.grace.seconds()) <= now => {
+            Ok(Some(if vm.on_node == OnNode::No { Act::Forget } else { Act::Delete }))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// What the end of a lease means for a machine that runs, or is stopped.
+fn over(state: State) -> Act {
+    if state == State::Stopped { Act::Expire } else { Act::StopForLease }
+}
+
+/// The notices that a lease has, the shortest first: only those that are shorter than itself.
+fn notices(lease: Term, leases: &Leases) -> impl Iterator<Item = Lease> {
+    leases.notices.iter().copied().filter(move |before| Term::For(*before) < lease)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+    use std::convert::Infallible;
+
+    use super::*;
+    use crate::model::state::Event;
+    use crate::server::registry::vm::tests::entered;
+    use crate::server::registry::{Registry, RegistryError};
+
+    const HOUR: i64 = 3600;
+    const DAY: i64 = 24 * HOUR;
+
+    /// A machine, a portal, and all that upkeep does to the one in the other.
+    struct World {
+        vm: Vm,
+        now: Moment,
+        life: Life,
+        leases: Leases,
+        given: RefCell<BTreeMap<String, Given>>,
+        unsent: bool,
+        done: Vec<(i64, Act)>,
+    }
+
+    impl World {
+        /// A machine that has just been deployed for that long.
+        fn new(lease: &str) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+            let vm = entered(&mut registry, "alice", "node1", "vm1");
+            let now = Moment::from_unix(1_000_000);
+            let vm: Result<_, RegistryError> = registry.write(|writer| {
+                writer.advance(&vm, Event::Deployed, now, |_| {})?;
+                writer.set_lease(vm.id, lease.parse().unwrap(), now)?;
+                writer.vm(vm.id)
+            });
+            Self {
+                vm: vm.unwrap().unwrap(),
+                now,
+                life: Life { last: Some(now), lived: 0 },
+                leases: Leases::default(),
+                given: RefCell::default(),
+                unsent: false,
+                done: Vec::new(),
+            }
+        }
+
+        fn start(&self) -> i64 {
+            1_000_000
+        }
+
+        /// Upkeep runs, after `passed` seconds of which the portal lived through `lived`.
+        fn run(&mut self, passed: i64, lived: i64) {
+            self.now = self.now.plus_seconds(passed);
+            self.life = Life { last: Some(self.now), lived: self.life.lived + lived };
+            let given = |kind: &str| Ok::<_, Infallible>(self.given.borrow().get(kind).copied());
+            let Ok(due) = due(&self.vm, self.now, self.life, &self.leases, given, || Ok(self.unsent));
+            let Some(act) = due else { return };
+            let note = Given { at: self.now, lived: self.life.lived };
+            match &act {
+                Act::Warn(before) => drop(self.given.borrow_mut().insert(warning(*before), note)),
+                Act::TellEnded | Act::PutOff => {
+                    self.given.borrow_mut().insert(ENDED.to_owned(), note);
+                    self.vm.deletion = Some(self.now.plus_seconds(self.leases.grace.seconds()));
+                }
+                // As if the host did it at once.
+                Act::StopForLease => self.vm.state = State::Stopped,
+                Act::Expire => self.vm.state = State::Expired,
+                Act::BringBack => self.vm.state = State::Deployed,
+                Act::Delete => self.vm.state = State::NotDeployed,
+                other => panic!("{other:?}"),
+            }
+            if self.done.last().is_none_or(|(_, last)| *last != act) {
+                self.done.push(((self.now.unix() - self.start()) / HOUR, act));
+            }
+        }
+
+        /// Upkeep runs every hour, so many times.
+        fn hours(&mut self, many: i64) {
+            for _ in 0..many {
+                self.run(HOUR, HOUR);
+            }
+        }
+
+        fn told(&self) -> Vec<String> {
+            self.done.iter().map(|(hour, act)| format!("{hour} {act:?}")).collect()
+        }
+    }
+
+    fn lease(text: &str) -> Lease {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_lease_runs_through_all_it_has() {
+        let mut world = World::new("7d");
+        world.hours(16 * 24);
+        let acts: Vec<_> = world.done.iter().map(|(hour, act)| (*hour, act.clone())).collect();
+        let end = 7 * 24;
+        assert_eq!(
+            acts,
+            [
+                (end - 72, Act::Warn(lease("3d"))),
+                (end - 24, Act::Warn(lease("1d"))),
+                (end - 2, Act::Warn(lease("2h"))),
+                (end, Act::StopForLease),
+                (end + 1, Act::Expire),
+                (end + 2, Act::TellEnded),
+                (end + 2 + 7 * 24, Act::Delete),
+            ],
+            "{:?}",
+            world.told()
+        );
+    }
+
+    #[test]
+    fn a_short_lease_has_the_notices_that_fit() {
+        let mut world = World::new("90m");
+        world.hours(2);
+        assert_eq!(world.done, [(2, Act::StopForLease)]);
+        let mut world = World::new("5h");
+        world.hours(5);
+        assert_eq!(world.done, [(3, Act::Warn(lease("2h"))), (5, Act::StopForLease)]);
+    }
+
+    #[test]
+    fn sixty_days_off_cost_a_notice_and_the_grace_is_full() {
+        let mut world = World::new("7d");
+        world.hours(3);
+        world.run(60 * DAY, 0);
+        assert_eq!(world.done.pop().unwrap().1, Act::Warn(lease("2h")), "told, not stopped");
+        world.hours(1);
+        assert!(world.done.is_empty());
+        world.hours(4);
+        let acts: Vec<_> = world.done.iter().map(|(_, act)| act.clone()).collect();
+        assert_eq!(acts, [Act::StopForLease, Act::Expire, Act::TellEnded]);
+        // Off once more, within the grace: it goes on where it was.
+        world.run(60 * DAY, 0);
+        world.hours(7 * 24 - 2);
+        assert_eq!(world.vm.state, State::Expired);
+        world.hours(3);
+        assert_eq!(world.vm.state, State::NotDeployed);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_removes_nothing() {
+        let mut world = World::new("7d");
+        world.hours(3);
+        // A year ahead, in every run.
+        for _ in 0..50 {
+            world.run(365 * DAY, 0);
+        }
+        assert_eq!(world.done.iter().map(|(_, act)| act).collect::<Vec<_>>(), [&Act::Warn(lease("2h"))]);
+        assert_eq!(world.vm.state, State::Deployed);
+        // It had expired by a wrong clock, which then is set right.
+        world.hours(4);
+        assert_eq!(world.vm.state, State::Expired);
+        world.run(-50 * 365 * DAY, 0);
+        assert_eq!(world.done.last().unwrap().1, Act::BringBack);
+    }
+
+    #[test]
+    fn the_grace_begins_when_the_mail_has_left() {
+        let mut world = World::new("1h");
+        world.hours(3);
+        assert_eq!(world.done.last().unwrap().1, Act::TellEnded);
+        world.unsent = true;
+        world.hours(30 * 24);
+        assert_eq!(world.vm.state, State::Expired);
+        world.unsent = false;
+        world.hours(7 * 24 - 1);
+        assert_eq!(world.vm.state, State::Expired);
+        world.hours(2);
+        assert_eq!(world.vm.state, State::NotDeployed);
+    }
+
+    #[test]
+    fn what_has_no_end_is_left_alone() {
+        let mut world = World::new("never");
+        world.run(3650 * DAY, HOUR);
+        assert!(world.done.is_empty());
+    }
+}

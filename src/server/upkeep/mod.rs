@@ -1,0 +1,555 @@
+//! `vgrid-upkeep`: the portal keeps its own house. Started by cron; safe to kill and safe to repeat.
+//!
+//! One run asks every host what it has and brings what the server believes in line ([`compare`]), does what leases call
+//! for ([`lease`]), pings machines ([`ping`]), and sends mail that waits. All that is to be done about a machine is first
+//! found out, as data ([`plan`]), and then carried out under the write lock if the machine still is as it was.
+//! A dead host costs its own time limit and nobody else's.
+
+pub mod compare;
+pub mod lease;
+pub mod ping;
+pub mod plan;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use thiserror::Error;
+
+use crate::config::{self, Common, ConfigError};
+use crate::model::fault::Fault;
+use crate::model::lease::Moment;
+use crate::model::names::{PhysicalHost, RequestId};
+use crate::model::stage::Order;
+use crate::model::state::State;
+use crate::model::wire::{Accepted, NodeInfo};
+use crate::system::log::{self, Level};
+use crate::system::{clock, lock};
+
+use super::nodes::{Nodes, Trouble};
+use super::registry::event::Actor;
+use super::registry::host::Contact;
+use super::registry::upkeep::Life;
+use super::registry::vm::{Scope, Vm};
+use super::registry::{Reader, Registry, RegistryError, Writer};
+use super::{audit, orders};
+use plan::{Act, Ground, Step};
+
+/// How many hosts are talked to at a time. Each that hangs holds one place for the node's time limit.
+const HOSTS_AT_A_TIME: usize = 100;
+
+/// The stack of a thread that talks to a host.
+const STACK: usize = 512 << 10;
+
+/// How many answers are entered in one transaction at most: pages wait for its end.
+const BATCH: usize = 20;
+
+/// A clock that is set back by more than this was wrong before, in seconds.
+const SET_BACK: i64 = 3600;
+
+/// Why upkeep could not do its work.
+#[derive(Debug, Error)]
+pub enum UpkeepError {
+    /// The configuration can't be used.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    /// The registry can't be used.
+    #[error("{0}")]
+    Registry(#[from] RegistryError),
+    /// Its lock can't be taken.
+    #[error("{}: {source}", file.display())]
+    Lock {
+        /// The lock's file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Another one is at work.
+    Busy,
+    /// It did what there was to do, or says what it would do.
+    Done(Summary),
+}
+
+/// What a run did.
+#[derive(Debug, Default)]
+pub struct Summary {
+    /// Whether nothing was really done.
+    pub dry: bool,
+    /// Hosts that answered.
+    pub answered: usize,
+    /// Hosts that did not, and why.
+    pub silent: Vec<String>,
+    /// What was done about machines, a line each.
+    pub steps: Vec<String>,
+    /// What was found on hosts that belongs to nobody, and was not known before.
+    pub strays: Vec<String>,
+    /// What went wrong and is tried again by the next run.
+    pub trouble: Vec<String>,
+    /// Entries of history that were too old.
+    pub pruned: usize,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hosts = self.answered + self.silent.len();
+        writeln!(f, "{} of {hosts} hosts answered.", self.answered)?;
+        for line in &self.silent {
+            writeln!(f, "  {line}")?;
+        }
+        let would = if self.dry { "would be " } else { "" };
+        writeln!(f, "{} things {would}done about machines.", self.steps.len())?;
+        for line in &self.steps {
+            writeln!(f, "  {line}")?;
+        }
+        if !self.strays.is_empty() {
+            writeln!(
+                f,
+                "{} things on hosts are unknown here; look at the administration page.",
+                self.strays.len()
+            )?;
+            for line in &self.strays {
+                writeln!(f, "  {line}")?;
+            }
+        }
+        if !self.trouble.is_empty() {
+            writeln!(f, "{} things went wrong and are tried again by the next run.", self.trouble.len())?;
+            for line in &self.trouble {
+                writeln!(f, "  {line}")?;
+            }
+        }
+        if self.pruned > 0 {
+            writeln!(f, "{} old entries of the history removed.", self.pruned)?;
+        }
+        Ok(())
+    }
+}
+
+/// What one host said.
+struct Heard {
+    host: PhysicalHost,
+    answer: Result<Box<NodeInfo>, Trouble>,
+}
+
+/// One run.
+struct Run<'a> {
+    config: &'a config::Server,
+    common: &'a Common,
+    nodes: &'a Nodes<'a>,
+    registry: Registry,
+    dry: bool,
+    now: Moment,
+    life: Life,
+    actor: Actor,
+    summary: Summary,
+    /// Hosts that did not answer in this run.
+    silent: BTreeSet<PhysicalHost>,
+    /// What hosts are to be told.
+    letters: Vec<(Vm, Order)>,
+}
+
+/// Does all there is to do, or with `dry` finds it out and does nothing. `shown` has a bar of progress drawn, on a
+/// terminal.
+///
+/// # Errors
+/// [`UpkeepError`], when nothing, or not everything, could be done. What was done is whole, and the next run does the rest.
+pub fn run(dir: &Path, dry: bool, shown: bool) -> Result<Outcome, UpkeepError> {
+    let config = config::Server::load(dir)?;
+    let common = Common::load(dir)?;
+    let request = RequestId::generate();
+    log::start("upkeep", request.clone(), Some(&config.general.log_file));
+    let nodes = Nodes::new(&config, &request)?;
+    let file = config.general.registry_file.with_extension("upkeep.lock");
+    let held = lock::try_take(&file).map_err(|source| UpkeepError::Lock { file, source })?;
+    let Some(_held) = held else { return Ok(Outcome::Busy) };
+    let now = clock::now();
+    let file = &config.general.registry_file;
+    let mut registry = if dry { Registry::open_to_read(file)? } else { Registry::open(file)? };
+    let life = if dry {
+        registry.read(|reader| Ok::<_, RegistryError>(reader.life()?.at(now)))?
+    } else {
+        registry.write(|writer| {
+            writer.forget_notices_after(now.plus_seconds(SET_BACK))?;
+            writer.live_on(now)
+        })?
+    };
+    let mut run = Run {
+        config: &config,
+        common: &common,
+        nodes: &nodes,
+        registry,
+        dry,
+        now,
+        life,
+        actor: Actor { who: "upkeep".to_owned(), from: "-".to_owned() },
+        summary: Summary { dry, ..Summary::default() },
+        silent: BTreeSet::new(),
+        letters: Vec::new(),
+    };
+    run.hosts(&bar(shown, "Hosts"))?;
+    run.leases()?;
+    run.pings()?;
+    run.tell_hosts(&bar(shown, "Orders"))?;
+    run.prune()?;
+    let summary = run.summary;
+    log::event(
+        Level::Info,
+        "upkeep",
+        &[
+            ("answered", &summary.answered),
+            ("silent", &summary.silent.len()),
+            ("steps", &summary.steps.len()),
+            ("trouble", &summary.trouble.len()),
+            ("dry", &dry),
+        ],
+    );
+    Ok(Outcome::Done(summary))
+}
+
+/// A bar of progress on a terminal, and nothing elsewhere.
+fn bar(shown: bool, what: &'static str) -> ProgressBar {
+    if !shown {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{prefix:8} {wide_bar} {pos}/{len}");
+    ProgressBar::new(0).with_prefix(what).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// All live machines, by host.
+fn by_host(vms: &[Vm]) -> BTreeMap<&PhysicalHost, Vec<&Vm>> {
+    let mut hosts: BTreeMap<&PhysicalHost, Vec<&Vm>> = BTreeMap::new();
+    for vm in vms {
+        hosts.entry(&vm.physical_host).or_default().push(vm);
+    }
+    hosts
+}
+
+/// Does `work` for each of `items`, many at a time; what comes of it goes through `take`, in this thread, in batches.
+fn in_parallel<I: Sync, O: Send, E>(
+    items: &[I],
+    work: impl Fn(&I) -> O + Sync,
+    mut take: impl FnMut(Vec<O>) -> Result<(), E>,
+) -> Result<(), E> {
+    let next = AtomicUsize::new(0);
+    let (done, results) = sync_channel(BATCH);
+    std::thread::scope(|scope| {
+        for _ in 0..HOSTS_AT_A_TIME.min(items.len()) {
+            let (done, next, work) = (done.clone(), &next, &work);
+            let body = move || {
+                while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if done.send(work(item)).is_err() {
+                        // The other side has failed and gone.
+                        return;
+                    }
+                }
+            };
+            // Without a thread the others do its share.
+            if let Err(error) = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, body) {
+                log::event(Level::Warning, "thread.not-started", &[("error", &error)]);
+            }
+        }
+        drop(done);
+        drain(&results, &mut take)
+    })
+}
+
+fn drain<O, E>(results: &Receiver<O>, take: &mut impl FnMut(Vec<O>) -> Result<(), E>) -> Result<(), E> {
+    while let Ok(first) = results.recv() {
+        let mut batch = vec![first];
+        while batch.len() < BATCH
+            && let Ok(another) = results.recv_timeout(Duration::from_millis(2))
+        {
+            batch.push(another);
+        }
+        take(batch)?;
+    }
+    Ok(())
+}
+
+impl Run<'_> {
+    fn live(&self) -> Result<Vec<Vm>, RegistryError> {
+        self.registry.read(|reader| reader.live(Scope::All, u32::MAX, 0))
+    }
+
+    /// Carries out steps, each batch in a transaction, and notes what hosts are to be told.
+    fn carry_out(&mut self, steps: &[Step]) -> Result<(), RegistryError> {
+        // A host that can't be told is not ordered to do anything: the next run does that.
+        let tells = |act: &Act| {
+            matches!(
+                act,
+                Act::StopForLease
+                    | Act::BringBack
+                    | Act::Delete
+                    | Act::DeleteSilent
+                    | Act::Again
+                    | Act::RemoveLeftover
+            )
+        };
+        let possible: Vec<&Step> = steps
+            .iter()
+            .filter(|step| !tells(&step.act) || !self.silent.contains(&step.vm.physical_host))
+            .collect();
+        if self.dry {
+            self.summary.steps.extend(possible.iter().map(ToString::to_string));
+            return Ok(());
+        }
+        for batch in possible.chunks(BATCH) {
+            let (now, life, grace) = (self.now, self.life, self.config.leases.grace);
+            let ground = Ground { now, life, grace, actor: &self.actor };
+            let done = self.registry.write(|writer| {
+                let mut done = Vec::new();
+                for step in batch {
+                    if let Some((vm, order)) = plan::carry_out(writer, ground, step)? {
+                        done.push((*step, vm, order));
+                    }
+                }
+                Ok::<_, RegistryError>(done)
+            })?;
+            for (step, vm, order) in done {
+                self.summary.steps.push(step.to_string());
+                audit::record(Level::Info, "upkeep", &vm, &self.actor, &step.to_string());
+                if let Some(order) = order {
+                    self.letters.push((vm, order));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    // ----- hosts -----
+
+    fn hosts(&mut self, bar: &ProgressBar) -> Result<(), RegistryError> {
+        let vms = self.live()?;
+        let machines = by_host(&vms);
+        let pool = self.common.physical_hosts.iter().map(|(host, _)| host);
+        // Those that were taken out of the pool may still have machines.
+        let hosts: BTreeSet<&PhysicalHost> = pool.chain(machines.keys().copied()).collect();
+        let hosts: Vec<&PhysicalHost> = hosts.into_iter().collect();
+        bar.set_length(u64::try_from(hosts.len()).unwrap_or_default());
+        let stems = self.image_stems()?;
+        let nodes = self.nodes;
+        let ask =
+            |host: &&PhysicalHost| Heard { host: (*host).clone(), answer: nodes.info(host).map(Box::new) };
+        in_parallel(&hosts, ask, |batch| {
+            bar.inc(u64::try_from(batch.len()).unwrap_or_default());
+            for heard in batch {
+                let known = machines.get(&heard.host).map(Vec::as_slice).unwrap_or_default();
+                self.host(&heard, known, stems.get(&heard.host))?;
+            }
+            Ok::<_, RegistryError>(())
+        })?;
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    /// The files of saved images that each host should have.
+    fn image_stems(&self) -> Result<BTreeMap<PhysicalHost, BTreeSet<String>>, RegistryError> {
+        let mut stems: BTreeMap<PhysicalHost, BTreeSet<String>> = BTreeMap::new();
+        for image in self.registry.read(|reader| reader.images())? {
+            stems.entry(image.host.clone()).or_default().insert(image.id().stem());
+        }
+        Ok(stems)
+    }
+
+    /// Makes of a host's answer, or its silence, what it means for its machines.
+    fn host(
+        &mut self,
+        heard: &Heard,
+        known: &[&Vm],
+        stems: Option<&BTreeSet<String>>,
+    ) -> Result<(), RegistryError> {
+        // The answer is as old as this; the machines were read before it was asked for.
+        let now = clock::now();
+        let info = match &heard.answer {
+            Ok(info) => info,
+            Err(trouble) => {
+                self.silent.insert(heard.host.clone());
+                self.summary.silent.push(trouble.fault.to_string());
+                self.keep_contact(&heard.host, Some(&trouble.fault), now)?;
+                return self.carry_out(&compare::unreachable(known, &trouble.fault, self.now));
+            }
+        };
+        self.summary.answered += 1;
+        let none = BTreeSet::new();
+        let unexpected = compare::unexpected(known, stems.unwrap_or(&none), info);
+        if !self.dry {
+            let host = &heard.host;
+            let new = self.registry.write(|writer| {
+                writer.keep_facts(host, &info.host, now)?;
+                writer.keep_strays(host, &unexpected.strays, now)
+            })?;
+            let told = new.iter().map(|stray| format!("{host}: {} {}", stray.kind.as_str(), stray.name));
+            self.summary.strays.extend(told);
+        }
+        self.keep_contact(&heard.host, None, now)?;
+        let mut steps = compare::machines(known, info, self.now);
+        steps.extend(self.leftovers(&heard.host, &unexpected.ids)?);
+        self.carry_out(&steps)
+    }
+
+    /// What is on a host of machines that the server knows to be gone: it was told, or forced, to forget them.
+    fn leftovers(
+        &self,
+        host: &PhysicalHost,
+        ids: &BTreeSet<crate::model::names::VmId>,
+    ) -> Result<Vec<Step>, RegistryError> {
+        self.registry.read(|reader| {
+            let mut steps = Vec::new();
+            for id in ids {
+                if let Some(vm) = reader.vm(*id)?
+                    && vm.state == State::NotDeployed
+                    && vm.physical_host == *host
+                {
+                    steps.push(Step { vm, act: Act::RemoveLeftover });
+                }
+            }
+            Ok(steps)
+        })
+    }
+
+    fn keep_contact(
+        &mut self,
+        host: &PhysicalHost,
+        fault: Option<&Fault>,
+        now: Moment,
+    ) -> Result<(), RegistryError> {
+        if self.dry {
+            return Ok(());
+        }
+        let limit = self.config.upkeep.host_silence.seconds();
+        let actor = &self.actor;
+        self.registry.write(|writer| {
+            let before = writer.contacts()?.into_iter().find(|contact| contact.name == *host);
+            let same = before.as_ref().filter(|before| before.fault.is_some() == fault.is_some());
+            // A clock that was set back is no reason to wait for ever.
+            let since = same.map(|before| before.since).filter(|since| *since <= now).unwrap_or(now);
+            let was_told = before.as_ref().is_some_and(|before| before.told);
+            let told = fault.is_some() && (was_told || now.since(since) >= limit);
+            if told != was_told {
+                let (what, detail) = match fault {
+                    Some(fault) => ("host does not answer", fault.to_string()),
+                    None => ("host answers again", String::new()),
+                };
+                writer.record_about(host.as_str(), now, actor, what, &detail)?;
+            }
+            let fault = fault.map(Fault::to_string);
+            writer.keep_contact(&Contact { name: host.clone(), tried: now, fault, since, told })
+        })
+    }
+
+    // ----- leases -----
+
+    fn leases(&mut self) -> Result<(), RegistryError> {
+        let vms = self.live()?;
+        let steps = self.registry.read(|reader| {
+            let mut steps = Vec::new();
+            for vm in vms {
+                if let Some(act) = self.due(reader, &vm)? {
+                    steps.push(Step { vm, act });
+                }
+            }
+            Ok::<_, RegistryError>(steps)
+        })?;
+        self.carry_out(&steps)
+    }
+
+    fn due(&self, reader: Reader<'_>, vm: &Vm) -> Result<Option<Act>, RegistryError> {
+        let Some(end) = vm.expires else { return Ok(None) };
+        let given = |kind: &str| reader.notice(vm.id, kind, end);
+        lease::due(vm, self.now, self.life, &self.config.leases, given, || Ok(false))
+    }
+
+    // ----- pings -----
+
+    fn pings(&mut self) -> Result<(), RegistryError> {
+        if !self.config.upkeep.ping {
+            return Ok(());
+        }
+        let vms = self.live()?;
+        let running: Vec<&Vm> = vms
+            .iter()
+            .filter(|vm| vm.state == State::Deployed && !self.silent.contains(&vm.physical_host))
+            .collect();
+        let names: Vec<_> = running.iter().map(|vm| &vm.virtual_host).collect();
+        let alive = match ping::alive(&names) {
+            Ok(alive) => alive,
+            Err(trouble) => {
+                self.summary.trouble.push(trouble.to_string());
+                return Ok(());
+            }
+        };
+        let steps: Vec<Step> = running
+            .into_iter()
+            .flat_map(|vm| {
+                let acts = ping::acts(vm, alive.contains(&vm.virtual_host), &self.config.upkeep);
+                acts.into_iter().map(|act| Step { vm: vm.clone(), act })
+            })
+            .collect();
+        self.carry_out(&steps)
+    }
+
+    // ----- orders -----
+
+    /// Tells hosts what was ordered, and enters what they answer.
+    fn tell_hosts(&mut self, bar: &ProgressBar) -> Result<(), RegistryError> {
+        let letters = std::mem::take(&mut self.letters);
+        bar.set_length(u64::try_from(letters.len()).unwrap_or_default());
+        let nodes = self.nodes;
+        let send = |(vm, order): &(Vm, Order)| {
+            (vm.clone(), *order, nodes.order(*order, &vm.physical_host, &orders::message(vm)))
+        };
+        in_parallel(&letters, send, |batch| {
+            bar.inc(u64::try_from(batch.len()).unwrap_or_default());
+            for (vm, order, answer) in batch {
+                self.settle(vm, order, answer)?;
+            }
+            Ok::<_, RegistryError>(())
+        })?;
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    fn settle(
+        &mut self,
+        vm: Vm,
+        order: Order,
+        answer: Result<Accepted, Trouble>,
+    ) -> Result<(), RegistryError> {
+        let name = vm.virtual_host.clone();
+        if !vm.state.is_live() {
+            // Of what is gone nothing is entered; the next run sees whether it is still there.
+            if let Err(trouble) = answer {
+                self.summary.trouble.push(format!("{name}: {}", trouble.fault));
+            }
+            return Ok(());
+        }
+        let (_, fault) = orders::settle(&mut self.registry, vm, order, answer, &self.actor)?;
+        if let Some(fault) = fault {
+            self.summary.trouble.push(format!("{name}, {order}: {fault}"));
+        }
+        Ok(())
+    }
+
+    // ----- history -----
+
+    fn prune(&mut self) -> Result<(), RegistryError> {
+        if self.dry {
+            return Ok(());
+        }
+        let before = self.now.plus_seconds(-self.config.upkeep.history.seconds());
+        let prune = |writer: &Writer<'_>| {
+            let events = writer.prune_events(before)?;
+            Ok::<_, RegistryError>(events + writer.prune_gone(before)?)
+        };
+        self.summary.pruned = self.registry.write(prune)?;
+        Ok(())
+    }
+}

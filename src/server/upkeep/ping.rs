@@ -1,0 +1,86 @@
+//! Whether machines answer: many at once, by fping(8).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::config::Upkeep;
+use crate::model::names::VirtualHost;
+use crate::system::exec::{ExecError, Run};
+
+use super::super::registry::vm::Vm;
+use super::plan::Act;
+
+/// Where Debian and the Red Hats have it.
+const FPING: [&str; 2] = ["/usr/bin/fping", "/usr/sbin/fping"];
+
+/// The time for all of them. A thousand names take fping ten seconds.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Those of the names that answer.
+///
+/// # Errors
+/// [`ExecError`] when fping is not there or can't ping.
+pub fn alive(names: &[&VirtualHost]) -> Result<BTreeSet<VirtualHost>, ExecError> {
+    if names.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let program = FPING.into_iter().find(|file| std::path::Path::new(file).exists()).unwrap_or(FPING[0]);
+    let list = names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(
+        "
+",
+    ) + "
+";
+    // Quiet but for who answers; two tries, half a second each, one packet a millisecond.
+    let ran = Run::new(program)
+        .args(["-a", "-q", "-r", "1", "-t", "500", "-i", "1"])
+        .input(list.into_bytes())
+        .limit(LIMIT)
+        .run();
+    let answered = match ran {
+        Ok(said) => said.stdout,
+        // fping(8): 1 when some did not answer, 2 when some names have no address.
+        Err(ExecError::Failed { status, stdout, .. }) if matches!(status.code(), Some(1 | 2)) => stdout,
+        Err(error) => return Err(error),
+    };
+    Ok(String::from_utf8_lossy(&answered).lines().filter_map(|line| line.trim().parse().ok()).collect())
+}
+
+/// What it means that a machine answered, or did not.
+pub fn acts(vm: &Vm, answered: bool, config: &Upkeep) -> Vec<Act> {
+    if answered {
+        return if vm.silent > 0 { vec![Act::Answers] } else { Vec::new() };
+    }
+    let times = vm.silent.saturating_add(1);
+    let mut acts = vec![Act::Silent(times)];
+    if config.terminate_silent_runs > 0 && times >= config.terminate_silent_runs {
+        acts.push(Act::DeleteSilent);
+    } else if times >= config.silent_runs {
+        acts.push(Act::TellSilent);
+    }
+    acts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::registry::Registry;
+    use crate::server::registry::vm::tests::entered;
+
+    #[test]
+    fn silence_is_counted_told_and_in_the_end_acted_upon_if_so_configured() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let mut vm = entered(&mut registry, "alice", "node1", "vm1");
+        let config = Upkeep { silent_runs: 3, terminate_silent_runs: 5, ..Upkeep::default() };
+        let mut acts = |silent: u32, answered| {
+            vm.silent = silent;
+            acts(&vm, answered, &config)
+        };
+        assert_eq!(acts(0, true), []);
+        assert_eq!(acts(0, false), [Act::Silent(1)]);
+        assert_eq!(acts(2, false), [Act::Silent(3), Act::TellSilent]);
+        assert_eq!(acts(3, false), [Act::Silent(4), Act::TellSilent]);
+        assert_eq!(acts(4, false), [Act::Silent(5), Act::DeleteSilent]);
+        assert_eq!(acts(4, true), [Act::Answers]);
+    }
+}
