@@ -1,5 +1,6 @@
 //! Nodes that do what a test tells them: a small HTTP server on one port of several loopback addresses.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use vgrid::model::names::VmId;
 use vgrid::model::sign::{self, Key, SIGNATURE_HEADER, Signed, TIME_HEADER};
 use vgrid::model::size::Amount;
 use vgrid::model::stage::Order;
-use vgrid::model::wire::{Accepted, ConsoleTail, HostFacts, NodeRefusal};
+use vgrid::model::wire::{Accepted, ConsoleTail, Domain, HostFacts, Job, NodeInfo, NodeRefusal};
 
 /// What a node does with a request.
 #[derive(Debug, Clone)]
@@ -65,6 +66,8 @@ impl Received {
 struct Shared {
     key: Key,
     conduct: Mutex<Conduct>,
+    /// What single nodes have, as `info` tells; the others have nothing.
+    infos: Mutex<BTreeMap<IpAddr, NodeInfo>>,
     /// How many seconds their clock is ahead.
     ahead: Mutex<i64>,
     received: Mutex<Vec<Received>>,
@@ -95,6 +98,7 @@ impl Nodes {
         let shared = Arc::new(Shared {
             key: key.clone(),
             conduct: Mutex::new(Conduct::Accept),
+            infos: Mutex::default(),
             ahead: Mutex::new(0),
             received: Mutex::default(),
             stopped: Mutex::new(false),
@@ -115,6 +119,11 @@ impl Nodes {
     /// From now on they behave like this.
     pub fn conduct(&self, conduct: Conduct) {
         *lock(&self.shared.conduct) = conduct;
+    }
+
+    /// From now on the node at an address has this.
+    pub fn has(&self, at: Ipv4Addr, info: NodeInfo) {
+        lock(&self.shared.infos).insert(at.into(), info);
     }
 
     /// From now on their clock is ahead of ours.
@@ -190,7 +199,7 @@ fn answer(mut stream: TcpStream, shared: &Shared) {
     lock(&shared.received).push(received.clone());
     let conduct = lock(&shared.conduct).clone();
     let (status, body) = match conduct {
-        Conduct::Accept => accept(&received),
+        Conduct::Accept => accept(&received, lock(&shared.infos).get(&received.at)),
         Conduct::Refuse(fault) => (409, serde_json::to_string(&NodeRefusal { fault }).expect("JSON")),
         Conduct::Say(status, body) => (status, body),
         Conduct::Page(page) => {
@@ -255,11 +264,15 @@ fn read(stream: &TcpStream, key: &Key) -> Option<Received> {
 }
 
 /// What a node in good order answers.
-fn accept(received: &Received) -> (u16, String) {
+fn accept(received: &Received, info: Option<&NodeInfo>) -> (u16, String) {
     match received.program() {
         program if Order::from_name(program).is_some() => {
             let id: VmId = received.json()["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
             (202, serde_json::to_string(&Accepted { id, host: facts() }).expect("JSON"))
+        }
+        "info" => {
+            let nothing = nothing();
+            (200, serde_json::to_string(info.unwrap_or(&nothing)).expect("JSON"))
         }
         "console" => {
             let tail =
@@ -268,6 +281,37 @@ fn accept(received: &Received) -> (u16, String) {
         }
         _ => (404, json!({"error": {"message": "no such program"}}).to_string()),
     }
+}
+
+/// A node with nothing on it.
+pub fn nothing() -> NodeInfo {
+    NodeInfo {
+        host: facts(),
+        toolstack: "xl".to_owned(),
+        domains: Vec::new(),
+        volumes: Vec::new(),
+        jobs: Vec::new(),
+        images: Vec::new(),
+        saved: Vec::new(),
+    }
+}
+
+/// A node with machines that run, and nothing that is being done with them.
+pub fn with_machines(machines: &[(&str, &str)]) -> NodeInfo {
+    let mut info = nothing();
+    for (n, (id, name)) in (1..).zip(machines) {
+        info.jobs.push(Job {
+            id: id.parse().expect("an id"),
+            machine: name.parse().expect("a machine's name"),
+            work: None,
+            stage: None,
+            stopped: false,
+            since: Moment::from_unix(0),
+        });
+        let (memory, state) = (Amount::from_mib(128), "-b----".to_owned());
+        info.domains.push(Domain { name: (*name).to_owned(), id: n, memory, state });
+    }
+    info
 }
 
 /// What a host has free, as tests report it.

@@ -5,11 +5,13 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use vgrid::model::lease::Moment;
 use vgrid::model::names::VmId;
 use vgrid::model::sign::{self, Key, REQUEST_HEADER, SIGNATURE_HEADER, Signed, TIME_HEADER};
 use vgrid::model::stage::Order;
@@ -44,6 +46,8 @@ pub struct Setup {
     /// Which of the shipped sign-ins, or, when it holds a line break, its own text.
     pub htaccess: &'static str,
     pub users: Vec<&'static str>,
+    /// Whether the programs' clock can be set (by libfaketime), apart from the machine's.
+    pub clock: bool,
     /// A virtual host with TLS that asks for a certificate of a client, with these directives.
     pub tls: Option<String>,
 }
@@ -60,9 +64,23 @@ impl Default for Setup {
             more_server: String::new(),
             htaccess: "basic",
             users: vec!["alice", "bob", "admin"],
+            clock: false,
             tls: None,
         }
     }
+}
+
+/// The library that sets the clock of a program, of Debian's package faketime.
+const CLOCK: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+
+/// What sets the clock of a program: the file holds how far it is ahead of the machine's (faketime(1)).
+fn clock_variables(dir: &Path) -> [(&'static str, String); 3] {
+    [
+        ("LD_PRELOAD", CLOCK.to_owned()),
+        ("FAKETIME_TIMESTAMP_FILE", dir.join("etc/clock").display().to_string()),
+        // Threads wait for real time.
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ]
 }
 
 /// A running portal; gone when dropped.
@@ -73,7 +91,9 @@ pub struct Portal {
     pub nodes: Nodes,
     pub key: Key,
     pub dir: TempDir,
-    _stage: Arc<Stage>,
+    /// How many seconds the programs' clock is ahead.
+    ahead: AtomicI64,
+    stage: Arc<Stage>,
 }
 
 impl Portal {
@@ -143,7 +163,7 @@ impl Portal {
 
     /// A signed message.
     pub fn signed(&self, path: &str, body: Vec<u8>, key: &Key) -> Ask {
-        let time = clock::now();
+        let time = self.now();
         let signature = sign::sign(key, &Signed { method: "POST", path_and_query: path, time, body: &body });
         self.ask("POST", path)
             .header(TIME_HEADER, time.unix().to_string())
@@ -151,6 +171,49 @@ impl Portal {
             .header(REQUEST_HEADER, "test")
             .header("Content-Type", "application/json")
             .body(body)
+    }
+
+    /// The programs' time.
+    pub fn now(&self) -> Moment {
+        clock::now().plus_seconds(self.ahead.load(Ordering::SeqCst))
+    }
+
+    /// Sets the programs' clock so many seconds ahead of the machine's.
+    pub fn set_clock(&self, ahead: i64) {
+        self.ahead.store(ahead, Ordering::SeqCst);
+        // Put in place as a whole: programs read it at any moment.
+        let (file, fresh) = (self.path("etc/clock"), self.path("etc/clock.new"));
+        fs::write(&fresh, format!("{ahead:+}s\n")).expect("the clock's file");
+        fs::rename(fresh, file).expect("the clock's file");
+    }
+
+    /// Lets time go on.
+    pub fn pass(&self, seconds: i64) {
+        self.set_clock(self.ahead.load(Ordering::SeqCst) + seconds);
+    }
+
+    /// Starts upkeep as cron does, by the web server's user.
+    pub fn start_upkeep(&self, arguments: &[&str]) -> Child {
+        use std::os::unix::process::CommandExt as _;
+        let mut command = Command::new(self.stage.path("/usr/bin/vgrid-upkeep"));
+        command.args(arguments).env_clear().env("VGRID_CONFIG_DIR", self.path("etc")).current_dir("/");
+        if self.path("etc/clock").exists() {
+            command.envs(clock_variables(self.dir.path()));
+        }
+        if let Some(user) = web_user() {
+            command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+        }
+        let pipes = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        pipes.spawn().expect("vgrid-upkeep can be started")
+    }
+
+    /// Runs upkeep to its end, which must be a good one, and gives back what it said.
+    #[track_caller]
+    pub fn upkeep(&self, arguments: &[&str]) -> String {
+        let ended = self.start_upkeep(arguments).wait_with_output().expect("its end");
+        let said = String::from_utf8(ended.stdout).expect("UTF-8");
+        assert!(ended.status.success(), "{said}{}", String::from_utf8_lossy(&ended.stderr));
+        said
     }
 
     /// What `show` says about a machine, as JSON.
@@ -269,13 +332,22 @@ impl Setup {
         let sites = shipped_sites(&stage, dir.path());
         let apache = Apache::start(dir.path(), self.kind, self.tls.is_some(), |_, tls_port| {
             let mut text = format!("SetEnv VGRID_CONFIG_DIR \"{}\"\n{sites}", at("etc").display());
+            if self.clock {
+                for (name, value) in clock_variables(dir.path()) {
+                    let _ = write!(text, "\nSetEnv {name} \"{value}\"\n");
+                }
+            }
             if let Some(tls) = &self.tls {
                 let _ =
                     write!(text, "<VirtualHost 127.0.0.1:{tls_port}>\nSSLEngine on\n{tls}\n</VirtualHost>\n");
             }
             text.replace("@DIR@", &dir.path().display().to_string())
         });
-        Portal { apache, nodes, key, dir, _stage: stage }
+        let portal = Portal { apache, nodes, key, dir, ahead: AtomicI64::new(0), stage };
+        if self.clock {
+            portal.set_clock(0);
+        }
+        portal
     }
 
     fn write_configuration(&self, stage: &Stage, dir: &Path, port: u16) {

@@ -79,6 +79,7 @@ mod tests {
 
     const HOUR: i64 = 3600;
     const DAY: i64 = 24 * HOUR;
+    const START: Moment = Moment::from_unix(1_000_000);
 
     /// A machine, a portal, and all that upkeep does to the one in the other.
     struct World {
@@ -97,7 +98,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
             let vm = entered(&mut registry, "alice", "node1", "vm1");
-            let now = Moment::from_unix(1_000_000);
+            let now = START;
             let vm: Result<_, RegistryError> = registry.write(|writer| {
                 writer.advance(&vm, Event::Deployed, now, |_| {})?;
                 writer.set_lease(vm.id, lease.parse().unwrap(), now)?;
@@ -112,10 +113,6 @@ mod tests {
                 unsent: false,
                 done: Vec::new(),
             }
-        }
-
-        fn start(&self) -> i64 {
-            1_000_000
         }
 
         /// Upkeep runs, after `passed` seconds of which the portal lived through `lived`.
@@ -140,7 +137,7 @@ mod tests {
                 other => panic!("{other:?}"),
             }
             if self.done.last().is_none_or(|(_, last)| *last != act) {
-                self.done.push(((self.now.unix() - self.start()) / HOUR, act));
+                self.done.push((self.now.since(START) / HOUR, act));
             }
         }
 

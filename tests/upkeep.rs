@@ -1,0 +1,338 @@
+//! What the portal does by itself, through the real programs, with a clock that is set.
+
+use std::net::Ipv4Addr;
+
+use serde_json::Value;
+use vgrid::model::stage::{Order, Stage};
+use vgrid::model::wire::{Job, News, NodeInfo};
+
+use crate::support::node::{Conduct, nothing, with_machines};
+use crate::support::portal::{Portal, Setup, state_of};
+
+const HOUR: i64 = 3600;
+const DAY: i64 = 24 * HOUR;
+
+fn portal(more_server: &str) -> Portal {
+    Setup {
+        hosts: vec![("localhost", 20)],
+        names: 20,
+        clock: true,
+        more_server: more_server.to_owned(),
+        ..Setup::default()
+    }
+    .start()
+}
+
+/// The one host has these machines, which run.
+fn runs(portal: &Portal, machines: &[(&str, &str)]) {
+    portal.nodes.has(Ipv4Addr::LOCALHOST, with_machines(machines));
+}
+
+#[track_caller]
+fn state(portal: &Portal, id: &str) -> String {
+    state_of(&portal.show("alice", id)).to_owned()
+}
+
+fn history(portal: &Portal, id: &str) -> Vec<String> {
+    let shown = portal.show("alice", id);
+    let events = shown["history"].as_array().expect("a history");
+    events.iter().map(|event| event["what"].as_str().expect("what").to_owned()).collect()
+}
+
+/// Lets time go on by `hours`, with upkeep every hour; the host does at once what it is told.
+fn live(portal: &Portal, id: &str, hours: i64) {
+    for _ in 0..hours {
+        portal.pass(HOUR);
+        portal.upkeep(&[]);
+        obey(portal, id);
+    }
+}
+
+/// The host carries out the order that a machine waits for.
+fn obey(portal: &Portal, id: &str) {
+    let order = match state(portal, id).as_str() {
+        "stopping" => Order::Stop,
+        "starting" => Order::Start,
+        "terminating" => Order::Terminate,
+        _ => return,
+    };
+    portal.report(id, order, 5, News::Done).expect(200);
+    let mut info = with_machines(&[(id, "alice_vm1")]);
+    match order {
+        Order::Terminate => info = nothing(),
+        Order::Stop => {
+            info.domains.clear();
+            info.jobs[0].stopped = true;
+        }
+        _ => {}
+    }
+    portal.nodes.has(Ipv4Addr::LOCALHOST, info);
+}
+
+#[test]
+fn a_lease_runs_through_its_notices_its_end_its_grace_and_its_deletion() {
+    let portal = portal("[Leases]\ngrace = '2d'");
+    let id = portal.deploy("alice", &[("expiryTime", "4d")]);
+    portal.report(&id, Order::Deploy, 9, News::Done).expect(200);
+    runs(&portal, &[(&id, "alice_vm1")]);
+    portal.upkeep(&[]);
+    live(&portal, &id, 4 * 24 - 1);
+    assert_eq!(state(&portal, &id), "deployed");
+    assert_eq!(history(&portal, &id).iter().filter(|what| *what == "owner told").count(), 3);
+    live(&portal, &id, 2);
+    assert_eq!(state(&portal, &id), "expired");
+    live(&portal, &id, 1);
+    let shown = portal.show("alice", &id);
+    assert!(shown["machine"]["deletion"]["iso"].is_string(), "{shown}");
+    assert_eq!(history(&portal, &id).iter().filter(|what| *what == "owner told").count(), 4);
+    // It was told an hour after the end.
+    live(&portal, &id, 2 * 24 - 2);
+    assert_eq!(state(&portal, &id), "expired");
+    live(&portal, &id, 2);
+    assert_eq!(state(&portal, &id), "notDeployed");
+    portal.assert_no_panic();
+}
+
+#[test]
+fn an_extension_in_time_brings_everything_back() {
+    let portal = portal("[Leases]\ngrace = '2d'");
+    let id = portal.deploy("alice", &[("expiryTime", "1d")]);
+    portal.report(&id, Order::Deploy, 9, News::Done).expect(200);
+    runs(&portal, &[(&id, "alice_vm1")]);
+    live(&portal, &id, 30);
+    assert_eq!(state(&portal, &id), "expired");
+    portal.get("alice", &format!("extend?id={id}&expiryTime=10d&format=json")).send().expect(202);
+    obey(&portal, &id);
+    live(&portal, &id, 5 * 24);
+    assert_eq!(state(&portal, &id), "deployed");
+    // Extended while it is being stopped for its lease: it is started again.
+    let registry = rusqlite::Connection::open(portal.path("var/registry.sqlite")).expect("the registry");
+    let end = portal.now().unix() - HOUR;
+    registry.execute("UPDATE vm SET expires = ?1, lease = '1h'", [end]).expect("a lease that is over");
+    portal.pass(60);
+    portal.upkeep(&[]);
+    assert_eq!(state(&portal, &id), "stopping");
+    portal.get("alice", &format!("extend?id={id}&expiryTime=10d&format=json")).send().expect(202);
+    let answer = portal.report(&id, Order::Stop, 5, News::Done).expect(200).json();
+    assert_eq!(answer["next"], "start");
+    // Its answer was lost: it is told once more.
+    let answer = portal.report(&id, Order::Stop, 5, News::Done).expect(200).json();
+    assert_eq!(answer["next"], "start");
+    portal.report(&id, Order::Start, 7, News::Done).expect(200);
+    assert_eq!(state(&portal, &id), "deployed");
+}
+
+#[test]
+fn a_portal_that_was_off_or_had_a_wrong_clock_deletes_nothing_unannounced() {
+    let portal = portal("[Leases]\ngrace = '2d'");
+    let id = portal.deployed("alice");
+    runs(&portal, &[(&id, "alice_vm1")]);
+    portal.upkeep(&[]);
+    // Off for sixty days.
+    portal.pass(60 * DAY);
+    portal.upkeep(&[]);
+    assert_eq!(state(&portal, &id), "deployed", "told first");
+    assert_eq!(history(&portal, &id).iter().filter(|what| *what == "owner told").count(), 1);
+    live(&portal, &id, 5);
+    assert_eq!(state(&portal, &id), "expired");
+    // A year ahead, again and again.
+    for _ in 0..10 {
+        portal.pass(365 * DAY);
+        portal.upkeep(&[]);
+        assert_eq!(state(&portal, &id), "expired");
+    }
+    // And back: the lease is not over, and the machine is started again.
+    portal.set_clock(0);
+    portal.upkeep(&[]);
+    assert_eq!(state(&portal, &id), "starting");
+    obey(&portal, &id);
+    assert_eq!(state(&portal, &id), "deployed");
+    live(&portal, &id, 3);
+    assert_eq!(state(&portal, &id), "deployed");
+}
+
+#[test]
+fn a_dry_run_says_what_it_would_do_and_does_nothing() {
+    let portal = portal("");
+    let id = portal.deployed("alice");
+    runs(&portal, &[(&id, "alice_vm1")]);
+    portal.upkeep(&[]);
+    portal.pass(8 * DAY);
+    let before = portal.show("alice", &id);
+    for _ in 0..2 {
+        let said = portal.upkeep(&["--dry-run"]);
+        assert!(
+            said.contains("tell its owner that its lease ends") && said.contains("would be done"),
+            "{said}"
+        );
+    }
+    assert_eq!(portal.show("alice", &id), before);
+    assert_eq!(portal.upkeep(&["--quiet"]), "");
+    assert_ne!(portal.show("alice", &id), before);
+}
+
+#[test]
+fn one_upkeep_at_a_time() {
+    let portal = Setup { clock: true, node_timeout: 3, ..Setup::default() }.start();
+    portal.deployed("alice");
+    portal.nodes.conduct(Conduct::Hang);
+    let first = portal.start_upkeep(&[]);
+    let busy = crate::support::eventually(std::time::Duration::from_secs(3), || {
+        Some(portal.upkeep(&["--dry-run"])).filter(|said| said.contains("Another vgrid-upkeep is at work"))
+    });
+    assert!(busy.is_some());
+    let ended = first.wait_with_output().expect("its end");
+    let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+    assert!(ended.status.success() && said.contains("0 of 2 hosts answered"), "{said}");
+    portal.nodes.conduct(Conduct::Accept);
+    assert!(portal.upkeep(&[]).contains("2 of 2 hosts answered"));
+}
+
+/// A machine on its way, with an order that the node was told.
+fn on_its_way(portal: &Portal, order: Order) -> String {
+    let id = portal.deploy("alice", &[]);
+    if order == Order::Deploy {
+        return id;
+    }
+    portal.report(&id, Order::Deploy, 9, News::Done).expect(200);
+    if order == Order::Start {
+        portal.order("alice", Order::Stop, &id).expect(202);
+        portal.report(&id, Order::Stop, 9, News::Done).expect(200);
+    }
+    portal.order("alice", order, &id).expect(202);
+    id
+}
+
+/// What the host says of a machine that it knows, and does nothing about.
+fn idle(id: &str, running: bool) -> NodeInfo {
+    let mut info = with_machines(&[(id, "alice_vm1")]);
+    if !running {
+        info.domains.clear();
+        info.jobs[0].stopped = true;
+    }
+    info
+}
+
+#[test]
+fn no_machine_stays_on_its_way_for_ever() {
+    let orders = [Order::Deploy, Order::Stop, Order::Start, Order::Reboot, Order::Terminate];
+    // The host never answers again.
+    for order in orders {
+        let portal = portal("");
+        let id = on_its_way(&portal, order);
+        portal.nodes.conduct(Conduct::Close);
+        portal.pass(20 * 60);
+        portal.upkeep(&[]);
+        assert!(portal.show("alice", &id)["machine"]["moving"].as_bool().expect("moving"), "{order}");
+        portal.pass(20 * 60);
+        portal.upkeep(&[]);
+        let machine = portal.show("alice", &id)["machine"].clone();
+        let expected = match order {
+            Order::Deploy | Order::Terminate => "failed",
+            Order::Stop | Order::Reboot => "deployed",
+            Order::Start | Order::Save => "stopped",
+        };
+        assert_eq!((&machine["state"], &machine["moving"]), (&expected.into(), &false.into()), "{order}");
+        assert!(machine["reason"].as_str().is_some_and(|why| why.contains("localhost")), "{machine}");
+    }
+}
+
+#[test]
+fn a_host_that_lost_an_order_is_told_again() {
+    for order in [Order::Stop, Order::Start, Order::Reboot, Order::Terminate] {
+        let portal = portal("");
+        let id = on_its_way(&portal, order);
+        portal.nodes.has(Ipv4Addr::LOCALHOST, idle(&id, order != Order::Start));
+        portal.upkeep(&[]);
+        assert_eq!(portal.nodes.orders(order.as_str()).len(), 1, "it may be on its way");
+        portal.pass(5 * 60);
+        portal.upkeep(&[]);
+        let told = portal.nodes.orders(order.as_str());
+        assert_eq!(told.len(), 2, "{order}");
+        assert_eq!(told[0].json(), told[1].json());
+        portal.report(&id, order, 1, News::Done).expect(200);
+        assert_eq!(portal.show("alice", &id)["machine"]["moving"], false);
+    }
+}
+
+#[test]
+fn a_host_that_forgot_a_machine_says_so() {
+    let portal = portal("");
+    let deploying = on_its_way(&portal, Order::Deploy);
+    let leaving = on_its_way(&portal, Order::Terminate);
+    let running = portal.deployed("alice");
+    portal.pass(5 * 60);
+    portal.upkeep(&[]);
+    let machine = portal.show("alice", &deploying)["machine"].clone();
+    assert_eq!(machine["state"], "failed");
+    assert!(machine["reason"].as_str().is_some_and(|why| why.contains("interrupted")), "{machine}");
+    // Nothing of it is there, so the host need not be asked.
+    portal.get("alice", &format!("terminate?id={deploying}&format=json")).send().expect(202);
+    assert_eq!(state(&portal, &deploying), "notDeployed");
+    assert_eq!(state(&portal, &leaving), "notDeployed");
+    let machine = portal.show("alice", &running)["machine"].clone();
+    assert_eq!(machine["state"], "deployed");
+    assert!(machine["reason"].as_str().is_some_and(|why| why.contains("no machine alice_vm3")), "{machine}");
+    // It is noted once, and taken back when it is there again.
+    portal.pass(5 * 60);
+    portal.upkeep(&[]);
+    assert_eq!(history(&portal, &running).iter().filter(|what| *what == "missing").count(), 1);
+    runs(&portal, &[(&running, "alice_vm3")]);
+    portal.upkeep(&[]);
+    assert_eq!(portal.show("alice", &running)["machine"]["reason"], Value::Null);
+}
+
+#[test]
+fn what_a_host_did_while_nobody_looked_is_seen() {
+    let portal = portal("");
+    let id = portal.deployed("alice");
+    portal.pass(5 * 60);
+    portal.nodes.has(Ipv4Addr::LOCALHOST, idle(&id, false));
+    portal.upkeep(&[]);
+    assert_eq!(state(&portal, &id), "stopped");
+    portal.pass(5 * 60);
+    runs(&portal, &[(&id, "alice_vm1")]);
+    portal.upkeep(&[]);
+    assert_eq!(state(&portal, &id), "deployed");
+    // What was forgotten by force, and is there, is removed.
+    portal.get("admin", &format!("terminate?id={id}&force=1&format=json")).send().expect(202);
+    assert_eq!(state(&portal, &id), "notDeployed");
+    portal.upkeep(&[]);
+    let told = portal.nodes.orders("terminate");
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].json()["id"], id.as_str());
+    // A stranger's is not.
+    let mut info = with_machines(&[("01936f5e-8c3e-7a37-a6b3-1f3c1f7c9f01", "carol_vm9")]);
+    info.jobs.push(Job { stage: Some(Stage::Unpack), ..info.jobs[0].clone() });
+    portal.nodes.has(Ipv4Addr::LOCALHOST, info);
+    let said = portal.upkeep(&[]);
+    assert!(said.contains("domain carol_vm9"), "{said}");
+    assert!(!portal.upkeep(&[]).contains("carol_vm9"), "told once");
+    assert_eq!(portal.nodes.orders("terminate").len(), 1);
+}
+
+#[test]
+fn an_upkeep_that_is_killed_anywhere_is_as_good_as_none() {
+    let portal = portal("[Leases]\ngrace = '1d'");
+    let id = portal.deploy("alice", &[("expiryTime", "5h")]);
+    portal.report(&id, Order::Deploy, 9, News::Done).expect(200);
+    runs(&portal, &[(&id, "alice_vm1")]);
+    for hour in 0..40 {
+        portal.pass(HOUR);
+        // Longer and longer, until it is no longer killed before its end.
+        for pause in [0, 2, 5, 10, 20, 30 + hour % 7 * 5] {
+            let mut child = portal.start_upkeep(&[]);
+            std::thread::sleep(std::time::Duration::from_millis(u64::try_from(pause).expect("a pause")));
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        portal.upkeep(&[]);
+        obey(&portal, &id);
+    }
+    assert_eq!(state(&portal, &id), "notDeployed");
+    let told = history(&portal, &id);
+    assert_eq!(told.iter().filter(|what| *what == "owner told").count(), 2, "{told:?}");
+    for once in ["lease ended", "terminated"] {
+        assert_eq!(told.iter().filter(|what| *what == once).count(), 1, "{told:?}");
+    }
+}
