@@ -115,7 +115,7 @@ fn crowded(many: usize) -> Portal {
     let most = u32::try_from(many).expect("a number of machines");
     let portal = Setup { hosts: vec![("localhost", most)], names: many, ..Setup::default() }.start();
     portal.get("alice", "deploy").send().expect(200);
-    enter_machines(&portal.path("var/registry.sqlite"), "alice", "localhost", many);
+    enter_machines(&portal.path("var/registry.sqlite"), "alice", |_| "localhost".to_owned(), many);
     portal
 }
 

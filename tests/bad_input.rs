@@ -186,7 +186,7 @@ fn a_client_that_leaves_in_the_middle_of_a_page_is_no_trouble() {
     for kind in [Kind::Event, Kind::Prefork] {
         let portal = Setup { kind, hosts: vec![("localhost", 100)], names: 100, ..Setup::default() }.start();
         portal.get("alice", "deploy").send().expect(200);
-        enter_machines(&portal.path("var/registry.sqlite"), "alice", "localhost", 100);
+        enter_machines(&portal.path("var/registry.sqlite"), "alice", |_| "localhost".to_owned(), 100);
         let bytes = portal.get("alice", "list").bytes();
         for wait in 0..20 {
             let mut stream = std::net::TcpStream::connect(portal.apache.address).expect("a connection");

@@ -66,6 +66,8 @@ impl Received {
 struct Shared {
     key: Key,
     conduct: Mutex<Conduct>,
+    /// Single nodes that behave otherwise.
+    exceptions: Mutex<BTreeMap<IpAddr, Conduct>>,
     /// What single nodes have, as `info` tells; the others have nothing.
     infos: Mutex<BTreeMap<IpAddr, NodeInfo>>,
     /// How many seconds their clock is ahead.
@@ -92,12 +94,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Nodes {
     /// As many nodes as asked for: 127.0.0.1, 127.0.0.2 … They accept everything until told otherwise.
-    pub fn start(key: &Key, many: u8) -> Self {
+    pub fn start(key: &Key, many: u16) -> Self {
         let listeners = listen(many);
         let port = listeners[0].local_addr().expect("an address").port();
         let shared = Arc::new(Shared {
             key: key.clone(),
             conduct: Mutex::new(Conduct::Accept),
+            exceptions: Mutex::default(),
             infos: Mutex::default(),
             ahead: Mutex::new(0),
             received: Mutex::default(),
@@ -119,6 +122,11 @@ impl Nodes {
     /// From now on they behave like this.
     pub fn conduct(&self, conduct: Conduct) {
         *lock(&self.shared.conduct) = conduct;
+    }
+
+    /// From now on the node at an address behaves like this, whatever the others do.
+    pub fn conduct_at(&self, at: Ipv4Addr, conduct: Conduct) {
+        lock(&self.shared.exceptions).insert(at.into(), conduct);
     }
 
     /// From now on the node at an address has this.
@@ -167,12 +175,18 @@ impl Drop for Nodes {
     }
 }
 
+/// The address of the nth node, from 1: 127.0.0.1, 127.0.0.2 …
+pub fn address(n: u16) -> Ipv4Addr {
+    let [high, low] = n.to_be_bytes();
+    Ipv4Addr::new(127, 0, high, low)
+}
+
 /// Sockets with the same free port on several addresses.
-fn listen(many: u8) -> Vec<TcpListener> {
+fn listen(many: u16) -> Vec<TcpListener> {
     for _ in 0..50 {
         let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let port = first.local_addr().expect("an address").port();
-        let others = (2..=many).map(|n| TcpListener::bind((Ipv4Addr::new(127, 0, 0, n), port)));
+        let others = (2..=many).map(|n| TcpListener::bind((address(n), port)));
         if let Ok(all) = std::iter::once(Ok(first)).chain(others).collect() {
             return all;
         }
@@ -197,7 +211,8 @@ fn answer(mut stream: TcpStream, shared: &Shared) {
     // A client that is gone, for instance because its time was over, is part of the tests.
     let Some(received) = read(&stream, &shared.key) else { return };
     lock(&shared.received).push(received.clone());
-    let conduct = lock(&shared.conduct).clone();
+    let exception = lock(&shared.exceptions).get(&received.at).cloned();
+    let conduct = exception.unwrap_or_else(|| lock(&shared.conduct).clone());
     let (status, body) = match conduct {
         Conduct::Accept => accept(&received, lock(&shared.infos).get(&received.at)),
         Conduct::Refuse(fault) => (409, serde_json::to_string(&NodeRefusal { fault }).expect("JSON")),

@@ -20,7 +20,7 @@ use vgrid::system::clock;
 
 use super::apache::{Apache, Kind, web_user};
 use super::http::{Answer, Ask, encoded};
-use super::node::{Nodes, facts};
+use super::node::{Nodes, address, facts};
 use super::stage::{Stage, public_folder};
 
 /// Where the programs of a subject are.
@@ -37,6 +37,8 @@ pub struct Setup {
     pub images: Vec<&'static str>,
     /// `[PhysicalHostsPool]`.
     pub hosts: Vec<(&'static str, u32)>,
+    /// So many more hosts, with ten machines at most: 127.0.0.1, 127.0.0.2 …
+    pub more_hosts: u16,
     /// How many names there are: vm1, vm2 …
     pub names: usize,
     pub node_timeout: u8,
@@ -58,6 +60,7 @@ impl Default for Setup {
             kind: Kind::Event,
             images: vec!["debian-12", "tiny"],
             hosts: vec![("localhost", 4), ("127.0.0.2", 4)],
+            more_hosts: 0,
             names: 6,
             node_timeout: 2,
             user_variable: "REMOTE_USER",
@@ -325,7 +328,7 @@ impl Setup {
         let secret = format!("{}{}", uuid::Uuid::now_v7().simple(), uuid::Uuid::now_v7().simple());
         let key = Key::new(&secret).expect("a key");
         fs::write(at("etc/key"), secret).expect("the key's file");
-        let nodes = Nodes::start(&key, 2);
+        let nodes = Nodes::start(&key, self.more_hosts.max(2));
         link_programs(&stage, dir.path());
         self.write_configuration(&stage, dir.path(), nodes.port);
         self.write_sign_in(&stage, dir.path());
@@ -358,6 +361,9 @@ impl Setup {
         common.push_str("[PhysicalHostsPool]\n");
         for (host, maximum) in &self.hosts {
             let _ = writeln!(common, "\"{host}\" = {maximum}");
+        }
+        for n in 1..=self.more_hosts {
+            let _ = writeln!(common, "\"{}\" = 10", address(n));
         }
         common.push_str("[VirtualHostsPool]\n");
         for n in 1..=self.names {
@@ -446,14 +452,20 @@ fn shipped_sites(stage: &Stage, dir: &Path) -> String {
 
 /// Enters machines straight into the registry, for pages that show many. Somebody must have used the
 /// portal before, so that the file is the web server's.
-pub fn enter_machines(registry: &Path, owner: &str, host: &str, many: usize) {
+pub fn enter_machines(
+    registry: &Path,
+    owner: &str,
+    host: impl Fn(usize) -> String,
+    many: usize,
+) -> Vec<VmId> {
     use vgrid::server::registry::user::Registered;
     use vgrid::server::registry::vm::NewVm;
     use vgrid::server::registry::{Registry, RegistryError};
     assert!(registry.exists(), "nobody has used the portal yet");
     let now = clock::now();
     let mut registry = Registry::open(registry).expect("the registry");
-    let entered: Result<(), RegistryError> = registry.write(|writer| {
+    let entered: Result<Vec<VmId>, RegistryError> = registry.write(|writer| {
+        let mut ids = Vec::new();
         let Registered::Known(owner) = writer.register(&owner.parse().expect("a user"), now)? else {
             panic!("{owner} is somebody else");
         };
@@ -461,7 +473,7 @@ pub fn enter_machines(registry: &Path, owner: &str, host: &str, many: usize) {
             let new = NewVm {
                 owner: owner.clone(),
                 virtual_host: format!("vm{n}").parse().expect("a name"),
-                physical_host: host.parse().expect("a host"),
+                physical_host: host(n).parse().expect("a host"),
                 image: "tiny".parse().expect("an image"),
                 memory: "128".parse().expect("a size"),
                 disk: "1".parse().expect("a size"),
@@ -471,8 +483,9 @@ pub fn enter_machines(registry: &Path, owner: &str, host: &str, many: usize) {
             };
             let vm = writer.enter(new, now)?;
             writer.advance(&vm, vgrid::model::state::Event::Deployed, now, |_| {})?;
+            ids.push(vm.id);
         }
-        Ok(())
+        Ok(ids)
     });
-    entered.expect("machines in the registry");
+    entered.expect("machines in the registry")
 }
