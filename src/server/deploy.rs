@@ -182,6 +182,8 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         Err(NotTaken::SomebodyElse) => return Err(access::somebody_else(&call.user)),
         Err(NotTaken::Declined(declined)) => return decline(call, &common, declined),
     };
+    // Of somebody's first machine: nobody knew them before.
+    access::keep_mail(call, &mut registry);
     audit::record(Level::Info, "deploy", &vm, &actor, "ordered");
     let order = DeployOrder {
         id: vm.id,
