@@ -111,7 +111,9 @@ mod tests {
         assert_eq!(mail("ADFS_EMAIL", &[("ADFS_EMAIL", "frida@example.org")]).unwrap(), "frida@example.org");
         let several = [("mail", "frida@example.org; f@example.org")];
         assert_eq!(mail("mail", &several).unwrap(), "frida@example.org");
-        assert!(mail("ADFS_EMAIL", &[("REMOTE_USER", "frida@example.org")]).unwrap_err().contains("is empty"));
+        assert!(
+            mail("ADFS_EMAIL", &[("REMOTE_USER", "frida@example.org")]).unwrap_err().contains("is empty")
+        );
         assert!(mail("mail", &[("mail", "frida")]).unwrap_err().contains("must be an address"));
         let forged = [("HTTP_MAIL", "mallory@example.org"), ("AUTH_TYPE", "Basic"), ("REMOTE_USER", "frida")];
         assert!(mail("HTTP_MAIL", &forged).unwrap_err().contains("is not confirmed"));

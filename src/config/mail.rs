@@ -172,7 +172,12 @@ impl Raw {
             url if is_http(url) && url.parse::<http::Uri>().is_ok_and(|url| url.query().is_none()) => {
                 Some(url.to_owned())
             }
-            _ => return Err(wrong("portalURL", "must be a URL, for instance https://vgrid.example.org/cgi-bin/user")),
+            _ => {
+                return Err(wrong(
+                    "portalURL",
+                    "must be a URL, for instance https://vgrid.example.org/cgi-bin/user",
+                ));
+            }
         };
         Ok(Mail { outlet, env_mail_variable: self.env_mail_variable, domain, portal_url })
     }
@@ -192,7 +197,10 @@ impl Raw {
         let encryption =
             self.encryption.unwrap_or(if near { Encryption::None } else { Encryption::StartTls });
         if login.is_some() && encryption == Encryption::None && !near {
-            return Err(wrong("encryption", "must be starttls or tls, or the password could be read on its way"));
+            return Err(wrong(
+                "encryption",
+                "must be starttls or tls, or the password could be read on its way",
+            ));
         }
         let usual = match (encryption, &login) {
             (Encryption::Tls, _) => 465,
@@ -217,7 +225,9 @@ fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
         },
     };
     let port = match port {
-        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => Some(digits.parse().ok().filter(|p| *p > 0)?),
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            Some(digits.parse().ok().filter(|p| *p > 0)?)
+        }
         Some(_) => return None,
         None => None,
     };
@@ -270,7 +280,11 @@ mod tests {
             ("server = \"mail\"\nuser = \"u\"\npasswordFile = \"/p\"", "mail", 587, Encryption::StartTls),
         ] {
             let known = server(lines);
-            assert_eq!((known.host.as_str(), known.port, known.encryption), (host, port, encryption), "{lines}");
+            assert_eq!(
+                (known.host.as_str(), known.port, known.encryption),
+                (host, port, encryption),
+                "{lines}"
+            );
         }
     }
 
@@ -288,7 +302,9 @@ mod tests {
             (format!("{smtp}user = \"u\""), "[Mail] passwordFile: is missing"),
             (format!("{smtp}passwordFile = \"/p\""), "[Mail] user: is missing"),
             (
-                format!("{smtp}server = \"mail\"\nencryption = \"none\"\nuser = \"u\"\npasswordFile = \"/p\""),
+                format!(
+                    "{smtp}server = \"mail\"\nencryption = \"none\"\nuser = \"u\"\npasswordFile = \"/p\""
+                ),
                 "[Mail] encryption: must be starttls or tls",
             ),
             ("sendmail = \"sendmail\"".to_owned(), "[Mail] sendmail: must be an absolute path"),

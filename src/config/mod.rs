@@ -214,7 +214,9 @@ fn text(value: toml::Value) -> Result<String, String> {
 fn address(value: toml::Value) -> Result<Option<Address>, String> {
     match text(value)?.as_str() {
         "" => Ok(None),
-        address => address.parse().map(Some).map_err(|fault: crate::model::mail::AddressFault| fault.to_string()),
+        address => {
+            address.parse().map(Some).map_err(|fault: crate::model::mail::AddressFault| fault.to_string())
+        }
     }
 }
 

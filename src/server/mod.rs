@@ -12,6 +12,7 @@ pub mod console;
 pub mod deploy;
 pub mod leases;
 pub mod list;
+pub mod mail;
 pub mod nodes;
 pub mod orders;
 pub mod placement;
