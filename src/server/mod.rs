@@ -3,7 +3,7 @@
 //! One module a page ([`list`], [`deploy`], [`show`], [`console`], [`terminate`]), one for stopping, starting
 //! and rebooting ([`power`]) and one for the nodes' reports ([`status`]). They stand on the [`registry`], on
 //! [`placement`], on [`orders`] (what orders have in common), on [`nodes`] (calls to nodes) and on [`view`] (what
-//! pages show). [`check`] has the server's part of `vgrid-check`.
+//! pages show). [`mail`] tells owners and administrators what they must know. [`check`] has the server's part of `vgrid-check`.
 
 pub mod access;
 pub mod audit;
@@ -59,6 +59,31 @@ mod tests {
         let (given, shown) = (load(&text), load(&settings.join("\n")));
         assert_eq!(format!("{:?}", given.general), format!("{:?}", shown.general));
         assert_eq!(format!("{:?}", given.leases), format!("{:?}", shown.leases));
+        // Of mail some lines are examples, for there is no default: an address, a domain, where the portal is.
+        assert_eq!(
+            given.mail,
+            config::mail::Mail {
+                env_mail_variable: None,
+                domain: None,
+                portal_url: None,
+                ..shown.mail.clone()
+            }
+        );
+        let with = |line: &str| {
+            let mut lines = settings.clone();
+            let at = lines.iter().position(|line| line.starts_with("transport = ")).unwrap();
+            lines[at] = line;
+            load(&lines.join("\n")).mail.outlet
+        };
+        for transport in ["transport = \"smtp\"", "transport = \"sendmail\""] {
+            // The sender is an example, too.
+            let bare = load(&format!(
+                "[General]\nEnvUsernameVariable = \"REMOTE_USER\"\n[Mail]\nsender = \"vgrid@example.org\"\n{transport}\n"
+            ));
+            assert_eq!(bare.mail.outlet, with(transport));
+        }
+        let alice = "alice".parse().unwrap();
+        assert_eq!(shown.mail_address(&alice).map(ToString::to_string).as_deref(), Some("alice@example.org"));
         assert!(shown.is_administrator(&"Jürgen Müller".parse().unwrap()));
         assert!(!given.is_administrator(&"alice".parse().unwrap()));
     }
