@@ -92,6 +92,8 @@ install-server: install-common source
 	$(call install-cgi,internal,$(call programs,internal))
 	install -d $(SHARE)/templates/page
 	install -m 644 templates/page/*.html $(SHARE)/templates/page/
+	install -d $(SHARE)/templates/mail
+	install -m 644 templates/mail/* $(SHARE)/templates/mail/
 	cd resources && find . -type d -exec install -d $(abspath $(SHARE))/resources/{} \;
 	cd resources && find . -type f -exec install -m 644 {} $(abspath $(SHARE))/resources/{} \;
 	install -m 644 $(PROGRAMS)/vgrid-source.tar.gz $(SHARE)/resources/vgrid-source.tar.gz

@@ -1,4 +1,4 @@
-//! The only place that uses tera: pages for the server, configurations of machines for the node.
+//! The only place that uses tera: pages and mail for the server, configurations of machines for the node.
 
 #[cfg(any(feature = "server", feature = "node"))]
 use thiserror::Error;
@@ -73,6 +73,68 @@ pub mod page {
         // The process ends in a moment; taking both apart first took a twentieth of its time.
         std::mem::forget((tera, context));
         html
+    }
+}
+
+#[cfg(feature = "server")]
+pub mod mail {
+    //! Mail: a pair `templates/mail/*.txt` and `*.html` for each kind. The first line of the text is the subject. The
+    //! HTML extends `layout.html` and is escaped; the text is not, and may include `footer.txt`.
+
+    use std::path::Path;
+
+    use serde::Serialize;
+
+    use super::{TemplateError, broken};
+
+    /// What became of a pair of templates.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Rendered {
+        /// The subject, one line.
+        pub subject: String,
+        /// The text, without the subject; it ends with a line break.
+        pub plain: String,
+        /// The same as HTML.
+        pub html: String,
+    }
+
+    /// Reads a pair without filling it in.
+    pub fn check(dir: &Path, kind: &str) -> Result<(), TemplateError> {
+        read(dir, kind).map(drop)
+    }
+
+    fn names(kind: &str) -> [String; 4] {
+        [format!("{kind}.txt"), format!("{kind}.html"), "footer.txt".to_owned(), "layout.html".to_owned()]
+    }
+
+    fn read(dir: &Path, kind: &str) -> Result<tera::Tera, TemplateError> {
+        let mut sources = Vec::new();
+        for name in names(kind) {
+            let file = dir.join("mail").join(&name);
+            let text = std::fs::read_to_string(&file)
+                .map_err(|source| TemplateError::Unreadable { file, source })?;
+            sources.push((name, text));
+        }
+        let mut tera = tera::Tera::new();
+        tera.autoescape_on(vec![".html"]);
+        tera.add_raw_templates(sources).map_err(|error| broken(kind, &error))?;
+        Ok(tera)
+    }
+
+    /// Renders one mail.
+    pub fn render(dir: &Path, kind: &str, context: &impl Serialize) -> Result<Rendered, TemplateError> {
+        let tera = read(dir, kind)?;
+        let context = tera::Context::from_serialize(context).map_err(|error| broken(kind, &error))?;
+        let [text, html, ..] = names(kind);
+        let render = |name: &str| tera.render(name, &context).map_err(|error| broken(name, &error));
+        let whole = render(&text)?;
+        let (subject, plain) = whole.split_once('\n').unwrap_or((&whole, ""));
+        // Where a template left something out, one empty line is enough.
+        let mut lines: Vec<&str> =
+            plain.lines().map(|line| if line == "-- " { line } else { line.trim_end() }).collect();
+        lines.dedup_by(|next, line| next.is_empty() && line.is_empty());
+        let plain = lines.join("\n").trim().to_owned() + "\n";
+        Ok(Rendered { subject: subject.trim().to_owned(), plain, html: render(&html)? })
     }
 }
 

@@ -201,8 +201,9 @@ mod pages {
     use super::{Refusal, Reply, Request, serve};
     use crate::cgi::policy::Endpoint;
     use crate::cgi::request::Format;
-    use crate::cgi::user::identify;
+    use crate::cgi::user::{identify, mail};
     use crate::config;
+    use crate::model::mail::Address;
     use crate::model::names::UserName;
     use crate::model::sign;
     use crate::system::clock;
@@ -233,6 +234,8 @@ mod pages {
         pub administrator: bool,
         /// Whether the call may change something. If not, the endpoint shows the form, or asks.
         pub acts: bool,
+        /// Where mail reaches them, if authentication says so.
+        pub mail: Option<Address>,
     }
 
     /// What the layout of every page shows.
@@ -325,7 +328,8 @@ mod pages {
                 log::start(endpoint.name, request.id.clone(), Some(&config.general.log_file));
                 let user = identify(&config.general.env_username_variable, &|name| std::env::var(name).ok())?;
                 let administrator = config.is_administrator(&user);
-                let mut call = UserCall { endpoint, request, config, user, administrator, acts: false };
+                let mail = mail_of(&config, &user);
+                let mut call = UserCall { endpoint, request, config, user, administrator, acts: false, mail };
                 let result = intent(&call).and_then(|acts| {
                     call.acts = acts;
                     handler(&call)
@@ -354,6 +358,16 @@ mod pages {
                 Format::Html | Format::Text => refusal.to_text(&request.id),
             },
         );
+    }
+
+    /// Where mail reaches the user, as authentication says. An address that can't be used keeps nobody out.
+    fn mail_of(config: &config::Server, user: &UserName) -> Option<Address> {
+        let variable = config.mail.env_mail_variable.as_ref()?;
+        let address = mail(variable, &|name| std::env::var(name).ok());
+        if let Err(why) = &address {
+            log::event(log::Level::Warning, "no-mail-address", &[("user", user), ("why", why)]);
+        }
+        address.ok()
     }
 
     /// Fields that say how to show something and never what to do.

@@ -6,6 +6,7 @@
 //! verified.
 
 use crate::config::UserVariable;
+use crate::model::mail::Address;
 use crate::model::names::UserName;
 
 use super::reply::Refusal;
@@ -13,36 +14,49 @@ use super::reply::Refusal;
 /// Reads a variable of the environment; absent and empty are the same.
 type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// The caller's name, or the refusal that they see: no name, no page.
-pub fn identify(variable: &UserVariable, get: Lookup<'_>) -> Result<UserName, Refusal> {
+/// What Apache says in a variable; the reason, for the log, if it need not be Apache that says it.
+fn trusted(variable: &UserVariable, get: Lookup<'_>) -> Result<String, String> {
     let get = |name: &str| get(name).filter(|value| !value.is_empty());
-    let nobody = |log: &str| {
-        Refusal::forbidden(
-            "You are not signed in, or your sign-in gave no user name. Sign in, or tell an administrator.",
-        )
-        .logged(log)
-    };
     let name = variable.as_str();
-    let value = get(name).ok_or_else(|| nobody(&format!("{name} is empty")))?;
+    let value = get(name).ok_or_else(|| format!("{name} is empty"))?;
     if let Some(plain) = name.strip_prefix("HTTP_") {
         // Anybody can send a header. It counts only when Apache says the same where no header can reach.
         let confirmed = get("AUTH_TYPE").is_some()
             && (get("REMOTE_USER").as_ref() == Some(&value) || get(plain).as_ref() == Some(&value));
         if !confirmed {
-            return Err(nobody(&format!("{name} is not confirmed by REMOTE_USER or {plain}")));
+            return Err(format!("{name} is not confirmed by REMOTE_USER or {plain}"));
         }
     }
     if name.starts_with("SSL_CLIENT_") {
         if get("HTTPS").as_deref() != Some("on") || get("SSL_CLIENT_VERIFY").as_deref() != Some("SUCCESS") {
-            return Err(nobody("the client's certificate is not verified"));
+            return Err("the client's certificate is not verified".to_owned());
         }
         if get(&format!("{name}_1")).is_some() {
-            return Err(nobody("the client's certificate has several names"));
+            return Err("the client's certificate has several names".to_owned());
         }
     }
+    Ok(value)
+}
+
+/// The caller's name, or the refusal that they see: no name, no page.
+pub fn identify(variable: &UserVariable, get: Lookup<'_>) -> Result<UserName, Refusal> {
+    let value = trusted(variable, get).map_err(|log| {
+        Refusal::forbidden(
+            "You are not signed in, or your sign-in gave no user name. Sign in, or tell an administrator.",
+        )
+        .logged(log)
+    })?;
     value.parse().map_err(|fault| {
         Refusal::forbidden(format!("Your user name can't be used here: it {fault}. Tell an administrator."))
     })
+}
+
+/// Where mail reaches the caller, who has been identified: the first address, where authentication gives several
+/// (mod_shib joins them by `;`). The reason, for the log, if there is none that can be used.
+pub fn mail(variable: &UserVariable, get: Lookup<'_>) -> Result<Address, String> {
+    let value = trusted(variable, get)?;
+    let first = value.split(';').next().unwrap_or_default().trim();
+    first.parse().map_err(|fault| format!("{} {fault}", variable.as_str()))
 }
 
 #[cfg(test)]
@@ -83,6 +97,28 @@ mod tests {
         assert_eq!(who("SSL_CLIENT_S_DN_CN", &unverified), None);
         let double = [good[0], good[1], good[2], ("SSL_CLIENT_S_DN_CN_1", "root")];
         assert_eq!(who("SSL_CLIENT_S_DN_CN", &double), None);
+    }
+
+    #[test]
+    fn an_address_is_trusted_as_a_name_is() {
+        let mail = |variable: &str, environment: &[(&str, &str)]| {
+            let variable = UserVariable::try_from(variable.to_owned()).unwrap();
+            let get = |name: &str| {
+                environment.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            };
+            super::mail(&variable, &get).map(|address| address.to_string())
+        };
+        assert_eq!(mail("ADFS_EMAIL", &[("ADFS_EMAIL", "frida@example.org")]).unwrap(), "frida@example.org");
+        let several = [("mail", "frida@example.org; f@example.org")];
+        assert_eq!(mail("mail", &several).unwrap(), "frida@example.org");
+        assert!(
+            mail("ADFS_EMAIL", &[("REMOTE_USER", "frida@example.org")]).unwrap_err().contains("is empty")
+        );
+        assert!(mail("mail", &[("mail", "frida")]).unwrap_err().contains("must be an address"));
+        let forged = [("HTTP_MAIL", "mallory@example.org"), ("AUTH_TYPE", "Basic"), ("REMOTE_USER", "frida")];
+        assert!(mail("HTTP_MAIL", &forged).unwrap_err().contains("is not confirmed"));
+        let unverified = [("SSL_CLIENT_S_DN_Email", "c@example.org"), ("HTTPS", "on")];
+        assert!(mail("SSL_CLIENT_S_DN_Email", &unverified).unwrap_err().contains("not verified"));
     }
 
     #[test]

@@ -4,8 +4,9 @@
 //! host of the pool. They live in the folder that `VGRID_CONFIG_DIR` names, else in `/etc/vgrid`.
 
 pub mod convert;
+pub mod mail;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -16,9 +17,12 @@ use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
 use crate::model::lease::Lease;
+use crate::model::mail::Address;
 use crate::model::names::{ImageTag, NameFault, PhysicalHost, UserName, VirtualHost, VolumeGroup};
 use crate::model::sign::{self, Key};
 use crate::model::size::MiB;
+
+use mail::Mail;
 
 /// The folder of the configuration unless `VGRID_CONFIG_DIR` names another; the helper knows no other.
 pub const DEFAULT_DIR: &str = "/etc/vgrid";
@@ -206,6 +210,16 @@ fn text(value: toml::Value) -> Result<String, String> {
     }
 }
 
+/// An address of mail; an empty text is none.
+fn address(value: toml::Value) -> Result<Option<Address>, String> {
+    match text(value)?.as_str() {
+        "" => Ok(None),
+        address => {
+            address.parse().map(Some).map_err(|fault: crate::model::mail::AddressFault| fault.to_string())
+        }
+    }
+}
+
 // By value, as `text`.
 #[allow(clippy::needless_pass_by_value)]
 fn count(value: toml::Value) -> Result<u32, String> {
@@ -327,13 +341,13 @@ pub struct Server {
     /// `[Mail]`.
     pub mail: Mail,
     /// `[MailAddresses]`: where mail reaches single users.
-    mail_addresses: Vec<(UserName, String)>,
+    mail_addresses: Vec<(UserName, Option<Address>)>,
     /// `[Quotas]`: of everybody.
     quota: Quota,
     /// `[Quotas.users]`: of single users, in place of that.
     quotas: Vec<(UserName, Quota)>,
     /// `[Administrators]`: their names, and where mail reaches them.
-    administrators: Vec<(UserName, String)>,
+    administrators: Vec<(UserName, Option<Address>)>,
     source: PathBuf,
 }
 
@@ -450,46 +464,6 @@ pub struct Quota {
     pub disk: u64,
 }
 
-/// How mail leaves the portal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MailTransport {
-    /// None does.
-    #[default]
-    None,
-    /// By SMTP to a mail server.
-    Smtp,
-    /// Through the program `sendmail`.
-    Sendmail,
-}
-
-/// `[Mail]` of `server.cfg`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Mail {
-    /// The way.
-    #[serde(default)]
-    pub transport: MailTransport,
-    /// The mail server, `host` or `host:port`.
-    #[serde(default)]
-    pub server: String,
-    /// The program, for the transport `sendmail`.
-    #[serde(default)]
-    pub sendmail: Option<PathBuf>,
-    /// The sender's address.
-    #[serde(default)]
-    pub sender: String,
-    /// The environment variable in which Apache gives the address of who is signed in.
-    #[serde(rename = "EnvMailVariable", default)]
-    pub env_mail_variable: Option<UserVariable>,
-    /// What follows the `@` for whom nothing else is known.
-    #[serde(default)]
-    pub domain: String,
-    /// Where the portal's pages are, for links in mail: `https://portal.example.org/cgi-bin/user`.
-    #[serde(rename = "portalURL", default)]
-    pub portal_url: String,
-}
-
 fn default_registry() -> PathBuf {
     "/var/lib/vgrid/registry.sqlite".into()
 }
@@ -555,7 +529,7 @@ impl Server {
             #[serde(rename = "Upkeep", default)]
             upkeep: Upkeep,
             #[serde(rename = "Mail", default)]
-            mail: Mail,
+            mail: mail::Raw,
             #[serde(rename = "MailAddresses", default)]
             mail_addresses: Pairs,
             #[serde(rename = "Quotas", default)]
@@ -596,18 +570,15 @@ impl Server {
             Err(fault) => Err(source.value("Quotas.users", name, fault)),
         };
         let quotas = users.into_iter().map(quota).collect::<Result<_, _>>()?;
-        if raw.mail.transport != MailTransport::None && !raw.mail.sender.contains('@') {
-            return Err(source.value("Mail", "sender", "must be an address, for instance vgrid@example.org"));
-        }
         Ok(Self {
             general: raw.general,
             leases,
             upkeep: raw.upkeep,
-            mail: raw.mail,
-            mail_addresses: source.names("MailAddresses", raw.mail_addresses, text)?,
+            mail: raw.mail.check(&source)?,
+            mail_addresses: source.names("MailAddresses", raw.mail_addresses, address)?,
             quota: Quota { machines, memory, disk },
             quotas,
-            administrators: source.names("Administrators", raw.administrators, text)?,
+            administrators: source.names("Administrators", raw.administrators, address)?,
             source: source.file,
         })
     }
@@ -618,18 +589,17 @@ impl Server {
         self.administrators.iter().any(|(name, _)| name == user)
     }
 
-    /// Where mail reaches each administrator; those without an address are left out.
-    pub fn administrators_mail(&self) -> impl Iterator<Item = &str> {
-        self.administrators.iter().map(|(_, address)| address.as_str()).filter(|address| !address.is_empty())
+    /// Where mail reaches each administrator, no address twice; those without one are left out.
+    pub fn administrators_mail(&self) -> BTreeSet<&Address> {
+        self.administrators.iter().filter_map(|(_, address)| address.as_ref()).collect()
     }
 
     /// The address that the configuration has for a user, under the raw or the canonical name.
-    pub fn mail_address(&self, user: &UserName) -> Option<&str> {
+    pub fn mail_address(&self, user: &UserName) -> Option<&Address> {
         let known = self.mail_addresses.iter().chain(&self.administrators);
         known
-            .filter(|(_, address)| !address.is_empty())
-            .find(|(name, _)| name == user || name.canonical() == user.canonical())
-            .map(|(_, address)| address.as_str())
+            .filter(|(name, _)| name == user || name.canonical() == user.canonical())
+            .find_map(|(_, address)| address.as_ref())
     }
 
     /// What a user may have at a time.

@@ -278,6 +278,25 @@ impl Fault {
         matches!(self, Self::StartFailed { .. } | Self::DidNotRun { .. } | Self::ParametersLost { .. })
     }
 
+    /// Whether administrators are to hear of it when a deploy fails for it: the host can't be used, or something is
+    /// wrong there that will hit others, too, and that its user can't mend.
+    pub fn concerns_administrators(&self) -> bool {
+        self.is_the_hosts_own()
+            || matches!(
+                self,
+                Self::ImageUnknown { .. }
+                    | Self::ImageMissing { .. }
+                    | Self::ImageCorrupt { .. }
+                    | Self::VolumeExists { .. }
+                    | Self::DomainExists { .. }
+                    | Self::NameUnresolved { .. }
+                    | Self::TemplateError { .. }
+                    | Self::FilesystemFailed { .. }
+                    | Self::ParametersLost { .. }
+                    | Self::RemovalFailed { .. }
+            )
+    }
+
     /// Whether the host could not be used at all, rather than having a reason to refuse this order.
     pub fn is_the_hosts_own(&self) -> bool {
         matches!(
@@ -324,6 +343,47 @@ mod tests {
         let json = serde_json::to_string(&fault).unwrap();
         assert_eq!(json, r#"{"code":"not-enough-memory","needed":512,"free":7}"#);
         assert_eq!(serde_json::from_str::<Fault>(&json).unwrap(), fault);
+    }
+
+    #[test]
+    fn administrators_hear_of_what_its_user_is_to_tell_them() {
+        let host: PhysicalHost = "node1".parse().unwrap();
+        let tag: ImageTag = "tiny".parse().unwrap();
+        let amount = Amount::from_mib(1);
+        let text = || "x".to_owned();
+        // All that can become of a deploy.
+        let faults = [
+            Fault::ImageUnknown { tag: tag.clone() },
+            Fault::ImageMissing { tag: tag.clone() },
+            Fault::ImageCorrupt { tag: tag.clone(), detail: text() },
+            Fault::ImageTooLarge { tag, partition: amount },
+            Fault::NotEnoughMemory { needed: amount, free: amount },
+            Fault::NotEnoughSpace { needed: amount, free: amount },
+            Fault::VolumeGroupMissing { name: text() },
+            Fault::VolumeExists { volume: text() },
+            Fault::DomainExists { domain: "a_vm1".parse().unwrap() },
+            Fault::NameUnresolved { host: "vm1".parse().unwrap() },
+            Fault::TemplateError { template: text(), detail: text() },
+            Fault::ToolstackMissing { detail: text() },
+            Fault::PrivilegeRefused,
+            Fault::FilesystemFailed { detail: text() },
+            Fault::StartFailed { detail: text() },
+            Fault::DidNotRun { detail: text() },
+            Fault::Interrupted { stage: None },
+            Fault::ParametersLost { detail: text() },
+            Fault::RemovalFailed { detail: text() },
+            Fault::SavedImageMissing { name: "x".parse().unwrap() },
+            Fault::TimedOut { what: text(), seconds: 1 },
+            Fault::Internal { request: text() },
+            Fault::HostDown { host: host.clone(), detail: text() },
+            Fault::HostSilent { host: host.clone(), seconds: 1 },
+            Fault::HostGarbled { host: host.clone(), detail: text() },
+            Fault::HostRefused { host, status: 403, detail: text() },
+        ];
+        for fault in faults {
+            let told = fault.to_string().to_lowercase().contains("tell an administrator");
+            assert_eq!(fault.concerns_administrators(), told || fault.is_the_hosts_own(), "{fault}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod fault;
 pub mod lease;
+pub mod mail;
 pub mod names;
 pub mod sign;
 pub mod size;

@@ -4,11 +4,12 @@ use crate::cgi::policy::{self, Endpoint};
 use crate::cgi::reply::Refusal;
 use crate::cgi::serve::UserCall;
 use crate::model::names::{UserName, VmId};
+use crate::system::log::{self, Level};
 
 use super::registry::event::Actor;
 use super::registry::user::Owner;
 use super::registry::vm::Vm;
-use super::registry::{Reader, Registry};
+use super::registry::{Reader, Registry, RegistryError};
 
 /// Opens the registry for a page that only reads.
 ///
@@ -18,12 +19,34 @@ pub fn registry_to_read(call: &UserCall<'_>) -> Result<Registry, Refusal> {
     Ok(Registry::open_to_read(&call.config.general.registry_file)?)
 }
 
-/// Opens the registry for a page that changes something.
+/// Opens the registry for a page that changes something, and keeps the caller's address of mail.
 ///
 /// # Errors
 /// A [`Refusal`] as for any `RegistryError`.
 pub fn registry(call: &UserCall<'_>) -> Result<Registry, Refusal> {
-    Ok(Registry::open(&call.config.general.registry_file)?)
+    let mut registry = Registry::open(&call.config.general.registry_file)?;
+    keep_mail(call, &mut registry);
+    Ok(registry)
+}
+
+/// Keeps the address of mail that authentication gives for the caller, if the registry knows them. No request fails
+/// for it: the next one keeps it.
+pub fn keep_mail(call: &UserCall<'_>, registry: &mut Registry) {
+    let Some(address) = &call.mail else { return };
+    let owner = Owner::of(&call.user);
+    let kept = registry.read(|reader| {
+        let is_theirs = reader.raw_name(&owner)?.is_some_and(|raw| raw == call.user.as_str());
+        Ok::<_, RegistryError>(is_theirs && reader.mail_of(&owner)? != Some(address.to_string()))
+    });
+    // Most requests find it there already, and need no lock for it.
+    let kept = match kept {
+        Ok(true) => registry.write(|writer| writer.keep_mail(&owner, &address.to_string())),
+        Ok(false) => Ok(()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = kept {
+        log::event(Level::Warning, "mail-address-not-kept", &[("user", &call.user), ("error", &error)]);
+    }
 }
 
 /// The caller, as history and log name them.

@@ -8,6 +8,7 @@ use crate::check::common::{Ground, skew};
 use crate::check::rights::{self, WEB_USER};
 use crate::check::{Checks, Found, OrElse as _, Problem, Seen, Verdict};
 use crate::config;
+use crate::config::mail::Transport;
 use crate::model::lease::Moment;
 use crate::model::names::{PhysicalHost, RequestId};
 use crate::model::sign::{Key, SignFault};
@@ -16,6 +17,7 @@ use crate::remote::{Answer, Client, RemoteError};
 use crate::system::{address, clock};
 use crate::template::page;
 
+use super::mail;
 use super::registry::{Registry, RegistryError};
 
 /// The page templates; the layout is read with each.
@@ -71,6 +73,7 @@ pub fn run(checks: &mut Checks, ground: &Ground) {
         }
         Ok(Seen::well((), dir.display()))
     });
+    checks.check("mail", server, mail_leaves);
     checks.check_as_root("registry", server.and(ground.web.as_ref()), |(server, web)| {
         registry(&server.general.registry_file, web)
     });
@@ -264,6 +267,28 @@ fn understand(
         }
     };
     Ok(Heard { host: host.clone(), stand, clocks: answer.date.map(|theirs| (theirs, now)) })
+}
+
+/// Whether mail could be written and sent.
+fn mail_leaves(server: &config::Server) -> Verdict<()> {
+    let Some(outlet) = &server.mail.outlet else {
+        return Ok(Seen::well((), "none is sent ([Mail] transport in server.cfg)"));
+    };
+    mail::check_templates(server)
+        .or_else_do("make install PARTS=server, or mend templateDirectory in server.cfg")?;
+    let (whither, remedy) = match &outlet.transport {
+        Transport::Smtp(mail) => (
+            format!("{} port {}", mail.host, mail.port),
+            "start the mail server, open the way to it, or mend [Mail] in server.cfg: server, encryption, \
+             caFile, user, passwordFile",
+        ),
+        Transport::Sendmail(program) => (
+            program.display().to_string(),
+            "install a mail server such as postfix, or mend sendmail in [Mail] of server.cfg",
+        ),
+    };
+    mail::answers(outlet).map_err(|why| format!("{whither}: {why}")).or_else_do(remedy)?;
+    Ok(Seen::well((), format!("{whither} takes it")))
 }
 
 fn sign_in(dir: &Path) -> Verdict<()> {

@@ -21,6 +21,7 @@ use crate::model::wire::DeployOrder;
 use crate::system::clock;
 use crate::system::log::{self, Level};
 
+use super::mail::Post;
 use super::nodes::Nodes;
 use super::placement::{Load, first_free, least_loaded};
 use super::registry::event::Actor;
@@ -182,6 +183,8 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         Err(NotTaken::SomebodyElse) => return Err(access::somebody_else(&call.user)),
         Err(NotTaken::Declined(declined)) => return decline(call, &common, declined),
     };
+    // Of somebody's first machine: nobody knew them before.
+    access::keep_mail(call, &mut registry);
     audit::record(Level::Info, "deploy", &vm, &actor, "ordered");
     let order = DeployOrder {
         id: vm.id,
@@ -193,7 +196,11 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         disk: vm.disk,
         saved: vm.from.clone(),
     };
-    let (vm, fault) = orders::settle(&mut registry, vm, Order::Deploy, nodes.deploy(&order), &actor)?;
+    let answer = nodes.deploy(&order);
+    let (vm, fault) =
+        orders::settle_with(&mut registry, vm, Order::Deploy, answer, &actor, |writer, vm, fault| {
+            Post::new(&call.config).deploy_failed(writer, vm, fault, clock::now())
+        })?;
     ordered(call, &common, &vm, fault.as_ref())
 }
 

@@ -4,7 +4,7 @@
 //! and rebooting ([`power`]), one for the nodes' reports ([`status`]) and one for what cron starts ([`upkeep`]). They
 //! stand on the rules of [`leases`], on the [`registry`], on
 //! [`placement`], on [`orders`] (what orders have in common), on [`nodes`] (calls to nodes) and on [`view`] (what
-//! pages show). [`check`] has the server's part of `vgrid-check`.
+//! pages show). [`mail`] tells owners and administrators what they must know. [`check`] has the server's part of `vgrid-check`.
 
 pub mod access;
 pub mod audit;
@@ -14,6 +14,7 @@ pub mod deploy;
 pub mod extend;
 pub mod leases;
 pub mod list;
+pub mod mail;
 pub mod nodes;
 pub mod orders;
 pub mod placement;
@@ -62,6 +63,31 @@ mod tests {
         assert_eq!(format!("{:?}", given.general), format!("{:?}", shown.general));
         assert_eq!(format!("{:?}", given.leases), format!("{:?}", shown.leases));
         assert_eq!(format!("{:?}", given.upkeep), format!("{:?}", shown.upkeep));
+        // Of mail some lines are examples, for there is no default: an address, a domain, where the portal is.
+        assert_eq!(
+            given.mail,
+            config::mail::Mail {
+                env_mail_variable: None,
+                domain: None,
+                portal_url: None,
+                ..shown.mail.clone()
+            }
+        );
+        let with = |line: &str| {
+            let mut lines = settings.clone();
+            let at = lines.iter().position(|line| line.starts_with("transport = ")).unwrap();
+            lines[at] = line;
+            load(&lines.join("\n")).mail.outlet
+        };
+        for transport in ["transport = \"smtp\"", "transport = \"sendmail\""] {
+            // The sender is an example, too.
+            let bare = load(&format!(
+                "[General]\nEnvUsernameVariable = \"REMOTE_USER\"\n[Mail]\nsender = \"vgrid@example.org\"\n{transport}\n"
+            ));
+            assert_eq!(bare.mail.outlet, with(transport));
+        }
+        let alice = "alice".parse().unwrap();
+        assert_eq!(shown.mail_address(&alice).map(ToString::to_string).as_deref(), Some("alice@example.org"));
         assert!(shown.is_administrator(&"Jürgen Müller".parse().unwrap()));
         assert!(!given.is_administrator(&"alice".parse().unwrap()));
     }

@@ -144,6 +144,22 @@ pub fn settle(
     answer: Result<Accepted, Trouble>,
     actor: &Actor,
 ) -> Result<(Vm, Option<Fault>), RegistryError> {
+    settle_with(registry, vm, order, answer, actor, |_, _, _| Ok(()))
+}
+
+/// As [`settle`]. When the order came to nothing `also` happens with the machine as it is now and the reason, in the
+/// transaction that records it.
+///
+/// # Errors
+/// [`RegistryError`] when SQLite refuses.
+pub fn settle_with(
+    registry: &mut Registry,
+    vm: Vm,
+    order: Order,
+    answer: Result<Accepted, Trouble>,
+    actor: &Actor,
+    also: impl FnOnce(&Writer<'_>, &Vm, &Fault) -> Result<(), RegistryError>,
+) -> Result<(Vm, Option<Fault>), RegistryError> {
     let trouble = match answer {
         Ok(accepted) => {
             let vm = registry.write(|writer| {
@@ -155,7 +171,13 @@ pub fn settle(
         }
         Err(trouble) => trouble,
     };
-    let vm = registry.write(|writer| give_up(writer, vm, order, &trouble, actor))?;
+    let vm = registry.write(|writer| {
+        let vm = give_up(writer, vm, order, &trouble, actor)?;
+        if !has_reported_on(&vm, order) {
+            also(writer, &vm, &trouble.fault)?;
+        }
+        Ok::<_, RegistryError>(vm)
+    })?;
     let has_it = has_reported_on(&vm, order);
     let what = format!("{order}-{}", if has_it { "unanswered" } else { "failed" });
     audit::record(Level::Warning, &what, &vm, actor, &trouble.fault.to_string());

@@ -10,6 +10,7 @@ use crate::system::log::{self, Level};
 use crate::system::{address, clock};
 
 use super::leases;
+use super::mail::Post;
 use super::orders;
 use super::registry::event::Actor;
 use super::registry::image::Image;
@@ -49,7 +50,13 @@ pub fn handle(call: &InternalCall<'_>) -> Result<Reply, Refusal> {
         )));
     }
     let actor = Actor { who: format!("host {}", vm.physical_host), from };
-    let outcome = registry.write(|writer| take(writer, &report, call.config.leases.grace, &actor))?;
+    let outcome = registry.write(|writer| {
+        let outcome = take(writer, &report, call.config.leases.grace, &actor)?;
+        if let (Some(("deploy failed", _)), News::Failed { fault }) = (&outcome.news, &report.news) {
+            Post::new(&call.config).deploy_failed(writer, &vm, fault, clock::now())?;
+        }
+        Ok::<_, RegistryError>(outcome)
+    })?;
     if let Some((what, detail)) = &outcome.news {
         log::event(
             Level::Info,

@@ -107,7 +107,9 @@ fn make_state() {
             .and_then(|()| script(&run, "", &["up"], minutes(10)))
             .and_then(|()| script(&run, "", &["install-vgrid"], minutes(10)))
             // A scenario runs upkeep when it wants to, and never meets another one.
-            .and_then(|()| script(&run, "", &["sh", "systemctl", "-q", "disable", "--now", "cron"], minutes(1)))
+            .and_then(|()| {
+                script(&run, "", &["sh", "systemctl", "-q", "disable", "--now", "cron"], minutes(1))
+            })
             .and_then(|()| script(&run, "", &["save", "vgrid"], minutes(5)));
         if let Err(error) = made {
             // The first fault is the one to tell.

@@ -44,14 +44,38 @@ pub struct Letter {
 
 const COLUMNS: &str = "SELECT id, recipient, subject, plain, html, queued, tries, next_try, error FROM mail";
 
+/// The longest that a mail waits for its next try, in seconds. What is to wait longer was put off by a clock that was
+/// ahead, and is due.
+const LONGEST_PAUSE: i64 = 3600;
+
+/// Whether a mail is due at `?1`, where `?2` is [`LONGEST_PAUSE`].
+const DUE: &str = "(next_try <= ?1 OR next_try > ?1 + ?2)";
+
 impl Reader<'_> {
     /// The mail that is due, the oldest first.
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
     pub fn mail_due(&self, now: Moment, limit: u32) -> Result<Vec<Waiting>, RegistryError> {
-        let sql = format!("{COLUMNS} WHERE next_try <= ?1 ORDER BY id LIMIT ?2");
-        self.mails(&sql, (now.unix(), limit))
+        let sql = format!("{COLUMNS} WHERE {DUE} ORDER BY id LIMIT ?3");
+        self.mails(&sql, (now.unix(), LONGEST_PAUSE, limit))
+    }
+
+    /// How many mails wait.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn count_mail(&self) -> Result<u32, RegistryError> {
+        Ok(self.connection.query_row("SELECT count(*) FROM mail", [], |row| row.get(0))?)
+    }
+
+    /// Whether mail to an address waits.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn has_mail_for(&self, recipient: &str) -> Result<bool, RegistryError> {
+        const SQL: &str = "SELECT EXISTS (SELECT 1 FROM mail WHERE recipient = ?1)";
+        Ok(self.connection.query_row(SQL, [recipient], |row| row.get(0))?)
     }
 
     /// All mail that waits, the oldest first.
@@ -100,6 +124,16 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// Reserves a mail that is due for whoever sends it, until they have said what became of it, at most until `until`.
+    /// `false` if somebody else has it, or has sent it.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn claim_mail(&self, id: &str, now: Moment, until: Moment) -> Result<bool, RegistryError> {
+        let sql = format!("UPDATE mail SET next_try = ?4 WHERE id = ?3 AND {DUE}");
+        Ok(self.connection.execute(&sql, (now.unix(), LONGEST_PAUSE, id, until.unix()))? == 1)
+    }
+
     /// Takes a mail out of the outbox: it was sent, or never can be.
     ///
     /// # Errors
@@ -119,5 +153,43 @@ impl Writer<'_> {
             (id, error, next.unix()),
         )?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::registry::Registry;
+
+    #[test]
+    fn a_mail_is_one_senders_at_a_time_and_a_wrong_clock_delays_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let at = |seconds: i64| Moment::from_unix(1_000_000 + seconds);
+        let letter = Letter {
+            recipient: "a@b".to_owned(),
+            subject: String::new(),
+            plain: String::new(),
+            html: String::new(),
+        };
+        let queued: Result<(), RegistryError> = registry.write(|writer| writer.queue(&letter, at(0)));
+        queued.unwrap();
+        let due = |registry: &Registry, now| registry.read(|reader| reader.mail_due(now, 9)).unwrap();
+        assert_eq!(due(&registry, at(0)).len(), 1);
+        let id = due(&registry, at(0))[0].id.clone();
+        let mut claim = |now, until| registry.write(|writer| writer.claim_mail(&id, now, until)).unwrap();
+        assert!(claim(at(0), at(60)));
+        assert!(!claim(at(0), at(60)) && !claim(at(59), at(99)));
+        assert!(claim(at(60), at(120)), "its sender was killed");
+        let postponed: Result<(), RegistryError> =
+            registry.write(|writer| writer.postpone(&id, "no", at(365 * 86_400)));
+        postponed.unwrap();
+        let due = due(&registry, at(200));
+        assert_eq!((due.len(), due[0].tries, due[0].error.as_deref()), (1, 1, Some("no")));
+        let gone: Result<_, RegistryError> = registry.write(|writer| {
+            writer.unqueue(&id)?;
+            Ok((writer.count_mail()?, writer.claim_mail(&id, at(200), at(300))?))
+        });
+        assert_eq!(gone.unwrap(), (0, false));
     }
 }

@@ -30,6 +30,7 @@ use crate::model::wire::{Accepted, NodeInfo};
 use crate::system::log::{self, Level};
 use crate::system::{clock, lock};
 
+use super::mail::{self, Notice, Post, Posted, Sent};
 use super::nodes::{Nodes, Trouble};
 use super::registry::event::Actor;
 use super::registry::host::Contact;
@@ -47,6 +48,9 @@ const STACK: usize = 512 << 10;
 
 /// How many answers are entered in one transaction at most: pages wait for its end.
 const BATCH: usize = 20;
+
+/// How many mails one run sends at most.
+const MAILS: u32 = 1000;
 
 /// A clock that is set back by more than this was wrong before, in seconds.
 const SET_BACK: i64 = 3600;
@@ -94,6 +98,8 @@ pub struct Summary {
     pub strays: Vec<String>,
     /// What went wrong and is tried again by the next run.
     pub trouble: Vec<String>,
+    /// What became of the mail.
+    pub mail: Option<Sent>,
     /// Entries of history that were too old.
     pub pruned: usize,
 }
@@ -126,6 +132,9 @@ impl fmt::Display for Summary {
                 writeln!(f, "  {line}")?;
             }
         }
+        if let Some(Sent { sent, waiting, given_up }) = self.mail {
+            writeln!(f, "{sent} mails sent, {waiting} wait, {given_up} can't be sent.")?;
+        }
         if self.pruned > 0 {
             writeln!(f, "{} old entries of the history removed.", self.pruned)?;
         }
@@ -144,6 +153,7 @@ struct Run<'a> {
     config: &'a config::Server,
     common: &'a Common,
     nodes: &'a Nodes<'a>,
+    post: Post<'a>,
     registry: Registry,
     dry: bool,
     now: Moment,
@@ -185,6 +195,7 @@ pub fn run(dir: &Path, dry: bool, shown: bool) -> Result<Outcome, UpkeepError> {
         config: &config,
         common: &common,
         nodes: &nodes,
+        post: Post::new(&config),
         registry,
         dry,
         now,
@@ -198,6 +209,7 @@ pub fn run(dir: &Path, dry: bool, shown: bool) -> Result<Outcome, UpkeepError> {
     run.leases()?;
     run.pings()?;
     run.tell_hosts(&bar(shown, "Orders"))?;
+    run.mail()?;
     run.prune()?;
     let summary = run.summary;
     log::event(
@@ -274,6 +286,30 @@ fn drain<O, E>(results: &Receiver<O>, take: &mut impl FnMut(Vec<O>) -> Result<()
     Ok(())
 }
 
+/// Writes the mail that goes with what was done about a machine, which is now `vm`.
+fn tell(post: Post<'_>, writer: &Writer<'_>, vm: &Vm, act: &Act, now: Moment) -> Result<(), RegistryError> {
+    let notice = match act {
+        Act::Warn(_) => Notice::LeaseEnds { machine: vm, ends: vm.expires.unwrap_or(now) },
+        Act::TellEnded => Notice::LeaseEnded { machine: vm, deletion: vm.deletion.unwrap_or(now) },
+        Act::Delete => Notice::Deleted { machine: vm },
+        Act::TellSilent => Notice::Silent { machine: vm },
+        Act::DeleteSilent => Notice::SilentTerminated { machine: vm },
+        Act::GiveUp { fault, .. } if vm.order == Order::Deploy => {
+            return post.deploy_failed(writer, vm, fault, now);
+        }
+        _ => return Ok(()),
+    };
+    note(post.to_owner(writer, &vm.owner, &notice, now)?, &vm.owner.as_str());
+    Ok(())
+}
+
+/// Logs that a notice reached nobody.
+fn note(posted: Posted, whom: &dyn fmt::Display) {
+    if matches!(posted, Posted::NoAddress | Posted::Unwritten) {
+        log::event(Level::Warning, "nobody-told", &[("whom", whom)]);
+    }
+}
+
 impl Run<'_> {
     fn live(&self) -> Result<Vec<Vm>, RegistryError> {
         self.registry.read(|reader| reader.live(Scope::All, u32::MAX, 0))
@@ -304,10 +340,12 @@ impl Run<'_> {
         for batch in possible.chunks(BATCH) {
             let (now, life, grace) = (self.now, self.life, self.config.leases.grace);
             let ground = Ground { now, life, grace, actor: &self.actor };
+            let post = self.post;
             let done = self.registry.write(|writer| {
                 let mut done = Vec::new();
                 for step in batch {
                     if let Some((vm, order)) = plan::carry_out(writer, ground, step)? {
+                        tell(post, writer, &vm, &step.act, now)?;
                         done.push((*step, vm, order));
                     }
                 }
@@ -373,7 +411,7 @@ impl Run<'_> {
             Err(trouble) => {
                 self.silent.insert(heard.host.clone());
                 self.summary.silent.push(trouble.fault.to_string());
-                self.keep_contact(&heard.host, Some(&trouble.fault), now)?;
+                self.keep_contact(&heard.host, known.len(), Some(&trouble.fault), now)?;
                 return self.carry_out(&compare::unreachable(known, &trouble.fault, self.now));
             }
         };
@@ -381,15 +419,20 @@ impl Run<'_> {
         let none = BTreeSet::new();
         let unexpected = compare::unexpected(known, stems.unwrap_or(&none), info);
         if !self.dry {
-            let host = &heard.host;
+            let (host, post) = (&heard.host, self.post);
             let new = self.registry.write(|writer| {
                 writer.keep_facts(host, &info.host, now)?;
-                writer.keep_strays(host, &unexpected.strays, now)
+                let new = writer.keep_strays(host, &unexpected.strays, now)?;
+                if !new.is_empty() {
+                    let notice = Notice::Strays { host, strays: &new };
+                    note(post.to_administrators(writer, &notice, now)?, &"administrators");
+                }
+                Ok::<_, RegistryError>(new)
             })?;
             let told = new.iter().map(|stray| format!("{host}: {} {}", stray.kind.as_str(), stray.name));
             self.summary.strays.extend(told);
         }
-        self.keep_contact(&heard.host, None, now)?;
+        self.keep_contact(&heard.host, known.len(), None, now)?;
         let mut steps = compare::machines(known, info, self.now);
         steps.extend(self.leftovers(&heard.host, &unexpected.ids)?);
         self.carry_out(&steps)
@@ -418,6 +461,7 @@ impl Run<'_> {
     fn keep_contact(
         &mut self,
         host: &PhysicalHost,
+        machines: usize,
         fault: Option<&Fault>,
         now: Moment,
     ) -> Result<(), RegistryError> {
@@ -425,7 +469,7 @@ impl Run<'_> {
             return Ok(());
         }
         let limit = self.config.upkeep.host_silence.seconds();
-        let actor = &self.actor;
+        let (actor, post) = (&self.actor, self.post);
         self.registry.write(|writer| {
             let before = writer.contacts()?.into_iter().find(|contact| contact.name == *host);
             let same = before.as_ref().filter(|before| before.fault.is_some() == fault.is_some());
@@ -434,11 +478,18 @@ impl Run<'_> {
             let was_told = before.as_ref().is_some_and(|before| before.told);
             let told = fault.is_some() && (was_told || now.since(since) >= limit);
             if told != was_told {
-                let (what, detail) = match fault {
-                    Some(fault) => ("host does not answer", fault.to_string()),
-                    None => ("host answers again", String::new()),
+                let reason = fault.map(Fault::to_string).unwrap_or_default();
+                let machines = u32::try_from(machines).unwrap_or(u32::MAX);
+                let was_since = before.as_ref().map_or(since, |before| before.since);
+                let (what, notice) = match fault {
+                    Some(_) => (
+                        "host does not answer",
+                        Notice::HostVanished { host, since, reason: &reason, machines },
+                    ),
+                    None => ("host answers again", Notice::HostBack { host, since: was_since }),
                 };
-                writer.record_about(host.as_str(), now, actor, what, &detail)?;
+                writer.record_about(host.as_str(), now, actor, what, &reason)?;
+                note(post.to_administrators(writer, &notice, now)?, &"administrators");
             }
             let fault = fault.map(Fault::to_string);
             writer.keep_contact(&Contact { name: host.clone(), tried: now, fault, since, told })
@@ -464,7 +515,11 @@ impl Run<'_> {
     fn due(&self, reader: Reader<'_>, vm: &Vm) -> Result<Option<Act>, RegistryError> {
         let Some(end) = vm.expires else { return Ok(None) };
         let given = |kind: &str| reader.notice(vm.id, kind, end);
-        lease::due(vm, self.now, self.life, &self.config.leases, given, || Ok(false))
+        let unsent = || match self.post.address(reader, &vm.owner)? {
+            Some(address) => reader.has_mail_for(&address.to_string()),
+            None => Ok(false),
+        };
+        lease::due(vm, self.now, self.life, &self.config.leases, given, unsent)
     }
 
     // ----- pings -----
@@ -535,6 +590,19 @@ impl Run<'_> {
         if let Some(fault) = fault {
             self.summary.trouble.push(format!("{name}, {order}: {fault}"));
         }
+        Ok(())
+    }
+
+    // ----- mail -----
+
+    /// Sends what waits.
+    fn mail(&mut self) -> Result<(), RegistryError> {
+        if self.dry {
+            return Ok(());
+        }
+        // Not the time at which this run began: some of it was written since, and hosts may have taken a while.
+        let sent = mail::send_due(&mut self.registry, self.config, clock::now(), MAILS)?;
+        self.summary.mail = Some(sent);
         Ok(())
     }
 

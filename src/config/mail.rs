@@ -1,0 +1,327 @@
+//! `[Mail]` of `server.cfg`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::model::mail::{Address, MailDomain};
+
+use super::{ConfigError, Source, UserVariable, default_ca, is_http};
+
+const SECTION: &str = "Mail";
+
+/// Mail: whether and how it leaves the portal, and where it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mail {
+    /// How it leaves; `None` if none is sent.
+    pub outlet: Option<Outlet>,
+    /// The environment variable in which Apache gives the address of who is signed in.
+    pub env_mail_variable: Option<UserVariable>,
+    /// What follows the `@` for whom nothing else is known.
+    pub domain: Option<MailDomain>,
+    /// Where the portal's pages are, for links in mail: `https://portal.example.org/cgi-bin/user`, without a slash
+    /// at its end.
+    pub portal_url: Option<String>,
+}
+
+/// How mail leaves the portal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outlet {
+    /// Who it is from.
+    pub sender: Address,
+    /// The way.
+    pub transport: Transport,
+}
+
+/// The way of mail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transport {
+    /// By SMTP to a mail server.
+    Smtp(MailServer),
+    /// Through the program `sendmail`, by its absolute path.
+    Sendmail(PathBuf),
+}
+
+/// A mail server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MailServer {
+    /// Its name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Whether what is said to it is encrypted.
+    pub encryption: Encryption,
+    /// What it asks for before it takes mail.
+    pub login: Option<Login>,
+    /// The certificates that its own must be signed by, as PEM.
+    pub ca_file: PathBuf,
+}
+
+/// Name and password for a mail server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The name.
+    pub user: String,
+    /// The file that holds the password.
+    pub password_file: PathBuf,
+}
+
+/// Whether what is said to a mail server is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encryption {
+    /// It is not.
+    None,
+    /// From STARTTLS on (RFC 3207); without it nothing is sent.
+    StartTls,
+    /// From the beginning (RFC 8314).
+    Tls,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    #[default]
+    None,
+    Smtp,
+    Sendmail,
+}
+
+/// The section as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Raw {
+    #[serde(default)]
+    transport: Kind,
+    #[serde(default = "default_server")]
+    server: String,
+    encryption: Option<Encryption>,
+    #[serde(default)]
+    user: String,
+    password_file: Option<PathBuf>,
+    #[serde(default = "default_ca")]
+    ca_file: PathBuf,
+    #[serde(default = "default_sendmail")]
+    sendmail: PathBuf,
+    #[serde(default)]
+    sender: String,
+    #[serde(rename = "EnvMailVariable")]
+    env_mail_variable: Option<UserVariable>,
+    #[serde(default)]
+    domain: String,
+    #[serde(rename = "portalURL", default)]
+    portal_url: String,
+}
+
+fn default_server() -> String {
+    "localhost".into()
+}
+fn default_sendmail() -> PathBuf {
+    "/usr/sbin/sendmail".into()
+}
+
+impl Default for Raw {
+    fn default() -> Self {
+        Self {
+            transport: Kind::None,
+            server: default_server(),
+            encryption: None,
+            user: String::new(),
+            password_file: None,
+            ca_file: default_ca(),
+            sendmail: default_sendmail(),
+            sender: String::new(),
+            env_mail_variable: None,
+            domain: String::new(),
+            portal_url: String::new(),
+        }
+    }
+}
+
+impl Raw {
+    /// Checks everything, also what is not needed at present: who switches mail on meets no old mistakes.
+    pub(super) fn check(self, source: &Source) -> Result<Mail, ConfigError> {
+        let wrong = |key: &str, message: &str| source.value(SECTION, key, message);
+        let server = self.server(source)?;
+        if !self.sendmail.is_absolute() {
+            return Err(wrong("sendmail", "must be an absolute path"));
+        }
+        let sender = match self.sender.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|fault| source.value(SECTION, "sender", fault))?),
+        };
+        let transport = match self.transport {
+            Kind::None => None,
+            Kind::Smtp => Some(Transport::Smtp(server)),
+            Kind::Sendmail => Some(Transport::Sendmail(self.sendmail)),
+        };
+        let outlet = match (transport, sender) {
+            (None, _) => None,
+            (Some(_), None) => {
+                return Err(wrong("sender", "must be an address, for instance vgrid@example.org"));
+            }
+            (Some(transport), Some(sender)) => Some(Outlet { sender, transport }),
+        };
+        let domain = match self.domain.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|_| wrong("domain", "must be a domain name, without the @"))?),
+        };
+        let portal_url = match self.portal_url.trim_end_matches('/') {
+            "" => None,
+            url if is_http(url) && url.parse::<http::Uri>().is_ok_and(|url| url.query().is_none()) => {
+                Some(url.to_owned())
+            }
+            _ => {
+                return Err(wrong(
+                    "portalURL",
+                    "must be a URL, for instance https://vgrid.example.org/cgi-bin/user",
+                ));
+            }
+        };
+        Ok(Mail { outlet, env_mail_variable: self.env_mail_variable, domain, portal_url })
+    }
+
+    fn server(&self, source: &Source) -> Result<MailServer, ConfigError> {
+        let wrong = |key: &str, message: &str| source.value(SECTION, key, message);
+        let login = match (self.user.as_str(), &self.password_file) {
+            ("", None) => None,
+            ("", Some(_)) => return Err(wrong("user", "is missing: there is a passwordFile")),
+            (_, None) => return Err(wrong("passwordFile", "is missing: there is a user")),
+            (user, Some(file)) => Some(Login { user: user.to_owned(), password_file: file.clone() }),
+        };
+        let not_a_server = "must be host or host:port, for instance mail.example.org:587";
+        let (host, port) = host_and_port(&self.server).ok_or_else(|| wrong("server", not_a_server))?;
+        let near = is_this_machine(&host);
+        // Mail holds names of people and machines: only what stays on this machine travels openly unasked.
+        let encryption =
+            self.encryption.unwrap_or(if near { Encryption::None } else { Encryption::StartTls });
+        if login.is_some() && encryption == Encryption::None && !near {
+            return Err(wrong(
+                "encryption",
+                "must be starttls or tls, or the password could be read on its way",
+            ));
+        }
+        let usual = match (encryption, &login) {
+            (Encryption::Tls, _) => 465,
+            (_, Some(_)) => 587,
+            (_, None) => 25,
+        };
+        Ok(MailServer { host, port: port.unwrap_or(usual), encryption, login, ca_file: self.ca_file.clone() })
+    }
+}
+
+/// `host`, `host:port`, `[::1]:port`.
+fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, rest) = rest.split_once(']')?;
+            host.parse::<std::net::Ipv6Addr>().ok()?;
+            (host, if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) })
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let port = match port {
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            Some(digits.parse().ok().filter(|p| *p > 0)?)
+        }
+        Some(_) => return None,
+        None => None,
+    };
+    let known = host.parse::<IpAddr>().is_ok() || host.parse::<MailDomain>().is_ok();
+    known.then(|| (host.to_owned(), port))
+}
+
+fn is_this_machine(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Server;
+
+    fn load(section: &str) -> Result<Server, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!("[General]\nEnvUsernameVariable = \"REMOTE_USER\"\n{section}");
+        std::fs::write(dir.path().join("server.cfg"), text).unwrap();
+        Server::load(dir.path())
+    }
+
+    fn mail(lines: &str) -> Result<Mail, ConfigError> {
+        load(&format!("[Mail]\n{lines}\n")).map(|server| server.mail)
+    }
+
+    fn server(lines: &str) -> MailServer {
+        match mail(&format!("transport = \"smtp\"\nsender = \"vgrid@example.org\"\n{lines}")) {
+            Ok(Mail { outlet: Some(Outlet { transport: Transport::Smtp(server), .. }), .. }) => server,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn without_the_section_no_mail_is_sent() {
+        let mail = load("").unwrap().mail;
+        assert_eq!((mail.outlet, mail.domain, mail.portal_url), (None, None, None));
+    }
+
+    #[test]
+    fn what_leaves_this_machine_is_encrypted_unless_told_otherwise() {
+        for (lines, host, port, encryption) in [
+            ("", "localhost", 25, Encryption::None),
+            ("server = \"127.0.0.1:2525\"", "127.0.0.1", 2525, Encryption::None),
+            ("server = \"[::1]:26\"", "::1", 26, Encryption::None),
+            ("server = \"mail.example.org\"", "mail.example.org", 25, Encryption::StartTls),
+            ("server = \"mail.example.org\"\nencryption = \"tls\"", "mail.example.org", 465, Encryption::Tls),
+            ("server = \"mail:24\"\nencryption = \"none\"", "mail", 24, Encryption::None),
+            ("server = \"mail\"\nuser = \"u\"\npasswordFile = \"/p\"", "mail", 587, Encryption::StartTls),
+        ] {
+            let known = server(lines);
+            assert_eq!(
+                (known.host.as_str(), known.port, known.encryption),
+                (host, port, encryption),
+                "{lines}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_key() {
+        let smtp = "transport = \"smtp\"\nsender = \"vgrid@example.org\"\n";
+        for (lines, words) in [
+            ("transport = \"smtp\"".to_owned(), "[Mail] sender: must be an address"),
+            ("sender = \"vgrid\"".to_owned(), "[Mail] sender: must be an address"),
+            (format!("{smtp}server = \"\""), "[Mail] server: must be host or host:port"),
+            (format!("{smtp}server = \"a b\""), "[Mail] server: must be host or host:port"),
+            (format!("{smtp}server = \"mail:0\""), "[Mail] server: must be host or host:port"),
+            (format!("{smtp}server = \"mail:99999\""), "[Mail] server: must be host or host:port"),
+            (format!("{smtp}server = \"mail:+5\""), "[Mail] server: must be host or host:port"),
+            (format!("{smtp}user = \"u\""), "[Mail] passwordFile: is missing"),
+            (format!("{smtp}passwordFile = \"/p\""), "[Mail] user: is missing"),
+            (
+                format!(
+                    "{smtp}server = \"mail\"\nencryption = \"none\"\nuser = \"u\"\npasswordFile = \"/p\""
+                ),
+                "[Mail] encryption: must be starttls or tls",
+            ),
+            ("sendmail = \"sendmail\"".to_owned(), "[Mail] sendmail: must be an absolute path"),
+            ("domain = \"@example.org\"".to_owned(), "[Mail] domain: must be a domain name"),
+            ("portalURL = \"vgrid.example.org\"".to_owned(), "[Mail] portalURL: must be a URL"),
+            ("portalURL = \"https://a b/\"".to_owned(), "[Mail] portalURL: must be a URL"),
+            ("portalURL = \"https://a/?x=1\"".to_owned(), "[Mail] portalURL: must be a URL"),
+            ("EnvMailVariable = \"HTTP_QUERY_STRING\"".to_owned(), "set by the client"),
+            ("transport = \"pigeon\"".to_owned(), "pigeon"),
+        ] {
+            let said = mail(&lines).unwrap_err().to_string();
+            assert!(said.contains(words), "{lines}: {said}");
+        }
+        for section in ["MailAddresses", "Administrators"] {
+            let said = load(&format!("[{section}]\n\"alice\" = \"Alice\"\n")).unwrap_err().to_string();
+            assert!(said.contains(&format!("[{section}] alice: must be an address")), "{said}");
+            load(&format!("[{section}]\n\"alice\" = \"\"\n")).unwrap();
+        }
+    }
+}

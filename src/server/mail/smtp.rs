@@ -1,0 +1,203 @@
+//! By SMTP (RFC 5321), many mails over one connection.
+
+use std::error::Error as _;
+use std::io;
+use std::time::Duration;
+
+use lettre::transport::smtp::Error;
+use lettre::transport::smtp::authentication::{Credentials, Mechanism};
+use lettre::transport::smtp::client::{Certificate, CertificateStore, SmtpConnection, TlsParameters};
+use lettre::transport::smtp::commands::{Data, Mail, Rcpt, Rset};
+use lettre::transport::smtp::extension::ClientId;
+use lettre::transport::smtp::response::{Category, Code, Detail, Severity};
+
+use crate::config::mail::{Encryption, MailServer};
+use crate::model::fault::detail;
+use crate::model::mail::{Address, MailDomain};
+
+use super::letter::{OnItsWay, address};
+use super::send::Trouble;
+
+/// The time within which a server must be connected, and must have answered each command.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// The time that it has to take over a mail. Whoever hangs up earlier has it delivered twice: RFC 5321, section
+/// 4.5.3.2.6, asks for ten minutes.
+const TAKING_OVER: Duration = Duration::from_secs(600);
+
+/// A mail server, connected once something is to be sent.
+pub(super) struct Server<'a> {
+    settings: &'a MailServer,
+    sender: &'a Address,
+    connection: Option<SmtpConnection>,
+}
+
+/// How far a mail has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Nothing has been said of it.
+    Sender,
+    /// The server heard who it is for.
+    Recipient,
+    /// It is being handed over.
+    Content,
+}
+
+impl<'a> Server<'a> {
+    pub(super) fn new(settings: &'a MailServer, sender: &'a Address) -> Self {
+        Self { settings, sender, connection: None }
+    }
+
+    /// Hands a mail over.
+    pub(super) fn deliver(&mut self, mail: &OnItsWay) -> Result<(), Trouble> {
+        let mut connection = match self.connection.take() {
+            Some(mut open) => match self.begin(&mut open) {
+                // It had enough, for instance after a hundred mails. Nothing is lost: another connection may do.
+                Err(error) if is_gone(&error) => self.begun()?,
+                begun => {
+                    begun.map_err(|error| judge(Step::Sender, &error))?;
+                    open
+                }
+            },
+            None => self.begun()?,
+        };
+        let handed = hand_over(&mut connection, mail);
+        let usable = match &handed {
+            Ok(()) => true,
+            // The server waits for another mail, once it has forgotten this one.
+            Err(Trouble::Later(_) | Trouble::Refused(_)) => connection.command(Rset).is_ok(),
+            Err(Trouble::Unreachable(_)) => false,
+        };
+        if usable {
+            self.connection = Some(connection);
+        }
+        handed
+    }
+
+    /// A new connection, on which a mail has begun.
+    fn begun(&self) -> Result<SmtpConnection, Trouble> {
+        let mut connection = self.connect().map_err(Trouble::Unreachable)?;
+        self.begin(&mut connection).map_err(|error| judge(Step::Sender, &error))?;
+        Ok(connection)
+    }
+
+    fn begin(&self, connection: &mut SmtpConnection) -> Result<(), Error> {
+        // What is well-formed here is so for lettre; else the server would refuse the empty sender of a bounce.
+        let sender = address(self.sender).ok();
+        connection.command(Mail::new(sender, Vec::new())).map(drop)
+    }
+
+    /// Connects, so far that mail could be sent.
+    pub(super) fn connect(&self) -> Result<SmtpConnection, String> {
+        let MailServer { host, port, encryption, login, .. } = self.settings;
+        let hello = own_name();
+        let tls = match encryption {
+            Encryption::None => None,
+            Encryption::StartTls | Encryption::Tls => Some(self.tls()?),
+        };
+        let at_once = tls.as_ref().filter(|_| *encryption == Encryption::Tls);
+        let mut connection =
+            SmtpConnection::connect((host.as_str(), *port), Some(LIMIT), &hello, at_once, None)
+                .map_err(|error| words(&error))?;
+        if let Some(tls) = tls.as_ref().filter(|_| *encryption == Encryption::StartTls) {
+            connection.starttls(tls, &hello).map_err(|error| words(&error))?;
+        }
+        if let Some(login) = login {
+            let file = &login.password_file;
+            let password = std::fs::read_to_string(file)
+                .map_err(|error| format!("the password in {}: {error}", file.display()))?;
+            let password = password.trim_end_matches(['\r', '\n']).to_owned();
+            connection
+                .auth(&[Mechanism::Plain, Mechanism::Login], &Credentials::new(login.user.clone(), password))
+                .map_err(|error| words(&error))?;
+        }
+        Ok(connection)
+    }
+
+    fn tls(&self) -> Result<TlsParameters, String> {
+        let file = &self.settings.ca_file;
+        let pem = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let of_file = |error: Error| format!("{}: {}", file.display(), words(&error));
+        TlsParameters::builder(self.settings.host.clone())
+            .certificate_store(CertificateStore::None)
+            .add_root_certificate(Certificate::from_pem(&pem).map_err(of_file)?)
+            .build_rustls()
+            .map_err(of_file)
+    }
+
+    /// Says goodbye.
+    pub(super) fn close(mut self) {
+        if let Some(mut connection) = self.connection.take() {
+            // All that was sent has been taken over.
+            let _ = connection.quit();
+        }
+    }
+}
+
+/// Says who a mail that has begun is for, and hands it over.
+fn hand_over(connection: &mut SmtpConnection, mail: &OnItsWay) -> Result<(), Trouble> {
+    let recipient = address(&mail.recipient).map_err(Trouble::Refused)?;
+    connection.command(Rcpt::new(recipient, Vec::new())).map_err(|error| judge(Step::Recipient, &error))?;
+    connection.command(Data).map_err(|error| judge(Step::Content, &error))?;
+    let patience = |connection: &mut SmtpConnection, limit| {
+        connection.set_timeout(Some(limit)).map_err(|error| Trouble::Unreachable(error.to_string()))
+    };
+    patience(connection, TAKING_OVER)?;
+    // From here to the answer nobody knows whose the mail is. If the connection breaks now the server may have it, and
+    // it is sent again; SMTP has no way out of this but the Message-ID, which stays the same.
+    connection.message(&mail.bytes).map_err(|error| judge(Step::Content, &error))?;
+    // It has it. That nothing more can be sent does not change that: the next mail will notice.
+    let _ = patience(connection, LIMIT);
+    Ok(())
+}
+
+/// What an error means for the mail, and for those after it.
+fn judge(step: Step, error: &Error) -> Trouble {
+    let why = words(error);
+    match error.status() {
+        // 421: the server closes the connection, whatever it was asked.
+        Some(code) if is_closing(code) => Trouble::Unreachable(why),
+        // No mail of ours is taken.
+        Some(_) | None if step == Step::Sender => Trouble::Unreachable(why),
+        // 530 to 538 (RFC 4954): it wants us to log in, which says nothing about the recipient.
+        Some(Code { category: Category::Unspecified3, .. }) | None => Trouble::Unreachable(why),
+        Some(Code { severity: Severity::PermanentNegativeCompletion, .. }) => Trouble::Refused(why),
+        Some(_) => Trouble::Later(why),
+    }
+}
+
+fn is_closing(code: Code) -> bool {
+    let Code { severity, category, detail } = code;
+    (severity, category, detail)
+        == (Severity::TransientNegativeCompletion, Category::Connections, Detail::One)
+}
+
+/// Whether the connection is no more, rather than the answer a bad one.
+fn is_gone(error: &Error) -> bool {
+    error.status().is_none_or(is_closing)
+}
+
+fn words(error: &Error) -> String {
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let kind = inner.downcast_ref::<io::Error>().map(io::Error::kind);
+        // What a socket with a time limit says when it is over.
+        if matches!(kind, Some(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)) {
+            return "no answer in time".to_owned();
+        }
+        cause = inner.source();
+    }
+    let said = error.source().map(ToString::to_string);
+    detail(&match (error.status(), said) {
+        (Some(code), Some(said)) => format!("{code} {said}"),
+        (Some(code), None) => code.to_string(),
+        (None, Some(said)) => said,
+        (None, None) => error.to_string(),
+    })
+}
+
+/// What this machine calls itself.
+fn own_name() -> ClientId {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.filter(|name| name.parse::<MailDomain>().is_ok()).map_or_else(ClientId::default, ClientId::Domain)
+}
