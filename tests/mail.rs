@@ -618,6 +618,16 @@ fn vgrid_check_sees_whether_mail_leaves() {
     assert!(!passed && why.contains("/nonexistent/mail/") && remedy.contains("templateDirectory"), "{why}");
     let (passed, why, remedy) = passes(&format!("{smtp}\nencryption = \"starttls\""));
     assert!(!passed && why.contains("STARTTLS") && remedy.contains("encryption"), "{why} {remedy}");
+    let secret = dir.path().join("password");
+    fs::write(&secret, "open sesame").expect("a password");
+    let with_password = format!("{smtp}\nuser = \"vgrid\"\npasswordFile = \"{}\"", secret.display());
+    let (passed, why, remedy) = passes(&with_password);
+    assert!(!passed && why.contains("read by everybody") && remedy.contains("chmod 640"), "{why} {remedy}");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).expect("its mode");
+    let (passed, why, _) = passes(&with_password);
+    let is_root = nix::unistd::geteuid().is_root();
+    assert_eq!(passed, !is_root, "{why}");
+    assert!(!is_root || why.contains("www-data can't read"), "{why}");
     sink.conduct(Conduct::TurnAway("554 no service"));
     let (passed, why, _) = passes(&smtp);
     assert!(!passed && why.contains("554 no service"), "{why}");

@@ -414,7 +414,7 @@ fn words(text: &str) -> String {
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("=?utf-8?b?") {
         // Between two encoded words a blank is none.
-        if !(before.trim().is_empty() && !out.is_empty()) {
+        if out.is_empty() || !before.trim().is_empty() {
             out.extend_from_slice(before.as_bytes());
         }
         let (word, after) = after.split_once("?=").expect("the end of an encoded word");
