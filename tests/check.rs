@@ -49,6 +49,10 @@ fn add(portal: &Portal, file: &str, text: &str) {
     portal.reconfigure(file, |old| format!("{old}{text}"));
 }
 
+fn mail(portal: &Portal, settings: &str) {
+    add(portal, "server.cfg", &format!("[Mail]\nsender = \"vgrid@example.org\"\n{settings}\n"));
+}
+
 fn replace(portal: &Portal, file: &str, from: &str, to: &str) {
     portal.reconfigure(file, |text| {
         assert!(text.contains(from), "{file} has no {from}");
@@ -60,7 +64,7 @@ fn rename(portal: &Portal, from: &str, to: &str) {
     fs::rename(portal.path(from), portal.path(to)).expect("it can be renamed");
 }
 
-const SERVER: [Case; 18] = [
+const SERVER: [Case; 20] = [
     Case {
         skips: &[
             "machines' names",
@@ -100,6 +104,7 @@ const SERVER: [Case; 18] = [
             "key",
             "key's rights",
             "page templates",
+            "mail",
             "registry",
             "portal answers",
             "nodes answer",
@@ -140,6 +145,9 @@ const SERVER: [Case; 18] = [
         |p| replace(p, "server.cfg", "templateDirectory = \"", "templateDirectory = \"/none"),
         &[],
     ),
+    // Nobody listens on port 1.
+    case("mail", |p| mail(p, "transport = \"smtp\"\nserver = \"127.0.0.1:1\""), &[]),
+    case("mail", |p| mail(p, "transport = \"sendmail\"\nsendmail = \"/none\""), &[]),
     Case {
         mends: |p| rename(p, "cgi-bin/internal/away", "cgi-bin/internal/status"),
         ..case("portal answers", |p| rename(p, "cgi-bin/internal/status", "cgi-bin/internal/away"), &[])

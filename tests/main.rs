@@ -9,6 +9,7 @@ mod config_files;
 mod extend;
 mod guest;
 mod harness;
+mod mail;
 mod node_faults;
 mod node_programs;
 mod pages;

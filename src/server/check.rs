@@ -1,5 +1,6 @@
 //! The server's own checks for `vgrid-check`: the portal's files, its pages, and every node.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use crate::cgi::policy::ENDPOINTS;
@@ -8,7 +9,7 @@ use crate::check::common::{Ground, skew};
 use crate::check::rights::{self, WEB_USER};
 use crate::check::{Checks, Found, OrElse as _, Problem, Seen, Verdict};
 use crate::config;
-use crate::config::mail::Transport;
+use crate::config::mail::{MailServer, Transport};
 use crate::model::lease::Moment;
 use crate::model::names::{PhysicalHost, RequestId};
 use crate::model::sign::{Key, SignFault};
@@ -73,7 +74,8 @@ pub fn run(checks: &mut Checks, ground: &Ground) {
         }
         Ok(Seen::well((), dir.display()))
     });
-    checks.check("mail", server, mail_leaves);
+    let is_root = checks.is_root();
+    checks.check("mail", server, |server| mail_leaves(server, is_root));
     checks.check_as_root("registry", server.and(ground.web.as_ref()), |(server, web)| {
         registry(&server.general.registry_file, web)
     });
@@ -270,12 +272,15 @@ fn understand(
 }
 
 /// Whether mail could be written and sent.
-fn mail_leaves(server: &config::Server) -> Verdict<()> {
+fn mail_leaves(server: &config::Server, is_root: bool) -> Verdict<()> {
     let Some(outlet) = &server.mail.outlet else {
         return Ok(Seen::well((), "none is sent ([Mail] transport in server.cfg)"));
     };
     mail::check_templates(server)
         .or_else_do("make install PARTS=server, or mend templateDirectory in server.cfg")?;
+    if let Transport::Smtp(MailServer { login: Some(login), .. }) = &outlet.transport {
+        only_web_user_reads(&login.password_file, is_root)?;
+    }
     let (whither, remedy) = match &outlet.transport {
         Transport::Smtp(mail) => (
             format!("{} port {}", mail.host, mail.port),
@@ -289,6 +294,21 @@ fn mail_leaves(server: &config::Server) -> Verdict<()> {
     };
     mail::answers(outlet).map_err(|why| format!("{whither}: {why}")).or_else_do(remedy)?;
     Ok(Seen::well((), format!("{whither} takes it")))
+}
+
+/// Whether a secret can be read by the web server's user and not by everybody.
+fn only_web_user_reads(file: &Path, is_root: bool) -> Result<(), Problem> {
+    let remedy = format!("chown root:{WEB_USER} {0} && chmod 640 {0}", file.display());
+    let facts = std::fs::metadata(file)
+        .map_err(|error| format!("{}: {}", file.display(), rights::words(&error)))
+        .or_else_do(&remedy)?;
+    if facts.permissions().mode() & 0o007 != 0 {
+        return Err(Problem::new(format!("{} can be read by everybody", file.display()), remedy));
+    }
+    if is_root && !rights::web_user_reads(file) {
+        return Err(Problem::new(format!("{WEB_USER} can't read {}", file.display()), remedy));
+    }
+    Ok(())
 }
 
 fn sign_in(dir: &Path) -> Verdict<()> {

@@ -1,4 +1,4 @@
-//! What the tests stand on: a real Apache with the shipped configuration, scripted nodes, an HTTP client
+//! What the tests stand on: a real Apache with the shipped configuration, scripted nodes and mail servers, an HTTP client
 //! that can misbehave.
 
 pub mod apache;
@@ -6,6 +6,7 @@ pub mod browser;
 pub mod http;
 pub mod node;
 pub mod portal;
+pub mod smtp;
 pub mod stage;
 
 use std::time::{Duration, Instant};

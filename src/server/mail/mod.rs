@@ -39,7 +39,7 @@ pub enum Posted {
 }
 
 /// Writes mail and puts it into the outbox.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Post<'c> {
     config: &'c config::Server,
 }

@@ -1,0 +1,691 @@
+//! Mail: each arrives exactly once in a real mail server, whatever that server does meanwhile.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use vgrid::config;
+use vgrid::model::fault::Fault;
+use vgrid::model::lease::Moment;
+use vgrid::model::size::Amount;
+use vgrid::model::stage::Order;
+use vgrid::model::wire::News;
+use vgrid::server::mail::{Notice, Post, Posted, Sent, send_due};
+use vgrid::server::registry::event::Filter;
+use vgrid::server::registry::user::{Owner, Registered};
+use vgrid::server::registry::vm::{NewVm, Vm};
+use vgrid::server::registry::{Registry, RegistryError};
+
+use crate::support::node::Conduct as Node;
+use crate::support::portal::{Portal, Setup};
+use crate::support::smtp::{Conduct, Mail, Sink};
+
+/// When the outbox was filled.
+const THEN: Moment = Moment::from_unix(1_795_338_300);
+
+/// An outbox, and the settings with which it is emptied.
+struct Outbox {
+    dir: TempDir,
+    registry: Registry,
+    config: config::Server,
+}
+
+impl Outbox {
+    /// One whose mail goes to `sink`.
+    fn to(sink: &Sink) -> Self {
+        Self::new(&format!("transport = \"smtp\"\nserver = \"127.0.0.1:{}\"", sink.port))
+    }
+
+    fn new(mail: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let text = format!(
+            "[General]\nEnvUsernameVariable = \"REMOTE_USER\"\ntemplateDirectory = \"{}/templates\"\n\
+             [Mail]\nsender = \"vgrid@portal.example.org\"\ndomain = \"users.example.org\"\n\
+             portalURL = \"https://portal.example.org/cgi-bin/user\"\n{mail}\n\
+             [Administrators]\n\"root\" = \"root@example.org\"\n\"second\" = \"second@example.org\"\n\
+             \"again\" = \"root@example.org\"\n\"none\" = \"\"\n[MailAddresses]\n\"Bob B\" = \"bob@example.org\"\n",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        fs::write(dir.path().join("server.cfg"), text).expect("server.cfg");
+        let config = config::Server::load(dir.path()).expect("a configuration");
+        let registry = Registry::open(&dir.path().join("registry.sqlite")).expect("a registry");
+        Self { dir, registry, config }
+    }
+
+    /// A machine of somebody.
+    fn machine(&mut self, owner: &str, name: &str, label: &str) -> Vm {
+        let vm: Result<Vm, RegistryError> = self.registry.write(|writer| {
+            let Registered::Known(owner) = writer.register(&owner.parse().expect("a user"), THEN)? else {
+                panic!("{owner} is somebody else");
+            };
+            let new = NewVm {
+                owner,
+                virtual_host: name.parse().expect("a name"),
+                physical_host: "node1".parse().expect("a host"),
+                image: "tiny".parse().expect("an image"),
+                memory: "128".parse().expect("a size"),
+                disk: "1".parse().expect("a size"),
+                label: label.parse().expect("a label"),
+                lease: "7d".parse().expect("a lease"),
+                from: None,
+            };
+            writer.enter(new, THEN)
+        });
+        vm.expect("a machine")
+    }
+
+    /// Tells the owner of a machine that its lease ends.
+    fn tell(&mut self, vm: &Vm) -> Posted {
+        let post = Post::new(&self.config);
+        let notice = Notice::LeaseEnds { machine: vm, ends: THEN.plus_seconds(86_400) };
+        self.registry.write(|writer| post.to_owner(writer, &vm.owner, &notice, THEN)).expect("an outbox")
+    }
+
+    /// Puts so many mails to `user1`, `user2` … into it.
+    fn fill(&mut self, many: usize) {
+        for n in 1..=many {
+            let vm = self.machine(&format!("user{n}"), &format!("vm{n}"), "");
+            assert_eq!(self.tell(&vm), Posted::Queued(1));
+        }
+    }
+
+    /// As upkeep does, so many seconds after it was filled.
+    fn send(&mut self, after: i64) -> Sent {
+        send_due(&mut self.registry, &self.config, THEN.plus_seconds(after), 100).expect("a registry")
+    }
+
+    /// What the history says of mail.
+    fn history(&self) -> Vec<(String, String, String)> {
+        let filter = Filter { what: Some("mail".to_owned()), ..Filter::default() };
+        let told = self.registry.read(|reader| reader.events(&filter, 100, 0)).expect("the history");
+        told.into_iter().map(|told| (told.about, told.happening.what, told.happening.detail)).collect()
+    }
+
+    fn errors(&self) -> Vec<Option<String>> {
+        let waiting = self.registry.read(|reader| reader.mail_waiting(100)).expect("the outbox");
+        waiting.into_iter().map(|mail| mail.error).collect()
+    }
+}
+
+fn sent(sent: u32, waiting: u32, given_up: u32) -> Sent {
+    Sent { sent, waiting, given_up }
+}
+
+/// How often each recipient got mail, having checked that no mail came twice.
+#[track_caller]
+fn arrived(sink: &Sink) -> Vec<String> {
+    let mut ids = BTreeMap::new();
+    for taken in sink.taken() {
+        let id = Mail::read(&taken.text).header("message-id").to_owned();
+        if let Some(before) = ids.insert(id, taken.clone()) {
+            panic!("twice: {before:?}");
+        }
+    }
+    let mut recipients: Vec<String> = sink.taken().into_iter().flat_map(|taken| taken.recipients).collect();
+    recipients.sort();
+    recipients
+}
+
+fn users(many: usize) -> Vec<String> {
+    let mut users: Vec<String> = (1..=many).map(|n| format!("user{n}@users.example.org")).collect();
+    users.sort();
+    users
+}
+
+#[test]
+fn each_mail_arrives_once_and_says_what_it_is() {
+    let sink = Sink::start();
+    let mut outbox = Outbox::to(&sink);
+    let vm = outbox.machine("alice", "vm1", "Größe <b>&</b> 测试");
+    assert_eq!(outbox.tell(&vm), Posted::Queued(1));
+    assert_eq!(outbox.send(5), sent(1, 0, 0));
+    assert_eq!(outbox.send(6), sent(0, 0, 0), "nothing is left to send");
+
+    let [taken] = &sink.taken()[..] else { panic!("{:?}", sink.taken()) };
+    assert_eq!(taken.sender, "vgrid@portal.example.org");
+    assert_eq!(taken.recipients, ["alice@users.example.org"]);
+    let mail = Mail::read(&taken.text);
+    assert_eq!(mail.header("subject"), "vm1: its lease ends in 24 hours");
+    assert_eq!(mail.header("from"), "vGrid <vgrid@portal.example.org>");
+    assert_eq!(mail.header("to"), "alice@users.example.org");
+    assert_eq!(mail.header("date"), "Sun, 22 Nov 2026 09:05:00 +0000", "when it was written");
+    assert_eq!(mail.header("auto-submitted"), "auto-generated");
+    assert!(mail.header("message-id").ends_with("@portal.example.org>"), "{mail:?}");
+    let link = format!("https://portal.example.org/cgi-bin/user/extend?id={}", vm.id);
+    for text in [&mail.plain, &mail.html] {
+        assert!(text.contains(&link) && text.contains("2026-11-23 09:05 UTC"), "{text}");
+    }
+    assert!(mail.plain.contains("vm1 (Größe <b>&</b> 测试)"), "{}", mail.plain);
+    assert!(mail.html.contains("Größe &lt;b&gt;&amp;"), "{}", mail.html);
+}
+
+#[test]
+fn many_mails_take_one_connection() {
+    let sink = Sink::start();
+    let mut outbox = Outbox::to(&sink);
+    outbox.fill(30);
+    // Not more than asked for, the oldest first.
+    let first = send_due(&mut outbox.registry, &outbox.config, THEN, 10).expect("a registry");
+    assert_eq!(first, sent(10, 20, 0));
+    assert_eq!(arrived(&sink), users(10));
+    assert_eq!(outbox.send(0), sent(20, 0, 0));
+    assert_eq!((arrived(&sink), sink.connections()), (users(30), 2));
+}
+
+#[test]
+fn a_server_that_closes_after_some_mails_gets_the_others_on_another_connection() {
+    let sink = Sink::start();
+    sink.conduct(Conduct::AtMost(3));
+    let mut outbox = Outbox::to(&sink);
+    outbox.fill(8);
+    assert_eq!(outbox.send(0), sent(8, 0, 0));
+    assert_eq!((arrived(&sink), sink.connections()), (users(8), 3));
+}
+
+#[test]
+fn a_server_that_refuses_for_an_hour_gets_all_mail_afterwards_once() {
+    for refusal in [
+        Conduct::TurnAway("421 too busy"),
+        Conduct::TurnAway("554 no service"),
+        Conduct::Close,
+        Conduct::RefuseSender("451 no"),
+        Conduct::RefuseSender("550 who are you"),
+        Conduct::RefuseRecipient("", "450 mailbox busy"),
+        Conduct::RefuseRecipient("", "421 closing"),
+        Conduct::RefuseRecipient("", "530 log in first"),
+        Conduct::RefuseContent("452 disk full"),
+        Conduct::DropAfterData { keeps: false },
+    ] {
+        let sink = Sink::start();
+        let mut outbox = Outbox::to(&sink);
+        outbox.fill(7);
+        sink.conduct(refusal.clone());
+        for minute in (0..60).step_by(5) {
+            assert_eq!(outbox.send(minute * 60), sent(0, 7, 0), "{refusal:?}, minute {minute}");
+        }
+        assert!(outbox.errors()[0].as_ref().is_some_and(|error| !error.is_empty()), "{refusal:?}");
+        sink.conduct(Conduct::Accept);
+        let mut left = 7;
+        // What was tried last may rest for an hour.
+        for minute in (60..=125).step_by(5) {
+            left = outbox.send(minute * 60).waiting;
+        }
+        assert_eq!((left, arrived(&sink)), (0, users(7)), "{refusal:?}");
+        assert_eq!(outbox.history(), [], "{refusal:?}");
+    }
+}
+
+#[test]
+fn a_server_that_is_not_there_delays_all_mail_and_takes_one_attempt_a_run() {
+    let sink = Sink::start();
+    let mut outbox = Outbox::to(&sink);
+    outbox.fill(5);
+    let port = sink.port;
+    drop(sink);
+    let began = Instant::now();
+    assert_eq!(outbox.send(0), sent(0, 5, 0));
+    assert!(began.elapsed() < Duration::from_secs(5));
+    let errors = outbox.errors();
+    assert!(errors[0].as_ref().is_some_and(|error| error.contains("refused")), "{errors:?}");
+    assert_eq!(errors[1..], [const { None }; 4], "the others were not tried");
+    let text = fs::read_to_string(outbox.dir.path().join("server.cfg")).expect("server.cfg");
+    let sink = Sink::start();
+    fs::write(
+        outbox.dir.path().join("server.cfg"),
+        text.replace(&format!(":{port}\""), &format!(":{}\"", sink.port)),
+    )
+    .expect("server.cfg");
+    outbox.config = config::Server::load(outbox.dir.path()).expect("a configuration");
+    assert_eq!(outbox.send(30), sent(4, 1, 0));
+    assert_eq!(outbox.send(60), sent(1, 0, 0), "a minute later");
+    assert_eq!(arrived(&sink), users(5));
+}
+
+#[test]
+fn a_server_that_says_nothing_takes_its_time_once() {
+    let sink = Sink::start();
+    sink.conduct(Conduct::Hang);
+    let mut outbox = Outbox::to(&sink);
+    outbox.fill(5);
+    let began = Instant::now();
+    assert_eq!(outbox.send(0), sent(0, 5, 0));
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!(outbox.errors()[0].as_deref(), Some("no answer in time"));
+    sink.conduct(Conduct::Accept);
+    assert_eq!(outbox.send(60), sent(5, 0, 0));
+    assert_eq!(arrived(&sink), users(5));
+}
+
+#[test]
+fn a_recipient_who_is_refused_for_good_is_given_up_and_no_other() {
+    for (refusal, lost) in [
+        (Conduct::RefuseRecipient("user2@users.example.org", "550 5.1.1 no such user"), 1),
+        (Conduct::RefuseContent("554 5.7.1 spam"), 3),
+    ] {
+        let sink = Sink::start();
+        let mut outbox = Outbox::to(&sink);
+        outbox.fill(3);
+        sink.conduct(refusal);
+        assert_eq!(outbox.send(0), sent(3 - lost, 0, lost));
+        assert_eq!(sink.connections(), 1);
+        let history = outbox.history();
+        assert_eq!(history.len(), lost as usize, "{history:?}");
+        let (about, what, detail) = &history[lost as usize - 1];
+        assert_eq!(what, "mail refused");
+        assert!(about.ends_with("@users.example.org"), "{about}");
+        assert!(detail.contains("its lease ends") && detail.contains("55"), "{detail}");
+        if lost == 1 {
+            assert_eq!(about, "user2@users.example.org");
+            assert_eq!(arrived(&sink), ["user1@users.example.org", "user3@users.example.org"]);
+        }
+    }
+}
+
+#[test]
+fn a_recipient_who_is_refused_for_now_holds_up_no_other() {
+    let sink = Sink::start();
+    let mut outbox = Outbox::to(&sink);
+    outbox.fill(3);
+    sink.conduct(Conduct::RefuseRecipient("user1@users.example.org", "450 4.2.0 greylisted"));
+    assert_eq!(outbox.send(0), sent(2, 1, 0));
+    // After 1, 5, 15 and 60 minutes, and then every hour.
+    for after in [1, 6, 21, 81, 141, 201] {
+        assert_eq!(outbox.send(after * 60 - 1), sent(0, 1, 0));
+        let tried = sink.connections();
+        assert_eq!(outbox.send(after * 60), sent(0, 1, 0));
+        assert_eq!(sink.connections(), tried + 1, "minute {after}");
+    }
+    sink.conduct(Conduct::Accept);
+    assert_eq!(outbox.send(261 * 60), sent(1, 0, 0));
+    assert_eq!(arrived(&sink), users(3));
+}
+
+#[test]
+fn what_may_have_arrived_is_sent_again_as_the_same_mail() {
+    let sink = Sink::start();
+    let mut outbox = Outbox::to(&sink);
+    outbox.fill(1);
+    sink.conduct(Conduct::DropAfterData { keeps: true });
+    assert_eq!(outbox.send(0), sent(0, 1, 0));
+    sink.conduct(Conduct::Accept);
+    assert_eq!(outbox.send(60), sent(1, 0, 0));
+    let [first, second] = &sink.taken().map_mails()[..] else { panic!("{:?}", sink.taken()) };
+    for header in ["message-id", "date", "subject", "to"] {
+        assert_eq!(first.header(header), second.header(header));
+    }
+}
+
+trait Mails {
+    fn map_mails(&self) -> Vec<Mail>;
+}
+
+impl Mails for Vec<crate::support::smtp::Taken> {
+    fn map_mails(&self) -> Vec<Mail> {
+        self.iter().map(|taken| Mail::read(&taken.text)).collect()
+    }
+}
+
+#[test]
+fn two_runs_at_once_send_nothing_twice() {
+    let sink = Sink::start();
+    let mut outbox = Outbox::to(&sink);
+    outbox.fill(40);
+    let file = outbox.dir.path().join("registry.sqlite");
+    let total: u32 = std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut registry = Registry::open(&file).expect("a registry");
+                    send_due(&mut registry, &outbox.config, THEN, 100).expect("a run").sent
+                })
+            })
+            .collect();
+        runs.into_iter().map(|run| run.join().expect("a run")).sum()
+    });
+    assert_eq!((total, arrived(&sink)), (40, users(40)));
+    assert_eq!(outbox.send(1), sent(0, 0, 0));
+}
+
+#[test]
+fn mail_finds_its_way_by_table_sign_in_or_domain() {
+    let sink = Sink::start();
+    let mut outbox = Outbox::to(&sink);
+    for owner in ["Bob B", "carol", "dave", "root"] {
+        let vm = outbox.machine(owner, &format!("vm-{}", owner.replace(' ', "").to_lowercase()), "");
+        if owner != "dave" {
+            // What the configuration says counts before it.
+            let kept: Result<(), RegistryError> = outbox
+                .registry
+                .write(|writer| writer.keep_mail(&vm.owner, &format!("{}@signed.in", vm.virtual_host)));
+            kept.expect("an address");
+        }
+        assert_eq!(outbox.tell(&vm), Posted::Queued(1), "{owner}");
+    }
+    let nobody = outbox.machine("Jürgen Müller", "vm-jm", "");
+    assert_eq!(outbox.tell(&nobody), Posted::NoAddress, "no address can be made of that name");
+    let fault = Fault::PrivilegeRefused;
+    let notice = Notice::DeployFailed { machine: &nobody, fault: &fault };
+    let post = Post::new(&outbox.config);
+    let posted = outbox.registry.write(|writer| post.to_administrators(writer, &notice, THEN));
+    assert_eq!(posted.expect("an outbox"), Posted::Queued(2), "no address twice");
+    outbox.send(0);
+    assert_eq!(
+        arrived(&sink),
+        [
+            "bob@example.org",
+            "dave@users.example.org",
+            "root@example.org",
+            "root@example.org",
+            "second@example.org",
+            "vm-carol@signed.in"
+        ]
+    );
+
+    let mut silent = Outbox::new("");
+    let vm = silent.machine("alice", "vm1", "");
+    assert_eq!(silent.tell(&vm), Posted::NoTransport);
+    assert_eq!(silent.send(0), sent(0, 0, 0));
+}
+
+#[test]
+fn a_broken_template_is_no_reason_to_forget_what_happened() {
+    let mut outbox = Outbox::new("transport = \"smtp\"");
+    outbox.config.general.template_directory = "/nonexistent".into();
+    let vm = outbox.machine("alice", "vm1", "");
+    assert_eq!(outbox.tell(&vm), Posted::Unwritten);
+}
+
+/// A program in place of `sendmail`: it keeps its arguments and its input in files of its own, and ends with the
+/// status that the file `status` holds.
+fn sendmail(dir: &Path) -> PathBuf {
+    let program = dir.join("sendmail");
+    let text = format!(
+        "#!/bin/sh\ncd {} || exit 1\nn=$(ls mail.* 2>/dev/null | wc -l)\n\
+         printf '%s\\n' \"$@\" > args.$n\ncat > mail.$n\nstatus=$(cat status)\n\
+         [ $status = 0 ] || rm mail.$n\nexit $status\n",
+        dir.display()
+    );
+    fs::write(&program, text).expect("a program");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
+    program
+}
+
+#[test]
+fn sendmail_gets_each_mail_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let program = sendmail(dir.path());
+    let ends_with = |status: u8| fs::write(dir.path().join("status"), status.to_string()).expect("a file");
+    let mut outbox = Outbox::new(&format!("transport = \"sendmail\"\nsendmail = \"{}\"", program.display()));
+    outbox.fill(3);
+    // EX_TEMPFAIL: that mail waits, and so do the others, each for itself.
+    ends_with(75);
+    assert_eq!(outbox.send(0), sent(0, 3, 0));
+    assert!(outbox.errors().iter().all(Option::is_some), "{:?}", outbox.errors());
+    // EX_USAGE: nothing is wrong with the mail.
+    ends_with(64);
+    assert_eq!(outbox.send(60), sent(0, 3, 0));
+    ends_with(0);
+    assert_eq!(outbox.send(60), sent(2, 1, 0));
+    assert_eq!(outbox.send(360), sent(1, 0, 0));
+    for n in 0..3 {
+        let text = fs::read_to_string(dir.path().join(format!("mail.{n}"))).expect("a mail");
+        assert!(!text.contains('\r'), "lines end as Unix ends them");
+        let mail = Mail::read(&text.replace('\n', "\r\n"));
+        let args = fs::read_to_string(dir.path().join(format!("args.{n}"))).expect("arguments");
+        let expected = format!("-i\n-f\nvgrid@portal.example.org\n--\n{}\n", mail.header("to"));
+        assert_eq!(args, expected);
+        assert!(mail.header("subject").contains("its lease ends"), "{mail:?}");
+    }
+    // EX_NOUSER
+    ends_with(67);
+    let vm = outbox.machine("user4", "vm4", "");
+    assert_eq!(outbox.tell(&vm), Posted::Queued(1));
+    assert_eq!(outbox.send(400), sent(0, 0, 1));
+    assert_eq!(outbox.history().len(), 1);
+    fs::remove_file(program).expect("the program");
+    let vm = outbox.machine("user5", "vm5", "");
+    assert_eq!(outbox.tell(&vm), Posted::Queued(1));
+    assert_eq!(outbox.send(400), sent(0, 1, 0), "no program, no mail is lost");
+}
+
+/// A certificate for 127.0.0.1 that signs itself.
+fn certificate(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
+    let (certificate, key) = (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")));
+    let made = Command::new("/usr/bin/openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args(["-subj", "/CN=sink", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .stdin(Stdio::null())
+        .output()
+        .expect("openssl can be started");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    (certificate, key)
+}
+
+#[test]
+fn an_encrypted_connection_is_one_to_the_right_server() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (ours, key) = certificate(dir.path(), "ours");
+    let (another, _) = certificate(dir.path(), "another");
+    fs::write(dir.path().join("password"), "open sesame\n").expect("a password");
+    for (encryption, wrapped) in [("starttls", false), ("tls", true)] {
+        let sink = Sink::with_tls(&ours, &key, wrapped);
+        let settings = |ca: &Path| {
+            format!(
+                "transport = \"smtp\"\nserver = \"127.0.0.1:{}\"\nencryption = \"{encryption}\"\ncaFile = \"{}\"\n\
+                 user = \"vgrid\"\npasswordFile = \"{}\"",
+                sink.port,
+                ca.display(),
+                dir.path().join("password").display()
+            )
+        };
+        let mut outbox = Outbox::new(&settings(&ours));
+        outbox.fill(2);
+        assert_eq!(outbox.send(0), sent(2, 0, 0), "{encryption}: {:?}", outbox.errors());
+        for taken in sink.taken() {
+            assert!(taken.encrypted, "{encryption}");
+            assert_eq!(taken.login.as_deref(), Some("\0vgrid\0open sesame"));
+        }
+        // Who could be anybody gets nothing.
+        let mut outbox = Outbox::new(&settings(&another));
+        outbox.fill(1);
+        assert_eq!(outbox.send(0), sent(0, 1, 0), "{encryption}");
+        let error = outbox.errors()[0].clone().expect("a reason");
+        assert!(error.to_lowercase().contains("certificate"), "{error}");
+        assert_eq!(sink.taken().len(), 2);
+    }
+    // No STARTTLS, no mail.
+    let sink = Sink::start();
+    let mut outbox = Outbox::new(&format!(
+        "transport = \"smtp\"\nserver = \"127.0.0.1:{}\"\nencryption = \"starttls\"\ncaFile = \"{}\"",
+        sink.port,
+        ours.display()
+    ));
+    outbox.fill(1);
+    assert_eq!(outbox.send(0), sent(0, 1, 0));
+    assert!(
+        outbox.errors()[0].as_ref().is_some_and(|error| error.contains("STARTTLS")),
+        "{:?}",
+        outbox.errors()
+    );
+    assert_eq!(sink.taken(), []);
+}
+
+/// A portal whose mail goes to `sink`.
+fn portal(sink: &Sink, variable: &str) -> Portal {
+    Setup {
+        more_server: format!(
+            "[Mail]\ntransport = \"smtp\"\nserver = \"127.0.0.1:{}\"\nsender = \"vgrid@example.org\"\n\
+             EnvMailVariable = \"{variable}\"",
+            sink.port
+        ),
+        users: vec!["alice", "bob", "admin", "carol@example.org"],
+        ..Setup::default()
+    }
+    .start()
+}
+
+/// Sends what waits in a portal's outbox, and gives back what the sink has then.
+fn send_all(portal: &Portal, sink: &Sink) -> Vec<Mail> {
+    let config = config::Server::load(&portal.path("etc")).expect("server.cfg");
+    let mut registry = Registry::open(&config.general.registry_file).expect("the registry");
+    send_due(&mut registry, &config, vgrid::system::clock::now(), 100).expect("a run");
+    sink.taken().map_mails()
+}
+
+#[test]
+fn administrators_hear_of_a_deploy_that_fails_for_what_concerns_them() {
+    let sink = Sink::start();
+    let portal = portal(&sink, "ADFS_EMAIL");
+    let failed = |fault: Fault| {
+        let id = portal.deploy("alice", &[("physicalHost", "localhost")]);
+        for _ in 0..2 {
+            // A report that is repeated tells nothing new.
+            portal.report(&id, Order::Deploy, 5, News::Failed { fault: fault.clone() }).expect(200);
+        }
+        id
+    };
+    let amount = Amount::from_mib(5);
+    failed(Fault::NotEnoughMemory { needed: amount, free: amount });
+    assert_eq!(send_all(&portal, &sink), [], "that is its user's own affair");
+    let id =
+        failed(Fault::ImageCorrupt { tag: "tiny".parse().expect("a tag"), detail: "cut off".to_owned() });
+    let [mail] = &send_all(&portal, &sink)[..] else { panic!("{:?}", sink.taken()) };
+    assert_eq!(mail.header("to"), "admin@example.org");
+    assert!(mail.header("subject").starts_with("A deploy failed on localhost: vm"), "{mail:?}");
+    for text in [&mail.plain, &mail.html] {
+        for words in ["alice", "localhost", "The image tiny is damaged (cut off)", &id] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+    }
+    // A host that can't even be asked.
+    portal.nodes.conduct(Node::Close);
+    let fields = [("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1"), ("format", "json")];
+    portal.post("alice", "deploy", &fields).send().expect(502);
+    let mails = send_all(&portal, &sink);
+    assert_eq!(mails.len(), 2, "{mails:?}");
+    assert!(mails[1].plain.contains("makes no sense"), "{}", mails[1].plain);
+    portal.assert_no_panic();
+}
+
+#[test]
+fn vgrid_check_sees_whether_mail_leaves() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let sink = Sink::start();
+    let server = format!("server = \"127.0.0.1:{}\"", sink.port);
+    let templates = concat!(env!("CARGO_MANIFEST_DIR"), "/templates");
+    let check = |mail: &str, templates: &str| {
+        let text = format!(
+            "[General]\nEnvUsernameVariable = \"REMOTE_USER\"\ntemplateDirectory = \"{templates}\"\n\
+             [Mail]\nsender = \"vgrid@example.org\"\n{mail}\n"
+        );
+        fs::write(dir.path().join("server.cfg"), text).expect("server.cfg");
+        let output = Command::new(env!("CARGO_BIN_EXE_vgrid-check"))
+            .args(["--server", "--json", "--own-url", "http://127.0.0.1:1"])
+            .env("VGRID_CONFIG_DIR", dir.path())
+            .output()
+            .expect("vgrid-check can be started");
+        let rows: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+        let row = rows.into_iter().find(|row| row["name"] == "mail").expect("its line");
+        (row["status"] == "passed", row["why"].to_string(), row["remedy"].to_string())
+    };
+    let passes = |mail: &str| check(mail, templates);
+    let (passed, why, _) = passes("transport = \"none\"");
+    assert!(passed && why.contains("none is sent"), "{why}");
+    let smtp = format!("transport = \"smtp\"\n{server}");
+    let (passed, why, _) = passes(&smtp);
+    assert!(passed && why.contains("127.0.0.1 port"), "{why}");
+    assert_eq!(sink.taken(), [], "a check sends nothing");
+    let (passed, why, remedy) = check(&smtp, "/nonexistent");
+    assert!(!passed && why.contains("/nonexistent/mail/") && remedy.contains("templateDirectory"), "{why}");
+    let (passed, why, remedy) = passes(&format!("{smtp}\nencryption = \"starttls\""));
+    assert!(!passed && why.contains("STARTTLS") && remedy.contains("encryption"), "{why} {remedy}");
+    let secret = dir.path().join("password");
+    fs::write(&secret, "open sesame").expect("a password");
+    let with_password = format!("{smtp}\nuser = \"vgrid\"\npasswordFile = \"{}\"", secret.display());
+    let (passed, why, remedy) = passes(&with_password);
+    assert!(!passed && why.contains("read by everybody") && remedy.contains("chmod 640"), "{why} {remedy}");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).expect("its mode");
+    let (passed, why, _) = passes(&with_password);
+    let is_root = nix::unistd::geteuid().is_root();
+    assert_eq!(passed, !is_root, "{why}");
+    assert!(!is_root || why.contains("www-data can't read"), "{why}");
+    sink.conduct(Conduct::TurnAway("554 no service"));
+    let (passed, why, _) = passes(&smtp);
+    assert!(!passed && why.contains("554 no service"), "{why}");
+    assert!(passes("transport = \"sendmail\"\nsendmail = \"/bin/true\"").0);
+    let (passed, why, remedy) = passes("transport = \"sendmail\"\nsendmail = \"/etc/passwd\"");
+    assert!(
+        !passed && why.contains("no program") && remedy.contains("install a mail server"),
+        "{why} {remedy}"
+    );
+}
+
+/// The address that the portal keeps for somebody.
+fn kept(portal: &Portal, user: &str) -> Option<String> {
+    let registry = Registry::open_to_read(&portal.path("var/registry.sqlite")).expect("the registry");
+    let owner = Owner::of(&user.parse().expect("a user"));
+    registry.read(|reader| reader.mail_of(&owner)).expect("a registry")
+}
+
+#[test]
+fn the_address_that_sign_in_gives_is_kept_and_follows_changes() {
+    let sink = Sink::start();
+    let portal = portal(&sink, "REMOTE_USER");
+    portal.get("carol@example.org", "list").send().expect(200);
+    portal.deploy("carol@example.org", &[]);
+    assert_eq!(
+        kept(&portal, "carol@example.org").as_deref(),
+        Some("carol@example.org"),
+        "of her first machine"
+    );
+    portal.deploy("alice", &[]);
+    assert_eq!(kept(&portal, "alice"), None, "her name is no address");
+
+    portal.reconfigure("server.cfg", |text| {
+        text.replace("EnvMailVariable = \"REMOTE_USER\"", "EnvMailVariable = \"ADFS_EMAIL\"")
+    });
+    // A header is no variable of Apache's.
+    let id = portal.deploy("bob", &[]);
+    let forged = portal.post("bob", "stop", &[("id", &id)]).header("ADFS-EMAIL", "mallory@example.org");
+    forged.header("ADFS_EMAIL", "mallory@example.org").send();
+    assert_eq!(kept(&portal, "bob"), None);
+    // Only who is signed in is known by it, and only what is an address is kept.
+    let order = |user: &str, mail: &str| {
+        let query = format!("id={id}&format=json");
+        let environment =
+            [("REMOTE_USER", user), ("ADFS_EMAIL", mail), ("QUERY_STRING", &query), ("HTTP_ACCEPT", "*/*")];
+        portal.run_directly("user/terminate", &environment, b"").0
+    };
+    for (user, mail, keeps) in [
+        ("bob", "bob@example.org", Some("bob@example.org")),
+        ("bob", "bob at home", Some("bob@example.org")),
+        ("bob", "", Some("bob@example.org")),
+        ("bob", "robert@example.org;bob@example.org", Some("robert@example.org")),
+        ("", "mallory@example.org", Some("robert@example.org")),
+    ] {
+        let status = order(user, mail);
+        assert_eq!(status == 403, user.is_empty(), "{status}");
+        assert_eq!(kept(&portal, "bob").as_deref(), keeps, "{user:?} {mail:?}");
+    }
+    assert_eq!(kept(&portal, "carol@example.org").as_deref(), Some("carol@example.org"));
+    portal.assert_no_panic();
+}
