@@ -5,6 +5,7 @@ use crate::cgi::reply::Refusal;
 use crate::cgi::serve::UserCall;
 use crate::model::names::{UserName, VmId};
 
+use super::registry::closed::Closed;
 use super::registry::event::Actor;
 use super::registry::user::Owner;
 use super::registry::vm::Vm;
@@ -15,15 +16,40 @@ use super::registry::{Reader, Registry};
 /// # Errors
 /// A [`Refusal`] as for any `RegistryError`.
 pub fn registry_to_read(call: &UserCall<'_>) -> Result<Registry, Refusal> {
-    Ok(Registry::open_to_read(&call.config.general.registry_file)?)
+    let registry = Registry::open_to_read(&call.config.general.registry_file)?;
+    if let Some(closed) = registry.read(|reader| reader.portal_closed())? {
+        // Whoever comes second finds the same.
+        let _ = call.banner.set(told(&closed, call.administrator));
+    }
+    Ok(registry)
 }
 
-/// Opens the registry for a page that changes something.
+/// Opens the registry for a page that changes something. The one place where a closed portal refuses: who changes
+/// anything for somebody comes by here.
 ///
 /// # Errors
-/// A [`Refusal`] as for any `RegistryError`.
+/// 503 with the administrators' words while the portal is closed, but not for administrators; else a [`Refusal`] as
+/// for any `RegistryError`.
 pub fn registry(call: &UserCall<'_>) -> Result<Registry, Refusal> {
-    Ok(Registry::open(&call.config.general.registry_file)?)
+    let registry = Registry::open(&call.config.general.registry_file)?;
+    if !call.administrator
+        && let Some(closed) = registry.read(|reader| reader.portal_closed())?
+    {
+        return Err(Refusal::closed(format!("{} Nothing was done.", told(&closed, false))));
+    }
+    Ok(registry)
+}
+
+/// That the portal is closed, and why.
+fn told(closed: &Closed, administrator: bool) -> String {
+    let reason = &closed.reason;
+    let stop = if reason.ends_with(['.', '!', '?', '…']) { "" } else { "." };
+    let rest = if administrator {
+        "Only administrators can change anything."
+    } else {
+        "You can look at everything, but change nothing for now."
+    };
+    format!("The portal is closed: {reason}{stop} {rest}")
 }
 
 /// The caller, as history and log name them.

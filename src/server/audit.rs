@@ -25,3 +25,12 @@ pub fn record(level: Level, what: &str, vm: &Vm, actor: &Actor, detail: &str) {
         ],
     );
 }
+
+/// Logs what an administrator did about a host, a name or the portal.
+pub fn act(what: &str, about: &str, actor: &Actor, detail: &str) {
+    log::event(
+        Level::Info,
+        what,
+        &[("user", &actor.who), ("from", &actor.from), ("about", &about), ("detail", &detail)],
+    );
+}
