@@ -43,8 +43,12 @@ impl Reply {
 
     /// A table, to be saved under that name; the name is our own and of plain letters.
     pub fn csv(body: String, name: &str) -> Self {
-        let reply =
-            Self { status: 200, content_type: "text/csv; charset=utf-8; header=present", body, extra: Vec::new() };
+        let reply = Self {
+            status: 200,
+            content_type: "text/csv; charset=utf-8; header=present",
+            body,
+            extra: Vec::new(),
+        };
         reply.with(http::header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\""))
     }
 

@@ -332,7 +332,8 @@ mod pages {
                 let user = identify(&config.general.env_username_variable, &|name| std::env::var(name).ok())?;
                 let administrator = config.is_administrator(&user);
                 let banner = OnceLock::new();
-                let mut call = UserCall { endpoint, request, config, user, administrator, acts: false, banner };
+                let mut call =
+                    UserCall { endpoint, request, config, user, administrator, acts: false, banner };
                 let result = admit(&call).and_then(|()| intent(&call)).and_then(|acts| {
                     call.acts = acts;
                     handler(&call)

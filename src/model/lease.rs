@@ -249,10 +249,18 @@ mod tests {
         assert_eq!(Moment::from_rfc3339("2026-11-22T09:05:00Z"), Some(moment));
         assert_eq!(Moment::from_rfc3339("2026-11-22T10:05:00.7+01:00"), Some(moment));
         let (begin, end) = Moment::from_day("2026-11-22").unwrap();
-        assert_eq!((begin.rfc3339().as_str(), end.rfc3339().as_str()), ("2026-11-22T00:00:00Z", "2026-11-23T00:00:00Z"));
+        assert_eq!(
+            (begin.rfc3339().as_str(), end.rfc3339().as_str()),
+            ("2026-11-22T00:00:00Z", "2026-11-23T00:00:00Z")
+        );
         assert!(Moment::from_day("9999-12-31").is_none_or(|(_, end)| end > moment));
-        for bad in ["", "x", "2026-13-01", "2026-02-30", "22.11.2026", "20261122", "2026-11-22T1", "-99999-1-1"] {
-            assert!(Moment::from_day(bad).is_none() && Moment::from_rfc3339(bad).is_none(), "{bad:?} was accepted");
+        for bad in
+            ["", "x", "2026-13-01", "2026-02-30", "22.11.2026", "20261122", "2026-11-22T1", "-99999-1-1"]
+        {
+            assert!(
+                Moment::from_day(bad).is_none() && Moment::from_rfc3339(bad).is_none(),
+                "{bad:?} was accepted"
+            );
         }
     }
 

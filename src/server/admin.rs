@@ -138,8 +138,10 @@ impl View for AdminView {
     fn text(&self) -> String {
         let mut text = String::new();
         let mut line = |columns: &[&str]| {
-            let columns: Vec<String> =
-                columns.iter().map(|text| if text.is_empty() { "-".to_owned() } else { one_line(text) }).collect();
+            let columns: Vec<String> = columns
+                .iter()
+                .map(|text| if text.is_empty() { "-".to_owned() } else { one_line(text) })
+                .collect();
             text.push_str(&(columns.join("\t") + "\n"));
         };
         let since = |closed: Option<&ClosedView>| closed.map(|one| one.since.iso.clone()).unwrap_or_default();
@@ -303,11 +305,13 @@ fn read(call: &UserCall<'_>) -> Result<(Thing, Act), Refusal> {
         "open" => false,
         _ => return Err(Refusal::bad_request("do is close or open.")),
     };
-    let kind = Kind::from_name(text("kind"))
-        .ok_or_else(|| Refusal::bad_request("kind is portal, host or name."))?;
+    let kind =
+        Kind::from_name(text("kind")).ok_or_else(|| Refusal::bad_request("kind is portal, host or name."))?;
     let thing = match kind {
         Kind::Portal if text("name").is_empty() => Thing::Portal,
-        Kind::Portal => return Err(Refusal::bad_request("The portal has no name. Leave the field name out.")),
+        Kind::Portal => {
+            return Err(Refusal::bad_request("The portal has no name. Leave the field name out."));
+        }
         Kind::Host => Thing::Host(fields.required("name")?),
         Kind::Name => Thing::Name(fields.required("name")?),
     };
@@ -316,8 +320,12 @@ fn read(call: &UserCall<'_>) -> Result<(Thing, Act), Refusal> {
     }
     if text("reason").is_empty() {
         let why = match kind {
-            Kind::Portal => "Say why the portal is closed, and until when: everybody reads it (the field reason).",
-            Kind::Host => "Say why the host gets no new machines: who wants it reads that (the field reason).",
+            Kind::Portal => {
+                "Say why the portal is closed, and until when: everybody reads it (the field reason)."
+            }
+            Kind::Host => {
+                "Say why the host gets no new machines: who wants it reads that (the field reason)."
+            }
             Kind::Name => "Say why the name is not given out: who wants it reads that (the field reason).",
         };
         return Err(Refusal::bad_request(why));
@@ -377,7 +385,10 @@ fn look(reader: Reader<'_>, common: &Common, now: Moment) -> Result<AdminView, R
         portal: closed::find(&closed, Kind::Portal, "").map(ClosedView::from),
         upkeep: upkeep(reader.life()?, now),
         hosts: hosts(reader, common, &closed, now)?,
-        free_names: names.iter().filter(|row| row.in_pool && row.closed.is_none() && row.machine.is_none()).count(),
+        free_names: names
+            .iter()
+            .filter(|row| row.in_pool && row.closed.is_none() && row.machine.is_none())
+            .count(),
         names,
         unknown: reader.strays()?.iter().map(unknown).collect(),
         mail: mail.into_iter().map(mail_view).collect(),
@@ -529,7 +540,8 @@ mod tests {
     #[test]
     fn upkeep_that_does_not_run_is_told() {
         let at = Moment::from_unix;
-        let warning = |last: Option<i64>| upkeep(Life { last: last.map(at), lived: 0 }, at(1_000_000)).warning;
+        let warning =
+            |last: Option<i64>| upkeep(Life { last: last.map(at), lived: 0 }, at(1_000_000)).warning;
         assert!(warning(None).is_some_and(|text| text.contains("never run")));
         assert!(warning(Some(1_000_000 - LONGEST_GAP - 1)).is_some_and(|text| text.contains("2 hours")));
         assert_eq!(warning(Some(1_000_000 - LONGEST_GAP)), None);

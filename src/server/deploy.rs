@@ -359,12 +359,11 @@ fn take_on(
 fn place(loads: &[Load], wanted: Option<&PhysicalHost>) -> Result<PhysicalHost, NotTaken> {
     let full = |sentence: String| NotTaken::Declined(Declined::one(409, "physicalHost", sentence));
     let Some(wanted) = wanted else {
-        return least_loaded(loads)
-            .map(|load| load.host.clone())
-            .ok_or_else(|| {
-                let state = if loads.iter().any(|load| load.disabled.is_some()) { "full or disabled" } else { "full" };
-                full(format!("All hosts are {state}. Terminate a machine, or try again later."))
-            });
+        return least_loaded(loads).map(|load| load.host.clone()).ok_or_else(|| {
+            let state =
+                if loads.iter().any(|load| load.disabled.is_some()) { "full or disabled" } else { "full" };
+            full(format!("All hosts are {state}. Terminate a machine, or try again later."))
+        });
     };
     let load = loads.iter().find(|load| load.host == *wanted);
     match load {
@@ -421,14 +420,11 @@ fn name(
     if let Some(free) = first_free(pool(), &taken, |host| fits(host).is_ok()) {
         return Ok(free.clone());
     }
-    Err(match first_free(pool(), &taken, |_| true).map(fits) {
-        Some(Err(fault)) => declined(400, misfit(&fault)),
-        _ => {
-            let state =
-                if closed.iter().any(|one| one.kind == Kind::Name) { "taken or disabled" } else { "taken" };
-            declined(409, format!("All names are {state}. Terminate a machine, or try again later."))
-        }
-    })
+    if let Some(Err(fault)) = first_free(pool(), &taken, |_| true).map(fits) {
+        return Err(declined(400, misfit(&fault)));
+    }
+    let state = if closed.iter().any(|one| one.kind == Kind::Name) { "taken or disabled" } else { "taken" };
+    Err(declined(409, format!("All names are {state}. Terminate a machine, or try again later.")))
 }
 
 /// An administrator's reason as the end of a sentence of ours.
@@ -602,7 +598,8 @@ mod tests {
                         let user: UserName = format!("user{n}").parse().unwrap();
                         start.wait();
                         let mut registry = Registry::open(file).unwrap();
-                        match take_on(&mut registry, common, &user, Quota::default(), wish.clone(), &actor()) {
+                        match take_on(&mut registry, common, &user, Quota::default(), wish.clone(), &actor())
+                        {
                             Ok(_) => 1,
                             Err(NotTaken::Declined(declined)) => {
                                 assert_eq!(declined.status, 409, "{declined:?}");
@@ -675,8 +672,14 @@ mod tests {
         let user: UserName = "ü".repeat(20).parse().unwrap();
         for name in [None, Some("vm0".parse().unwrap())] {
             let wish = Wish { name, ..wish() };
-            let refused =
-                declined(take_on(&mut registry, &common(&[("node1", 1)], 1), &user, Quota::default(), wish, &actor()));
+            let refused = declined(take_on(
+                &mut registry,
+                &common(&[("node1", 1)], 1),
+                &user,
+                Quota::default(),
+                wish,
+                &actor(),
+            ));
             assert_eq!(refused.status, 400, "{refused:?}");
         }
     }

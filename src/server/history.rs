@@ -129,7 +129,8 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
             .ok_or_else(|| Refusal::bad_request("page is a number, from 1."))?,
     };
     let as_table = call.request.format == Format::Csv;
-    let (limit, offset) = if as_table { (MOST_ROWS, 0) } else { (PER_PAGE, (page - 1).saturating_mul(PER_PAGE)) };
+    let (limit, offset) =
+        if as_table { (MOST_ROWS, 0) } else { (PER_PAGE, (page - 1).saturating_mul(PER_PAGE)) };
     let told = access::registry_to_read(call)?.read(|reader| {
         let owner = access::caller(call, reader)?;
         filter.owner = (!call.administrator).then_some(owner);
@@ -200,11 +201,13 @@ fn read_filter(fields: &Fields) -> Result<Filter, Refusal> {
 /// The filter as the beginning of a query.
 fn chosen(fields: &Fields) -> String {
     use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-    FILTERS
-        .into_iter()
-        .filter_map(|name| Some((name, fields.get(name).filter(|text| !text.trim().is_empty())?)))
-        .map(|(name, value)| format!("{name}={}&", utf8_percent_encode(value, NON_ALPHANUMERIC)))
-        .collect()
+    let mut query = String::new();
+    for name in FILTERS {
+        if let Some(value) = fields.get(name).filter(|text| !text.trim().is_empty()) {
+            query.push_str(&format!("{name}={}&", utf8_percent_encode(value, NON_ALPHANUMERIC)));
+        }
+    }
+    query
 }
 
 /// The events as a table (RFC 4180).

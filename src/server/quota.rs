@@ -12,12 +12,7 @@ use super::registry::vm::Usage;
 
 /// What a further machine would exceed: the field of the form that it is about, or for the number of machines
 /// `machines`, and a sentence. Empty if there is room for it.
-pub fn exceeded(
-    quota: Quota,
-    usage: Usage,
-    memory: MiB,
-    disk: GiB,
-) -> BTreeMap<&'static str, String> {
+pub fn exceeded(quota: Quota, usage: Usage, memory: MiB, disk: GiB) -> BTreeMap<&'static str, String> {
     let machines = u64::from(usage.machines);
     if quota.machines != 0 && machines >= u64::from(quota.machines) {
         let sentence = format!(
@@ -84,8 +79,11 @@ impl QuotaView {
             Some(limit) => format!("{} of {}", machines.used, counted(limit)),
             None => counted(machines.used),
         };
-        let text =
-            format!("You have {many}, {} of memory, {} of disk.", of(&memory_mib, "MiB"), of(&disk_gib, "GiB"));
+        let text = format!(
+            "You have {many}, {} of memory, {} of disk.",
+            of(&memory_mib, "MiB"),
+            of(&disk_gib, "GiB")
+        );
         Self { limited: quota != Quota::default(), machines, memory_mib, disk_gib, text }
     }
 
