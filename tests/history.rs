@@ -165,9 +165,6 @@ fn events_are_found_by_who_what_about_and_when() {
 fn a_long_history_comes_in_pages_and_as_one_table() {
     let portal = Portal::start();
     portal.list("admin");
-    portal
-        .post("admin", "admin", &[("do", "close"), ("kind", "portal"), ("reason", "x"), ("format", "json")])
-        .send();
     let mut registry = Registry::open(&portal.path("var/registry.sqlite")).expect("the registry");
     let actor = Actor { who: "host node1".to_owned(), from: "192.0.2.1".to_owned() };
     let done: Result<(), RegistryError> = registry.write(|writer| {
@@ -239,4 +236,30 @@ fn the_table_is_one_that_a_spreadsheet_reads_and_does_not_run() {
         .expect(200)
         .says("\"time\"");
     portal.assert_no_panic();
+}
+#[test]
+fn a_table_that_is_cut_off_says_so() {
+    let portal = Portal::start();
+    portal.list("admin");
+    let mut registry = Registry::open(&portal.path("var/registry.sqlite")).expect("the registry");
+    let actor = Actor { who: "host node1".to_owned(), from: "192.0.2.1".to_owned() };
+    let done: Result<(), RegistryError> = registry.write(|writer| {
+        for n in 0..=100_000 {
+            writer.record_about("node1", Moment::from_unix(1000 + n), &actor, "tick", "")?;
+        }
+        Ok(())
+    });
+    done.expect("events");
+    let table = portal.get("admin", "history?what=tick&format=csv").send().expect(200);
+    assert_eq!(table.header("x-vgrid-cut-off"), Some("100000"));
+    let text = table.text();
+    assert_eq!(text.lines().count(), 100_001);
+    assert!(
+        text.lines().nth(1).is_some_and(|line| line.starts_with("\"1970-01-02T04:03:20Z\"")),
+        "not the newest"
+    );
+    // The rest by its time, as the manual says.
+    let last = text.lines().last().and_then(|line| line.split('"').nth(1)).expect("a time");
+    let rest = portal.get("admin", &format!("history?what=tick&format=csv&until={last}")).send().expect(200);
+    assert_eq!((rows(&rest).len(), rest.header("x-vgrid-cut-off")), (2, None));
 }
