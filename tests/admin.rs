@@ -219,7 +219,7 @@ fn what_is_closed_and_opened_is_in_the_history_once() {
     ];
     assert_eq!(told, expected.map(|event| event.map(str::to_owned)));
     if let Some(log) = portal.own_log() {
-        assert!(log.contains("host disabled") && log.contains("more dust"), "{log}");
+        assert!(log.contains("event=host-disabled") && log.contains("more dust"), "{log}");
     }
 }
 

@@ -10,6 +10,7 @@ use super::registry::event::Actor;
 use super::registry::user::Owner;
 use super::registry::vm::Vm;
 use super::registry::{Reader, Registry};
+use super::view::ended;
 
 /// Opens the registry for a page that only reads.
 ///
@@ -42,14 +43,13 @@ pub fn registry(call: &UserCall<'_>) -> Result<Registry, Refusal> {
 
 /// That the portal is closed, and why.
 fn told(closed: &Closed, administrator: bool) -> String {
-    let reason = &closed.reason;
-    let stop = if reason.ends_with(['.', '!', '?', '…']) { "" } else { "." };
+    let reason = ended(&closed.reason);
     let rest = if administrator {
         "Only administrators can change anything."
     } else {
         "You can look at everything, but change nothing for now."
     };
-    format!("The portal is closed: {reason}{stop} {rest}")
+    format!("The portal is closed: {reason} {rest}")
 }
 
 /// The caller, as history and log name them.

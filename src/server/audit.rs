@@ -30,7 +30,8 @@ pub fn record(level: Level, what: &str, vm: &Vm, actor: &Actor, detail: &str) {
 pub fn act(what: &str, about: &str, actor: &Actor, detail: &str) {
     log::event(
         Level::Info,
-        what,
+        // The log's words for events have no blanks.
+        &what.replace(' ', "-"),
         &[("user", &actor.who), ("from", &actor.from), ("about", &about), ("detail", &detail)],
     );
 }

@@ -29,7 +29,7 @@ use super::registry::event::Actor;
 use super::registry::user::{Owner, Registered};
 use super::registry::vm::{NewVm, Vm};
 use super::registry::{Registry, RegistryError, Writer};
-use super::view::{loads, one_line, ordered};
+use super::view::{ended, loads, one_line, ordered};
 use super::{access, audit, orders};
 
 /// What the form proposes for the memory, in MiB, and for the partition, in GiB.
@@ -369,8 +369,8 @@ fn place(loads: &[Load], wanted: Option<&PhysicalHost>) -> Result<PhysicalHost, 
     match load {
         Some(load) if load.takes_more() => Ok(wanted.clone()),
         Some(Load { disabled: Some(reason), .. }) => Err(full(format!(
-            "The host {wanted} gets no new machines at present: {}. Choose another, or leave the choice to vGrid.",
-            phrase(reason)
+            "The host {wanted} gets no new machines at present: {} Choose another, or leave the choice to vGrid.",
+            ended(reason)
         ))),
         _ => {
             let count = load.map_or(0, |load| load.maximum);
@@ -405,8 +405,8 @@ fn name(
             return Err(declined(
                 409,
                 format!(
-                    "The name {wanted} is not given out at present: {}. Choose another, or leave the choice to vGrid.",
-                    phrase(&closed.reason)
+                    "The name {wanted} is not given out at present: {} Choose another, or leave the choice to vGrid.",
+                    ended(&closed.reason)
                 ),
             ));
         }
@@ -425,11 +425,6 @@ fn name(
     }
     let state = if closed.iter().any(|one| one.kind == Kind::Name) { "taken or disabled" } else { "taken" };
     Err(declined(409, format!("All names are {state}. Terminate a machine, or try again later.")))
-}
-
-/// An administrator's reason as the end of a sentence of ours.
-fn phrase(reason: &str) -> &str {
-    reason.trim_end_matches('.')
 }
 
 fn misfit(fault: &NameFault) -> String {

@@ -188,6 +188,12 @@ pub fn one_line(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
 
+/// What somebody gave as a reason, as the end of a sentence of ours.
+pub fn ended(reason: &str) -> String {
+    let stop = if reason.ends_with(['.', '!', '?', '…']) { "" } else { "." };
+    format!("{reason}{stop}")
+}
+
 /// A host.
 #[derive(Debug, Clone, Serialize)]
 pub struct HostView {
