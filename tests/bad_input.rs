@@ -18,6 +18,7 @@ fn ask(portal: &Portal, endpoint: &Endpoint, method: &str, query: &[u8]) -> Ask 
     let ask = Ask::new(portal.apache.address, method, path);
     match endpoint.role {
         Role::User | Role::Owner => ask.by("alice", &password("alice")),
+        Role::Administrator => ask.by("admin", &password("admin")),
         Role::Server | Role::Node => ask,
     }
 }
@@ -239,7 +240,7 @@ fn queries_and_headers_that_are_not_text() {
                 let answer = ask.send();
                 // Who is not known is not told what else is wrong.
                 let unsigned = [&[403], statuses].concat();
-                let signed = matches!(endpoint.role, Role::User | Role::Owner);
+                let signed = matches!(endpoint.role, Role::User | Role::Owner | Role::Administrator);
                 refused_with(&answer, &what, if signed { statuses } else { &unsigned });
                 assert!(!answer.text().contains("<script>"), "{what}: {answer}");
             }

@@ -1,6 +1,7 @@
 //! The portal as its users meet it: the installed programs under a real Apache, with nodes that do what
 //! each test wants of them; and, in `xen`, what needs a real Xen host, inside QEMU.
 
+mod admin;
 mod architecture;
 mod bad_input;
 mod browser;
@@ -9,11 +10,13 @@ mod config_files;
 mod extend;
 mod guest;
 mod harness;
+mod history;
 mod mail;
 mod node_faults;
 mod node_programs;
 mod pages;
 mod power;
+mod quotas;
 mod races;
 mod reports;
 mod roles;

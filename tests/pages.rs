@@ -8,7 +8,7 @@ use vgrid::model::wire::News;
 
 /// What holds for every answer that is ours.
 #[track_caller]
-fn well_made(answer: &Answer) {
+pub fn well_made(answer: &Answer) {
     let policy = answer.header("content-security-policy").unwrap_or_else(|| panic!("no policy: {answer}"));
     assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
     assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{answer}");

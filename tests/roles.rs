@@ -55,6 +55,32 @@ fn an_administrator_may_do_what_its_owner_may() {
 }
 
 #[test]
+fn what_is_for_administrators_is_for_nobody_else() {
+    let portal = Portal::start();
+    let page = "admin?format=json";
+    let close = [("do", "close"), ("kind", "portal"), ("reason", "mine now"), ("format", "json")];
+    for user in ["alice", "bob"] {
+        for form in ["html", "json", "text"] {
+            let sentence = "Only administrators";
+            portal.get(user, &format!("admin?format={form}")).send().expect(403).says(sentence);
+            let browser = portal.get(user, &format!("admin?format={form}")).header("Accept", "text/html");
+            browser.send().expect(403).says(sentence);
+        }
+        portal.post(user, "admin", &close).send().expect(403);
+        portal.get(user, &crate::support::portal::with_query("admin", &close)).send().expect(403);
+        // A form of somebody's own has a good token, and helps as little.
+        let token = token(&portal.get(user, "deploy").send().expect(200));
+        let with_token = [&close[..3], &[("token", token.as_str())]].concat();
+        portal.post(user, "admin", &with_token).like_a_browser().send().expect(403);
+        let list = portal.get(user, "list").send().expect(200).text();
+        assert!(!list.contains("href=\"admin\"") && list.contains("href=\"history\""), "{list}");
+    }
+    portal.ask("GET", "/cgi-bin/user/admin").send().expect(401);
+    assert!(portal.get("admin", page).send().expect(200).json()["portal"].is_null(), "somebody closed it");
+    portal.get("admin", "list").send().expect(200).says("href=\"admin\"");
+}
+
+#[test]
 fn an_administrator_is_whom_the_file_names_and_nobody_like_them() {
     let setup = crate::support::portal::Setup {
         users: vec!["admin", "Admin", "admin ", "a dmin", "ad_min", "ad min"],
@@ -66,7 +92,9 @@ fn an_administrator_is_whom_the_file_names_and_nobody_like_them() {
     portal.get("ad min", "list?scope=all").send().expect(200);
     for nobody in ["Admin", "a dmin", "ad_min"] {
         portal.get(nobody, "list?scope=all").send().expect(403);
+        portal.get(nobody, "admin").send().expect(403);
     }
+    portal.get("ad min", "admin").send().expect(200);
 }
 
 /// What shows that a browser was led here from elsewhere.
@@ -175,6 +203,32 @@ fn head_never_acts() {
     // wget --spider asks with HEAD whether an address is good before it fetches it.
     portal.ask("HEAD", deploy).by("alice", &password("alice")).send();
     assert_eq!(machines(&portal, "alice"), 0, "HEAD has deployed a machine");
+}
+
+#[test]
+fn an_administrator_s_browser_closes_nothing_by_itself() {
+    let portal = Portal::start();
+    let close = [("do", "close"), ("kind", "portal"), ("reason", "x")];
+    let path = crate::support::portal::with_query("admin", &close);
+    browse(portal.get("admin", &path), "same-origin").send().expect(200);
+    portal.post("admin", "admin", &close).like_a_browser().send().expect(403).says("not from this portal");
+    for (header, value) in ELSEWHERE {
+        portal.post("admin", "admin", &close).header(header, value).send().expect(403).says("another site");
+        portal.get("admin", &path).header(header, value).send().expect(403);
+    }
+    let alices = token(&portal.get("alice", "deploy").send().expect(200));
+    portal
+        .post("admin", "admin", &[&close[..], &[("token", &alices)]].concat())
+        .like_a_browser()
+        .send()
+        .expect(403);
+    let open = || portal.get("admin", "admin?format=json").send().expect(200).json()["portal"].is_null();
+    assert!(open());
+    let good = token(&portal.get("admin", "admin").send().expect(200));
+    let sent =
+        portal.post("admin", "admin", &[&close[..], &[("token", &good)]].concat()).like_a_browser().send();
+    assert_eq!(sent.expect(303).header("location"), Some("admin"));
+    assert!(!open());
 }
 
 #[test]

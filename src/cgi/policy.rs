@@ -9,6 +9,8 @@ pub enum Role {
     /// The owner of the machine that the request names, or an administrator. The handler gets the machine
     /// only through [`permits`].
     Owner,
+    /// Administrators alone.
+    Administrator,
     /// The server, known by its address and its signature.
     Server,
     /// A node, known by its signature and by having the address of the machine's host.
@@ -28,6 +30,8 @@ pub struct Endpoint {
     pub changes: bool,
     /// The longest body it takes, in bytes.
     pub body_limit: usize,
+    /// Whether it also answers as CSV.
+    pub csv: bool,
 }
 
 const READ: &[&str] = &["GET", "HEAD"];
@@ -41,7 +45,7 @@ const fn endpoint(
     changes: bool,
     body_limit: usize,
 ) -> Endpoint {
-    Endpoint { name, role, methods, changes, body_limit }
+    Endpoint { name, role, methods, changes, body_limit, csv: false }
 }
 
 /// `user/list`.
@@ -62,6 +66,11 @@ pub static USER_START: Endpoint = endpoint("user/start", Role::Owner, FORM, true
 pub static USER_REBOOT: Endpoint = endpoint("user/reboot", Role::Owner, FORM, true, 16 << 10);
 /// `user/extend`.
 pub static USER_EXTEND: Endpoint = endpoint("user/extend", Role::Owner, FORM, true, 16 << 10);
+/// `user/admin`.
+pub static USER_ADMIN: Endpoint = endpoint("user/admin", Role::Administrator, FORM, true, 16 << 10);
+/// `user/history`.
+pub static USER_HISTORY: Endpoint =
+    Endpoint { csv: true, ..endpoint("user/history", Role::User, READ, false, 0) };
 /// `internal/status`.
 pub static INTERNAL_STATUS: Endpoint = endpoint("internal/status", Role::Node, MESSAGE, true, 64 << 10);
 /// `node/deploy`.
@@ -80,7 +89,7 @@ pub static NODE_INFO: Endpoint = endpoint("node/info", Role::Server, READ, false
 pub static NODE_CONSOLE: Endpoint = endpoint("node/console", Role::Server, READ, false, 0);
 
 /// All endpoints.
-pub static ENDPOINTS: [&Endpoint; 17] = [
+pub static ENDPOINTS: [&Endpoint; 19] = [
     &USER_LIST,
     &USER_DEPLOY,
     &USER_SHOW,
@@ -90,6 +99,8 @@ pub static ENDPOINTS: [&Endpoint; 17] = [
     &USER_START,
     &USER_REBOOT,
     &USER_EXTEND,
+    &USER_ADMIN,
+    &USER_HISTORY,
     &INTERNAL_STATUS,
     &NODE_DEPLOY,
     &NODE_TERMINATE,
@@ -105,6 +116,7 @@ pub fn permits(endpoint: &Endpoint, caller: &str, administrator: bool, owner: &s
     match endpoint.role {
         Role::Owner => administrator || caller == owner,
         Role::User => true,
+        Role::Administrator => administrator,
         Role::Server | Role::Node => false,
     }
 }
@@ -121,6 +133,7 @@ mod tests {
             assert_eq!(permits(&USER_TERMINATE, caller, administrator, "alice"), expected);
         }
         assert!(!permits(&NODE_DEPLOY, "alice", true, "alice"));
+        assert!(!permits(&USER_ADMIN, "alice", false, "alice") && permits(&USER_ADMIN, "bob", true, "alice"));
     }
 
     #[test]

@@ -41,6 +41,17 @@ impl Reply {
         Self { status, content_type: "text/plain; charset=utf-8", body, extra: Vec::new() }
     }
 
+    /// A table, to be saved under that name; the name is our own and of plain letters.
+    pub fn csv(body: String, name: &str) -> Self {
+        let reply = Self {
+            status: 200,
+            content_type: "text/csv; charset=utf-8; header=present",
+            body,
+            extra: Vec::new(),
+        };
+        reply.with(http::header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\""))
+    }
+
     /// Go there with a GET (after a form was accepted).
     pub fn see_other(location: &str) -> Self {
         Self::text(303, format!("See {location}\n")).with(http::header::LOCATION, location)
@@ -102,6 +113,8 @@ pub struct Refusal {
     /// More, for the log alone.
     pub log: Option<String>,
     allow: &'static [&'static str],
+    /// Seconds after which to try again may help.
+    retry_after: Option<u8>,
 }
 
 impl Refusal {
@@ -114,6 +127,7 @@ impl Refusal {
             fault: None,
             log: None,
             allow: &[],
+            retry_after: None,
         }
     }
 
@@ -165,8 +179,13 @@ impl Refusal {
         .logged(detail)
     }
 
-    /// 503.
+    /// 503, and it helps to try again in a few seconds.
     pub fn busy(sentence: impl Into<String>) -> Self {
+        Self { retry_after: Some(5), ..Self::new(503, sentence) }
+    }
+
+    /// 503, for as long as administrators want it so.
+    pub fn closed(sentence: impl Into<String>) -> Self {
         Self::new(503, sentence)
     }
 
@@ -216,9 +235,9 @@ impl Refusal {
 
     /// Adds the headers that go with the status.
     pub fn finish(&self, reply: Reply) -> Reply {
-        match self.status {
-            405 => reply.with(http::header::ALLOW, self.allow.join(", ")),
-            503 => reply.with(http::header::RETRY_AFTER, "5"),
+        match (self.status, self.retry_after) {
+            (405, _) => reply.with(http::header::ALLOW, self.allow.join(", ")),
+            (_, Some(seconds)) => reply.with(http::header::RETRY_AFTER, seconds.to_string()),
             _ => reply,
         }
     }

@@ -9,6 +9,7 @@ use percent_encoding::percent_decode;
 use crate::model::names::RequestId;
 use crate::model::sign::REQUEST_HEADER;
 
+use super::policy::Endpoint;
 use super::reply::Refusal;
 
 /// In which form the caller wants the answer.
@@ -20,6 +21,8 @@ pub enum Format {
     Json,
     /// For scripts and terminals: tab-separated lines.
     Text,
+    /// For spreadsheets; only where the endpoint has it.
+    Csv,
 }
 
 /// The fields of query and form, each there once.
@@ -128,7 +131,7 @@ pub struct Request {
 
 impl Request {
     /// Takes over what the `cgi` crate made of the environment.
-    pub fn read(request: cgi::Request) -> Result<Self, Refusal> {
+    pub fn read(request: cgi::Request, endpoint: &Endpoint) -> Result<Self, Refusal> {
         let (parts, body) = request.into_parts();
         let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
         // From the environment, not from the X-Cgi-… headers that the crate makes of it: a client can send
@@ -153,6 +156,10 @@ impl Request {
             Some("html") => Format::Html,
             Some("json") => Format::Json,
             Some("text") => Format::Text,
+            Some("csv") if endpoint.csv => Format::Csv,
+            Some(_) if endpoint.csv => {
+                return Err(Refusal::bad_request("format is html, json, text or csv."));
+            }
             Some(_) => return Err(Refusal::bad_request("format is html, json or text.")),
         };
         Ok(Self {

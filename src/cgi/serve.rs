@@ -38,7 +38,7 @@ fn serve(
         return write_plainly(refusal.to_text(&id));
     }
     cgi::handle(|raw| {
-        let mut request = match Request::read(raw) {
+        let mut request = match Request::read(raw, endpoint) {
             Ok(request) => request,
             Err(refusal) => {
                 let id = RequestId::generate();
@@ -196,10 +196,12 @@ pub use pages::{UserCall, View, user};
 
 #[cfg(feature = "server")]
 mod pages {
+    use std::sync::OnceLock;
+
     use serde::Serialize;
 
     use super::{Refusal, Reply, Request, serve};
-    use crate::cgi::policy::Endpoint;
+    use crate::cgi::policy::{Endpoint, Role};
     use crate::cgi::request::Format;
     use crate::cgi::user::{identify, mail};
     use crate::config;
@@ -236,6 +238,8 @@ mod pages {
         pub acts: bool,
         /// Where mail reaches them, if authentication says so.
         pub mail: Option<Address>,
+        /// What everybody is to read at present, above every page; who opens the registry finds it there.
+        pub banner: OnceLock<String>,
     }
 
     /// What the layout of every page shows.
@@ -248,6 +252,7 @@ mod pages {
         resources: &'a str,
         endpoint: &'static str,
         token: String,
+        banner: Option<&'a str>,
     }
 
     #[derive(Serialize)]
@@ -261,7 +266,7 @@ mod pages {
         pub fn reply<V: View>(&self, status: u16, view: &V) -> Result<Reply, Refusal> {
             match self.request.format {
                 Format::Json => Reply::json(status, view),
-                Format::Text => Ok(Reply::text(status, view.text())),
+                Format::Text | Format::Csv => Ok(Reply::text(status, view.text())),
                 Format::Html => self.page(status, V::TEMPLATE, view),
             }
         }
@@ -270,7 +275,7 @@ mod pages {
         pub fn done<V: View>(&self, location: &str, view: &V) -> Result<Reply, Refusal> {
             match self.request.format {
                 Format::Html => Ok(Reply::see_other(location)),
-                Format::Json | Format::Text => self.reply(202, view),
+                Format::Json | Format::Text | Format::Csv => self.reply(202, view),
             }
         }
 
@@ -293,6 +298,7 @@ mod pages {
                 resources: &general.resources_url,
                 endpoint: self.endpoint.name,
                 token: if self.endpoint.changes { self.form_token()? } else { String::new() },
+                banner: self.banner.get().map(String::as_str),
             };
             page::render(&general.template_directory, template, &Context { portal, page })
                 .map(|html| Reply::html(status, html))
@@ -303,7 +309,7 @@ mod pages {
             let id = &self.request.id;
             match self.request.format {
                 Format::Json => refusal.to_json(id),
-                Format::Text => refusal.to_text(id),
+                Format::Text | Format::Csv => refusal.to_text(id),
                 Format::Html => match self.page(refusal.status, "error.html", &refusal.context(id)) {
                     Ok(reply) => refusal.finish(reply),
                     // The page can't be made: perhaps that is what is being reported.
@@ -329,8 +335,10 @@ mod pages {
                 let user = identify(&config.general.env_username_variable, &|name| std::env::var(name).ok())?;
                 let administrator = config.is_administrator(&user);
                 let mail = mail_of(&config, &user);
-                let mut call = UserCall { endpoint, request, config, user, administrator, acts: false, mail };
-                let result = intent(&call).and_then(|acts| {
+                let banner = OnceLock::new();
+                let mut call =
+                    UserCall { endpoint, request, config, user, administrator, acts: false, mail, banner };
+                let result = admit(&call).and_then(|()| intent(&call)).and_then(|acts| {
                     call.acts = acts;
                     handler(&call)
                 });
@@ -355,7 +363,7 @@ mod pages {
             },
             |refusal, request| match request.format {
                 Format::Json => refusal.to_json(&request.id),
-                Format::Html | Format::Text => refusal.to_text(&request.id),
+                Format::Html | Format::Text | Format::Csv => refusal.to_text(&request.id),
             },
         );
     }
@@ -368,6 +376,16 @@ mod pages {
             log::event(log::Level::Warning, "no-mail-address", &[("user", user), ("why", why)]);
         }
         address.ok()
+    }
+
+    /// Lets the caller through if the endpoint is for them at all. Whose machine it is about, the handler knows.
+    fn admit(call: &UserCall<'_>) -> Result<(), Refusal> {
+        if call.endpoint.role == Role::Administrator && !call.administrator {
+            return Err(Refusal::forbidden(
+                "Only administrators see this page. They are named in [Administrators] of server.cfg.",
+            ));
+        }
+        Ok(())
     }
 
     /// Fields that say how to show something and never what to do.

@@ -602,9 +602,13 @@ impl Server {
             .find_map(|(_, address)| address.as_ref())
     }
 
-    /// What a user may have at a time.
+    /// What a user may have at a time. An exception may name them as Apache does or as pages show them, with
+    /// underscores for blanks: no two people share that name.
     pub fn quota(&self, user: &UserName) -> Quota {
-        self.quotas.iter().find(|(name, _)| name == user).map_or(self.quota, |(_, quota)| *quota)
+        let find = |is: &dyn Fn(&UserName) -> bool| self.quotas.iter().find(|(name, _)| is(name));
+        find(&|name| name == user)
+            .or_else(|| find(&|name| name.as_str() == user.canonical()))
+            .map_or(self.quota, |(_, quota)| *quota)
     }
 
     /// The URL of one of a node's programs.

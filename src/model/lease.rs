@@ -23,6 +23,22 @@ impl Moment {
         Some(Self(time.as_second()))
     }
 
+    /// The moment in RFC 3339: `2026-11-22T09:05:00Z`.
+    pub fn from_rfc3339(text: &str) -> Option<Self> {
+        let time: jiff::Timestamp = text.trim().parse().ok()?;
+        Some(Self(time.as_second()))
+    }
+
+    /// When a day begins in UTC, and when the next one does: `2026-11-22`.
+    pub fn from_day(text: &str) -> Option<(Self, Self)> {
+        let text = text.trim();
+        // What follows the day would be read, too, and forgotten.
+        let day: jiff::civil::Date = text.parse().ok().filter(|_| text.len() == "2026-11-22".len())?;
+        let begin = jiff::tz::Offset::UTC.to_timestamp(day.at(0, 0, 0, 0)).ok()?;
+        let begin = Self(begin.as_second());
+        Some((begin, begin.plus_seconds(86_400)))
+    }
+
     /// Seconds since 1970 (UTC).
     pub const fn unix(self) -> i64 {
         self.0
@@ -225,6 +241,27 @@ mod tests {
         }
         assert!("forever".parse::<Term>().is_err());
         assert!("7d".parse::<Term>().unwrap() < Term::Never, "a maximum bounds both");
+    }
+
+    #[test]
+    fn moments_and_days_are_read() {
+        let moment = Moment::from_unix(1_795_338_300);
+        assert_eq!(Moment::from_rfc3339("2026-11-22T09:05:00Z"), Some(moment));
+        assert_eq!(Moment::from_rfc3339("2026-11-22T10:05:00.7+01:00"), Some(moment));
+        let (begin, end) = Moment::from_day("2026-11-22").unwrap();
+        assert_eq!(
+            (begin.rfc3339().as_str(), end.rfc3339().as_str()),
+            ("2026-11-22T00:00:00Z", "2026-11-23T00:00:00Z")
+        );
+        assert!(Moment::from_day("9999-12-31").is_none_or(|(_, end)| end > moment));
+        for bad in
+            ["", "x", "2026-13-01", "2026-02-30", "22.11.2026", "20261122", "2026-11-22T1", "-99999-1-1"]
+        {
+            assert!(
+                Moment::from_day(bad).is_none() && Moment::from_rfc3339(bad).is_none(),
+                "{bad:?} was accepted"
+            );
+        }
     }
 
     #[test]

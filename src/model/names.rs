@@ -447,6 +447,33 @@ impl FromStr for RequestId {
     }
 }
 
+/// Why an administrator has closed something: up to 300 characters of any visible Unicode, on one line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason(String);
+
+impl Reason {
+    /// The longest accepted reason, in characters.
+    pub const MAX: usize = 300;
+
+    /// The reason as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Reason {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        let text = text.trim();
+        check_length(text, Self::MAX)?;
+        match text.chars().find(|&c| c.is_control() || is_invisible(c)) {
+            Some(c) => Err(NameFault::BadCharacter(c)),
+            None => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,25 +6,39 @@ use crate::cgi::serve::UserCall;
 use crate::model::names::{UserName, VmId};
 use crate::system::log::{self, Level};
 
+use super::registry::closed::Closed;
 use super::registry::event::Actor;
 use super::registry::user::Owner;
 use super::registry::vm::Vm;
 use super::registry::{Reader, Registry, RegistryError};
+use super::view::ended;
 
 /// Opens the registry for a page that only reads.
 ///
 /// # Errors
 /// A [`Refusal`] as for any `RegistryError`.
 pub fn registry_to_read(call: &UserCall<'_>) -> Result<Registry, Refusal> {
-    Ok(Registry::open_to_read(&call.config.general.registry_file)?)
+    let registry = Registry::open_to_read(&call.config.general.registry_file)?;
+    if let Some(closed) = registry.read(|reader| reader.portal_closed())? {
+        // Whoever comes second finds the same.
+        let _ = call.banner.set(told(&closed, call.administrator));
+    }
+    Ok(registry)
 }
 
-/// Opens the registry for a page that changes something, and keeps the caller's address of mail.
+/// Opens the registry for a page that changes something, and keeps the caller's address of mail. The one place where
+/// a closed portal refuses: who changes anything for somebody comes by here.
 ///
 /// # Errors
-/// A [`Refusal`] as for any `RegistryError`.
+/// 503 with the administrators' words while the portal is closed, but not for administrators; else a [`Refusal`] as
+/// for any `RegistryError`.
 pub fn registry(call: &UserCall<'_>) -> Result<Registry, Refusal> {
     let mut registry = Registry::open(&call.config.general.registry_file)?;
+    if !call.administrator
+        && let Some(closed) = registry.read(|reader| reader.portal_closed())?
+    {
+        return Err(Refusal::closed(format!("{} Nothing was done.", told(&closed, false))));
+    }
     keep_mail(call, &mut registry);
     Ok(registry)
 }
@@ -47,6 +61,17 @@ pub fn keep_mail(call: &UserCall<'_>, registry: &mut Registry) {
     if let Err(error) = kept {
         log::event(Level::Warning, "mail-address-not-kept", &[("user", &call.user), ("error", &error)]);
     }
+}
+
+/// That the portal is closed, and why.
+fn told(closed: &Closed, administrator: bool) -> String {
+    let reason = ended(&closed.reason);
+    let rest = if administrator {
+        "Only administrators can change anything."
+    } else {
+        "You can look at everything, but change nothing for now."
+    };
+    format!("The portal is closed: {reason} {rest}")
 }
 
 /// The caller, as history and log name them.

@@ -25,3 +25,13 @@ pub fn record(level: Level, what: &str, vm: &Vm, actor: &Actor, detail: &str) {
         ],
     );
 }
+
+/// Logs what an administrator did about a host, a name or the portal.
+pub fn act(what: &str, about: &str, actor: &Actor, detail: &str) {
+    log::event(
+        Level::Info,
+        // The log's words for events have no blanks.
+        &what.replace(' ', "-"),
+        &[("user", &actor.who), ("from", &actor.from), ("about", &about), ("detail", &detail)],
+    );
+}

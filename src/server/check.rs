@@ -22,7 +22,7 @@ use super::mail;
 use super::registry::{Registry, RegistryError};
 
 /// The page templates; the layout is read with each.
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 10] = [
     "list.html",
     "deploy.html",
     "show.html",
@@ -30,6 +30,8 @@ const PAGES: [&str; 8] = [
     "extend.html",
     "terminate.html",
     "power.html",
+    "admin.html",
+    "history.html",
     "error.html",
 ];
 

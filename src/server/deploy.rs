@@ -10,7 +10,7 @@ use crate::cgi::policy;
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::{Fields, Format};
 use crate::cgi::serve::{UserCall, View};
-use crate::config::{self, Common, Leases};
+use crate::config::{self, Common, Leases, Quota};
 use crate::model::lease::{Lease, Term};
 use crate::model::names::{
     ImageTag, Label, MachineName, NameFault, PhysicalHost, UserName, VirtualHost, VmId,
@@ -24,11 +24,13 @@ use crate::system::log::{self, Level};
 use super::mail::Post;
 use super::nodes::Nodes;
 use super::placement::{Load, first_free, least_loaded};
+use super::quota::{self, QuotaView};
+use super::registry::closed::{self, Kind};
 use super::registry::event::Actor;
 use super::registry::user::{Owner, Registered};
 use super::registry::vm::{NewVm, Vm};
 use super::registry::{Registry, RegistryError, Writer};
-use super::view::{loads, one_line, ordered};
+use super::view::{ended, loads, one_line, ordered};
 use super::{access, audit, orders};
 
 /// What the form proposes for the memory, in MiB, and for the partition, in GiB.
@@ -56,6 +58,7 @@ struct DeployView {
     message: Option<String>,
     maximum_lease: String,
     default_lease: String,
+    quota: QuotaView,
 }
 
 /// An image to choose.
@@ -72,6 +75,8 @@ struct HostChoice {
     machines: u32,
     maximum: u32,
     full: bool,
+    /// Why it gets no new machines, if an administrator said so.
+    disabled: Option<String>,
 }
 
 /// A name to choose.
@@ -79,22 +84,32 @@ struct HostChoice {
 struct NameChoice {
     name: String,
     taken: bool,
+    /// Why it is not given out, if an administrator said so.
+    disabled: Option<String>,
 }
 
 impl View for DeployView {
     const TEMPLATE: &'static str = "deploy.html";
 
     /// What there is to choose from, one line each, tab-separated: `image`, tag, description; `host`, name,
-    /// machines, maximum; `name`, name, `free` or `taken`; `lease`, default, maximum.
+    /// machines, maximum, `open` or `disabled`; `name`, name, `free`, `taken` or `disabled`; `lease`, default,
+    /// maximum; then what the caller has and may have (see [`QuotaView::line`]).
     fn text(&self) -> String {
         let images = self.images.iter().map(|i| format!("image\t{}\t{}\n", i.tag, one_line(&i.description)));
-        let hosts = self.hosts.iter().map(|h| format!("host\t{}\t{}\t{}\n", h.name, h.machines, h.maximum));
+        let hosts = self.hosts.iter().map(|h| {
+            let status = if h.disabled.is_some() { "disabled" } else { "open" };
+            format!("host\t{}\t{}\t{}\t{status}\n", h.name, h.machines, h.maximum)
+        });
         let names = self.names.iter().map(|n| {
-            let status = if n.taken { "taken" } else { "free" };
+            let status = match (n.taken, &n.disabled) {
+                (true, _) => "taken",
+                (false, Some(_)) => "disabled",
+                (false, None) => "free",
+            };
             format!("name\t{}\t{status}\n", n.name)
         });
         let lease = format!("lease\t{}\t{}\n", self.default_lease, self.maximum_lease);
-        images.chain(hosts).chain(names).chain([lease]).collect()
+        images.chain(hosts).chain(names).chain([lease, self.quota.line()]).collect()
     }
 }
 
@@ -177,7 +192,8 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let nodes = Nodes::new(&call.config, &call.request.id)?;
     let mut registry = access::registry(call)?;
     let actor = access::actor(call);
-    let vm = match take_on(&mut registry, &common, &call.user, wish, &actor) {
+    let quota = call.config.quota(&call.user);
+    let vm = match take_on(&mut registry, &common, &call.user, quota, wish, &actor) {
         Ok(vm) => vm,
         Err(NotTaken::Registry(error)) => return Err(error.into()),
         Err(NotTaken::SomebodyElse) => return Err(access::somebody_else(&call.user)),
@@ -306,11 +322,13 @@ fn sentence(fault: &impl Display) -> String {
 }
 
 /// Finds a host and a name and enters the machine, all under one write lock: of many who want the last
-/// slot or the same name, one gets it.
+/// slot, the same name or the last of somebody's quota, one gets it. The only way in which a machine comes to be, so
+/// quotas count here and nowhere else: to start one that is stopped takes nothing that did not count already.
 fn take_on(
     registry: &mut Registry,
     common: &Common,
     user: &UserName,
+    quota: Quota,
     wish: Wish,
     actor: &Actor,
 ) -> Result<Vm, NotTaken> {
@@ -320,6 +338,10 @@ fn take_on(
             Registered::Known(owner) => owner,
             Registered::Taken => return Err(NotTaken::SomebodyElse),
         };
+        let faults = quota::exceeded(quota, writer.usage(&owner)?, wish.memory, wish.disk);
+        if !faults.is_empty() {
+            return Err(NotTaken::Declined(Declined { status: 409, faults }));
+        }
         let physical_host = place(&loads(**writer, common)?, wish.host.as_ref())?;
         let virtual_host = name(writer, common, &owner, wish.name)?;
         let new = NewVm {
@@ -344,13 +366,19 @@ fn take_on(
 fn place(loads: &[Load], wanted: Option<&PhysicalHost>) -> Result<PhysicalHost, NotTaken> {
     let full = |sentence: String| NotTaken::Declined(Declined::one(409, "physicalHost", sentence));
     let Some(wanted) = wanted else {
-        return least_loaded(loads)
-            .map(|load| load.host.clone())
-            .ok_or_else(|| full("All hosts are full. Terminate a machine, or try again later.".to_owned()));
+        return least_loaded(loads).map(|load| load.host.clone()).ok_or_else(|| {
+            let state =
+                if loads.iter().any(|load| load.disabled.is_some()) { "full or disabled" } else { "full" };
+            full(format!("All hosts are {state}. Terminate a machine, or try again later."))
+        });
     };
     let load = loads.iter().find(|load| load.host == *wanted);
     match load {
-        Some(load) if !load.is_full() => Ok(wanted.clone()),
+        Some(load) if load.takes_more() => Ok(wanted.clone()),
+        Some(Load { disabled: Some(reason), .. }) => Err(full(format!(
+            "The host {wanted} gets no new machines at present: {} Choose another, or leave the choice to vGrid.",
+            ended(reason)
+        ))),
         _ => {
             let count = load.map_or(0, |load| load.maximum);
             Err(full(format!(
@@ -371,11 +399,22 @@ fn name(
     let declined =
         |status, sentence: String| NotTaken::Declined(Declined::one(status, "vmHostname", sentence));
     let fits = |host: &VirtualHost| MachineName::new(owner.user_name(), host);
+    let closed = writer.closed()?;
+    let disabled = |name: &VirtualHost| closed::find(&closed, Kind::Name, name.as_str());
     if let Some(wanted) = wanted {
         if writer.vm_named(&wanted)?.is_some() {
             return Err(declined(
                 409,
                 format!("The name {wanted} is taken. Choose another, or leave the choice to vGrid."),
+            ));
+        }
+        if let Some(closed) = disabled(&wanted) {
+            return Err(declined(
+                409,
+                format!(
+                    "The name {wanted} is not given out at present: {} Choose another, or leave the choice to vGrid.",
+                    ended(&closed.reason)
+                ),
             ));
         }
         return match fits(&wanted) {
@@ -384,14 +423,15 @@ fn name(
         };
     }
     let taken = writer.names_taken()?;
-    let pool = || common.virtual_hosts.iter().map(|(name, _)| name);
+    let pool = || common.virtual_hosts.iter().map(|(name, _)| name).filter(|name| disabled(name).is_none());
     if let Some(free) = first_free(pool(), &taken, |host| fits(host).is_ok()) {
         return Ok(free.clone());
     }
-    Err(match first_free(pool(), &taken, |_| true).map(fits) {
-        Some(Err(fault)) => declined(400, misfit(&fault)),
-        _ => declined(409, "All names are taken. Terminate a machine, or try again later.".to_owned()),
-    })
+    if let Some(Err(fault)) = first_free(pool(), &taken, |_| true).map(fits) {
+        return Err(declined(400, misfit(&fault)));
+    }
+    let state = if closed.iter().any(|one| one.kind == Kind::Name) { "taken or disabled" } else { "taken" };
+    Err(declined(409, format!("All names are {state}. Terminate a machine, or try again later.")))
 }
 
 fn misfit(fault: &NameFault) -> String {
@@ -436,6 +476,8 @@ fn form(
     let view = access::registry_to_read(call)?.read(|reader| {
         let caller = access::caller(call, reader)?;
         let taken = reader.names_taken()?;
+        let closed = reader.closed()?;
+        let quota = QuotaView::new(call.config.quota(&call.user), reader.usage(&caller)?);
         let mut values = usual(common, &call.config.leases);
         if fields.get("like").is_some_and(|like| !like.is_empty()) {
             let id: VmId = fields.required("like")?;
@@ -458,11 +500,13 @@ fn form(
             name: load.host.to_string(),
             machines: load.machines,
             maximum: load.maximum,
+            disabled: load.disabled,
         });
-        let names = common
-            .virtual_hosts
-            .iter()
-            .map(|(name, _)| NameChoice { name: name.to_string(), taken: taken.contains(name) });
+        let names = common.virtual_hosts.iter().map(|(name, _)| NameChoice {
+            name: name.to_string(),
+            taken: taken.contains(name),
+            disabled: closed::find(&closed, Kind::Name, name.as_str()).map(|one| one.reason.clone()),
+        });
         Ok::<_, Refusal>(DeployView {
             images: images.collect(),
             hosts: hosts.collect(),
@@ -472,6 +516,7 @@ fn form(
             message,
             maximum_lease: call.config.leases.maximum.to_string(),
             default_lease: call.config.leases.default.to_string(),
+            quota,
         })
     })?;
     call.reply(status, &view)
@@ -555,7 +600,8 @@ mod tests {
                         let user: UserName = format!("user{n}").parse().unwrap();
                         start.wait();
                         let mut registry = Registry::open(file).unwrap();
-                        match take_on(&mut registry, common, &user, wish.clone(), &actor()) {
+                        match take_on(&mut registry, common, &user, Quota::default(), wish.clone(), &actor())
+                        {
                             Ok(_) => 1,
                             Err(NotTaken::Declined(declined)) => {
                                 assert_eq!(declined.status, 409, "{declined:?}");
@@ -608,7 +654,7 @@ mod tests {
                 name: name.map(|name| name.parse().unwrap()),
                 ..wish()
             };
-            take_on(&mut registry, &common, &alice(), wish, &actor())
+            take_on(&mut registry, &common, &alice(), Quota::default(), wish, &actor())
         };
         let first = ask(None, None).unwrap();
         assert_eq!((first.physical_host.as_str(), first.virtual_host.as_str()), ("node1", "vm0"));
@@ -628,8 +674,14 @@ mod tests {
         let user: UserName = "ü".repeat(20).parse().unwrap();
         for name in [None, Some("vm0".parse().unwrap())] {
             let wish = Wish { name, ..wish() };
-            let refused =
-                declined(take_on(&mut registry, &common(&[("node1", 1)], 1), &user, wish, &actor()));
+            let refused = declined(take_on(
+                &mut registry,
+                &common(&[("node1", 1)], 1),
+                &user,
+                Quota::default(),
+                wish,
+                &actor(),
+            ));
             assert_eq!(refused.status, 400, "{refused:?}");
         }
     }
@@ -642,7 +694,7 @@ mod tests {
         let room = Fault::NotEnoughMemory { needed: Amount::from_mib(2), free: Amount::from_mib(1) };
         let silent = Fault::HostSilent { host: "node1".parse().unwrap(), seconds: 7 };
         for (fault, taken) in [(room, OnNode::No), (silent, OnNode::Maybe)] {
-            let vm = take_on(&mut registry, &common, &alice(), wish(), &actor()).unwrap();
+            let vm = take_on(&mut registry, &common, &alice(), Quota::default(), wish(), &actor()).unwrap();
             let id = vm.id;
             let trouble = Trouble { fault: fault.clone(), taken };
             orders::settle(&mut registry, vm, Order::Deploy, Err(trouble), &actor()).unwrap();

@@ -9,8 +9,9 @@ use crate::config::{self, Common};
 use crate::system::clock;
 
 use super::access;
+use super::quota::QuotaView;
 use super::registry::vm::Scope;
-use super::view::{HostView, MachineView, loads};
+use super::view::{HostView, MachineView, loads, one_line};
 
 /// How many machines a page shows.
 const PER_PAGE: u32 = 100;
@@ -20,6 +21,11 @@ const PER_PAGE: u32 = 100;
 struct ListView {
     machines: Vec<MachineView>,
     hosts: Vec<HostView>,
+    /// What the caller has and may have.
+    quota: QuotaView,
+    /// Why nobody but administrators can change anything at present, if it is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    closed: Option<String>,
     /// `mine` or `all`.
     scope: &'static str,
     /// The machines on all pages.
@@ -38,13 +44,15 @@ impl View for ListView {
     const TEMPLATE: &'static str = "list.html";
 
     /// One line a machine (see [`MachineView::line`]); what else there is to know follows in lines that
-    /// begin with `#`: one a host (see [`HostView::line`]), and `# page`, its number, the number of pages,
+    /// begin with `#`: one a host (see [`HostView::line`]), what the caller has and may have (see
+    /// [`QuotaView::line`]), `# closed` and a sentence while the portal is, and `# page`, its number, the number of pages,
     /// the number of machines.
     fn text(&self) -> String {
         let machines = self.machines.iter().map(MachineView::line);
         let hosts = self.hosts.iter().map(HostView::line);
         let page = format!("# page\t{}\t{}\t{}\n", self.page, self.pages, self.total);
-        machines.chain(hosts).chain([page]).collect()
+        let closed = self.closed.iter().map(|sentence| format!("# closed\t{}\n", one_line(sentence)));
+        machines.chain(hosts).chain([self.quota.line()]).chain(closed).chain([page]).collect()
     }
 }
 
@@ -97,7 +105,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         let format = match (fields.get("format"), call.request.format) {
             (None | Some(""), _) | (_, Format::Html) => "",
             (_, Format::Json) => "&format=json",
-            (_, Format::Text) => "&format=text",
+            (_, Format::Text | Format::Csv) => "&format=text",
         };
         let url = |page: u32| format!("list?scope={scope}&page={page}{format}");
         Ok::<_, Refusal>(ListView {
@@ -108,6 +116,8 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
                     HostView::new(load, facts, &common, now)
                 })
                 .collect(),
+            quota: QuotaView::new(call.config.quota(&call.user), reader.usage(&owner)?),
+            closed: call.banner.get().cloned(),
             scope,
             total,
             page,

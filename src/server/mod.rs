@@ -1,17 +1,20 @@
 //! Layer 2: the portal.
 //!
 //! One module a page ([`list`], [`deploy`], [`show`], [`console`], [`extend`], [`terminate`]), one for stopping, starting
-//! and rebooting ([`power`]), one for the nodes' reports ([`status`]) and one for what cron starts ([`upkeep`]). They
-//! stand on the rules of [`leases`], on the [`registry`], on
+//! and rebooting ([`power`]), one for the nodes' reports ([`status`]), one for what cron starts ([`upkeep`]), and those
+//! of administrators ([`admin`]) and of the portal's past ([`history`]). They stand on the rules of [`leases`], on the
+//! [`registry`], on
 //! [`placement`], on [`orders`] (what orders have in common), on [`nodes`] (calls to nodes) and on [`view`] (what
 //! pages show). [`mail`] tells owners and administrators what they must know. [`check`] has the server's part of `vgrid-check`.
 
 pub mod access;
+pub mod admin;
 pub mod audit;
 pub mod check;
 pub mod console;
 pub mod deploy;
 pub mod extend;
+pub mod history;
 pub mod leases;
 pub mod list;
 pub mod mail;
@@ -19,6 +22,7 @@ pub mod nodes;
 pub mod orders;
 pub mod placement;
 pub mod power;
+pub mod quota;
 pub mod registry;
 pub mod show;
 pub mod status;
@@ -88,6 +92,11 @@ mod tests {
         }
         let alice = "alice".parse().unwrap();
         assert_eq!(shown.mail_address(&alice).map(ToString::to_string).as_deref(), Some("alice@example.org"));
+        let quota = |config: &config::Server, name: &str| config.quota(&name.parse().unwrap());
+        assert_eq!((quota(&given, "bob"), quota(&shown, "bob")), <(config::Quota, config::Quota)>::default());
+        assert_eq!((quota(&given, "alice").disk, quota(&shown, "alice").disk), (0, 200));
+        let two = config::Quota { machines: 2, ..Default::default() };
+        assert_eq!(quota(&shown, "Jürgen Müller"), two);
         assert!(shown.is_administrator(&"Jürgen Müller".parse().unwrap()));
         assert!(!given.is_administrator(&"alice".parse().unwrap()));
     }

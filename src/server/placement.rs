@@ -13,6 +13,8 @@ pub struct Load {
     pub machines: u32,
     /// The most it may have.
     pub maximum: u32,
+    /// Why an administrator lets it have no new ones, if so.
+    pub disabled: Option<String>,
 }
 
 impl Load {
@@ -20,13 +22,18 @@ impl Load {
     pub fn is_full(&self) -> bool {
         self.machines >= self.maximum
     }
+
+    /// Whether a further machine may go there.
+    pub fn takes_more(&self) -> bool {
+        !self.is_full() && self.disabled.is_none()
+    }
 }
 
-/// The host with the lowest share of its maximum in use, among those that are not full; of equals the
-/// first. `None` if all are full.
+/// The host with the lowest share of its maximum in use, among those that take more; of equals the
+/// first. `None` if none does.
 pub fn least_loaded(loads: &[Load]) -> Option<&Load> {
     // a/b < c/d as a·d < c·b: no rounding, and a host that is not full has a maximum above zero.
-    loads.iter().filter(|load| !load.is_full()).reduce(|best, load| {
+    loads.iter().filter(|load| load.takes_more()).reduce(|best, load| {
         let share = |a: &Load, b: &Load| u64::from(a.machines) * u64::from(b.maximum);
         if share(load, best) < share(best, load) { load } else { best }
     })
@@ -53,6 +60,7 @@ mod tests {
                 host: format!("node{n}").parse().unwrap(),
                 machines,
                 maximum,
+                disabled: None,
             })
             .collect();
         let chosen = least_loaded(&loads)?;
@@ -78,6 +86,19 @@ mod tests {
         assert_eq!(choose(&[(4, 4), (5, 4), (0, 0), (9, 10)]), Some(3));
         assert_eq!(choose(&[(4, 4), (0, 0)]), None);
         assert_eq!(choose(&[]), None);
+    }
+
+    #[test]
+    fn a_disabled_host_gets_nothing_however_empty() {
+        let load = |name: &str, disabled: Option<&str>| Load {
+            host: name.parse().unwrap(),
+            machines: 0,
+            maximum: 4,
+            disabled: disabled.map(str::to_owned),
+        };
+        let loads = [load("node1", Some("its fan is loud")), load("node2", None)];
+        assert_eq!(least_loaded(&loads), Some(&loads[1]));
+        assert_eq!(least_loaded(&loads[..1]), None);
     }
 
     #[test]

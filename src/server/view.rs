@@ -17,6 +17,7 @@ use crate::model::state::State;
 use super::placement::Load;
 use super::registry::Reader;
 use super::registry::RegistryError;
+use super::registry::closed::{self, Kind};
 use super::registry::host::Host;
 use super::registry::vm::Vm;
 
@@ -190,6 +191,12 @@ pub fn one_line(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
 
+/// What somebody gave as a reason, as the end of a sentence of ours.
+pub fn ended(reason: &str) -> String {
+    let stop = if reason.ends_with(['.', '!', '?', '…']) { "" } else { "." };
+    format!("{reason}{stop}")
+}
+
 /// A host.
 #[derive(Debug, Clone, Serialize)]
 pub struct HostView {
@@ -199,8 +206,10 @@ pub struct HostView {
     pub machines: u32,
     /// The most it may have.
     pub maximum: u32,
-    /// Whether it takes no more.
+    /// Whether it has all that it may have.
     pub full: bool,
+    /// Why it gets no new machines, if an administrator said so.
+    pub disabled: Option<String>,
     /// Its free memory; absent while it was never heard of, like all that follows.
     pub memory_free: Option<String>,
     /// All its memory.
@@ -235,6 +244,7 @@ impl HostView {
             machines: load.machines,
             maximum: load.maximum,
             full: load.is_full(),
+            disabled: load.disabled.clone(),
             memory_free: text(|h| h.facts.memory_free),
             memory_total: text(|h| h.facts.memory_total),
             disk_free: text(|h| h.facts.disk_free),
@@ -249,8 +259,8 @@ impl HostView {
     }
 
     /// The host as a comment for scripts: `# host`, name, machines, maximum, free and all memory, free
-    /// and all space, last contact (RFC 3339), version, and `differs` if its common.cfg is another;
-    /// tab-separated, `-` for what is not known.
+    /// and all space, last contact (RFC 3339), version, `differs` if its common.cfg is another,
+    /// and `disabled` if it gets no new machines; tab-separated, `-` for what is not known or not so.
     pub fn line(&self) -> String {
         let or_dash = |value: Option<&str>| value.unwrap_or("-").to_owned();
         let columns = [
@@ -265,6 +275,7 @@ impl HostView {
             or_dash(self.seen.as_ref().map(|seen| seen.iso.as_str())),
             or_dash(self.version.as_deref()),
             or_dash(self.differs.then_some("differs")),
+            or_dash(self.disabled.as_ref().map(|_| "disabled")),
         ];
         columns.join("\t") + "\n"
     }
@@ -278,7 +289,7 @@ fn percent_used(free: Amount, total: Amount) -> Option<u8> {
 }
 
 /// A span of seconds in the largest unit that says something.
-fn ago(seconds: i64) -> String {
+pub fn ago(seconds: i64) -> String {
     match seconds {
         // Also when a clock was set back.
         ..5 => "just now".to_owned(),
@@ -289,12 +300,13 @@ fn ago(seconds: i64) -> String {
     }
 }
 
-/// How full each host of the pool is, in the order of the file.
+/// How full each host of the pool is, and whether it is disabled, in the order of the file.
 ///
 /// # Errors
 /// [`RegistryError`] when the counts can't be read.
 pub fn loads(reader: Reader<'_>, common: &Common) -> Result<Vec<Load>, RegistryError> {
     let live = reader.live_by_host()?;
+    let closed = reader.closed()?;
     Ok(common
         .physical_hosts
         .iter()
@@ -302,6 +314,7 @@ pub fn loads(reader: Reader<'_>, common: &Common) -> Result<Vec<Load>, RegistryE
             host: host.clone(),
             machines: live.get(host).copied().unwrap_or_default(),
             maximum: *maximum,
+            disabled: closed::find(&closed, Kind::Host, host.as_str()).map(|one| one.reason.clone()),
         })
         .collect())
 }

@@ -55,7 +55,7 @@ impl<'c> Post<'c> {
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
     pub fn to_owner(
-        self,
+        &self,
         writer: &Writer<'_>,
         owner: &Owner,
         notice: &Notice<'_>,
@@ -73,7 +73,7 @@ impl<'c> Post<'c> {
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
     pub fn to_administrators(
-        self,
+        &self,
         writer: &Writer<'_>,
         notice: &Notice<'_>,
         now: Moment,
@@ -89,7 +89,7 @@ impl<'c> Post<'c> {
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
     pub fn deploy_failed(
-        self,
+        &self,
         writer: &Writer<'_>,
         machine: &Vm,
         fault: &Fault,
@@ -109,7 +109,7 @@ impl<'c> Post<'c> {
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
-    pub fn address(self, reader: Reader<'_>, owner: &Owner) -> Result<Option<Address>, RegistryError> {
+    pub fn address(&self, reader: Reader<'_>, owner: &Owner) -> Result<Option<Address>, RegistryError> {
         if let Some(address) = self.config.mail_address(owner.user_name()) {
             return Ok(Some(address.clone()));
         }
@@ -133,7 +133,7 @@ impl<'c> Post<'c> {
     }
 
     fn queue<'a>(
-        self,
+        &self,
         writer: &Writer<'_>,
         addresses: impl Iterator<Item = &'a Address>,
         notice: &Notice<'_>,
@@ -169,7 +169,7 @@ impl<'c> Post<'c> {
     ///
     /// # Errors
     /// [`TemplateError`].
-    pub fn compose(self, notice: &Notice<'_>, now: Moment) -> Result<mail::Rendered, TemplateError> {
+    pub fn compose(&self, notice: &Notice<'_>, now: Moment) -> Result<mail::Rendered, TemplateError> {
         let dir = &self.config.general.template_directory;
         mail::render(dir, notice.kind(), &notice.context(self.config, now))
     }

@@ -2,7 +2,7 @@
 
 use crate::model::lease::Moment;
 
-use super::{Reader, RegistryError, Writer, all};
+use super::{Cells, Reader, RegistryError, Writer, all};
 
 /// What can be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,23 +46,39 @@ pub struct Closed {
     pub since: Moment,
 }
 
+/// What there is about one thing among all that is closed.
+pub fn find<'c>(closed: &'c [Closed], kind: Kind, name: &str) -> Option<&'c Closed> {
+    closed.iter().find(|one| one.kind == kind && one.name == name)
+}
+
 impl Reader<'_> {
+    /// The portal's closing, if it is closed.
+    ///
+    /// # Errors
+    /// As for [`closed`](Self::closed).
+    pub fn portal_closed(&self) -> Result<Option<Closed>, RegistryError> {
+        const SQL: &str = "SELECT kind, name, reason, who, since FROM closed WHERE kind = 'portal'";
+        Ok(all(self.connection, SQL, [], read_closed)?.into_iter().next())
+    }
+
     /// All that is closed.
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses or a row is not what this program writes.
     pub fn closed(&self) -> Result<Vec<Closed>, RegistryError> {
         const SQL: &str = "SELECT kind, name, reason, who, since FROM closed ORDER BY kind, name";
-        all(self.connection, SQL, [], |mut cells| {
-            Ok(Closed {
-                kind: cells.word(Kind::from_name)?,
-                name: cells.get()?,
-                reason: cells.get()?,
-                who: cells.get()?,
-                since: Moment::from_unix(cells.get()?),
-            })
-        })
+        all(self.connection, SQL, [], read_closed)
     }
+}
+
+fn read_closed(mut cells: Cells<'_>) -> Result<Closed, RegistryError> {
+    Ok(Closed {
+        kind: cells.word(Kind::from_name)?,
+        name: cells.get()?,
+        reason: cells.get()?,
+        who: cells.get()?,
+        since: Moment::from_unix(cells.get()?),
+    })
 }
 
 impl Writer<'_> {
@@ -85,5 +101,40 @@ impl Writer<'_> {
     pub fn reopen(&self, kind: Kind, name: &str) -> Result<bool, RegistryError> {
         let sql = "DELETE FROM closed WHERE kind = ?1 AND name = ?2";
         Ok(self.connection.execute(sql, (kind.as_str(), name))? > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::registry::Registry;
+
+    #[test]
+    fn what_is_closed_is_known_once_and_can_be_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let close = |kind, name: &str, reason: &str| Closed {
+            kind,
+            name: name.to_owned(),
+            reason: reason.to_owned(),
+            who: "admin".to_owned(),
+            since: Moment::from_unix(5),
+        };
+        let portal = close(Kind::Portal, "", "moving");
+        let host = close(Kind::Host, "node1", "a disk is broken");
+        let done: Result<(), RegistryError> = registry.write(|writer| {
+            assert_eq!(writer.portal_closed()?, None);
+            writer.close(&close(Kind::Host, "node1", "?"))?;
+            writer.close(&host)?;
+            writer.close(&portal)?;
+            writer.close(&close(Kind::Name, "node1", "a name that is also a host's"))?;
+            assert_eq!(writer.portal_closed()?.as_ref(), Some(&portal));
+            let all = writer.closed()?;
+            assert_eq!((all.len(), find(&all, Kind::Host, "node1")), (3, Some(&host)));
+            assert!(writer.reopen(Kind::Host, "node1")? && !writer.reopen(Kind::Host, "node1")?);
+            assert!(find(&writer.closed()?, Kind::Name, "node1").is_some());
+            Ok(())
+        });
+        done.unwrap();
     }
 }

@@ -3,6 +3,7 @@
 use crate::model::lease::Moment;
 use crate::model::names::VmId;
 
+use super::user::Owner;
 use super::{Reader, RegistryError, Writer, all};
 
 /// Who did something, and from where: what the log and the history say of every change.
@@ -58,6 +59,8 @@ pub struct Filter {
     pub since: Option<Moment>,
     /// Before.
     pub until: Option<Moment>,
+    /// Only those of machines of this owner.
+    pub owner: Option<Owner>,
 }
 
 /// One thing that happened in the portal.
@@ -85,13 +88,15 @@ impl Reader<'_> {
             WHERE (?1 IS NULL OR who = ?1) AND (?2 IS NULL OR instr(what, ?2) > 0)
                 AND (?3 IS NULL OR vm.virtual_host = ?3 OR event.subject = ?3 OR event.vm = ?3)
                 AND (?4 IS NULL OR at >= ?4) AND (?5 IS NULL OR at < ?5)
-            ORDER BY at DESC, event.rowid DESC LIMIT ?6 OFFSET ?7";
+                AND (?6 IS NULL OR vm.owner = ?6)
+            ORDER BY at DESC, event.rowid DESC LIMIT ?7 OFFSET ?8";
         let params = (
             &filter.who,
             &filter.what,
             &filter.about,
             filter.since.map(Moment::unix),
             filter.until.map(Moment::unix),
+            filter.owner.as_ref().map(Owner::as_str),
             limit,
             offset,
         );

@@ -140,6 +140,18 @@ pub struct NewVm {
     pub from: Option<SavedImage>,
 }
 
+/// What the live machines of somebody take together, whatever their states: one that is stopped, expired or failed
+/// keeps its name, its disk and its place, and gets its memory back when it is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// How many there are.
+    pub machines: u32,
+    /// Their memory, in MiB.
+    pub memory_mib: u64,
+    /// Their partitions, in GiB.
+    pub disk_gib: u64,
+}
+
 /// Which live machines are meant.
 #[derive(Debug, Clone, Copy)]
 pub enum Scope<'a> {
@@ -311,6 +323,19 @@ impl Reader<'_> {
             }
         };
         Ok(count?)
+    }
+
+    /// What the live machines of an owner take.
+    ///
+    /// # Errors
+    /// As for [`vm`](Self::vm).
+    pub fn usage(&self, owner: &Owner) -> Result<Usage, RegistryError> {
+        const SQL: &str = "SELECT count(*), coalesce(sum(memory_mib), 0), coalesce(sum(disk_gib), 0) FROM vm
+                           WHERE owner = ?1 AND state <> 'notDeployed'";
+        let found = all(self.connection, SQL, [owner.as_str()], |mut cells| {
+            Ok(Usage { machines: cells.number()?, memory_mib: cells.number()?, disk_gib: cells.number()? })
+        })?;
+        Ok(found.into_iter().next().unwrap_or_default())
     }
 
     /// How many live machines each host has; hosts without any are not in it.
@@ -654,6 +679,10 @@ pub(in crate::server) mod tests {
         assert_eq!(page.iter().map(|vm| vm.id).collect::<Vec<_>>(), [machines[2].id, machines[1].id]);
         assert_eq!(registry.read(|r| r.count(Scope::Of(&alice))).unwrap(), 4);
         assert_eq!(registry.read(|r| r.count(Scope::All)).unwrap(), 5);
+        let usage = Usage { machines: 4, memory_mib: 512, disk_gib: 4 };
+        assert_eq!(registry.read(|r| r.usage(&alice)).unwrap(), usage, "what is gone takes nothing");
+        let nobody = Owner::of(&"carol".parse().unwrap());
+        assert_eq!(registry.read(|r| r.usage(&nobody)).unwrap(), Usage::default());
         let counts = registry.read(|r| r.live_by_host()).unwrap();
         assert_eq!(counts.values().copied().collect::<Vec<_>>(), [4, 1]);
         assert_eq!(registry.read(|r| r.names_taken()).unwrap().len(), 5);

@@ -287,7 +287,7 @@ fn drain<O, E>(results: &Receiver<O>, take: &mut impl FnMut(Vec<O>) -> Result<()
 }
 
 /// Writes the mail that goes with what was done about a machine, which is now `vm`.
-fn tell(post: Post<'_>, writer: &Writer<'_>, vm: &Vm, act: &Act, now: Moment) -> Result<(), RegistryError> {
+fn tell(post: &Post<'_>, writer: &Writer<'_>, vm: &Vm, act: &Act, now: Moment) -> Result<(), RegistryError> {
     let notice = match act {
         Act::Warn(_) => Notice::LeaseEnds { machine: vm, ends: vm.expires.unwrap_or(now) },
         Act::TellEnded => Notice::LeaseEnded { machine: vm, deletion: vm.deletion.unwrap_or(now) },
@@ -340,7 +340,7 @@ impl Run<'_> {
         for batch in possible.chunks(BATCH) {
             let (now, life, grace) = (self.now, self.life, self.config.leases.grace);
             let ground = Ground { now, life, grace, actor: &self.actor };
-            let post = self.post;
+            let post = &self.post;
             let done = self.registry.write(|writer| {
                 let mut done = Vec::new();
                 for step in batch {
@@ -419,7 +419,7 @@ impl Run<'_> {
         let none = BTreeSet::new();
         let unexpected = compare::unexpected(known, stems.unwrap_or(&none), info);
         if !self.dry {
-            let (host, post) = (&heard.host, self.post);
+            let (host, post) = (&heard.host, &self.post);
             let new = self.registry.write(|writer| {
                 writer.keep_facts(host, &info.host, now)?;
                 let new = writer.keep_strays(host, &unexpected.strays, now)?;
@@ -469,7 +469,7 @@ impl Run<'_> {
             return Ok(());
         }
         let limit = self.config.upkeep.host_silence.seconds();
-        let (actor, post) = (&self.actor, self.post);
+        let (actor, post) = (&self.actor, &self.post);
         self.registry.write(|writer| {
             let before = writer.contacts()?.into_iter().find(|contact| contact.name == *host);
             let same = before.as_ref().filter(|before| before.fault.is_some() == fault.is_some());

@@ -1,0 +1,249 @@
+//! `user/history`: all that happened in the portal, to be filtered, paged and taken away as a table.
+
+use serde::Serialize;
+
+use crate::cgi::reply::{Refusal, Reply};
+use crate::cgi::request::{Fields, Format};
+use crate::cgi::serve::{UserCall, View};
+use crate::model::lease::Moment;
+
+use super::access;
+use super::registry::event::{Filter, Told};
+use super::view::{TimeView, one_line};
+
+/// How many events a page shows.
+const PER_PAGE: u32 = 100;
+
+/// How many rows a table has at most.
+const MOST_ROWS: u32 = 100_000;
+
+/// The fields by which events are chosen.
+const FILTERS: [&str; 5] = ["who", "what", "about", "since", "until"];
+
+/// The page.
+#[derive(Debug, Serialize)]
+struct HistoryView {
+    events: Vec<EventView>,
+    /// Whether it is about everything, or about the caller's machines.
+    all: bool,
+    /// What was asked for, for the form.
+    filter: FormView,
+    /// The page, counted from one.
+    page: u32,
+    previous: Option<String>,
+    next: Option<String>,
+    /// The same as a table, all of it.
+    csv: String,
+}
+
+/// What the form of the filter is filled in with.
+#[derive(Debug, Serialize)]
+struct FormView {
+    who: String,
+    what: String,
+    about: String,
+    since: String,
+    until: String,
+    /// Whether any of them is there.
+    any: bool,
+}
+
+/// Something that happened.
+#[derive(Debug, Serialize)]
+struct EventView {
+    at: TimeView,
+    what: String,
+    who: String,
+    from: String,
+    /// The name of the machine, or of what else it is about.
+    about: String,
+    /// The machine's owner; empty if it is about no machine.
+    owner: String,
+    /// The machine's id, if it is about one.
+    machine: Option<String>,
+    /// The machine's page.
+    url: Option<String>,
+    detail: String,
+}
+
+impl From<Told> for EventView {
+    fn from(told: Told) -> Self {
+        let machine = told.vm.map(|id| id.to_string());
+        Self {
+            at: told.happening.at.into(),
+            what: told.happening.what,
+            who: told.happening.actor.who,
+            from: told.happening.actor.from,
+            about: told.about,
+            owner: told.owner,
+            url: machine.as_ref().map(|id| format!("show?id={id}")),
+            machine,
+            detail: told.happening.detail,
+        }
+    }
+}
+
+/// The columns of the table, and of a line of text.
+const COLUMNS: [&str; 8] = ["time", "what", "who", "from", "about", "owner", "machine", "detail"];
+
+impl EventView {
+    fn columns(&self) -> [&str; 8] {
+        let machine = self.machine.as_deref().unwrap_or_default();
+        [&self.at.iso, &self.what, &self.who, &self.from, &self.about, &self.owner, machine, &self.detail]
+    }
+}
+
+impl View for HistoryView {
+    const TEMPLATE: &'static str = "history.html";
+
+    /// One line an event, the newest first, tab-separated: time (RFC 3339), what, who, from where, about what, the
+    /// machine's owner, the machine's id, detail; what does not apply is empty. Then `# page`, its number, and `more`
+    /// if there are more.
+    fn text(&self) -> String {
+        let events = self.events.iter().map(|event| event.columns().map(one_line).join("\t") + "\n");
+        let more = if self.next.is_some() { "more" } else { "last" };
+        let page = format!("# page\t{}\t{more}\n", self.page);
+        events.chain([page]).collect()
+    }
+}
+
+/// Answers `user/history`: to administrators all that happened, to others what happened to their machines.
+///
+/// Fields: `who` (a user, or `host` and the name of one), `what` (a part of it), `about` (a machine's name or id, or
+/// another name), `since` and `until` (RFC 3339 or a day, which is included), `page` (from 1), `format`: as `csv` all
+/// pages in one table, the newest 100,000 rows of it.
+///
+/// # Errors
+/// 400 for an unknown field, for a time or a page that is none, 503 when the registry is locked for too long.
+pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
+    let fields = &call.request.fields;
+    let known: Vec<&str> = FILTERS.into_iter().chain(["page", "format"]).collect();
+    fields.only(&known)?;
+    let mut filter = read_filter(fields)?;
+    let page: u32 = match fields.get("page") {
+        None | Some("") => 1,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|page| *page >= 1)
+            .ok_or_else(|| Refusal::bad_request("page is a number, from 1."))?,
+    };
+    let as_table = call.request.format == Format::Csv;
+    let (limit, offset) =
+        if as_table { (MOST_ROWS, 0) } else { (PER_PAGE, (page - 1).saturating_mul(PER_PAGE)) };
+    let told = access::registry_to_read(call)?.read(|reader| {
+        let owner = access::caller(call, reader)?;
+        filter.owner = (!call.administrator).then_some(owner);
+        // One more, to know whether there are more.
+        Ok::<_, Refusal>(reader.events(&filter, limit + 1, offset)?)
+    })?;
+    let more = told.len() > limit as usize;
+    let events: Vec<EventView> = told.into_iter().take(limit as usize).map(EventView::from).collect();
+    if as_table {
+        let reply = Reply::csv(table(&events), "vgrid-history.csv");
+        let cut = http::HeaderName::from_static("x-vgrid-cut-off");
+        return Ok(if more { reply.with(cut, MOST_ROWS.to_string()) } else { reply });
+    }
+    let format = match (fields.get("format"), call.request.format) {
+        (None | Some(""), _) | (_, Format::Html) => "",
+        (_, Format::Json) => "&format=json",
+        (_, Format::Text | Format::Csv) => "&format=text",
+    };
+    let chosen = chosen(fields);
+    let url = |page: u32| format!("history?{chosen}page={page}{format}");
+    let given = |name| fields.get(name).unwrap_or_default().to_owned();
+    call.reply(
+        200,
+        &HistoryView {
+            events,
+            all: call.administrator,
+            filter: FormView {
+                who: given("who"),
+                what: given("what"),
+                about: given("about"),
+                since: given("since"),
+                until: given("until"),
+                any: !chosen.is_empty(),
+            },
+            page,
+            previous: (page > 1).then(|| url(page - 1)),
+            next: more.then(|| url(page.saturating_add(1))),
+            csv: format!("history?{chosen}format=csv"),
+        },
+    )
+}
+
+fn read_filter(fields: &Fields) -> Result<Filter, Refusal> {
+    let text = |name| fields.get(name).map(str::trim).filter(|text| !text.is_empty());
+    let owned = |name| text(name).map(str::to_owned);
+    let time = |name: &'static str, of_day: fn((Moment, Moment)) -> Moment| {
+        text(name)
+            .map(|text| Moment::from_day(text).map(of_day).or_else(|| Moment::from_rfc3339(text)).ok_or(()))
+            .transpose()
+            .map_err(|()| {
+                Refusal::bad_request(format!(
+                    "{name} is a day, such as 2026-11-22, or a time, such as 2026-11-22T09:05:00Z (in an address \
+                     write %2B for a +)."
+                ))
+            })
+    };
+    Ok(Filter {
+        who: owned("who"),
+        what: owned("what"),
+        about: owned("about"),
+        since: time("since", |(begin, _)| begin)?,
+        // A day that is given as the last one is meant to be a part of it.
+        until: time("until", |(_, end)| end)?,
+        owner: None,
+    })
+}
+
+/// The filter as the beginning of a query.
+fn chosen(fields: &Fields) -> String {
+    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+    let mut query = String::new();
+    for name in FILTERS {
+        if let Some(value) = fields.get(name).filter(|text| !text.trim().is_empty()) {
+            query.push_str(&format!("{name}={}&", utf8_percent_encode(value, NON_ALPHANUMERIC)));
+        }
+    }
+    query
+}
+
+/// The events as a table (RFC 4180).
+fn table(events: &[EventView]) -> String {
+    let head = COLUMNS.map(cell).join(",") + "\r\n";
+    let rows = events.iter().map(|event| event.columns().map(cell).join(",") + "\r\n");
+    std::iter::once(head).chain(rows).collect()
+}
+
+/// A value as a cell of a table. What a spreadsheet would take for a formula gets an apostrophe, which makes a text of
+/// it: users choose names, and hosts words, that administrators open.
+fn cell(value: &str) -> String {
+    let apostrophe = if value.trim_start().starts_with(['=', '+', '-', '@']) { "'" } else { "" };
+    format!("\"{apostrophe}{}\"", one_line(value).replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_cell_ends_early_and_none_is_a_formula() {
+        for (value, expected) in [
+            ("plain", "\"plain\""),
+            ("", "\"\""),
+            ("a, b", "\"a, b\""),
+            ("say \"no\"", "\"say \"\"no\"\"\""),
+            ("two\r\nlines\tand", "\"two  lines and\""),
+            ("=1+1", "\"'=1+1\""),
+            ("+49", "\"'+49\""),
+            ("-x", "\"'-x\""),
+            ("@SUM(A1)", "\"'@SUM(A1)\""),
+            ("\t=1", "\"' =1\""),
+            ("a=1", "\"a=1\""),
+        ] {
+            assert_eq!(cell(value), expected);
+        }
+    }
+}

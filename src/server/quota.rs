@@ -1,0 +1,149 @@
+//! What somebody may have at a time (`[Quotas]`), and what they have. Pure: what they have is counted by the registry,
+//! from the live machines, in the transaction that enters another one.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::config::Quota;
+use crate::model::size::{GiB, MiB};
+
+use super::registry::vm::Usage;
+
+/// What a further machine would exceed: the field of the form that it is about, or for the number of machines
+/// `machines`, and a sentence. Empty if there is room for it.
+pub fn exceeded(quota: Quota, usage: Usage, memory: MiB, disk: GiB) -> BTreeMap<&'static str, String> {
+    let machines = u64::from(usage.machines);
+    if quota.machines != 0 && machines >= u64::from(quota.machines) {
+        let sentence = format!(
+            "You have {}, and your limit is {}. Terminate one, or ask an administrator for more.",
+            counted(machines),
+            quota.machines
+        );
+        return BTreeMap::from([("machines", sentence)]);
+    }
+    let check = |limit: u64, used: u64, wanted: u32, unit: &str, of: &str| {
+        let left = limit.saturating_sub(used);
+        (limit != 0 && u64::from(wanted) > left).then(|| {
+            let less = if left == 0 { "Terminate" } else { "Ask for less, terminate" };
+            format!(
+                "Your machines have {used} {unit} of {of} together, and your limit is {limit} {unit}: {left} {unit} are \
+                 left. {less} a machine, or ask an administrator for more."
+            )
+        })
+    };
+    let memory = check(quota.memory, usage.memory_mib, memory.get(), "MiB", "memory");
+    let disk = check(quota.disk, usage.disk_gib, disk.get(), "GiB", "disk");
+    [("vmMemory", memory), ("vmPartition", disk)]
+        .into_iter()
+        .filter_map(|(field, sentence)| Some((field, sentence?)))
+        .collect()
+}
+
+/// One thing of which somebody may have so much.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Share {
+    /// What they have.
+    pub used: u64,
+    /// The most they may have; absent for no limit.
+    pub limit: Option<u64>,
+}
+
+/// What somebody has and may have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct QuotaView {
+    /// Machines.
+    pub machines: Share,
+    /// Their memory.
+    pub memory_mib: Share,
+    /// Their partitions.
+    pub disk_gib: Share,
+    /// Whether there is any limit.
+    pub limited: bool,
+    /// All of that as a sentence.
+    pub text: String,
+}
+
+impl QuotaView {
+    /// What somebody has under a quota.
+    pub fn new(quota: Quota, usage: Usage) -> Self {
+        let share = |used: u64, limit: u64| Share { used, limit: (limit != 0).then_some(limit) };
+        let machines = share(usage.machines.into(), quota.machines.into());
+        let memory_mib = share(usage.memory_mib, quota.memory);
+        let disk_gib = share(usage.disk_gib, quota.disk);
+        let of = |share: &Share, unit: &str| match share.limit {
+            Some(limit) => format!("{} of {limit} {unit}", share.used),
+            None => format!("{} {unit}", share.used),
+        };
+        let many = match machines.limit {
+            Some(limit) => format!("{} of {}", machines.used, counted(limit)),
+            None => counted(machines.used),
+        };
+        let text = format!(
+            "You have {many}, {} of memory, {} of disk.",
+            of(&memory_mib, "MiB"),
+            of(&disk_gib, "GiB")
+        );
+        Self { limited: quota != Quota::default(), machines, memory_mib, disk_gib, text }
+    }
+
+    /// A comment for scripts: `# quota`, then of machines, memory (MiB) and disk (GiB) what the caller has and may
+    /// have; tab-separated, `-` for no limit.
+    pub fn line(&self) -> String {
+        let mut line = "# quota".to_owned();
+        for Share { used, limit } in [&self.machines, &self.memory_mib, &self.disk_gib] {
+            let limit = limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string());
+            line.push_str(&format!("\t{used}\t{limit}"));
+        }
+        line.push('\n');
+        line
+    }
+}
+
+fn counted(machines: u64) -> String {
+    format!("{machines} {}", if machines == 1 { "machine" } else { "machines" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USED: Usage = Usage { machines: 2, memory_mib: 1536, disk_gib: 20 };
+
+    fn fields(quota: Quota, memory: u32, disk: u32) -> Vec<&'static str> {
+        let found = exceeded(quota, USED, MiB::new(memory).unwrap(), GiB::new(disk).unwrap());
+        for sentence in found.values() {
+            assert!(sentence.ends_with("ask an administrator for more."), "{sentence}");
+        }
+        found.into_keys().collect()
+    }
+
+    #[test]
+    fn the_last_that_fits_is_taken_and_the_next_is_not() {
+        let quota = Quota { machines: 3, memory: 2048, disk: 30 };
+        assert!(fields(quota, 512, 10).is_empty());
+        assert_eq!(fields(quota, 513, 10), ["vmMemory"]);
+        assert_eq!(fields(quota, 512, 11), ["vmPartition"]);
+        assert_eq!(fields(quota, 4096, 99), ["vmMemory", "vmPartition"]);
+        assert_eq!(fields(Quota { machines: 2, ..quota }, 4096, 99), ["machines"]);
+        // Made smaller than what somebody has by now.
+        assert_eq!(fields(Quota { machines: 1, memory: 1, disk: 1 }, 16, 1), ["machines"]);
+        assert_eq!(fields(Quota { machines: 0, memory: 1, disk: 1 }, 16, 1), ["vmMemory", "vmPartition"]);
+    }
+
+    #[test]
+    fn nothing_is_no_limit() {
+        assert!(fields(Quota::default(), MiB::MAX, GiB::MAX).is_empty());
+        let view = QuotaView::new(Quota::default(), Usage { machines: 1, ..USED });
+        assert!(!view.limited);
+        assert_eq!(view.text, "You have 1 machine, 1536 MiB of memory, 20 GiB of disk.");
+        assert_eq!(view.line(), "# quota\t1\t-\t1536\t-\t20\t-\n");
+    }
+
+    #[test]
+    fn what_one_has_is_told_with_its_limit() {
+        let view = QuotaView::new(Quota { machines: 5, memory: 2048, disk: 0 }, USED);
+        assert_eq!(view.text, "You have 2 of 5 machines, 1536 of 2048 MiB of memory, 20 GiB of disk.");
+        assert_eq!(view.line(), "# quota\t2\t5\t1536\t2048\t20\t-\n");
+    }
+}
