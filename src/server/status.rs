@@ -108,6 +108,10 @@ fn take(writer: &Writer<'_>, report: &Report, grace: Lease, actor: &Actor) -> Re
                 vm.stage = None;
                 vm.percent = None;
                 vm.fault = None;
+                // It was stopped after all, though the server had given the order up.
+                if report.order == Order::Stop && vm.state == State::Deployed {
+                    vm.wanted = Wanted::Stopped;
+                }
             }
             News::Failed { fault } => {
                 // How far it had come is shown with what is failed for good.
