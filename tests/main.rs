@@ -8,6 +8,7 @@ mod check;
 mod config_files;
 mod guest;
 mod harness;
+mod images;
 mod node_faults;
 mod node_programs;
 mod pages;

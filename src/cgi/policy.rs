@@ -60,6 +60,10 @@ pub static USER_STOP: Endpoint = endpoint("user/stop", Role::Owner, FORM, true, 
 pub static USER_START: Endpoint = endpoint("user/start", Role::Owner, FORM, true, 16 << 10);
 /// `user/reboot`.
 pub static USER_REBOOT: Endpoint = endpoint("user/reboot", Role::Owner, FORM, true, 16 << 10);
+/// `user/save`.
+pub static USER_SAVE: Endpoint = endpoint("user/save", Role::Owner, FORM, true, 16 << 10);
+/// `user/images`.
+pub static USER_IMAGES: Endpoint = endpoint("user/images", Role::User, FORM, true, 16 << 10);
 /// `internal/status`.
 pub static INTERNAL_STATUS: Endpoint = endpoint("internal/status", Role::Node, MESSAGE, true, 64 << 10);
 /// `node/deploy`.
@@ -78,7 +82,7 @@ pub static NODE_INFO: Endpoint = endpoint("node/info", Role::Server, READ, false
 pub static NODE_CONSOLE: Endpoint = endpoint("node/console", Role::Server, READ, false, 0);
 
 /// All endpoints.
-pub static ENDPOINTS: [&Endpoint; 16] = [
+pub static ENDPOINTS: [&Endpoint; 18] = [
     &USER_LIST,
     &USER_DEPLOY,
     &USER_SHOW,
@@ -87,6 +91,8 @@ pub static ENDPOINTS: [&Endpoint; 16] = [
     &USER_STOP,
     &USER_START,
     &USER_REBOOT,
+    &USER_SAVE,
+    &USER_IMAGES,
     &INTERNAL_STATUS,
     &NODE_DEPLOY,
     &NODE_TERMINATE,

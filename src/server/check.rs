@@ -19,8 +19,18 @@ use crate::template::page;
 use super::registry::{Registry, RegistryError};
 
 /// The page templates; the layout is read with each.
-const PAGES: [&str; 7] =
-    ["list.html", "deploy.html", "show.html", "console.html", "terminate.html", "power.html", "error.html"];
+const PAGES: [&str; 10] = [
+    "list.html",
+    "deploy.html",
+    "show.html",
+    "console.html",
+    "terminate.html",
+    "power.html",
+    "save.html",
+    "images.html",
+    "image.html",
+    "error.html",
+];
 
 /// Where the programs are that Apache runs.
 const PROGRAMS: &str = "/usr/lib/vgrid/cgi-bin";

@@ -1,7 +1,7 @@
 //! Layer 2: the portal.
 //!
 //! One module a page ([`list`], [`deploy`], [`show`], [`console`], [`terminate`]), one for stopping, starting
-//! and rebooting ([`power`]) and one for the nodes' reports ([`status`]). They stand on the [`registry`], on
+//! and rebooting ([`power`]), two for saved images ([`save`], [`images`]) and one for the nodes' reports ([`status`]). They stand on the [`registry`], on
 //! [`placement`], on [`orders`] (what orders have in common), on [`nodes`] (calls to nodes) and on [`view`] (what
 //! pages show). [`check`] has the server's part of `vgrid-check`.
 
@@ -10,6 +10,7 @@ pub mod audit;
 pub mod check;
 pub mod console;
 pub mod deploy;
+pub mod images;
 pub mod leases;
 pub mod list;
 pub mod nodes;
@@ -17,6 +18,7 @@ pub mod orders;
 pub mod placement;
 pub mod power;
 pub mod registry;
+pub mod save;
 pub mod show;
 pub mod status;
 pub mod terminate;

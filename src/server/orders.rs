@@ -13,7 +13,7 @@ use crate::system::log::Level;
 
 use super::nodes::Trouble;
 use super::registry::event::Actor;
-use super::registry::vm::{Vm, Wanted};
+use super::registry::vm::{OnNode, Vm, Wanted};
 use super::registry::{Reader, Registry, RegistryError, Writer};
 use super::{access, audit};
 
@@ -119,6 +119,7 @@ pub fn give_with(
         vm.stage = None;
         vm.percent = None;
         vm.fault = None;
+        vm.saving = None;
         edit(vm);
     })?;
     if given.is_some() {
@@ -167,6 +168,13 @@ fn has_reported_on(vm: &Vm, order: Order) -> bool {
     vm.order == order && vm.sequence > 0
 }
 
+/// What happens to a machine whose node did not take an order. A disk can be saved of machines that run and of
+/// machines that don't; which it was is known from what is wanted, and from the end of its lease.
+fn undone(vm: &Vm, order: Order) -> Event {
+    let ran = vm.wanted == Wanted::Running && vm.deletion.is_none();
+    if order == Order::Save && ran { Event::Deployed } else { Event::Failed }
+}
+
 /// Records that a node did not take an order. The machine becomes what the table of states says, unless it
 /// got another order meanwhile, which counts then, or its node reported on this one.
 fn give_up(
@@ -182,16 +190,25 @@ fn give_up(
         return Ok(present);
     }
     let failed = if present.order == order {
-        writer.advance(&present, Event::Failed, now, |vm| {
+        writer.advance(&present, undone(&present, order), now, |vm| {
             vm.fault = Some(trouble.fault.clone());
             vm.wanted = wanted_after_failure(order).unwrap_or(vm.wanted);
             // Of any other machine something is there, whether its node took the order or not.
             if order == Order::Deploy {
                 vm.on_node = trouble.taken;
             }
+            // What its node never had it won't carry out; else the name is kept for what it may still report.
+            vm.saving = vm.saving.take().filter(|_| trouble.taken == OnNode::Maybe);
         })?
     } else {
         None
+    };
+    // A disk that is kept for a while after the lease is still kept for that while.
+    let failed = match failed {
+        Some(vm) if order == Order::Save && vm.deletion.is_some() => {
+            Some(writer.advance(&vm, Event::Expire, now, |_| {})?.unwrap_or(vm))
+        }
+        other => other,
     };
     writer.record(present.id, now, actor, &format!("{order} failed"), &trouble.fault.to_string())?;
     Ok(failed.unwrap_or(present))
@@ -201,7 +218,6 @@ fn give_up(
 mod tests {
     use super::*;
     use crate::model::state::State;
-    use crate::server::registry::vm::OnNode;
     use crate::server::registry::vm::tests::entered;
 
     struct Ground {
