@@ -7,13 +7,13 @@ use crate::model::fault::Fault;
 use crate::model::names::{VirtualHost, VmId};
 use crate::model::stage::Order;
 use crate::model::state::Event;
-use crate::model::wire::{Accepted, MachineOrder};
+use crate::model::wire::{Accepted, MachineOrder, SaveOrder};
 use crate::system::clock;
 use crate::system::log::Level;
 
-use super::nodes::Trouble;
+use super::nodes::{Nodes, Trouble};
 use super::registry::event::Actor;
-use super::registry::vm::{OnNode, Vm, Wanted};
+use super::registry::vm::{OnNode, Saving, Vm, Wanted};
 use super::registry::{Reader, Registry, RegistryError, Writer};
 use super::{access, audit};
 
@@ -119,7 +119,8 @@ pub fn give_with(
         vm.stage = None;
         vm.percent = None;
         vm.fault = None;
-        vm.saving = None;
+        // The same order given again is about the same image.
+        vm.saving = vm.saving.take().filter(|_| order == Order::Save);
         edit(vm);
     })?;
     if given.is_some() {
@@ -131,6 +132,19 @@ pub fn give_with(
 /// The message to the node of a machine.
 pub fn message(vm: &Vm) -> MachineOrder {
     MachineOrder { id: vm.id, user: vm.owner.user_name().clone(), virtual_host: vm.virtual_host.clone() }
+}
+
+/// Tells the node of a machine what was ordered.
+///
+/// # Errors
+/// [`Trouble`], when the node did not say that it has accepted.
+pub fn tell(nodes: &Nodes<'_>, vm: &Vm, order: Order) -> Result<Accepted, Trouble> {
+    match (order, &vm.saving) {
+        (Order::Save, Some(Saving { name, .. })) => {
+            nodes.save(&vm.physical_host, &SaveOrder { machine: message(vm), name: name.clone() })
+        }
+        _ => nodes.order(order, &vm.physical_host, &message(vm)),
+    }
 }
 
 /// Records what a node answered to an order that was given before, and logs it if it was no consent. Gives

@@ -106,7 +106,7 @@ fn handle(call: &UserCall<'_>, order: Order) -> Result<Reply, Refusal> {
         return ordered(call, &common, &vm, None);
     }
     audit::record(Level::Info, order.as_str(), &vm, &actor, "ordered");
-    let answer = nodes.order(order, &vm.physical_host, &orders::message(&vm));
+    let answer = orders::tell(&nodes, &vm, order);
     let (vm, fault) = orders::settle(&mut registry, vm, order, answer, &actor)?;
     ordered(call, &common, &vm, fault.as_ref())
 }

@@ -13,7 +13,6 @@ use crate::model::fault::Fault;
 use crate::model::names::{ImageName, SavedImage};
 use crate::model::stage::Order;
 use crate::model::state::State;
-use crate::model::wire::SaveOrder;
 use crate::system::log::Level;
 
 use super::nodes::Nodes;
@@ -224,11 +223,10 @@ pub fn carry_out(
     vm: Vm,
     actor: &Actor,
 ) -> Result<(Vm, Option<Fault>), RegistryError> {
-    let Some(Saving { name, then_terminate }) = vm.saving.clone() else { return Ok((vm, None)) };
-    let then = if then_terminate { "ordered, and to be terminated then" } else { "ordered" };
-    audit::record(Level::Info, "save", &vm, actor, then);
-    let order = SaveOrder { machine: orders::message(&vm), name };
-    let answer = nodes.save(&vm.physical_host, &order);
+    let then_terminate = vm.saving.as_ref().is_some_and(|saving| saving.then_terminate);
+    let detail = if then_terminate { "ordered, and to be terminated then" } else { "ordered" };
+    audit::record(Level::Info, "save", &vm, actor, detail);
+    let answer = orders::tell(nodes, &vm, Order::Save);
     orders::settle(registry, vm, Order::Save, answer, actor)
 }
 

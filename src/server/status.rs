@@ -166,9 +166,13 @@ fn follow(
         leases::expire(writer, vm, grace, now, actor)?;
         return Ok(None);
     }
-    // It was stopped for the end of a lease that was extended meanwhile, or for saving its disk.
-    let goes_on = vm.wanted == Wanted::Running && matches!(report.order, Order::Stop | Order::Save);
-    if !goes_on {
+    // It was stopped for the end of a lease that was extended meanwhile, or for saving its disk. A stop that counted as
+    // given up, and was carried out all the same, is what was asked for.
+    let for_a_while = match report.order {
+        Order::Stop => before.state == State::Stopping,
+        order => order == Order::Save,
+    };
+    if !for_a_while || vm.wanted != Wanted::Running {
         return Ok(None);
     }
     // What went wrong with saving is still to be read.
@@ -716,6 +720,18 @@ mod tests {
             ground.report(Order::Save, 9, SAVED);
             assert_eq!(ground.history().iter().filter(|what| *what == "saved").count(), 1);
         }
+    }
+
+    #[test]
+    fn a_stop_that_was_given_up_and_came_about_is_not_undone() {
+        let mut ground = Ground::deployed();
+        ground.give(Order::Stop);
+        let fault = Fault::HostSilent { host: ground.vm.physical_host.clone(), seconds: 7 };
+        let trouble = crate::server::nodes::Trouble { fault, taken: OnNode::Maybe };
+        let vm = ground.vm.clone();
+        orders::settle(&mut ground.registry, vm, Order::Stop, Err(trouble), &actor()).unwrap();
+        assert_eq!(ground.next(Order::Stop, News::Done), None);
+        assert_eq!(ground.vm.state, State::Stopped);
     }
 
     #[test]

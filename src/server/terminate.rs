@@ -142,7 +142,7 @@ fn act(call: &UserCall<'_>, common: &Common, target: &Target) -> Result<Reply, R
         }
         Step::Tell(vm) => {
             audit::record(Level::Info, "terminate", &vm, &actor, "ordered");
-            let answer = nodes.order(Order::Terminate, &vm.physical_host, &orders::message(&vm));
+            let answer = orders::tell(&nodes, &vm, Order::Terminate);
             orders::settle(&mut registry, vm, Order::Terminate, answer, &actor)?
         }
         Step::Save(vm) => save::carry_out(&mut registry, &nodes, vm, &actor)?,
