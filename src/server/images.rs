@@ -503,4 +503,81 @@ mod tests {
             assert!(bad.parse::<Named>().is_err(), "{bad:?}");
         }
     }
+    /// A node that does twice what it is told, `first` before it says so the first time. Gives back what it was told.
+    fn node(first: impl FnOnce() + Send + 'static) -> (String, std::thread::JoinHandle<Vec<ImageOrder>>) {
+        use std::io::{Read as _, Write as _};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{{host}}:{}/cgi-bin/node", listener.local_addr().unwrap().port());
+        let mut first = Some(first);
+        let thread = std::thread::spawn(move || {
+            let answer = || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let (mut received, mut buffer) = (String::new(), [0; 4096]);
+                let told = loop {
+                    let length = stream.read(&mut buffer).unwrap();
+                    received.push_str(&String::from_utf8_lossy(&buffer[..length]));
+                    let body = received.split("\r\n\r\n").nth(1).unwrap_or_default();
+                    if let Ok(order) = serde_json::from_str(body) {
+                        break order;
+                    }
+                };
+                if let Some(first) = first.take() {
+                    first();
+                }
+                let body = r#"{"host":{"memory_free":1,"memory_total":2,"disk_free":3,"disk_total":4,
+                    "version":"1","common_digest":"x"}}"#;
+                let head =
+                    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+                stream.write_all((head + body).as_bytes()).unwrap();
+                told
+            };
+            std::iter::repeat_with(answer).take(2).collect()
+        });
+        (url, thread)
+    }
+
+    #[test]
+    fn a_new_name_that_another_image_gets_meanwhile_is_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("registry.sqlite");
+        let mut registry = Registry::open(&file).unwrap();
+        let vm = crate::server::registry::vm::tests::entered(&mut registry, "alice", "localhost", "vm1");
+        let image = |name: &str| Image {
+            owner: vm.owner.clone(),
+            name: name.parse().unwrap(),
+            host: vm.physical_host.clone(),
+            base: vm.image.clone(),
+            bytes: 5,
+            disk: vm.disk,
+            shared: false,
+            saved: clock::now(),
+        };
+        let (old, other) = (image("old"), image("new"));
+        registry.write(|writer| writer.keep_image(&old)).unwrap();
+        let kept = other.clone();
+        let (url, node) = node(move || {
+            let mut registry = Registry::open(&file).unwrap();
+            registry.write(|writer| writer.keep_image(&kept)).unwrap();
+        });
+        std::fs::write(dir.path().join("key"), "0123456789abcdef0123456789abcdef").unwrap();
+        let text = format!(
+            "[General]\nEnvUsernameVariable = 'REMOTE_USER'\nkeyFile = '{}/key'\nnodeURL = '{url}'\n",
+            dir.path().display()
+        );
+        std::fs::write(dir.path().join("server.cfg"), text).unwrap();
+        let config = config::Server::load(dir.path()).unwrap();
+        let request = crate::model::names::RequestId::generate();
+        let nodes = Nodes::new(&config, &request).unwrap();
+        let actor = Actor { who: "alice".to_owned(), from: "192.0.2.1".to_owned() };
+        let new = Some(other.name.clone());
+        let refused = at_its_host(&mut registry, &nodes, old.clone(), new, &actor).unwrap_err();
+        assert_eq!((refused.status, refused.fields.len()), (409, 1));
+        let told: Vec<_> = node.join().unwrap().into_iter().map(|told| (told.image.name, told.act)).collect();
+        let there = (old.name.clone(), ImageAct::Rename(other.name.clone()));
+        let and_back = (other.name.clone(), ImageAct::Rename(old.name.clone()));
+        assert_eq!(told, [there, and_back]);
+        let names: Vec<_> =
+            registry.read(|reader| reader.images()).unwrap().into_iter().map(|image| image.name).collect();
+        assert_eq!(names, [other.name, old.name]);
+    }
 }
