@@ -448,7 +448,7 @@ fn fields_of_a_deploy() {
 }
 
 /// The programs that take orders about one machine.
-const ABOUT_ONE: [&str; 4] = ["terminate", "stop", "start", "reboot"];
+const ABOUT_ONE: [&str; 5] = ["terminate", "stop", "start", "reboot", "save"];
 
 #[test]
 fn ids_and_names_of_machines() {
@@ -463,7 +463,7 @@ fn ids_and_names_of_machines() {
         bad.push((String::new(), &[400]));
         bad.push((unknown, &[404]));
         for (id, statuses) in &bad {
-            for program in ["show", "console", "terminate", "stop", "start", "reboot"] {
+            for program in ["show", "console", "terminate", "stop", "start", "reboot", "save"] {
                 let what = format!("{program} of {id:.40?}");
                 let ask = portal.get("alice", &with_query(program, &[("id", id), ("format", "text")]));
                 refused_with(&ask.send(), &what, statuses);

@@ -8,7 +8,7 @@ use vgrid::model::wire::News;
 
 use crate::support::browser::Browser;
 use crate::support::eventually;
-use crate::support::portal::{Portal, password};
+use crate::support::portal::{Portal, Setup, password};
 
 /// Opens a page as somebody, so that the address the page knows of itself has no password in it: pages
 /// that are reached with one may fetch nothing.
@@ -187,4 +187,39 @@ fn a_page_elsewhere_cannot_use_who_is_signed_in() {
     browser.click("button");
     browser.wait("location.href.includes('/cgi-bin/user/terminate')");
     harmless("a form");
+}
+
+#[test]
+fn an_image_is_saved_and_used_in_a_browser() {
+    let portal = Setup { hosts: vec![("localhost", 4)], ..Setup::default() }.start();
+    let id = portal.deployed("alice");
+    let browser = Browser::start();
+    sign_in(&browser, &portal, "alice");
+    let open = |path: &str| browser.open(&format!("http://{}/cgi-bin/user/{path}", portal.apache.address));
+    open(&format!("terminate?id={id}"));
+    // The browser itself holds back what is no name; the host is told of nothing.
+    browser.fill("#saveAs", "No Name");
+    browser.click("form:has(#saveAs) button");
+    assert_eq!(browser.run("return document.querySelector('#saveAs').validity.patternMismatch"), true);
+    assert!(portal.nodes.orders("save").is_empty());
+    browser.fill("#saveAs", "web-1");
+    browser.click("form:has(#saveAs) button");
+    browser.wait("document.querySelector('#machine .s.saving')");
+    portal.report(&id, Order::Save, 1, News::Saved { bytes: 5 << 20 }).expect(200);
+    portal.report(&id, Order::Terminate, 1, News::Done).expect(200);
+    browser.wait("document.querySelector('#machine .s.notDeployed')");
+
+    browser.click(".bar a[href=images]");
+    browser.wait("document.querySelector('.saved h3')?.innerText === 'web-1'");
+    browser.click(".saved a[href$='do=share']");
+    browser.click("main button[type=submit]");
+    browser.wait("document.querySelector('.saved .shared')");
+    browser.click(".saved a[href^=deploy]");
+    browser.wait("document.querySelector('input[name=vmImage]:checked')?.value === 'saved:web-1'");
+    browser.click("button[type=submit]");
+    browser.wait("document.querySelector('#machine .s.deploying')");
+    browser.wait("document.querySelector('.facts').innerText.includes('alice/web-1')");
+    let order = portal.nodes.orders("deploy").pop().expect("an order");
+    assert_eq!(order.json()["saved"]["name"], "web-1");
+    assert_eq!(browser.complaints(), [""; 0]);
 }

@@ -59,6 +59,7 @@ fn every_page_comes_in_three_forms() {
     let pages = [
         "list".to_owned(),
         "deploy".to_owned(),
+        "images".to_owned(),
         format!("show?id={id}"),
         format!("console?id={id}"),
         format!("deploy?like={id}"),
@@ -112,6 +113,8 @@ fn every_page_comes_in_three_forms() {
         let ask = portal.get("alice", &format!("{program}?id={id}")).header("Accept", "text/html");
         well_made(&ask.send().expect(200).says(question));
     }
+    let ask = portal.get("alice", &format!("save?id={id}")).header("Accept", "text/html");
+    well_made(&ask.send().expect(200).says("Save vm1 as an image?"));
     portal.assert_no_panic();
 }
 
@@ -128,7 +131,11 @@ fn every_status_has_its_page() {
         (400, "list?colour=red".to_owned()),
         (400, "show".to_owned()),
         (400, "deploy?vmImage=tiny&vmMemory=0&vmPartition=1".to_owned()),
+        (400, "images?do=burn&name=x".to_owned()),
+        (400, "images?name=x".to_owned()),
         (403, "list?scope=all".to_owned()),
+        (403, "images?scope=all".to_owned()),
+        (404, "images?do=delete&name=x".to_owned()),
         (404, format!("show?id={unknown}")),
         (404, format!("terminate?id={unknown}")),
         (404, "terminate?vmHostname=vm6".to_owned()),
@@ -160,6 +167,8 @@ fn every_status_has_its_page() {
         ("stop", "GET, HEAD, POST"),
         ("start", "GET, HEAD, POST"),
         ("reboot", "GET, HEAD, POST"),
+        ("save", "GET, HEAD, POST"),
+        ("images", "GET, HEAD, POST"),
     ] {
         for method in ["PUT", "DELETE", "BREW", "get", "PATCH"] {
             let ask = portal.ask(method, &format!("/cgi-bin/user/{program}")).by("alice", &password("alice"));
@@ -262,8 +271,13 @@ fn a_refused_form_comes_back_filled_in() {
 fn pages_are_complete_without_anything_from_elsewhere() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
-    for page in ["list".to_owned(), "deploy".to_owned(), format!("show?id={id}"), format!("console?id={id}")]
-    {
+    for page in [
+        "list".to_owned(),
+        "deploy".to_owned(),
+        "images".to_owned(),
+        format!("show?id={id}"),
+        format!("console?id={id}"),
+    ] {
         let text = portal.get("alice", &page).send().expect(200).text();
         for attribute in ["src=\"", "href=\"", "action=\""] {
             for link in text.split(attribute).skip(1).filter_map(|rest| rest.split('"').next()) {

@@ -71,6 +71,10 @@ pub static USER_ADMIN: Endpoint = endpoint("user/admin", Role::Administrator, FO
 /// `user/history`.
 pub static USER_HISTORY: Endpoint =
     Endpoint { csv: true, ..endpoint("user/history", Role::User, READ, false, 0) };
+/// `user/save`.
+pub static USER_SAVE: Endpoint = endpoint("user/save", Role::Owner, FORM, true, 16 << 10);
+/// `user/images`.
+pub static USER_IMAGES: Endpoint = endpoint("user/images", Role::User, FORM, true, 16 << 10);
 /// `internal/status`.
 pub static INTERNAL_STATUS: Endpoint = endpoint("internal/status", Role::Node, MESSAGE, true, 64 << 10);
 /// `node/deploy`.
@@ -89,7 +93,7 @@ pub static NODE_INFO: Endpoint = endpoint("node/info", Role::Server, READ, false
 pub static NODE_CONSOLE: Endpoint = endpoint("node/console", Role::Server, READ, false, 0);
 
 /// All endpoints.
-pub static ENDPOINTS: [&Endpoint; 19] = [
+pub static ENDPOINTS: [&Endpoint; 21] = [
     &USER_LIST,
     &USER_DEPLOY,
     &USER_SHOW,
@@ -101,6 +105,8 @@ pub static ENDPOINTS: [&Endpoint; 19] = [
     &USER_EXTEND,
     &USER_ADMIN,
     &USER_HISTORY,
+    &USER_SAVE,
+    &USER_IMAGES,
     &INTERNAL_STATUS,
     &NODE_DEPLOY,
     &NODE_TERMINATE,

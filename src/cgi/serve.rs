@@ -389,7 +389,7 @@ mod pages {
     }
 
     /// Fields that say how to show something and never what to do.
-    const PASSIVE: [&str; 2] = ["format", "like"];
+    const PASSIVE: [&str; 3] = ["format", "like", "scope"];
 
     /// Whether the call is meant to change something, and may.
     ///

@@ -155,7 +155,8 @@ pub fn next(state: State, event: Event) -> Option<State> {
         (S::Stopping | S::Starting | S::Rebooting | S::Saving | S::Expired | S::Deployed, E::Stopped)
         | (S::Starting | S::Saving, E::Failed) => Some(S::Stopped),
         (S::Deploying | S::Terminating, E::Failed) => Some(S::Failed),
-        (S::Deploying | S::Starting | S::Rebooting | S::Stopped, E::Deployed)
+        // From saving: its node did not take the order, and it still runs.
+        (S::Deploying | S::Starting | S::Rebooting | S::Saving | S::Stopped, E::Deployed)
         | (S::Stopping | S::Rebooting, E::Failed) => Some(S::Deployed),
         // Again, for a node that lost the first order.
         (S::Deployed | S::Stopping, E::Stop) => Some(S::Stopping),

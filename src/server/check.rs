@@ -22,7 +22,7 @@ use super::mail;
 use super::registry::{Registry, RegistryError};
 
 /// The page templates; the layout is read with each.
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 13] = [
     "list.html",
     "deploy.html",
     "show.html",
@@ -32,6 +32,9 @@ const PAGES: [&str; 10] = [
     "power.html",
     "admin.html",
     "history.html",
+    "save.html",
+    "images.html",
+    "image.html",
     "error.html",
 ];
 

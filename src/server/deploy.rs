@@ -13,7 +13,7 @@ use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common, Leases, Quota};
 use crate::model::lease::{Lease, Term};
 use crate::model::names::{
-    ImageTag, Label, MachineName, NameFault, PhysicalHost, UserName, VirtualHost, VmId,
+    ImageTag, Label, MachineName, NameFault, PhysicalHost, SavedImage, UserName, VirtualHost, VmId,
 };
 use crate::model::size::{GiB, MiB};
 use crate::model::stage::Order;
@@ -21,17 +21,19 @@ use crate::model::wire::DeployOrder;
 use crate::system::clock;
 use crate::system::log::{self, Level};
 
+use super::images::{ImageView, Named};
 use super::mail::Post;
 use super::nodes::Nodes;
 use super::placement::{Load, first_free, least_loaded};
 use super::quota::{self, QuotaView};
 use super::registry::closed::{self, Kind};
 use super::registry::event::Actor;
+use super::registry::image::Image;
 use super::registry::user::{Owner, Registered};
 use super::registry::vm::{NewVm, Vm};
 use super::registry::{Registry, RegistryError, Writer};
-use super::view::{ended, loads, one_line, ordered};
-use super::{access, audit, orders};
+use super::view::{ended, loads, one_line, ordered, sentence};
+use super::{access, audit, images, orders};
 
 /// What the form proposes for the memory, in MiB, and for the partition, in GiB.
 const PROPOSED_MEMORY: &str = "256";
@@ -41,16 +43,29 @@ const PROPOSED_PARTITION: &str = "2";
 const AUTO: &str = "auto";
 
 /// The fields of the form.
-const FIELDS: [&str; 7] =
-    ["vmImage", "vmMemory", "vmPartition", "physicalHost", "vmHostname", "vmName", "expiryTime"];
+const FIELDS: [&str; 8] = [
+    "vmImage",
+    "savedImage",
+    "vmMemory",
+    "vmPartition",
+    "physicalHost",
+    "vmHostname",
+    "vmName",
+    "expiryTime",
+];
+
+/// What a saved image's name follows in `vmImage`, as the form sends it: there images of both kinds are one group of
+/// buttons, of which one is pressed. No tag has a colon.
+const SAVED: &str = "saved:";
 
 /// The form.
 #[derive(Debug, Serialize)]
 struct DeployView {
-    images: Vec<ImageView>,
+    images: Vec<ImageChoice>,
+    saved: Vec<SavedChoice>,
     hosts: Vec<HostChoice>,
     names: Vec<NameChoice>,
-    /// What the form is filled in with: each of [`FIELDS`].
+    /// What the form is filled in with: each of [`FIELDS`], but for a saved image, which is in `vmImage`.
     values: BTreeMap<&'static str, String>,
     /// What is wrong with single fields.
     faults: BTreeMap<&'static str, String>,
@@ -63,9 +78,18 @@ struct DeployView {
 
 /// An image to choose.
 #[derive(Debug, Serialize)]
-struct ImageView {
+struct ImageChoice {
     tag: String,
     description: String,
+}
+
+/// A saved image to choose.
+#[derive(Debug, Serialize)]
+struct SavedChoice {
+    /// What `vmImage` is then, in the form.
+    value: String,
+    #[serde(flatten)]
+    image: ImageView,
 }
 
 /// A host to choose.
@@ -91,11 +115,15 @@ struct NameChoice {
 impl View for DeployView {
     const TEMPLATE: &'static str = "deploy.html";
 
-    /// What there is to choose from, one line each, tab-separated: `image`, tag, description; `host`, name,
-    /// machines, maximum, `open` or `disabled`; `name`, name, `free`, `taken` or `disabled`; `lease`, default,
+    /// What there is to choose from, one line each, tab-separated: `image`, tag, description; `saved`, what
+    /// `savedImage` takes, host, image that it was made from, smallest partition (GiB); `host`, name, machines, maximum, `open` or `disabled`; `name`, name, `free`, `taken` or `disabled`; `lease`, default,
     /// maximum; then what the caller has and may have (see [`QuotaView::line`]).
     fn text(&self) -> String {
         let images = self.images.iter().map(|i| format!("image\t{}\t{}\n", i.tag, one_line(&i.description)));
+        let saved = self.saved.iter().filter(|s| s.image.obstacle.is_none()).map(|s| {
+            let ImageView { id, host, base, disk_gib, .. } = &s.image;
+            format!("saved\t{id}\t{host}\t{base}\t{disk_gib}\n")
+        });
         let hosts = self.hosts.iter().map(|h| {
             let status = if h.disabled.is_some() { "disabled" } else { "open" };
             format!("host\t{}\t{}\t{}\t{status}\n", h.name, h.machines, h.maximum)
@@ -109,7 +137,7 @@ impl View for DeployView {
             format!("name\t{}\t{status}\n", n.name)
         });
         let lease = format!("lease\t{}\t{}\n", self.default_lease, self.maximum_lease);
-        images.chain(hosts).chain(names).chain([lease, self.quota.line()]).collect()
+        images.chain(saved).chain(hosts).chain(names).chain([lease, self.quota.line()]).collect()
     }
 }
 
@@ -153,7 +181,7 @@ impl Declined {
 /// What somebody wants, each field checked by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Wish {
-    image: ImageTag,
+    source: Source,
     memory: MiB,
     disk: GiB,
     /// `None` leaves it to vGrid.
@@ -164,9 +192,19 @@ struct Wish {
     lease: Lease,
 }
 
+/// What a machine is made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Source {
+    /// An image of the configuration.
+    Tag(ImageTag),
+    /// An image that somebody saved; with the image of the configuration that it must go back to, if that was said, too.
+    Saved(Named, Option<ImageTag>),
+}
+
 /// Answers `user/deploy`.
 ///
-/// Fields: `vmImage`, `vmMemory` (MiB), `vmPartition` (GiB); `physicalHost` and `vmHostname` (empty or
+/// Fields: `vmImage`, or `savedImage` (`NAME`, or `OWNER/NAME` for one that somebody shares), which decides on the host;
+/// `vmMemory` (MiB), `vmPartition` (GiB); `physicalHost` and `vmHostname` (empty or
 /// `auto`: vGrid chooses); `vmName` (a label); `expiryTime` (such as `7d`; empty: the default lease);
 /// `like` (the id of a machine to fill the form in from); `token`, `format`.
 ///
@@ -226,10 +264,7 @@ fn read_wish(fields: &Fields, common: &Common, leases: &Leases) -> Result<Wish, 
     let wish = {
         let mut reading = Reading { fields, faults: &mut faults };
         // Each is read before the first fault ends the reading.
-        let image = reading.required("vmImage", "Choose an image.").and_then(|tag: ImageTag| {
-            let sentence = || format!("There is no image {tag}.");
-            reading.check(common.has_image(&tag), "vmImage", sentence).map(|()| tag)
-        });
+        let source = reading.source(common);
         let memory = reading.required("vmMemory", "Say how much memory it gets, in MiB.");
         let disk = reading.required("vmPartition", "Say how large its partition is, in GiB.");
         let host = reading.choice("physicalHost").and_then(|host: Option<PhysicalHost>| {
@@ -254,7 +289,7 @@ fn read_wish(fields: &Fields, common: &Common, leases: &Leases) -> Result<Wish, 
         });
         (|| {
             Ok::<_, Wrong>(Wish {
-                image: image?,
+                source: source?,
                 memory: memory?,
                 disk: disk?,
                 host: host?,
@@ -292,6 +327,28 @@ impl Reading<'_> {
         })
     }
 
+    fn source(&mut self, common: &Common) -> Result<Source, Wrong> {
+        let tag = self.fields.get("vmImage").map(str::trim).unwrap_or_default();
+        let saved = match (self.optional("savedImage")?, tag.strip_prefix(SAVED)) {
+            (Some(named), None) => return Ok(Source::Saved(named, self.optional("vmImage")?)),
+            (None, Some(name)) => name,
+            (Some(_), Some(_)) => {
+                self.faults.insert("savedImage", "Choose one image.".to_owned());
+                return Err(Wrong);
+            }
+            (None, None) => {
+                let tag: ImageTag = self.required("vmImage", "Choose an image.")?;
+                let sentence = || format!("There is no image {tag}.");
+                self.check(common.has_image(&tag), "vmImage", sentence)?;
+                return Ok(Source::Tag(tag));
+            }
+        };
+        saved.parse().map(|named| Source::Saved(named, None)).map_err(|fault: NameFault| {
+            self.faults.insert("savedImage", sentence(&fault));
+            Wrong
+        })
+    }
+
     fn choice<T: FromStr<Err: Display>>(&mut self, field: &'static str) -> Result<Option<T>, Wrong> {
         if self.fields.get(field).is_some_and(|text| text.trim() == AUTO) {
             return Ok(None);
@@ -311,14 +368,6 @@ impl Reading<'_> {
         self.faults.insert(field, fault());
         Err(Wrong)
     }
-}
-
-/// A fault of a type's own parser as a sentence.
-fn sentence(fault: &impl Display) -> String {
-    let text = fault.to_string();
-    let mut letters = text.chars();
-    let first = letters.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
-    format!("{first}{}.", letters.as_str())
 }
 
 /// Finds a host and a name and enters the machine, all under one write lock: of many who want the last
@@ -342,24 +391,95 @@ fn take_on(
         if !faults.is_empty() {
             return Err(NotTaken::Declined(Declined { status: 409, faults }));
         }
-        let physical_host = place(&loads(**writer, common)?, wish.host.as_ref())?;
+        let loads = loads(**writer, common)?;
+        let (image, from, physical_host) = match &wish.source {
+            Source::Tag(tag) => (tag.clone(), None, place(&loads, wish.host.as_ref())?),
+            Source::Saved(named, base) => {
+                let image = saved(writer, common, &owner, named, base.as_ref(), &wish)?;
+                let host = place_of(&image, &loads)?;
+                (image.base.clone(), Some(image.id()), host)
+            }
+        };
         let virtual_host = name(writer, common, &owner, wish.name)?;
         let new = NewVm {
             owner,
             virtual_host,
             physical_host,
-            image: wish.image,
+            image,
             memory: wish.memory,
             disk: wish.disk,
             label: wish.label,
             lease: Term::For(wish.lease),
-            from: None,
+            from,
         };
         let vm = writer.enter(new, now)?;
-        let detail = format!("{} on {}", vm.virtual_host, vm.physical_host);
+        let mut detail = format!("{} on {}", vm.virtual_host, vm.physical_host);
+        if let Some(SavedImage { owner, name }) = &vm.from {
+            detail = format!("{detail}, from the saved image {owner}/{name}");
+        }
         writer.record(vm.id, now, actor, "deploy ordered", &detail)?;
         Ok(vm)
     })
+}
+
+/// The saved image that is meant, if its user may use it and the rest of the wish goes with it.
+fn saved(
+    writer: &Writer<'_>,
+    common: &Common,
+    owner: &Owner,
+    named: &Named,
+    base: Option<&ImageTag>,
+    wish: &Wish,
+) -> Result<Image, NotTaken> {
+    let declined =
+        |status, sentence: String| NotTaken::Declined(Declined::one(status, "savedImage", sentence));
+    let Some(image) = images::usable(**writer, &named.clone().by(owner), owner)? else {
+        return Err(declined(400, format!("There is no saved image {named} that you may use.")));
+    };
+    if let Some(obstacle) = images::obstacle(&image, common) {
+        return Err(declined(409, obstacle));
+    }
+    let mut faults = BTreeMap::new();
+    if base.is_some_and(|base| *base != image.base) {
+        let sentence = format!(
+            "The saved image {named} goes back to the image {}. Leave vmImage empty, or choose that.",
+            image.base
+        );
+        faults.insert("vmImage", sentence);
+    }
+    if wish.host.as_ref().is_some_and(|host| *host != image.host) {
+        let sentence = format!(
+            "The saved image {named} is on the host {} only. Choose that, or leave the choice to vGrid.",
+            image.host
+        );
+        faults.insert("physicalHost", sentence);
+    }
+    if wish.disk < image.disk {
+        let sentence = format!("The saved image {named} needs a partition of {} at least.", image.disk);
+        faults.insert("vmPartition", sentence);
+    }
+    if faults.is_empty() { Ok(image) } else { Err(NotTaken::Declined(Declined { status: 400, faults })) }
+}
+
+/// The host of a saved image, if it is not full.
+fn place_of(image: &Image, loads: &[Load]) -> Result<PhysicalHost, NotTaken> {
+    let Image { name, host, .. } = image;
+    if let Some(Load { disabled: Some(reason), .. }) = loads.iter().find(|load| load.host == *host) {
+        let sentence = format!(
+            "The saved image {name} is on the host {host} only, and that gets no new machines at present: {} Choose \
+             another image.",
+            ended(reason)
+        );
+        return Err(NotTaken::Declined(Declined::one(409, "physicalHost", sentence)));
+    }
+    if loads.iter().any(|load| load.host == *host && load.is_full()) {
+        let sentence = format!(
+            "The saved image {name} is on the host {host} only, and that host is full. Choose another image, or \
+             terminate a machine there."
+        );
+        return Err(NotTaken::Declined(Declined::one(409, "physicalHost", sentence)));
+    }
+    place(loads, Some(host))
 }
 
 /// The host that was asked for, or the one with the lowest share, if it is not full.
@@ -484,17 +604,25 @@ fn form(
             let vm = reader.vm(id)?.ok_or_else(|| Refusal::not_found("There is no machine with this id."))?;
             // This endpoint is for all; what a machine is like, only its owner may see.
             let vm = access::permit(call, &policy::USER_SHOW, &caller, vm)?;
-            values.extend(values_of(&vm, !taken.contains(&vm.virtual_host)));
+            values.extend(values_of(&vm, &caller, !taken.contains(&vm.virtual_host)));
         }
-        for field in FIELDS {
+        let saved = reader.images_for(&caller)?;
+        if let Some(Ok(named)) = fields.get("savedImage").map(str::parse::<Named>) {
+            values.extend(values_for(&named.by(&caller), &saved, &caller));
+        }
+        for field in FIELDS.into_iter().filter(|field| *field != "savedImage") {
             if let Some(given) = fields.get(field) {
                 values.insert(field, given.to_owned());
             }
         }
+        let saved = saved.iter().map(|image| SavedChoice {
+            value: format!("{SAVED}{}", Named::of(&image.id(), &caller)),
+            image: ImageView::new(image, common, &caller, call.administrator),
+        });
         let images = common
             .images
             .iter()
-            .map(|(tag, description)| ImageView { tag: tag.to_string(), description: description.clone() });
+            .map(|(tag, description)| ImageChoice { tag: tag.to_string(), description: description.clone() });
         let hosts = loads(reader, common)?.into_iter().map(|load| HostChoice {
             full: load.is_full(),
             name: load.host.to_string(),
@@ -509,6 +637,7 @@ fn form(
         });
         Ok::<_, Refusal>(DeployView {
             images: images.collect(),
+            saved: saved.collect(),
             hosts: hosts.collect(),
             names: names.collect(),
             values,
@@ -536,10 +665,21 @@ fn usual(common: &Common, leases: &Leases) -> BTreeMap<&'static str, String> {
     ])
 }
 
-/// What a form for another machine like `vm` holds.
-fn values_of(vm: &Vm, name_is_free: bool) -> BTreeMap<&'static str, String> {
+/// What a form for a machine from a saved image holds: what goes with the image, as far as it is known.
+fn values_for(image: &SavedImage, known: &[Image], caller: &Owner) -> Vec<(&'static str, String)> {
+    let mut values = vec![("vmImage", format!("{SAVED}{}", Named::of(image, caller)))];
+    if let Some(image) = known.iter().find(|known| known.id() == *image) {
+        values.push(("vmPartition", image.disk.get().to_string()));
+        values.push(("physicalHost", image.host.to_string()));
+    }
+    values
+}
+
+/// What a form for another machine like `vm` holds, as `caller` sees it.
+fn values_of(vm: &Vm, caller: &Owner, name_is_free: bool) -> BTreeMap<&'static str, String> {
+    let saved = vm.from.as_ref().map(|image| format!("{SAVED}{}", Named::of(image, caller)));
     BTreeMap::from([
-        ("vmImage", vm.image.to_string()),
+        ("vmImage", saved.unwrap_or_else(|| vm.image.to_string())),
         ("vmMemory", vm.memory.get().to_string()),
         ("vmPartition", vm.disk.get().to_string()),
         ("physicalHost", vm.physical_host.to_string()),
@@ -569,7 +709,7 @@ mod tests {
 
     fn wish() -> Wish {
         Wish {
-            image: "tiny".parse().unwrap(),
+            source: Source::Tag("tiny".parse().unwrap()),
             memory: MiB::new(128).unwrap(),
             disk: GiB::new(1).unwrap(),
             host: None,
@@ -665,6 +805,61 @@ mod tests {
         assert_eq!(ask(None, Some("vm2")).unwrap().physical_host.as_str(), "node2");
         let full = declined(ask(None, None));
         assert_eq!(full.sentence(), "All hosts are full. Terminate a machine, or try again later.");
+    }
+
+    #[test]
+    fn a_saved_image_decides_on_the_host_and_is_for_those_who_may_use_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let common = common(&[("node1", 9), ("node2", 1)], 9);
+        let (alice, bob) = (alice(), "bob".parse::<UserName>().unwrap());
+        let image = Image {
+            owner: Owner::of(&alice),
+            name: "web".parse().unwrap(),
+            host: "node2".parse().unwrap(),
+            base: "tiny".parse().unwrap(),
+            bytes: 5,
+            disk: GiB::new(3).unwrap(),
+            shared: false,
+            saved: clock::now(),
+        };
+        let kept: Result<(), RegistryError> = registry.write(|writer| {
+            writer.register(&alice, clock::now())?;
+            writer.keep_image(&image)
+        });
+        kept.unwrap();
+        let ask = |registry: &mut Registry, common: &Common, user: &UserName, named: &str, more: Wish| {
+            let source = Source::Saved(named.parse().unwrap(), None);
+            take_on(registry, common, user, Quota::default(), Wish { source, ..more }, &actor())
+        };
+        let large = || Wish { disk: GiB::new(3).unwrap(), ..wish() };
+        for named in ["web", "alice/web", "alice/nothing"] {
+            let refused = declined(ask(&mut registry, &common, &bob, named, large()));
+            let sentence = format!("There is no saved image {named} that you may use.");
+            assert_eq!((refused.status, &refused.faults["savedImage"]), (400, &sentence));
+        }
+        let elsewhere = Wish { host: Some("node1".parse().unwrap()), ..wish() };
+        let refused = declined(ask(&mut registry, &common, &alice, "web", elsewhere));
+        let told: Vec<_> = refused.faults.keys().copied().collect();
+        assert_eq!((refused.status, told), (400, vec!["physicalHost", "vmPartition"]));
+        let source = Source::Saved("web".parse().unwrap(), Some("other".parse().unwrap()));
+        let other = Wish { source, ..large() };
+        let refused = declined(take_on(&mut registry, &common, &alice, Quota::default(), other, &actor()));
+        assert!(refused.faults["vmImage"].contains("goes back to the image tiny"), "{refused:?}");
+        for changed in [
+            Common { images: vec![("other".parse().unwrap(), String::new())], ..common.clone() },
+            Common { physical_hosts: vec![("node1".parse().unwrap(), 9)], ..common.clone() },
+        ] {
+            let refused = declined(ask(&mut registry, &changed, &alice, "web", large()));
+            assert_eq!((refused.status, refused.faults.len()), (409, 1), "{refused:?}");
+        }
+        let shared: Result<(), RegistryError> =
+            registry.write(|writer| writer.share_image(&image.id(), true));
+        shared.unwrap();
+        let vm = ask(&mut registry, &common, &bob, "alice/web", large()).unwrap();
+        assert_eq!((&vm.physical_host, &vm.image, vm.from), (&image.host, &image.base, Some(image.id())));
+        let full = declined(ask(&mut registry, &common, &alice, "web", large()));
+        assert!(full.status == 409 && full.faults["physicalHost"].contains("node2 only"), "{full:?}");
     }
 
     #[test]

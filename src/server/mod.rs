@@ -1,9 +1,9 @@
 //! Layer 2: the portal.
 //!
 //! One module a page ([`list`], [`deploy`], [`show`], [`console`], [`extend`], [`terminate`]), one for stopping, starting
-//! and rebooting ([`power`]), one for the nodes' reports ([`status`]), one for what cron starts ([`upkeep`]), and those
-//! of administrators ([`admin`]) and of the portal's past ([`history`]). They stand on the rules of [`leases`], on the
-//! [`registry`], on
+//! and rebooting ([`power`]), two for saved images ([`save`], [`images`]), one for the nodes' reports ([`status`]), one for
+//! what cron starts ([`upkeep`]), and those of administrators ([`admin`]) and of the portal's past ([`history`]). They
+//! stand on the rules of [`leases`], on the [`registry`], on
 //! [`placement`], on [`orders`] (what orders have in common), on [`nodes`] (calls to nodes) and on [`view`] (what
 //! pages show). [`mail`] tells owners and administrators what they must know. [`check`] has the server's part of `vgrid-check`.
 
@@ -15,6 +15,7 @@ pub mod console;
 pub mod deploy;
 pub mod extend;
 pub mod history;
+pub mod images;
 pub mod leases;
 pub mod list;
 pub mod mail;
@@ -24,6 +25,7 @@ pub mod placement;
 pub mod power;
 pub mod quota;
 pub mod registry;
+pub mod save;
 pub mod show;
 pub mod status;
 pub mod terminate;

@@ -5,7 +5,9 @@ use crate::model::fault::{Fault, detail};
 use crate::model::names::{MachineName, PhysicalHost, RequestId, VmId};
 use crate::model::sign::Key;
 use crate::model::stage::Order;
-use crate::model::wire::{Accepted, ConsoleTail, DeployOrder, MachineOrder, NodeInfo, NodeRefusal};
+use crate::model::wire::{
+    Accepted, ConsoleTail, DeployOrder, ImageDone, ImageOrder, MachineOrder, NodeInfo, NodeRefusal, SaveOrder,
+};
 use crate::remote::{Answer, Client, RemoteError};
 
 use super::registry::vm::OnNode;
@@ -70,6 +72,29 @@ impl<'a> Nodes<'a> {
     pub fn info(&self, host: &PhysicalHost) -> Result<NodeInfo, Trouble> {
         let answer =
             self.client().get(&self.config.node_url(host, "info")).map_err(|error| unheard(host, error))?;
+        if answer.status == 200 {
+            answer.json().map_err(|error| unheard(host, error))
+        } else {
+            Err(refused(host, &answer))
+        }
+    }
+
+    /// Tells a node to save the disk of a machine as an image.
+    ///
+    /// # Errors
+    /// [`Trouble`], when the node did not say that it has accepted.
+    pub fn save(&self, host: &PhysicalHost, order: &SaveOrder) -> Result<Accepted, Trouble> {
+        let url = self.config.node_url(host, Order::Save.as_str());
+        accepted(host, order.machine.id, self.client().post(&url, order))
+    }
+
+    /// Has a node do something with a saved image, and waits for it.
+    ///
+    /// # Errors
+    /// [`Trouble`], when the node did not say that it is done.
+    pub fn image(&self, host: &PhysicalHost, order: &ImageOrder) -> Result<ImageDone, Trouble> {
+        let url = self.config.node_url(host, "image");
+        let answer = self.client().post(&url, order).map_err(|error| unheard(host, error))?;
         if answer.status == 200 {
             answer.json().map_err(|error| unheard(host, error))
         } else {

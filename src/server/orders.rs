@@ -7,13 +7,13 @@ use crate::model::fault::Fault;
 use crate::model::names::{VirtualHost, VmId};
 use crate::model::stage::Order;
 use crate::model::state::Event;
-use crate::model::wire::{Accepted, MachineOrder};
+use crate::model::wire::{Accepted, MachineOrder, SaveOrder};
 use crate::system::clock;
 use crate::system::log::Level;
 
-use super::nodes::Trouble;
+use super::nodes::{Nodes, Trouble};
 use super::registry::event::Actor;
-use super::registry::vm::{Vm, Wanted};
+use super::registry::vm::{OnNode, Saving, Vm, Wanted};
 use super::registry::{Reader, Registry, RegistryError, Writer};
 use super::{access, audit};
 
@@ -119,6 +119,8 @@ pub fn give_with(
         vm.stage = None;
         vm.percent = None;
         vm.fault = None;
+        // The same order given again is about the same image.
+        vm.saving = vm.saving.take().filter(|_| order == Order::Save);
         edit(vm);
     })?;
     if given.is_some() {
@@ -130,6 +132,19 @@ pub fn give_with(
 /// The message to the node of a machine.
 pub fn message(vm: &Vm) -> MachineOrder {
     MachineOrder { id: vm.id, user: vm.owner.user_name().clone(), virtual_host: vm.virtual_host.clone() }
+}
+
+/// Tells the node of a machine what was ordered.
+///
+/// # Errors
+/// [`Trouble`], when the node did not say that it has accepted.
+pub fn tell(nodes: &Nodes<'_>, vm: &Vm, order: Order) -> Result<Accepted, Trouble> {
+    match (order, &vm.saving) {
+        (Order::Save, Some(Saving { name, .. })) => {
+            nodes.save(&vm.physical_host, &SaveOrder { machine: message(vm), name: name.clone() })
+        }
+        _ => nodes.order(order, &vm.physical_host, &message(vm)),
+    }
 }
 
 /// Records what a node answered to an order that was given before, and logs it if it was no consent. Gives
@@ -189,6 +204,13 @@ fn has_reported_on(vm: &Vm, order: Order) -> bool {
     vm.order == order && vm.sequence > 0
 }
 
+/// What happens to a machine whose node did not take an order. A disk can be saved of machines that run and of
+/// machines that don't; which it was is known from what is wanted, and from the end of its lease.
+fn undone(vm: &Vm, order: Order) -> Event {
+    let ran = vm.wanted == Wanted::Running && vm.deletion.is_none();
+    if order == Order::Save && ran { Event::Deployed } else { Event::Failed }
+}
+
 /// Records that a node did not take an order. The machine becomes what the table of states says, unless it
 /// got another order meanwhile, which counts then, or its node reported on this one.
 fn give_up(
@@ -204,16 +226,25 @@ fn give_up(
         return Ok(present);
     }
     let failed = if present.order == order {
-        writer.advance(&present, Event::Failed, now, |vm| {
+        writer.advance(&present, undone(&present, order), now, |vm| {
             vm.fault = Some(trouble.fault.clone());
             vm.wanted = wanted_after_failure(order).unwrap_or(vm.wanted);
             // Of any other machine something is there, whether its node took the order or not.
             if order == Order::Deploy {
                 vm.on_node = trouble.taken;
             }
+            // What its node never had it won't carry out; else the name is kept for what it may still report.
+            vm.saving = vm.saving.take().filter(|_| trouble.taken == OnNode::Maybe);
         })?
     } else {
         None
+    };
+    // A disk that is kept for a while after the lease is still kept for that while.
+    let failed = match failed {
+        Some(vm) if order == Order::Save && vm.deletion.is_some() => {
+            Some(writer.advance(&vm, Event::Expire, now, |_| {})?.unwrap_or(vm))
+        }
+        other => other,
     };
     writer.record(present.id, now, actor, &format!("{order} failed"), &trouble.fault.to_string())?;
     Ok(failed.unwrap_or(present))
@@ -223,7 +254,6 @@ fn give_up(
 mod tests {
     use super::*;
     use crate::model::state::State;
-    use crate::server::registry::vm::OnNode;
     use crate::server::registry::vm::tests::entered;
 
     struct Ground {

@@ -41,7 +41,7 @@ impl View for PowerView {
 
 /// What an order means for a machine as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Meaning {
+pub(super) enum Meaning {
     /// Its host must be told.
     Tell,
     /// It is so already; the sentence says that.
@@ -106,7 +106,7 @@ fn handle(call: &UserCall<'_>, order: Order) -> Result<Reply, Refusal> {
         return ordered(call, &common, &vm, None);
     }
     audit::record(Level::Info, order.as_str(), &vm, &actor, "ordered");
-    let answer = nodes.order(order, &vm.physical_host, &orders::message(&vm));
+    let answer = orders::tell(&nodes, &vm, order);
     let (vm, fault) = orders::settle(&mut registry, vm, order, answer, &actor)?;
     ordered(call, &common, &vm, fault.as_ref())
 }
@@ -124,7 +124,7 @@ fn begin(writer: &Writer<'_>, vm: Vm, order: Order, actor: &Actor) -> Result<(Vm
 }
 
 /// What `order` means for a machine in a state. The table of states decides; here is only how it is told.
-fn meaning(order: Order, state: State) -> Meaning {
+pub(super) fn meaning(order: Order, state: State) -> Meaning {
     // What has expired is started by extending its lease.
     if state != State::Expired
         && orders::event(order).is_some_and(|event| state::next(state, event).is_some())

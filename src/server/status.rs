@@ -107,13 +107,16 @@ fn take(writer: &Writer<'_>, report: &Report, grace: Lease, actor: &Actor) -> Re
             News::Done | News::Saved { .. } => {
                 vm.stage = None;
                 vm.percent = None;
-                vm.fault = None;
+                // Of a machine that is started again because its disk could not be saved: still to be read.
+                vm.fault = vm.fault.take().filter(|_| vm.state == State::Starting);
+                vm.saving = None;
                 // It was stopped after all, though the server had given the order up.
                 if report.order == Order::Stop && vm.state == State::Deployed {
                     vm.wanted = Wanted::Stopped;
                 }
             }
             News::Failed { fault } => {
+                vm.saving = None;
                 // How far it had come is shown with what is failed for good.
                 vm.stage = vm.stage.filter(|_| matches!(report.order, Order::Deploy | Order::Terminate));
                 vm.percent = None;
@@ -128,7 +131,13 @@ fn take(writer: &Writer<'_>, report: &Report, grace: Lease, actor: &Actor) -> Re
     if mended {
         writer.forget_fault(vm.id)?;
     }
-    let news = news.filter(|_| changed.is_some() || mended);
+    // So had saving the disk of a machine that was stopped before.
+    let kept = changed.is_none() && keep_image(writer, &vm, report)?;
+    if kept {
+        writer.forget_save(vm.id)?;
+        writer.forget_fault(vm.id)?;
+    }
+    let news = news.filter(|_| changed.is_some() || mended || kept);
     if let Some((what, detail)) = &news {
         writer.record(vm.id, now, actor, what, detail)?;
     }
@@ -157,20 +166,9 @@ fn follow(
     actor: &Actor,
 ) -> Result<Option<Order>, RegistryError> {
     let now = clock::now();
-    if let (News::Saved { bytes }, Some(saving)) = (&report.news, &before.saving) {
-        writer.keep_image(&Image {
-            owner: vm.owner.clone(),
-            name: saving.name.clone(),
-            host: vm.physical_host.clone(),
-            base: vm.image.clone(),
-            bytes: *bytes,
-            disk: vm.disk,
-            shared: false,
-            saved: now,
-        })?;
-        if saving.then_terminate {
-            return Ok(orders::give(writer, vm, Order::Terminate, actor)?.map(|_| Order::Terminate));
-        }
+    let ends = before.saving.as_ref().is_some_and(|saving| saving.then_terminate);
+    if keep_image(writer, before, report)? && ends {
+        return Ok(orders::give(writer, vm, Order::Terminate, actor)?.map(|_| Order::Terminate));
     }
     if vm.state != State::Stopped {
         return Ok(None);
@@ -179,15 +177,35 @@ fn follow(
         leases::expire(writer, vm, grace, now, actor)?;
         return Ok(None);
     }
-    // It was stopped for the end of a lease that was extended meanwhile, or for saving its disk.
-    let goes_on = vm.wanted == Wanted::Running && matches!(report.order, Order::Stop | Order::Save);
-    if !goes_on {
+    // It was stopped for the end of a lease that was extended meanwhile, or for saving its disk. A stop that counted as
+    // given up, and was carried out all the same, is what was asked for.
+    let for_a_while = match report.order {
+        Order::Stop => before.state == State::Stopping,
+        order => order == Order::Save,
+    };
+    if !for_a_while || vm.wanted != Wanted::Running {
         return Ok(None);
     }
     // What went wrong with saving is still to be read.
     let fault = vm.fault.clone();
     let given = orders::give_with(writer, vm, Order::Start, actor, |vm| vm.fault = fault)?;
     Ok(given.map(|_| Order::Start))
+}
+
+/// Remembers the image that a machine's disk has been saved as, if a report says that it has.
+fn keep_image(writer: &Writer<'_>, vm: &Vm, report: &Report) -> Result<bool, RegistryError> {
+    let (News::Saved { bytes }, Some(saving)) = (&report.news, &vm.saving) else { return Ok(false) };
+    writer.keep_image(&Image {
+        owner: vm.owner.clone(),
+        name: saving.name.clone(),
+        host: vm.physical_host.clone(),
+        base: vm.image.clone(),
+        bytes: *bytes,
+        disk: vm.disk,
+        shared: false,
+        saved: clock::now(),
+    })?;
+    Ok(true)
 }
 
 /// What a report means.
@@ -250,7 +268,8 @@ fn judge(vm: &Vm, report: &Report) -> Judged {
             (Event::Stopped, Some(("saved", format!("as the image {}", name.unwrap_or_default()))))
         }
         (News::Saved { .. }, _) => return nothing(Verdict::Continue),
-        (News::Failed { fault }, Order::Save) => (Event::Failed, Some(("save failed", fault.to_string()))),
+        // It was shut down for that, whatever it was before.
+        (News::Failed { fault }, Order::Save) => (Event::Stopped, Some(("save failed", fault.to_string()))),
         // Without an image's size there is no image.
         (News::Done, Order::Stop | Order::Save) => {
             (Event::Stopped, Some(("stopped", "its disk is kept".to_owned())))
@@ -281,8 +300,10 @@ fn judge(vm: &Vm, report: &Report) -> Judged {
 mod tests {
     use super::*;
     use crate::model::fault::Fault;
+    use crate::model::lease::Term;
     use crate::model::stage::Percent;
     use crate::server::orders;
+    use crate::server::registry::vm::Saving;
     use crate::server::registry::vm::tests::entered;
 
     struct Ground {
@@ -312,11 +333,52 @@ mod tests {
         }
 
         fn report(&mut self, order: Order, sequence: u32, news: News) -> Verdict {
+            self.reported(order, sequence, news).verdict
+        }
+
+        fn reported(&mut self, order: Order, sequence: u32, news: News) -> Outcome {
             let report = Report { id: self.vm.id, order, sequence, news, host: None };
             let outcome =
                 self.registry.write(|writer| take(writer, &report, "7d".parse().unwrap(), &actor())).unwrap();
             self.vm = self.registry.read(|reader| reader.vm(report.id)).unwrap().unwrap();
-            outcome.verdict
+            outcome
+        }
+
+        /// What comes next after the end of an order.
+        fn next(&mut self, order: Order, news: News) -> Option<Order> {
+            self.reported(order, 9, news).next
+        }
+
+        /// Its disk is to be saved as the image `new`.
+        fn save(&mut self, then_terminate: bool) {
+            let given = self.registry.write(|writer| {
+                orders::give_with(writer, &self.vm, Order::Save, &actor(), |vm| {
+                    vm.saving = Some(Saving { name: "new".parse().unwrap(), then_terminate });
+                })
+            });
+            self.vm = given.unwrap().unwrap();
+        }
+
+        /// The lease ends so many seconds from now.
+        fn lease(&mut self, seconds: i64) {
+            let term: Term = "1m".parse().unwrap();
+            let since = clock::now().plus_seconds(seconds - 60);
+            let set: Result<_, RegistryError> =
+                self.registry.write(|writer| writer.set_lease(self.vm.id, term, since));
+            set.unwrap();
+            self.vm = self.registry.read(|reader| reader.vm(self.vm.id)).unwrap().unwrap();
+        }
+
+        /// It is to be stopped because its lease is over, not because its owner wants that.
+        fn stop_for_its_lease(&mut self) {
+            let given = self
+                .registry
+                .write(|writer| orders::give_with(writer, &self.vm, Order::Stop, &actor(), |_| {}));
+            self.vm = given.unwrap().unwrap();
+        }
+
+        fn images(&self) -> Vec<Image> {
+            self.registry.read(|reader| reader.images()).unwrap()
         }
 
         /// Reports something that must change nothing.
@@ -359,6 +421,8 @@ mod tests {
     fn fault() -> Fault {
         Fault::FilesystemFailed { detail: "x".to_owned() }
     }
+
+    const SAVED: News = News::Saved { bytes: 77 };
 
     fn failed() -> News {
         News::Failed { fault: fault() }
@@ -581,6 +645,139 @@ mod tests {
         assert_eq!(ground.vm.on_node, OnNode::Maybe);
         assert_eq!(ground.report(Order::Deploy, 2, failed()), Verdict::Continue);
         assert_eq!((ground.vm.state, ground.vm.on_node), (State::Failed, OnNode::No));
+    }
+
+    #[test]
+    fn what_was_saved_is_remembered_and_the_machine_is_as_it_was() {
+        for (stopped, next, after) in
+            [(true, None, State::Stopped), (false, Some(Order::Start), State::Starting)]
+        {
+            let mut ground = Ground::deployed();
+            if stopped {
+                ground.give(Order::Stop);
+                ground.report(Order::Stop, 1, News::Done);
+            }
+            ground.save(false);
+            ground.report(Order::Save, 1, progress(Stage::Shutdown, 0));
+            ground.report(Order::Save, 2, progress(Stage::Pack, 40));
+            assert_eq!((ground.vm.state, ground.vm.stage), (State::Saving, Some(Stage::Pack)));
+            assert!(ground.images().is_empty());
+            assert_eq!(ground.next(Order::Save, SAVED), next);
+            assert_eq!((ground.vm.state, &ground.vm.saving), (after, &None));
+            let [image] = &ground.images()[..] else { panic!("{:?}", ground.images()) };
+            let Image { owner, name, host, base, bytes, disk, shared, .. } = image;
+            assert_eq!((owner, host, base), (&ground.vm.owner, &ground.vm.physical_host, &ground.vm.image));
+            assert_eq!((name.as_str(), *bytes, *disk, *shared), ("new", 77, ground.vm.disk, false));
+            // Its node may not have seen the answer; it gets the same one, and nothing happens twice.
+            let history = ground.history();
+            assert_eq!(ground.next(Order::Save, SAVED), next);
+            assert_eq!((ground.history(), ground.images().len()), (history, 1));
+        }
+    }
+
+    #[test]
+    fn what_was_saved_to_be_terminated_is_terminated_next() {
+        let mut ground = Ground::deployed();
+        ground.save(true);
+        assert_eq!(ground.next(Order::Save, SAVED), Some(Order::Terminate));
+        assert_eq!((ground.vm.state, ground.vm.order), (State::Terminating, Order::Terminate));
+        assert_eq!(ground.images().len(), 1);
+        assert_eq!(ground.next(Order::Save, SAVED), Some(Order::Terminate), "it never saw the answer");
+        assert_eq!(ground.next(Order::Terminate, News::Done), None);
+        assert_eq!(ground.vm.state, State::NotDeployed);
+        assert_eq!(ground.images().len(), 1, "it outlives the machine");
+    }
+
+    #[test]
+    fn a_machine_whose_disk_could_not_be_saved_is_as_it_was() {
+        for then_terminate in [false, true] {
+            let mut ground = Ground::deployed();
+            ground.save(then_terminate);
+            assert_eq!(ground.next(Order::Save, failed()), Some(Order::Start));
+            assert_eq!((ground.vm.state, ground.vm.fault.as_ref()), (State::Starting, Some(&fault())));
+            ground.report(Order::Start, 1, News::Done);
+            assert_eq!((ground.vm.state, ground.vm.fault.as_ref()), (State::Deployed, Some(&fault())));
+            assert_eq!((&ground.vm.saving, ground.images().len()), (&None, 0));
+            ground.give(Order::Stop);
+            assert_eq!(ground.vm.fault, None);
+            ground.report(Order::Stop, 1, News::Done);
+            ground.save(then_terminate);
+            assert_eq!(ground.next(Order::Save, failed()), None);
+            assert_eq!((ground.vm.state, ground.vm.fault.as_ref()), (State::Stopped, Some(&fault())));
+        }
+    }
+
+    #[test]
+    fn a_save_that_was_given_up_may_have_been_carried_out() {
+        for stopped in [true, false] {
+            let mut ground = Ground::deployed();
+            if stopped {
+                ground.give(Order::Stop);
+                ground.report(Order::Stop, 1, News::Done);
+            }
+            ground.save(true);
+            let fault = Fault::HostSilent { host: ground.vm.physical_host.clone(), seconds: 7 };
+            let trouble = crate::server::nodes::Trouble { fault, taken: OnNode::Maybe };
+            let vm = ground.vm.clone();
+            orders::settle(&mut ground.registry, vm, Order::Save, Err(trouble), &actor()).unwrap();
+            ground.report(Order::Save, 1, progress(Stage::Pack, 5));
+            let before = if stopped { State::Stopped } else { State::Deployed };
+            assert_eq!(ground.vm.state, before);
+            // The image is there; what was to follow was given up, and nothing is removed.
+            let next = ground.next(Order::Save, SAVED);
+            assert_eq!(next, (!stopped).then_some(Order::Start));
+            assert_eq!((ground.images().len(), &ground.vm.saving), (1, &None));
+            assert_eq!(ground.history().iter().filter(|what| *what == "saved").count(), 1);
+            ground.report(Order::Save, 9, SAVED);
+            assert_eq!(ground.history().iter().filter(|what| *what == "saved").count(), 1);
+        }
+    }
+
+    #[test]
+    fn a_stop_that_was_given_up_and_came_about_is_not_undone() {
+        let mut ground = Ground::deployed();
+        ground.give(Order::Stop);
+        let fault = Fault::HostSilent { host: ground.vm.physical_host.clone(), seconds: 7 };
+        let trouble = crate::server::nodes::Trouble { fault, taken: OnNode::Maybe };
+        let vm = ground.vm.clone();
+        orders::settle(&mut ground.registry, vm, Order::Stop, Err(trouble), &actor()).unwrap();
+        assert_eq!(ground.next(Order::Stop, News::Done), None);
+        assert_eq!(ground.vm.state, State::Stopped);
+    }
+
+    #[test]
+    fn what_is_stopped_after_the_end_of_its_lease_has_expired() {
+        let mut ground = Ground::deployed();
+        ground.lease(-1);
+        ground.stop_for_its_lease();
+        assert_eq!(ground.next(Order::Stop, News::Done), None);
+        let deletion = ground.vm.deletion.expect("a date");
+        assert_eq!(ground.vm.state, State::Expired);
+        assert!(deletion > clock::now().plus_seconds(6 * 86_400), "{deletion}");
+        assert_eq!(ground.history().last().map(String::as_str), Some("lease ended"));
+        // To save its disk, or to fail to, puts off nothing.
+        for news in [SAVED, failed()] {
+            ground.save(false);
+            assert_eq!(ground.next(Order::Save, news), None);
+            assert_eq!((ground.vm.state, ground.vm.deletion), (State::Expired, Some(deletion)));
+        }
+    }
+
+    #[test]
+    fn a_lease_that_is_extended_while_its_machine_is_stopped_starts_it_again() {
+        let mut ground = Ground::deployed();
+        ground.lease(-1);
+        ground.stop_for_its_lease();
+        ground.lease(600);
+        assert_eq!(ground.next(Order::Stop, News::Done), Some(Order::Start));
+        assert_eq!((ground.vm.state, ground.vm.deletion), (State::Starting, None));
+        assert_eq!(ground.next(Order::Stop, News::Done), Some(Order::Start), "it never saw the answer");
+        assert_eq!(ground.next(Order::Start, News::Done), None);
+        assert_eq!(ground.vm.state, State::Deployed);
+        // What its owner stopped stays stopped.
+        ground.give(Order::Stop);
+        assert_eq!(ground.next(Order::Stop, News::Done), None);
+        assert_eq!(ground.vm.state, State::Stopped);
     }
 
     #[test]

@@ -1,12 +1,15 @@
-//! `user/terminate`: asks, and then has a machine removed.
+//! `user/terminate`: asks, and then has a machine removed, with its disk saved as an image first if that is wanted.
+
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common};
+use crate::model::names::ImageName;
 use crate::model::stage::Order;
-use crate::model::state::Event;
+use crate::model::state::{Event, State};
 use crate::system::clock;
 use crate::system::log::Level;
 
@@ -14,14 +17,20 @@ use super::nodes::Nodes;
 use super::orders::{self, Target};
 use super::registry::Writer;
 use super::registry::event::Actor;
-use super::registry::vm::{OnNode, Vm};
-use super::view::{MachineView, may_force, ordered};
-use super::{access, audit};
+use super::registry::vm::{OnNode, Saving, Vm};
+use super::view::{MachineView, ask_again, may_force, ordered};
+use super::{access, audit, save};
 
 /// The page that asks.
 #[derive(Debug, Serialize)]
 struct TerminateView {
     machine: MachineView,
+    /// Whether its disk can be saved as an image first.
+    can_save: bool,
+    /// What the field for the image's name is filled in with.
+    save_as: String,
+    /// What is wrong with it.
+    faults: BTreeMap<&'static str, String>,
 }
 
 impl View for TerminateView {
@@ -40,63 +49,112 @@ enum Step {
     Gone(Vm),
     /// Its host must be told.
     Tell(Vm),
+    /// Its host must be told to save its disk; what comes then it is told when it reports that.
+    Save(Vm),
+}
+
+/// How a machine is to be terminated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Way {
+    /// By its host, at once.
+    Plainly,
+    /// By its host, once its disk has been saved as this image.
+    SavedAs(ImageName),
+    /// Forgotten, without its host's consent.
+    ByForce,
 }
 
 /// Answers `user/terminate`.
 ///
 /// Fields: `id`, or as a convenience for scripts `vmHostname` (the live machine of that name); `force=1`
-/// to have it forgotten without its host's consent; `token`, `format`. A machine that is already gone is
-/// shown as such (202); one that is on its way out gets the order again.
+/// to have it forgotten without its host's consent; `saveAs`, the name of an image that its disk is saved as first;
+/// `token`, `format`. A machine that is already gone is shown as such (202); one that is on its way out gets the order
+/// again.
 ///
 /// # Errors
-/// 400, 403 for others' machines and for `force` by who may not, 404, 503. If the host did not take the
-/// order the machine is `failed` with the reason, and can be terminated again: 502 for programs.
+/// 400, 403 for others' machines and for `force` by who may not, 404, 503; 409 for a machine that is protected, unless
+/// an administrator forces it, and with `saveAs` if its owner has an image of that name or the machine's state does not
+/// allow it. If the host did not take the order the machine is `failed` with the reason, and can be terminated again:
+/// 502 for programs. With `saveAs` it is then as it was: 409 if the host had a reason, 502 if it can't be used.
 pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
+    call.request.fields.only(&["id", "vmHostname", "force", "saveAs", "token", "format"])?;
+    let target = Target::read(call)?;
+    let common = Common::load(&config::directory())?;
+    if !call.acts {
+        return call.reply(200, &page(call, &common, &target, BTreeMap::new())?);
+    }
+    match act(call, &common, &target) {
+        Ok(reply) => Ok(reply),
+        Err(refusal) => ask_again(call, refusal, |faults| page(call, &common, &target, faults)),
+    }
+}
+
+fn page(
+    call: &UserCall<'_>,
+    common: &Common,
+    target: &Target,
+    faults: BTreeMap<&'static str, String>,
+) -> Result<TerminateView, Refusal> {
+    access::registry_to_read(call)?.read(|reader| {
+        let vm = target.find(call, reader)?;
+        let can_save = matches!(vm.state, State::Deployed | State::Stopped | State::Expired);
+        let save_as = match call.request.fields.get("saveAs") {
+            Some(given) => given.to_owned(),
+            None => save::proposal(reader, &vm)?,
+        };
+        let machine = MachineView::new(&vm, common, call.administrator);
+        Ok(TerminateView { machine, can_save, save_as, faults })
+    })
+}
+
+fn read_way(call: &UserCall<'_>) -> Result<Way, Refusal> {
     let fields = &call.request.fields;
-    fields.only(&["id", "vmHostname", "force", "token", "format"])?;
     let force = match fields.get("force") {
         None | Some("" | "0") => false,
         Some("1") => true,
         Some(_) => return Err(Refusal::bad_request("force is 1 or 0.")),
     };
-    let target = Target::read(call)?;
-    let common = Common::load(&config::directory())?;
-    if !call.acts {
-        let vm = access::registry_to_read(call)?.read(|reader| target.find(call, reader))?;
-        let machine = MachineView::new(&vm, &common, call.administrator);
-        return call.reply(200, &TerminateView { machine });
+    match (force, fields.get("saveAs")) {
+        (true, Some(_)) => Err(Refusal::bad_request(
+            "Give force or saveAs, not both: without its host the disk of a machine can't be saved.",
+        )),
+        (true, None) => Ok(Way::ByForce),
+        (false, None) => Ok(Way::Plainly),
+        // An empty name is a fault: who gives the field wants the disk saved.
+        (false, Some(_)) => save::read_name(fields, "saveAs").map(Way::SavedAs),
     }
+}
+
+fn act(call: &UserCall<'_>, common: &Common, target: &Target) -> Result<Reply, Refusal> {
+    let way = read_way(call)?;
     let nodes = Nodes::new(&call.config, &call.request.id)?;
     let actor = access::actor(call);
     let mut registry = access::registry(call)?;
     let step = registry.write(|writer| {
         let vm = target.find(call, **writer)?;
-        begin(writer, vm, force, call.administrator, &actor)
+        begin(writer, vm, &way, call.administrator, &actor)
     })?;
-    let vm = match step {
+    let (vm, fault) = match step {
         Step::Gone(vm) => {
-            audit::record(
-                Level::Info,
-                "terminate",
-                &vm,
-                &actor,
-                if force { "forgotten by force" } else { "nothing left" },
-            );
-            return ordered(call, &common, &vm, None);
+            let detail = if way == Way::ByForce { "forgotten by force" } else { "nothing left" };
+            audit::record(Level::Info, "terminate", &vm, &actor, detail);
+            (vm, None)
         }
-        Step::Tell(vm) => vm,
+        Step::Tell(vm) => {
+            audit::record(Level::Info, "terminate", &vm, &actor, "ordered");
+            let answer = orders::tell(&nodes, &vm, Order::Terminate);
+            orders::settle(&mut registry, vm, Order::Terminate, answer, &actor)?
+        }
+        Step::Save(vm) => save::carry_out(&mut registry, &nodes, vm, &actor)?,
     };
-    audit::record(Level::Info, "terminate", &vm, &actor, "ordered");
-    let answer = nodes.order(Order::Terminate, &vm.physical_host, &orders::message(&vm));
-    let (vm, fault) = orders::settle(&mut registry, vm, Order::Terminate, answer, &actor)?;
-    ordered(call, &common, &vm, fault.as_ref())
+    ordered(call, common, &vm, fault.as_ref())
 }
 
 /// Records the order, within a transaction.
 fn begin(
     writer: &Writer<'_>,
     vm: Vm,
-    force: bool,
+    way: &Way,
     administrator: bool,
     actor: &Actor,
 ) -> Result<Step, Refusal> {
@@ -104,11 +162,27 @@ fn begin(
     if !vm.state.is_live() {
         return Ok(Step::Gone(vm));
     }
+    let force = *way == Way::ByForce;
     if force && !may_force(&vm, administrator) {
         return Err(Refusal::forbidden(
             "Only an administrator can have a machine forgotten that has run: something of it may be left \
              on its host. Terminate it without force.",
         ));
+    }
+    // Of what is being removed already nothing is left to protect.
+    if vm.protected && vm.state != State::Terminating && !(force && administrator) {
+        return Err(Refusal::conflict(format!(
+            "This machine is protected against being terminated. Lift the protection first (user/extend?id={}), and \
+             terminate it then.",
+            vm.id
+        )));
+    }
+    if let Way::SavedAs(name) = way {
+        if let Some(obstacle) = save::obstacle_before_termination(&vm, name) {
+            return Err(Refusal::conflict(obstacle));
+        }
+        let saving = Saving { name: name.clone(), then_terminate: true };
+        return save::begin(writer, &vm, saving, "saveAs", actor).map(Step::Save);
     }
     if force || vm.on_node == OnNode::No {
         let gone = writer.advance(&vm, Event::Forget, now, |vm| vm.order = Order::Terminate)?;
@@ -144,7 +218,8 @@ mod tests {
     fn order(registry: &mut Registry, id: VmId, force: bool, administrator: bool) -> Result<Step, Refusal> {
         registry.write(|writer| {
             let vm = writer.vm(id)?.unwrap();
-            begin(writer, vm, force, administrator, &actor())
+            let way = if force { Way::ByForce } else { Way::Plainly };
+            begin(writer, vm, &way, administrator, &actor())
         })
     }
 
@@ -194,5 +269,21 @@ mod tests {
         let ran = advance(&mut registry, &ran, Event::Failed, |_| {});
         assert_eq!(order(&mut registry, ran.id, true, false).unwrap_err().status, 403);
         assert!(matches!(order(&mut registry, ran.id, true, true), Ok(Step::Gone(_))));
+    }
+    #[test]
+    fn what_is_protected_is_for_administrators_with_force_alone() {
+        let (_dir, mut registry, vm) = ground();
+        let vm = advance(&mut registry, &vm, Event::Deployed, |_| {});
+        registry.write(|writer| writer.protect(vm.id, true)).unwrap();
+        for administrator in [false, true] {
+            let refused = order(&mut registry, vm.id, false, administrator).unwrap_err();
+            assert!(refused.status == 409 && refused.sentence.contains("user/extend"), "{refused:?}");
+            let saved: Result<Step, Refusal> = registry.write(|writer| {
+                let vm = writer.vm(vm.id)?.unwrap();
+                begin(writer, vm, &Way::SavedAs("new".parse().unwrap()), administrator, &actor())
+            });
+            assert_eq!(saved.unwrap_err().status, 409);
+        }
+        assert!(matches!(order(&mut registry, vm.id, true, true), Ok(Step::Gone(_))));
     }
 }

@@ -1,6 +1,8 @@
 //! What pages show, in the shape that templates and scripts get it.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::fmt::Display;
 
 use serde::Serialize;
 
@@ -13,6 +15,7 @@ use crate::model::lease::Moment;
 use crate::model::size::Amount;
 use crate::model::stage::{Percent, Stage};
 use crate::model::state::State;
+use crate::system::log::{self, Level};
 
 use super::placement::Load;
 use super::registry::Reader;
@@ -49,7 +52,9 @@ pub struct MachineView {
     pub physical_host: String,
     /// The tag of its image.
     pub image: String,
-    /// What the configuration says of that image; the tag if it says nothing any more.
+    /// The saved image that it was made from, `owner/name`, if it was.
+    pub saved_image: Option<String>,
+    /// What the configuration says of `image`; the tag if it says nothing any more.
     pub image_description: String,
     /// Its memory, in MiB.
     pub memory_mib: u32,
@@ -67,6 +72,8 @@ pub struct MachineView {
     pub deletion: Option<TimeView>,
     /// Whether it is guarded against being terminated by hand.
     pub protected: bool,
+    /// What its disk is being saved as, while it is.
+    pub saving_as: Option<String>,
     /// While it changes: what is being done.
     pub stage: Option<String>,
     /// How much of that is done, 0 to 100.
@@ -110,6 +117,7 @@ impl MachineView {
             virtual_host: vm.virtual_host.to_string(),
             physical_host: vm.physical_host.to_string(),
             image: vm.image.to_string(),
+            saved_image: vm.from.as_ref().map(|image| format!("{}/{}", image.owner, image.name)),
             image_description: description
                 .map_or_else(|| vm.image.to_string(), |(_, description)| description.clone()),
             memory_mib: vm.memory.get(),
@@ -120,6 +128,11 @@ impl MachineView {
             expires: vm.expires.map(TimeView::from),
             deletion: vm.deletion.filter(|_| vm.state.is_live()).map(TimeView::from),
             protected: vm.protected,
+            saving_as: vm
+                .saving
+                .as_ref()
+                .filter(|_| vm.state == State::Saving)
+                .map(|saving| saving.name.to_string()),
             stage: stage_text(vm.state, vm.stage, vm.place),
             percent: percent_shown(vm.state, vm.percent),
             place: vm.place,
@@ -195,6 +208,14 @@ pub fn one_line(text: &str) -> String {
 pub fn ended(reason: &str) -> String {
     let stop = if reason.ends_with(['.', '!', '?', '…']) { "" } else { "." };
     format!("{reason}{stop}")
+}
+
+/// A fault of a type's own parser as a sentence.
+pub fn sentence(fault: &impl Display) -> String {
+    let text = fault.to_string();
+    let mut letters = text.chars();
+    let first = letters.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", letters.as_str())
 }
 
 /// A host.
@@ -399,6 +420,40 @@ pub fn ordered(
     let status = if fault.is_the_hosts_own() { 502 } else { 409 };
     let error = OrderError { status, message: fault.to_string(), request: call.request.id.to_string() };
     call.reply(status, &OrderView { machine, error: Some(error) })
+}
+
+/// Answers a form with a mistake: for people by `page`, which asks again and says what is wrong with which field;
+/// for programs by the refusal. What is wrong with no single field is refused to both.
+///
+/// # Errors
+/// The refusal, or what `page` fails with.
+pub fn ask_again<V: View>(
+    call: &UserCall<'_>,
+    refusal: Refusal,
+    page: impl FnOnce(BTreeMap<&'static str, String>) -> Result<V, Refusal>,
+) -> Result<Reply, Refusal> {
+    if refusal.fields.is_empty() || call.request.format != Format::Html {
+        return Err(refusal);
+    }
+    log::event(
+        Level::Warning,
+        "refused",
+        &[
+            ("status", &refusal.status),
+            ("user", &call.user),
+            ("from", &call.request.from()),
+            ("why", &refusal.sentence),
+        ],
+    );
+    call.reply(refusal.status, &page(refusal.fields)?)
+}
+
+/// A refusal for what is wrong with one field.
+pub fn field_fault(status: u16, field: &'static str, sentence: impl Into<String>) -> Refusal {
+    let sentence = sentence.into();
+    let mut refusal = Refusal::new(status, sentence.clone());
+    refusal.fields.insert(field, sentence);
+    refusal
 }
 
 impl View for OrderView {

@@ -15,12 +15,12 @@ use vgrid::model::names::VmId;
 use vgrid::model::sign::{self, Key, SIGNATURE_HEADER, Signed, TIME_HEADER};
 use vgrid::model::size::Amount;
 use vgrid::model::stage::Order;
-use vgrid::model::wire::{Accepted, ConsoleTail, Domain, HostFacts, Job, NodeInfo, NodeRefusal};
+use vgrid::model::wire::{Accepted, ConsoleTail, Domain, HostFacts, ImageDone, Job, NodeInfo, NodeRefusal};
 
 /// What a node does with a request.
 #[derive(Debug, Clone)]
 pub enum Conduct {
-    /// Takes orders with 202, and shows this console.
+    /// Takes orders with 202, does with images what it is told, and shows this console.
     Accept,
     /// 409 with a reason.
     Refuse(Fault),
@@ -282,13 +282,17 @@ fn read(stream: &TcpStream, key: &Key) -> Option<Received> {
 fn accept(received: &Received, info: Option<&NodeInfo>) -> (u16, String) {
     match received.program() {
         program if Order::from_name(program).is_some() => {
-            let id: VmId = received.json()["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+            let order = received.json();
+            // An order to save names the machine in a part of its own.
+            let machine = order.get("machine").unwrap_or(&order);
+            let id: VmId = machine["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
             (202, serde_json::to_string(&Accepted { id, host: facts() }).expect("JSON"))
         }
         "info" => {
             let nothing = nothing();
             (200, serde_json::to_string(info.unwrap_or(&nothing)).expect("JSON"))
         }
+        "image" => (200, serde_json::to_string(&ImageDone { host: facts() }).expect("JSON")),
         "console" => {
             let tail =
                 ConsoleTail { text: "[    0.000000] Linux version 6.1\nlogin: ".into(), truncated: true };

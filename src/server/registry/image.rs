@@ -3,7 +3,7 @@
 use rusqlite::OptionalExtension as _;
 
 use crate::model::lease::Moment;
-use crate::model::names::{ImageName, ImageTag, PhysicalHost, SavedImage, UserName};
+use crate::model::names::{ImageName, ImageTag, PhysicalHost, SavedImage, UserName, VirtualHost, VmId};
 use crate::model::size::GiB;
 
 use super::user::Owner;
@@ -80,6 +80,35 @@ impl Reader<'_> {
     pub fn images(&self) -> Result<Vec<Image>, RegistryError> {
         all(self.connection, &format!("{COLUMNS} ORDER BY owner, name"), [], read_image)
     }
+
+    /// The name of a machine that is being made from an image.
+    ///
+    /// # Errors
+    /// As for [`image`](Self::image).
+    pub fn deploying_from(&self, image: &SavedImage) -> Result<Option<VirtualHost>, RegistryError> {
+        const SQL: &str = "SELECT virtual_host FROM vm
+                           WHERE from_owner = ?1 AND from_name = ?2 AND state = 'deploying'";
+        let params = (image.owner.canonical(), image.name.as_str());
+        let found = all(self.connection, SQL, params, |mut cells| cells.parsed())?;
+        Ok(found.into_iter().next())
+    }
+
+    /// The name of a live machine whose disk is to become an image of this name, other than `but`.
+    ///
+    /// # Errors
+    /// As for [`image`](Self::image).
+    pub fn being_saved_as(
+        &self,
+        image: &SavedImage,
+        but: Option<VmId>,
+    ) -> Result<Option<VirtualHost>, RegistryError> {
+        const SQL: &str = "SELECT virtual_host FROM vm
+                           WHERE owner = ?1 AND save_as = ?2 AND id <> ?3 AND state <> 'notDeployed'";
+        let but = but.map(|id| id.to_string()).unwrap_or_default();
+        let params = (image.owner.canonical(), image.name.as_str(), but);
+        let found = all(self.connection, SQL, params, |mut cells| cells.parsed())?;
+        Ok(found.into_iter().next())
+    }
 }
 
 impl Writer<'_> {
@@ -105,7 +134,8 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Gives an image another name. `false` if there is one of that name.
+    /// Gives an image another name, which the machines that were made from it remember. `false` if there is one of
+    /// that name.
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
@@ -122,10 +152,12 @@ impl Writer<'_> {
         if taken.is_some() {
             return Ok(false);
         }
-        self.connection.execute(
+        for sql in [
             "UPDATE image SET name = ?3 WHERE owner = ?1 AND name = ?2",
-            (owner.as_str(), image.name.as_str(), name.as_str()),
-        )?;
+            "UPDATE vm SET from_name = ?3 WHERE from_owner = ?1 AND from_name = ?2",
+        ] {
+            self.connection.execute(sql, (owner.as_str(), image.name.as_str(), name.as_str()))?;
+        }
         Ok(true)
     }
 
@@ -151,5 +183,107 @@ impl Writer<'_> {
             (Owner::of(&image.owner).as_str(), image.name.as_str()),
         )?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::state::Event;
+    use crate::server::registry::Registry;
+    use crate::server::registry::vm::tests::entered;
+    use crate::server::registry::vm::{Saving, Vm};
+
+    fn ground() -> (tempfile::TempDir, Registry, Vm) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let vm = entered(&mut registry, "Jürgen M", "node1", "vm1");
+        (dir, registry, vm)
+    }
+
+    fn image(vm: &Vm, name: &str, saved: i64) -> Image {
+        Image {
+            owner: vm.owner.clone(),
+            name: name.parse().unwrap(),
+            host: vm.physical_host.clone(),
+            base: vm.image.clone(),
+            bytes: 5 << 30,
+            disk: vm.disk,
+            shared: false,
+            saved: Moment::from_unix(saved),
+        }
+    }
+
+    fn names(images: &[Image]) -> Vec<&str> {
+        images.iter().map(|image| image.name.as_str()).collect()
+    }
+
+    #[test]
+    fn an_image_is_read_as_it_was_kept_and_only_by_those_who_may() {
+        let (_dir, mut registry, vm) = ground();
+        let bob = Owner::of(&"bob".parse().unwrap());
+        let (old, new) = (image(&vm, "old", 1), image(&vm, "new", 2));
+        registry
+            .write(|writer| {
+                writer.keep_image(&old)?;
+                writer.keep_image(&new)
+            })
+            .unwrap();
+        let read = |of: &Owner| registry.read(|reader| reader.images_for(of)).unwrap();
+        assert_eq!(read(&vm.owner), [new.clone(), old.clone()]);
+        assert!(read(&bob).is_empty());
+        registry.write(|writer| writer.share_image(&old.id(), true)).unwrap();
+        let read = |of: &Owner| registry.read(|reader| reader.images_for(of)).unwrap();
+        assert_eq!(names(&read(&bob)), ["old"]);
+        registry.write(|writer| writer.remove_image(&old.id())).unwrap();
+        assert_eq!(registry.read(|reader| reader.image(&old.id())).unwrap(), None);
+        assert_eq!(names(&registry.read(|reader| reader.images()).unwrap()), ["new"]);
+    }
+
+    #[test]
+    fn a_new_name_is_nobody_else_s_and_reaches_what_was_made_from_it() {
+        let (_dir, mut registry, vm) = ground();
+        let (one, two) = (image(&vm, "one", 1), image(&vm, "two", 2));
+        let three = "three".parse().unwrap();
+        registry
+            .write(|writer| {
+                writer.keep_image(&one)?;
+                writer.keep_image(&two)?;
+                writer
+                    .connection
+                    .execute("UPDATE vm SET from_owner = ?1, from_name = 'one'", [vm.owner.as_str()])?;
+                assert!(!writer.rename_image(&one.id(), &two.name)?);
+                assert_eq!(writer.deploying_from(&one.id())?.as_ref(), Some(&vm.virtual_host));
+                assert_eq!(writer.deploying_from(&two.id())?, None);
+                assert!(writer.rename_image(&one.id(), &three)?);
+                Ok::<_, RegistryError>(())
+            })
+            .unwrap();
+        assert_eq!(names(&registry.read(|reader| reader.images()).unwrap()), ["three", "two"]);
+        let from = registry.read(|reader| reader.vm(vm.id)).unwrap().unwrap().from.unwrap();
+        assert_eq!(from.name, three);
+    }
+
+    #[test]
+    fn a_name_is_taken_while_a_disk_is_being_saved_under_it() {
+        let (_dir, mut registry, vm) = ground();
+        let new = image(&vm, "new", 1).id();
+        let now = Moment::from_unix(5);
+        let ordered: Result<_, RegistryError> = registry.write(|writer| {
+            let vm = writer.advance(&vm, Event::Deployed, now, |_| {})?.unwrap();
+            writer.advance(&vm, Event::Save, now, |vm| {
+                vm.saving = Some(Saving { name: new.name.clone(), then_terminate: true });
+            })
+        });
+        assert!(ordered.unwrap().is_some());
+        let asked = |but| registry.read(|reader| reader.being_saved_as(&new, but)).unwrap();
+        assert_eq!(asked(None).as_ref(), Some(&vm.virtual_host));
+        assert_eq!(asked(Some(vm.id)), None);
+        let given_up: Result<_, RegistryError> = registry.write(|writer| {
+            let vm = writer.vm(vm.id)?.unwrap();
+            writer.advance(&vm, Event::Failed, now, |_| {})
+        });
+        let saving = given_up.unwrap().unwrap().saving.unwrap();
+        assert!(!saving.then_terminate && saving.name == new.name, "{saving:?}");
     }
 }

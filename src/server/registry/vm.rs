@@ -109,7 +109,7 @@ pub struct Vm {
     pub protected: bool,
     /// When its disk is removed, not before: there once its lease has ended.
     pub deletion: Option<Moment>,
-    /// What its disk is being saved as, while it is.
+    /// What its disk is being saved as, or was when that was given up without a last word from its node.
     pub saving: Option<Saving>,
     /// The saved image that it was made from, if it was.
     pub from: Option<SavedImage>,
@@ -450,7 +450,10 @@ impl Writer<'_> {
         }
         new.was_deployed |= state == State::Deployed;
         new.place = new.place.filter(|_| state == State::Deploying);
-        new.saving = new.saving.take().filter(|_| state == State::Saving);
+        if let Some(saving) = &mut new.saving {
+            // A save that was given up may be carried out all the same; nothing is removed after it then.
+            saving.then_terminate &= state == State::Saving;
+        }
         new.deadline = state.is_transitional().then(|| now.plus_seconds(TRANSITION_LIMIT));
         let fault = new.fault.as_ref().and_then(|fault| serde_json::to_string(fault).ok());
         let rows = self.connection.execute(
@@ -565,6 +568,16 @@ impl Writer<'_> {
     pub fn set_fault(&self, id: VmId, fault: &Fault) -> Result<(), RegistryError> {
         let fault = serde_json::to_string(fault).ok();
         self.connection.execute("UPDATE vm SET fault = ?2 WHERE id = ?1", (id.to_string(), fault))?;
+        Ok(())
+    }
+
+    /// Forgets what a machine's disk was to be saved as, whatever its state.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn forget_save(&self, id: VmId) -> Result<(), RegistryError> {
+        self.connection
+            .execute("UPDATE vm SET save_as = NULL, then_terminate = 0 WHERE id = ?1", [id.to_string()])?;
         Ok(())
     }
 

@@ -558,9 +558,7 @@ impl Run<'_> {
         let letters = std::mem::take(&mut self.letters);
         bar.set_length(u64::try_from(letters.len()).unwrap_or_default());
         let nodes = self.nodes;
-        let send = |(vm, order): &(Vm, Order)| {
-            (vm.clone(), *order, nodes.order(*order, &vm.physical_host, &orders::message(vm)))
-        };
+        let send = |(vm, order): &(Vm, Order)| (vm.clone(), *order, orders::tell(nodes, vm, *order));
         in_parallel(&letters, send, |batch| {
             bar.inc(u64::try_from(batch.len()).unwrap_or_default());
             for (vm, order, answer) in batch {

@@ -1,0 +1,583 @@
+//! `user/images`: the images that people saved, and what can be done with them. Which of them somebody may use is
+//! decided here, for `user/deploy`, too.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+use crate::cgi::reply::{Refusal, Reply};
+use crate::cgi::request::Fields;
+use crate::cgi::serve::{UserCall, View};
+use crate::config::{self, Common};
+use crate::model::fault::Fault;
+use crate::model::names::{ImageName, NameFault, SavedImage, UserName};
+use crate::model::size::Amount;
+use crate::model::wire::{ImageAct, ImageOrder};
+use crate::system::clock;
+use crate::system::log::{self, Level};
+
+use super::access;
+use super::nodes::{Nodes, Trouble};
+use super::registry::event::Actor;
+use super::registry::image::Image;
+use super::registry::user::Owner;
+use super::registry::vm::OnNode;
+use super::registry::{Reader, Registry, RegistryError, Writer};
+use super::save::{check_free, read_name};
+use super::view::{TimeView, ask_again, field_fault};
+
+/// A saved image, as the field `savedImage` names it: `NAME` for one's own, `OWNER/NAME` for anybody's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    owner: Option<UserName>,
+    name: ImageName,
+}
+
+impl Named {
+    /// The image that `caller` means.
+    pub fn by(self, caller: &Owner) -> SavedImage {
+        let owner = self.owner.map_or_else(|| caller.clone(), |owner| Owner::of(&owner));
+        SavedImage { owner: owner.user_name().clone(), name: self.name }
+    }
+
+    /// How `caller` names an image.
+    pub fn of(image: &SavedImage, caller: &Owner) -> Self {
+        let own = Owner::of(&image.owner) == *caller;
+        Self { owner: (!own).then(|| image.owner.clone()), name: image.name.clone() }
+    }
+}
+
+impl FromStr for Named {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        match text.split_once('/') {
+            Some((owner, name)) => Ok(Self { owner: Some(owner.parse()?), name: name.parse()? }),
+            None => Ok(Self { owner: None, name: text.parse()? }),
+        }
+    }
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.owner {
+            Some(owner) => write!(f, "{owner}/{}", self.name),
+            None => self.name.fmt(f),
+        }
+    }
+}
+
+/// An image, if somebody may make machines from it: one that is nobody else's or that is shared with all. Of
+/// others' images nobody is told that they are there.
+///
+/// # Errors
+/// [`RegistryError`] when SQLite refuses.
+pub fn usable(
+    reader: Reader<'_>,
+    image: &SavedImage,
+    caller: &Owner,
+) -> Result<Option<Image>, RegistryError> {
+    Ok(reader.image(image)?.filter(|image| image.shared || image.owner == *caller))
+}
+
+/// An image that people saved.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageView {
+    /// What `savedImage` takes, from who looks.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Whose it is.
+    pub owner: String,
+    /// Whether it is that of who looks.
+    pub own: bool,
+    /// The host that has it.
+    pub host: String,
+    /// The image of the configuration that its machine was once made from.
+    pub base: String,
+    /// The size of its file, in bytes.
+    pub bytes: u64,
+    /// The same, as people read it.
+    pub size: String,
+    /// The smallest partition for it, in GiB.
+    pub disk_gib: u32,
+    /// When it was saved.
+    pub saved: TimeView,
+    /// Whether all may use it.
+    pub shared: bool,
+    /// Why no machine can be made from it at present.
+    pub obstacle: Option<String>,
+    /// The form for a machine from it.
+    pub deploy_url: String,
+    /// What is the same in the address of everything that can be done with it; absent for who may not.
+    pub change_url: Option<String>,
+}
+
+impl ImageView {
+    /// The view that `caller` has.
+    pub fn new(image: &Image, common: &Common, caller: &Owner, administrator: bool) -> Self {
+        let own = image.owner == *caller;
+        let owner = image.owner.user_name().encoded();
+        let named = Named::of(&image.id(), caller);
+        let id_in_url = if own { image.name.to_string() } else { format!("{owner}/{}", image.name) };
+        let whose = if own { String::new() } else { format!("&owner={owner}") };
+        Self {
+            id: named.to_string(),
+            name: image.name.to_string(),
+            owner: image.owner.as_str().to_owned(),
+            own,
+            host: image.host.to_string(),
+            base: image.base.to_string(),
+            bytes: image.bytes,
+            size: Amount::from_mib(image.bytes.div_ceil(1 << 20)).to_string(),
+            disk_gib: image.disk.get(),
+            saved: image.saved.into(),
+            shared: image.shared,
+            obstacle: obstacle(image, common),
+            deploy_url: format!("deploy?savedImage={id_in_url}"),
+            change_url: (own || administrator).then(|| format!("images?name={}{whose}", image.name)),
+        }
+    }
+
+    /// The image as a line for scripts, tab-separated: what `savedImage` takes, owner, host, base image, size in
+    /// bytes, smallest partition (GiB), when it was saved (RFC 3339), `shared` or `private`.
+    fn line(&self) -> String {
+        let (bytes, disk) = (self.bytes.to_string(), self.disk_gib.to_string());
+        let columns = [
+            self.id.as_str(),
+            &self.owner,
+            &self.host,
+            &self.base,
+            &bytes,
+            &disk,
+            &self.saved.iso,
+            if self.shared { "shared" } else { "private" },
+        ];
+        columns.join("\t") + "\n"
+    }
+}
+
+/// Why no machine can be made from an image, whoever asks; `None` if one can, but for the room on its host.
+pub fn obstacle(image: &Image, common: &Common) -> Option<String> {
+    let Image { name, host, base, .. } = image;
+    if !common.has_image(base) {
+        return Some(format!(
+            "The saved image {name} was made from the image {base}, which is not offered any more. Choose another \
+             image, or tell an administrator."
+        ));
+    }
+    if common.maximum(host).is_none_or(|maximum| maximum == 0) {
+        return Some(format!(
+            "The saved image {name} is on the host {host}, which takes no machines at present. Choose another image, \
+             or tell an administrator."
+        ));
+    }
+    None
+}
+
+/// The page.
+#[derive(Debug, Serialize)]
+struct ImagesView {
+    images: Vec<ImageView>,
+    /// `mine` (one's own, and what others share) or `all`.
+    scope: &'static str,
+}
+
+impl View for ImagesView {
+    const TEMPLATE: &'static str = "images.html";
+
+    /// One line an image (see [`ImageView::line`]).
+    fn text(&self) -> String {
+        self.images.iter().map(ImageView::line).collect()
+    }
+}
+
+/// The page that asks.
+#[derive(Debug, Serialize)]
+struct AskView {
+    image: ImageView,
+    /// `delete`, `rename`, `share` or `unshare`.
+    act: &'static str,
+    /// What the field for a new name is filled in with.
+    new_name: String,
+    /// What is wrong with it.
+    faults: BTreeMap<&'static str, String>,
+}
+
+impl View for AskView {
+    const TEMPLATE: &'static str = "image.html";
+
+    /// The image's line, as in the list.
+    fn text(&self) -> String {
+        self.image.line()
+    }
+}
+
+/// What has been done.
+#[derive(Debug, Serialize)]
+struct DoneView {
+    /// The image as it is now; as it was, if it is gone.
+    image: ImageView,
+    /// `deleted`, `renamed`, `shared` or `unshared`.
+    done: &'static str,
+}
+
+impl View for DoneView {
+    // People are sent to the list instead.
+    const TEMPLATE: &'static str = "images.html";
+
+    /// The image's line, as in the list.
+    fn text(&self) -> String {
+        self.image.line()
+    }
+}
+
+/// What can be done with an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Delete,
+    Rename,
+    Share,
+    Unshare,
+}
+
+impl Act {
+    fn read(fields: &Fields) -> Result<Option<Self>, Refusal> {
+        match fields.get("do") {
+            None | Some("") => Ok(None),
+            Some("delete") => Ok(Some(Self::Delete)),
+            Some("rename") => Ok(Some(Self::Rename)),
+            Some("share") => Ok(Some(Self::Share)),
+            Some("unshare") => Ok(Some(Self::Unshare)),
+            Some(_) => Err(Refusal::bad_request("do is delete, rename, share or unshare.")),
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Delete => "delete",
+            Self::Rename => "rename",
+            Self::Share => "share",
+            Self::Unshare => "unshare",
+        }
+    }
+
+    fn done(self) -> &'static str {
+        match self {
+            Self::Delete => "deleted",
+            Self::Rename => "renamed",
+            Self::Share => "shared",
+            Self::Unshare => "unshared",
+        }
+    }
+}
+
+/// Answers `user/images`.
+///
+/// Without `do` the list. Fields: `scope` (`mine`: one's own images, the newest first, and then those that others share;
+/// `all`, for administrators); `do` (`delete`, `rename`, `share`, `unshare`) with `name`, for administrators `owner`,
+/// and for a renaming `newName`; `token`, `format`. What was done is answered with the image (202).
+///
+/// # Errors
+/// 400; 403 for others' images, 404 for those that are not there, or not for the caller; 409 if there is an image of the
+/// new name, or while a machine is being made from the image; 502 if its host can't be used: nothing is changed then; 503.
+pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
+    let fields = &call.request.fields;
+    fields.only(&["do", "name", "owner", "newName", "scope", "token", "format"])?;
+    let all = match fields.get("scope") {
+        None | Some("" | "mine") => false,
+        Some("all") if call.administrator => true,
+        Some("all") => return Err(Refusal::forbidden("Only administrators see the images of all.")),
+        Some(_) => return Err(Refusal::bad_request("scope is mine or all.")),
+    };
+    let act = Act::read(fields)?;
+    let common = Common::load(&config::directory())?;
+    let Some(act) = act else {
+        if let Some(field) = fields.names().find(|name| matches!(*name, "name" | "owner" | "newName")) {
+            return Err(Refusal::bad_request(format!(
+                "The field {field} goes with do: say delete, rename, share or unshare."
+            )));
+        }
+        return list(call, &common, all);
+    };
+    if !call.acts {
+        return call.reply(200, &page(call, &common, act, BTreeMap::new())?);
+    }
+    match carry_out(call, &common, act) {
+        Ok(reply) => Ok(reply),
+        Err(refusal) => ask_again(call, refusal, |faults| page(call, &common, act, faults)),
+    }
+}
+
+fn list(call: &UserCall<'_>, common: &Common, all: bool) -> Result<Reply, Refusal> {
+    let view = access::registry_to_read(call)?.read(|reader| {
+        let caller = access::caller(call, reader)?;
+        let images = if all { reader.images()? } else { reader.images_for(&caller)? };
+        let view = |image| ImageView::new(image, common, &caller, call.administrator);
+        let scope = if all { "all" } else { "mine" };
+        Ok::<_, Refusal>(ImagesView { images: images.iter().map(view).collect(), scope })
+    })?;
+    call.reply(200, &view)
+}
+
+fn page(
+    call: &UserCall<'_>,
+    common: &Common,
+    act: Act,
+    faults: BTreeMap<&'static str, String>,
+) -> Result<AskView, Refusal> {
+    access::registry_to_read(call)?.read(|reader| {
+        let caller = access::caller(call, reader)?;
+        let image = find(call, reader, &caller)?;
+        let new_name = call.request.fields.get("newName").unwrap_or(image.name.as_str()).to_owned();
+        let image = ImageView::new(&image, common, &caller, call.administrator);
+        Ok(AskView { image, act: act.as_str(), new_name, faults })
+    })
+}
+
+/// The image that the request names, if the caller may change it.
+fn find(call: &UserCall<'_>, reader: Reader<'_>, caller: &Owner) -> Result<Image, Refusal> {
+    let fields = &call.request.fields;
+    let name: ImageName = fields.required("name")?;
+    let owner: Option<UserName> =
+        fields.get("owner").filter(|text| !text.is_empty()).map(|_| fields.required("owner")).transpose()?;
+    let owner = owner.map_or_else(|| caller.clone(), |owner| Owner::of(&owner));
+    let own = owner == *caller;
+    let id = SavedImage { owner: owner.user_name().clone(), name };
+    let image = reader.image(&id)?.filter(|image| own || call.administrator || image.shared);
+    match image {
+        Some(image) if own || call.administrator => Ok(image),
+        Some(_) => Err(Refusal::forbidden(
+            "This image belongs to somebody else. Only its owner or an administrator can do this.",
+        )),
+        None if own => Err(Refusal::not_found(format!("You have no saved image called {}.", id.name))),
+        None => Err(Refusal::not_found(format!("There is no saved image {}/{}.", owner.as_str(), id.name))),
+    }
+}
+
+fn carry_out(call: &UserCall<'_>, common: &Common, act: Act) -> Result<Reply, Refusal> {
+    let fields = &call.request.fields;
+    let new_name = match (act, fields.get("newName")) {
+        (Act::Rename, _) => Some(read_name(fields, "newName")?),
+        (_, None) => None,
+        (_, Some(_)) => return Err(Refusal::bad_request("The field newName goes with do=rename.")),
+    };
+    let actor = access::actor(call);
+    let mut registry = access::registry(call)?;
+    let caller = registry.read(|reader| access::caller(call, reader))?;
+    let find = |reader: Reader<'_>| find(call, reader, &caller);
+    let image = match act {
+        Act::Share | Act::Unshare => registry.write(|writer| {
+            let image = find(**writer)?;
+            let shared = act == Act::Share;
+            writer.share_image(&image.id(), shared)?;
+            record(writer, &image, act, &actor, "")?;
+            Ok::<_, Refusal>(Image { shared, ..image })
+        })?,
+        Act::Delete | Act::Rename => {
+            let nodes = Nodes::new(&call.config, &call.request.id)?;
+            let image = registry.read(|reader| {
+                let image = find(reader)?;
+                check_idle(reader, &image, new_name.as_ref())?;
+                Ok::<_, Refusal>(image)
+            })?;
+            at_its_host(&mut registry, &nodes, image, new_name, &actor)?
+        }
+    };
+    let host = image.host.as_str();
+    log::event(
+        Level::Info,
+        "image",
+        &[
+            ("user", &actor.who),
+            ("from", &actor.from),
+            ("done", &act.done()),
+            ("owner", &image.owner.as_str()),
+            ("name", &image.name),
+            ("host", &host),
+        ],
+    );
+    let location = if image.owner == caller { "images" } else { "images?scope=all" };
+    let image = ImageView::new(&image, common, &caller, call.administrator);
+    call.done(location, &DoneView { image, done: act.done() })
+}
+
+/// Lets an image through that can be deleted, or renamed, now.
+fn check_idle(reader: Reader<'_>, image: &Image, new_name: Option<&ImageName>) -> Result<(), Refusal> {
+    if let Some(machine) = reader.deploying_from(&image.id())? {
+        return Err(Refusal::conflict(format!(
+            "The machine {machine} is being made from this image. Wait until that is over, and try again."
+        )));
+    }
+    match new_name {
+        Some(name) => check_free(reader, &SavedImage { name: name.clone(), ..image.id() }, None, "newName"),
+        None => Ok(()),
+    }
+}
+
+/// Has the host of an image delete it, or give it a new name, and then does the same with its entry. Gives back the
+/// image as it is now, or was.
+fn at_its_host(
+    registry: &mut Registry,
+    nodes: &Nodes<'_>,
+    image: Image,
+    new_name: Option<ImageName>,
+    actor: &Actor,
+) -> Result<Image, Refusal> {
+    let id = image.id();
+    let (act, order) = match &new_name {
+        Some(name) => (Act::Rename, ImageAct::Rename(name.clone())),
+        None => (Act::Delete, ImageAct::Delete),
+    };
+    let done = nodes
+        .image(&image.host, &ImageOrder { image: id.clone(), act: order })
+        .map_err(|trouble| not_done(&image, act, &trouble))?;
+    let kept = registry.write(|writer| {
+        writer.keep_facts(&image.host, &done.host, clock::now())?;
+        let Some(name) = &new_name else {
+            writer.remove_image(&id)?;
+            record(writer, &image, act, actor, "")?;
+            return Ok::<_, Refusal>(true);
+        };
+        let as_renamed = SavedImage { name: name.clone(), ..id.clone() };
+        let renamed =
+            writer.being_saved_as(&as_renamed, None)?.is_none() && writer.rename_image(&id, name)?;
+        if renamed {
+            record(writer, &image, act, actor, &format!("it is called {name} now"))?;
+        }
+        Ok(renamed)
+    })?;
+    match new_name {
+        Some(name) if kept => Ok(Image { name, ..image }),
+        Some(name) => {
+            // Somebody was faster with another image of that owner, on another host.
+            let renamed = SavedImage { name: name.clone(), ..id.clone() };
+            let back = ImageOrder { image: renamed, act: ImageAct::Rename(id.name) };
+            if let Err(trouble) = nodes.image(&image.host, &back) {
+                log::event(Level::Error, "image-lost", &[("name", &name), ("detail", &trouble.fault)]);
+            }
+            Err(field_fault(409, "newName", Fault::ImageExists { name }.to_string()))
+        }
+        None => Ok(image),
+    }
+}
+
+/// What people read when an image's host did not do what it was told.
+fn not_done(image: &Image, act: Act, trouble: &Trouble) -> Refusal {
+    let Trouble { fault, taken } = trouble;
+    let status = if fault.is_the_hosts_own() { 502 } else { 409 };
+    // Should it have been done all the same, doing it again does no harm.
+    let known = if *taken == OnNode::Maybe { ", as far as is known" } else { "" };
+    Refusal::new(status, format!("The image {} was not {}{known}. {fault}", image.name, act.done()))
+}
+
+/// Adds to the portal's history what was done with an image.
+fn record(
+    writer: &Writer<'_>,
+    image: &Image,
+    act: Act,
+    actor: &Actor,
+    detail: &str,
+) -> Result<(), RegistryError> {
+    let subject = format!("{}/{}", image.owner.as_str(), image.name);
+    writer.record_about(&subject, clock::now(), actor, &format!("image {}", act.done()), detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_named_from_where_one_stands() {
+        let (alice, bob): (UserName, UserName) = ("alice".parse().unwrap(), "Bob B".parse().unwrap());
+        let image = SavedImage { owner: alice.clone(), name: "web-1".parse().unwrap() };
+        for (caller, text) in [(&alice, "web-1"), (&bob, "alice/web-1")] {
+            let caller = Owner::of(caller);
+            let named = Named::of(&image, &caller);
+            assert_eq!(named.to_string(), text);
+            assert_eq!(text.parse::<Named>().unwrap().by(&caller), image);
+        }
+        for bad in ["", "/", "alice/", "/web", "alice/web/1", "Web", "alice/../x", "-a", "a b"] {
+            assert!(bad.parse::<Named>().is_err(), "{bad:?}");
+        }
+    }
+    /// A node that does twice what it is told, `first` before it says so the first time. Gives back what it was told.
+    fn node(first: impl FnOnce() + Send + 'static) -> (String, std::thread::JoinHandle<Vec<ImageOrder>>) {
+        use std::io::{Read as _, Write as _};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{{host}}:{}/cgi-bin/node", listener.local_addr().unwrap().port());
+        let mut first = Some(first);
+        let thread = std::thread::spawn(move || {
+            let answer = || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let (mut received, mut buffer) = (String::new(), [0; 4096]);
+                let told = loop {
+                    let length = stream.read(&mut buffer).unwrap();
+                    received.push_str(&String::from_utf8_lossy(&buffer[..length]));
+                    let body = received.split("\r\n\r\n").nth(1).unwrap_or_default();
+                    if let Ok(order) = serde_json::from_str(body) {
+                        break order;
+                    }
+                };
+                if let Some(first) = first.take() {
+                    first();
+                }
+                let body = r#"{"host":{"memory_free":1,"memory_total":2,"disk_free":3,"disk_total":4,
+                    "version":"1","common_digest":"x"}}"#;
+                let head =
+                    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+                stream.write_all((head + body).as_bytes()).unwrap();
+                told
+            };
+            std::iter::repeat_with(answer).take(2).collect()
+        });
+        (url, thread)
+    }
+
+    #[test]
+    fn a_new_name_that_another_image_gets_meanwhile_is_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("registry.sqlite");
+        let mut registry = Registry::open(&file).unwrap();
+        let vm = crate::server::registry::vm::tests::entered(&mut registry, "alice", "localhost", "vm1");
+        let image = |name: &str| Image {
+            owner: vm.owner.clone(),
+            name: name.parse().unwrap(),
+            host: vm.physical_host.clone(),
+            base: vm.image.clone(),
+            bytes: 5,
+            disk: vm.disk,
+            shared: false,
+            saved: clock::now(),
+        };
+        let (old, other) = (image("old"), image("new"));
+        registry.write(|writer| writer.keep_image(&old)).unwrap();
+        let kept = other.clone();
+        let (url, node) = node(move || {
+            let mut registry = Registry::open(&file).unwrap();
+            registry.write(|writer| writer.keep_image(&kept)).unwrap();
+        });
+        std::fs::write(dir.path().join("key"), "0123456789abcdef0123456789abcdef").unwrap();
+        let text = format!(
+            "[General]\nEnvUsernameVariable = 'REMOTE_USER'\nkeyFile = '{}/key'\nnodeURL = '{url}'\n",
+            dir.path().display()
+        );
+        std::fs::write(dir.path().join("server.cfg"), text).unwrap();
+        let config = config::Server::load(dir.path()).unwrap();
+        let request = crate::model::names::RequestId::generate();
+        let nodes = Nodes::new(&config, &request).unwrap();
+        let actor = Actor { who: "alice".to_owned(), from: "192.0.2.1".to_owned() };
+        let new = Some(other.name.clone());
+        let refused = at_its_host(&mut registry, &nodes, old.clone(), new, &actor).unwrap_err();
+        assert_eq!((refused.status, refused.fields.len()), (409, 1));
+        let told: Vec<_> = node.join().unwrap().into_iter().map(|told| (told.image.name, told.act)).collect();
+        let there = (old.name.clone(), ImageAct::Rename(other.name.clone()));
+        let and_back = (other.name.clone(), ImageAct::Rename(old.name.clone()));
+        assert_eq!(told, [there, and_back]);
+        let names: Vec<_> =
+            registry.read(|reader| reader.images()).unwrap().into_iter().map(|image| image.name).collect();
+        assert_eq!(names, [other.name, old.name]);
+    }
+}
