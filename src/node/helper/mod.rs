@@ -39,6 +39,7 @@ use super::hypervisor::{self, Hypervisor, HypervisorError};
 use super::lvm::{Lvm, LvmError};
 use guard::MachineLock;
 pub use pack::Beginning;
+pub(super) use pack::as_nobody;
 
 #[derive(Debug, Parser)]
 #[command(

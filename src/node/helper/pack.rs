@@ -65,6 +65,11 @@ const FEWEST_RIGHTS: [&str; 8] = [
     "--",
 ];
 
+/// Runs a program as somebody who may read everything, and nothing else.
+pub fn as_nobody(what: &str) -> Run {
+    Run::new(program("setpriv")).args(FEWEST_RIGHTS).arg(program(what))
+}
+
 /// The file whose content tells a machine from all others. systemd makes a new one where it finds an empty one; where
 /// it finds none it can't, because the root file system is still read-only at that time (machine-id(5)).
 const MACHINE_ID: &str = "etc/machine-id";
@@ -169,13 +174,7 @@ fn stream(target: &Path) -> Result<(), Failure> {
         out.flush()
     };
     begin().map_err(|error| Failure::internal(format!("standard output: {error}")))?;
-    let run = Run::new(program("setpriv"))
-        .args(FEWEST_RIGHTS)
-        .arg(program("tar"))
-        .args(tar_arguments(target))
-        .inherit_output()
-        .limit(limits::TAR);
-    match run.run() {
+    match as_nobody("tar").args(tar_arguments(target)).inherit_output().limit(limits::TAR).run() {
         Ok(_) => Ok(()),
         Err(error) => tar_failed(&error),
     }
@@ -288,9 +287,8 @@ mod tests {
             use std::os::unix::fs::PermissionsExt as _;
             fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o000)).unwrap();
         }
-        let limited = |what: &str| Run::new(program("setpriv")).args(FEWEST_RIGHTS).arg(program(what));
-        assert_eq!(listed(dir.path(), limited("tar")), ["./", "./closed/", "./closed/file"]);
-        let status = limited("cat").arg("/proc/self/status").run().unwrap().text();
+        assert_eq!(listed(dir.path(), as_nobody("tar")), ["./", "./closed/", "./closed/file"]);
+        let status = as_nobody("cat").arg("/proc/self/status").run().unwrap().text();
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
             line.map(|text| text.trim().to_owned()).unwrap_or_default()
@@ -301,7 +299,7 @@ mod tests {
             // CAP_DAC_READ_SEARCH is number 2.
             assert_eq!(u64::from_str_radix(&field(set), 16), Ok(1 << 2), "{set}");
         }
-        assert!(limited("touch").arg(dir.path().join("closed/other")).run().is_err());
+        assert!(as_nobody("touch").arg(dir.path().join("closed/other")).run().is_err());
     }
 
     #[test]
