@@ -586,13 +586,10 @@ impl Worker<'_> {
         if let Some(saving) = &mut self.record.saving {
             saving.file = None;
         }
-        if !self.record.stopped {
-            match self.helper.stop(self.record.id, &self.record.machine) {
-                Ok(()) => self.record.stopped = true,
-                Err(left) => {
-                    log::event(Level::Error, "stop.failed", &[("vm", &self.record.id), ("why", &left)]);
-                }
-            }
+        // However far it had come, this also ends what a killed helper has left running on the disk.
+        match self.helper.stop(self.record.id, &self.record.machine) {
+            Ok(()) => self.record.stopped = true,
+            Err(left) => log::event(Level::Error, "stop.failed", &[("vm", &self.record.id), ("why", &left)]),
         }
         self.finish(Some(fault))
     }
