@@ -524,6 +524,10 @@ impl Worker<'_> {
         self.enter(Stage::Pack)?;
         let exists = || Stop::from(Fault::ImageExists { name: image.name.clone() });
         let store = Store::new(self.config);
+        // Looked at again when it is published; a disk need not be read for nothing.
+        if store.is_taken(&image).map_err(|error| not_written(&error))? {
+            return Err(exists());
+        }
         let Some(mut draft) = store.draft(&image).map_err(|error| not_written(&error))? else {
             return Err(exists());
         };
@@ -639,6 +643,8 @@ impl Worker<'_> {
                 News::Failed { fault }
             }
         };
+        // Of a worker that was at work on an image and was ended for this.
+        Store::new(self.config).sweep();
         let gone = news == News::Done;
         let host = self.host(Duration::ZERO);
         let report = self.report(news, host)?;
