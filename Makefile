@@ -49,8 +49,8 @@ check:
 	$(CARGO) clippy --locked --no-default-features --features node -- -D warnings
 
 # Scenarios that take minutes each: owners' keys, kills in every stage, reboots and power cuts, two hosts, queues,
-# and each thing that vgrid-check looks at broken once.
-DEEP = xen::check xen::keys xen::killed xen::orders xen::power xen::two
+# saved images, and each thing that vgrid-check looks at broken once.
+DEEP = xen::check xen::keys xen::killed xen::orders xen::power xen::save xen::two
 
 test:
 	tests/xenhost/packages test

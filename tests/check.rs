@@ -180,7 +180,7 @@ const SERVER: [Case; 20] = [
     ),
 ];
 
-const NODE: [Case; 13] = [
+const NODE: [Case; 14] = [
     case(
         "node.cfg",
         |p| add(p, "node.cfg", "[VMSwapsize]\n"),
@@ -194,6 +194,7 @@ const NODE: [Case; 13] = [
             "server's key",
             "records",
             "images",
+            "saved images",
             "file system programs",
             "templates",
             "templates for the toolstack",
@@ -266,6 +267,10 @@ const NODE: [Case; 13] = [
     Case {
         mends: |p| set_mode(&p.path("images/tiny.tar"), 0o644),
         ..case("images", |p| set_mode(&p.path("images/tiny.tar"), 0o600), &NO_IMAGE)
+    },
+    Case {
+        mends: |p| set_mode(&p.path("images"), 0o755),
+        ..case("saved images", |p| set_mode(&p.path("images"), 0o555), &[])
     },
     case("file system programs", |p| replace(p, "node.cfg", "/bin/true", "/bin/none"), &[]),
 ];
@@ -429,6 +434,10 @@ fn what_is_broken_on_a_server_is_named() {
 fn what_is_broken_on_a_node_is_named() {
     let portal = portal(vec![(Box::leak(own_name().into_boxed_str()), 4)]);
     fs::create_dir(portal.path("images")).expect("a folder for images");
+    if let Some(user) = crate::support::apache::web_user() {
+        let (user, group) = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
+        std::os::unix::fs::chown(portal.path("images"), user, group).expect("www-data's folder");
+    }
     let made = Command::new("tar")
         .args(["-cf", &portal.path("images/tiny.tar").display().to_string(), "-C", "/etc", "hostname"])
         .status();

@@ -1,19 +1,28 @@
 //! The node's programs as the network sees them: who may give orders, and what is an order. What they do
 //! needs a real Xen host and is tested there.
 
+use std::fs;
+use std::path::Path;
+
 use serde_json::{Value, json};
 use vgrid::model::names::VmId;
 use vgrid::model::sign::{self, Key, SIGNATURE_HEADER, Signed, TIME_HEADER};
+use vgrid::node::host::{HostState, Machines, Storage};
+use vgrid::node::hypervisor::Memory;
+use vgrid::node::jobs::Record;
+use vgrid::node::lvm::Group;
 use vgrid::system::clock;
 
-use crate::support::http::Ask;
+use crate::support::http::{Answer, Ask};
 use crate::support::portal::Portal;
 
 const DEPLOY: &str = "/cgi-bin/node/deploy";
 const TERMINATE: &str = "/cgi-bin/node/terminate";
+const SAVE: &str = "/cgi-bin/node/save";
+const IMAGE: &str = "/cgi-bin/node/image";
 /// All that take orders.
-const ORDERS: [&str; 5] =
-    [DEPLOY, TERMINATE, "/cgi-bin/node/stop", "/cgi-bin/node/start", "/cgi-bin/node/reboot"];
+const ORDERS: [&str; 7] =
+    [DEPLOY, TERMINATE, SAVE, IMAGE, "/cgi-bin/node/stop", "/cgi-bin/node/start", "/cgi-bin/node/reboot"];
 
 fn signed_get(portal: &Portal, path: &str, key: &Key) -> Ask {
     let time = clock::now();
@@ -148,5 +157,157 @@ fn a_host_without_xen_says_so_and_keeps_nothing() {
         }
     }
     assert!(left.is_empty(), "{left:?}");
+    portal.assert_no_panic();
+}
+
+/// Makes a file the web server's.
+fn hand_over(path: &Path) {
+    if let Some(user) = crate::support::apache::web_user() {
+        let (user, group) = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
+        std::os::unix::fs::chown(path, user, group).expect("the web server's file");
+    }
+}
+
+/// A node with a folder of images and somewhere to unpack them, of which nothing is needed but what it has on file.
+fn node_with_images() -> Portal {
+    let portal = Portal::start();
+    let images = portal.path("images");
+    fs::create_dir(&images).expect("a folder for images");
+    hand_over(&images);
+    portal.reconfigure("node.cfg", |text| {
+        format!(
+            "{text}[VMImageFiles]\ndefault = \"tiny.tar.gz\"\nalice-s = \"alice_base.tar.gz\"\n\
+             [VMConfigTemplates]\ndefault = \"xen-xvda\"\n[VMSwapSize]\ndefault = 64\n\
+             [VMTypes]\ndefault = \"xen\"\n[XenDeployerFSCreateCmd]\ndefault = \"/bin/true\"\n"
+        )
+    });
+    for name in ["tiny.tar.gz", "alice_base.tar.gz"] {
+        fs::write(images.join(name), "the administrator's").expect("an image");
+    }
+    portal
+}
+
+/// Gives an order to a node that has looked at its host a moment ago.
+fn give(portal: &Portal, path: &str, order: &Value) -> Answer {
+    let amount = |mib| serde_json::from_value(json!(mib)).expect("an amount");
+    let state = HostState {
+        taken: clock::millis(),
+        machines: Ok(Machines {
+            toolstack: "xl".to_owned(),
+            memory: Memory { total: amount(2000), free: amount(1000) },
+            domains: Vec::new(),
+        }),
+        storage: Ok(Storage {
+            group: Group { size: amount(9000), free: amount(8000), extent: amount(4) },
+            volumes: Vec::new(),
+        }),
+    };
+    let file = portal.path("var/node/host.json");
+    fs::write(&file, serde_json::to_vec(&state).expect("JSON")).expect("what the host has");
+    hand_over(&file);
+    portal.signed(path, order.to_string().into_bytes(), &portal.key).send()
+}
+
+/// The names of the files in the folder of images.
+fn images(portal: &Portal) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(portal.path("images"))
+        .expect("the folder of images")
+        .map(|entry| entry.expect("a file").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+fn put_image(portal: &Portal, name: &str) {
+    let file = portal.path("images").join(name);
+    fs::write(&file, "an image").expect("an image");
+    hand_over(&file);
+}
+
+#[test]
+fn saved_images_are_renamed_and_deleted_and_the_administrator_s_are_not() {
+    let portal = node_with_images();
+    let act = |name: &str, act: Value| {
+        give(&portal, IMAGE, &json!({"image": {"owner": "alice", "name": name}, "act": act}))
+    };
+    put_image(&portal, "alice_one.tar.gz");
+    put_image(&portal, "alice_two.tar.zst");
+    // What a worker that was killed has left goes with the next request.
+    put_image(&portal, ".alice_half.tar.gz.new");
+    for _ in 0..2 {
+        let done = act("one", json!({"rename": "three"})).expect(200);
+        assert_eq!(done.json()["host"]["memory_free"], 1000, "{done}");
+    }
+    let all = ["alice_base.tar.gz", "alice_three.tar.gz", "alice_two.tar.zst", "tiny.tar.gz"];
+    assert_eq!(images(&portal), all);
+    let refused = |answer: Answer, code: &str| {
+        assert_eq!(answer.status, 409, "{answer}");
+        assert_eq!(answer.json()["fault"]["code"], code, "{answer}");
+    };
+    refused(act("three", json!({"rename": "two"})), "image-exists");
+    refused(act("three", json!({"rename": "base"})), "image-exists");
+    refused(act("base", json!({"rename": "mine"})), "saved-image-missing");
+    refused(act("none", json!({"rename": "mine"})), "saved-image-missing");
+    act("base", json!("delete")).expect(200);
+    assert_eq!(images(&portal), all);
+    for _ in 0..2 {
+        act("two", json!("delete")).expect(200);
+    }
+    assert_eq!(images(&portal), ["alice_base.tar.gz", "alice_three.tar.gz", "tiny.tar.gz"]);
+    for bad in [json!("burn"), json!({"rename": "../x"}), json!({"rename": "a_b"}), json!({"delete": "x"})] {
+        act("three", bad).expect(400);
+    }
+    act("../alice_three", json!("delete")).expect(400);
+    portal.assert_no_panic();
+}
+
+#[test]
+fn a_disk_is_saved_under_a_name_that_is_free_and_of_a_machine_that_is_there() {
+    let portal = node_with_images();
+    let id = VmId::generate();
+    let machine = json!({"id": id.to_string(), "user": "alice", "virtual_host": "vm1"});
+    let save = |name: &str| give(&portal, SAVE, &json!({"machine": machine, "name": name}));
+    let code = |answer: &Answer| {
+        assert_eq!(answer.status, 409, "{answer}");
+        answer.json()["fault"]["code"].as_str().expect("a fault").to_owned()
+    };
+    assert_eq!(code(&save("mine")), "machine-missing");
+
+    let order = serde_json::from_value(machine.clone()).expect("an order");
+    let name = "alice_vm1".parse().expect("a machine's name");
+    let mut record = Record::unknown(&order, name, "r".parse().expect("an id"), clock::now());
+    (record.done, record.told) = (true, true);
+    let jobs = portal.path("var/node/jobs");
+    fs::create_dir_all(&jobs).expect("a folder for records");
+    hand_over(&jobs);
+    let file = jobs.join(format!("{id}.json"));
+    fs::write(&file, serde_json::to_vec(&record).expect("JSON")).expect("a record");
+    hand_over(&file);
+    put_image(&portal, "alice_one.tar.zst");
+    for name in ["one", "base"] {
+        let answer = save(name);
+        assert_eq!(code(&answer), "image-exists");
+        answer.says(&format!("\"name\":\"{name}\""));
+    }
+    assert_eq!(fs::read(&file).expect("the record"), serde_json::to_vec(&record).expect("JSON"));
+    save("a_b").expect(400);
+    portal.assert_no_panic();
+}
+
+#[test]
+fn a_deploy_from_a_saved_image_needs_that_image() {
+    let portal = node_with_images();
+    // Found or not: that comes before the machine's name, which has no address.
+    portal.reconfigure("common.cfg", |text| text.replace("vm1", "none.invalid"));
+    let deploy = |name: &str| {
+        let mut order = order();
+        order["virtual_host"] = json!("none.invalid");
+        order["saved"] = json!({"owner": "bob", "name": name});
+        let answer = give(&portal, DEPLOY, &order).expect(409);
+        answer.json()["fault"]["code"].as_str().expect("a fault").to_owned()
+    };
+    put_image(&portal, "bob_one.tar.gz");
+    assert_eq!(deploy("one"), "name-unresolved");
+    assert_eq!(deploy("none"), "saved-image-missing");
     portal.assert_no_panic();
 }

@@ -87,13 +87,17 @@ pub static NODE_STOP: Endpoint = endpoint("node/stop", Role::Server, MESSAGE, tr
 pub static NODE_START: Endpoint = endpoint("node/start", Role::Server, MESSAGE, true, 64 << 10);
 /// `node/reboot`.
 pub static NODE_REBOOT: Endpoint = endpoint("node/reboot", Role::Server, MESSAGE, true, 64 << 10);
+/// `node/save`.
+pub static NODE_SAVE: Endpoint = endpoint("node/save", Role::Server, MESSAGE, true, 64 << 10);
+/// `node/image`.
+pub static NODE_IMAGE: Endpoint = endpoint("node/image", Role::Server, MESSAGE, true, 64 << 10);
 /// `node/info`.
 pub static NODE_INFO: Endpoint = endpoint("node/info", Role::Server, READ, false, 0);
 /// `node/console`.
 pub static NODE_CONSOLE: Endpoint = endpoint("node/console", Role::Server, READ, false, 0);
 
 /// All endpoints.
-pub static ENDPOINTS: [&Endpoint; 21] = [
+pub static ENDPOINTS: [&Endpoint; 23] = [
     &USER_LIST,
     &USER_DEPLOY,
     &USER_SHOW,
@@ -113,6 +117,8 @@ pub static ENDPOINTS: [&Endpoint; 21] = [
     &NODE_STOP,
     &NODE_START,
     &NODE_REBOOT,
+    &NODE_SAVE,
+    &NODE_IMAGE,
     &NODE_INFO,
     &NODE_CONSOLE,
 ];

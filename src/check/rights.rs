@@ -50,6 +50,12 @@ pub fn web_user_reads(path: &Path) -> bool {
     as_web_user().args(["/usr/bin/test", "-r"]).arg(path).run().is_ok()
 }
 
+/// Whether the web server's user can write to a folder. Only root can find out.
+pub fn web_user_writes(folder: &Path) -> bool {
+    let can = |what: &str| as_web_user().args(["/usr/bin/test", what]).arg(folder).run().is_ok();
+    can("-d") && can("-w") && can("-x")
+}
+
 /// Checks a folder that belongs to the web server's user, and to nobody else.
 pub fn private_folder(folder: &Path, web: &User) -> Result<(), Problem> {
     let path = folder.display();

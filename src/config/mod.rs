@@ -662,6 +662,31 @@ pub enum VmType {
     Xen,
 }
 
+/// How saved images are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+pub enum Compression {
+    /// `.tar.gz`, which everything reads.
+    #[default]
+    #[serde(rename = "gz")]
+    Gzip,
+    /// `.tar.zst`: smaller, and made in a fraction of the time.
+    #[serde(rename = "zst")]
+    Zstd,
+}
+
+impl Compression {
+    /// All there are.
+    pub const ALL: [Self; 2] = [Self::Gzip, Self::Zstd];
+
+    /// How the names of such files end.
+    pub fn ending(self) -> &'static str {
+        match self {
+            Self::Gzip => ".tar.gz",
+            Self::Zstd => ".tar.zst",
+        }
+    }
+}
+
 /// `[General]` of `node.cfg`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -673,6 +698,9 @@ pub struct NodeGeneral {
     server_url: Option<String>,
     /// The folder of the image files.
     pub image_directory: PathBuf,
+    /// `gz` or `zst`: what saved images become.
+    #[serde(default)]
+    pub saved_images: Compression,
     /// The volume group that the machines' volumes are made in.
     pub volume_group_name: VolumeGroup,
     /// `auto`, `xl` or `xm`.
@@ -869,6 +897,11 @@ impl Node {
         self.files.keys().filter(|key| *key != "default").filter_map(|key| key.parse().ok())
     }
 
+    /// All files that `[VMImageFiles]` names, as absolute paths.
+    pub fn image_files(&self) -> impl Iterator<Item = PathBuf> {
+        self.files.values().map(|name| self.general.image_directory.join(name))
+    }
+
     /// What to use for an image; each setting falls back to its section's `default`.
     pub fn image(&self, tag: &ImageTag) -> Result<ImageSettings, NoSetting> {
         fn get<'a, T>(
@@ -968,6 +1001,8 @@ mod tests {
         assert_eq!(tiny.file, Path::new("/img/tiny.tar.gz"));
         assert_eq!(tiny.template, Path::new("/etc/vgrid/vmtmpl/xen-sda"));
         assert_eq!((tiny.swap.get(), tiny.make_filesystem.len()), (64, 3));
+        assert_eq!(node.image_files().collect::<Vec<_>>(), [Path::new("/img/tiny.tar.gz")]);
+        assert_eq!(node.general.saved_images, Compression::Gzip);
         assert_eq!(node.image(&"other".parse().unwrap()).unwrap_err().section, "VMImageFiles");
         assert_eq!(node.server_url("status"), "http://s/cgi-bin/internal/status");
     }

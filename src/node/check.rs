@@ -19,7 +19,7 @@ use crate::system::exec::{self, ExecError, Run};
 use crate::system::{address, clock};
 use crate::template::machine;
 
-use super::helper::trust;
+use super::helper::{as_nobody, trust};
 use super::host::HostState;
 use super::hypervisor::{self, Hypervisor, HypervisorError};
 use super::lvm::{Group, Lvm, LvmError};
@@ -58,6 +58,10 @@ pub fn run(checks: &mut Checks, ground: &Ground) {
     let images = checks.check("images", both().and(ground.web.as_ref()), |((common, node), _)| {
         Ok(images(common, node, is_root))
     });
+    checks.check_as_root("saved images", node.and(ground.web.as_ref()), |(node, _)| {
+        images_can_be_saved(&node.general.image_directory)
+    });
+    checks.check_as_root("packing", Found::Known(()), |()| packing());
     checks.check("file system programs", images.as_ref(), makers);
     let templates = checks.check(
         "templates",
@@ -238,6 +242,32 @@ fn image_file(tag: &ImageTag, node: &config::Node, is_root: bool) -> Result<Imag
         ));
     }
     Ok(settings)
+}
+
+/// Whether people's images can be put into the folder of images, renamed and deleted there.
+fn images_can_be_saved(folder: &Path) -> Verdict<()> {
+    let path = folder.display();
+    // The 1 keeps the web server's user from removing what is not its own.
+    let make = format!("install -d -o root -g {WEB_USER} -m 1775 {path}");
+    rights::facts(folder, &make)?;
+    if !rights::web_user_writes(folder) {
+        return Err(Problem::new(
+            format!("{WEB_USER} can't write to {path}, so no image can be saved"),
+            make,
+        ));
+    }
+    Ok(Seen::well((), format!("{WEB_USER} can write to {path}")))
+}
+
+/// Whether tar can be run as nobody who may read everything.
+fn packing() -> Verdict<()> {
+    let said = as_nobody("tar").arg("--version").run().map_err(|error| {
+        Problem::new(
+            format!("tar can't be run with few rights, so no image can be saved: {}", said(&error)),
+            "apt-get install tar util-linux (setpriv is in it, of version 2.33 or later)",
+        )
+    })?;
+    Ok(Seen::well((), said.text().lines().next().unwrap_or_default()))
 }
 
 fn makers(images: &Images) -> Verdict<()> {

@@ -1,11 +1,12 @@
 //! `node/deploy`: takes an order if the host can carry it out, and leaves the rest to a worker.
 
+use std::fs::File;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::NodeCall;
-use crate::config::{Common, ImageSettings};
+use crate::config::{self, Common, ImageSettings};
 use crate::model::fault::Fault;
 use crate::model::names::{MachineName, PhysicalHost, VolumeGroup};
 use crate::model::size::Amount;
@@ -17,6 +18,7 @@ use crate::template::{TemplateError, machine};
 use super::host::{self, HostState, OVERHEAD};
 use super::jobs::Record;
 use super::privileged::Helper;
+use super::saved::Store;
 use super::{Node, accepted, image, lvm, order, refuse, template_values};
 
 /// How long an order waits for others to be taken or refused.
@@ -115,10 +117,7 @@ fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Pla
         .config
         .image(tag)
         .map_err(|error| refuse(Fault::ImageUnknown { tag: tag.clone() }).logged(error))?;
-    image::open(&image.file).map_err(|error| {
-        let file = image.file.display();
-        refuse(Fault::ImageMissing { tag: tag.clone() }).logged(format!("{file}: {error}"))
-    })?;
+    source(&call.config, order, &image).map_err(|(fault, error)| refuse(fault).logged(error))?;
     let ip = address::ipv4(order.virtual_host.as_str())
         .ok_or_else(|| refuse(Fault::NameUnresolved { host: order.virtual_host.clone() }))?;
     let group = &call.config.general.volume_group_name;
@@ -142,6 +141,26 @@ fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Pla
         }
     }
     Ok(Plan { machine, image, ip })
+}
+
+/// Opens what a deploy unpacks, and says how long it is: the saved image of the order, or else its image's file. If
+/// it isn't there, the fault, and what the log is told.
+pub(super) fn source(
+    config: &config::Node,
+    order: &DeployOrder,
+    settings: &ImageSettings,
+) -> Result<(File, u64), (Fault, String)> {
+    match &order.saved {
+        Some(saved) => Store::new(config).open(saved).map_err(|error| {
+            (Fault::SavedImageMissing { name: saved.name.clone() }, format!("{}: {error}", saved.stem()))
+        }),
+        None => image::open(&settings.file).map_err(|error| {
+            (
+                Fault::ImageMissing { tag: order.image.clone() },
+                format!("{}: {error}", settings.file.display()),
+            )
+        }),
+    }
 }
 
 /// Whether an order's host is the one that calls itself `own`. Either may be without its domain.

@@ -1,4 +1,5 @@
-//! Images: archives of whole file systems, decompressed here and handed on as a plain tar stream.
+//! Images: archives of whole file systems, decompressed here and handed on as a plain tar stream; and the other
+//! way round, for images that are saved.
 //!
 //! `.tar`, `.tar.gz`, `.tar.xz` and `.tar.zst` are told apart by what they begin with, never by name.
 
@@ -10,6 +11,8 @@ use std::sync::mpsc::{channel, sync_channel};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use thiserror::Error;
+
+use crate::config::Compression;
 
 /// How much is read, decompressed or written at once. Larger did not make it faster.
 const BUFFER: usize = 256 << 10;
@@ -23,13 +26,13 @@ const PIPE: i32 = 1 << 20;
 /// A block of a tar archive. An archive ends with two blocks of zeros.
 const BLOCK: usize = 512;
 
-/// Why an image was not copied.
+/// Why an image was not copied, or not made.
 #[derive(Debug, Error)]
 pub enum CopyError {
     /// It can't be read, is no archive, damaged or cut off.
     #[error("{0}")]
     Corrupt(String),
-    /// The reader of the stream has gone, or something like that.
+    /// The reader of the stream has gone, the disk is full, or something like that.
     #[error("{0}")]
     Write(io::Error),
     /// `progress` said so.
@@ -122,6 +125,78 @@ fn transfer(reader: &mut impl Read, writer: &mut (impl Write + Send)) -> Result<
         Format::Xz => pump(liblzma::bufread::XzDecoder::new_multi_decoder(whole), writer),
         Format::Zstd => pump(zstd::stream::read::Decoder::with_buffer(whole).map_err(corrupt)?, writer),
     }
+}
+
+/// Compresses a plain tar stream. One that breaks off is an error, and so never becomes an image.
+///
+/// `progress` is told how many bytes of the stream have been read, and says whether to go on.
+pub fn pack<R: Read, W: Write>(
+    reader: R,
+    writer: &mut W,
+    compression: Compression,
+    progress: impl FnMut(u64) -> bool,
+) -> Result<(), CopyError> {
+    let mut counting = Counting { inner: reader, done: 0, progress, stopped: false };
+    let result = compress(&mut counting, writer, compression);
+    if counting.stopped { Err(CopyError::Stopped) } else { result }
+}
+
+fn compress(
+    reader: &mut impl Read,
+    writer: &mut impl Write,
+    compression: Compression,
+) -> Result<(), CopyError> {
+    match compression {
+        Compression::Gzip => {
+            let mut encoder = flate2::write::GzEncoder::new(writer, flate2::Compression::default());
+            pass_on(reader, &mut encoder)?;
+            encoder.finish().and_then(Write::flush).map_err(CopyError::Write)
+        }
+        Compression::Zstd => {
+            let mut encoder = zstd::stream::write::Encoder::new(writer, zstd::DEFAULT_COMPRESSION_LEVEL)
+                .map_err(CopyError::Write)?;
+            // As gzip has one: a damaged image must not be taken for a good one.
+            encoder.include_checksum(true).map_err(CopyError::Write)?;
+            pass_on(reader, &mut encoder)?;
+            encoder.finish().and_then(Write::flush).map_err(CopyError::Write)
+        }
+    }
+}
+
+/// Copies an archive to its end.
+fn pass_on(reader: &mut impl Read, writer: &mut impl Write) -> Result<(), CopyError> {
+    let mut walk = Walk::default();
+    let mut buffer = vec![0; BUFFER];
+    let mut total = 0;
+    loop {
+        match fill(reader, &mut buffer).map_err(|error| CopyError::Corrupt(error.to_string()))? {
+            0 => return walk.end(total),
+            n => {
+                walk.over(&buffer[..n]);
+                total += n as u64;
+                writer.write_all(&buffer[..n]).map_err(CopyError::Write)?;
+            }
+        }
+    }
+}
+
+/// The member of an archive (pax(1), "ustar Interchange Format") that is an empty file which everybody may read,
+/// root's, and of the year 1970. The name is cut off after 100 bytes.
+pub fn empty_member(name: &str) -> [u8; BLOCK] {
+    let mut block = [0; BLOCK];
+    let mut put = |at: usize, text: &[u8]| block[at..at + text.len()].copy_from_slice(text);
+    put(0, &name.as_bytes()[..name.len().min(100)]);
+    put(100, b"0000444");
+    put(108, b"0000000");
+    put(116, b"0000000");
+    put(124, b"00000000000");
+    put(136, b"00000000000");
+    put(148, b"        ");
+    put(156, b"0");
+    put(257, b"ustar\x0000");
+    let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    block
 }
 
 /// Decompresses in this thread and writes in another, with so many buffers between them that neither waits for
@@ -390,6 +465,50 @@ mod tests {
         let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 1);
         encoder.write_all(bytes).unwrap();
         encoder.finish().unwrap()
+    }
+
+    fn packed(stream: &[u8], compression: Compression) -> Result<Vec<u8>, CopyError> {
+        let mut image = Vec::new();
+        pack(stream, &mut image, compression, |_| true).map(|()| image)
+    }
+
+    #[test]
+    fn what_is_packed_is_what_comes_out_again() {
+        let stream = [member(b'0', 700_000, "00002527140"), tar()].concat();
+        for compression in Compression::ALL {
+            let image = packed(&stream, compression).unwrap();
+            assert!(image.len() < stream.len() / 10);
+            assert_eq!(copied(&image).unwrap(), stream);
+            // A stream that breaks off is no image.
+            for length in [0, BLOCK, stream.len() - BLOCK, stream.len() - 1] {
+                let result = packed(&stream[..length], compression);
+                assert!(matches!(result, Err(CopyError::Corrupt(_))), "{length}");
+            }
+            let stopped = pack(stream.as_slice(), &mut io::sink(), compression, |read| read < 300_000);
+            assert!(matches!(stopped, Err(CopyError::Stopped)));
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_seen_when_packing() {
+        for compression in Compression::ALL {
+            let mut full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+            match pack(tar().as_slice(), &mut full, compression, |_| true) {
+                Err(CopyError::Write(error)) => assert_eq!(error.kind(), io::ErrorKind::StorageFull),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_member_is_one() {
+        let block = empty_member("./etc/machine-id");
+        assert!(is_tar_header(&block));
+        let archive = [&block[..], &end()].concat();
+        copied(&archive).unwrap();
+        let said = crate::system::exec::Run::new("tar").args(["-tv", "--numeric-owner"]).input(archive).run();
+        let text = said.unwrap().text();
+        assert!(text.starts_with("-r--r--r-- 0/0 ") && text.ends_with(" ./etc/machine-id\n"), "{text}");
     }
 
     #[test]

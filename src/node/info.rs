@@ -4,14 +4,25 @@ use std::time::Duration;
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::NodeCall;
+use crate::config;
 use crate::model::size::Amount;
-use crate::model::wire::{Domain, ImageFile, NodeInfo};
+use crate::model::wire::{Domain, ImageFile, NodeInfo, SavedFile};
+use crate::system::log::{self, Level};
 
 use super::privileged::Helper;
+use super::saved::Store;
 use super::{Node, host, refuse};
 
 /// How long to wait for orders that are being judged.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The images that people saved here; none where the folder can't be read, which `vgrid-check` tells.
+fn saved(config: &config::Node) -> Vec<SavedFile> {
+    Store::new(config).list().unwrap_or_else(|error| {
+        log::event(Level::Error, "images.not-listed", &[("error", &error)]);
+        Vec::new()
+    })
+}
 
 /// Answers with a [`NodeInfo`]. Where the toolstack or the volume group is missing its part is empty.
 pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
@@ -50,7 +61,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
             volumes: state.storage.map(|storage| storage.volumes).unwrap_or_default(),
             jobs: records.iter().map(super::jobs::Record::job).collect(),
             images: images.collect(),
-            saved: Vec::new(),
+            saved: saved(&call.config),
         },
     )
 }

@@ -21,7 +21,7 @@ use thiserror::Error;
 
 use crate::model::fault::Fault;
 use crate::model::lease::Moment;
-use crate::model::names::{MachineName, RequestId, VirtualHost, VmId};
+use crate::model::names::{MachineName, RequestId, SavedImage, VirtualHost, VmId};
 use crate::model::size::Amount;
 use crate::model::stage::{Order, Stage};
 use crate::model::wire::{DeployOrder, Job, MachineOrder};
@@ -29,9 +29,20 @@ use crate::system::log::{self, Level};
 use crate::system::{clock, detach, lock};
 
 use super::WORKER;
+use super::saved::Packed;
 
 /// Seconds between two tries to finish what could not be finished.
 const PAUSE: i64 = 60;
+
+/// The image that a machine's disk is being saved as, or was when that was ordered last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saving {
+    /// The image.
+    pub image: SavedImage,
+    /// Its file, from just before that gets its name.
+    #[serde(default)]
+    pub file: Option<Packed>,
+}
 
 /// What is known of one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +83,9 @@ pub struct Record {
     pub worker: Option<i32>,
     /// When finishing it was last tried and did not succeed.
     pub tried: Option<Moment>,
+    /// What its disk becomes, if that is what was ordered last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saving: Option<Saving>,
 }
 
 impl Record {
@@ -120,6 +134,7 @@ impl Record {
             changed: 0,
             worker: None,
             tried: None,
+            saving: None,
         }
     }
 
@@ -135,6 +150,7 @@ impl Record {
             since: now,
             worker: None,
             tried: None,
+            saving: None,
             ..self
         }
     }

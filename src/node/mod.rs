@@ -2,7 +2,7 @@
 //!
 //! | module | runs as | what it does |
 //! | --- | --- | --- |
-//! | [`deploy`], [`terminate`], [`power`], [`info`], [`console`] | the web server's user, under Apache | answer the server's orders and questions |
+//! | [`deploy`], [`terminate`], [`power`], [`save`], [`saved`], [`info`], [`console`] | the web server's user, under Apache | answer the server's orders and questions |
 //! | [`worker`] | the web server's user, detached | carries out one order, reports its stages |
 //! | [`helper`] | root, by sudo | the only program that does; a fixed list of verbs |
 //!
@@ -23,6 +23,8 @@ pub mod lvm;
 pub mod power;
 pub mod privileged;
 pub mod report;
+pub mod save;
+pub mod saved;
 pub mod terminate;
 pub mod worker;
 
@@ -63,6 +65,7 @@ impl Node {
             Refusal::internal(format!("{}: {error}", call.config.general.state_directory.display()))
         })?;
         jobs.sweep();
+        saved::Store::new(&call.config).sweep();
         Ok(Self { common, jobs })
     }
 
@@ -84,9 +87,14 @@ fn order<T: DeserializeOwned>(call: &NodeCall<'_>) -> Result<T, Refusal> {
 /// The order in a request's body, about a machine that is there, and that machine's name.
 fn machine_order(call: &NodeCall<'_>) -> Result<(MachineOrder, MachineName), Refusal> {
     let order: MachineOrder = order(call)?;
-    let machine = MachineName::new(&order.user, &order.virtual_host)
-        .map_err(|fault| Refusal::bad_request(format!("The machine's name {fault}.")))?;
+    let machine = machine_name(&order)?;
     Ok((order, machine))
+}
+
+/// The name of the machine that an order is about.
+fn machine_name(order: &MachineOrder) -> Result<MachineName, Refusal> {
+    MachineName::new(&order.user, &order.virtual_host)
+        .map_err(|fault| Refusal::bad_request(format!("The machine's name {fault}.")))
 }
 
 /// The refusal of an order, with the status that goes with the fault: 503 when the host itself is not in

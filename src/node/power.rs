@@ -6,13 +6,14 @@ use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::NodeCall;
 use crate::model::fault::Fault;
 use crate::model::stage::Order;
+use crate::model::wire::MachineOrder;
 use crate::system::clock;
 use crate::system::log::{self, Level};
 
 use super::host::{self, HostState, OVERHEAD};
-use super::jobs::Record;
+use super::jobs::{Record, Saving};
 use super::privileged::Helper;
-use super::{Node, accepted, machine_order, refuse};
+use super::{Node, accepted, machine_name, order, refuse};
 
 /// How long an order waits for others to be taken or refused.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -26,9 +27,25 @@ const MAX_AGE: Duration = Duration::from_secs(3);
 /// Answers an order with 202 if it is taken, or had been taken before; 409 or 503 with the [`Fault`]. What is
 /// stopped (or runs) already is no error: the worker finds nothing to do and reports that.
 pub fn handle(call: &NodeCall<'_>, work: Order) -> Result<Reply, Refusal> {
+    let order: MachineOrder = order(call)?;
+    take(call, &order, work, None, |state, records, known| match work {
+        Order::Stop => Ok(()),
+        _ => check(state, records, known),
+    })
+}
+
+/// Has a worker carry out an order about a machine that is there, unless `judge` has something against it.
+/// `saving` is what the order is about beside the machine.
+pub(super) fn take(
+    call: &NodeCall<'_>,
+    order: &MachineOrder,
+    work: Order,
+    saving: Option<Saving>,
+    judge: impl FnOnce(&HostState, &[Record], &Record) -> Result<(), Fault>,
+) -> Result<Reply, Refusal> {
     let since = host::ago(MAX_AGE);
+    let machine = machine_name(order)?;
     let node = Node::open(call)?;
-    let (order, machine) = machine_order(call)?;
     let helper = Helper::new(&call.request.id);
     let lock = node.lock(PATIENCE)?;
     let state = host::state(&node.jobs, &lock, since, || helper.info()).map_err(refuse)?;
@@ -36,13 +53,15 @@ pub fn handle(call: &NodeCall<'_>, work: Order) -> Result<Reply, Refusal> {
     let Some(known) = records.iter().find(|record| record.id == order.id && record.machine == machine) else {
         return Err(refuse(Fault::MachineMissing { machine }));
     };
+    let image = |saving: &Option<Saving>| saving.as_ref().map(|saving| saving.image.clone());
+    let is_same = |known: &Record| known.work == work && image(&known.saving) == image(&saving);
+    let repeated = || {
+        log::event(Level::Info, "order.repeated", &[("vm", &order.id), ("order", &work)]);
+        accepted(order.id, state.facts(&records, &node.common.digest))
+    };
     let busy = || Refusal::busy("This machine is being worked on. Try again in a moment.");
     let Some(taken) = node.jobs.take(order.id, SHORT).map_err(Refusal::internal)? else {
-        if known.work == work && !known.done {
-            log::event(Level::Info, "order.repeated", &[("vm", &order.id), ("order", &work)]);
-            return accepted(order.id, state.facts(&records, &node.common.digest));
-        }
-        return Err(busy());
+        return if is_same(known) && !known.done { repeated() } else { Err(busy()) };
     };
     // Again, under its lock.
     let Some(known) = taken.read().map_err(Refusal::internal)? else {
@@ -51,10 +70,13 @@ pub fn handle(call: &NodeCall<'_>, work: Order) -> Result<Reply, Refusal> {
     if !known.done {
         return Err(busy());
     }
-    if work != Order::Stop {
-        check(&state, &records, &known).map_err(refuse)?;
+    if work == Order::Save && is_same(&known) && !known.told {
+        // It would find its own image there. The worker tells how it ended.
+        taken.start("recover").map_err(Refusal::internal)?;
+        return repeated();
     }
-    let mut record = known.ordered(work, call.request.id.clone(), clock::now());
+    judge(&state, &records, &known).map_err(refuse)?;
+    let mut record = Record { saving, ..known.ordered(work, call.request.id.clone(), clock::now()) };
     taken.write(&mut record).map_err(Refusal::internal)?;
     log::event(
         Level::Info,

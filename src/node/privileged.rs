@@ -3,7 +3,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::ChildStdin;
+use std::process::{ChildStdin, ChildStdout};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -16,7 +16,7 @@ use crate::system::exec::{ExecError, Run, Said};
 use crate::system::log::{self, Level};
 
 use super::HELPER;
-use super::helper::limits;
+use super::helper::{Beginning, limits};
 use super::host::HostState;
 
 const SUDO: &str = "/usr/bin/sudo";
@@ -51,7 +51,9 @@ impl Helper {
     fn explain(&self, verb: &str, error: &ExecError) -> Fault {
         match error {
             ExecError::Failed { stdout, stderr, status, .. } => {
-                if let Ok(fault) = serde_json::from_slice(stdout) {
+                // On its standard error where its standard output is a stream.
+                let said = std::iter::once(stdout.as_slice()).chain(stderr.lines().map(str::as_bytes));
+                if let Some(fault) = said.into_iter().find_map(|text| serde_json::from_slice(text).ok()) {
                     return fault;
                 }
                 // sudo ends by the signal that its program ended by, or with 128 and the signal's number.
@@ -113,6 +115,29 @@ impl Helper {
         let args = [&id.to_string(), machine.as_str(), image.as_str()];
         let (fed, result) = self.command("unpack", &args, limits::UNPACK).feed(feed);
         (fed, result.map(|_| ()).map_err(|error| self.explain("unpack", &error)))
+    }
+
+    /// Packs a stopped machine's file system. `take` gets how many bytes the file system has in use, and a plain tar
+    /// stream. Returns what `take` made of it, if the stream began, and how the helper ended.
+    pub fn pack<T>(
+        &self,
+        id: VmId,
+        machine: &MachineName,
+        take: impl FnOnce(u64, &mut ChildStdout) -> T,
+    ) -> (Option<T>, Result<(), Fault>) {
+        let args = [&id.to_string(), machine.as_str()];
+        let (taken, result) = self
+            .command("pack", &args, limits::PACK)
+            .drain(|pipe| Beginning::read(pipe).map(|beginning| take(beginning.used, pipe)));
+        let result = result.map(|_| ()).map_err(|error| self.explain("pack", &error));
+        match taken {
+            Some(Ok(taken)) => (Some(taken), result),
+            Some(Err(error)) if result.is_ok() => {
+                log::event(Level::Error, "helper.garbled", &[("error", &error)]);
+                (None, Err(Fault::Internal { request: self.request.to_string() }))
+            }
+            _ => (None, result),
+        }
     }
 
     /// Renders, checks and installs the machine's configuration.

@@ -1,8 +1,8 @@
 //! The worker: carries out one order, apart from the request that brought it.
 //!
 //! `vgrid-worker begin|recover ID`, with the machine's lock as standard input. It may be killed at any moment:
-//! the record says what was being done, and `recover` undoes a deploy or a start, and carries on what leads to
-//! less (a stop, a removal) or back to where it was (a reboot).
+//! the record says what was being done, and `recover` undoes a deploy, a start or half an image, and carries on what
+//! leads to less (a stop, a removal) or back to where it was (a reboot).
 
 use std::io;
 use std::process::ExitCode;
@@ -21,11 +21,12 @@ use crate::model::wire::{DeployOrder, HostFacts, News, Report, StatusReply, Verd
 use crate::system::log::{self, Level};
 use crate::system::{clock, detach};
 
-use super::host;
 use super::image::{self, CopyError};
-use super::jobs::{JobError, Jobs, Record, Slot, Taken};
+use super::jobs::{JobError, Jobs, Record, Saving, Slot, Taken};
 use super::privileged::Helper;
 use super::report::Reporter;
+use super::saved::{Draft, Packed, Store};
+use super::{deploy, host};
 
 /// How old what a report says about the host may be.
 const HOST_AGE: Duration = Duration::from_secs(15);
@@ -276,7 +277,7 @@ impl Worker<'_> {
 
     /// Reports a stage.
     fn progress(&mut self, stage: Stage, place: Option<u32>) -> Result<(), Stop> {
-        let percent = (stage == Stage::Unpack).then(|| Percent::of(0, 1));
+        let percent = matches!(stage, Stage::Unpack | Stage::Pack).then(|| Percent::of(0, 1));
         let host = self.host(HOST_AGE);
         let report = self.report(News::Progress { stage, percent, place }, host)?;
         match self.reporter.send(&report) {
@@ -292,18 +293,16 @@ impl Worker<'_> {
 
     /// Streams the image through the helper's tar, while another thread reports how far it is.
     fn unpack(&mut self, order: &DeployOrder) -> Result<(), Stop> {
-        let tag = order.image.clone();
-        let Ok(settings) = self.config.image(&tag) else {
-            return Err(Fault::ImageUnknown { tag }.into());
+        let Ok(settings) = self.config.image(&order.image) else {
+            return Err(Fault::ImageUnknown { tag: order.image.clone() }.into());
         };
-        let (file, bytes) = match image::open(&settings.file) {
-            Ok(opened) => opened,
-            Err(error) => {
-                let file = settings.file.display();
-                log::event(Level::Error, "image.missing", &[("file", &file), ("error", &error)]);
-                return Err(Fault::ImageMissing { tag }.into());
-            }
-        };
+        let (file, bytes) = deploy::source(self.config, order, &settings).map_err(|(fault, error)| {
+            log::event(Level::Error, "image.missing", &[("error", &error)]);
+            fault
+        })?;
+        // What is said of a saved image names it; every such name could be a tag.
+        let saved = order.saved.as_ref().and_then(|saved| saved.name.as_str().parse().ok());
+        let tag = saved.unwrap_or_else(|| order.image.clone());
         let percent = AtomicU8::new(0);
         let abandoned = AtomicBool::new(false);
         let machine = self.record.machine.clone();
@@ -312,8 +311,8 @@ impl Worker<'_> {
         let (done, ended) = channel::<()>();
         let (fed, result) = std::thread::scope(|scope| {
             let (percent, abandoned, progress) = (&percent, &abandoned, &progress);
-            scope.spawn(move || report_progress(progress, percent, abandoned, &ended));
-            let outcome = helper.unpack(order.id, &machine, &order.image, |pipe| {
+            scope.spawn(move || report_progress(progress, Stage::Unpack, percent, abandoned, &ended));
+            let outcome = helper.unpack(order.id, &machine, &tag, |pipe| {
                 image::enlarge(pipe);
                 Ok(image::copy(file, pipe, |read| {
                     percent.store(Percent::of(read, bytes).get(), Ordering::Relaxed);
@@ -360,9 +359,11 @@ impl Worker<'_> {
     /// Tells how the work ended.
     fn tell(&mut self) -> Result<(), JobError> {
         let host = self.host(Duration::ZERO);
-        let news = match self.record.failed.clone() {
-            None => News::Done,
-            Some(fault) => News::Failed { fault },
+        let saved = self.record.saving.as_ref().and_then(|saving| saving.file);
+        let news = match (self.record.failed.clone(), saved) {
+            (Some(fault), _) => News::Failed { fault },
+            (None, Some(Packed { bytes, .. })) => News::Saved { bytes },
+            (None, None) => News::Done,
         };
         let report = self.report(news, host)?;
         match self.reporter.deliver(&report) {
@@ -508,6 +509,111 @@ impl Worker<'_> {
         self.finish(Some(fault))
     }
 
+    // ----- save -----
+
+    fn save_disk(&mut self) -> Result<(), JobError> {
+        let result = self.bring_down().and_then(|()| self.pack());
+        self.end(result, Self::not_saved)
+    }
+
+    /// Has the helper's tar read the disk, and makes an image of what comes, which gets its name when it is whole.
+    fn pack(&mut self) -> Result<(), Stop> {
+        let Some(image) = self.record.saving.as_ref().map(|saving| saving.image.clone()) else {
+            return Err(self.internal("a disk to be saved, and no name for the image").into());
+        };
+        self.enter(Stage::Pack)?;
+        let exists = || Stop::from(Fault::ImageExists { name: image.name.clone() });
+        let store = Store::new(self.config);
+        // Looked at again when it is published; a disk need not be read for nothing.
+        if store.is_taken(&image).map_err(|error| not_written(&error))? {
+            return Err(exists());
+        }
+        let Some(mut draft) = store.draft(&image).map_err(|error| not_written(&error))? else {
+            return Err(exists());
+        };
+        self.fill(&mut draft)?;
+        let packed = draft.seal().map_err(|error| not_written(&error))?;
+        if let Some(saving) = &mut self.record.saving {
+            saving.file = Some(packed);
+        }
+        self.save()?;
+        draft.publish().map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => exists(),
+            _ => not_written(&error).into(),
+        })
+    }
+
+    /// Compresses the stream from the helper's tar, while another thread reports how far it is.
+    fn fill(&mut self, draft: &mut Draft) -> Result<(), Stop> {
+        let percent = AtomicU8::new(0);
+        let abandoned = AtomicBool::new(false);
+        let (id, machine) = (self.record.id, self.record.machine.clone());
+        let compression = self.config.general.saved_images;
+        let helper = self.helper.clone();
+        let progress = Mutex::new(&mut *self);
+        let (done, ended) = channel::<()>();
+        let (packed, result) = std::thread::scope(|scope| {
+            let (percent, abandoned, progress) = (&percent, &abandoned, &progress);
+            scope.spawn(move || report_progress(progress, Stage::Pack, percent, abandoned, &ended));
+            let outcome = helper.pack(id, &machine, |used, pipe| {
+                image::enlarge(pipe);
+                image::pack(pipe, draft, compression, |read| {
+                    percent.store(Percent::of(read, used).get(), Ordering::Relaxed);
+                    !abandoned.load(Ordering::Relaxed)
+                })
+            });
+            drop(done);
+            outcome
+        });
+        if abandoned.load(Ordering::Relaxed) {
+            return Err(Stop::Abandoned);
+        }
+        // When the disk is full nobody reads what tar writes, so tar fails, too; and when tar fails its stream
+        // breaks off.
+        match (packed, result) {
+            (Some(Err(CopyError::Write(error))), _) => Err(not_written(&error).into()),
+            (_, Err(fault)) => Err(fault.into()),
+            (Some(Ok(())), Ok(())) => Ok(()),
+            (Some(Err(error)), Ok(())) => {
+                Err(Fault::SaveFailed { detail: fault::detail(&error.to_string()) }.into())
+            }
+            (None, Ok(())) => Err(self.internal("the disk was not packed").into()),
+        }
+    }
+
+    /// Leaves the machine stopped, and says why there is no image.
+    fn not_saved(&mut self, fault: Fault) -> Result<(), JobError> {
+        let fault = match fault {
+            Fault::Interrupted { .. } => Fault::SaveInterrupted,
+            other => other,
+        };
+        if let Some(saving) = &mut self.record.saving {
+            saving.file = None;
+        }
+        // However far it had come, this also ends what a killed helper has left running on the disk.
+        match self.helper.stop(self.record.id, &self.record.machine) {
+            Ok(()) => self.record.stopped = true,
+            Err(left) => log::event(Level::Error, "stop.failed", &[("vm", &self.record.id), ("why", &left)]),
+        }
+        self.finish(Some(fault))
+    }
+
+    /// What is left over of saving a disk: an image that has got its name, or nothing.
+    fn recover_save(&mut self) -> Result<(), JobError> {
+        let store = Store::new(self.config);
+        if let Some(Saving { image, file: Some(packed) }) = &self.record.saving {
+            match store.has(image, *packed) {
+                Ok(true) => return self.finish(None),
+                Ok(false) => {}
+                Err(error) => {
+                    log::event(Level::Error, "image.lost", &[("image", &image.stem()), ("error", &error)]);
+                }
+            }
+        }
+        store.sweep();
+        self.not_saved(Fault::SaveInterrupted)
+    }
+
     // ----- terminate -----
 
     fn terminate(&mut self) -> Result<(), JobError> {
@@ -537,6 +643,8 @@ impl Worker<'_> {
                 News::Failed { fault }
             }
         };
+        // Of a worker that was at work on an image and was ended for this.
+        Store::new(self.config).sweep();
         let gone = news == News::Done;
         let host = self.host(Duration::ZERO);
         let report = self.report(news, host)?;
@@ -560,9 +668,7 @@ impl Worker<'_> {
             Order::Stop => self.stop(),
             Order::Start => self.start(),
             Order::Reboot => self.reboot(),
-            Order::Save => {
-                self.finish(Some(Fault::SaveFailed { detail: "this host can't save disks yet".to_owned() }))
-            }
+            Order::Save => self.save_disk(),
         }
     }
 
@@ -588,7 +694,8 @@ impl Worker<'_> {
                 self.give_up(fault, false)
             }
             Order::Start => self.not_started(Fault::StartInterrupted { stage }),
-            Order::Terminate | Order::Stop | Order::Reboot | Order::Save => self.begin(),
+            Order::Save => self.recover_save(),
+            Order::Terminate | Order::Stop | Order::Reboot => self.begin(),
         }
     }
 
@@ -605,9 +712,18 @@ impl Worker<'_> {
     }
 }
 
-/// Reports how much of the image has been unpacked, until `ended` is closed.
+/// Why an image could not be written.
+fn not_written(error: &io::Error) -> Fault {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::NoRoomForImage,
+        _ => Fault::SaveFailed { detail: fault::detail(&format!("writing it: {error}")) },
+    }
+}
+
+/// Reports how much of the image has been unpacked or packed, until `ended` is closed.
 fn report_progress(
     worker: &Mutex<&mut Worker<'_>>,
+    stage: Stage,
     percent: &AtomicU8,
     abandoned: &AtomicBool,
     ended: &std::sync::mpsc::Receiver<()>,
@@ -620,7 +736,7 @@ fn report_progress(
         }
         last = now;
         let Ok(mut worker) = worker.lock() else { return };
-        let news = News::Progress { stage: Stage::Unpack, percent: Percent::try_from(now).ok(), place: None };
+        let news = News::Progress { stage, percent: Percent::try_from(now).ok(), place: None };
         let Ok(report) = worker.report(news, None) else { continue };
         match worker.reporter.send(&report) {
             Ok(StatusReply { verdict: Verdict::Abandon, .. }) => {

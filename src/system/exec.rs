@@ -6,7 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,7 @@ pub struct Run {
     args: Vec<OsString>,
     limit: Duration,
     input: Input,
+    output: Output,
 }
 
 #[derive(Debug)]
@@ -34,6 +35,17 @@ enum Input {
     Nothing,
     Bytes(Vec<u8>),
     Inherit,
+}
+
+/// What becomes of standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Output {
+    /// It is collected.
+    Collect,
+    /// It is this process's own.
+    Inherit,
+    /// It is read by the work that goes along with the run.
+    HandOver,
 }
 
 /// What a program said that ended with status 0.
@@ -126,6 +138,7 @@ impl Run {
             args: Vec::new(),
             limit: Duration::from_secs(60),
             input: Input::Nothing,
+            output: Output::Collect,
         }
     }
 
@@ -159,6 +172,12 @@ impl Run {
         self
     }
 
+    /// It writes to this process's own standard output, and so is known to have said nothing there.
+    pub fn inherit_output(mut self) -> Self {
+        self.output = Output::Inherit;
+        self
+    }
+
     /// The command as a line for the log.
     fn argv(&self) -> String {
         let mut line = self.program.to_string_lossy().into_owned();
@@ -177,11 +196,12 @@ impl Run {
     /// Runs it to its end.
     pub fn run(mut self) -> Result<Said, ExecError> {
         match std::mem::replace(&mut self.input, Input::Nothing) {
-            Input::Nothing => self.go(Stdio::null(), |_| Ok(())).1,
-            Input::Inherit => self.go(Stdio::inherit(), |_| Ok(())).1,
+            Input::Nothing => self.go(Stdio::null(), |_| ()).1,
+            Input::Inherit => self.go(Stdio::inherit(), |_| ()).1,
             Input::Bytes(bytes) => {
                 // A program that ends without reading all of it is judged by its exit status.
-                self.go(Stdio::piped(), move |stdin| ignore_broken_pipe(stdin.write_all(&bytes))).1
+                let write = |child: &mut Child| child.stdin.take().map(|mut stdin| stdin.write_all(&bytes));
+                self.go(Stdio::piped(), write).1
             }
         }
     }
@@ -192,14 +212,28 @@ impl Run {
         self,
         feed: impl FnOnce(&mut ChildStdin) -> io::Result<T>,
     ) -> (Option<io::Result<T>>, Result<Said, ExecError>) {
-        self.go(Stdio::piped(), feed)
+        let (fed, result) =
+            self.go(Stdio::piped(), |child| child.stdin.take().map(|mut stdin| feed(&mut stdin)));
+        (fed.flatten(), result)
+    }
+
+    /// Runs it while `take` reads what it writes to its standard output, in this thread; what `take` leaves
+    /// unread the program can't write. Returns what `take` made of it and how the program ended.
+    pub fn drain<T>(
+        mut self,
+        take: impl FnOnce(&mut ChildStdout) -> T,
+    ) -> (Option<T>, Result<Said, ExecError>) {
+        self.output = Output::HandOver;
+        let (taken, result) =
+            self.go(Stdio::null(), |child| child.stdout.take().map(|mut pipe| take(&mut pipe)));
+        (taken.flatten(), result)
     }
 
     fn go<T>(
         &self,
         stdin: Stdio,
-        feed: impl FnOnce(&mut ChildStdin) -> io::Result<T>,
-    ) -> (Option<io::Result<T>>, Result<Said, ExecError>) {
+        work: impl FnOnce(&mut Child) -> T,
+    ) -> (Option<T>, Result<Said, ExecError>) {
         let argv = self.argv();
         let began = Instant::now();
         let started = Command::new(&self.program)
@@ -208,7 +242,7 @@ impl Run {
             .envs([("PATH", PATH), ("HOME", "/"), ("LC_ALL", "C")])
             .current_dir("/")
             .stdin(stdin)
-            .stdout(Stdio::piped())
+            .stdout(if self.output == Output::Inherit { Stdio::inherit() } else { Stdio::piped() })
             .stderr(Stdio::piped())
             // A group of its own: its children can be killed with it.
             .process_group(0)
@@ -220,8 +254,8 @@ impl Run {
                 return (None, Err(ExecError::NotStarted { argv, source }));
             }
         };
-        let watched = Watched::new(&mut child, self.limit);
-        let fed = child.stdin.take().map(|mut stdin| feed(&mut stdin));
+        let watched = Watched::new(&mut child, self.limit, self.output);
+        let worked = work(&mut child);
         let result = watched.finish(child, argv.clone());
         let milliseconds = began.elapsed().as_millis();
         match &result {
@@ -230,20 +264,14 @@ impl Run {
                 log::event(Level::Warning, "exec.failed", &[("error", error), ("ms", &milliseconds)]);
             }
         }
-        (fed, result)
-    }
-}
-
-fn ignore_broken_pipe(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
+        (Some(worked), result)
     }
 }
 
 /// A running program whose output is being read and whose time is being counted.
 struct Watched {
-    stdout: Receiver<io::Result<Vec<u8>>>,
+    /// Absent when somebody else reads it.
+    stdout: Option<Receiver<io::Result<Vec<u8>>>>,
     stderr: Receiver<io::Result<Vec<u8>>>,
     /// Ends the guard when dropped.
     done: std::sync::mpsc::Sender<()>,
@@ -253,8 +281,8 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(child: &mut Child, limit: Duration) -> Self {
-        let stdout = collect(child.stdout.take());
+    fn new(child: &mut Child, limit: Duration, output: Output) -> Self {
+        let stdout = (output == Output::Collect).then(|| collect(child.stdout.take()));
         let stderr = collect(child.stderr.take());
         let (done, ended) = channel::<()>();
         let (kill, killed) = channel::<()>();
@@ -275,8 +303,10 @@ impl Watched {
         // What a program that ran as root was killed for may be out of our reach (EPERM); then its output does
         // not end, and waiting for it has to.
         let patience = self.limit + Duration::from_secs(5);
-        let stdout = self.stdout.recv_timeout(patience);
-        let stderr = self.stderr.recv_timeout(Duration::from_secs(5)).map_err(gone).and_then(|r| r);
+        let stdout = self.stdout.as_ref().map(|stdout| stdout.recv_timeout(patience));
+        // What is read to its end ends with the program; where nothing is, it may have long to go.
+        let patience = if stdout.is_some() { Duration::from_secs(5) } else { patience };
+        let stderr = self.stderr.recv_timeout(patience).map_err(gone).and_then(|r| r);
         let timed_out = self.killed.try_recv().is_ok();
         let stderr_text = |stderr: io::Result<Vec<u8>>| {
             stderr.map(|bytes| String::from_utf8_lossy(&bytes).trim_end().to_owned())
@@ -288,7 +318,7 @@ impl Watched {
             let stderr = stderr_text(stderr).unwrap_or_default();
             return Err(ExecError::TimedOut { argv, limit: self.limit, stderr });
         }
-        let stdout = stdout.map_err(|_| io::Error::other("the reader ended")).and_then(|r| r);
+        let stdout = stdout.unwrap_or(Ok(Ok(Vec::new()))).map_err(gone).and_then(|r| r);
         let status = child.wait();
         drop(self.done);
         let pipe = |source| ExecError::Pipe { argv: argv.clone(), source };
@@ -361,6 +391,26 @@ mod tests {
             .unwrap_err();
         assert!(matches!(error, ExecError::TimedOut { .. }), "{error}");
         assert!(began.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn output_is_drained_while_the_program_runs_and_may_be_left_unread() {
+        let line = ["-c", "head -c 3000000 /dev/zero; echo yes >&2"];
+        let (read, said) = Run::new("/bin/sh").args(line).drain(|pipe| io::copy(pipe, &mut io::sink()));
+        assert_eq!((read.unwrap().unwrap(), said.unwrap().stderr), (3_000_000, "yes".to_owned()));
+        // Who is not read is not waited for: it ends by SIGPIPE.
+        let (_, said) = Run::new("/usr/bin/yes").limit(Duration::from_secs(20)).drain(|_| ());
+        assert!(matches!(said, Err(ExecError::Failed { .. })), "{said:?}");
+        let (none, said) = Run::new("/nonexistent").drain(|_| ());
+        assert!(none.is_none() && said.unwrap_err().is_missing());
+    }
+
+    #[test]
+    fn a_program_that_says_nothing_on_its_standard_error_for_long_is_waited_for() {
+        let (_, said) =
+            Run::new("/bin/sh").args(["-c", "exec >&-; sleep 6; echo late >&2; exit 3"]).drain(|_| ());
+        let error = said.unwrap_err();
+        assert_eq!((error.code(), error.stderr()), (Some(3), "late"));
     }
 
     #[test]

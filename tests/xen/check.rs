@@ -24,7 +24,7 @@ const fn case(breaks: &'static str, how: &'static str, mends: &'static str) -> C
 /// What follows when nothing is known of the only node.
 const UNTOLD: &[&str] = &["nodes' version", "nodes' common.cfg"];
 
-pub const CASES: [Case; 31] = [
+pub const CASES: [Case; 33] = [
     case("configuration's rights", "chmod g+w /etc/vgrid/server.cfg", "chmod g-w /etc/vgrid/server.cfg"),
     Case {
         fails: &["Apache's configuration", "nodes tell what they have"],
@@ -37,6 +37,7 @@ pub const CASES: [Case; 31] = [
             "registry",
             "records",
             "images",
+            "saved images",
             "file system programs",
             "templates",
             "templates for the toolstack",
@@ -98,6 +99,8 @@ pub const CASES: [Case; 31] = [
             "mv /root/node.cfg /etc/vgrid/ && rm /etc/vgrid/other",
         )
     },
+    case("saved images", "chmod g-w /var/lib/vgrid/images", "chmod g+w /var/lib/vgrid/images"),
+    case("packing", "mv /usr/bin/tar /root/", "mv /root/tar /usr/bin/"),
     Case {
         skips: &["templates for the toolstack", "bridge"],
         ..case(

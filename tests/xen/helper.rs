@@ -30,11 +30,12 @@ fn www_data_may_run_the_helper_and_nothing_else() {
 }
 
 /// What the helper's verbs take, each with a well-formed call.
-const VERBS: [(&str, &[&str]); 11] = [
+const VERBS: [(&str, &[&str]); 12] = [
     ("info", &[]),
     ("make-volumes", &[ID, "alice_vm1", "tiny", "1"]),
     ("make-filesystems", &[ID, "alice_vm1", "tiny"]),
     ("unpack", &[ID, "alice_vm1", "tiny"]),
+    ("pack", &[ID, "alice_vm1"]),
     ("configure", &[ID, "alice_vm1", "tiny", "128", "10.0.2.21", "alice"]),
     ("start", &[ID, "alice_vm1", "128"]),
     ("verify", &[ID, "alice_vm1"]),
@@ -113,6 +114,7 @@ fn hostile_arguments_are_refused_and_nothing_is_touched() {
             format!("undo {ID} precious_vm1"),
             format!("start {ID} precious_vm1 128"),
             format!("unpack {ID} precious_vm1 tiny"),
+            format!("pack {ID} precious_vm1"),
         ] {
             host.as_www_data(&format!("sudo -n {HELPER} {line} < /dev/null"));
         }

@@ -11,5 +11,6 @@ mod life;
 mod networks;
 mod orders;
 mod power;
+mod save;
 mod signed;
 mod two;

@@ -17,6 +17,8 @@ pub const TAR: Duration = Duration::from_secs(7200);
 pub const UNMOUNT: Duration = Duration::from_secs(900);
 /// `unpack`.
 pub const UNPACK: Duration = Duration::from_secs(8400);
+/// `pack`, which waits for what is made of its stream.
+pub const PACK: Duration = Duration::from_secs(8400);
 /// `configure`.
 pub const CONFIGURE: Duration = Duration::from_secs(120);
 /// `start`, which waits for others and may try twice.

@@ -287,7 +287,9 @@ impl Host {
                 Err(error) => log::event(Level::Warning, "stop.not-asked", &[("why", &error)]),
             }
         }
-        self.remove_domain(lock, &file)
+        self.remove_domain(lock, &file)?;
+        // Of one that was killed while it packed.
+        guard::remove_directory(&lock.mount_point())
     }
 
     /// Asks the machine to shut down and waits until it has, or its time is over. Where the template would start

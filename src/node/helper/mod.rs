@@ -7,11 +7,13 @@
 //! the domain by its UUID.
 //!
 //! Success is exit status 0, with JSON on standard output where the verb has an answer. Failure is 1, with a
-//! [`Fault`] as JSON on standard output and a sentence on standard error. Bad usage is 2.
+//! [`Fault`] as JSON on standard output (on standard error for `pack`, whose standard output is the archive) and a
+//! sentence on standard error. Bad usage is 2.
 
 mod guard;
 pub mod limits;
 mod machine;
+mod pack;
 pub(super) mod trust;
 mod unpack;
 mod volumes;
@@ -36,6 +38,8 @@ use crate::system::log::{self, Level};
 use super::hypervisor::{self, Hypervisor, HypervisorError};
 use super::lvm::{Lvm, LvmError};
 use guard::MachineLock;
+pub use pack::Beginning;
+pub(super) use pack::as_nobody;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -84,6 +88,13 @@ enum Verb {
         machine: MachineName,
         /// Its image
         image: ImageTag,
+    },
+    /// Write the file system of a stopped machine to standard output: a line of JSON, then a plain tar archive
+    Pack {
+        /// The machine's id
+        id: VmId,
+        /// Its name, USER_HOST
+        machine: MachineName,
     },
     /// Render, check and install a machine's configuration
     Configure {
@@ -200,6 +211,7 @@ pub fn main() -> ExitCode {
     }
     let request = cli.request.unwrap_or_else(RequestId::generate);
     log::start("helper", request.clone(), None);
+    let is_stream = matches!(cli.verb, Verb::Pack { .. });
     match run(cli.verb) {
         Ok(answer) => {
             if let Some(answer) = answer {
@@ -210,7 +222,12 @@ pub fn main() -> ExitCode {
         Err(Failure { fault, detail }) => {
             log::event(Level::Warning, "helper.failed", &[("why", &detail)]);
             let fault = fault.unwrap_or_else(|| Fault::Internal { request: request.to_string() });
-            say(&mut io::stdout(), &serde_json::to_string(&fault).unwrap_or_default());
+            let fault = serde_json::to_string(&fault).unwrap_or_default();
+            if is_stream {
+                say(&mut io::stderr(), &fault);
+            } else {
+                say(&mut io::stdout(), &fault);
+            }
             say(&mut io::stderr(), &format!("vgrid-helper: {detail}"));
             ExitCode::FAILURE
         }
@@ -246,6 +263,10 @@ fn run(verb: Verb) -> Result<Option<String>, Failure> {
         Verb::Unpack { id, machine, image } => {
             let lock = MachineLock::take(id, &machine)?;
             host.unpack(&lock, &image)?;
+        }
+        Verb::Pack { id, machine } => {
+            let lock = MachineLock::take(id, &machine)?;
+            host.pack(&lock)?;
         }
         Verb::Configure { id, machine, image, memory, ip, user } => {
             let lock = MachineLock::take(id, &machine)?;
@@ -337,6 +358,7 @@ mod tests {
         parse(&["--request", "abc123", "make-volumes", ID, "alice_vm1", "tiny", "1"]).unwrap();
         parse(&["configure", ID, "J+C3+BC_vm1", "tiny", "128", "10.0.2.21", "J%C3%BC"]).unwrap();
         parse(&["stop", ID, "alice_vm1"]).unwrap();
+        parse(&["pack", ID, "alice_vm1"]).unwrap();
         parse(&["undo", ID, "alice_vm1"]).unwrap();
     }
 
@@ -359,6 +381,12 @@ mod tests {
             &["make-volumes", ID, "alice_vm1", "tiny", "99999999999999999999"],
             &["make-volumes", ID, "alice_vm1", "../../etc/passwd", "1"],
             &["make-volumes", ID, "alice_vm1", "tiny", "1", "--addtag"],
+            &["pack"],
+            &["pack", ID],
+            &["pack", ID, "alice_vm1", "/var/lib/vgrid/images/alice_x.tar.gz"],
+            &["pack", ID, "--directory=/etc"],
+            &["pack", ID, "alice_vm1/.."],
+            &["pack", "x", "alice_vm1"],
             &["configure", ID, "alice_vm1", "tiny", "128", "10.0.2.21; reboot", "alice"],
             &["configure", ID, "alice_vm1", "tiny", "128", "10.0.2.21", "al ice"],
             &["configure", ID, "alice_vm1", "tiny", "128", "10.0.2.21", "al\"ice"],

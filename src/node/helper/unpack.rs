@@ -21,19 +21,25 @@ impl Host {
         let volume = self.volume(lock, &lvm::root_volume(&lock.machine))?;
         let device = self.lvm().device(&volume.name);
         let target = lock.mount_point();
-        match std::fs::create_dir(&target) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(Failure::internal(format!("{}: {error}", target.display())));
-            }
-            _ => {}
-        }
-        // A thread of its own has a namespace of its own, so that this one can remove the folder.
-        let result = std::thread::scope(|scope| {
-            scope.spawn(|| apart().and_then(|()| fill(&device, &target, image, volume.size))).join()
-        });
-        guard::remove_directory(&target)?;
-        result.unwrap_or_else(|_| Err(Failure::internal("unpacking broke off")))
+        in_a_namespace(&target, || fill(&device, &target, image, volume.size))
     }
+}
+
+/// Does something with a mount point, which exists while it is done, in a mount namespace that exists no longer.
+pub(super) fn in_a_namespace(
+    target: &Path,
+    work: impl FnOnce() -> Result<(), Failure> + Send,
+) -> Result<(), Failure> {
+    match std::fs::create_dir(target) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(Failure::internal(format!("{}: {error}", target.display())));
+        }
+        _ => {}
+    }
+    // A thread of its own has a namespace of its own, so that this one can remove the folder.
+    let result = std::thread::scope(|scope| scope.spawn(|| apart().and_then(|()| work())).join());
+    guard::remove_directory(target)?;
+    result.unwrap_or_else(|_| Err(Failure::internal("the work in the namespace broke off")))
 }
 
 /// Gives this thread, and what it starts, a mount namespace in which it can do no harm elsewhere.
@@ -46,7 +52,7 @@ fn apart() -> Result<(), Failure> {
     Ok(())
 }
 
-fn program(name: &str) -> PathBuf {
+pub(super) fn program(name: &str) -> PathBuf {
     exec::find(&[name]).unwrap_or_else(|| PathBuf::from(name))
 }
 

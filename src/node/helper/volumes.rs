@@ -93,6 +93,18 @@ impl Host {
         }
     }
 
+    /// The same of a machine that has just ended: what still holds its volume is waited for.
+    pub fn volume_at_rest(&self, lock: &MachineLock, name: &str) -> Result<Volume, Failure> {
+        let is_held = |volume: &Volume| volume.name == name && volume.machine == Some(lock.id) && volume.open;
+        for _ in 1..TRIES {
+            if !self.lvm().volumes()?.iter().any(is_held) {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        self.volume(lock, name)
+    }
+
     /// Makes the file system, by the image's own command, and the swap area.
     pub fn make_filesystems(&self, lock: &MachineLock, image: &ImageSettings) -> Result<(), Failure> {
         let (root, swap) = (lvm::root_volume(&lock.machine), lvm::swap_volume(&lock.machine));

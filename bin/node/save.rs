@@ -1,0 +1,7 @@
+//! `cgi-bin/node/save`: POST, a SaveOrder. Called by the server; see [`vgrid::node::save`].
+
+use vgrid::cgi::{policy, serve};
+
+fn main() {
+    serve::server_only(&policy::NODE_SAVE, vgrid::node::save::handle);
+}

@@ -1,0 +1,333 @@
+//! `pack`: the file system of a stopped machine, as a plain tar stream on standard output, after a line of JSON that
+//! says how much is in use ([`Beginning`]).
+//!
+//! The machine's owner is root in it, so whoever reads it must expect anything of it, the kernel included. It is
+//! mounted read-only, `nodev,nosuid,noexec`, as one of the few types that are read every day, in a mount namespace
+//! that ends with this program; and tar reads it as nobody, with no right but to read every file.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write as _};
+use std::path::Path;
+
+use nix::sys::statvfs::statvfs;
+use serde::{Deserialize, Serialize};
+
+use super::guard::MachineLock;
+use super::unpack::{in_a_namespace, program};
+use super::{Failure, Host, limits};
+use crate::model::fault::{self, Fault};
+use crate::node::image;
+use crate::node::lvm;
+use crate::system::exec::{ExecError, Run};
+use crate::system::log::{self, Level};
+
+/// What the stream begins with: one line of JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beginning {
+    /// How many bytes of the file system are in use.
+    pub used: u64,
+}
+
+impl Beginning {
+    /// The longest such line.
+    const MAX: usize = 100;
+
+    /// Reads it, and not a byte more.
+    pub fn read(stream: &mut impl Read) -> io::Result<Self> {
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while line.len() < Self::MAX {
+            stream.read_exact(&mut byte)?;
+            match byte {
+                [b'\n'] => return Ok(serde_json::from_slice(&line)?),
+                byte => line.extend(byte),
+            }
+        }
+        Err(io::ErrorKind::InvalidData.into())
+    }
+}
+
+/// How a file system is mounted, by type. What its owner wrote into it may ask for a panic of the kernel that finds
+/// it damaged (`tune2fs -e panic`); `errors` overrules that. ext4 is also the driver of ext2 and ext3.
+const WAYS: [(&str, &str); 2] =
+    [("ext4", "ro,nodev,nosuid,noexec,noatime,errors=remount-ro"), ("xfs", "ro,nodev,nosuid,noexec,noatime")];
+
+/// What turns root into nobody (by number: the name of the group differs) who may read everything, and who can't
+/// become anybody else. See setpriv(1), capabilities(7).
+const FEWEST_RIGHTS: [&str; 8] = [
+    "--reuid=65534",
+    "--regid=65534",
+    "--clear-groups",
+    "--inh-caps=-all,+dac_read_search",
+    "--ambient-caps=-all,+dac_read_search",
+    "--bounding-set=-all,+dac_read_search",
+    "--no-new-privs",
+    "--",
+];
+
+/// Runs a program as somebody who may read everything, and nothing else.
+pub fn as_nobody(what: &str) -> Run {
+    Run::new(program("setpriv")).args(FEWEST_RIGHTS).arg(program(what))
+}
+
+/// The file whose content tells a machine from all others. systemd makes a new one where it finds an empty one; where
+/// it finds none it can't, because the root file system is still read-only at that time (machine-id(5)).
+const MACHINE_ID: &str = "etc/machine-id";
+
+/// What an image has not: what would make two machines one, or let those who could enter this one enter those that
+/// others make of it; and what does not outlive a boot. Sockets tar leaves out by itself. What is in `dev` is left
+/// there: it is nothing but device nodes, without which older systems don't start.
+const LEFT_OUT: [&str; 16] = [
+    "./etc/machine-id",
+    "./var/lib/dbus/machine-id",
+    "./etc/ssh/ssh_host_*",
+    "./etc/dropbear/dropbear_*_host_key",
+    "./var/lib/systemd/random-seed",
+    "./var/lib/systemd/credential.secret",
+    "./var/lib/urandom/random-seed",
+    "./var/lib/random-seed",
+    // copyuserkey makes them anew for each machine's owner.
+    "./root/.ssh/authorized_keys",
+    "./root/.ssh/authorized_keys2",
+    // Every file system gets its own.
+    "./lost+found",
+    "./proc/*",
+    "./sys/*",
+    "./run/*",
+    "./tmp/*",
+    "./var/tmp/*",
+];
+
+/// The arguments of tar. What it stores of a file is what `unpack` restores.
+fn tar_arguments(target: &Path) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = [
+        "--create",
+        "--file=-",
+        "--format=posix",
+        "--pax-option=delete=atime,delete=ctime",
+        "--one-file-system",
+        "--numeric-owner",
+        "--sparse",
+        "--xattrs",
+        "--xattrs-include=*",
+        // Of sockets.
+        "--warning=no-file-ignored",
+        "--anchored",
+    ]
+    .map(OsString::from)
+    .to_vec();
+    arguments.extend(LEFT_OUT.iter().map(|pattern| format!("--exclude={pattern}").into()));
+    arguments.extend(["--directory".into(), target.into(), ".".into()]);
+    arguments
+}
+
+impl Host {
+    /// Packs the machine's root volume onto standard output. The machine must have been stopped.
+    pub fn pack(&self, lock: &MachineLock) -> Result<(), Failure> {
+        let domains = self.hypervisor()?.domains()?;
+        if domains.iter().any(|domain| domain.is(lock.id, &lock.machine, true)) {
+            return Err(Failure::internal(format!("{} runs, so its disk can't be packed", lock.machine)));
+        }
+        let volume = self.volume_at_rest(lock, &lvm::root_volume(&lock.machine))?;
+        let device = self.lvm().device(&volume.name);
+        let target = lock.mount_point();
+        in_a_namespace(&target, || {
+            mount_read_only(&device, &target)?;
+            let streamed = stream(&target);
+            let unmounted = Run::new(program("umount")).arg("-n").arg(&target).limit(limits::UNMOUNT).run();
+            streamed?;
+            unmounted.map(|_| ()).map_err(Failure::internal)
+        })
+    }
+}
+
+/// Mounts a file system of one of the known types. A journal that was left unfinished is carried out.
+fn mount_read_only(device: &Path, target: &Path) -> Result<(), Failure> {
+    let mut first = None;
+    for (kind, options) in WAYS {
+        let run = Run::new(program("mount")).args(["-n", "-t", kind, "-o", options]).arg(device).arg(target);
+        match run.run() {
+            Ok(_) => return Ok(()),
+            Err(error) => first = first.or(Some(error)),
+        }
+    }
+    let said = first.as_ref().map(ExecError::stderr).unwrap_or_default();
+    let detail = format!("it is not ext2, ext3, ext4 or xfs, or damaged: {said}");
+    Err(Fault::SaveFailed { detail: fault::detail(&detail) }.into())
+}
+
+/// Whether the machine has an id of its own, in a folder that is one.
+fn has_machine_id(target: &Path) -> bool {
+    let facts = |name: &str| std::fs::symlink_metadata(target.join(name));
+    facts("etc").is_ok_and(|facts| facts.is_dir()) && facts(MACHINE_ID).is_ok_and(|facts| facts.is_file())
+}
+
+fn stream(target: &Path) -> Result<(), Failure> {
+    let facts = statvfs(target).map_err(Failure::internal)?;
+    let used = facts.blocks().saturating_sub(facts.blocks_free()).saturating_mul(facts.fragment_size());
+    let begin = || -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        writeln!(out, "{}", serde_json::to_string(&Beginning { used })?)?;
+        if has_machine_id(target) {
+            out.write_all(&image::empty_member(&format!("./{MACHINE_ID}")))?;
+        }
+        out.flush()
+    };
+    begin().map_err(|error| Failure::internal(format!("standard output: {error}")))?;
+    match as_nobody("tar").args(tar_arguments(target)).inherit_output().limit(limits::TAR).run() {
+        Ok(_) => Ok(()),
+        Err(error) => tar_failed(&error),
+    }
+}
+
+fn tar_failed(error: &ExecError) -> Result<(), Failure> {
+    let detail = |text: &str| Failure::from(Fault::SaveFailed { detail: fault::detail(text) });
+    match error {
+        // Both setpriv and tar end with 1: the one when it can't do what it should, the other when it has warned.
+        ExecError::Failed { stderr, .. }
+            if error.code() == Some(1) && !stderr.lines().any(|line| line.starts_with("setpriv: ")) =>
+        {
+            log::event(Level::Warning, "pack.warned", &[("said", &fault::detail(stderr))]);
+            Ok(())
+        }
+        ExecError::Failed { stderr, .. } => Err(detail(stderr.lines().next().unwrap_or("tar was killed"))),
+        ExecError::TimedOut { limit, .. } => {
+            Err(Fault::TimedOut { what: "Packing the disk".to_owned(), seconds: limit.as_secs() }.into())
+        }
+        ExecError::NotStarted { source, .. } | ExecError::Pipe { source, .. } => {
+            Err(detail(&format!("setpriv: {source}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::process::ExitStatusExt as _;
+
+    /// What tar lists of a folder that has been packed by these arguments.
+    fn listed(folder: &Path, run: Run) -> Vec<String> {
+        let packed = run.args(tar_arguments(folder)).run().unwrap().stdout;
+        let text = Run::new(program("tar")).args(["--list"]).input(packed).run().unwrap().text();
+        let mut names: Vec<String> = text.lines().map(str::to_owned).collect();
+        names.sort();
+        names
+    }
+
+    fn write(folder: &Path, names: &[&str]) {
+        for name in names {
+            let file = folder.join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, "x").unwrap();
+        }
+    }
+
+    #[test]
+    fn an_image_has_all_but_what_it_must_not_have() {
+        let dir = tempfile::tempdir().unwrap();
+        let stays = [
+            "dev/null-by-another-name",
+            "etc/ssh/sshd_config",
+            "home/alice/.ssh/authorized_keys",
+            "home/alice/etc/machine-id",
+            "home/alice/lost+found",
+            "home/alice/tmp/x",
+            "kept",
+            "root/.ssh/config",
+            "var/lib/dbus/other",
+        ];
+        write(dir.path(), &stays);
+        write(
+            dir.path(),
+            &[
+                "etc/machine-id",
+                "etc/ssh/ssh_host_ed25519_key",
+                "etc/ssh/ssh_host_ed25519_key.pub",
+                "etc/dropbear/dropbear_rsa_host_key",
+                "var/lib/dbus/machine-id",
+                "var/lib/systemd/random-seed",
+                "root/.ssh/authorized_keys",
+                "root/.ssh/authorized_keys2",
+                "lost+found/x",
+                "proc/1/x",
+                "sys/x",
+                "run/.hidden",
+                "tmp/.X11-unix/x",
+                "var/tmp/x",
+            ],
+        );
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("home/socket")).unwrap();
+        let names = listed(dir.path(), Run::new(program("tar")));
+        let files: Vec<&str> = names
+            .iter()
+            .filter(|name| !name.ends_with('/'))
+            .map(|name| name.trim_start_matches("./"))
+            .collect();
+        assert_eq!(files, stays);
+        for folder in ["./proc/", "./sys/", "./run/", "./tmp/", "./var/tmp/", "./etc/ssh/"] {
+            assert!(names.iter().any(|name| name == folder), "{folder} is not in {names:?}");
+        }
+        assert!(has_machine_id(dir.path()));
+        fs::remove_file(dir.path().join(MACHINE_ID)).unwrap();
+        assert!(!has_machine_id(dir.path()));
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join(MACHINE_ID)).unwrap();
+        assert!(!has_machine_id(dir.path()));
+    }
+
+    #[test]
+    fn nobody_reads_everything_and_can_do_no_more() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("only root can give its rights away: not tried here");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &["closed/file"]);
+        for name in ["closed/file", "closed"] {
+            use std::os::unix::fs::PermissionsExt as _;
+            fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o000)).unwrap();
+        }
+        assert_eq!(listed(dir.path(), as_nobody("tar")), ["./", "./closed/", "./closed/file"]);
+        let status = as_nobody("cat").arg("/proc/self/status").run().unwrap().text();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.map(|text| text.trim().to_owned()).unwrap_or_default()
+        };
+        assert_eq!(field("Uid:"), "65534\t65534\t65534\t65534");
+        assert_eq!((field("Groups:"), field("NoNewPrivs:")), (String::new(), "1".to_owned()));
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+            // CAP_DAC_READ_SEARCH is number 2.
+            assert_eq!(u64::from_str_radix(&field(set), 16), Ok(1 << 2), "{set}");
+        }
+        assert!(as_nobody("touch").arg(dir.path().join("closed/other")).run().is_err());
+    }
+
+    #[test]
+    fn the_beginning_is_read_and_nothing_after_it() {
+        let mut stream = &b"{\"used\":12}\narchive"[..];
+        assert_eq!(Beginning::read(&mut stream).unwrap(), Beginning { used: 12 });
+        assert_eq!(stream, b"archive");
+        for text in [&b""[..], b"{\"used\":12}", b"{}\n", &[b'x'; 1000]] {
+            assert!(Beginning::read(&mut &*text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_warning_of_tar_s_is_no_failure() {
+        let ended = |status: i32, stderr: &str| {
+            tar_failed(&ExecError::Failed {
+                argv: String::new(),
+                status: std::process::ExitStatus::from_raw(status),
+                stdout: Vec::new(),
+                stderr: stderr.to_owned(),
+            })
+            .map_err(|failure| failure.fault)
+        };
+        let failed = |detail: &str| Err(Some(Fault::SaveFailed { detail: detail.to_owned() }));
+        assert_eq!(ended(1 << 8, "/usr/bin/tar: ./x: file changed as we read it"), Ok(()));
+        assert_eq!(ended(1 << 8, "setpriv: setresuid failed"), failed("setpriv: setresuid failed"));
+        let broken = "/usr/bin/tar: ./x: Read error at byte 0";
+        assert_eq!(ended(2 << 8, &format!("{broken}\nExiting")), failed(broken));
+        assert_eq!(ended(13, ""), failed("tar was killed"));
+    }
+}

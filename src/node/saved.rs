@@ -1,0 +1,586 @@
+//! Saved images: the files `user_name.tar.gz` (or `.tar.zst`) in `imageDirectory`, and `node/image`, which renames and
+//! deletes them. They belong to the web server's user. A file that `[VMImageFiles]` names is the administrator's and is
+//! none of them, whatever its name looks like.
+//!
+//! An image is written under a name that begins with a dot, and gets its own when it is whole, never another's.
+//! While it is written it is locked (see [`lock`]), so one that was left over by a kill is found by its free lock.
+
+use std::fs::{File, Metadata, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::sys::statvfs::statvfs;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::cgi::reply::{Refusal, Reply};
+use crate::cgi::serve::NodeCall;
+use crate::config::{self, Compression};
+use crate::model::fault::Fault;
+use crate::model::names::{ImageName, SavedImage};
+use crate::model::wire::{ImageAct, ImageDone, ImageOrder, SavedFile};
+use crate::system::lock;
+use crate::system::log::{self, Level};
+
+use super::jobs::Record;
+use super::privileged::Helper;
+use super::{Node, host, image, order, refuse};
+
+/// How long an order waits for others to be taken or refused.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// How old what the answer says about the host may be. Nothing is decided by it.
+const MAX_AGE: Duration = Duration::from_secs(60);
+
+/// What an image leaves free on its disk, in bytes: the node's records and the registry may be on the same.
+const KEPT_FREE: u64 = 64 << 20;
+
+/// How much is written between two looks at what is free.
+const LOOK: u64 = 8 << 20;
+
+/// Renames or deletes an image. 200 when that is done, or had been done before.
+pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
+    let node = Node::open(call)?;
+    let ImageOrder { image, act }: ImageOrder = order(call)?;
+    let helper = Helper::new(&call.request.id);
+    let lock = node.lock(PATIENCE)?;
+    let state = host::state(&node.jobs, &lock, host::ago(MAX_AGE), || helper.info()).map_err(refuse)?;
+    let records = node.jobs.list().map_err(Refusal::internal)?;
+    let store = Store::new(&call.config);
+    let what = match &act {
+        ImageAct::Delete => {
+            store.delete(&image).map_err(Refusal::internal)?;
+            "deleted".to_owned()
+        }
+        ImageAct::Rename(name) => {
+            let exists = || refuse(Fault::ImageExists { name: name.clone() });
+            let renamed = SavedImage { owner: image.owner.clone(), name: name.clone() };
+            if is_being_saved(&records, &renamed) {
+                return Err(exists());
+            }
+            store.rename(&image, &renamed).map_err(|error| match error {
+                RenameError::Taken => exists(),
+                RenameError::Missing => refuse(Fault::SavedImageMissing { name: image.name.clone() }),
+                RenameError::File(error) => Refusal::internal(error),
+            })?;
+            format!("renamed to {name}")
+        }
+    };
+    log::event(
+        Level::Info,
+        "image.changed",
+        &[("image", &image.stem()), ("what", &what), ("from", &call.request.from())],
+    );
+    Reply::json(200, &ImageDone { host: state.facts(&records, &node.common.digest) })
+}
+
+/// Whether some machine's disk is being saved as that image.
+pub fn is_being_saved(records: &[Record], image: &SavedImage) -> bool {
+    let is_same = |record: &Record| record.saving.as_ref().is_some_and(|s| s.image.stem() == image.stem());
+    records.iter().any(|record| !record.done && is_same(record))
+}
+
+/// The file of an image that has been written: enough to know it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packed {
+    /// Its inode.
+    pub inode: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
+impl From<&Metadata> for Packed {
+    fn from(facts: &Metadata) -> Self {
+        Self { inode: facts.ino(), bytes: facts.len() }
+    }
+}
+
+/// Why an image was not renamed.
+#[derive(Debug, Error)]
+pub enum RenameError {
+    /// There is an image of the new name.
+    #[error("there is an image of that name")]
+    Taken,
+    /// There is no image, neither of the old name nor of the new.
+    #[error("there is no such image")]
+    Missing,
+    /// Anything else.
+    #[error(transparent)]
+    File(#[from] io::Error),
+}
+
+/// All saved images of this host.
+#[derive(Debug, Clone)]
+pub struct Store {
+    dir: PathBuf,
+    compression: Compression,
+    /// The administrator's.
+    configured: Vec<PathBuf>,
+    kept_free: u64,
+}
+
+/// Whether a file could be a saved image by its name without the ending, see [`SavedImage::stem`].
+fn is_stem(text: &str) -> bool {
+    text.rsplit_once('_').is_some_and(|(owner, name)| {
+        !owner.is_empty() && !owner.starts_with('.') && name.parse::<ImageName>().is_ok()
+    })
+}
+
+/// The stem in a file's name, if it has one and a known ending.
+fn stem_in(name: &str) -> Option<&str> {
+    Compression::ALL
+        .iter()
+        .find_map(|compression| name.strip_suffix(compression.ending()))
+        .filter(|stem| is_stem(stem))
+}
+
+/// Gives a file another name, unless there is a file of that name.
+fn move_to(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
+        Ok(()) => Ok(()),
+        // Not every file system can do that (NFS can't).
+        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => link_to(from, to),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The same in two steps.
+fn link_to(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::hard_link(from, to)?;
+    std::fs::remove_file(from)
+}
+
+fn is_same_file(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+/// A file's metadata; `None` if there is none.
+fn facts(path: &Path) -> io::Result<Option<Metadata>> {
+    match std::fs::symlink_metadata(path) {
+        Ok(facts) => Ok(Some(facts)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Store {
+    /// The images of the host with that configuration.
+    pub fn new(config: &config::Node) -> Self {
+        Self {
+            dir: config.general.image_directory.clone(),
+            compression: config.general.saved_images,
+            configured: config.image_files().collect(),
+            kept_free: KEPT_FREE,
+        }
+    }
+
+    fn path(&self, image: &SavedImage, compression: Compression) -> PathBuf {
+        self.dir.join(format!("{}{}", image.stem(), compression.ending()))
+    }
+
+    fn is_configured(&self, path: &Path, here: &Metadata) -> bool {
+        self.configured.iter().any(|file| {
+            file == path || std::fs::metadata(file).is_ok_and(|configured| is_same_file(&configured, here))
+        })
+    }
+
+    /// Whether a file is a saved image, as far as that can be told without reading it.
+    fn is_image(&self, path: &Path, facts: &Metadata) -> bool {
+        facts.is_file() && facts.len() > 0 && !self.is_configured(path, facts)
+    }
+
+    /// The image's file, and how it is compressed.
+    fn find(&self, image: &SavedImage) -> io::Result<Option<(PathBuf, Compression)>> {
+        for compression in Compression::ALL {
+            let path = self.path(image, compression);
+            if facts(&path)?.is_some_and(|facts| self.is_image(&path, &facts)) {
+                return Ok(Some((path, compression)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether there is anything of that name already, be it a saved image or not.
+    pub fn is_taken(&self, image: &SavedImage) -> io::Result<bool> {
+        for compression in Compression::ALL {
+            if facts(&self.path(image, compression))?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Opens an image's file; says how long it is.
+    pub fn open(&self, image: &SavedImage) -> io::Result<(File, u64)> {
+        match self.find(image)? {
+            Some((path, _)) => image::open(&path),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Whether the image is there, and is that very file.
+    pub fn has(&self, image: &SavedImage, packed: Packed) -> io::Result<bool> {
+        match self.find(image)? {
+            Some((path, _)) => Ok(facts(&path)?.is_some_and(|facts| Packed::from(&facts) == packed)),
+            None => Ok(false),
+        }
+    }
+
+    /// All images, by name.
+    pub fn list(&self) -> io::Result<Vec<SavedFile>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if let Some(stem) = stem_in(name)
+                && let Some(facts) = facts(&path)?
+                && self.is_image(&path, &facts)
+            {
+                found.push(SavedFile { stem: stem.to_owned(), bytes: facts.len() });
+            }
+        }
+        found.sort_by(|one, other| one.stem.cmp(&other.stem));
+        Ok(found)
+    }
+
+    /// Removes an image. One that is gone already is no error; who is unpacking it goes on with what it has opened.
+    pub fn delete(&self, image: &SavedImage) -> io::Result<()> {
+        while let Some((path, _)) = self.find(image)? {
+            std::fs::remove_file(&path)?;
+        }
+        self.sync()
+    }
+
+    /// Gives an image another name. That it has it already is no error; another image of that name is one.
+    pub fn rename(&self, image: &SavedImage, renamed: &SavedImage) -> Result<(), RenameError> {
+        let Some((from, compression)) = self.find(image)? else {
+            return if self.find(renamed)?.is_some() { Ok(()) } else { Err(RenameError::Missing) };
+        };
+        let to = self.path(renamed, compression);
+        if from == to {
+            return Ok(());
+        }
+        let half_done = match (facts(&from)?, facts(&to)?) {
+            (Some(from), Some(to)) => is_same_file(&from, &to),
+            _ => false,
+        };
+        if half_done {
+            std::fs::remove_file(&from)?;
+        } else if self.is_taken(renamed)? {
+            return Err(RenameError::Taken);
+        } else {
+            move_to(&from, &to).map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => RenameError::Taken,
+                _ => error.into(),
+            })?;
+        }
+        Ok(self.sync()?)
+    }
+
+    /// Begins an image. `None` while somebody else is writing one of that name.
+    pub fn draft(&self, image: &SavedImage) -> io::Result<Option<Draft>> {
+        let target = self.path(image, self.compression);
+        let name = format!(".{}{}{UNFINISHED}", image.stem(), self.compression.ending());
+        let path = self.dir.join(name);
+        let Some(file) = lock::try_take(&path)? else { return Ok(None) };
+        let draft = Draft {
+            store: self.clone(),
+            image: image.clone(),
+            file,
+            path,
+            target,
+            unlooked: 0,
+            is_published: false,
+        };
+        // There may be one that a kill has left.
+        draft.file.set_len(0)?;
+        draft.file.set_permissions(Permissions::from_mode(0o640))?;
+        Ok(Some(draft))
+    }
+
+    /// Removes what a killed worker has left of images that never became whole. Called at the beginning of every
+    /// request, so it never fails, it only logs.
+    pub fn sweep(&self) {
+        if let Err(error) = self.try_sweep() {
+            log::event(
+                Level::Error,
+                "images.not-swept",
+                &[("directory", &self.dir.display()), ("error", &error)],
+            );
+        }
+    }
+
+    fn try_sweep(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let is_ours = name
+                .strip_prefix('.')
+                .and_then(|name| name.strip_suffix(UNFINISHED))
+                .is_some_and(|name| stem_in(name).is_some());
+            if is_ours
+                && facts(&path)?.is_some_and(|facts| facts.is_file())
+                && let Some(_held) = lock::try_take(&path)?
+            {
+                std::fs::remove_file(&path)?;
+                log::event(Level::Warning, "image.unfinished", &[("file", &path.display())]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Else a loss of power could bring the old name back.
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.dir)?.sync_all()
+    }
+}
+
+/// How the name of an image ends that is being written.
+const UNFINISHED: &str = ".new";
+
+/// An image that is being written; removed when dropped, unless it has been published.
+#[derive(Debug)]
+pub struct Draft {
+    store: Store,
+    image: SavedImage,
+    file: File,
+    path: PathBuf,
+    target: PathBuf,
+    /// How much has been written since the last look at what is free.
+    unlooked: u64,
+    is_published: bool,
+}
+
+impl Draft {
+    /// Sees to it that what was written survives a loss of power.
+    pub fn seal(&self) -> io::Result<Packed> {
+        self.file.sync_all()?;
+        Ok(Packed::from(&self.file.metadata()?))
+    }
+
+    /// Gives the image its name. [`io::ErrorKind::AlreadyExists`] when there is something of that name.
+    pub fn publish(mut self) -> io::Result<()> {
+        if self.store.is_taken(&self.image)? {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        move_to(&self.path, &self.target)?;
+        self.is_published = true;
+        self.store.sync()
+    }
+}
+
+impl Write for Draft {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.unlooked == 0 || self.unlooked >= LOOK {
+            let facts = statvfs(&self.store.dir)?;
+            if facts.blocks_available() * facts.fragment_size() < self.store.kept_free {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.unlooked = 0;
+        }
+        let n = self.file.write(bytes)?;
+        self.unlooked += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.is_published
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            log::event(
+                Level::Error,
+                "image.not-removed",
+                &[("file", &self.path.display()), ("error", &error)],
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(owner: &str, name: &str) -> SavedImage {
+        SavedImage { owner: owner.parse().unwrap(), name: name.parse().unwrap() }
+    }
+
+    /// A store in a folder that has the administrator's `alice_theirs.tar.gz`, and `tiny.tar.gz`.
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let configured = ["alice_theirs.tar.gz", "tiny.tar.gz"].map(|name| dir.path().join(name)).to_vec();
+        for file in &configured {
+            std::fs::write(file, "theirs").unwrap();
+        }
+        let dir_path = dir.path().to_owned();
+        (dir, Store { dir: dir_path, compression: Compression::Gzip, configured, kept_free: 0 })
+    }
+
+    fn names(store: &Store) -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(&store.dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| !["alice_theirs.tar.gz", "tiny.tar.gz"].contains(&name.as_str()))
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn save(store: &Store, image: &SavedImage, text: &str) -> Packed {
+        let mut draft = store.draft(image).unwrap().unwrap();
+        draft.write_all(text.as_bytes()).unwrap();
+        let packed = draft.seal().unwrap();
+        draft.publish().unwrap();
+        packed
+    }
+
+    #[test]
+    fn stems_are_those_that_people_s_images_have() {
+        assert_eq!(stem_in("alice_base.tar.gz"), Some("alice_base"));
+        assert_eq!(stem_in("j+c3+bc_x_1.tar.zst"), Some("j+c3+bc_x_1"));
+        assert_eq!(stem_in("alice_a.b-c.tar.gz"), Some("alice_a.b-c"));
+        for name in [
+            "tiny.tar.gz",
+            "_x.tar.gz",
+            "alice_.tar.gz",
+            "alice_X.tar.gz",
+            "alice_base.tar",
+            "alice_base",
+            ".alice_base.tar.gz",
+            ".alice_base.tar.gz.new",
+        ] {
+            assert_eq!(stem_in(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_image_appears_when_it_is_whole_and_replaces_nothing() {
+        let (_dir, store) = store();
+        let base = image("alice", "base");
+        let mut draft = store.draft(&base).unwrap().unwrap();
+        draft.write_all(b"half").unwrap();
+        assert_eq!(names(&store), [".alice_base.tar.gz.new"]);
+        assert!(store.draft(&base).unwrap().is_none(), "somebody is writing it");
+        store.sweep();
+        assert_eq!(names(&store), [".alice_base.tar.gz.new"], "and it is not swept");
+        assert!(!store.is_taken(&base).unwrap());
+        drop(draft);
+        assert_eq!(names(&store), [""; 0]);
+
+        let packed = save(&store, &base, "first");
+        assert_eq!((names(&store), packed.bytes), (vec!["alice_base.tar.gz".to_owned()], 5));
+        assert!(store.has(&base, packed).unwrap());
+        let mode = std::fs::metadata(store.path(&base, Compression::Gzip)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+        // Neither one that was begun before, nor one with another ending.
+        for compression in Compression::ALL {
+            let store = Store { compression, ..store.clone() };
+            let mut draft = store.draft(&base).unwrap().unwrap();
+            draft.write_all(b"second").unwrap();
+            assert_ne!(draft.seal().unwrap(), packed);
+            assert_eq!(draft.publish().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        }
+        assert_eq!(names(&store), ["alice_base.tar.gz"]);
+        assert_eq!(std::fs::read(store.path(&base, Compression::Gzip)).unwrap(), b"first");
+        assert!(store.has(&base, packed).unwrap());
+    }
+
+    #[test]
+    fn nothing_is_replaced_where_a_rename_can_t_see_to_that_either() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, other] = ["one", "other"].map(|name| dir.path().join(name));
+        std::fs::write(&one, "1").unwrap();
+        std::fs::write(&other, "2").unwrap();
+        for way in [move_to, link_to] {
+            assert_eq!(way(&one, &other).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(std::fs::read(&other).unwrap(), b"2");
+            let new = dir.path().join("new");
+            way(&one, &new).unwrap();
+            assert!(!one.exists());
+            std::fs::rename(&new, &one).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_disk_is_not_filled_to_the_last_byte() {
+        let (_dir, store) = store();
+        let store = Store { kept_free: u64::MAX, ..store };
+        let mut draft = store.draft(&image("alice", "base")).unwrap().unwrap();
+        assert_eq!(draft.write_all(b"x").unwrap_err().kind(), io::ErrorKind::StorageFull);
+        drop(draft);
+        assert_eq!(names(&store), [""; 0]);
+    }
+
+    #[test]
+    fn what_a_kill_left_is_swept_and_nothing_else() {
+        let (_dir, store) = store();
+        for name in [".alice_base.tar.gz.new", ".alice_x.tar.zst.new", ".note.new", "alice_y.tar.gz.new"] {
+            std::fs::write(store.dir.join(name), "x").unwrap();
+        }
+        std::os::unix::fs::symlink("/etc/passwd", store.dir.join(".alice_z.tar.gz.new")).unwrap();
+        store.sweep();
+        assert_eq!(names(&store), [".alice_z.tar.gz.new", ".note.new", "alice_y.tar.gz.new"]);
+    }
+
+    #[test]
+    fn the_list_has_people_s_images_only() {
+        let (_dir, store) = store();
+        save(&store, &image("bob", "b"), "12");
+        save(&Store { compression: Compression::Zstd, ..store.clone() }, &image("alice", "a"), "123");
+        std::fs::write(store.dir.join("alice_empty.tar.gz"), "").unwrap();
+        std::fs::write(store.dir.join("other.tar.gz"), "x").unwrap();
+        std::fs::create_dir(store.dir.join("alice_folder.tar.gz")).unwrap();
+        // The administrator's by another name.
+        std::os::unix::fs::symlink("tiny.tar.gz", store.dir.join("alice_link.tar.gz")).unwrap();
+        std::fs::hard_link(store.dir.join("tiny.tar.gz"), store.dir.join("alice_hard.tar.gz")).unwrap();
+        let file = |stem: &str, bytes| SavedFile { stem: stem.to_owned(), bytes };
+        assert_eq!(store.list().unwrap(), [file("alice_a", 3), file("bob_b", 2)]);
+    }
+
+    #[test]
+    fn the_administrator_s_files_are_never_touched() {
+        let (_dir, store) = store();
+        let theirs = image("alice", "theirs");
+        store.delete(&theirs).unwrap();
+        assert!(matches!(store.rename(&theirs, &image("alice", "mine")), Err(RenameError::Missing)));
+        assert!(store.is_taken(&theirs).unwrap());
+        assert!(store.open(&theirs).is_err());
+        save(&store, &image("alice", "mine"), "x");
+        assert!(matches!(store.rename(&image("alice", "mine"), &theirs), Err(RenameError::Taken)));
+        assert_eq!(std::fs::read(store.dir.join("alice_theirs.tar.gz")).unwrap(), b"theirs");
+    }
+
+    #[test]
+    fn renaming_and_deleting_can_be_repeated() {
+        let (_dir, store) = store();
+        let (one, other, third) = (image("alice", "one"), image("alice", "other"), image("alice", "third"));
+        assert!(matches!(store.rename(&one, &other), Err(RenameError::Missing)));
+        let packed = save(&Store { compression: Compression::Zstd, ..store.clone() }, &one, "1");
+        store.rename(&one, &one).unwrap();
+        for _ in 0..2 {
+            store.rename(&one, &other).unwrap();
+            assert_eq!(names(&store), ["alice_other.tar.zst"]);
+        }
+        assert!(store.has(&other, packed).unwrap());
+        save(&store, &third, "3");
+        assert!(matches!(store.rename(&other, &third), Err(RenameError::Taken)));
+        // One that was killed between the two steps of link_to.
+        std::fs::hard_link(store.dir.join("alice_other.tar.zst"), store.dir.join("alice_fourth.tar.zst"))
+            .unwrap();
+        store.rename(&other, &image("alice", "fourth")).unwrap();
+        assert_eq!(names(&store), ["alice_fourth.tar.zst", "alice_third.tar.gz"]);
+        for _ in 0..2 {
+            store.delete(&third).unwrap();
+        }
+        assert_eq!(names(&store), ["alice_fourth.tar.zst"]);
+    }
+}
