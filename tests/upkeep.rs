@@ -1,5 +1,6 @@
 //! What the portal does by itself, through the real programs, with a clock that is set.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use serde_json::Value;
@@ -8,6 +9,7 @@ use vgrid::model::wire::{Job, News, NodeInfo};
 
 use crate::support::node::{Conduct, address, nothing, with_machines};
 use crate::support::portal::{Portal, Setup, enter_machines, state_of};
+use crate::support::smtp::{Conduct as Server, Mail, Sink};
 
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
@@ -387,4 +389,97 @@ fn a_thousand_hosts_some_of_them_dead() {
     assert!(said.contains("\n0 things done about machines"), "{said}");
     assert!(peak < 100 << 10, "it took {peak} KiB");
     assert!(pages > 5, "{pages} pages");
+}
+
+/// A portal with mail to this sink.
+fn with_mail(sink: &Sink, more: &str) -> Portal {
+    portal(&format!(
+        "[Mail]\ntransport = 'smtp'\nserver = '127.0.0.1:{}'\nsender = 'vgrid@example.org'\n\
+         domain = 'example.org'\nportalURL = 'https://portal.example.org/cgi-bin/user'\n{more}",
+        sink.port
+    ))
+}
+
+/// The subjects of what somebody got, in the order in which it arrived. One that was handed over twice, because upkeep was
+/// killed before it had noted the first time, counts once, as mail systems do by its `Message-ID`.
+fn subjects(sink: &Sink, whom: &str) -> Vec<String> {
+    let mut known = BTreeSet::new();
+    let taken = sink.taken();
+    let theirs = taken.iter().filter(|mail| mail.recipients.iter().any(|to| to == whom));
+    theirs
+        .map(|mail| Mail::read(&mail.text))
+        .filter(|mail| known.insert(mail.header("message-id").to_owned()))
+        .map(|mail| mail.header("subject").to_owned())
+        .collect()
+}
+
+#[test]
+fn an_owner_is_told_everything_once_however_often_upkeep_is_killed() {
+    let sink = Sink::start();
+    let portal = with_mail(&sink, "[Leases]\ngrace = '1d'");
+    let id = portal.deploy("alice", &[("expiryTime", "5h")]);
+    portal.report(&id, Order::Deploy, 9, News::Done).expect(200);
+    runs(&portal, &[(&id, "alice_vm1")]);
+    for hour in 0..40 {
+        portal.pass(HOUR);
+        for pause in [0, 2, 5, 10, 20, 30 + hour % 7 * 5] {
+            let mut child = portal.start_upkeep(&[]);
+            std::thread::sleep(std::time::Duration::from_millis(u64::try_from(pause).expect("a pause")));
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        portal.upkeep(&[]);
+        obey(&portal, &id);
+    }
+    assert_eq!(state(&portal, &id), "notDeployed");
+    let got = subjects(&sink, "alice@example.org");
+    assert_eq!(got.len(), 3, "{got:#?}");
+    for (subject, word) in got.iter().zip(["ends", "ended", "deleted"]) {
+        assert!(subject.contains(word) && subject.contains("vm1"), "{got:#?}");
+    }
+}
+
+#[test]
+fn nothing_is_deleted_while_its_owner_could_not_be_told() {
+    let sink = Sink::start();
+    let portal = with_mail(&sink, "[Leases]\ngrace = '1d'");
+    let id = portal.deploy("alice", &[("expiryTime", "1h")]);
+    portal.report(&id, Order::Deploy, 9, News::Done).expect(200);
+    runs(&portal, &[(&id, "alice_vm1")]);
+    sink.conduct(Server::RefuseContent("451 4.3.0 not now"));
+    live(&portal, &id, 3 * 24);
+    assert_eq!(state(&portal, &id), "expired");
+    assert_eq!(sink.taken().len(), 0);
+    sink.conduct(Server::Accept);
+    live(&portal, &id, 23);
+    assert_eq!(subjects(&sink, "alice@example.org").len(), 1);
+    assert_eq!(state(&portal, &id), "expired", "a full grace");
+    live(&portal, &id, 4);
+    assert_eq!(state(&portal, &id), "notDeployed");
+    assert_eq!(subjects(&sink, "alice@example.org").len(), 2);
+}
+
+#[test]
+fn administrators_hear_of_hosts_and_strangers_once() {
+    let sink = Sink::start();
+    let portal = with_mail(&sink, "[Upkeep]\nhostSilence = '2h'");
+    portal.deployed("alice");
+    portal.nodes.conduct(Conduct::Close);
+    for _ in 0..6 {
+        portal.pass(HOUR);
+        portal.upkeep(&[]);
+    }
+    let got = subjects(&sink, "admin@example.org");
+    assert_eq!(got.len(), 1, "{got:?}");
+    portal.nodes.conduct(Conduct::Accept);
+    portal
+        .nodes
+        .has(Ipv4Addr::LOCALHOST, with_machines(&[("01936f5e-8c3e-7a37-a6b3-1f3c1f7c9f01", "carol_vm9")]));
+    for _ in 0..3 {
+        portal.pass(HOUR);
+        portal.upkeep(&[]);
+    }
+    let got = subjects(&sink, "admin@example.org");
+    assert_eq!(got.len(), 3, "{got:?}");
+    assert!(got.iter().all(|subject| subject.contains("localhost")), "{got:?}");
 }
