@@ -595,6 +595,7 @@ fn vgrid_check_sees_whether_mail_leaves() {
     let check = |mail: &str, templates: &str| {
         let text = format!(
             "[General]\nEnvUsernameVariable = \"REMOTE_USER\"\ntemplateDirectory = \"{templates}\"\n\
+             [Administrators]\n\"root\" = \"root@example.org\"\n\
              [Mail]\nsender = \"vgrid@example.org\"\n{mail}\n"
         );
         fs::write(dir.path().join("server.cfg"), text).expect("server.cfg");
@@ -628,6 +629,14 @@ fn vgrid_check_sees_whether_mail_leaves() {
     let is_root = nix::unistd::geteuid().is_root();
     assert_eq!(passed, !is_root, "{why}");
     assert!(!is_root || why.contains("www-data can't read"), "{why}");
+    sink.conduct(Conduct::RefuseRecipient("root@example.org", "450 later"));
+    assert!(passes(&smtp).0, "it would take it later");
+    sink.conduct(Conduct::RefuseRecipient("root@example.org", "554 5.7.1 relay access denied"));
+    let (passed, why, remedy) = passes(&smtp);
+    assert!(!passed && why.contains("relay access denied") && remedy.contains("from this machine"), "{why}");
+    sink.conduct(Conduct::RefuseSender("550 no such sender"));
+    let (passed, why, _) = passes(&smtp);
+    assert!(!passed && why.contains("550 no such sender"), "{why}");
     sink.conduct(Conduct::TurnAway("554 no service"));
     let (passed, why, _) = passes(&smtp);
     assert!(!passed && why.contains("554 no service"), "{why}");
