@@ -234,7 +234,7 @@ mod pages {
         pub administrator: bool,
         /// Whether the call may change something. If not, the endpoint shows the form, or asks.
         pub acts: bool,
-        /// Where mail reaches them, if authentication says so.
+        /// Where mail reaches them, if authentication says so and the call may change something.
         pub mail: Option<Address>,
     }
 
@@ -328,10 +328,13 @@ mod pages {
                 log::start(endpoint.name, request.id.clone(), Some(&config.general.log_file));
                 let user = identify(&config.general.env_username_variable, &|name| std::env::var(name).ok())?;
                 let administrator = config.is_administrator(&user);
-                let mail = mail_of(&config, &user);
-                let mut call = UserCall { endpoint, request, config, user, administrator, acts: false, mail };
+                let mut call =
+                    UserCall { endpoint, request, config, user, administrator, acts: false, mail: None };
                 let result = intent(&call).and_then(|acts| {
-                    call.acts = acts;
+                    if acts {
+                        call.acts = true;
+                        call.mail = mail_of(&call.config, &call.user);
+                    }
                     handler(&call)
                 });
                 // Refusals get their page here, where there is a user to show it to.
