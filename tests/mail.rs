@@ -350,6 +350,65 @@ fn two_runs_at_once_send_nothing_twice() {
     assert_eq!(outbox.send(1), sent(0, 0, 0));
 }
 
+/// Says where the outbox is that a process of its own is to empty, and when.
+const TO_EMPTY: &str = "VGRID_TEST_OUTBOX";
+
+/// What [`a_run_that_is_killed_loses_no_mail`] starts and kills; without an outbox it has nothing to do.
+#[test]
+fn a_process_empties_the_outbox_that_it_is_told() {
+    let Ok(told) = std::env::var(TO_EMPTY) else { return };
+    let (dir, now) = told.split_once(' ').expect("a folder and a time");
+    let config = config::Server::load(Path::new(dir)).expect("server.cfg");
+    let mut registry = Registry::open(&Path::new(dir).join("registry.sqlite")).expect("a registry");
+    let now = Moment::from_unix(now.parse().expect("seconds"));
+    send_due(&mut registry, &config, now, 100).expect("a run");
+}
+
+#[test]
+fn a_run_that_is_killed_loses_no_mail() {
+    const MANY: usize = 40;
+    let sink = Sink::start();
+    sink.conduct(Conduct::Slow(5));
+    let mut outbox = Outbox::to(&sink);
+    outbox.fill(MANY);
+    let (mut killed, mut now) = (0, THEN);
+    for milliseconds in (60..).step_by(13) {
+        let mut run = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", "mail::a_process_empties_the_outbox_that_it_is_told"])
+            .env(TO_EMPTY, format!("{} {}", outbox.dir.path().display(), now.unix()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("this program can be started");
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        if run.try_wait().expect("its state").is_none() {
+            run.kill().expect("SIGKILL");
+            killed += 1;
+        }
+        run.wait().expect("its end");
+        // What the killed one had in its hands is its own for a while.
+        now = now.plus_seconds(30 * 60);
+        if outbox.registry.read(|reader| reader.count_mail()).expect("the outbox") == 0 {
+            break;
+        }
+    }
+    assert!(killed > 1, "nothing is shown here");
+    let mut ids: BTreeMap<String, (usize, Vec<String>)> = BTreeMap::new();
+    for taken in sink.taken() {
+        let (times, recipients) =
+            ids.entry(Mail::read(&taken.text).header("message-id").to_owned()).or_default();
+        *times += 1;
+        *recipients = taken.recipients;
+    }
+    let mut recipients: Vec<String> = ids.values().flat_map(|(_, recipients)| recipients.clone()).collect();
+    recipients.sort();
+    assert_eq!(recipients, users(MANY));
+    // Whoever was killed between the server's taking over and noting it: at most one mail each.
+    let again: usize = ids.values().map(|(times, _)| times - 1).sum();
+    assert!(again <= killed, "{again} came again, {killed} runs were killed");
+    println!("{killed} runs were killed, {again} mails came again");
+}
+
 #[test]
 fn mail_finds_its_way_by_table_sign_in_or_domain() {
     let sink = Sink::start();
@@ -595,6 +654,7 @@ fn vgrid_check_sees_whether_mail_leaves() {
     let check = |mail: &str, templates: &str| {
         let text = format!(
             "[General]\nEnvUsernameVariable = \"REMOTE_USER\"\ntemplateDirectory = \"{templates}\"\n\
+             [Administrators]\n\"root\" = \"root@example.org\"\n\
              [Mail]\nsender = \"vgrid@example.org\"\n{mail}\n"
         );
         fs::write(dir.path().join("server.cfg"), text).expect("server.cfg");
@@ -628,6 +688,14 @@ fn vgrid_check_sees_whether_mail_leaves() {
     let is_root = nix::unistd::geteuid().is_root();
     assert_eq!(passed, !is_root, "{why}");
     assert!(!is_root || why.contains("www-data can't read"), "{why}");
+    sink.conduct(Conduct::RefuseRecipient("root@example.org", "450 later"));
+    assert!(passes(&smtp).0, "it would take it later");
+    sink.conduct(Conduct::RefuseRecipient("root@example.org", "554 5.7.1 relay access denied"));
+    let (passed, why, remedy) = passes(&smtp);
+    assert!(!passed && why.contains("relay access denied") && remedy.contains("from this machine"), "{why}");
+    sink.conduct(Conduct::RefuseSender("550 no such sender"));
+    let (passed, why, _) = passes(&smtp);
+    assert!(!passed && why.contains("550 no such sender"), "{why}");
     sink.conduct(Conduct::TurnAway("554 no service"));
     let (passed, why, _) = passes(&smtp);
     assert!(!passed && why.contains("554 no service"), "{why}");

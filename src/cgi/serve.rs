@@ -236,7 +236,7 @@ mod pages {
         pub administrator: bool,
         /// Whether the call may change something. If not, the endpoint shows the form, or asks.
         pub acts: bool,
-        /// Where mail reaches them, if authentication says so.
+        /// Where mail reaches them, if authentication says so and the call may change something.
         pub mail: Option<Address>,
         /// What everybody is to read at present, above every page; who opens the registry finds it there.
         pub banner: OnceLock<String>,
@@ -334,12 +334,15 @@ mod pages {
                 log::start(endpoint.name, request.id.clone(), Some(&config.general.log_file));
                 let user = identify(&config.general.env_username_variable, &|name| std::env::var(name).ok())?;
                 let administrator = config.is_administrator(&user);
-                let mail = mail_of(&config, &user);
+                let mail = None;
                 let banner = OnceLock::new();
                 let mut call =
                     UserCall { endpoint, request, config, user, administrator, acts: false, mail, banner };
                 let result = admit(&call).and_then(|()| intent(&call)).and_then(|acts| {
-                    call.acts = acts;
+                    if acts {
+                        call.acts = true;
+                        call.mail = mail_of(&call.config, &call.user);
+                    }
                     handler(&call)
                 });
                 // Refusals get their page here, where there is a user to show it to.

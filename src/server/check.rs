@@ -289,15 +289,16 @@ fn mail_leaves(server: &config::Server, is_root: bool) -> Verdict<()> {
     let (whither, remedy) = match &outlet.transport {
         Transport::Smtp(mail) => (
             format!("{} port {}", mail.host, mail.port),
-            "start the mail server, open the way to it, or mend [Mail] in server.cfg: server, encryption, \
-             caFile, user, passwordFile",
+            "start the mail server, open the way to it, have it take mail from this machine, or mend [Mail] in \
+             server.cfg: server, encryption, caFile, user, passwordFile, sender",
         ),
         Transport::Sendmail(program) => (
             program.display().to_string(),
             "install a mail server such as postfix, or mend sendmail in [Mail] of server.cfg",
         ),
     };
-    mail::answers(outlet).map_err(|why| format!("{whither}: {why}")).or_else_do(remedy)?;
+    let recipient = server.administrators_mail().first().copied();
+    mail::answers(outlet, recipient).map_err(|why| format!("{whither}: {why}")).or_else_do(remedy)?;
     Ok(Seen::well((), format!("{whither} takes it")))
 }
 

@@ -31,6 +31,8 @@ pub enum Conduct {
     Close,
     /// Hears all of a mail and closes the connection without a word; whether it keeps it.
     DropAfterData { keeps: bool },
+    /// Takes so many milliseconds for each mail.
+    Slow(u64),
     /// Closes after so many mails over one connection.
     AtMost(usize),
 }
@@ -328,6 +330,9 @@ impl<'s> Session<'s> {
             }
             Conduct::RefuseContent(reply) => self.say(reply)?,
             _ => {
+                if let Conduct::Slow(milliseconds) = conduct {
+                    std::thread::sleep(Duration::from_millis(*milliseconds));
+                }
                 lock(&self.shared.taken).push(taken);
                 self.taken += 1;
                 self.say("250 taken over")?;

@@ -112,7 +112,7 @@ pub(super) struct Context<'a> {
 enum Words {
     LeaseEnds { machine: Machine, ends: String, left: String, grace: String },
     LeaseEnded { machine: Machine, deletion: String },
-    Gone { machine: Machine, runs: u32, grace: String },
+    Gone { machine: Machine, runs: u32 },
     Silent { machine: Machine, runs: u32, limit: Option<u32> },
     Failed { machine: Machine, reason: String },
     Host { host: String, since: String, reason: String, machines: u32 },
@@ -178,19 +178,18 @@ impl Notice<'_> {
     pub(super) fn context<'c>(&self, config: &'c config::Server, now: Moment) -> Context<'c> {
         let portal = config.mail.portal_url.as_deref();
         let of = |vm: &Vm| Machine::of(vm, portal);
-        let grace = || span(config.leases.grace.seconds());
         let notice = match self {
             Self::LeaseEnds { machine, ends } => Words::LeaseEnds {
                 machine: of(machine),
                 ends: ends.to_string(),
                 left: span(ends.since(now)),
-                grace: grace(),
+                grace: span(config.leases.grace.seconds()),
             },
             Self::LeaseEnded { machine, deletion } => {
                 Words::LeaseEnded { machine: of(machine), deletion: deletion.to_string() }
             }
             Self::Deleted { machine } | Self::SilentTerminated { machine } => {
-                Words::Gone { machine: of(machine), runs: machine.silent, grace: grace() }
+                Words::Gone { machine: of(machine), runs: machine.silent }
             }
             Self::Silent { machine } => {
                 let limit = Some(config.upkeep.terminate_silent_runs).filter(|limit| *limit > 0);
@@ -306,7 +305,7 @@ mod tests {
         let notices = [
             (Notice::LeaseEnds { machine: &vm, ends: later }, "in 3 days, at 2026-11-25 09:01 UTC"),
             (Notice::LeaseEnded { machine: &vm, deletion: later }, "kept until 2026-11-25 09:01 UTC"),
-            (Notice::Deleted { machine: &vm }, "within the 7 days"),
+            (Notice::Deleted { machine: &vm }, "not extended while its disk was kept"),
             (Notice::Silent { machine: &vm }, "After 48 such pings it is terminated"),
             (Notice::SilentTerminated { machine: &vm }, "24 pings in a row"),
             (Notice::StartFailed { machine: &vm, fault: &fault }, "can't be reached (refused)"),

@@ -3,6 +3,7 @@
 use crate::config;
 use crate::config::mail::{Outlet, Transport};
 use crate::model::lease::Moment;
+use crate::model::mail::Address;
 use crate::server::registry::event::Actor;
 use crate::server::registry::mail::Waiting;
 use crate::server::registry::{Registry, RegistryError};
@@ -176,18 +177,14 @@ fn give_up(
     })
 }
 
-/// Whether mail could be sent now: the server is connected to and greeted, or the program is there. Nothing is sent.
+/// Whether mail could be sent now: the server takes our sender, and would take mail to `recipient`; or the program is
+/// there. Nothing is sent.
 ///
 /// # Errors
 /// What is wrong, in words.
-pub fn answers(outlet: &Outlet) -> Result<(), String> {
+pub fn answers(outlet: &Outlet, recipient: Option<&Address>) -> Result<(), String> {
     match &outlet.transport {
-        Transport::Smtp(server) => {
-            let mut connection = smtp::Server::new(server, &outlet.sender).connect()?;
-            // It has answered; what it says to a goodbye is its own affair.
-            let _ = connection.quit();
-            Ok(())
-        }
+        Transport::Smtp(server) => smtp::Server::new(server, &outlet.sender).ask(recipient),
         Transport::Sendmail(program) => sendmail::answers(program),
     }
 }

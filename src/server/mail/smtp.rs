@@ -88,7 +88,7 @@ impl<'a> Server<'a> {
     }
 
     /// Connects, so far that mail could be sent.
-    pub(super) fn connect(&self) -> Result<SmtpConnection, String> {
+    fn connect(&self) -> Result<SmtpConnection, String> {
         let MailServer { host, port, encryption, login, .. } = self.settings;
         let hello = own_name();
         let tls = match encryption {
@@ -112,6 +112,25 @@ impl<'a> Server<'a> {
                 .map_err(|error| words(&error))?;
         }
         Ok(connection)
+    }
+
+    /// Connects, and asks whether a mail to `recipient` would be taken; nothing is sent.
+    pub(super) fn ask(&self, recipient: Option<&Address>) -> Result<(), String> {
+        let mut connection = self.connect()?;
+        self.begin(&mut connection).map_err(|error| words(&error))?;
+        if let Some(recipient) = recipient {
+            let asked = connection.command(Rcpt::new(address(recipient)?, Vec::new()));
+            match asked.map_err(|error| judge(Step::Recipient, &error)) {
+                // A server that wants to be asked again later is one in good order.
+                Ok(_) | Err(Trouble::Later(_)) => {}
+                Err(Trouble::Refused(why) | Trouble::Unreachable(why)) => {
+                    return Err(format!("it does not take mail to {recipient}: {why}"));
+                }
+            }
+        }
+        // It has answered; what it says to a goodbye is its own affair.
+        let _ = connection.command(Rset).and_then(|_| connection.quit());
+        Ok(())
     }
 
     fn tls(&self) -> Result<TlsParameters, String> {

@@ -299,8 +299,16 @@ fn tell(post: &Post<'_>, writer: &Writer<'_>, vm: &Vm, act: &Act, now: Moment) -
         }
         _ => return Ok(()),
     };
-    note(post.to_owner(writer, &vm.owner, &notice, now)?, &vm.owner.as_str());
-    Ok(())
+    let posted = post.to_owner(writer, &vm.owner, &notice, now)?;
+    note(posted, &vm.owner.as_str());
+    // Who can't be told for a broken template is told when it is mended, and nothing is removed before.
+    match act {
+        Act::Warn(before) if posted == Posted::Unwritten => {
+            writer.forget_notice(vm.id, &plan::warning(*before))
+        }
+        Act::TellEnded if posted == Posted::Unwritten => writer.forget_notice(vm.id, plan::ENDED),
+        _ => Ok(()),
+    }
 }
 
 /// Logs that a notice reached nobody.
