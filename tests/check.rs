@@ -64,7 +64,7 @@ fn rename(portal: &Portal, from: &str, to: &str) {
     fs::rename(portal.path(from), portal.path(to)).expect("it can be renamed");
 }
 
-const SERVER: [Case; 20] = [
+const SERVER: [Case; 21] = [
     Case {
         skips: &[
             "machines' names",
@@ -106,6 +106,7 @@ const SERVER: [Case; 20] = [
             "page templates",
             "mail",
             "registry",
+            "upkeep",
             "portal answers",
             "nodes answer",
             "nodes' clocks",
@@ -146,6 +147,7 @@ const SERVER: [Case; 20] = [
         &[],
     ),
     // Nobody listens on port 1.
+    Case { mends: |p| drop(p.upkeep(&[])), ..case("upkeep", never_since_1970, &[]) },
     case("mail", |p| mail(p, "transport = \"smtp\"\nserver = \"127.0.0.1:1\""), &[]),
     case("mail", |p| mail(p, "transport = \"sendmail\"\nsendmail = \"/none\""), &[]),
     Case {
@@ -390,6 +392,13 @@ fn breaks_one_thing_after_the_other(portal: &Portal, part: &str, cases: &[Case])
         tell(portal, |_| ());
     }
     assert_eq!(statuses(portal, part), before, "after all is mended");
+}
+
+/// Upkeep ran once, long ago.
+fn never_since_1970(portal: &Portal) {
+    portal.upkeep(&[]);
+    let registry = rusqlite::Connection::open(portal.path("var/registry.sqlite")).expect("the registry");
+    registry.execute("UPDATE upkeep SET last = 5", []).expect("it ran long ago");
 }
 
 /// The owner and mode that a key must have, as far as whoever runs the tests can give them.

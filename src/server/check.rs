@@ -19,7 +19,9 @@ use crate::system::{address, clock};
 use crate::template::page;
 
 use super::mail;
+use super::registry::upkeep::LONGEST_GAP;
 use super::registry::{Registry, RegistryError};
+use super::view::ago;
 
 /// The page templates; the layout is read with each.
 const PAGES: [&str; 13] = [
@@ -84,6 +86,7 @@ pub fn run(checks: &mut Checks, ground: &Ground) {
     checks.check_as_root("registry", server.and(ground.web.as_ref()), |(server, web)| {
         registry(&server.general.registry_file, web)
     });
+    checks.check_as_root("upkeep", server, |server| upkeep_runs(&server.general.registry_file));
     checks.check("portal's programs", Found::Known(()), |()| programs());
     let request = checks.request.clone();
     checks.check("portal answers", server, |server| {
@@ -361,6 +364,29 @@ fn sign_in(dir: &Path) -> Verdict<()> {
         ));
     }
     Ok(Seen::well((), format!("{count} people have a password")))
+}
+
+/// Whether upkeep has run within the time that counts as lived (see [`LONGEST_GAP`]).
+fn upkeep_runs(file: &Path) -> Verdict<()> {
+    const REMEDY: &str =
+        "apt-get install cron, and see /etc/cron.d/vgrid; to try it: sudo -u www-data vgrid-upkeep";
+    if !file.exists() {
+        return Ok(Seen::well((), "nobody has used the portal yet"));
+    }
+    let life =
+        Registry::inspect(file).and_then(|_| Registry::open_to_read(file)?.read(|reader| reader.life()));
+    let life = life.or_else_do("see the line about the registry")?;
+    let Some(last) = life.last else {
+        return Err(Problem::new("it never ran: no lease ends, no mail is sent", REMEDY));
+    };
+    let since = clock::now().since(last);
+    if since > LONGEST_GAP {
+        return Err(Problem::new(
+            format!("it last ran {}: no lease ends, no mail is sent", ago(since)),
+            REMEDY,
+        ));
+    }
+    Ok(Seen::well((), format!("it ran {}", ago(since))))
 }
 
 fn registry(file: &Path, web: &nix::unistd::User) -> Verdict<()> {

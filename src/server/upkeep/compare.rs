@@ -9,8 +9,9 @@ use crate::model::stage::Order;
 use crate::model::state::State;
 use crate::model::wire::{Job, NodeInfo};
 
+use super::super::leases;
 use super::super::registry::stray::{Stray, StrayKind};
-use super::super::registry::vm::{OnNode, Vm};
+use super::super::registry::vm::{OnNode, Vm, Wanted};
 use super::plan::{Act, Step};
 
 /// How long nothing must have changed about a machine before its host's word counts against the server's, in seconds:
@@ -89,7 +90,9 @@ fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Act> {
         State::Terminating if !there => Some(Act::Gone),
         // Its record says that it did something else last: the order never came, or its last report was lost and comes
         // again.
-        State::Stopping | State::Starting | State::Rebooting | State::Terminating if !at_work && there => {
+        State::Stopping | State::Starting | State::Rebooting | State::Saving | State::Terminating
+            if !at_work && there =>
+        {
             Some(Act::Again)
         }
         State::Deployed | State::Stopped | State::Expired if !there => {
@@ -98,6 +101,9 @@ fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Act> {
         State::Deployed | State::Stopped | State::Expired if is_missing(vm) => Some(Act::FoundAgain),
         State::Deployed if idle && !runs => Some(Act::FoundStopped),
         State::Stopped if idle && runs => Some(Act::FoundRunning),
+        State::Stopped if idle && vm.wanted == Wanted::Running && !leases::is_over(vm, now) => {
+            Some(Act::Resume)
+        }
         State::Failed if !there && vm.on_node == OnNode::Maybe => Some(Act::NothingThere),
         _ => None,
     }
@@ -242,7 +248,6 @@ mod tests {
             (State::Deploying, Some(Order::Deploy), false),
             (State::Deployed, None, true),
             (State::Stopping, Some(Order::Stop), true),
-            (State::Stopped, None, false),
             (State::Starting, Some(Order::Start), true),
             (State::Rebooting, Some(Order::Reboot), false),
             (State::Saving, Some(Order::Save), false),
@@ -286,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_host_that_lost_an_order_gets_it_again() {
-        for state in [State::Stopping, State::Starting, State::Rebooting, State::Terminating] {
+        for state in [State::Stopping, State::Starting, State::Rebooting, State::Saving, State::Terminating] {
             let vm = vm(state);
             let mut info = info();
             info.jobs.push(job(&vm, None));
@@ -302,7 +307,15 @@ mod tests {
         let mut told = info();
         told.jobs.push(job(&running, None));
         assert_eq!(judged(&running, &told), Some(Act::FoundStopped));
+        // Saving its disk was given up, for instance.
         let stopped = vm(State::Stopped);
+        let mut told = info();
+        told.jobs.push(job(&stopped, None));
+        assert_eq!(judged(&stopped, &told), Some(Act::Resume));
+        let over = Vm { expires: Some(NOW), ..stopped.clone() };
+        assert_eq!(judged(&over, &told), None, "its lease is");
+        let wanted = Vm { wanted: Wanted::Stopped, ..stopped.clone() };
+        assert_eq!(judged(&wanted, &told), None);
         let mut told = info();
         told.jobs.push(job(&stopped, None));
         told.domains.push(domain("alice_vm1"));

@@ -334,6 +334,7 @@ impl Run<'_> {
                     | Act::Delete
                     | Act::DeleteSilent
                     | Act::Again
+                    | Act::Resume
                     | Act::RemoveLeftover
             )
         };

@@ -61,6 +61,8 @@ pub enum Act {
     FoundStopped,
     /// It runs, and the server believed that it is stopped.
     FoundRunning,
+    /// It is stopped, and its owner wants it to run: what it was stopped for came to nothing.
+    Resume,
     /// Nothing of it is on its host, and the server was not sure.
     NothingThere,
     /// Its host does not know its last order: give it again.
@@ -96,6 +98,7 @@ impl fmt::Display for Step {
             Act::FoundAgain => f.write_str("its host has it again"),
             Act::FoundStopped => f.write_str("it is stopped"),
             Act::FoundRunning => f.write_str("it runs"),
+            Act::Resume => f.write_str("start it, for its owner wants it to run"),
             Act::NothingThere => f.write_str("nothing of it is on its host"),
             Act::Again => write!(f, "tell its host again: {}", self.vm.order),
             Act::RemoveLeftover => {
@@ -193,6 +196,11 @@ pub fn carry_out(
             vm.wanted = Wanted::Running;
             vm.fault = None;
         }),
+        Act::Resume => {
+            // What it was stopped for is still to be read.
+            let fault = hand.vm.fault.clone();
+            hand.order(Order::Start, |vm| vm.fault = fault)
+        }
         Act::NothingThere => {
             writer.not_on_node(hand.vm.id)?;
             Ok(Some((hand.vm, None)))
