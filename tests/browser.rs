@@ -223,3 +223,33 @@ fn an_image_is_saved_and_used_in_a_browser() {
     assert_eq!(order.json()["saved"]["name"], "web-1");
     assert_eq!(browser.complaints(), [""; 0]);
 }
+
+#[test]
+fn a_lease_in_a_browser() {
+    let portal = Portal::start();
+    let browser = Browser::start();
+    sign_in(&browser, &portal, "alice");
+    let id = portal.deployed("alice");
+    browser.open(&format!("http://{}/cgi-bin/user/show?id={id}", portal.apache.address));
+    browser.click("#do-extend");
+    browser.wait("document.querySelector('#expiryTime')");
+    let expires = || portal.show("alice", &id)["machine"]["expires"]["iso"].as_str().map(str::to_owned);
+    let before = expires();
+    // Shorter: a question first.
+    browser.fill("#expiryTime", "1d");
+    browser.click("form button[type=submit]");
+    browser.wait("document.querySelector('input[name=confirm]')");
+    assert!(browser.text().contains("would become shorter"), "{}", browser.text());
+    assert_eq!(expires(), before);
+    browser.click("input[name=confirm]");
+    browser.click("form button[type=submit]");
+    browser.wait("document.querySelector('#machine .s.deployed')");
+    assert_ne!(expires(), before);
+    // Protected: its page says so, and terminating is refused with the way out.
+    browser.click("#do-extend");
+    browser.wait("document.querySelector('input[name=protect]')");
+    browser.click("input[name=protect] ~ .acts button");
+    browser.wait("document.body.innerText.includes('protected against being terminated')");
+    portal.get("alice", &format!("terminate?id={id}&format=json")).send().expect(409).says("protected");
+    portal.assert_no_panic();
+}
