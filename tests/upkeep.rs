@@ -487,6 +487,36 @@ fn administrators_hear_of_hosts_and_strangers_once() {
     assert!(got.iter().all(|subject| subject.contains("localhost")), "{got:?}");
 }
 
+#[test]
+fn a_machine_that_does_not_answer_is_told_of_once_and_removed_only_if_so_configured() {
+    let sink = Sink::start();
+    let portal = with_mail(&sink, "[Upkeep]\nping = true\nsilentRuns = 2\nterminateSilentRuns = 4");
+    // One answers, as every address of this machine does; the other is of a network that is nowhere (RFC 5737).
+    let names = ["127.0.0.11", "192.0.2.77"];
+    portal.reconfigure("common.cfg", |text| {
+        format!("{text}\n\"{}\" = \"\"\n\"{}\" = \"\"\n", names[0], names[1])
+    });
+    let ids = names.map(|name| {
+        let id = portal.deploy("alice", &[("vmHostname", name)]);
+        portal.report(&id, Order::Deploy, 9, News::Done).expect(200);
+        id
+    });
+    let machines: Vec<(String, String)> =
+        ids.iter().zip(names).map(|(id, name)| (id.clone(), format!("alice_{name}"))).collect();
+    let machines: Vec<(&str, &str)> = machines.iter().map(|(id, name)| (&**id, &**name)).collect();
+    runs(&portal, &machines);
+    let mut told = Vec::new();
+    for _ in 0..4 {
+        portal.pass(HOUR);
+        portal.upkeep(&[]);
+        told.push(subjects(&sink, "alice@example.org").len());
+    }
+    assert_eq!(told, [0, 1, 1, 2]);
+    assert!(subjects(&sink, "alice@example.org").iter().all(|subject| subject.contains(names[1])));
+    assert_eq!(state(&portal, &ids[0]), "deployed");
+    assert_eq!(state(&portal, &ids[1]), "terminating");
+}
+
 /// What one user does over and over again: a machine comes, is extended, and goes.
 fn busy_life(portal: &Portal, user: &str, until: Instant) -> usize {
     let mut lives = 0;
