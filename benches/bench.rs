@@ -19,11 +19,11 @@ use vgrid::system::log;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use support::portal::{Portal, Setup, enter_machines, password};
+use support::portal::{Portal, Setup, enter_machines, password, peak_of, thousand_hosts};
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let parts: [(&str, fn()); 2] = [("pages", pages), ("images", images)];
+    let parts: [(&str, fn()); 3] = [("pages", pages), ("upkeep", upkeep), ("images", images)];
     for (name, measure) in parts {
         if wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str())) {
             measure();
@@ -131,6 +131,36 @@ fn requests_per_second(portal: &Portal, program: &str, requests: &str) -> f64 {
     assert!(!said.contains("Non-2xx"), "{said}");
     assert_eq!(value("Failed requests:"), Some(0.0), "{said}");
     value("Requests per second:").unwrap_or_else(|| panic!("ab said {said}"))
+}
+
+// --------------------------------------------------------------------------------------------- upkeep
+
+/// One run of upkeep, with hosts that hang and hosts that hang up, beside the page that somebody opens meanwhile and
+/// that page when nothing else happens.
+fn upkeep() {
+    let portal = thousand_hosts();
+    let page = || {
+        let began = Instant::now();
+        portal.get("alice", "list").send().expect(200);
+        began.elapsed().as_secs_f64() * 1000.0
+    };
+    let alone = median((0..40).map(|_| page()).collect());
+    let began = Instant::now();
+    let mut child = portal.start_upkeep(&["--quiet"]);
+    let (mut peak, mut pages) = (0, Vec::new());
+    while child.try_wait().expect("its end").is_none() {
+        peak = peak.max(peak_of(child.id()).unwrap_or_default());
+        pages.push(page());
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    println!("vgrid-upkeep, 1000 hosts of which 50 hang and 50 hang up, 10000 machines:");
+    println!("  one run              {seconds:6.1} s; goal: under 60 s, {}", verdict(seconds < 60.0));
+    println!(
+        "  memory               {:6} MiB; goal: under 100 MB, {}",
+        peak >> 10,
+        verdict(peak << 10 < 100_000_000)
+    );
+    println!("  user/list meanwhile  {:6.1} ms, alone {alone:.1} ms", median(pages));
 }
 
 // --------------------------------------------------------------------------------------------- images

@@ -8,8 +8,8 @@ use serde_json::Value;
 use vgrid::model::stage::{Order, Stage};
 use vgrid::model::wire::{Job, News, NodeInfo};
 
-use crate::support::node::{Conduct, address, nothing, with_machines};
-use crate::support::portal::{Portal, Setup, enter_machines, id_of, state_of};
+use crate::support::node::{Conduct, nothing, with_machines};
+use crate::support::portal::{Portal, Setup, id_of, peak_of, state_of, thousand_hosts};
 use crate::support::smtp::{Conduct as Server, Mail, Sink};
 
 const HOUR: i64 = 3600;
@@ -340,38 +340,9 @@ fn an_upkeep_that_is_killed_anywhere_is_as_good_as_none() {
     }
 }
 
-/// The most memory that a process has used so far, in KiB.
-fn peak_of(process: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().trim_end_matches(" kB").parse().ok()
-}
-
 #[test]
 fn a_thousand_hosts_some_of_them_dead() {
-    const HOSTS: u16 = 1000;
-    let portal = Setup { hosts: vec![], more_hosts: HOSTS, names: 10_010, ..Setup::default() }.start();
-    let first = portal.deployed("alice");
-    let host = |n: usize| address(u16::try_from((n - 1) % 1000 + 1).expect("a host")).to_string();
-    portal.get("alice", &format!("terminate?id={first}&format=json")).send().expect(202);
-    portal.report(&first, Order::Terminate, 3, News::Done).expect(200);
-    let ids = enter_machines(&portal.path("var/registry.sqlite"), "alice", host, 10_000);
-    // One in twenty says nothing, one in twenty hangs up at once.
-    for n in 1..=HOSTS {
-        let machines: Vec<(String, String)> = ids
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| i % 1000 + 1 == usize::from(n))
-            .map(|(i, id)| (id.to_string(), format!("alice_vm{}", i + 1)))
-            .collect();
-        let machines: Vec<(&str, &str)> = machines.iter().map(|(id, name)| (&**id, &**name)).collect();
-        portal.nodes.has(address(n), with_machines(&machines));
-        match n % 20 {
-            3 => portal.nodes.conduct_at(address(n), Conduct::Hang),
-            7 => portal.nodes.conduct_at(address(n), Conduct::Close),
-            _ => {}
-        }
-    }
+    let portal = thousand_hosts();
     let mut child = portal.start_upkeep(&[]);
     let mut peak = 0;
     let mut pages = 0;

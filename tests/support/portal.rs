@@ -20,7 +20,7 @@ use vgrid::system::clock;
 
 use super::apache::{Apache, Kind, web_user};
 use super::http::{Answer, Ask, encoded};
-use super::node::{Nodes, address, facts};
+use super::node::{Conduct, Nodes, address, facts, with_machines};
 use super::stage::{Stage, public_folder};
 
 /// Where the programs of a subject are.
@@ -488,4 +488,35 @@ pub fn enter_machines(
         Ok(ids)
     });
     entered.expect("machines in the registry")
+}
+
+/// A portal with a thousand hosts and ten thousand machines of alice that run. One host in twenty says nothing, one in
+/// twenty hangs up at once.
+pub fn thousand_hosts() -> Portal {
+    const HOSTS: u16 = 1000;
+    let portal = Setup { hosts: vec![], more_hosts: HOSTS, names: 10_000, ..Setup::default() }.start();
+    portal.get("alice", "deploy").send().expect(200);
+    let host = |n: usize| (n - 1) % usize::from(HOSTS) + 1;
+    let name = |n: usize| address(u16::try_from(host(n)).expect("a host")).to_string();
+    let ids = enter_machines(&portal.path("var/registry.sqlite"), "alice", name, 10_000);
+    for at in 1..=HOSTS {
+        let theirs = (1..).zip(&ids).filter(|(n, _)| host(*n) == usize::from(at));
+        let machines: Vec<(String, String)> =
+            theirs.map(|(n, id)| (id.to_string(), format!("alice_vm{n}"))).collect();
+        let machines: Vec<(&str, &str)> = machines.iter().map(|(id, name)| (&**id, &**name)).collect();
+        portal.nodes.has(address(at), with_machines(&machines));
+        match at % 20 {
+            3 => portal.nodes.conduct_at(address(at), Conduct::Hang),
+            7 => portal.nodes.conduct_at(address(at), Conduct::Close),
+            _ => {}
+        }
+    }
+    portal
+}
+
+/// The most memory that a process has used so far, in KiB; `None` when it has ended.
+pub fn peak_of(process: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
 }
