@@ -114,14 +114,13 @@ fn machines_spread_over_two_hosts_that_listen_to_their_server_only() {
                 let (status, answer) = server.deploy("alice", "vmImage=tiny&vmMemory=96&vmPartition=1");
                 assert_eq!(status, 202, "{answer}");
                 let text = |key: &str| answer["machine"][key].as_str().expect("text").to_owned();
+                // One after the other: two emulated hosts that both start machines are too slow for libxl's patience.
+                server.wait_for("alice", &text("id"), "deployed", 300);
                 (text("id"), text("physical_host"))
             })
             .collect();
         let hosts: Vec<&str> = machines.iter().map(|(_, host)| host.as_str()).collect();
         assert_eq!(hosts, ["xenhost", "xenhost2", "xenhost2"]);
-        for (id, _) in &machines {
-            server.wait_for("alice", id, "deployed", 300);
-        }
         let running = |host: &Host| host.sh("xl list | awk '/alice/ {print $1}' | sort");
         assert_eq!(
             (running(server), running(other)),
