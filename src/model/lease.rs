@@ -133,6 +133,18 @@ impl FromStr for Lease {
     }
 }
 
+impl Lease {
+    /// For people: `7 days`, `1 hour`.
+    pub fn in_words(self) -> String {
+        let (count, unit) = match self.minutes {
+            m if m % (24 * 60) == 0 => (m / (24 * 60), "day"),
+            m if m % 60 == 0 => (m / 60, "hour"),
+            m => (m, "minute"),
+        };
+        format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+    }
+}
+
 impl fmt::Display for Lease {
     /// The shortest exact form in days, hours or minutes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -225,6 +237,10 @@ mod tests {
         ] {
             let lease: Lease = text.parse().unwrap();
             assert_eq!((lease.seconds(), lease.to_string().as_str()), (seconds, shown));
+        }
+        for (text, words) in [("1d", "1 day"), ("2w", "14 days"), ("12h", "12 hours"), ("90m", "90 minutes")]
+        {
+            assert_eq!(text.parse::<Lease>().unwrap().in_words(), words);
         }
         for bad in ["", "d", "7", "7 d", "-1d", "0d", "99999999999d", "4000d", "7é", "1.5d"] {
             assert!(bad.parse::<Lease>().is_err(), "{bad:?} was accepted");
