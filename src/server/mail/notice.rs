@@ -41,13 +41,6 @@ pub enum Notice<'a> {
         /// The machine, as it was.
         machine: &'a Vm,
     },
-    /// To the owner: the lease was extended, but the machine could not be started again.
-    StartFailed {
-        /// The machine.
-        machine: &'a Vm,
-        /// Why.
-        fault: &'a Fault,
-    },
     /// To administrators: a machine could not be deployed, for a reason that concerns them (see
     /// [`Fault::concerns_administrators`]).
     DeployFailed {
@@ -84,13 +77,12 @@ pub enum Notice<'a> {
 }
 
 /// The templates' names.
-pub(super) const KINDS: [&str; 10] = [
+pub(super) const KINDS: [&str; 9] = [
     "lease-ends",
     "lease-ended",
     "deleted",
     "silent",
     "silent-terminated",
-    "start-failed",
     "deploy-failed",
     "host-vanished",
     "host-back",
@@ -166,7 +158,6 @@ impl Notice<'_> {
             Self::Deleted { .. } => "deleted",
             Self::Silent { .. } => "silent",
             Self::SilentTerminated { .. } => "silent-terminated",
-            Self::StartFailed { .. } => "start-failed",
             Self::DeployFailed { .. } => "deploy-failed",
             Self::HostVanished { .. } => "host-vanished",
             Self::HostBack { .. } => "host-back",
@@ -195,7 +186,7 @@ impl Notice<'_> {
                 let limit = Some(config.upkeep.terminate_silent_runs).filter(|limit| *limit > 0);
                 Words::Silent { machine: of(machine), runs: machine.silent, limit }
             }
-            Self::StartFailed { machine, fault } | Self::DeployFailed { machine, fault } => {
+            Self::DeployFailed { machine, fault } => {
                 Words::Failed { machine: of(machine), reason: line(&fault.to_string()) }
             }
             Self::HostVanished { host, since, reason, machines } => Words::Host {
@@ -308,7 +299,6 @@ mod tests {
             (Notice::Deleted { machine: &vm }, "not extended while its disk was kept"),
             (Notice::Silent { machine: &vm }, "After 48 such pings it is terminated"),
             (Notice::SilentTerminated { machine: &vm }, "24 pings in a row"),
-            (Notice::StartFailed { machine: &vm, fault: &fault }, "can't be reached (refused)"),
             (Notice::DeployFailed { machine: &vm, fault: &fault }, "can't be reached (refused)"),
             (
                 Notice::HostVanished { host: &host, since: now, reason: "no\r\nanswer", machines: 2 },
