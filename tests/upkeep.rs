@@ -8,6 +8,7 @@ use serde_json::Value;
 use vgrid::model::stage::{Order, Stage};
 use vgrid::model::wire::{Job, News, NodeInfo};
 
+use crate::support::apache::web_user;
 use crate::support::node::{Conduct, nothing, with_machines};
 use crate::support::portal::{Portal, Setup, id_of, peak_of, state_of, thousand_hosts};
 use crate::support::smtp::{Conduct as Server, Mail, Sink};
@@ -189,6 +190,26 @@ fn one_upkeep_at_a_time() {
     assert!(ended.status.success() && said.contains("0 of 2 hosts answered"), "{said}");
     portal.nodes.conduct(Conduct::Accept);
     assert!(portal.upkeep(&[]).contains("2 of 2 hosts answered"));
+}
+
+#[test]
+fn root_is_told_whose_work_it_is() {
+    if web_user().is_none() {
+        return;
+    }
+    let portal = portal("");
+    portal.deployed("alice");
+    let ended = std::process::Command::new(portal.installed("/usr/bin/vgrid-upkeep"))
+        .env_clear()
+        .env("VGRID_CONFIG_DIR", portal.path("etc"))
+        .output()
+        .expect("vgrid-upkeep can be started");
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.code() == Some(1) && said.contains("sudo -u www-data vgrid-upkeep"), "{said}");
+    assert!(
+        !portal.path("var/registry.upkeep.lock").exists(),
+        "root's, where www-data must be able to take it"
+    );
 }
 
 /// A machine on its way, with an order that the node was told.

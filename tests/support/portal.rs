@@ -195,10 +195,15 @@ impl Portal {
         self.set_clock(self.ahead.load(Ordering::SeqCst) + seconds);
     }
 
+    /// A file of the installation, by the absolute path that it will have.
+    pub fn installed(&self, path: &str) -> PathBuf {
+        self.stage.path(path)
+    }
+
     /// Starts upkeep as cron does, by the web server's user.
     pub fn start_upkeep(&self, arguments: &[&str]) -> Child {
         use std::os::unix::process::CommandExt as _;
-        let mut command = Command::new(self.stage.path("/usr/bin/vgrid-upkeep"));
+        let mut command = Command::new(self.installed("/usr/bin/vgrid-upkeep"));
         command.args(arguments).env_clear().env("VGRID_CONFIG_DIR", self.path("etc")).current_dir("/");
         if self.path("etc/clock").exists() {
             command.envs(clock_variables(self.dir.path()));

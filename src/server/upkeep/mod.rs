@@ -12,12 +12,14 @@ pub mod plan;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use nix::unistd::{Uid, User};
 use thiserror::Error;
 
 use crate::config::{self, Common, ConfigError};
@@ -64,6 +66,12 @@ pub enum UpkeepError {
     /// The registry can't be used.
     #[error("{0}")]
     Registry(#[from] RegistryError),
+    /// It was started by root, whose files the web server's user could not use afterwards.
+    #[error("run it as the user whom the registry belongs to: sudo -u {owner} vgrid-upkeep")]
+    WrongUser {
+        /// That user's name, or number.
+        owner: String,
+    },
     /// Its lock can't be taken.
     #[error("{}: {source}", file.display())]
     Lock {
@@ -174,6 +182,7 @@ struct Run<'a> {
 pub fn run(dir: &Path, dry: bool, shown: bool) -> Result<Outcome, UpkeepError> {
     let config = config::Server::load(dir)?;
     let common = Common::load(dir)?;
+    not_as_root(&config.general.registry_file)?;
     let request = RequestId::generate();
     log::start("upkeep", request.clone(), Some(&config.general.log_file));
     let nodes = Nodes::new(&config, &request)?;
@@ -224,6 +233,19 @@ pub fn run(dir: &Path, dry: bool, shown: bool) -> Result<Outcome, UpkeepError> {
         ],
     );
     Ok(Outcome::Done(summary))
+}
+
+/// Lets root through only where the registry is root's.
+fn not_as_root(registry: &Path) -> Result<(), UpkeepError> {
+    let place = if registry.exists() { Some(registry) } else { registry.parent() };
+    // What can't be looked at is told by who opens it.
+    let Some(facts) = place.and_then(|place| std::fs::metadata(place).ok()) else { return Ok(()) };
+    if !Uid::effective().is_root() || facts.uid() == 0 {
+        return Ok(());
+    }
+    let owner = User::from_uid(Uid::from_raw(facts.uid())).ok().flatten();
+    let owner = owner.map_or_else(|| format!("'#{}'", facts.uid()), |user| user.name);
+    Err(UpkeepError::WrongUser { owner })
 }
 
 /// A bar of progress on a terminal, and nothing elsewhere.
