@@ -6,11 +6,11 @@
 //! whole one, and always through the same temporary name under the same lock, so a kill leaves at most one
 //! behind, which the next sweep removes.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,7 +29,6 @@ use crate::system::log::{self, Level};
 use crate::system::{clock, detach, lock};
 
 use super::WORKER;
-use super::saved::Packed;
 
 /// Seconds between two tries to finish what could not be finished.
 const PAUSE: i64 = 60;
@@ -42,6 +41,21 @@ pub struct Saving {
     /// Its file, from just before that gets its name.
     #[serde(default)]
     pub file: Option<Packed>,
+}
+
+/// The file of an image that has been written: enough to know it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packed {
+    /// Its inode.
+    pub inode: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
+impl From<&Metadata> for Packed {
+    fn from(facts: &Metadata) -> Self {
+        Self { inode: facts.ino(), bytes: facts.len() }
+    }
 }
 
 /// What is known of one machine.

@@ -14,7 +14,6 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::statvfs::statvfs;
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::cgi::reply::{Refusal, Reply};
@@ -26,7 +25,7 @@ use crate::model::wire::{ImageAct, ImageDone, ImageOrder, SavedFile};
 use crate::system::lock;
 use crate::system::log::{self, Level};
 
-use super::jobs::Record;
+use super::jobs::{Packed, Record};
 use super::privileged::Helper;
 use super::{Node, host, image, order, refuse};
 
@@ -82,21 +81,6 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
 pub fn is_being_saved(records: &[Record], image: &SavedImage) -> bool {
     let is_same = |record: &Record| record.saving.as_ref().is_some_and(|s| s.image.stem() == image.stem());
     records.iter().any(|record| !record.done && is_same(record))
-}
-
-/// The file of an image that has been written: enough to know it again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Packed {
-    /// Its inode.
-    pub inode: u64,
-    /// Its size.
-    pub bytes: u64,
-}
-
-impl From<&Metadata> for Packed {
-    fn from(facts: &Metadata) -> Self {
-        Self { inode: facts.ino(), bytes: facts.len() }
-    }
 }
 
 /// Why an image was not renamed.

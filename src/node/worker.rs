@@ -22,10 +22,10 @@ use crate::system::log::{self, Level};
 use crate::system::{clock, detach};
 
 use super::image::{self, CopyError};
-use super::jobs::{JobError, Jobs, Record, Saving, Slot, Taken};
+use super::jobs::{JobError, Jobs, Packed, Record, Saving, Slot, Taken};
 use super::privileged::Helper;
 use super::report::Reporter;
-use super::saved::{Draft, Packed, Store};
+use super::saved::{Draft, Store};
 use super::{deploy, host};
 
 /// How old what a report says about the host may be.

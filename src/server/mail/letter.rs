@@ -13,6 +13,17 @@ use super::notice::line;
 /// The last second of the year 9999, after which RFC 5322 knows no date (and the writer of dates panics).
 const LAST: i64 = 253_402_300_799;
 
+/// Why a mail was not taken over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// It never will be.
+    Refused(String),
+    /// Not now. Others may be.
+    Later(String),
+    /// None is at present.
+    Unreachable(String),
+}
+
 /// A mail on its way.
 #[derive(Debug)]
 pub(super) struct OnItsWay {

@@ -9,7 +9,7 @@ use crate::server::registry::mail::Waiting;
 use crate::server::registry::{Registry, RegistryError};
 use crate::system::log::{self, Level};
 
-use super::letter::letter;
+use super::letter::{Trouble, letter};
 use super::{sendmail, smtp};
 
 /// How long to wait before each further try, in minutes; after the last, as long as that again and again.
@@ -27,17 +27,6 @@ pub struct Sent {
     pub waiting: u32,
     /// So many can never be sent; history and log say why.
     pub given_up: u32,
-}
-
-/// Why a mail was not taken over.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Trouble {
-    /// It never will be.
-    Refused(String),
-    /// Not now. Others may be.
-    Later(String),
-    /// None is at present.
-    Unreachable(String),
 }
 
 enum Carrier<'a> {
