@@ -259,6 +259,12 @@ pub enum Fault {
         #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
+    /// The node had so much to do that it took no order.
+    #[error("The host {host} is busy with other orders. Try again in a minute, or deploy on another host.")]
+    HostBusy {
+        /// The node.
+        host: PhysicalHost,
+    },
     /// The node would not take orders from this server.
     #[error("The host {host} refused the order (HTTP {status}: {detail}). Tell an administrator.")]
     HostRefused {
@@ -295,6 +301,16 @@ impl Fault {
                     | Self::ParametersLost { .. }
                     | Self::RemovalFailed { .. }
             )
+    }
+
+    /// The HTTP status by which programs learn of it: 503 when trying again helps, 502 when the host could not be
+    /// used, 409 when it had a reason to refuse.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::HostBusy { .. } => 503,
+            fault if fault.is_the_hosts_own() => 502,
+            _ => 409,
+        }
     }
 
     /// Whether the host could not be used at all, rather than having a reason to refuse this order.

@@ -210,7 +210,7 @@ enum Source {
 ///
 /// Accepted: 303 to the machine's page for people, 202 and its data for programs (as text its line, which
 /// begins with id and state). If its host refuses or fails the machine is `failed` with the reason: for programs
-/// 409 when the host had a reason, 502 when it could not be used.
+/// 409 when the host had a reason, 502 when it could not be used, 503 when it was busy.
 ///
 /// # Errors
 /// 400 and 409 with what is wrong with which field (as HTML the form, filled in), 403, 503.

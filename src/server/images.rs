@@ -467,7 +467,7 @@ fn at_its_host(
 /// What people read when an image's host did not do what it was told.
 fn not_done(image: &Image, act: Act, trouble: &Trouble) -> Refusal {
     let Trouble { fault, taken } = trouble;
-    let status = if fault.is_the_hosts_own() { 502 } else { 409 };
+    let status = fault.status();
     // Should it have been done all the same, doing it again does no harm.
     let known = if *taken == OnNode::Maybe { ", as far as is known" } else { "" };
     Refusal::new(status, format!("The image {} was not {}{known}. {fault}", image.name, act.done()))

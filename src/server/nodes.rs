@@ -165,8 +165,12 @@ fn refused(host: &PhysicalHost, answer: &Answer) -> Trouble {
     let sentence = answer
         .json::<serde_json::Value>()
         .ok()
-        .and_then(|json| json.pointer("/error/message").and_then(|text| text.as_str().map(detail)))
-        .unwrap_or_else(|| "without a reason that vGrid understands".to_owned());
+        .and_then(|json| json.pointer("/error/message").and_then(|text| text.as_str().map(detail)));
+    if answer.status == 503 && sentence.is_some() {
+        // A node says so before it does anything.
+        return Trouble { fault: Fault::HostBusy { host: host.clone() }, taken: OnNode::No };
+    }
+    let sentence = sentence.unwrap_or_else(|| "without a reason that vGrid understands".to_owned());
     let fault = Fault::HostRefused { host: host.clone(), status: answer.status, detail: sentence };
     Trouble { fault, taken }
 }
@@ -207,6 +211,10 @@ mod tests {
         let message = r#"{"error":{"message":"Refused: the signature is wrong."}}"#;
         let trouble = refused(&host(), &answer(403, message));
         assert!(trouble.fault.to_string().contains("the signature is wrong"), "{trouble:?}");
+        let message = r#"{"error":{"message":"This host is busy with other orders."}}"#;
+        let trouble = refused(&host(), &answer(503, message));
+        assert!(matches!(trouble.fault, Fault::HostBusy { .. }), "{trouble:?}");
+        assert_eq!((trouble.fault.status(), trouble.taken), (503, OnNode::No));
     }
 
     #[test]

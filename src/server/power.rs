@@ -58,7 +58,7 @@ pub(super) enum Meaning {
 /// # Errors
 /// 400, 403 for others' machines, 404, 409 in states in which a machine can't be stopped, 503. If its host did
 /// not take the order the machine stays as it was, and its page says why: 409 for programs if the host had a
-/// reason, 502 if it can't be used.
+/// reason, 502 if it can't be used, 503 if it is busy.
 pub fn stop(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     handle(call, Order::Stop)
 }

@@ -417,7 +417,7 @@ pub fn ordered(
     if call.request.format == Format::Html {
         return Ok(Reply::see_other(&location));
     }
-    let status = if fault.is_the_hosts_own() { 502 } else { 409 };
+    let status = fault.status();
     let error = OrderError { status, message: fault.to_string(), request: call.request.id.to_string() };
     call.reply(status, &OrderView { machine, error: Some(error) })
 }
