@@ -147,7 +147,9 @@ fn machines_spread_over_two_hosts_that_listen_to_their_server_only() {
         let id = answer["machine"]["id"].as_str().unwrap_or_else(|| panic!("no machine in {answer}"));
         let machine = server.wait_for("alice", id, "failed", 120);
         let reason = machine["reason"].as_str().expect("a reason");
-        assert!(reason.contains("xenhost2 can't be reached"), "{reason}");
+        // Which of the two depends on whether the server's kernel still believes in the other's Ethernet address.
+        let words = ["xenhost2 can't be reached", "xenhost2 did not answer"];
+        assert!(words.iter().any(|words| reason.contains(words)), "{reason}");
         server.terminate("alice", id);
     });
 }
