@@ -366,7 +366,7 @@ fn a_node_that_spoils_an_order_leaves_the_machine_as_it_was() {
                     503,
                     json!({"error": {"message": "This machine is being worked on."}}).to_string(),
                 ),
-                502,
+                503,
                 "being worked on",
             ),
             (Conduct::Refuse(no_memory.clone()), 409, "only 7 MiB of memory free"),

@@ -260,10 +260,13 @@ pub enum Fault {
         detail: String,
     },
     /// The node had so much to do that it took no order.
-    #[error("The host {host} is busy with other orders. Try again in a minute, or deploy on another host.")]
+    #[error("The host {host} is busy ({detail}). Nothing was done; try again in a minute.")]
     HostBusy {
         /// The node.
         host: PhysicalHost,
+        /// What it said.
+        #[serde(deserialize_with = "cleaned")]
+        detail: String,
     },
     /// The node would not take orders from this server.
     #[error("The host {host} refused the order (HTTP {status}: {detail}). Tell an administrator.")]

@@ -166,9 +166,10 @@ fn refused(host: &PhysicalHost, answer: &Answer) -> Trouble {
         .json::<serde_json::Value>()
         .ok()
         .and_then(|json| json.pointer("/error/message").and_then(|text| text.as_str().map(detail)));
-    if answer.status == 503 && sentence.is_some() {
+    if let (503, Some(sentence)) = (answer.status, &sentence) {
         // A node says so before it does anything.
-        return Trouble { fault: Fault::HostBusy { host: host.clone() }, taken: OnNode::No };
+        let fault = Fault::HostBusy { host: host.clone(), detail: sentence.trim_end_matches('.').to_owned() };
+        return Trouble { fault, taken: OnNode::No };
     }
     let sentence = sentence.unwrap_or_else(|| "without a reason that vGrid understands".to_owned());
     let fault = Fault::HostRefused { host: host.clone(), status: answer.status, detail: sentence };
