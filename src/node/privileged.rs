@@ -219,6 +219,11 @@ mod tests {
             explained("{\"code\":\"volume-exists\",\"volume\":\"x\"}\n", "vgrid-helper: …"),
             Fault::VolumeExists { volume: "x".to_owned() }
         );
+        assert_eq!(
+            explained("", "{\"code\":\"no-room-for-image\"}\nvgrid-helper: …"),
+            Fault::NoRoomForImage,
+            "where standard output is a stream"
+        );
         assert_eq!(explained("", "oops"), Fault::Internal { request: "abc".to_owned() });
         assert_eq!(ended(9, "", ""), Fault::Interrupted { stage: None });
         assert_eq!(ended(137 << 8, "", "Killed"), Fault::Interrupted { stage: None });

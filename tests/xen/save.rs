@@ -33,7 +33,7 @@ fn stop(host: &Host, id: &str) {
 /// Does something in a stopped machine's file system.
 fn inside(host: &Host, machine: &str, line: &str) -> String {
     host.sh(&format!(
-        "mount /dev/vg1/xen-root-{machine} /mnt && (cd /mnt && {line}); s=$?; umount /mnt; exit $s"
+        "mount /dev/vg1/xen-root-{machine} /mnt && (set -e; cd /mnt; {line}); s=$?; umount /mnt; exit $s"
     ))
 }
 
