@@ -82,6 +82,18 @@ impl Fields {
         text.parse().map_err(|fault| Refusal::bad_request(format!("{name} {fault}.")))
     }
 
+    /// The field `page` of what has several, from 1; the first if there is none.
+    pub fn page(&self) -> Result<u32, Refusal> {
+        match self.get("page") {
+            None | Some("") => Ok(1),
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|page| *page >= 1)
+                .ok_or_else(|| Refusal::bad_request("page is a number, from 1.")),
+        }
+    }
+
     /// A field that must be well-formed if it is there and not empty.
     pub fn optional<T>(&self, name: &'static str) -> Result<Option<T>, Refusal>
     where

@@ -18,7 +18,7 @@ use super::registry::Writer;
 use super::registry::event::Actor;
 use super::registry::vm::{Vm, Wanted};
 use super::view::{MachineView, ordered};
-use super::{access, audit};
+use super::{access, audit, power};
 
 /// The page that asks.
 #[derive(Debug, Serialize)]
@@ -110,7 +110,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         }
         Step::Start(vm) => {
             log(&vm, &actor);
-            let answer = nodes.order(Order::Start, &vm.physical_host, &orders::message(&vm));
+            let answer = orders::tell(&nodes, &vm, Order::Start);
             let (vm, fault) = orders::settle(&mut registry, vm, Order::Start, answer, &actor)?;
             ordered(call, &common, &vm, fault.as_ref())
         }
@@ -132,7 +132,7 @@ fn view(call: &UserCall<'_>, common: &Common, vm: &Vm, message: Option<String>, 
         grace: call.config.leases.grace.in_words(),
         message,
         confirm,
-        idle: hindrance(vm.state),
+        idle: power::past_use(vm.state),
     }
 }
 
@@ -141,18 +141,6 @@ fn usual(vm: &Vm, leases: &Leases) -> Term {
     match vm.lease {
         Term::Never => Term::Never,
         term @ Term::For(_) => term.min(Term::For(leases.maximum)),
-    }
-}
-
-/// Why the lease of a machine in this state can't be set.
-fn hindrance(state: State) -> Option<&'static str> {
-    match state {
-        State::Terminating => Some("This machine is being removed."),
-        State::Failed => {
-            Some("This machine has failed; its page says why. Terminate it, and deploy another one.")
-        }
-        State::NotDeployed => Some("This machine is gone."),
-        _ => None,
     }
 }
 
@@ -181,7 +169,7 @@ fn apply(
     now: Moment,
     actor: &Actor,
 ) -> Result<Step, Refusal> {
-    if let Some(sentence) = hindrance(vm.state) {
+    if let Some(sentence) = power::past_use(vm.state) {
         return Err(Refusal::conflict(sentence));
     }
     let again = |writer: &Writer<'_>| Ok::<_, Refusal>(writer.vm(vm.id)?.unwrap_or_else(|| vm.clone()));

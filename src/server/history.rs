@@ -120,14 +120,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let known: Vec<&str> = FILTERS.into_iter().chain(["page", "format"]).collect();
     fields.only(&known)?;
     let mut filter = read_filter(fields)?;
-    let page: u32 = match fields.get("page") {
-        None | Some("") => 1,
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|page| *page >= 1)
-            .ok_or_else(|| Refusal::bad_request("page is a number, from 1."))?,
-    };
+    let page = fields.page()?;
     let as_table = call.request.format == Format::Csv;
     let (limit, offset) =
         if as_table { (MOST_ROWS, 0) } else { (PER_PAGE, (page - 1).saturating_mul(PER_PAGE)) };

@@ -74,14 +74,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         Some("all") => return Err(Refusal::forbidden("Only administrators see the machines of all.")),
         Some(_) => return Err(Refusal::bad_request("scope is mine or all.")),
     };
-    let asked: u32 = match fields.get("page") {
-        None | Some("") => 1,
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|page| *page >= 1)
-            .ok_or_else(|| Refusal::bad_request("page is a number, from 1."))?,
-    };
+    let asked = fields.page()?;
     let common = Common::load(&config::directory())?;
     let now = clock::now();
     let view = access::registry_to_read(call)?.read(|reader| {

@@ -123,6 +123,18 @@ fn begin(writer: &Writer<'_>, vm: Vm, order: Order, actor: &Actor) -> Result<(Vm
     }
 }
 
+/// Why nothing can be done any more with a machine in this state but to remove it.
+pub(super) fn past_use(state: State) -> Option<&'static str> {
+    match state {
+        State::Terminating => Some("This machine is being removed."),
+        State::Failed => {
+            Some("This machine has failed; its page says why. Terminate it, and deploy another one.")
+        }
+        State::NotDeployed => Some("This machine is gone."),
+        _ => None,
+    }
+}
+
 /// What `order` means for a machine in a state. The table of states decides; here is only how it is told.
 pub(super) fn meaning(order: Order, state: State) -> Meaning {
     // What has expired is started by extending its lease.
@@ -148,11 +160,9 @@ pub(super) fn meaning(order: Order, state: State) -> Meaning {
                 .to_owned(),
         ),
         (State::Saving, _) => wait("saved as an image"),
-        (State::Terminating, _) => Meaning::Not("This machine is being removed.".to_owned()),
-        (State::Failed, _) => Meaning::Not(
-            "This machine has failed; its page says why. Terminate it, and deploy another one.".to_owned(),
-        ),
-        (State::NotDeployed, _) => Meaning::Not("This machine is gone.".to_owned()),
+        (State::Terminating | State::Failed | State::NotDeployed, _) => {
+            Meaning::Not(past_use(state).unwrap_or_default().to_owned())
+        }
     }
 }
 

@@ -62,6 +62,16 @@ pub struct Contact {
     pub told: bool,
 }
 
+fn contact(mut cells: Cells<'_>) -> Result<Contact, RegistryError> {
+    Ok(Contact {
+        name: cells.parsed()?,
+        tried: Moment::from_unix(cells.get()?),
+        fault: cells.get()?,
+        since: Moment::from_unix(cells.get()?),
+        told: cells.get()?,
+    })
+}
+
 impl Reader<'_> {
     /// How the last attempt to reach each host ended.
     ///
@@ -69,15 +79,16 @@ impl Reader<'_> {
     /// [`RegistryError`] when SQLite refuses or a row is not what this program writes.
     pub fn contacts(&self) -> Result<Vec<Contact>, RegistryError> {
         const SQL: &str = "SELECT host, tried, fault, since, told FROM contact ORDER BY host";
-        all(self.connection, SQL, [], |mut cells| {
-            Ok(Contact {
-                name: cells.parsed()?,
-                tried: Moment::from_unix(cells.get()?),
-                fault: cells.get()?,
-                since: Moment::from_unix(cells.get()?),
-                told: cells.get()?,
-            })
-        })
+        all(self.connection, SQL, [], contact)
+    }
+
+    /// How the last attempt to reach one host ended, if there was one.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses or the row is not what this program writes.
+    pub fn contact(&self, host: &PhysicalHost) -> Result<Option<Contact>, RegistryError> {
+        const SQL: &str = "SELECT host, tried, fault, since, told FROM contact WHERE host = ?1";
+        Ok(all(self.connection, SQL, [host.as_str()], contact)?.pop())
     }
 }
 

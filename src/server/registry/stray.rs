@@ -4,7 +4,7 @@
 use crate::model::lease::Moment;
 use crate::model::names::PhysicalHost;
 
-use super::{Reader, RegistryError, Writer, all};
+use super::{Cells, Reader, RegistryError, Writer, all};
 
 /// What kind of thing it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +58,14 @@ pub struct Found {
     pub since: Moment,
 }
 
+fn found(mut cells: Cells<'_>) -> Result<Found, RegistryError> {
+    Ok(Found {
+        host: cells.parsed()?,
+        stray: Stray { kind: cells.word(StrayKind::from_name)?, name: cells.get()?, detail: cells.get()? },
+        since: Moment::from_unix(cells.get()?),
+    })
+}
+
 impl Reader<'_> {
     /// All that is unknown on hosts.
     ///
@@ -65,17 +73,17 @@ impl Reader<'_> {
     /// [`RegistryError`] when SQLite refuses or a row is not what this program writes.
     pub fn strays(&self) -> Result<Vec<Found>, RegistryError> {
         const SQL: &str = "SELECT host, kind, name, detail, since FROM stray ORDER BY host, kind, name";
-        all(self.connection, SQL, [], |mut cells| {
-            Ok(Found {
-                host: cells.parsed()?,
-                stray: Stray {
-                    kind: cells.word(StrayKind::from_name)?,
-                    name: cells.get()?,
-                    detail: cells.get()?,
-                },
-                since: Moment::from_unix(cells.get()?),
-            })
-        })
+        all(self.connection, SQL, [], found)
+    }
+
+    /// What is unknown on one host.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses or a row is not what this program writes.
+    pub fn strays_on(&self, host: &PhysicalHost) -> Result<Vec<Found>, RegistryError> {
+        const SQL: &str =
+            "SELECT host, kind, name, detail, since FROM stray WHERE host = ?1 ORDER BY kind, name";
+        all(self.connection, SQL, [host.as_str()], found)
     }
 }
 
@@ -90,7 +98,7 @@ impl Writer<'_> {
         found: &[Stray],
         now: Moment,
     ) -> Result<Vec<Stray>, RegistryError> {
-        let known: Vec<Found> = self.strays()?.into_iter().filter(|known| known.host == *host).collect();
+        let known = self.strays_on(host)?;
         let is =
             |known: &Found, stray: &Stray| known.stray.kind == stray.kind && known.stray.name == stray.name;
         for gone in known.iter().filter(|known| !found.iter().any(|stray| is(known, stray))) {

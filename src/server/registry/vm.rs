@@ -517,16 +517,6 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Sets what its owner wants a machine to be.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
-    pub fn want(&self, id: VmId, wanted: Wanted) -> Result<(), RegistryError> {
-        self.connection
-            .execute("UPDATE vm SET wanted = ?2 WHERE id = ?1", (id.to_string(), wanted.as_str()))?;
-        Ok(())
-    }
-
     /// Counts a machine's silence: how many times in a row it did not answer.
     ///
     /// # Errors

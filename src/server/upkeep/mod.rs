@@ -15,8 +15,7 @@ use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::Duration;
+use std::sync::mpsc::sync_channel;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::unistd::{Uid, User};
@@ -24,7 +23,7 @@ use thiserror::Error;
 
 use crate::config::{self, Common, ConfigError};
 use crate::model::fault::Fault;
-use crate::model::lease::Moment;
+use crate::model::lease::{Lease, Moment};
 use crate::model::names::{PhysicalHost, RequestId};
 use crate::model::stage::Order;
 use crate::model::state::State;
@@ -48,7 +47,7 @@ const HOSTS_AT_A_TIME: usize = 100;
 /// The stack of a thread that talks to a host.
 const STACK: usize = 512 << 10;
 
-/// How many answers are entered in one transaction at most: pages wait for its end.
+/// How many steps are carried out in one transaction at most: pages wait for its end.
 const BATCH: usize = 20;
 
 /// How many mails one run sends at most.
@@ -154,6 +153,50 @@ impl fmt::Display for Summary {
 struct Heard {
     host: PhysicalHost,
     answer: Result<Box<NodeInfo>, Trouble>,
+}
+
+/// How an attempt to reach a host ended.
+struct Attempt<'a> {
+    host: &'a PhysicalHost,
+    /// How many machines it has.
+    machines: usize,
+    /// Why it could not be asked; `None` if it answered.
+    fault: Option<&'a Fault>,
+    now: Moment,
+}
+
+impl Attempt<'_> {
+    /// Enters it, and writes to administrators about a host that is silent for longer than it may be, or is back.
+    fn keep(
+        &self,
+        writer: &Writer<'_>,
+        silence: Lease,
+        post: &Post<'_>,
+        actor: &Actor,
+    ) -> Result<(), RegistryError> {
+        let Self { host, machines, fault, now } = *self;
+        let before = writer.contact(host)?;
+        let same = before.as_ref().filter(|before| before.fault.is_some() == fault.is_some());
+        // A clock that was set back is no reason to wait for ever.
+        let since = same.map(|before| before.since).filter(|since| *since <= now).unwrap_or(now);
+        let was_told = before.as_ref().is_some_and(|before| before.told);
+        let told = fault.is_some() && (was_told || now.since(since) >= silence.seconds());
+        if told != was_told {
+            let reason = fault.map(Fault::to_string).unwrap_or_default();
+            let machines = u32::try_from(machines).unwrap_or(u32::MAX);
+            let was_since = before.as_ref().map_or(since, |before| before.since);
+            let (what, notice) = match fault {
+                Some(_) => {
+                    ("host does not answer", Notice::HostVanished { host, since, reason: &reason, machines })
+                }
+                None => ("host answers again", Notice::HostBack { host, since: was_since }),
+            };
+            writer.record_about(host.as_str(), now, actor, what, &reason)?;
+            note(post.to_administrators(writer, &notice, now)?, &"administrators");
+        }
+        let fault = fault.map(Fault::to_string);
+        writer.keep_contact(&Contact { name: host.clone(), tried: now, fault, since, told })
+    }
 }
 
 /// One run.
@@ -266,14 +309,14 @@ fn by_host(vms: &[Vm]) -> BTreeMap<&PhysicalHost, Vec<&Vm>> {
     hosts
 }
 
-/// Does `work` for each of `items`, many at a time; what comes of it goes through `take`, in this thread, in batches.
+/// Does `work` for each of `items`, many at a time; what comes of it goes through `take`, in this thread, one by one.
 fn in_parallel<I: Sync, O: Send, E>(
     items: &[I],
     work: impl Fn(&I) -> O + Sync,
-    mut take: impl FnMut(Vec<O>) -> Result<(), E>,
+    take: impl FnMut(O) -> Result<(), E>,
 ) -> Result<(), E> {
     let next = AtomicUsize::new(0);
-    let (done, results) = sync_channel(BATCH);
+    let (done, results) = sync_channel(HOSTS_AT_A_TIME);
     std::thread::scope(|scope| {
         for _ in 0..HOSTS_AT_A_TIME.min(items.len()) {
             let (done, next, work) = (done.clone(), &next, &work);
@@ -291,21 +334,9 @@ fn in_parallel<I: Sync, O: Send, E>(
             }
         }
         drop(done);
-        drain(&results, &mut take)
+        // It owns the receiver and drops it when it fails: nobody waits for ever to send.
+        results.into_iter().try_for_each(take)
     })
-}
-
-fn drain<O, E>(results: &Receiver<O>, take: &mut impl FnMut(Vec<O>) -> Result<(), E>) -> Result<(), E> {
-    while let Ok(first) = results.recv() {
-        let mut batch = vec![first];
-        while batch.len() < BATCH
-            && let Ok(another) = results.recv_timeout(Duration::from_millis(2))
-        {
-            batch.push(another);
-        }
-        take(batch)?;
-    }
-    Ok(())
 }
 
 /// Writes the mail that goes with what was done about a machine, which is now `vm`.
@@ -407,13 +438,10 @@ impl Run<'_> {
         let nodes = self.nodes;
         let ask =
             |host: &&PhysicalHost| Heard { host: (*host).clone(), answer: nodes.info(host).map(Box::new) };
-        in_parallel(&hosts, ask, |batch| {
-            bar.inc(u64::try_from(batch.len()).unwrap_or_default());
-            for heard in batch {
-                let known = machines.get(&heard.host).map(Vec::as_slice).unwrap_or_default();
-                self.host(&heard, known, stems.get(&heard.host))?;
-            }
-            Ok::<_, RegistryError>(())
+        in_parallel(&hosts, ask, |heard| {
+            bar.inc(1);
+            let known = machines.get(&heard.host).map(Vec::as_slice).unwrap_or_default();
+            self.host(&heard, known, stems.get(&heard.host))
         })?;
         bar.finish_and_clear();
         Ok(())
@@ -437,12 +465,21 @@ impl Run<'_> {
     ) -> Result<(), RegistryError> {
         // The answer is as old as this; the machines were read before it was asked for.
         let now = clock::now();
+        let (silence, post, actor) = (self.config.upkeep.host_silence, &self.post, &self.actor);
         let info = match &heard.answer {
             Ok(info) => info,
             Err(trouble) => {
                 self.silent.insert(heard.host.clone());
                 self.summary.silent.push(trouble.fault.to_string());
-                self.keep_contact(&heard.host, known.len(), Some(&trouble.fault), now)?;
+                if !self.dry {
+                    let attempt = Attempt {
+                        host: &heard.host,
+                        machines: known.len(),
+                        fault: Some(&trouble.fault),
+                        now,
+                    };
+                    self.registry.write(|writer| attempt.keep(writer, silence, post, actor))?;
+                }
                 return self.carry_out(&compare::unreachable(known, &trouble.fault, self.now));
             }
         };
@@ -450,8 +487,10 @@ impl Run<'_> {
         let none = BTreeSet::new();
         let unexpected = compare::unexpected(known, stems.unwrap_or(&none), info);
         if !self.dry {
-            let (host, post) = (&heard.host, &self.post);
+            let host = &heard.host;
+            let attempt = Attempt { host, machines: known.len(), fault: None, now };
             let new = self.registry.write(|writer| {
+                attempt.keep(writer, silence, post, actor)?;
                 writer.keep_facts(host, &info.host, now)?;
                 let new = writer.keep_strays(host, &unexpected.strays, now)?;
                 if !new.is_empty() {
@@ -463,7 +502,6 @@ impl Run<'_> {
             let told = new.iter().map(|stray| format!("{host}: {} {}", stray.kind.as_str(), stray.name));
             self.summary.strays.extend(told);
         }
-        self.keep_contact(&heard.host, known.len(), None, now)?;
         let mut steps = compare::machines(known, info, self.now);
         steps.extend(self.leftovers(&heard.host, &unexpected.ids)?);
         self.carry_out(&steps)
@@ -486,44 +524,6 @@ impl Run<'_> {
                 }
             }
             Ok(steps)
-        })
-    }
-
-    fn keep_contact(
-        &mut self,
-        host: &PhysicalHost,
-        machines: usize,
-        fault: Option<&Fault>,
-        now: Moment,
-    ) -> Result<(), RegistryError> {
-        if self.dry {
-            return Ok(());
-        }
-        let limit = self.config.upkeep.host_silence.seconds();
-        let (actor, post) = (&self.actor, &self.post);
-        self.registry.write(|writer| {
-            let before = writer.contacts()?.into_iter().find(|contact| contact.name == *host);
-            let same = before.as_ref().filter(|before| before.fault.is_some() == fault.is_some());
-            // A clock that was set back is no reason to wait for ever.
-            let since = same.map(|before| before.since).filter(|since| *since <= now).unwrap_or(now);
-            let was_told = before.as_ref().is_some_and(|before| before.told);
-            let told = fault.is_some() && (was_told || now.since(since) >= limit);
-            if told != was_told {
-                let reason = fault.map(Fault::to_string).unwrap_or_default();
-                let machines = u32::try_from(machines).unwrap_or(u32::MAX);
-                let was_since = before.as_ref().map_or(since, |before| before.since);
-                let (what, notice) = match fault {
-                    Some(_) => (
-                        "host does not answer",
-                        Notice::HostVanished { host, since, reason: &reason, machines },
-                    ),
-                    None => ("host answers again", Notice::HostBack { host, since: was_since }),
-                };
-                writer.record_about(host.as_str(), now, actor, what, &reason)?;
-                note(post.to_administrators(writer, &notice, now)?, &"administrators");
-            }
-            let fault = fault.map(Fault::to_string);
-            writer.keep_contact(&Contact { name: host.clone(), tried: now, fault, since, told })
         })
     }
 
@@ -590,12 +590,9 @@ impl Run<'_> {
         bar.set_length(u64::try_from(letters.len()).unwrap_or_default());
         let nodes = self.nodes;
         let send = |(vm, order): &(Vm, Order)| (vm.clone(), *order, orders::tell(nodes, vm, *order));
-        in_parallel(&letters, send, |batch| {
-            bar.inc(u64::try_from(batch.len()).unwrap_or_default());
-            for (vm, order, answer) in batch {
-                self.settle(vm, order, answer)?;
-            }
-            Ok::<_, RegistryError>(())
+        in_parallel(&letters, send, |(vm, order, answer)| {
+            bar.inc(1);
+            self.settle(vm, order, answer)
         })?;
         bar.finish_and_clear();
         Ok(())
