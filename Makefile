@@ -48,9 +48,9 @@ check:
 	$(CARGO) clippy --locked --no-default-features --features server -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --features node -- -D warnings
 
-# Scenarios that take minutes each: owners' keys, kills in every stage, reboots and power cuts, two hosts, queues,
+# Scenarios that take minutes each: owners' keys, mishaps in every stage, reboots and power cuts, two hosts, queues,
 # saved images, and each thing that vgrid-check looks at broken once.
-DEEP = xen::check xen::keys xen::killed xen::orders xen::power xen::save xen::two
+DEEP = xen::check xen::healing xen::keys xen::orders xen::power xen::reports xen::save xen::two
 
 test:
 	tests/xenhost/packages test

@@ -77,8 +77,10 @@ impl Default for Setup {
 const CLOCK: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
 /// What sets the clock of a program: the file holds how far it is ahead of the machine's (faketime(1)).
-fn clock_variables(dir: &Path) -> [(&'static str, String); 3] {
+fn clock_variables(dir: &Path) -> [(&'static str, String); 4] {
     [
+        // A zone with daylight saving, as New York has it since 2007 (tzset(3)): nothing may depend on it.
+        ("TZ", "EST5EDT,M3.2.0,M11.1.0".to_owned()),
         ("LD_PRELOAD", CLOCK.to_owned()),
         ("FAKETIME_TIMESTAMP_FILE", dir.join("etc/clock").display().to_string()),
         // Threads wait for real time.

@@ -18,7 +18,8 @@ static TURN: Mutex<()> = Mutex::new(());
 /// The saved state is made once a run, from the programs as they are now.
 static STATE: OnceLock<()> = OnceLock::new();
 
-fn project() -> &'static Path {
+/// The project's folder.
+pub fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -246,8 +247,12 @@ impl Host {
 
     /// What the portal answers to a script: status and text.
     pub fn ask(&self, user: &str, page: &str, query: &str) -> (u16, String) {
+        self.try_ask(user, page, query).unwrap_or_else(|error| panic!("{page}?{query}: {error}"))
+    }
+
+    /// The same, of a portal that may be stopped while it answers.
+    pub fn try_ask(&self, user: &str, page: &str, query: &str) -> Result<(u16, String), ureq::Error> {
         let portal = self.portal.replace("://", &format!("://{user}:{PASSWORD}@"));
-        let url = format!("{portal}/cgi-bin/user/{page}?{query}");
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .timeout_global(Some(Duration::from_secs(180)))
             .http_status_as_error(false)
@@ -255,9 +260,9 @@ impl Host {
             .proxy(None)
             .build()
             .into();
-        let mut response = agent.get(&url).call().unwrap_or_else(|error| panic!("{url}: {error}"));
+        let mut response = agent.get(format!("{portal}/cgi-bin/user/{page}?{query}")).call()?;
         let status = response.status().as_u16();
-        (status, response.body_mut().read_to_string().expect("the portal answers in UTF-8"))
+        Ok((status, response.body_mut().read_to_string()?))
     }
 
     /// Deploys a machine; returns the status, and the machine or the error as JSON.

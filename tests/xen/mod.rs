@@ -2,15 +2,16 @@
 
 pub mod check;
 mod faults;
+mod healing;
 mod helper;
 mod host;
 mod keys;
-mod kill;
-mod killed;
 mod life;
+mod mishap;
 mod networks;
 mod orders;
 mod power;
+mod reports;
 mod save;
 mod signed;
 mod two;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use vgrid::model::stage::{Order, Stage};
 
 use super::host::{Host, scenario};
-use super::kill::Victim;
+use super::mishap::Mishap;
 use super::signed::Message;
 
 const TINY: &str = "vmImage=tiny&vmMemory=96&vmPartition=1";
@@ -156,15 +156,15 @@ fn saving_that_was_interrupted_leaves_nothing_and_can_be_repeated() {
         stop(host, &id);
         let stopped = host.inventory();
         let save = format!("id={id}&name=base");
-        for victim in [Victim::Worker, Victim::Helper, Victim::Service] {
-            let killer = host.kill_at("alice_vm1", Order::Save, Stage::Pack, victim);
+        for mishap in [Mishap::Worker, Mishap::Helper, Mishap::Service] {
+            let strike = host.strike_at("alice_vm1", Order::Save, Stage::Pack, mishap);
             give(host, "save", &save);
-            killer.wait();
+            strike.wait();
             // The next request finds it.
             host.ask_node();
             let machine = host.wait_for("alice", &id, "stopped", 300);
             let reason = machine["reason"].as_str().unwrap_or_default();
-            assert!(reason.contains("interrupted"), "{victim:?}: {machine:#}\n{}", host.log());
+            assert!(reason.contains("interrupted"), "{mishap:?}: {machine:#}\n{}", host.log());
             host.must_be_as(&stopped);
         }
         give(host, "save", &save);

@@ -1,12 +1,15 @@
-"""kill_at.py MACHINE ORDER STAGE VICTIM - runs in dom0, as root.
+"""strike_at.py MACHINE ORDER STAGE MISHAP - runs in dom0, as root.
 
-Waits until the record of MACHINE (its name, for its id is not known yet) says ORDER and STAGE, then kills VICTIM:
-  worker   the worker, and only it, while the helper is at work; in a stage without a helper at once
-  helper   the helper, and only it
-  service  Apache's whole control group, as its restart does
-Prints "armed" when it begins to look, and "killed ..." when it has done so. Exit status 1: the stage went by.
+Waits until the record of MACHINE (its name, for its id is not known yet) says ORDER and STAGE and, where the stage has one, its
+helper is at work. Then MISHAP happens:
+  worker   the worker is killed, and only it
+  helper   the helper is killed, and only it
+  service  Apache's whole control group is stopped, and started again a little later
+  disk     the root file system is full until the worker is gone
+Prints "armed" when it begins to look, and "struck ..." when it is over. Exit status 1: the stage went by.
 """
 
+import errno
 import glob
 import json
 import os
@@ -17,10 +20,11 @@ import time
 
 WORKER = "/usr/lib/vgrid/vgrid-worker"
 HELPER = "/usr/lib/vgrid/vgrid-helper"
+FILLER = "/var/filler"
 # Seconds between two looks, and in all.
 PAUSE, LIMIT = 0.02, 300
 
-machine, work, stage, victim = sys.argv[1:]
+machine, work, stage, mishap = sys.argv[1:]
 
 
 def record():
@@ -54,23 +58,52 @@ def helpers(found):
             yield pid
 
 
+def fill(file):
+    """Takes all space of the root file system, root's reserve too."""
+    with open(file, "wb") as filler:
+        for size in (1 << 30, 1 << 26, 1 << 22, 1 << 18, 1 << 12):
+            while True:
+                try:
+                    os.posix_fallocate(filler.fileno(), os.fstat(filler.fileno()).st_size, size)
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    break
+
+
+def full_disk(found):
+    """Keeps the disk full until the worker is gone."""
+    try:
+        fill(FILLER)
+        end = time.monotonic() + LIMIT
+        while program(found["worker"])[0] == WORKER and time.monotonic() < end:
+            time.sleep(0.2)
+    finally:
+        os.unlink(FILLER)
+
+
 def strike(found):
-    """Kills, if the moment has come; says whom."""
+    """Strikes, if the moment has come; says whom."""
     at_work = [] if stage == "accepted" else list(helpers(found))
     if stage != "accepted" and not at_work:
         return None
-    if victim == "service":
-        subprocess.run(["systemctl", "restart", "apache2"], check=True)
+    if mishap == "service":
+        subprocess.run(["systemctl", "stop", "apache2"], check=True)
+        time.sleep(2)
+        subprocess.run(["systemctl", "start", "apache2"], check=True)
         return "the service"
+    if mishap == "disk":
+        full_disk(found)
+        return "the disk"
     pids = at_work
-    if victim == "worker":
+    if mishap == "worker":
         exe, arguments = program(found["worker"])
         if exe != WORKER or found["id"] not in arguments:
             sys.exit(f"{found['worker']} is not the worker of {machine}: {exe} {arguments}")
         pids = [found["worker"]]
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    return f"{victim} {pids}"
+    return f"{mishap} {pids}"
 
 
 print("armed", flush=True)
@@ -82,7 +115,7 @@ while time.monotonic() < end:
     if there:
         struck = strike(now)
         if struck:
-            print("killed", struck, "in", work, stage, flush=True)
+            print("struck", struck, "in", work, stage, flush=True)
             sys.exit(0)
     elif seen:
         sys.exit(f"{work} {stage} of {machine} went by: {now}")
