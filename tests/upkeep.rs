@@ -174,8 +174,8 @@ fn daylight_saving_makes_no_lease_and_no_grace_shorter_or_longer() {
         };
         (hours_until("expired"), hours_until("notDeployed"))
     });
-    // It is told at the first look after its end, and the grace begins then.
-    assert_eq!(lives, [(Some(25), Some(48)); 3]);
+    // The grace begins when its owner is told, which is an hour after it was stopped.
+    assert_eq!(lives, [(Some(24), Some(49)); 3]);
 }
 
 #[test]
