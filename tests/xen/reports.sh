@@ -9,7 +9,7 @@ place=/srv/reports
 status=$place/status
 report=$(mktemp "$place/report.XXXXXXXX")
 cat > "$report"
-word() { grep -o "\"$1\":\"[^\"]*\"" "$2" | head -n 1 | cut -d '"' -f 4; }
+word() { grep -o "\"$1\": *\"[^\"]*\"" "$2" | head -n 1 | cut -d '"' -f 4; }
 lose() { printf 'Status: 503 Service Unavailable\r\nContent-Type: text/plain\r\n\r\nlost\n'; }
 machine=$(word machine "/var/lib/vgrid/node/jobs/$(word id "$report").json")
 [ ! -e $place/open ] || machine=any
