@@ -147,15 +147,13 @@ fn ends(order: Order, mishap: Mishap) -> &'static [&'static str] {
         // It is carried on; when a helper is gone its owner hears of it first.
         (Order::Terminate, Mishap::Helper) => &["failed", "gone"],
         (Order::Terminate, _) => &["gone"],
-        (Order::Stop | Order::Start, Mishap::Disk) => &["stopped", "deployed"],
-        // It stays what it was, with the reason. A reboot is carried on. Half an image goes, and a machine that ran
-        // before runs again.
-        (Order::Stop, Mishap::Helper) | (Order::Reboot | Order::Save, Mishap::Worker | Mishap::Service) => {
-            &["deployed"]
+        (Order::Stop | Order::Start, Mishap::Disk) | (Order::Reboot, Mishap::Disk | Mishap::Helper) => {
+            &["stopped", "deployed"]
         }
-        // A stop is carried on; a start is undone, and its owner can start the machine again.
-        (Order::Stop | Order::Start, _) => &["stopped"],
-        (Order::Reboot | Order::Save, _) => &["deployed", "stopped"],
+        // A stop stays undone when its helper is gone, with the reason; a reboot is carried on.
+        (Order::Stop, Mishap::Helper) | (Order::Reboot, _) => &["deployed"],
+        // A stop is carried on; a start is undone, and its owner can start the machine again. Half an image goes.
+        (Order::Stop | Order::Start | Order::Save, _) => &["stopped"],
     }
 }
 
@@ -187,9 +185,10 @@ fn all_orders(mishap: Mishap, also: impl Fn(&Host)) {
         }
         bring_to(host, "deployed");
         also(host);
-        for order in [Order::Reboot, Order::Save, Order::Stop, Order::Start, Order::Terminate] {
+        for order in [Order::Reboot, Order::Stop, Order::Save, Order::Start, Order::Terminate] {
             for stage in stages(order, mishap) {
-                bring_to(host, if order == Order::Start { "stopped" } else { "deployed" });
+                let stopped = matches!(order, Order::Start | Order::Save);
+                bring_to(host, if stopped { "stopped" } else { "deployed" });
                 befall(host, order, stage, mishap, NAME);
             }
         }
