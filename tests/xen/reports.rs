@@ -54,9 +54,9 @@ fn wait_for_workers(host: &Host) {
     }
 }
 
-/// Sends the reports that were kept, as they came; returns what the portal answers to each.
+/// Sends the reports that were kept and put aside, as they came; returns what the portal answers to each.
 fn send_kept(host: &Host) -> Vec<String> {
-    let send = "cd /srv/reports/kept; for report in $(ls -tr | grep -v environment); do \
+    let send = "cd /srv/reports/late; for report in $(ls -tr | grep -v environment); do \
                 (. ./$report.environment; /srv/reports/status < $report) | tr -d '\\r\\n'; echo; \
                 rm $report $report.environment; done";
     let said = host.sh(&format!("runuser -u www-data -- dash -c {}", quote(send)));
@@ -67,7 +67,7 @@ fn send_kept(host: &Host) -> Vec<String> {
 fn reports_lost_twice_and_late_with_each_order() {
     scenario("reports", |host| {
         let before = host.inventory();
-        host.sh("install -d -o www-data -g www-data /srv/reports /srv/reports/kept");
+        host.sh("install -d -o www-data -g www-data /srv/reports /srv/reports/kept /srv/reports/late");
         host.put(&super::host::project().join("tests/xen/reports.sh"), "/srv/reports/reports.sh");
         host.sh(&format!(
             "mv {PROGRAM} /srv/reports/status; install -m 755 /srv/reports/reports.sh {PROGRAM}"
@@ -75,7 +75,7 @@ fn reports_lost_twice_and_late_with_each_order() {
         for order in [Order::Deploy, Order::Stop, Order::Save, Order::Start, Order::Reboot, Order::Terminate]
         {
             let (meanwhile, end) = states(order);
-            host.sh("rm -f /srv/reports/open");
+            host.sh("cd /srv/reports; rm -f open; find kept -type f -exec mv -t late {} +");
             for name in ALL {
                 give(host, order, name);
             }
