@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::pages::well_made;
 use crate::roles::{ELSEWHERE, token};
 use crate::support::http::Answer;
-use crate::support::node::{Conduct, nothing, with_machines};
+use crate::support::node::{Conduct, Received, nothing, with_machines};
 use crate::support::portal::{Portal, Setup, state_of, with_query};
 use vgrid::model::fault::Fault;
 use vgrid::model::names::VmId;
@@ -517,7 +517,7 @@ fn what_is_unknown_on_hosts_has_a_button_each_and_goes_as_what_it_is() {
     let form = [&naming("image", "alice_web", "html")[..], &[("token", &token)]].concat();
     let sent = portal.post("admin", "admin", &form).like_a_browser().send().expect(303);
     assert_eq!(sent.header("location"), Some("admin#unknown-title"));
-    let discarded: Vec<Value> = portal.nodes.orders("discard").iter().map(|order| order.json()).collect();
+    let discarded: Vec<Value> = portal.nodes.orders("discard").iter().map(Received::json).collect();
     let expected =
         [json!({"domain": {"name": "somebody", "number": 7}}), json!({"volume": {"name": "xen-root-old"}})];
     assert_eq!(discarded, expected);
@@ -531,7 +531,7 @@ fn what_is_unknown_on_hosts_has_a_button_each_and_goes_as_what_it_is() {
     let form = [&naming("record", OF_DAVE, "html")[..], &[("token", &token)]].concat();
     portal.post("admin", "admin", &form).like_a_browser().send().expect(303);
     portal.get("admin", "admin").send().expect(200).says("admin has ordered its removal").says("under way");
-    let ended: Vec<Value> = portal.nodes.orders("terminate").iter().map(|order| order.json()).collect();
+    let ended: Vec<Value> = portal.nodes.orders("terminate").iter().map(Received::json).collect();
     let expected = [
         json!({"id": OF_CAROL, "user": "carol", "virtual_host": "vm9"}),
         json!({"id": OF_DAVE, "user": "dave", "virtual_host": "vm8"}),

@@ -13,4 +13,5 @@ mod orders;
 mod power;
 mod save;
 mod signed;
+mod strangers;
 mod two;

@@ -75,9 +75,7 @@ impl Host {
         let mut all = Vec::new();
         for entry in std::fs::read_dir(&dir).map_err(|error| unread(&dir, &error))? {
             let path = entry.map_err(|error| unread(&dir, &error))?.path();
-            if let Some(id) = made_for(&path).map_err(|error| unread(&path, &error))? {
-                all.push(Made { path, id });
-            }
+            all.extend(Made::read(&path).map_err(|error| unread(&path, &error))?);
         }
         Ok(all)
     }
@@ -91,6 +89,28 @@ struct Made {
 }
 
 impl Made {
+    /// The configuration in a file, if it begins as those do that vGrid made. A link, or what is no file, is none.
+    fn read(path: &Path) -> io::Result<Option<Self>> {
+        let beginning = || {
+            let mut bytes = Vec::new();
+            if std::fs::symlink_metadata(path)?.is_file() {
+                let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)?;
+                file.take(200).read_to_end(&mut bytes)?;
+            }
+            Ok::<_, io::Error>(bytes)
+        };
+        let bytes = match beginning() {
+            // Removed since the folder was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let text = String::from_utf8_lossy(&bytes);
+        Ok(text.strip_prefix(HEADER).map(|rest| Self {
+            path: path.to_owned(),
+            id: rest.split_whitespace().next().and_then(|id| id.parse().ok()),
+        }))
+    }
+
     /// Whether it is the configuration of the machine of that name, be it installed or put aside.
     fn names(&self, machine: &str) -> bool {
         let installed = PathBuf::from(format!("{machine}.cfg"));
@@ -103,27 +123,6 @@ impl Made {
         let same = |id: VmId| domain.uuid.is_some_and(|uuid| uuid.hyphenated().to_string() == id.to_string());
         self.names(&domain.name) || self.id.is_some_and(same)
     }
-}
-
-/// Whether a file begins as configurations do that vGrid made; then for which machine, if that can be read. A link, or
-/// what is no file, is none.
-fn made_for(path: &Path) -> io::Result<Option<Option<VmId>>> {
-    let read = || {
-        let mut line = Vec::new();
-        if std::fs::symlink_metadata(path)?.is_file() {
-            let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)?;
-            file.take(200).read_to_end(&mut line)?;
-        }
-        Ok::<_, io::Error>(line)
-    };
-    let line = match read() {
-        // Removed since the folder was listed.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    let line = String::from_utf8_lossy(&line);
-    let rest = line.strip_prefix(HEADER);
-    Ok(rest.map(|rest| rest.split_whitespace().next().and_then(|id| id.parse().ok())))
 }
 
 /// Says why a volume must stay, if it must.
@@ -216,10 +215,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let id = VmId::generate();
         let put = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
-        let made = |name: &str| {
-            let path = dir.path().join(name);
-            made_for(&path).unwrap().map(|id| Made { path, id })
-        };
+        let made = |name: &str| Made::read(&dir.path().join(name)).unwrap();
         put("alice_vm1.cfg", &format!("{HEADER}{id} - made and removed by vGrid\nname = 'x'\n"));
         put(".bob_vm2.cfg.stopped", &format!("{HEADER}changed by hand"));
         put("other.cfg", "name = 'other'\n");
@@ -231,8 +227,20 @@ mod tests {
         assert!(alice.is_of(&Listed { uuid, ..listed("renamed", 3) }));
         assert!(made(".bob_vm2.cfg.stopped").unwrap().names("bob_vm2"));
         assert!(made("other.cfg").is_none() && made("link.cfg").is_none());
-        assert!(made_for(dir.path()).unwrap().is_none(), "a folder is none");
+        assert!(made("").is_none(), "a folder is none");
         assert!(made("gone.cfg").is_none());
+    }
+
+    #[test]
+    fn nothing_is_even_looked_at_unless_root_has_allowed_it() {
+        let dir = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/etc"));
+        let host = Host { config: crate::config::Node::load(&dir).unwrap(), dir };
+        for refused in [
+            host.discard_volume(&"xen-root-old".parse().unwrap()),
+            host.discard_domain(&"somebody".parse().unwrap(), 3),
+        ] {
+            assert_eq!(refused.unwrap_err().fault, Some(Fault::StrangersProtected));
+        }
     }
 
     /// A toolstack with one domain, which is destroyed at the third try.
