@@ -1,12 +1,19 @@
 //! What administrators see of the whole, and what they close and open.
 
-use serde_json::Value;
+use std::net::Ipv4Addr;
+
+use serde_json::{Value, json};
 
 use crate::pages::well_made;
+use crate::roles::{ELSEWHERE, token};
 use crate::support::http::Answer;
-use crate::support::portal::{Portal, Setup, state_of};
+use crate::support::node::{Conduct, Received, nothing, with_machines};
+use crate::support::portal::{Portal, Setup, state_of, with_query};
+use vgrid::model::fault::Fault;
+use vgrid::model::names::VmId;
+use vgrid::model::size::Amount;
 use vgrid::model::stage::Order;
-use vgrid::model::wire::News;
+use vgrid::model::wire::{Domain, News, NodeInfo, SavedFile, Volume};
 use vgrid::server::registry::host::Contact;
 use vgrid::server::registry::mail::Letter;
 use vgrid::server::registry::stray::{Stray, StrayKind};
@@ -258,8 +265,28 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() {
             400,
             "portal, host or name",
         ),
-        (&[("do", "remove"), ("kind", "portal")], 400, "close or open"),
-        (&[("kind", "portal"), ("reason", "x")], 400, "close or open"),
+        (&[("do", "destroy"), ("kind", "portal")], 400, "close, open or remove"),
+        (&[("kind", "portal"), ("reason", "x")], 400, "close, open or remove"),
+        (
+            &[("do", "close"), ("kind", "host"), ("host", "localhost"), ("reason", "x")],
+            400,
+            "The field host goes with do=remove",
+        ),
+        (&[("do", "remove"), ("kind", "portal")], 400, "domain, volume, record or image"),
+        (&[("do", "remove"), ("name", "x"), ("host", "localhost")], 400, "domain, volume, record or image"),
+        (&[("do", "remove"), ("kind", "domain"), ("host", "localhost")], 400, "name is missing"),
+        (&[("do", "remove"), ("kind", "domain"), ("name", "x")], 400, "host is missing"),
+        (&[("do", "remove"), ("kind", "domain"), ("name", "x"), ("host", "a/b")], 400, "must not contain"),
+        (
+            &[("do", "remove"), ("kind", "domain"), ("name", "x"), ("host", "localhost")],
+            404,
+            "Look at the page again",
+        ),
+        (
+            &[("do", "remove"), ("kind", "volume"), ("name", "xen-root-x"), ("host", "node77")],
+            404,
+            "Look at the page again",
+        ),
         (&[("do", "close"), ("what", "portal")], 400, "There is no field"),
     ] {
         for form in ["html", "json", "text"] {
@@ -401,4 +428,258 @@ fn what_has_left_the_pool_can_still_be_opened() {
     assert!(names.as_array().is_some_and(|names| names.iter().all(|name| name["name"] != "vm6")), "{names}");
     // Who has a machine there is not without it.
     assert_eq!(seen(&portal)["hosts"].as_array().map(Vec::len), Some(2));
+}
+
+/// A machine that no portal knows, of which a host has a volume; and one of which it has a record.
+const OF_CAROL: &str = "01936f5e-8c3e-7a37-a6b3-1f3c1f7c9f01";
+const OF_DAVE: &str = "01936f5e-8c3e-7a37-a6b3-1f3c1f7c9f02";
+
+/// A host with one of each that is unknown, and a domain whose name is none to give orders about.
+fn with_strangers() -> NodeInfo {
+    let mut info = with_machines(&[(OF_DAVE, "dave_vm8")]);
+    info.domains.clear();
+    let (memory, state) = (Amount::from_mib(96), "-b----".to_owned());
+    for (name, id) in [("Domain-0", 0), ("somebody", 7), ("o'dd", 8)] {
+        info.domains.push(Domain { name: name.to_owned(), id, memory, state: state.clone() });
+    }
+    let volume = |name: &str, machine: Option<VmId>| Volume {
+        name: name.to_owned(),
+        size: Amount::from_mib(8),
+        machine,
+        open: false,
+    };
+    info.volumes.push(volume("root", None));
+    info.volumes.push(volume("xen-root-old", None));
+    info.volumes.push(volume("xen-root-carol_vm9", OF_CAROL.parse().ok()));
+    info.saved.push(SavedFile { stem: "alice_web".to_owned(), bytes: 7 });
+    info
+}
+
+/// A portal whose upkeep has found them.
+fn portal_with_strangers() -> Portal {
+    let portal = Portal::start();
+    portal.get("admin", "deploy").send().expect(200);
+    portal.nodes.has(Ipv4Addr::LOCALHOST, with_strangers());
+    portal.upkeep(&[]);
+    assert_eq!(strangers(&portal).len(), 6);
+    portal
+}
+
+/// What is unknown on hosts: kind, name, and whether its removal is under way.
+fn strangers(portal: &Portal) -> Vec<(String, String, bool)> {
+    let text = |one: &Value, key: &str| one[key].as_str().expect("a text").to_owned();
+    let page = seen(portal);
+    let all = page["unknown"].as_array().expect("what is unknown");
+    all.iter().map(|one| (text(one, "kind"), text(one, "name"), !one["ordered"].is_null())).collect()
+}
+
+fn naming<'a>(kind: &'a str, name: &'a str, format: &'a str) -> [(&'static str, &'a str); 5] {
+    [("do", "remove"), ("kind", kind), ("host", "localhost"), ("name", name), ("format", format)]
+}
+
+fn remove(portal: &Portal, kind: &str, name: &str) -> Answer {
+    portal.post("admin", "admin", &naming(kind, name, "json")).send()
+}
+
+/// The history of the host, the oldest first: what, and more about it.
+fn told(portal: &Portal) -> Vec<(String, String)> {
+    let json = portal.get("admin", "history?format=json&about=localhost").send().expect(200).json();
+    let text = |event: &Value, key: &str| event[key].as_str().expect("words").to_owned();
+    let events = json["events"].as_array().expect("events").iter().rev();
+    events
+        .map(|event| {
+            assert_eq!(event["who"], "admin", "{event}");
+            (text(event, "what"), text(event, "detail"))
+        })
+        .collect()
+}
+
+#[test]
+fn what_is_unknown_on_hosts_has_a_button_each_and_goes_as_what_it_is() {
+    let portal = portal_with_strangers();
+    let page = portal.get("admin", "admin").send().expect(200);
+    well_made(&page);
+    let text = page.text();
+    assert_eq!(text.matches("value=\"remove\" class=\"danger\"").count(), 5, "o'dd has none: {text}");
+    assert_eq!(text.matches("<summary>Remove…").count(), 5, "{text}");
+    let token = token(&page);
+    page.says("Remove domain somebody").says("xl destroy somebody").says("Its disks stay");
+    assert!(portal.nodes.received().iter().all(|one| one.program() == "info"), "upkeep only looks");
+
+    // In all forms; what stands in the list is what the node has not said to be gone.
+    remove(&portal, "domain", "somebody").expect(200);
+    let left = portal.get("admin", &with_query("admin", &naming("volume", "xen-root-old", "text")));
+    let left = left.send().expect(200).text();
+    assert!(
+        left.contains("unknown\tlocalhost\tvolume\txen-root-carol_vm9") && !left.contains("-old"),
+        "{left}"
+    );
+    let form = [&naming("image", "alice_web", "html")[..], &[("token", &token)]].concat();
+    let sent = portal.post("admin", "admin", &form).like_a_browser().send().expect(303);
+    assert_eq!(sent.header("location"), Some("admin#unknown-title"));
+    let discarded: Vec<Value> = portal.nodes.orders("discard").iter().map(Received::json).collect();
+    let expected =
+        [json!({"domain": {"name": "somebody", "number": 7}}), json!({"volume": {"name": "xen-root-old"}})];
+    assert_eq!(discarded, expected);
+    let image = portal.nodes.orders("image");
+    assert_eq!(image.len(), 1);
+    assert_eq!(image[0].json(), json!({"image": {"owner": "alice", "name": "web"}, "act": "delete"}));
+
+    // A node removes a machine in its own time.
+    let page = remove(&portal, "volume", "xen-root-carol_vm9").expect(202).json();
+    assert_eq!(page["unknown"][2]["ordered"]["who"], "admin", "{page}");
+    let form = [&naming("record", OF_DAVE, "html")[..], &[("token", &token)]].concat();
+    portal.post("admin", "admin", &form).like_a_browser().send().expect(303);
+    portal.get("admin", "admin").send().expect(200).says("admin has ordered its removal").says("under way");
+    let ended: Vec<Value> = portal.nodes.orders("terminate").iter().map(Received::json).collect();
+    let expected = [
+        json!({"id": OF_CAROL, "user": "carol", "virtual_host": "vm9"}),
+        json!({"id": OF_DAVE, "user": "dave", "virtual_host": "vm8"}),
+    ];
+    assert_eq!(ended, expected);
+    assert!(portal.nodes.received().iter().all(|one| one.signed));
+    let there = |kind: &str, name: &str, ordered| (kind.to_owned(), name.to_owned(), ordered);
+    assert_eq!(
+        strangers(&portal),
+        [
+            there("domain", "o'dd", false),
+            there("record", OF_DAVE, true),
+            there("volume", "xen-root-carol_vm9", true),
+        ]
+    );
+    let line = |what: &str, detail: &str| (what.to_owned(), detail.to_owned());
+    assert_eq!(
+        told(&portal),
+        [
+            line("stray removal ordered", "domain somebody"),
+            line("stray removed", "domain somebody"),
+            line("stray removal ordered", "volume xen-root-old"),
+            line("stray removed", "volume xen-root-old"),
+            line("stray removal ordered", "image alice_web"),
+            line("stray removed", "image alice_web"),
+            line("stray removal ordered", "volume xen-root-carol_vm9"),
+            line("stray removal ordered", &format!("record {OF_DAVE}")),
+        ]
+    );
+    if let Some(log) = portal.own_log() {
+        assert!(log.contains("event=stray-removed") && log.contains("domain somebody"), "{log}");
+    }
+    // The host tells a server that has never heard of them, and need not tell it again.
+    portal.report(OF_CAROL, Order::Terminate, 3, News::Done).expect(200);
+    portal.nodes.has(Ipv4Addr::LOCALHOST, nothing());
+    portal.upkeep(&[]);
+    assert!(strangers(&portal).is_empty());
+    portal.assert_no_panic();
+}
+
+#[test]
+fn nobody_but_an_administrator_removes_anything_and_no_other_site() {
+    let portal = portal_with_strangers();
+    let asked = portal.nodes.received().len();
+    for format in ["html", "json", "text"] {
+        let fields = naming("domain", "somebody", format);
+        portal.post("alice", "admin", &fields).send().expect(403).says("Only administrators");
+        portal.get("alice", &with_query("admin", &fields)).send().expect(403);
+        for (header, value) in ELSEWHERE {
+            let ask = portal.post("admin", "admin", &fields).header(header, value);
+            ask.send().expect(403).says("another site");
+            portal.get("admin", &with_query("admin", &fields)).header(header, value).send().expect(403);
+        }
+    }
+    // A browser's GET shows the page, and its form needs the token.
+    let query = with_query("admin", &naming("domain", "somebody", "html"));
+    portal
+        .get("admin", &query)
+        .header("Accept", "text/html")
+        .send()
+        .expect(200)
+        .says("Remove domain somebody");
+    let form = naming("domain", "somebody", "html");
+    portal.post("admin", "admin", &form).like_a_browser().send().expect(403).says("too old");
+    assert_eq!(portal.nodes.received().len(), asked, "a node was asked something");
+    assert_eq!(strangers(&portal).len(), 6);
+    portal.assert_no_panic();
+}
+
+#[test]
+fn what_is_not_a_stranger_any_more_is_left_alone() {
+    let portal = portal_with_strangers();
+    for (kind, name) in
+        [("domain", "nobody"), ("volume", "root"), ("volume", "somebody"), ("domain", "Domain-0")]
+    {
+        remove(&portal, kind, name).expect(404).says("Look at the page again");
+    }
+    remove(&portal, "domain", "o'dd").expect(409).says("must not contain").says("Type the command");
+    // A record that has appeared since upkeep looked, of the machine that the domain is.
+    let mut info = with_strangers();
+    info.domains[1].name = "dave_vm8".to_owned();
+    portal.nodes.has(Ipv4Addr::LOCALHOST, info.clone());
+    portal.upkeep(&[]);
+    remove(&portal, "domain", "dave_vm8").expect(409).says(&format!("the record {OF_DAVE}"));
+    // Gone.
+    info.domains.clear();
+    info.volumes.clear();
+    portal.nodes.has(Ipv4Addr::LOCALHOST, info);
+    remove(&portal, "domain", "dave_vm8").expect(409).says("it is gone, or belongs to the portal by now");
+    remove(&portal, "volume", "xen-root-old").expect(409);
+    // The portal's by now: a machine that was ordered after upkeep had looked.
+    let id = portal.deploy("alice", &[("physicalHost", "localhost")]);
+    let mut info = with_machines(&[(&id, "alice_vm1")]);
+    info.volumes.push(Volume {
+        name: "xen-root-alice_vm1".to_owned(),
+        size: Amount::from_mib(8),
+        machine: None,
+        open: true,
+    });
+    portal.nodes.has(Ipv4Addr::LOCALHOST, info);
+    enter(&portal, |writer| {
+        let stray = |kind, name: &str| Stray { kind, name: name.to_owned(), detail: String::new() };
+        let seen = [
+            stray(StrayKind::Record, &id),
+            stray(StrayKind::Domain, "alice_vm1"),
+            stray(StrayKind::Volume, "xen-root-alice_vm1"),
+        ];
+        writer.keep_strays(&"localhost".parse().expect("a host"), &seen, clock::now()).map(drop)
+    });
+    for (kind, name, why) in [
+        ("record", id.as_str(), "belongs to the portal by now"),
+        ("domain", "alice_vm1", "belongs to the portal by now"),
+        ("volume", "xen-root-alice_vm1", "its name is of vm1, which is the portal's"),
+    ] {
+        remove(&portal, kind, name).expect(409).says(why);
+    }
+    for program in ["discard", "terminate", "image"] {
+        assert!(portal.nodes.orders(program).is_empty(), "a node was told to {program}");
+    }
+    assert_eq!(told(&portal).len(), 0, "nothing was ordered");
+    portal.assert_no_panic();
+}
+
+#[test]
+fn a_host_that_does_not_remove_something_says_why() {
+    let portal = portal_with_strangers();
+    let refuse = |fault| portal.nodes.conduct(Conduct::RefuseTo("discard", fault));
+    refuse(Fault::StrangersProtected);
+    let refused = remove(&portal, "volume", "xen-root-old").expect(409);
+    refused
+        .says("was not removed")
+        .says("removeStrangers = true")
+        .says("lvremove --select lv_name=xen-root-old");
+    let why = "the volume xen-root-old is <in> use".to_owned();
+    refuse(Fault::StrangerKept { why });
+    let fields = naming("volume", "xen-root-old", "html");
+    let page = portal.post("admin", "admin", &fields).send().expect(409);
+    well_made(&page);
+    page.says("is &lt;in&gt; use");
+    portal.nodes.conduct(Conduct::Close);
+    remove(&portal, "domain", "somebody").expect(502).says("was not removed");
+    assert_eq!(strangers(&portal).len(), 6);
+    assert!(strangers(&portal).iter().all(|(_, _, ordered)| !ordered), "none is under way");
+    let told = told(&portal);
+    assert_eq!(told.len(), 4, "{told:?}");
+    assert!(
+        told[1].0 == "stray removal failed" && told[1].1.starts_with("volume xen-root-old: This host lets"),
+        "{told:?}"
+    );
+    portal.assert_no_panic();
 }

@@ -160,6 +160,18 @@ fn every_tool_has_one_place() {
 }
 
 #[test]
+fn strangers_are_removed_at_an_administrator_s_word_alone() {
+    let callers = |words: &[&str]| -> Vec<String> {
+        let mut files = code_below("src/server");
+        files.extend(code_below("bin"));
+        files.retain(|_, code| words.iter().any(|word| code.contains(word)));
+        files.into_keys().collect()
+    };
+    assert_eq!(callers(&["strangers::remove", "strangers::*"]), ["src/server/admin.rs"]);
+    assert_eq!(callers(&[".discard("]), ["src/server/strangers.rs"]);
+}
+
+#[test]
 fn programs_hold_no_logic() {
     for (file, code) in code_below("bin") {
         if file.starts_with("bin/user/") || file.starts_with("bin/internal/") || file.starts_with("bin/node/")

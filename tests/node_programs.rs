@@ -2,11 +2,12 @@
 //! needs a real Xen host and is tested there.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use vgrid::model::names::VmId;
+use vgrid::model::names::{MachineName, VmId};
 use vgrid::model::sign::{self, Key, SIGNATURE_HEADER, Signed, TIME_HEADER};
+use vgrid::model::wire::MachineOrder;
 use vgrid::node::host::{HostState, Machines, Storage};
 use vgrid::node::hypervisor::Memory;
 use vgrid::node::jobs::Record;
@@ -20,9 +21,18 @@ const DEPLOY: &str = "/cgi-bin/node/deploy";
 const TERMINATE: &str = "/cgi-bin/node/terminate";
 const SAVE: &str = "/cgi-bin/node/save";
 const IMAGE: &str = "/cgi-bin/node/image";
+const DISCARD: &str = "/cgi-bin/node/discard";
 /// All that take orders.
-const ORDERS: [&str; 7] =
-    [DEPLOY, TERMINATE, SAVE, IMAGE, "/cgi-bin/node/stop", "/cgi-bin/node/start", "/cgi-bin/node/reboot"];
+const ORDERS: [&str; 8] = [
+    DEPLOY,
+    TERMINATE,
+    SAVE,
+    IMAGE,
+    DISCARD,
+    "/cgi-bin/node/stop",
+    "/cgi-bin/node/start",
+    "/cgi-bin/node/reboot",
+];
 
 fn signed_get(portal: &Portal, path: &str, key: &Key) -> Ask {
     let time = clock::now();
@@ -261,6 +271,62 @@ fn saved_images_are_renamed_and_deleted_and_the_administrator_s_are_not() {
     portal.assert_no_panic();
 }
 
+/// Puts a record of a machine with which nothing is being done, and gives back its file and what is in it.
+fn put_record(portal: &Portal, machine: &Value) -> (PathBuf, Vec<u8>) {
+    let order: MachineOrder = serde_json::from_value(machine.clone()).expect("an order");
+    let name = MachineName::new(&order.user, &order.virtual_host).expect("a machine's name");
+    let mut record = Record::unknown(&order, name, "r".parse().expect("an id"), clock::now());
+    (record.done, record.told) = (true, true);
+    let jobs = portal.path("var/node/jobs");
+    fs::create_dir_all(&jobs).expect("a folder for records");
+    hand_over(&jobs);
+    let file = jobs.join(format!("{}.json", order.id));
+    let json = serde_json::to_vec(&record).expect("JSON");
+    fs::write(&file, &json).expect("a record");
+    hand_over(&file);
+    (file, json)
+}
+
+#[test]
+fn what_a_record_is_about_is_no_stranger_and_nothing_goes_without_the_helper() {
+    let portal = node_with_images();
+    let id = VmId::generate().to_string();
+    put_record(&portal, &json!({"id": id, "user": "alice", "virtual_host": "vm1"}));
+    let volume = |name: &str| json!({"volume": {"name": name}});
+    let domain = |name: &str, number: i64| json!({"domain": {"name": name, "number": number}});
+    for ours in [volume("xen-root-alice_vm1"), volume("xen-swap-alice_vm1"), domain("alice_vm1", 3)] {
+        let answer = give(&portal, DISCARD, &ours).expect(409);
+        assert_eq!(answer.json()["fault"]["code"], "stranger-kept", "{ours}: {answer}");
+        answer.says("a record of the machine alice_vm1");
+    }
+    // The helper is not there, or sudo does not let it run.
+    for stranger in [volume("xen-root-bob_vm2"), domain("bob_vm2", 3)] {
+        let answer = give(&portal, DISCARD, &stranger).expect(503);
+        assert_eq!(answer.json()["fault"]["code"], "privilege-refused", "{stranger}: {answer}");
+    }
+    for bad in [
+        volume("root"),
+        volume("xen-root-"),
+        volume("vg1/xen-root-x"),
+        volume("xen-root-x -f"),
+        volume("--select=all"),
+        json!({"volume": {"name": "xen-root-x", "force": true}}),
+        json!({"volume": "xen-root-x"}),
+        json!({"volume": {"name": "xen-root-x"}, "domain": {"name": "a", "number": 1}}),
+        json!("volume"),
+        json!({"image": {"name": "x"}}),
+        domain("7", 7),
+        domain("Domain-0", 0),
+        domain("(null)", 7),
+        domain("a b", 7),
+        domain("a", -1),
+        json!({"domain": {"name": "a"}}),
+    ] {
+        give(&portal, DISCARD, &bad).expect(400);
+    }
+    portal.assert_no_panic();
+}
+
 #[test]
 fn a_disk_is_saved_under_a_name_that_is_free_and_of_a_machine_that_is_there() {
     let portal = node_with_images();
@@ -273,23 +339,14 @@ fn a_disk_is_saved_under_a_name_that_is_free_and_of_a_machine_that_is_there() {
     };
     assert_eq!(code(&save("mine")), "machine-missing");
 
-    let order = serde_json::from_value(machine.clone()).expect("an order");
-    let name = "alice_vm1".parse().expect("a machine's name");
-    let mut record = Record::unknown(&order, name, "r".parse().expect("an id"), clock::now());
-    (record.done, record.told) = (true, true);
-    let jobs = portal.path("var/node/jobs");
-    fs::create_dir_all(&jobs).expect("a folder for records");
-    hand_over(&jobs);
-    let file = jobs.join(format!("{id}.json"));
-    fs::write(&file, serde_json::to_vec(&record).expect("JSON")).expect("a record");
-    hand_over(&file);
+    let (file, record) = put_record(&portal, &machine);
     put_image(&portal, "alice_one.tar.zst");
     for name in ["one", "base"] {
         let answer = save(name);
         assert_eq!(code(&answer), "image-exists");
         answer.says(&format!("\"name\":\"{name}\""));
     }
-    assert_eq!(fs::read(&file).expect("the record"), serde_json::to_vec(&record).expect("JSON"));
+    assert_eq!(fs::read(&file).expect("the record"), record);
     save("a_b").expect(400);
     portal.assert_no_panic();
 }

@@ -132,6 +132,11 @@ fn a_machine_that_nobody_knows_is_to_be_abandoned() {
     for news in [News::Done, progress(Stage::Unpack, 3)] {
         assert_eq!(verdict(portal.report(&unknown, Order::Deploy, 1, news)), "abandon");
     }
+    // An administrator had it removed as something unknown: its host is heard, and need not tell it again.
+    let fault = Fault::RemovalFailed { detail: "in use".to_owned() };
+    for news in [progress(Stage::Remove, 0), News::Failed { fault }, News::Done] {
+        assert_eq!(verdict(portal.report(&unknown, Order::Terminate, 1, news)), "abandon");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::support::portal::{Portal, id_of, password, state_of};
 
 /// The token of the form on a page.
 #[track_caller]
-fn token(page: &Answer) -> String {
+pub fn token(page: &Answer) -> String {
     let text = page.text();
     let value = text.split("name=\"token\" value=\"").nth(1).and_then(|rest| rest.split('"').next());
     value.unwrap_or_else(|| panic!("no token on {page}")).to_owned()
@@ -98,7 +98,7 @@ fn an_administrator_is_whom_the_file_names_and_nobody_like_them() {
 }
 
 /// What shows that a browser was led here from elsewhere.
-const ELSEWHERE: [(&str, &str); 7] = [
+pub const ELSEWHERE: [(&str, &str); 7] = [
     ("Sec-Fetch-Site", "cross-site"),
     ("Sec-Fetch-Site", "same-site"),
     ("Origin", "http://evil.example"),

@@ -91,13 +91,15 @@ pub static NODE_REBOOT: Endpoint = endpoint("node/reboot", Role::Server, MESSAGE
 pub static NODE_SAVE: Endpoint = endpoint("node/save", Role::Server, MESSAGE, true, 64 << 10);
 /// `node/image`.
 pub static NODE_IMAGE: Endpoint = endpoint("node/image", Role::Server, MESSAGE, true, 64 << 10);
+/// `node/discard`.
+pub static NODE_DISCARD: Endpoint = endpoint("node/discard", Role::Server, MESSAGE, true, 64 << 10);
 /// `node/info`.
 pub static NODE_INFO: Endpoint = endpoint("node/info", Role::Server, READ, false, 0);
 /// `node/console`.
 pub static NODE_CONSOLE: Endpoint = endpoint("node/console", Role::Server, READ, false, 0);
 
 /// All endpoints.
-pub static ENDPOINTS: [&Endpoint; 23] = [
+pub static ENDPOINTS: [&Endpoint; 24] = [
     &USER_LIST,
     &USER_DEPLOY,
     &USER_SHOW,
@@ -119,6 +121,7 @@ pub static ENDPOINTS: [&Endpoint; 23] = [
     &NODE_REBOOT,
     &NODE_SAVE,
     &NODE_IMAGE,
+    &NODE_DISCARD,
     &NODE_INFO,
     &NODE_CONSOLE,
 ];

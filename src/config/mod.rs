@@ -718,6 +718,9 @@ pub struct NodeGeneral {
     /// Seconds that a machine has to shut down by itself before it is forced.
     #[serde(default = "default_shutdown_timeout")]
     shutdown_timeout: u16,
+    /// Whether the helper may remove domains and volumes that vGrid did not make.
+    #[serde(default)]
+    pub remove_strangers: bool,
     /// The folder of the machines' templates.
     #[serde(default = "default_vm_templates")]
     pub template_directory: PathBuf,
@@ -1003,6 +1006,7 @@ mod tests {
         assert_eq!((tiny.swap.get(), tiny.make_filesystem.len()), (64, 3));
         assert_eq!(node.image_files().collect::<Vec<_>>(), [Path::new("/img/tiny.tar.gz")]);
         assert_eq!(node.general.saved_images, Compression::Gzip);
+        assert!(!node.general.remove_strangers, "nobody has allowed it");
         assert_eq!(node.image(&"other".parse().unwrap()).unwrap_err().section, "VMImageFiles");
         assert_eq!(node.server_url("status"), "http://s/cgi-bin/internal/status");
     }

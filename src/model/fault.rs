@@ -217,6 +217,20 @@ pub enum Fault {
         "Saving the disk was interrupted (killed, or the host was restarted). Nothing of the machine is lost; save it again."
     )]
     SaveInterrupted,
+    /// Root has not allowed vGrid to remove what it did not make.
+    #[error(
+        "This host lets vGrid remove only what vGrid made. Set removeStrangers = true under [General] of its node.cfg, or type the command there, as root."
+    )]
+    StrangersProtected,
+    /// What was to be removed as a stranger is none, or can't be removed.
+    #[error(
+        "It was left alone: {why}. Look again after the next upkeep, or type the command there, as root."
+    )]
+    StrangerKept {
+        /// What speaks against it.
+        #[serde(deserialize_with = "cleaned")]
+        why: String,
+    },
     /// A program took too long.
     #[error("{what} did not end within {seconds} s and was stopped. Try again, or tell an administrator.")]
     TimedOut {

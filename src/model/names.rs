@@ -7,7 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -41,6 +41,12 @@ pub enum NameFault {
     /// Not a UUID of version 7.
     #[error("is not the id of a machine")]
     NotAnId,
+    /// Neither of [`VOLUME_PREFIXES`].
+    #[error("does not begin with xen-root- or xen-swap-")]
+    BadPrefix,
+    /// Only digits, or a name that Xen has for something else.
+    #[error("is a number, or a name that is no machine's")]
+    NotADomain,
 }
 
 fn describe(c: char) -> String {
@@ -136,6 +142,12 @@ impl UserName {
     fn in_volume_name(&self) -> String {
         const SET: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
         utf8_percent_encode(&self.canonical(), &SET).to_string().replace('%', "+")
+    }
+
+    /// The canonical name that becomes this part of a volume's name.
+    fn from_volume_name(part: &str) -> Option<Self> {
+        let decoded: Vec<u8> = percent_decode_str(&part.replace('+', "%")).collect();
+        Self::from_bytes(&decoded).ok().filter(|user| user.in_volume_name() == part)
     }
 }
 
@@ -274,6 +286,12 @@ impl SavedImage {
     pub fn stem(&self) -> String {
         format!("{}_{}", self.owner.in_volume_name(), self.name)
     }
+
+    /// The image with that [`stem`](Self::stem), under its owner's canonical name; `None` if no image has it.
+    pub fn from_stem(stem: &str) -> Option<Self> {
+        let (owner, name) = stem.rsplit_once('_')?;
+        Some(Self { owner: UserName::from_volume_name(owner)?, name: name.parse().ok()? })
+    }
 }
 
 /// What its owner calls a machine: up to 64 characters of any visible Unicode; may be empty.
@@ -354,6 +372,13 @@ impl MachineName {
     pub fn new(user: &UserName, host: &VirtualHost) -> Result<Self, NameFault> {
         format!("{}_{host}", user.in_volume_name()).parse()
     }
+
+    /// The user, by the canonical name, and the host that it was made of; `None` if [`new`](Self::new) makes no such
+    /// name.
+    pub fn parts(&self) -> Option<(UserName, VirtualHost)> {
+        let (user, host) = self.0.rsplit_once('_')?;
+        Some((UserName::from_volume_name(user)?, host.parse().ok()?))
+    }
 }
 
 impl FromStr for MachineName {
@@ -370,6 +395,66 @@ impl FromStr for MachineName {
             Some(word) => Err(NameFault::Reserved(word)),
             None => Ok(Self(text.to_owned())),
         }
+    }
+}
+
+/// What the names of machines' volumes begin with.
+pub const VOLUME_PREFIXES: [&str; 2] = ["xen-root-", "xen-swap-"];
+
+/// The name of a volume that looks like a machine's and that vGrid may not have made: one of [`VOLUME_PREFIXES`] and
+/// something after it, in LVM's characters (lvm(8)), at most 100 in all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct StrangerVolume(String);
+
+string_name!(StrangerVolume);
+
+impl StrangerVolume {
+    /// The machine whose volume it would be; `None` if no machine has such a name.
+    pub fn machine(&self) -> Option<MachineName> {
+        VOLUME_PREFIXES.iter().find_map(|prefix| self.0.strip_prefix(prefix)?.parse().ok())
+    }
+}
+
+impl FromStr for StrangerVolume {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        check_length(text, 100)?;
+        check_lvm_characters(text)?;
+        let rest = VOLUME_PREFIXES.iter().find_map(|prefix| text.strip_prefix(prefix));
+        match rest.ok_or(NameFault::BadPrefix)? {
+            "" => Err(NameFault::BadEdge('-')),
+            _ => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
+/// The name of a domain that vGrid may not have made: up to 100 printable ASCII characters without blank, quote and
+/// slash, not beginning with `-`. Not of digits only, which `xl` takes for a number; not the control domain's, and not
+/// `(null)`, by which `xl` lists one that is only half there and may be anybody's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct StrangerDomain(String);
+
+string_name!(StrangerDomain);
+
+impl FromStr for StrangerDomain {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        check_length(text, 100)?;
+        let is_bad = |c: &char| !c.is_ascii_graphic() || matches!(c, '"' | '\'' | '`' | '/' | '\\');
+        if let Some(c) = text.chars().find(is_bad) {
+            return Err(NameFault::BadCharacter(c));
+        }
+        if text.starts_with('-') {
+            return Err(NameFault::BadEdge('-'));
+        }
+        if text.bytes().all(|byte| byte.is_ascii_digit()) || matches!(text, "Domain-0" | "(null)") {
+            return Err(NameFault::NotADomain);
+        }
+        Ok(Self(text.to_owned()))
     }
 }
 
@@ -502,6 +587,81 @@ mod tests {
         assert_ne!(machine("ü", "vm1"), machine("+C3+BC", "vm1"));
         assert_eq!(machine("x", "tdata1"), Err(NameFault::Reserved("_tdata")));
         assert!(machine(&"ü".repeat(20), "vm1").is_err());
+    }
+
+    #[test]
+    fn what_a_name_was_made_of_can_be_told() {
+        for (user, host) in
+            [("alice", "vm1"), ("Jürgen M", "vm1.x"), ("a+b", "vm1"), ("a_b", "vm1"), ("李", "v-1")]
+        {
+            let name = machine(user, host).unwrap();
+            let (owner, told) = name.parts().unwrap();
+            assert_eq!((owner.as_str(), told.as_str()), (user.replace(' ', "_").as_str(), host));
+            assert_eq!(MachineName::new(&owner, &told), Ok(name));
+            let image = SavedImage { owner, name: "web-1".parse().unwrap() };
+            assert_eq!(SavedImage::from_stem(&image.stem()), Some(image));
+        }
+        for other in ["a+c3+bc_vm1", "a+2_vm1", "+ff_vm1", "a+0A_vm1", "a++_vm1", "+2D_vm1"] {
+            assert_eq!(other.parse::<MachineName>().unwrap().parts(), None, "{other}");
+        }
+        for other in ["", "web", "_web", "alice_We", "a b_web", "a+c3+bc_web", "alice_../x"] {
+            assert_eq!(SavedImage::from_stem(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn strangers_have_names_that_can_be_nothing_else() {
+        for good in ["xen-root-x", "xen-swap-alice_vm1", "xen-root-a+b.c_d-"] {
+            assert_eq!(good.parse::<StrangerVolume>().unwrap().as_str(), good);
+        }
+        assert_eq!(
+            "xen-swap-alice_vm1".parse::<StrangerVolume>().unwrap().machine(),
+            "alice_vm1".parse().ok()
+        );
+        assert_eq!("xen-root-old".parse::<StrangerVolume>().unwrap().machine(), None);
+        for bad in [
+            "",
+            "root",
+            "vg1/xen-root-x",
+            "xen-root-",
+            "xen-swap-",
+            "-xen-root-x",
+            "Xen-root-x",
+            "xen-root-x y",
+            "xen-root-../x",
+            "xen-root-x\n",
+            "xen-root-x@y",
+            "xen-root-x%y",
+            "xen-root-é",
+            "axen-root-x",
+            &format!("xen-root-{}", "x".repeat(92)),
+        ] {
+            assert!(bad.parse::<StrangerVolume>().is_err(), "{bad:?} was accepted");
+        }
+        for good in ["somebody", "a", "1a", "a:b;c$(d)", "domain-0", "x".repeat(100).as_str()] {
+            assert_eq!(good.parse::<StrangerDomain>().unwrap().as_str(), good);
+        }
+        for bad in [
+            "",
+            "0",
+            "17",
+            "Domain-0",
+            "(null)",
+            "-a",
+            "--all",
+            "a b",
+            "a/b",
+            "a'b",
+            "a\"b",
+            "a`b",
+            "a\\b",
+            "a\tb",
+            "a\0",
+            "é",
+            &"x".repeat(101),
+        ] {
+            assert!(bad.parse::<StrangerDomain>().is_err(), "{bad:?} was accepted");
+        }
     }
 
     #[test]

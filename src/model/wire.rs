@@ -6,15 +6,21 @@
 //! | server | `node/terminate`, `stop`, `start`, `reboot` | POST [`MachineOrder`] | 202 [`Accepted`], else [`NodeRefusal`] |
 //! | server | `node/save` | POST [`SaveOrder`] | 202 [`Accepted`], else [`NodeRefusal`] |
 //! | server | `node/image` | POST [`ImageOrder`] | 200 [`ImageDone`], else [`NodeRefusal`] |
+//! | server | `node/discard` | POST [`Stranger`] | 200 [`Discarded`], else [`NodeRefusal`] |
 //! | server | `node/info` | GET | 200 [`NodeInfo`] |
 //! | server | `node/console?machine=NAME` | GET | 200 [`ConsoleTail`], else [`NodeRefusal`] |
 //! | node | `internal/status` | POST [`Report`] | 200 [`StatusReply`] |
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::fault::Fault;
 use super::lease::Moment;
-use super::names::{ImageName, ImageTag, MachineName, PhysicalHost, SavedImage, UserName, VirtualHost, VmId};
+use super::names::{
+    ImageName, ImageTag, MachineName, PhysicalHost, SavedImage, StrangerDomain, StrangerVolume, UserName,
+    VirtualHost, VmId,
+};
 use super::size::{Amount, GiB, MiB};
 use super::stage::{Order, Percent, Stage};
 
@@ -88,6 +94,40 @@ pub enum ImageAct {
 pub struct ImageDone {
     /// What the host has free now.
     pub host: HostFacts,
+}
+
+/// Remove something that vGrid did not make; that it is gone already is as good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Stranger {
+    /// A volume without the tag of a machine.
+    Volume {
+        /// Its name.
+        name: StrangerVolume,
+    },
+    /// A domain.
+    Domain {
+        /// Its name.
+        name: StrangerDomain,
+        /// Its number, as it was listed: another is another domain.
+        number: u32,
+    },
+}
+
+impl fmt::Display for Stranger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Volume { name } => write!(f, "the volume {name}"),
+            Self::Domain { name, .. } => write!(f, "the domain {name}"),
+        }
+    }
+}
+
+/// That has been done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Discarded {
+    /// What it was.
+    pub stranger: Stranger,
 }
 
 /// The node has taken an order (or had taken it before).

@@ -79,13 +79,16 @@ pub fn swap_volume(machine: &MachineName) -> String {
     format!("xen-swap-{machine}")
 }
 
+/// How the tags of machines' volumes begin.
+const TAG: &str = "vgrid-";
+
 /// The tag on a machine's volumes, by which they are known as vGrid's and as whose.
 pub fn tag(id: VmId) -> String {
-    format!("vgrid-{id}")
+    format!("{TAG}{id}")
 }
 
 fn machine_of(tags: &str) -> Option<VmId> {
-    tags.split(',').find_map(|tag| tag.trim().strip_prefix("vgrid-")?.parse().ok())
+    tags.split(',').find_map(|tag| tag.trim().strip_prefix(TAG)?.parse().ok())
 }
 
 #[derive(Deserialize)]
@@ -155,6 +158,29 @@ impl VolumeRow {
     }
 }
 
+/// What speaks for and against the removal of a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether it carries a tag that begins as those of machines do, be it well-formed or not.
+    pub tagged: bool,
+    /// Whether something has it open.
+    pub open: bool,
+    /// Whether nothing else goes with it: it is no pool, and no origin of snapshots.
+    pub alone: bool,
+}
+
+impl VolumeRow {
+    fn standing(&self) -> Standing {
+        let attributes = self.attributes.as_bytes();
+        Standing {
+            tagged: self.tags.split(',').any(|tag| tag.trim().starts_with(TAG)),
+            open: attributes.get(5) == Some(&b'o'),
+            // lvs(8): plain, thin, raid, mirrored, cached, a snapshot. What is an origin, says so in place of that.
+            alone: attributes.first().is_some_and(|kind| b"-VrRmMCs".contains(kind)),
+        }
+    }
+}
+
 /// Reads `vgs` with the fields of a group; `None` if it lists none.
 pub fn parse_group(json: &[u8]) -> Result<Option<Group>, LvmError> {
     #[derive(Deserialize)]
@@ -186,13 +212,17 @@ pub fn parse_all(json: &[u8]) -> Result<Option<(Group, Vec<Volume>)>, LvmError> 
     Ok(Some((group, volumes?)))
 }
 
-/// Reads `lvs` with the fields of a volume.
-pub fn parse_volumes(json: &[u8]) -> Result<Vec<Volume>, LvmError> {
+fn volume_rows(json: &[u8]) -> Result<Vec<VolumeRow>, LvmError> {
     #[derive(Deserialize)]
     struct Report {
         lv: Vec<VolumeRow>,
     }
-    reports::<Report>(json)?.into_iter().flat_map(|report| report.lv).map(VolumeRow::volume).collect()
+    Ok(reports::<Report>(json)?.into_iter().flat_map(|report| report.lv).collect())
+}
+
+/// Reads `lvs` with the fields of a volume.
+pub fn parse_volumes(json: &[u8]) -> Result<Vec<Volume>, LvmError> {
+    volume_rows(json)?.into_iter().map(VolumeRow::volume).collect()
 }
 
 /// What a refusal means, by LVM's words on standard error.
@@ -249,6 +279,12 @@ impl<'a> Lvm<'a> {
     /// All its volumes.
     pub fn volumes(self) -> Result<Vec<Volume>, LvmError> {
         parse_volumes(&self.list("lvs", VOLUME)?)
+    }
+
+    /// What speaks for and against the removal of one of its volumes; `None` if there is none of that name.
+    pub fn standing(self, volume: &str) -> Result<Option<Standing>, LvmError> {
+        let rows = volume_rows(&self.list("lvs", VOLUME)?)?;
+        Ok(rows.iter().find(|row| row.name == volume).map(VolumeRow::standing))
     }
 
     /// Both, by one program where there are any volumes.
@@ -308,6 +344,36 @@ mod tests {
         assert_eq!(volumes[1].machine, "019dd5a3-2f3a-7c11-9d9b-0123456789ab".parse().ok());
         assert_eq!(volumes[1].size, Amount::from_mib(1024));
         assert!(volumes[1].open && !volumes[0].open);
+    }
+
+    #[test]
+    fn what_a_volume_is_can_be_seen_before_it_is_removed() {
+        let rows = volume_rows(include_bytes!("../../tests/data/lvs.json")).unwrap();
+        let standing: Vec<_> = rows.iter().map(VolumeRow::standing).collect();
+        let plain = Standing { tagged: false, open: false, alone: true };
+        let expected =
+            [plain, Standing { tagged: true, open: true, ..plain }, Standing { tagged: true, ..plain }];
+        assert_eq!(standing, expected);
+        let row = |attributes: &str, tags: &str| {
+            let (name, size) = ("xen-root-x".to_owned(), "8.00m".to_owned());
+            VolumeRow { name, size, attributes: attributes.to_owned(), tags: tags.to_owned() }.standing()
+        };
+        for (attributes, alone) in [
+            ("-wi-------", true),
+            ("Vwi-a-tz--", true),
+            ("swi-a-s---", true),
+            ("rwi-a-r---", true),
+            ("owi-a-s---", false),
+            ("Owi-a-s---", false),
+            ("twi-a-tz--", false),
+            ("dwi-------", false),
+            ("", false),
+        ] {
+            assert_eq!(row(attributes, "").alone, alone, "{attributes}");
+        }
+        for (tags, tagged) in [("", false), ("backup,old", false), ("a,vgrid-x", true), ("vgrid-", true)] {
+            assert_eq!(row("-wi-------", tags).tagged, tagged, "{tags}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! | module | runs as | what it does |
 //! | --- | --- | --- |
-//! | [`deploy`], [`terminate`], [`power`], [`save`], [`saved`], [`info`], [`console`] | the web server's user, under Apache | answer the server's orders and questions |
+//! | [`deploy`], [`terminate`], [`power`], [`save`], [`saved`], [`discard`], [`info`], [`console`] | the web server's user, under Apache | answer the server's orders and questions |
 //! | [`worker`] | the web server's user, detached | carries out one order, reports its stages |
 //! | [`helper`] | root, by sudo | the only program that does; a fixed list of verbs |
 //!
@@ -13,6 +13,7 @@
 pub mod check;
 pub mod console;
 pub mod deploy;
+pub mod discard;
 pub mod helper;
 pub mod host;
 pub mod hypervisor;

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::model::fault::Fault;
 use crate::model::names::{ImageTag, MachineName, RequestId, UserName, VmId};
 use crate::model::size::{GiB, MiB};
-use crate::model::wire::ConsoleTail;
+use crate::model::wire::{ConsoleTail, Stranger};
 use crate::system::exec::{ExecError, Run, Said};
 use crate::system::log::{self, Level};
 
@@ -181,6 +181,17 @@ impl Helper {
     /// Removes all of the machine: processes, domain, configuration, volumes. What is gone already is no error.
     pub fn undo(&self, id: VmId, machine: &MachineName) -> Result<(), Fault> {
         self.call("undo", &[&id.to_string(), machine.as_str()], limits::UNDO).map(|_| ())
+    }
+
+    /// Removes something that vGrid did not make, if the host's root has allowed it. What is gone already is no error.
+    pub fn discard(&self, stranger: &Stranger) -> Result<(), Fault> {
+        let said = match stranger {
+            Stranger::Volume { name } => self.call("discard", &["volume", name.as_str()], limits::DISCARD),
+            Stranger::Domain { name, number } => {
+                self.call("discard", &["domain", name.as_str(), &number.to_string()], limits::DISCARD)
+            }
+        };
+        said.map(|_| ())
     }
 
     /// Removes the console log of a machine that is gone.

@@ -628,7 +628,8 @@ impl Worker<'_> {
         if let Err(Stop::Unrecorded(error)) = self.enter(Stage::Remove) {
             return Err(error);
         }
-        let news = match self.helper.undo(id, &machine) {
+        let removed = self.helper.undo(id, &machine);
+        match &removed {
             Ok(()) => {
                 self.forget_console();
                 log::event(
@@ -636,18 +637,21 @@ impl Worker<'_> {
                     "done",
                     &[("vm", &id), ("machine", &machine), ("order", &"terminate")],
                 );
-                News::Done
             }
-            Err(fault) => {
-                log::event(Level::Error, "terminate.failed", &[("vm", &id), ("why", &fault)]);
-                News::Failed { fault }
-            }
-        };
+            Err(fault) => log::event(Level::Error, "terminate.failed", &[("vm", &id), ("why", fault)]),
+        }
         // Of a worker that was at work on an image and was ended for this.
         Store::new(self.config).sweep();
-        let gone = news == News::Done;
+        self.removed(removed)
+    }
+
+    /// Tells how a removal has ended, and forgets the machine if it is gone. A server that has never heard of it knows as
+    /// much by then as it wants to.
+    fn removed(&mut self, removed: Result<(), Fault>) -> Result<(), JobError> {
+        let gone = removed.is_ok();
         let host = self.host(Duration::ZERO);
-        let report = self.report(news, host)?;
+        let report =
+            self.report(removed.map_or_else(|fault| News::Failed { fault }, |()| News::Done), host)?;
         let told = self.reporter.deliver(&report).is_some();
         if gone && told { self.forget() } else { self.later() }
     }
@@ -748,5 +752,74 @@ fn report_progress(
                 log::event(Level::Warning, "report.lost", &[("vm", &report.id), ("error", &error)]);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::model::sign::Key;
+    use crate::model::wire::MachineOrder;
+
+    /// A server that knows no machine, for so many reports. Returns its URL.
+    fn knows_nobody(reports: usize) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for _ in 0..reports {
+                let (mut stream, _) = listener.accept().unwrap();
+                let (mut received, mut buffer) = (String::new(), [0; 4096]);
+                while !received.contains("\"news\"") {
+                    let length = stream.read(&mut buffer).unwrap();
+                    received.push_str(&String::from_utf8_lossy(&buffer[..length]));
+                }
+                let body = r#"{"verdict":"abandon"}"#;
+                let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length";
+                write!(stream, "{head}: {}\r\n\r\n{body}", body.len()).unwrap();
+            }
+        });
+        url
+    }
+
+    #[test]
+    fn a_machine_that_the_server_never_heard_of_is_forgotten_when_it_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        write(
+            "node.cfg",
+            &format!(
+                "[General]\nserverHostname = \"s\"\nserverURL = \"{}\"\nimageDirectory = \"/none\"\n\
+                 volumeGroupName = \"none\"\n",
+                knows_nobody(2)
+            ),
+        );
+        write("common.cfg", "[VMImages]\n[PhysicalHostsPool]\n[VirtualHostsPool]\n");
+        let config = config::Node::load(dir.path()).unwrap();
+        let common = Common::load(dir.path()).unwrap();
+        let key = Key::new(&"k".repeat(64)).unwrap();
+        let request: crate::model::names::RequestId = "abc".parse().unwrap();
+        let jobs = Jobs::open(dir.path()).unwrap();
+        let id = VmId::generate();
+        let order = MachineOrder { id, user: "eve".parse().unwrap(), virtual_host: "vm9".parse().unwrap() };
+        let record = Record::unknown(&order, "eve_vm9".parse().unwrap(), request.clone(), clock::now());
+        let mut worker = Worker {
+            reporter: Reporter::new(&config, &key, &request),
+            helper: Helper::new(&request),
+            config: &config,
+            common: &common,
+            taken: jobs.take(id, Duration::ZERO).unwrap().unwrap(),
+            jobs: jobs.clone(),
+            record,
+            slot: None,
+        };
+        worker.save().unwrap();
+        worker.removed(Err(Fault::RemovalFailed { detail: "in use".to_owned() })).unwrap();
+        let left = jobs.read(id).unwrap().expect("it is still there");
+        assert!(left.tried.is_some() && left.is_unfinished(), "a later sweep carries on: {left:?}");
+        worker.removed(Ok(())).unwrap();
+        assert_eq!(jobs.read(id).unwrap(), None);
     }
 }

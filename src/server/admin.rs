@@ -1,4 +1,4 @@
-//! `user/admin`: what administrators see of the whole, and what they close and open again.
+//! `user/admin`: what administrators see of the whole, what they close and open again, and what they have removed.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +14,14 @@ use crate::system::clock;
 
 use super::placement::Load;
 use super::registry::closed::{self, Closed, Kind};
-use super::registry::event::Actor;
+use super::registry::event::{Actor, Happening};
 use super::registry::host::Contact;
 use super::registry::mail::Waiting;
-use super::registry::stray::{Found, StrayKind};
+use super::registry::stray::Found;
 use super::registry::upkeep::{LONGEST_GAP, Life};
 use super::registry::vm::{Scope, Vm};
 use super::registry::{Reader, RegistryError, Writer};
+use super::strangers::{self, Removal, Target};
 use super::view::{HostView, TimeView, ago, loads, one_line};
 use super::{access, audit};
 
@@ -115,6 +116,17 @@ struct UnknownView {
     since: TimeView,
     /// What to type on that host, as root.
     command: String,
+    /// What happens when the portal has it removed; absent if it can't.
+    effect: Option<&'static str>,
+    /// That its removal is under way, as far as is known.
+    ordered: Option<OrderedView>,
+}
+
+/// That somebody has ordered something.
+#[derive(Debug, Serialize)]
+struct OrderedView {
+    who: String,
+    at: TimeView,
 }
 
 /// A mail that waits.
@@ -134,7 +146,7 @@ impl View for AdminView {
     /// One line for each thing, tab-separated, `-` for what does not apply: `portal`, `open` or `closed`, reason, who,
     /// since; `upkeep`, last run, warning; `host`, name, `open` or `disabled`, reason, machines, maximum, last contact,
     /// version, `differs`, fault; `name`, name, `free`, `taken` or `disabled`, reason, machine's id, owner; `unknown`,
-    /// host, kind, name, since, command; `mail`, recipient, subject, tries, next try, error.
+    /// host, kind, name, since, command, when its removal was ordered; `mail`, recipient, subject, tries, next try, error.
     fn text(&self) -> String {
         let mut text = String::new();
         let mut line = |columns: &[&str]| {
@@ -180,7 +192,8 @@ impl View for AdminView {
             ]);
         }
         for one in &self.unknown {
-            line(&["unknown", &one.host, one.kind, &one.name, &one.since.iso, &one.command]);
+            let ordered = one.ordered.as_ref().map_or("", |ordered| &ordered.at.iso);
+            line(&["unknown", &one.host, one.kind, &one.name, &one.since.iso, &one.command, ordered]);
         }
         for mail in &self.mail {
             let error = mail.error.as_deref().unwrap_or_default();
@@ -268,43 +281,57 @@ impl Act {
 }
 
 /// Answers `user/admin`, for administrators alone: without `do` what there is to see; with it something is closed or
-/// opened again, and then the same, or for people 303 to it.
+/// opened again, or something unknown on a host is removed, and then the same, or for people 303 to it.
 ///
-/// Fields: `do` (`close` or `open`), `kind` (`portal`, `host` or `name`), `name` (of host or name), `reason` (why it is
-/// closed, for those who want it); `token`, `format`. To close what is closed changes the reason; to open what is open
-/// changes nothing.
+/// Fields: `do` (`close`, `open` or `remove`), `token`, `format`. To close and to open: `kind` (`portal`, `host` or
+/// `name`), `name` (of host or name), `reason` (why it is closed, for those who want it). To close what is closed changes
+/// the reason; to open what is open changes nothing. To remove: `kind` (`domain`, `volume`, `record` or `image`), `host`,
+/// `name`; 202 when its host has only accepted the work.
 ///
 /// # Errors
-/// 400 with what is wrong with the fields, 403 for others, 404 for a host or a name that is not in the pool, 503 when
-/// the registry is locked for too long.
+/// 400 with what is wrong with the fields, 403 for others, 404 for a host or a name that is not in the pool and for what
+/// is not unknown, 409 for what is not to be removed, 502 when its host can't be used, 503 when the registry is locked
+/// for too long.
 pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
-    call.request.fields.only(&["do", "kind", "name", "reason", "token", "format"])?;
+    let fields = &call.request.fields;
+    fields.only(&["do", "kind", "host", "name", "reason", "token", "format"])?;
     let common = Common::load(&config::directory())?;
+    let mut status = 200;
     if call.acts {
-        let (thing, act) = read(call)?;
-        let actor = access::actor(call);
-        let mut registry = access::registry(call)?;
-        if registry.write(|writer| carry_out(writer, &common, &thing, &act, &actor))? {
-            audit::act(thing.event(&act), thing.about(), &actor, act.detail());
+        let removes = fields.get("do").is_some_and(|act| act.trim() == "remove");
+        if removes {
+            if strangers::remove(call, &Target::read(call)?)? == Removal::UnderWay {
+                status = 202;
+            }
+        } else {
+            let (thing, act) = read(call)?;
+            let actor = access::actor(call);
+            let mut registry = access::registry(call)?;
+            if registry.write(|writer| carry_out(writer, &common, &thing, &act, &actor))? {
+                audit::act(thing.event(&act), thing.about(), &actor, act.detail());
+            }
         }
         if call.request.format == Format::Html {
-            return Ok(Reply::see_other("admin"));
+            return Ok(Reply::see_other(if removes { "admin#unknown-title" } else { "admin" }));
         }
     }
     let now = clock::now();
     let view = access::registry_to_read(call)?.read(|reader| look(reader, &common, now))?;
-    call.reply(200, &view)
+    call.reply(status, &view)
 }
 
-/// Reads what is to be done, and to what.
+/// Reads what is to be closed or opened.
 fn read(call: &UserCall<'_>) -> Result<(Thing, Act), Refusal> {
     let fields = &call.request.fields;
     let text = |name| fields.get(name).map(str::trim).unwrap_or_default();
     let close = match text("do") {
         "close" => true,
         "open" => false,
-        _ => return Err(Refusal::bad_request("do is close or open.")),
+        _ => return Err(Refusal::bad_request("do is close, open or remove.")),
     };
+    if fields.get("host").is_some() {
+        return Err(Refusal::bad_request("The field host goes with do=remove. A host is named by name."));
+    }
     let kind =
         Kind::from_name(text("kind")).ok_or_else(|| Refusal::bad_request("kind is portal, host or name."))?;
     let thing = match kind {
@@ -381,6 +408,8 @@ fn look(reader: Reader<'_>, common: &Common, now: Moment) -> Result<AdminView, R
     let mut mail = reader.mail_waiting(MAILS + 1)?;
     let more_mail = mail.len() > MAILS as usize;
     mail.truncate(MAILS as usize);
+    let strays = reader.strays()?;
+    let ordered = strangers::under_way(reader, &strays)?;
     Ok(AdminView {
         portal: closed::find(&closed, Kind::Portal, "").map(ClosedView::from),
         upkeep: upkeep(reader.life()?, now),
@@ -390,7 +419,7 @@ fn look(reader: Reader<'_>, common: &Common, now: Moment) -> Result<AdminView, R
             .filter(|row| row.in_pool && row.closed.is_none() && row.machine.is_none())
             .count(),
         names,
-        unknown: reader.strays()?.iter().map(unknown).collect(),
+        unknown: strays.iter().zip(ordered).map(|(found, ordered)| unknown(found, ordered)).collect(),
         mail: mail.into_iter().map(mail_view).collect(),
         more_mail,
     })
@@ -476,66 +505,22 @@ fn mail_view(mail: Waiting) -> MailView {
     }
 }
 
-fn unknown(found: &Found) -> UnknownView {
+fn unknown(found: &Found, ordered: Option<Happening>) -> UnknownView {
     UnknownView {
         host: found.host.to_string(),
         kind: found.stray.kind.as_str(),
         name: found.stray.name.clone(),
         detail: found.stray.detail.clone(),
         since: found.since.into(),
-        command: removal(found.stray.kind, &found.stray.name),
-    }
-}
-
-/// What to type on a host, as root, to be rid of something. Nothing runs it but an administrator who has looked.
-fn removal(kind: StrayKind, name: &str) -> String {
-    match kind {
-        StrayKind::Domain => format!("xl destroy {}", shell_word(name)),
-        StrayKind::Volume if name.contains('/') => format!("lvremove {}", shell_word(name)),
-        // The server does not know the host's volume group; LVM finds it by the name (lvmreport(7)), and asks.
-        StrayKind::Volume => format!("lvremove --select {}", shell_word(&format!("lv_name={name}"))),
-        StrayKind::Record => {
-            format!("grep -l {} /var/lib/vgrid/node/jobs/*.json   # then rm what it names", shell_word(name))
-        }
-        StrayKind::Image => {
-            let folder = "$(sed -n 's/^imageDirectory *= *\"\\(.*\\)\".*/\\1/p' /etc/vgrid/node.cfg)";
-            let pattern = shell_word(&format!("{name}*"));
-            format!("find \"{folder}\" -type f -name {pattern}   # then rm what it names")
-        }
-    }
-}
-
-/// A word as a shell reads it as itself, whatever a host called it.
-fn shell_word(text: &str) -> String {
-    let text = one_line(text);
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '/' | '+' | ':' | '=' | '-');
-    if !text.is_empty() && !text.starts_with('-') && text.chars().all(plain) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
+        command: strangers::removal(found.stray.kind, &found.stray.name),
+        effect: strangers::effect(found.stray.kind, &found.stray.name),
+        ordered: ordered.map(|it| OrderedView { who: it.actor.who, at: it.at.into() }),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_command_to_copy_says_what_it_seems_to_say() {
-        for (kind, name, command) in [
-            (StrayKind::Domain, "alice_vm1", "xl destroy alice_vm1"),
-            (StrayKind::Domain, "a b;reboot", "xl destroy 'a b;reboot'"),
-            (StrayKind::Domain, "it's\nx", "xl destroy 'it'\\''s x'"),
-            (StrayKind::Volume, "vg1/xen-root-x", "lvremove vg1/xen-root-x"),
-            (StrayKind::Volume, "xen-root-x", "lvremove --select lv_name=xen-root-x"),
-            (StrayKind::Volume, "$(reboot)", "lvremove --select 'lv_name=$(reboot)'"),
-        ] {
-            assert_eq!(removal(kind, name), command);
-        }
-        for kind in [StrayKind::Record, StrayKind::Image] {
-            assert!(removal(kind, "x';reboot").contains(r"'x'\'';reboot"), "{}", removal(kind, "x';reboot"));
-        }
-    }
 
     #[test]
     fn upkeep_that_does_not_run_is_told() {

@@ -2,7 +2,8 @@
 //!
 //! One module a page ([`list`], [`deploy`], [`show`], [`console`], [`extend`], [`terminate`]), one for stopping, starting
 //! and rebooting ([`power`]), two for saved images ([`save`], [`images`]), one for the nodes' reports ([`status`]), one for
-//! what cron starts ([`upkeep`]), and those of administrators ([`admin`]) and of the portal's past ([`history`]). They
+//! what cron starts ([`upkeep`]), and those of administrators ([`admin`], with [`strangers`] for what is unknown on hosts) and of the portal's
+//! past ([`history`]). They
 //! stand on the rules of [`leases`], on the [`registry`], on
 //! [`placement`], on [`orders`] (what orders have in common), on [`nodes`] (calls to nodes) and on [`view`] (what
 //! pages show). [`mail`] tells owners and administrators what they must know. [`check`] has the server's part of `vgrid-check`.
@@ -28,6 +29,7 @@ pub mod registry;
 pub mod save;
 pub mod show;
 pub mod status;
+pub mod strangers;
 pub mod terminate;
 pub mod upkeep;
 pub mod view;

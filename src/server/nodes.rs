@@ -1,16 +1,22 @@
 //! Calls to nodes. Never inside a transaction: a node may take seconds.
 
+use std::time::Duration;
+
 use crate::config::{self, ConfigError};
 use crate::model::fault::{Fault, detail};
 use crate::model::names::{MachineName, PhysicalHost, RequestId, VmId};
 use crate::model::sign::Key;
 use crate::model::stage::Order;
 use crate::model::wire::{
-    Accepted, ConsoleTail, DeployOrder, ImageDone, ImageOrder, MachineOrder, NodeInfo, NodeRefusal, SaveOrder,
+    Accepted, ConsoleTail, DeployOrder, Discarded, ImageDone, ImageOrder, MachineOrder, NodeInfo,
+    NodeRefusal, SaveOrder, Stranger,
 };
 use crate::remote::{Answer, Client, RemoteError};
 
 use super::registry::vm::OnNode;
+
+/// How long a node may take at least to remove something that vGrid did not make: LVM and the toolstack are waited for.
+const DISCARD: Duration = Duration::from_secs(50);
 
 /// Why a node did not do what it was told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +45,11 @@ impl<'a> Nodes<'a> {
     }
 
     fn client(&self) -> Client<'_> {
-        Client::new(&self.key, self.request, self.config.node_timeout(), &self.config.general.ca_file)
+        self.patient_client(self.config.node_timeout())
+    }
+
+    fn patient_client(&self, limit: Duration) -> Client<'_> {
+        Client::new(&self.key, self.request, limit, &self.config.general.ca_file)
     }
 
     /// Tells a node to make a machine.
@@ -95,6 +105,21 @@ impl<'a> Nodes<'a> {
     pub fn image(&self, host: &PhysicalHost, order: &ImageOrder) -> Result<ImageDone, Trouble> {
         let url = self.config.node_url(host, "image");
         let answer = self.client().post(&url, order).map_err(|error| unheard(host, error))?;
+        if answer.status == 200 {
+            answer.json().map_err(|error| unheard(host, error))
+        } else {
+            Err(refused(host, &answer))
+        }
+    }
+
+    /// Has a node remove something that vGrid did not make, and waits for it.
+    ///
+    /// # Errors
+    /// [`Trouble`], when the node did not say that it is done.
+    pub fn discard(&self, host: &PhysicalHost, stranger: &Stranger) -> Result<Discarded, Trouble> {
+        let client = self.patient_client(self.config.node_timeout().max(DISCARD));
+        let url = self.config.node_url(host, "discard");
+        let answer = client.post(&url, stranger).map_err(|error| unheard(host, error))?;
         if answer.status == 200 {
             answer.json().map_err(|error| unheard(host, error))
         } else {

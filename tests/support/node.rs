@@ -15,15 +15,19 @@ use vgrid::model::names::VmId;
 use vgrid::model::sign::{self, Key, SIGNATURE_HEADER, Signed, TIME_HEADER};
 use vgrid::model::size::Amount;
 use vgrid::model::stage::Order;
-use vgrid::model::wire::{Accepted, ConsoleTail, Domain, HostFacts, ImageDone, Job, NodeInfo, NodeRefusal};
+use vgrid::model::wire::{
+    Accepted, ConsoleTail, Discarded, Domain, HostFacts, ImageDone, Job, NodeInfo, NodeRefusal, Stranger,
+};
 
 /// What a node does with a request.
 #[derive(Debug, Clone)]
 pub enum Conduct {
-    /// Takes orders with 202, does with images what it is told, and shows this console.
+    /// Takes orders with 202, does with images and strangers what it is told, and shows this console.
     Accept,
     /// 409 with a reason.
     Refuse(Fault),
+    /// The same to one program, and all else is accepted.
+    RefuseTo(&'static str, Fault),
     /// Says nothing until it is dropped.
     Hang,
     /// Closes the connection at once.
@@ -214,7 +218,10 @@ fn answer(mut stream: TcpStream, shared: &Shared) {
     let exception = lock(&shared.exceptions).get(&received.at).cloned();
     let conduct = exception.unwrap_or_else(|| lock(&shared.conduct).clone());
     let (status, body) = match conduct {
-        Conduct::Accept => accept(&received, lock(&shared.infos).get(&received.at)),
+        Conduct::RefuseTo(program, fault) if program == received.program() => {
+            (409, serde_json::to_string(&NodeRefusal { fault }).expect("JSON"))
+        }
+        Conduct::Accept | Conduct::RefuseTo(..) => accept(&received, lock(&shared.infos).get(&received.at)),
         Conduct::Refuse(fault) => (409, serde_json::to_string(&NodeRefusal { fault }).expect("JSON")),
         Conduct::Say(status, body) => (status, body),
         Conduct::Page(page) => {
@@ -293,6 +300,10 @@ fn accept(received: &Received, info: Option<&NodeInfo>) -> (u16, String) {
             (200, serde_json::to_string(info.unwrap_or(&nothing)).expect("JSON"))
         }
         "image" => (200, serde_json::to_string(&ImageDone { host: facts() }).expect("JSON")),
+        "discard" => {
+            let stranger: Stranger = serde_json::from_slice(&received.body).expect("a stranger");
+            (200, serde_json::to_string(&Discarded { stranger }).expect("JSON"))
+        }
         "console" => {
             let tail =
                 ConsoleTail { text: "[    0.000000] Linux version 6.1\nlogin: ".into(), truncated: true };

@@ -14,4 +14,5 @@ mod power;
 mod reports;
 mod save;
 mod signed;
+mod strangers;
 mod two;

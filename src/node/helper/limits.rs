@@ -29,5 +29,7 @@ pub const WATCH: Duration = Duration::from_secs(90);
 pub const VERIFY: Duration = Duration::from_secs(150);
 /// `stop`: the longest time that a machine may have for it, and to end it after that.
 pub const STOP: Duration = Duration::from_secs(crate::config::Node::LONGEST_SHUTDOWN as u64 + 180);
+/// `discard`.
+pub const DISCARD: Duration = Duration::from_secs(420);
 /// `undo`.
 pub const UNDO: Duration = Duration::from_secs(600);

@@ -28,7 +28,7 @@ const BUSY_WATCH: Duration = Duration::from_secs(25);
 /// The pause between two looks.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a domain that was destroyed may take to be gone.
-const GONE: Duration = Duration::from_secs(60);
+pub(super) const GONE: Duration = Duration::from_secs(60);
 
 /// The pause that a kernel gets to write out, and to remount, when its machine can't be shut down.
 const WRITE_OUT: Duration = Duration::from_secs(3);
@@ -36,7 +36,7 @@ const WRITE_OUT: Duration = Duration::from_secs(3);
 const CONSOLE_HEAD: u64 = 64 << 10;
 
 /// How an installed configuration begins. Whose it is, the rest of the line says.
-const HEADER: &str = "# vGrid machine ";
+pub(super) const HEADER: &str = "# vGrid machine ";
 
 fn header(id: VmId) -> String {
     format!("{HEADER}{id} - made and removed by vGrid")
@@ -44,7 +44,7 @@ fn header(id: VmId) -> String {
 
 impl Host {
     /// The folder where the toolstack finds what to start with the host.
-    fn auto_directory(&self) -> Result<PathBuf, Failure> {
+    pub(super) fn auto_directory(&self) -> Result<PathBuf, Failure> {
         trust::directory(&self.config.general.xen_auto_directory)
     }
 
@@ -460,7 +460,7 @@ fn temporary(file: &Path) -> PathBuf {
 }
 
 /// Where a stopped machine's configuration is kept. It begins with a dot, as [`temporary`] does.
-fn parked(file: &Path) -> PathBuf {
+pub(super) fn parked(file: &Path) -> PathBuf {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     file.with_file_name(format!(".{name}.stopped"))
 }

@@ -4,12 +4,14 @@
 //! environment, not a path. The configuration is that of `/etc/vgrid`, and every folder that a file is opened
 //! in must be root's alone (see [`trust`]). What changes something holds the machine's lock (see [`guard`]) and
 //! touches only what carries the machine's id: volumes by their tag, the configuration file by its first line,
-//! the domain by its UUID.
+//! the domain by its UUID. The one verb that is about something else, [`discard`], is refused unless the host's root has
+//! allowed it.
 //!
 //! Success is exit status 0, with JSON on standard output where the verb has an answer. Failure is 1, with a
 //! [`Fault`] as JSON on standard output (on standard error for `pack`, whose standard output is the archive) and a
 //! sentence on standard error. Bad usage is 2.
 
+mod discard;
 mod guard;
 pub mod limits;
 mod machine;
@@ -30,7 +32,9 @@ use serde::Serialize;
 
 use crate::config::{self, ImageSettings};
 use crate::model::fault::Fault;
-use crate::model::names::{ImageTag, MachineName, NameFault, RequestId, UserName, VmId};
+use crate::model::names::{
+    ImageTag, MachineName, NameFault, RequestId, StrangerDomain, StrangerVolume, UserName, VmId,
+};
 use crate::model::size::{GiB, MiB};
 use crate::system::detach;
 use crate::system::log::{self, Level};
@@ -153,6 +157,29 @@ enum Verb {
     ForgetConsole {
         /// The machine's name, USER_HOST
         machine: MachineName,
+    },
+    /// Remove something that vGrid did not make, where node.cfg says removeStrangers = true
+    #[command(disable_help_subcommand = true)]
+    Discard {
+        #[command(subcommand)]
+        stranger: Stranger,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Stranger {
+    /// A volume of the volume group that carries no tag of vGrid's and is not in use
+    Volume {
+        /// Its name, which begins with xen-root- or xen-swap-
+        name: StrangerVolume,
+    },
+    /// A domain that vGrid has no configuration of
+    Domain {
+        /// Its name
+        name: StrangerDomain,
+        /// Its number, as it was listed: below xen.h's DOMID_FIRST_RESERVED
+        #[arg(value_parser = clap::value_parser!(u32).range(1..0x7FF0))]
+        number: u32,
     },
 }
 
@@ -285,6 +312,10 @@ fn run(verb: Verb) -> Result<Option<String>, Failure> {
             let lock = MachineLock::take_over(id, &machine)?;
             host.undo(&lock)?;
         }
+        Verb::Discard { stranger: Stranger::Volume { name } } => host.discard_volume(&name)?,
+        Verb::Discard { stranger: Stranger::Domain { name, number } } => {
+            host.discard_domain(&name, number)?;
+        }
     }
     Ok(None)
 }
@@ -360,6 +391,8 @@ mod tests {
         parse(&["stop", ID, "alice_vm1"]).unwrap();
         parse(&["pack", ID, "alice_vm1"]).unwrap();
         parse(&["undo", ID, "alice_vm1"]).unwrap();
+        parse(&["discard", "volume", "xen-root-old"]).unwrap();
+        parse(&["discard", "domain", "somebody", "7"]).unwrap();
     }
 
     #[test]
@@ -395,6 +428,39 @@ mod tests {
             &["console", "alice_vm1", "0"],
             &["console", "alice_vm1", "4294967295"],
             &["console", "/etc/shadow", "100"],
+            &["discard"],
+            &["discard", "help"],
+            &["discard", "volume"],
+            &["discard", "image", "xen-root-x"],
+            &["discard", "xen-root-x"],
+            &["discard", "volume", "root"],
+            &["discard", "volume", "vg1/xen-root-x"],
+            &["discard", "volume", "/dev/vg1/xen-root-x"],
+            &["discard", "volume", "xen-root-"],
+            &["discard", "volume", "xen-root-../root"],
+            &["discard", "volume", "xen-root-x", "root"],
+            &["discard", "volume", "xen-root-x", "-y"],
+            &["discard", "volume", "--select=all"],
+            &["discard", "volume", "-ff"],
+            &["discard", "volume", "xen-root-x\n"],
+            &["discard", "volume", "@vgrid"],
+            &["discard", "domain"],
+            &["discard", "domain", "somebody"],
+            &["discard", "domain", "7"],
+            &["discard", "domain", "7", "7"],
+            &["discard", "domain", "Domain-0", "0"],
+            &["discard", "domain", "Domain-0", "1"],
+            &["discard", "domain", "(null)", "7"],
+            &["discard", "domain", "somebody", "0"],
+            &["discard", "domain", "somebody", "-1"],
+            &["discard", "domain", "somebody", "32752"],
+            &["discard", "domain", "somebody", "4294967297"],
+            &["discard", "domain", "somebody", "7", "8"],
+            &["discard", "domain", "some body", "7"],
+            &["discard", "domain", "some/body", "7"],
+            &["discard", "domain", "some'body", "7"],
+            &["discard", "domain", "--all", "7"],
+            &["discard", "domain", "", "7"],
             &["--request", "a b", "info"],
             &["--config", "/tmp", "info"],
         ] {

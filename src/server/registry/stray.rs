@@ -88,6 +88,23 @@ impl Reader<'_> {
 }
 
 impl Writer<'_> {
+    /// Forgets that something is unknown on a host. Whether it is still there, upkeep will see.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn forget_stray(
+        &self,
+        host: &PhysicalHost,
+        kind: StrayKind,
+        name: &str,
+    ) -> Result<(), RegistryError> {
+        self.connection.execute(
+            "DELETE FROM stray WHERE host = ?1 AND kind = ?2 AND name = ?3",
+            (host.as_str(), kind.as_str(), name),
+        )?;
+        Ok(())
+    }
+
     /// Replaces what is known to be unknown on a host. Gives back what was not there the last time.
     ///
     /// # Errors
@@ -102,10 +119,7 @@ impl Writer<'_> {
         let is =
             |known: &Found, stray: &Stray| known.stray.kind == stray.kind && known.stray.name == stray.name;
         for gone in known.iter().filter(|known| !found.iter().any(|stray| is(known, stray))) {
-            self.connection.execute(
-                "DELETE FROM stray WHERE host = ?1 AND kind = ?2 AND name = ?3",
-                (host.as_str(), gone.stray.kind.as_str(), &gone.stray.name),
-            )?;
+            self.forget_stray(host, gone.stray.kind, &gone.stray.name)?;
         }
         let mut new = Vec::new();
         for stray in found {

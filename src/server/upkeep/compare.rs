@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::fault::Fault;
 use crate::model::lease::Moment;
-use crate::model::names::VmId;
+use crate::model::names::{VOLUME_PREFIXES, VmId};
 use crate::model::stage::Order;
 use crate::model::state::State;
 use crate::model::wire::{Job, NodeInfo};
@@ -20,9 +20,6 @@ const QUIET: i64 = 120;
 
 /// The control domain, which is nobody's machine (xl(1)).
 const CONTROL: &str = "Domain-0";
-
-/// What the names of machines' volumes begin with.
-const VOLUMES: [&str; 2] = ["xen-root-", "xen-swap-"];
 
 /// What a host has that the server does not expect there.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -141,7 +138,7 @@ pub fn unexpected(vms: &[&Vm], images: &BTreeSet<String>, info: &NodeInfo) -> Un
         }
     }
     for volume in &info.volumes {
-        let ours = VOLUMES.iter().any(|prefix| volume.name.starts_with(prefix));
+        let ours = VOLUME_PREFIXES.iter().any(|prefix| volume.name.starts_with(prefix));
         match volume.machine {
             Some(id) if ids.contains(&id) => {}
             Some(id) => {

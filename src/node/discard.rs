@@ -1,0 +1,64 @@
+//! `node/discard`: removes something on this host that vGrid did not make. The server asks for it when an
+//! administrator has said so, and never by itself.
+
+use crate::cgi::reply::{Refusal, Reply};
+use crate::cgi::serve::NodeCall;
+use crate::model::fault::Fault;
+use crate::model::wire::{Discarded, Stranger};
+use crate::system::log::{self, Level};
+
+use super::jobs::Record;
+use super::privileged::Helper;
+use super::{Node, lvm, order, refuse};
+
+/// Answers a [`Stranger`] with 200 when it is gone. What a record of this host is about is refused here; the rest, and
+/// whether the host's root allows it at all, the helper judges.
+pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
+    let node = Node::open(call)?;
+    let stranger: Stranger = order(call)?;
+    let records = node.jobs.list().map_err(Refusal::internal)?;
+    if let Some(record) = records.iter().find(|record| is_about(record, &stranger)) {
+        let why = format!("this host has a record of the machine {}, whose it is", record.machine);
+        return Err(refuse(Fault::StrangerKept { why }));
+    }
+    Helper::new(&call.request.id).discard(&stranger).map_err(refuse)?;
+    log::event(Level::Info, "stranger.discarded", &[("what", &stranger), ("from", &call.request.from())]);
+    Reply::json(200, &Discarded { stranger })
+}
+
+/// Whether something is of a machine that this host has a record of.
+fn is_about(record: &Record, stranger: &Stranger) -> bool {
+    match stranger {
+        Stranger::Domain { name, .. } => name.as_str() == record.machine.as_str(),
+        Stranger::Volume { name } => [lvm::root_volume(&record.machine), lvm::swap_volume(&record.machine)]
+            .iter()
+            .any(|volume| volume == name.as_str()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::lease::Moment;
+    use crate::model::names::VmId;
+    use crate::model::wire::MachineOrder;
+
+    #[test]
+    fn what_a_record_is_about_is_no_stranger() {
+        let order = MachineOrder {
+            id: VmId::generate(),
+            user: "alice".parse().unwrap(),
+            virtual_host: "vm1".parse().unwrap(),
+        };
+        let machine = "alice_vm1".parse().unwrap();
+        let record = Record::unknown(&order, machine, "r".parse().unwrap(), Moment::from_unix(1));
+        let volume = |name: &str| Stranger::Volume { name: name.parse().unwrap() };
+        let domain = |name: &str| Stranger::Domain { name: name.parse().unwrap(), number: 3 };
+        for ours in [volume("xen-root-alice_vm1"), volume("xen-swap-alice_vm1"), domain("alice_vm1")] {
+            assert!(is_about(&record, &ours), "{ours}");
+        }
+        for other in [volume("xen-root-alice_vm11"), volume("xen-root-bob_vm2"), domain("alice_vm11")] {
+            assert!(!is_about(&record, &other), "{other}");
+        }
+    }
+}

@@ -1,0 +1,550 @@
+//! What is unknown on hosts, and its removal when an administrator says so: one thing at a time. Nothing but
+//! [`super::admin`] calls that; upkeep only looks.
+//!
+//! What upkeep has seen may be something else by now. So the host is asked anew, and its answer, beside the registry as
+//! it is then, decides whether the thing still is nobody's and how it is removed: what carries the id of a machine as that
+//! machine (`node/terminate`), an image as an image (`node/image`), all else as a stranger (`node/discard`), which the
+//! host's root must have allowed.
+
+use std::collections::BTreeSet;
+
+use crate::cgi::reply::Refusal;
+use crate::cgi::serve::UserCall;
+use crate::model::fault::Fault;
+use crate::model::names::{MachineName, PhysicalHost, SavedImage, StrangerDomain, StrangerVolume, VmId};
+use crate::model::stage::Order;
+use crate::model::wire::{Domain, ImageAct, ImageOrder, Job, MachineOrder, NodeInfo, Stranger};
+use crate::system::clock;
+
+use super::nodes::{Nodes, Trouble};
+use super::registry::event::{Filter, Happening};
+use super::registry::stray::{Found, StrayKind};
+use super::registry::vm::{OnNode, Scope, Vm};
+use super::registry::{Reader, RegistryError};
+use super::upkeep::compare;
+use super::view::one_line;
+use super::{access, audit};
+
+/// What the history says of a removal: that it is going to be tried, that it has been done, that it was not.
+const ORDERED: &str = "stray removal ordered";
+const REMOVED: &str = "stray removed";
+const FAILED: &str = "stray removal failed";
+
+/// What all of these contain.
+const ANY: &str = "stray remov";
+
+/// How many such events are looked at for one page.
+const EVENTS: u32 = 1000;
+
+/// Something unknown on a host, as a request names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    kind: StrayKind,
+    host: PhysicalHost,
+    name: String,
+}
+
+/// How a removal stands when it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// It is gone.
+    Done,
+    /// Its host has accepted the work.
+    UnderWay,
+}
+
+/// How something is removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Way {
+    /// With all that its host has of that machine.
+    Machine(MachineOrder),
+    /// As an image.
+    Image(ImageOrder),
+    /// As what vGrid did not make.
+    Stranger(Stranger),
+}
+
+/// What happens when something is removed, for who is about to say so; `None` for what the portal can't remove.
+pub fn effect(kind: StrayKind, name: &str) -> Option<&'static str> {
+    match kind {
+        StrayKind::Domain => name
+            .parse::<StrangerDomain>()
+            .is_ok()
+            .then_some("The machine is ended at once, as if its power was cut. Its disks stay."),
+        StrayKind::Volume => name.parse::<StrangerVolume>().is_ok().then_some(
+            "The host looks once more. If the volume carries the tag of a machine, all that the host has of that \
+             machine goes: domain, configuration, both volumes, record. Else this volume goes, with all that is on it.",
+        ),
+        StrayKind::Record => name.parse::<VmId>().is_ok().then_some(
+            "All that the host has of that machine goes: domain, configuration, both volumes with all that is on \
+             them, record.",
+        ),
+        StrayKind::Image => SavedImage::from_stem(name)
+            .is_some()
+            .then_some("The file is deleted. No machine can be made from it any more."),
+    }
+}
+
+/// By whom and when the removal of each of these was ordered, where nothing is known to have come of it yet.
+///
+/// # Errors
+/// [`RegistryError`] when SQLite refuses.
+pub fn under_way(reader: Reader<'_>, found: &[Found]) -> Result<Vec<Option<Happening>>, RegistryError> {
+    let Some(oldest) = found.iter().map(|one| one.since).min() else { return Ok(Vec::new()) };
+    let filter = Filter { what: Some(ANY.to_owned()), since: Some(oldest), ..Filter::default() };
+    let told = reader.events(&filter, EVENTS, 0)?;
+    let last = |one: &Found| {
+        let label = label(one.stray.kind, &one.stray.name);
+        let is_of = |detail: &str| {
+            detail.strip_prefix(&label).is_some_and(|rest| rest.is_empty() || rest.starts_with(": "))
+        };
+        told.iter()
+            .find(|told| told.about == one.host.as_str() && is_of(&told.happening.detail))
+            .map(|told| &told.happening)
+            .filter(|happening| happening.what == ORDERED && happening.at >= one.since)
+            .cloned()
+    };
+    Ok(found.iter().map(last).collect())
+}
+
+/// What something is called in sentences.
+fn label(kind: StrayKind, name: &str) -> String {
+    format!("{} {}", kind.as_str(), one_line(name))
+}
+
+impl Target {
+    /// Reads the fields `kind`, `host` and `name`.
+    ///
+    /// # Errors
+    /// 400 if one is missing or not well-formed.
+    pub fn read(call: &UserCall<'_>) -> Result<Self, Refusal> {
+        let fields = &call.request.fields;
+        let kind =
+            fields.get("kind").and_then(|kind| StrayKind::from_name(kind.trim())).ok_or_else(|| {
+                Refusal::bad_request("What can be removed is of the kind domain, volume, record or image.")
+            })?;
+        let name = fields.get("name").unwrap_or_default();
+        if name.is_empty() {
+            return Err(Refusal::bad_request(
+                "The field name is missing: what is to be removed is called so.",
+            ));
+        }
+        Ok(Self { kind, host: fields.required("host")?, name: name.to_owned() })
+    }
+
+    fn label(&self) -> String {
+        label(self.kind, &self.name)
+    }
+
+    /// A refusal of something that can't be removed, and why.
+    fn left_alone(&self, why: &str) -> Refusal {
+        Refusal::conflict(format!("The {} on {} was not removed: {why}", self.label(), self.host))
+    }
+
+    /// What people read when its host did not do what it was told.
+    fn not_done(&self, trouble: &Trouble) -> Refusal {
+        // Should it have been done all the same, upkeep sees it.
+        let known = if trouble.taken == OnNode::Maybe { ", as far as is known" } else { "" };
+        let fault = match &trouble.fault {
+            Fault::StrangersProtected | Fault::StrangerKept { .. } => {
+                format!("{} The command: {}", trouble.fault, removal(self.kind, &self.name))
+            }
+            fault => fault.to_string(),
+        };
+        Refusal::new(
+            trouble.fault.status(),
+            format!("The {} on {} was not removed{known}. {fault}", self.label(), self.host),
+        )
+    }
+}
+
+/// Removes something that is unknown on a host.
+///
+/// # Errors
+/// 404 for what is not in the list of what is unknown, 409 for what is not unknown any more or can't be removed, with the
+/// reason, the host's own among them; 502 when the host can't be used; 503.
+pub fn remove(call: &UserCall<'_>, target: &Target) -> Result<Removal, Refusal> {
+    let actor = access::actor(call);
+    let (host, label) = (&target.host, target.label());
+    let mut registry = access::registry(call)?;
+    let listed = registry.read(|reader| reader.strays_on(host))?;
+    if !listed.iter().any(|found| found.stray.kind == target.kind && found.stray.name == target.name) {
+        return Err(Refusal::not_found(format!(
+            "There is no {label} among what is unknown on {host} (any more). Look at the page again."
+        )));
+    }
+    let nodes = Nodes::new(&call.config, &call.request.id)?;
+    let info = nodes.info(host).map_err(|trouble| target.not_done(&trouble))?;
+    let way = registry.write(|writer| {
+        let now = clock::now();
+        writer.keep_facts(host, &info.host, now)?;
+        // Read after the host was asked: of all that it was told to make there is an entry by now.
+        let way = judge(**writer, target, &info)?;
+        writer.record_about(host.as_str(), now, &actor, ORDERED, &label)?;
+        Ok::<_, Refusal>(way)
+    })?;
+    audit::act(ORDERED, host.as_str(), &actor, &label);
+    let done = match &way {
+        Way::Machine(order) => nodes
+            .order(Order::Terminate, host, order)
+            .map(|accepted| (Removal::UnderWay, Some(accepted.host))),
+        Way::Image(order) => nodes.image(host, order).map(|done| (Removal::Done, Some(done.host))),
+        Way::Stranger(stranger) => nodes.discard(host, stranger).map(|_| (Removal::Done, None)),
+    };
+    let now = clock::now();
+    match done {
+        Ok((removal, facts)) => {
+            registry.write(|writer| {
+                if let Some(facts) = &facts {
+                    writer.keep_facts(host, facts, now)?;
+                }
+                if removal == Removal::Done {
+                    writer.forget_stray(host, target.kind, &target.name)?;
+                    writer.record_about(host.as_str(), now, &actor, REMOVED, &label)?;
+                }
+                Ok::<_, RegistryError>(())
+            })?;
+            if removal == Removal::Done {
+                audit::act(REMOVED, host.as_str(), &actor, &label);
+            }
+            Ok(removal)
+        }
+        Err(trouble) => {
+            let detail = format!("{label}: {}", trouble.fault);
+            registry.write(|writer| writer.record_about(host.as_str(), now, &actor, FAILED, &detail))?;
+            audit::act(FAILED, host.as_str(), &actor, &detail);
+            Err(target.not_done(&trouble))
+        }
+    }
+}
+
+/// Says how something is removed, if it still is nobody's, by what its host and the registry say now.
+fn judge(reader: Reader<'_>, target: &Target, info: &NodeInfo) -> Result<Way, Refusal> {
+    let host = &target.host;
+    let live = reader.live(Scope::All, u32::MAX, 0)?;
+    let here: Vec<&Vm> = live.iter().filter(|vm| vm.physical_host == *host).collect();
+    let images = reader.images()?;
+    let stems: BTreeSet<String> =
+        images.iter().filter(|image| image.host == *host).map(|image| image.id().stem()).collect();
+    let strays = compare::unexpected(&here, &stems, info).strays;
+    if !strays.iter().any(|stray| stray.kind == target.kind && stray.name == target.name) {
+        return Err(target.left_alone(
+            "it is gone, or belongs to the portal by now. Look at the page again after the next upkeep.",
+        ));
+    }
+    let way = way(target, info).map_err(|why| target.left_alone(&why))?;
+    match &way {
+        Way::Machine(order) => {
+            // Of that machine another host tells; this one's report would be refused, again and again.
+            if let Some(vm) = reader.vm(order.id)?
+                && vm.physical_host != *host
+            {
+                return Err(target.left_alone(&format!(
+                    "the portal knows the machine {}, on {}. Look what it does here, and type the command.",
+                    vm.id, vm.physical_host
+                )));
+            }
+        }
+        Way::Image(order) => {
+            if let Some(machine) = reader.being_saved_as(&order.image, None)? {
+                return Err(target.left_alone(&format!(
+                    "the disk of {machine} is being saved under that name. Wait until that is over."
+                )));
+            }
+        }
+        Way::Stranger(Stranger::Volume { name }) => {
+            let owner = name.machine();
+            if let Some(vm) = here.iter().find(|vm| owner.is_some() && vm.machine_name().ok() == owner) {
+                return Err(target.left_alone(&format!(
+                    "it lacks a machine's tag, but its name is of {}, which is the portal's.",
+                    vm.virtual_host
+                )));
+            }
+        }
+        Way::Stranger(Stranger::Domain { .. }) => {}
+    }
+    Ok(way)
+}
+
+/// Says how something is removed, by what its host says, or why it can't be.
+fn way(target: &Target, info: &NodeInfo) -> Result<Way, String> {
+    let name = target.name.as_str();
+    match target.kind {
+        StrayKind::Record => match info.jobs.iter().find(|job| job.id.to_string() == name) {
+            Some(Job { id, machine, .. }) => terminate(*id, machine),
+            None => Err("it is gone.".to_owned()),
+        },
+        StrayKind::Volume => {
+            let volume: StrangerVolume = name
+                .parse()
+                .map_err(|fault| format!("its name {fault}. Type the command on its host, as root."))?;
+            let Some(id) = info.volumes.iter().find(|one| one.name == name).and_then(|one| one.machine)
+            else {
+                return Ok(Way::Stranger(Stranger::Volume { name: volume }));
+            };
+            let recorded = info.jobs.iter().find(|job| job.id == id).map(|job| &job.machine);
+            match volume.machine() {
+                Some(machine) if recorded.is_none_or(|recorded| *recorded == machine) => {
+                    terminate(id, &machine)
+                }
+                _ => Err(format!(
+                    "it carries the tag of the machine {id} under a name that is not that machine's. Type the \
+                     command on its host, as root."
+                )),
+            }
+        }
+        StrayKind::Domain => {
+            if let Some(job) = info.jobs.iter().find(|job| job.machine.as_str() == name) {
+                return Err(format!(
+                    "it is the machine of the record {}. Remove that, and all of the machine goes.",
+                    job.id
+                ));
+            }
+            let parsed: StrangerDomain = name
+                .parse()
+                .map_err(|fault| format!("its name {fault}. Type the command on its host, as root."))?;
+            let named: Vec<&Domain> = info.domains.iter().filter(|domain| domain.name == name).collect();
+            match named[..] {
+                [domain] => Ok(Way::Stranger(Stranger::Domain { name: parsed, number: domain.id })),
+                _ => {
+                    Err("there is more than one of that name. Type the command on its host, as root."
+                        .to_owned())
+                }
+            }
+        }
+        StrayKind::Image => match SavedImage::from_stem(name) {
+            Some(image) => Ok(Way::Image(ImageOrder { image, act: ImageAct::Delete })),
+            None => Err("no user's image is called so. Type the command on its host, as root.".to_owned()),
+        },
+    }
+}
+
+fn terminate(id: VmId, machine: &MachineName) -> Result<Way, String> {
+    let (user, virtual_host) = machine.parts().ok_or_else(|| {
+        format!("{machine} is not how vGrid calls a machine. Type the command on its host, as root.")
+    })?;
+    Ok(Way::Machine(MachineOrder { id, user, virtual_host }))
+}
+
+/// What to type on a host, as root, to be rid of something. Nothing runs it but an administrator who has looked.
+pub fn removal(kind: StrayKind, name: &str) -> String {
+    match kind {
+        StrayKind::Domain => format!("xl destroy {}", shell_word(name)),
+        StrayKind::Volume if name.contains('/') => format!("lvremove {}", shell_word(name)),
+        // The server does not know the host's volume group; LVM finds it by the name (lvmreport(7)), and asks.
+        StrayKind::Volume => format!("lvremove --select {}", shell_word(&format!("lv_name={name}"))),
+        StrayKind::Record => {
+            format!("grep -l {} /var/lib/vgrid/node/jobs/*.json   # then rm what it names", shell_word(name))
+        }
+        StrayKind::Image => {
+            let folder = "$(sed -n 's/^imageDirectory *= *\"\\(.*\\)\".*/\\1/p' /etc/vgrid/node.cfg)";
+            let pattern = shell_word(&format!("{name}*"));
+            format!("find \"{folder}\" -type f -name {pattern}   # then rm what it names")
+        }
+    }
+}
+
+/// A word as a shell reads it as itself, whatever a host called it.
+fn shell_word(text: &str) -> String {
+    let text = one_line(text);
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '/' | '+' | ':' | '=' | '-');
+    if !text.is_empty() && !text.starts_with('-') && text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::lease::Moment;
+    use crate::model::size::Amount;
+    use crate::model::wire::{HostFacts, SavedFile, Volume};
+    use crate::server::registry::Registry;
+    use crate::server::registry::event::Actor;
+    use crate::server::registry::stray::Stray;
+    use crate::server::registry::vm::tests::entered;
+
+    #[test]
+    fn a_command_to_copy_says_what_it_seems_to_say() {
+        for (kind, name, command) in [
+            (StrayKind::Domain, "alice_vm1", "xl destroy alice_vm1"),
+            (StrayKind::Domain, "a b;reboot", "xl destroy 'a b;reboot'"),
+            (StrayKind::Domain, "it's\nx", "xl destroy 'it'\\''s x'"),
+            (StrayKind::Volume, "vg1/xen-root-x", "lvremove vg1/xen-root-x"),
+            (StrayKind::Volume, "xen-root-x", "lvremove --select lv_name=xen-root-x"),
+            (StrayKind::Volume, "$(reboot)", "lvremove --select 'lv_name=$(reboot)'"),
+        ] {
+            assert_eq!(removal(kind, name), command);
+        }
+        for kind in [StrayKind::Record, StrayKind::Image] {
+            assert!(removal(kind, "x';reboot").contains(r"'x'\'';reboot"), "{}", removal(kind, "x';reboot"));
+        }
+    }
+
+    fn info() -> NodeInfo {
+        NodeInfo {
+            host: HostFacts {
+                memory_free: Amount::default(),
+                memory_total: Amount::default(),
+                disk_free: Amount::default(),
+                disk_total: Amount::default(),
+                version: String::new(),
+                common_digest: String::new(),
+            },
+            toolstack: "xl".to_owned(),
+            domains: Vec::new(),
+            volumes: Vec::new(),
+            jobs: Vec::new(),
+            images: Vec::new(),
+            saved: Vec::new(),
+        }
+    }
+
+    fn target(kind: StrayKind, name: &str) -> Target {
+        Target { kind, host: "node1".parse().unwrap(), name: name.to_owned() }
+    }
+
+    fn domain(name: &str, id: u32) -> Domain {
+        Domain { name: name.to_owned(), id, memory: Amount::default(), state: "-b----".to_owned() }
+    }
+
+    fn volume(name: &str, machine: Option<VmId>) -> Volume {
+        Volume { name: name.to_owned(), size: Amount::default(), machine, open: false }
+    }
+
+    fn job(id: VmId, machine: &str) -> Job {
+        let machine = machine.parse().unwrap();
+        Job { id, machine, work: None, stage: None, stopped: false, since: Moment::from_unix(0) }
+    }
+
+    fn of_machine(id: VmId, user: &str) -> Way {
+        let (user, virtual_host) = (user.parse().unwrap(), "vm9".parse().unwrap());
+        Way::Machine(MachineOrder { id, user, virtual_host })
+    }
+
+    #[test]
+    fn each_thing_is_removed_as_what_it_is() {
+        let (id, other) = (VmId::generate(), VmId::generate());
+        let mut told = info();
+        told.jobs.push(job(id, "J+C3+BC_vm9"));
+        told.domains.extend([domain("somebody", 4), domain("J+C3+BC_vm9", 5), domain("a b", 6)]);
+        told.volumes.extend([
+            volume("xen-root-old", None),
+            volume("xen-root-J+C3+BC_vm9", Some(id)),
+            volume("xen-root-carol_vm9", Some(other)),
+            volume("xen-swap-carol_vm9", Some(id)),
+            volume("moved", Some(other)),
+            volume("xen-root-old.bak", Some(other)),
+        ]);
+        told.saved.push(SavedFile { stem: "alice_web".to_owned(), bytes: 1 });
+        let find = |kind, name: &str| way(&target(kind, name), &told);
+        assert_eq!(find(StrayKind::Record, &id.to_string()), Ok(of_machine(id, "Jü")));
+        assert_eq!(find(StrayKind::Volume, "xen-root-J+C3+BC_vm9"), Ok(of_machine(id, "Jü")));
+        assert_eq!(find(StrayKind::Volume, "xen-root-carol_vm9"), Ok(of_machine(other, "carol")));
+        let old = Stranger::Volume { name: "xen-root-old".parse().unwrap() };
+        assert_eq!(find(StrayKind::Volume, "xen-root-old"), Ok(Way::Stranger(old)));
+        let somebody = Stranger::Domain { name: "somebody".parse().unwrap(), number: 4 };
+        assert_eq!(find(StrayKind::Domain, "somebody"), Ok(Way::Stranger(somebody)));
+        let image = SavedImage::from_stem("alice_web").unwrap();
+        assert_eq!(
+            find(StrayKind::Image, "alice_web"),
+            Ok(Way::Image(ImageOrder { image, act: ImageAct::Delete }))
+        );
+        for (kind, name, why) in [
+            (StrayKind::Record, other.to_string().as_str(), "gone"),
+            (StrayKind::Volume, "xen-swap-carol_vm9", "not that machine's"),
+            (StrayKind::Volume, "xen-root-old.bak", "not that machine's"),
+            (StrayKind::Volume, "moved", "does not begin with xen-root-"),
+            (StrayKind::Domain, "J+C3+BC_vm9", "Remove that"),
+            (StrayKind::Domain, "a b", "must not contain a blank"),
+            (StrayKind::Domain, "none", "more than one"),
+            (StrayKind::Image, "web", "no user's image"),
+        ] {
+            let said = find(kind, name).unwrap_err();
+            assert!(said.contains(why), "{name}: {said}");
+        }
+    }
+
+    #[test]
+    fn what_has_become_the_portal_s_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let here = entered(&mut registry, "alice", "node1", "vm1");
+        let there = entered(&mut registry, "bob", "node2", "vm2");
+        let mut told = info();
+        told.jobs.extend([job(here.id, "alice_vm1"), job(there.id, "bob_vm2")]);
+        told.domains.extend([domain("alice_vm1", 3), domain("somebody", 4)]);
+        told.volumes.extend([
+            volume("xen-root-alice_vm1", None),
+            volume("xen-swap-bob_vm2", Some(there.id)),
+            volume("xen-root-old", None),
+        ]);
+        let judged = |kind, name: &str| {
+            registry.read(|reader| judge(reader, &target(kind, name), &told)).map_err(|refusal| {
+                assert_eq!(refusal.status, 409);
+                refusal.sentence
+            })
+        };
+        for (kind, name, why) in [
+            (StrayKind::Domain, "alice_vm1", "belongs to the portal by now"),
+            (StrayKind::Domain, "gone", "it is gone"),
+            (StrayKind::Record, here.id.to_string().as_str(), "belongs to the portal by now"),
+            (StrayKind::Record, there.id.to_string().as_str(), "on node2"),
+            (StrayKind::Volume, "xen-swap-bob_vm2", "on node2"),
+            (StrayKind::Volume, "xen-root-alice_vm1", "its name is of vm1"),
+        ] {
+            let said = judged(kind, name).unwrap_err();
+            assert!(said.contains(why), "{name}: {said}");
+        }
+        assert!(
+            judged(StrayKind::Domain, "somebody").is_ok()
+                && judged(StrayKind::Volume, "xen-root-old").is_ok()
+        );
+    }
+
+    #[test]
+    fn an_order_is_shown_until_it_is_known_to_have_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let at = Moment::from_unix;
+        let host: PhysicalHost = "node1".parse().unwrap();
+        let actor = Actor { who: "admin".to_owned(), from: "192.0.2.1".to_owned() };
+        let mut happens = |now: i64, what: &str, detail: &str| {
+            let done: Result<_, RegistryError> =
+                registry.write(|writer| writer.record_about("node1", at(now), &actor, what, detail));
+            done.unwrap();
+            let found = |name: &str| Found {
+                host: host.clone(),
+                stray: Stray { kind: StrayKind::Volume, name: name.to_owned(), detail: String::new() },
+                since: at(100),
+            };
+            let ordered = registry.read(|reader| under_way(reader, &[found("a"), found("ab")])).unwrap();
+            ordered.into_iter().map(|one| one.is_some()).collect::<Vec<_>>()
+        };
+        assert_eq!(happens(50, ORDERED, "volume a"), [false, false], "it was another of that name");
+        assert_eq!(happens(200, ORDERED, "volume a"), [true, false]);
+        assert_eq!(happens(200, FAILED, "volume a: it is in use"), [false, false]);
+        assert_eq!(happens(300, ORDERED, "volume ab"), [false, true]);
+        assert_eq!(happens(301, ORDERED, "volume a"), [true, true]);
+    }
+
+    #[test]
+    fn what_can_t_be_named_can_t_be_removed() {
+        let id = VmId::generate().to_string();
+        for (kind, name, possible) in [
+            (StrayKind::Domain, "somebody", true),
+            (StrayKind::Domain, "(null)", false),
+            (StrayKind::Domain, "o'dd <one>", false),
+            (StrayKind::Volume, "xen-root-old", true),
+            (StrayKind::Volume, "moved", false),
+            (StrayKind::Record, id.as_str(), true),
+            (StrayKind::Record, "x", false),
+            (StrayKind::Image, "alice_web", true),
+            (StrayKind::Image, "web", false),
+        ] {
+            assert_eq!(effect(kind, name).is_some(), possible, "{name}");
+        }
+    }
+}

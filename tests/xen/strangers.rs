@@ -1,0 +1,116 @@
+//! What vGrid did not make on a host: seen by upkeep, shown to administrators, and removed when root has allowed it and one
+//! of them says so; and nothing else.
+
+use serde_json::Value;
+
+use super::host::{Host, scenario};
+
+const HELPER: &str = "/usr/lib/vgrid/vgrid-helper";
+
+/// A machine that no portal knows.
+const NOBODY: &str = "019dd5a3-2f3a-7c11-9d9b-0123456789ab";
+
+/// Has upkeep look, and returns what is unknown on the host: kind and name.
+fn unknown(host: &Host) -> Vec<(String, String)> {
+    host.sh("cd / && runuser -u www-data -- vgrid-upkeep");
+    let (status, text) = host.ask("admin", "admin", "format=json");
+    assert_eq!(status, 200, "{text}");
+    let page: Value = serde_json::from_str(&text).expect("JSON");
+    let word = |one: &Value, key: &str| one[key].as_str().expect("a text").to_owned();
+    let all = page["unknown"].as_array().expect("what is unknown");
+    all.iter().map(|one| (word(one, "kind"), word(one, "name"))).collect()
+}
+
+/// Has something removed: status and answer.
+fn remove(host: &Host, kind: &str, name: &str) -> (u16, String) {
+    host.ask("admin", "admin", &format!("format=json&do=remove&kind={kind}&host=xenhost&name={name}"))
+}
+
+#[track_caller]
+fn refuses(host: &Host, kind: &str, name: &str, why: &str) {
+    let (status, text) = remove(host, kind, name);
+    assert!(status == 409 && text.contains(why), "{kind} {name}: {status} {text}\n{}", host.log());
+}
+
+/// What the helper refuses although root has allowed it to remove what vGrid did not make: this is not that.
+fn the_helper_spares_what_is_no_stranger(host: &Host) {
+    let number = host.sh("xl domid alice_vm1").trim().to_owned();
+    let stranger = host.sh("xl domid stranger").trim().to_owned();
+    for arguments in [
+        "volume xen-root-alice_vm1".to_owned(),
+        "volume xen-swap-alice_vm1".to_owned(),
+        "volume other".to_owned(),
+        "volume xen-root-origin".to_owned(),
+        "volume xen-root-stranger other".to_owned(),
+        format!("domain alice_vm1 {number}"),
+        format!("domain alice_vm1 {stranger}"),
+        format!("domain stranger {number}"),
+        "domain stranger 0".to_owned(),
+        "domain Domain-0 0".to_owned(),
+    ] {
+        let ended = host.as_www_data(&format!("sudo -n {HELPER} discard {arguments} < /dev/null"));
+        assert!(matches!(ended.status, 1 | 2) && ended.out.len() > 20, "{arguments}: {}", ended.out);
+    }
+}
+
+#[test]
+fn strangers_go_when_root_and_an_administrator_say_so_and_nothing_else_does() {
+    scenario("strangers", |host| {
+        let (status, answer) = host.deploy("alice", "vmImage=tiny&vmMemory=96&vmPartition=1&vmHostname=vm1");
+        assert_eq!(status, 202, "{answer}");
+        let id = answer["machine"]["id"].as_str().expect("an id").to_owned();
+        host.wait_for("alice", &id, "deployed", 900);
+        host.sh("lvcreate -qq -y -L 8M -n other vg1");
+        let before = host.inventory();
+        assert!(unknown(host).is_empty());
+
+        host.sh("lvcreate -qq -y -L 8M -n xen-root-stranger vg1");
+        // One with a snapshot, which would go with it.
+        host.sh("lvcreate -qq -y -L 8M -n xen-root-origin vg1 && lvcreate -qq -y -s -L 8M -n copy vg1/xen-root-origin");
+        host.sh(&format!("lvcreate -qq -y -L 8M -n xen-root-eve_vm9 --addtag vgrid-{NOBODY} vg1"));
+        host.sh(
+            "printf 'name=\"stranger\"\nmemory=96\nkernel=\"%s\"\n' /boot/vmlinuz-* > /root/other.cfg && xl create -p /root/other.cfg",
+        );
+        let there = |kind: &str, name: &str| (kind.to_owned(), name.to_owned());
+        let (domain, volume) = (there("domain", "stranger"), there("volume", "xen-root-stranger"));
+        let (tagged, origin) = (there("volume", "xen-root-eve_vm9"), there("volume", "xen-root-origin"));
+        let all = [domain.clone(), tagged.clone(), origin.clone(), volume.clone()];
+        assert_eq!(unknown(host), all);
+
+        // Root has not allowed it.
+        let with_strangers = host.inventory();
+        for (kind, name) in [&domain, &volume, &origin] {
+            refuses(host, kind, name, "removeStrangers = true");
+        }
+        host.must_be_as(&with_strangers);
+        host.sh("sed -i '/^imageDirectory/i removeStrangers = true' /etc/vgrid/node.cfg");
+        refuses(host, "volume", "xen-root-origin", "has snapshots");
+        host.sh("setsid sleep 900 < /dev/vg1/xen-root-stranger > /dev/null 2>&1 & echo $! > /root/holder");
+        refuses(host, "volume", "xen-root-stranger", "in use");
+        host.sh("kill $(cat /root/holder); rm /root/holder");
+        let (status, text) = remove(host, "volume", "other");
+        assert_eq!(status, 404, "{text}");
+        the_helper_spares_what_is_no_stranger(host);
+        host.must_be_as(&with_strangers);
+        assert_eq!(unknown(host), all, "upkeep only looks");
+
+        for (kind, name) in [&domain, &volume] {
+            let (status, text) = remove(host, kind, name);
+            assert!(
+                status == 200 && !text.contains(&format!("\"{name}\"")),
+                "{status} {text}\n{}",
+                host.log()
+            );
+        }
+        assert_eq!(unknown(host), [tagged.clone(), origin]);
+        // As the machine that its tag names, by a worker.
+        let (status, text) = remove(host, &tagged.0, &tagged.1);
+        assert_eq!(status, 202, "{text}");
+        host.sh("lvremove -qq -y vg1/xen-root-origin");
+        host.sh("rm -f /root/other.cfg /var/log/xen/console/guest-stranger.log");
+        host.must_be_as(&before);
+        assert!(unknown(host).is_empty());
+        assert_eq!(host.machine("alice", &id)["state"], "deployed");
+        host.terminate("alice", &id);
+    });
+}
