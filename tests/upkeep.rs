@@ -200,14 +200,17 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
 
 #[test]
 fn one_upkeep_at_a_time() {
-    let portal = Setup { clock: true, node_timeout: 3, ..Setup::default() }.start();
+    let portal = Setup { clock: true, node_timeout: 5, ..Setup::default() }.start();
     portal.deployed("alice");
     portal.nodes.conduct(Conduct::Hang);
     let first = portal.start_upkeep(&[]);
-    let busy = crate::support::eventually(Duration::from_secs(3), || {
-        Some(portal.upkeep(&["--dry-run"])).filter(|said| said.contains("Another vgrid-upkeep is at work"))
+    // It has its lock when it asks hosts.
+    let asks = crate::support::eventually(Duration::from_secs(20), || {
+        portal.nodes.received().iter().any(|received| received.program() == "info").then_some(())
     });
-    assert!(busy.is_some());
+    assert!(asks.is_some());
+    let said = portal.upkeep(&["--dry-run"]);
+    assert!(said.contains("Another vgrid-upkeep is at work"), "{said}");
     let ended = first.wait_with_output().expect("its end");
     let said = String::from_utf8_lossy(&ended.stdout).into_owned();
     assert!(ended.status.success() && said.contains("0 of 2 hosts answered"), "{said}");
