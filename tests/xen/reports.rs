@@ -109,7 +109,7 @@ fn reports_lost_twice_and_late_with_each_order() {
         for image in ALL.iter().flat_map(|name| [format!("of-{name}"), format!("last-of-{name}")]) {
             assert!(text.contains(&format!("\"{image}\"")), "{image}: {text}");
             let (status, text) = host.ask("alice", "images", &format!("format=json&do=delete&name={image}"));
-            assert_eq!(status, 200, "{text}");
+            assert_eq!(status, 202, "{text}");
         }
         assert_eq!(host.machines().iter().map(id).collect::<Vec<_>>(), Vec::<&str>::new());
         host.sh(&format!("cp -p /srv/reports/status {PROGRAM}; rm -r /srv/reports"));
