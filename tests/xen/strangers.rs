@@ -12,7 +12,7 @@ const NOBODY: &str = "019dd5a3-2f3a-7c11-9d9b-0123456789ab";
 
 /// Has upkeep look, and returns what is unknown on the host: kind and name.
 fn unknown(host: &Host) -> Vec<(String, String)> {
-    host.sh("cd / && runuser -u www-data -- vgrid-upkeep");
+    host.upkeep();
     let (status, text) = host.ask("admin", "admin", "format=json");
     assert_eq!(status, 200, "{text}");
     let page: Value = serde_json::from_str(&text).expect("JSON");
