@@ -360,11 +360,12 @@ mod tests {
     use super::*;
     use crate::model::lease::Moment;
     use crate::model::size::Amount;
-    use crate::model::wire::{HostFacts, SavedFile, Volume};
+    use crate::model::wire::{SavedFile, Volume};
     use crate::server::registry::Registry;
     use crate::server::registry::event::Actor;
     use crate::server::registry::stray::Stray;
     use crate::server::registry::vm::tests::entered;
+    use crate::server::upkeep::compare::tests::info;
 
     #[test]
     fn a_command_to_copy_says_what_it_seems_to_say() {
@@ -380,25 +381,6 @@ mod tests {
         }
         for kind in [StrayKind::Record, StrayKind::Image] {
             assert!(removal(kind, "x';reboot").contains(r"'x'\'';reboot"), "{}", removal(kind, "x';reboot"));
-        }
-    }
-
-    fn info() -> NodeInfo {
-        NodeInfo {
-            host: HostFacts {
-                memory_free: Amount::default(),
-                memory_total: Amount::default(),
-                disk_free: Amount::default(),
-                disk_total: Amount::default(),
-                version: String::new(),
-                common_digest: String::new(),
-            },
-            toolstack: "xl".to_owned(),
-            domains: Vec::new(),
-            volumes: Vec::new(),
-            jobs: Vec::new(),
-            images: Vec::new(),
-            saved: Vec::new(),
         }
     }
 

@@ -162,7 +162,7 @@ pub fn unexpected(vms: &[&Vm], images: &BTreeSet<String>, info: &NodeInfo) -> Un
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::server) mod tests {
     use super::*;
     use crate::model::size::Amount;
     use crate::model::state::Event;
@@ -209,7 +209,8 @@ mod tests {
         Vm { deadline: done.as_ref().unwrap().deadline.map(|_| NOW.plus_seconds(9)), ..done.unwrap() }
     }
 
-    fn info() -> NodeInfo {
+    /// What a host says that has nothing.
+    pub fn info() -> NodeInfo {
         NodeInfo {
             host: HostFacts {
                 memory_free: Amount::default(),
