@@ -141,13 +141,13 @@ pub enum Fault {
         detail: String,
     },
     /// The worker was killed, or the host went down.
-    #[error("The work was interrupted ({}; killed, or the host was restarted). What had been made is removed; deploy again.", stage.map_or("before it began".to_owned(), |s| s.to_string()))]
+    #[error("The work was interrupted ({}; killed, or the host was restarted or its disk full). What had been made is removed; deploy again.", stage.map_or("before it began".to_owned(), |s| s.to_string()))]
     Interrupted {
         /// How far it had come.
         stage: Option<Stage>,
     },
     /// As [`Interrupted`](Self::Interrupted), of a machine that was to be started: nothing of it is lost.
-    #[error("Starting was interrupted ({}; killed, or the host was restarted). The machine is stopped; start it again.", stage.map_or("before it began".to_owned(), |s| s.to_string()))]
+    #[error("Starting was interrupted ({}; killed, or the host was restarted or its disk full). The machine is stopped; start it again.", stage.map_or("before it began".to_owned(), |s| s.to_string()))]
     StartInterrupted {
         /// How far it had come.
         stage: Option<Stage>,
@@ -214,7 +214,7 @@ pub enum Fault {
     },
     /// As [`Interrupted`](Self::Interrupted), of a disk that was to be saved.
     #[error(
-        "Saving the disk was interrupted (killed, or the host was restarted). Nothing of the machine is lost; save it again."
+        "Saving the disk was interrupted (killed, or the host was restarted or its disk full). Nothing of the machine is lost; save it again."
     )]
     SaveInterrupted,
     /// Root has not allowed vGrid to remove what it did not make.
