@@ -398,8 +398,14 @@ impl FromStr for MachineName {
     }
 }
 
+/// What the names of volumes begin with that hold a machine's file system.
+pub const ROOT_PREFIX: &str = "xen-root-";
+
+/// What the names of volumes begin with that a machine swaps to.
+pub const SWAP_PREFIX: &str = "xen-swap-";
+
 /// What the names of machines' volumes begin with.
-pub const VOLUME_PREFIXES: [&str; 2] = ["xen-root-", "xen-swap-"];
+pub const VOLUME_PREFIXES: [&str; 2] = [ROOT_PREFIX, SWAP_PREFIX];
 
 /// The name of a volume that looks like a machine's and that vGrid may not have made: one of [`VOLUME_PREFIXES`] and
 /// something after it, in LVM's characters (lvm(8)), at most 100 in all.

@@ -9,7 +9,7 @@ use crate::system::log::{self, Level};
 
 use super::jobs::Record;
 use super::privileged::Helper;
-use super::{Node, lvm, order, refuse};
+use super::{Node, order, refuse};
 
 /// Answers a [`Stranger`] with 200 when it is gone. What a record of this host is about is refused here; the rest, and
 /// whether the host's root allows it at all, the helper judges.
@@ -30,9 +30,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
 fn is_about(record: &Record, stranger: &Stranger) -> bool {
     match stranger {
         Stranger::Domain { name, .. } => name.as_str() == record.machine.as_str(),
-        Stranger::Volume { name } => [lvm::root_volume(&record.machine), lvm::swap_volume(&record.machine)]
-            .iter()
-            .any(|volume| volume == name.as_str()),
+        Stranger::Volume { name } => name.machine().as_ref() == Some(&record.machine),
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::model::names::{MachineName, VmId, VolumeGroup};
+use crate::model::names::{MachineName, ROOT_PREFIX, SWAP_PREFIX, VmId, VolumeGroup};
 use crate::model::size::Amount;
 use crate::model::wire::Volume;
 use crate::system::exec::{self, ExecError, Run, Said};
@@ -71,12 +71,12 @@ pub enum LvmError {
 
 /// What the volume that holds a machine's file system is called.
 pub fn root_volume(machine: &MachineName) -> String {
-    format!("xen-root-{machine}")
+    format!("{ROOT_PREFIX}{machine}")
 }
 
 /// What the volume that a machine swaps to is called.
 pub fn swap_volume(machine: &MachineName) -> String {
-    format!("xen-swap-{machine}")
+    format!("{SWAP_PREFIX}{machine}")
 }
 
 /// How the tags of machines' volumes begin.
@@ -146,18 +146,6 @@ impl GroupRow {
     }
 }
 
-impl VolumeRow {
-    fn volume(self) -> Result<Volume, LvmError> {
-        Ok(Volume {
-            size: mebibytes(&self.size)?,
-            machine: machine_of(&self.tags),
-            // lvs(8): the sixth attribute is `o` when the device is open.
-            open: self.attributes.as_bytes().get(5) == Some(&b'o'),
-            name: self.name,
-        })
-    }
-}
-
 /// What speaks for and against the removal of a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
@@ -170,14 +158,27 @@ pub struct Standing {
 }
 
 impl VolumeRow {
+    fn volume(self) -> Result<Volume, LvmError> {
+        Ok(Volume {
+            size: mebibytes(&self.size)?,
+            machine: machine_of(&self.tags),
+            open: self.is_open(),
+            name: self.name,
+        })
+    }
+
     fn standing(&self) -> Standing {
-        let attributes = self.attributes.as_bytes();
         Standing {
             tagged: self.tags.split(',').any(|tag| tag.trim().starts_with(TAG)),
-            open: attributes.get(5) == Some(&b'o'),
+            open: self.is_open(),
             // lvs(8): plain, thin, raid, mirrored, cached, a snapshot. What is an origin, says so in place of that.
-            alone: attributes.first().is_some_and(|kind| b"-VrRmMCs".contains(kind)),
+            alone: self.attributes.as_bytes().first().is_some_and(|kind| b"-VrRmMCs".contains(kind)),
         }
+    }
+
+    /// lvs(8): the sixth attribute is `o` when the device is open.
+    fn is_open(&self) -> bool {
+        self.attributes.as_bytes().get(5) == Some(&b'o')
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
+
 use crate::config::{self, ConfigError};
 use crate::model::fault::{Fault, detail};
 use crate::model::names::{MachineName, PhysicalHost, RequestId, VmId};
@@ -80,13 +82,7 @@ impl<'a> Nodes<'a> {
     /// # Errors
     /// [`Trouble`], when it did not say.
     pub fn info(&self, host: &PhysicalHost) -> Result<NodeInfo, Trouble> {
-        let answer =
-            self.client().get(&self.config.node_url(host, "info")).map_err(|error| unheard(host, error))?;
-        if answer.status == 200 {
-            answer.json().map_err(|error| unheard(host, error))
-        } else {
-            Err(refused(host, &answer))
-        }
+        done(host, self.client().get(&self.config.node_url(host, "info")))
     }
 
     /// Tells a node to save the disk of a machine as an image.
@@ -104,12 +100,7 @@ impl<'a> Nodes<'a> {
     /// [`Trouble`], when the node did not say that it is done.
     pub fn image(&self, host: &PhysicalHost, order: &ImageOrder) -> Result<ImageDone, Trouble> {
         let url = self.config.node_url(host, "image");
-        let answer = self.client().post(&url, order).map_err(|error| unheard(host, error))?;
-        if answer.status == 200 {
-            answer.json().map_err(|error| unheard(host, error))
-        } else {
-            Err(refused(host, &answer))
-        }
+        done(host, self.client().post(&url, order))
     }
 
     /// Has a node remove something that vGrid did not make, and waits for it.
@@ -119,12 +110,7 @@ impl<'a> Nodes<'a> {
     pub fn discard(&self, host: &PhysicalHost, stranger: &Stranger) -> Result<Discarded, Trouble> {
         let client = self.patient_client(self.config.node_timeout().max(DISCARD));
         let url = self.config.node_url(host, "discard");
-        let answer = client.post(&url, stranger).map_err(|error| unheard(host, error))?;
-        if answer.status == 200 {
-            answer.json().map_err(|error| unheard(host, error))
-        } else {
-            Err(refused(host, &answer))
-        }
+        done(host, client.post(&url, stranger))
     }
 
     /// Fetches the end of a machine's console output.
@@ -135,12 +121,7 @@ impl<'a> Nodes<'a> {
         // `+` is a blank in a query; all else in a machine's name stands for itself.
         let query = machine.as_str().replace('+', "%2B");
         let url = format!("{}?machine={query}", self.config.node_url(host, "console"));
-        let answer = self.client().get(&url).map_err(|error| unheard(host, error))?;
-        if answer.status == 200 {
-            answer.json().map_err(|error| unheard(host, error))
-        } else {
-            Err(refused(host, &answer))
-        }
+        done(host, self.client().get(&url))
     }
 }
 
@@ -154,6 +135,16 @@ fn accepted(host: &PhysicalHost, id: VmId, answer: Result<Answer, RemoteError>) 
         Ok(accepted)
     } else {
         Err(Trouble { fault: garbled(host, "it answered about another machine"), taken: OnNode::Maybe })
+    }
+}
+
+/// What a node answers that is not an order to be carried out later.
+fn done<T: DeserializeOwned>(host: &PhysicalHost, answer: Result<Answer, RemoteError>) -> Result<T, Trouble> {
+    let answer = answer.map_err(|error| unheard(host, error))?;
+    if answer.status == 200 {
+        answer.json().map_err(|error| unheard(host, error))
+    } else {
+        Err(refused(host, &answer))
     }
 }
 
