@@ -464,51 +464,65 @@ impl FromStr for StrangerDomain {
     }
 }
 
-/// The id of one machine: a UUID of version 7, given at deploy, carried by every message about the
-/// machine, never used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct VmId(uuid::Uuid);
+/// A name that is a UUID of version 7 in its hyphenated lower-case form, so that one id has one spelling.
+macro_rules! uuid_name {
+    ($(#[$about:meta])* $name:ident) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(uuid::Uuid);
 
-impl VmId {
-    /// A new id; later ids sort after earlier ones.
-    pub fn generate() -> Self {
-        Self(uuid::Uuid::now_v7())
-    }
+        impl $name {
+            /// A new id; later ids sort after earlier ones.
+            pub fn generate() -> Self {
+                Self(uuid::Uuid::now_v7())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameFault;
+
+            fn from_str(text: &str) -> Result<Self, NameFault> {
+                uuid::Uuid::try_parse(text)
+                    .ok()
+                    // Of the forms that are read, only the hyphenated one is so long.
+                    .filter(|id| id.get_version_num() == 7 && text.len() == 36)
+                    .filter(|_| !text.bytes().any(|byte| byte.is_ascii_uppercase()))
+                    .map(Self)
+                    .ok_or(NameFault::NotAnId)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.hyphenated().fmt(f)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameFault;
+            fn try_from(text: String) -> Result<Self, NameFault> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> String {
+                id.to_string()
+            }
+        }
+    };
 }
 
-impl FromStr for VmId {
-    type Err = NameFault;
-
-    /// The hyphenated lower-case form only, so that one id has one spelling.
-    fn from_str(text: &str) -> Result<Self, NameFault> {
-        uuid::Uuid::try_parse(text)
-            .ok()
-            // Of the forms that are read, only the hyphenated one is so long.
-            .filter(|id| id.get_version_num() == 7 && text.len() == 36)
-            .filter(|_| !text.bytes().any(|byte| byte.is_ascii_uppercase()))
-            .map(Self)
-            .ok_or(NameFault::NotAnId)
-    }
+uuid_name! {
+    /// The id of one machine: given at deploy, carried by every message about the machine, never used again.
+    VmId
 }
 
-impl fmt::Display for VmId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.hyphenated().fmt(f)
-    }
-}
-
-impl TryFrom<String> for VmId {
-    type Error = NameFault;
-    fn try_from(text: String) -> Result<Self, NameFault> {
-        text.parse()
-    }
-}
-
-impl From<VmId> for String {
-    fn from(id: VmId) -> String {
-        id.to_string()
-    }
+uuid_name! {
+    /// The identity of a registry, made with it and kept for its life, through backup and restore. A node obeys the
+    /// registry that it knows and no other.
+    RegistryId
 }
 
 /// Marks one request in every log it touches, on the server and on the node.
