@@ -11,6 +11,7 @@
 pub mod closed;
 pub mod event;
 pub mod host;
+pub mod identity;
 pub mod image;
 pub mod mail;
 pub mod notice;
@@ -216,6 +217,7 @@ fn migrate(connection: &Connection) -> Result<(), RegistryError> {
     for (_, step) in MIGRATIONS.iter().filter(|(to, _)| *to > found) {
         connection.execute_batch(step)?;
     }
+    identity::ensure(connection)?;
     connection.pragma_update(None, "user_version", NEWEST)?;
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! The tables of the registry, version by version. A version that was shipped never changes.
 
 /// The version of the schema that this program knows.
-pub const NEWEST: u32 = 3;
+pub const NEWEST: u32 = 4;
 
 /// What brings the schema to each version from the one before. Each runs in a transaction, with SQLite's
 /// check of foreign keys on.
-pub const MIGRATIONS: [(u32, &str); 3] = [(1, SCHEMA_1), (2, SCHEMA_2), (3, SCHEMA_3)];
+pub const MIGRATIONS: [(u32, &str); 4] = [(1, SCHEMA_1), (2, SCHEMA_2), (3, SCHEMA_3), (4, SCHEMA_4)];
 
 /// Ended machines stay as `notDeployed`, for their history; every index that pages count with leaves them
 /// out. The CHECKs repeat what the types promise, for whoever opens the file with another program.
@@ -275,5 +275,17 @@ CREATE TABLE image (
     shared INTEGER NOT NULL DEFAULT 0 CHECK (shared IN (0, 1)),
     saved INTEGER NOT NULL,
     PRIMARY KEY (owner, name)
+) STRICT, WITHOUT ROWID;
+";
+
+/// Which registry this is. Whoever migrates enters the row: SQL has no UUID of version 7. `restored` is when a backup
+/// was last put in its place, `compared` when the hosts had all been looked at since.
+const SCHEMA_4: &str = "
+CREATE TABLE identity (
+    only INTEGER PRIMARY KEY NOT NULL CHECK (only = 1),
+    id TEXT NOT NULL CHECK (length(id) = 36),
+    since INTEGER NOT NULL,
+    restored INTEGER,
+    compared INTEGER CHECK (compared IS NULL OR restored IS NOT NULL)
 ) STRICT, WITHOUT ROWID;
 ";
