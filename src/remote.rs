@@ -1,6 +1,6 @@
 //! The only place that makes HTTP requests. Each is signed (but for those that see what a stranger sees), has a
 //! time limit for all of it, follows no redirect and uses no proxy (under CGI `HTTP_PROXY` would be a request
-//! header).
+//! header). What the other side consents to counts only when its answer is signed, too.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -14,8 +14,10 @@ use ureq::http::uri::Scheme;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 use crate::model::lease::Moment;
-use crate::model::names::RequestId;
-use crate::model::sign::{self, Key, REQUEST_HEADER, SIGNATURE_HEADER, Signed, TIME_HEADER};
+use crate::model::names::{RegistryId, RequestId};
+use crate::model::sign::{
+    Key, Nonce, REGISTRY_HEADER, REQUEST_HEADER, Recipient, SIGNATURE_HEADER, Signed, SignedAnswer,
+};
 use crate::system::clock;
 
 /// The longest answer that is read, in bytes.
@@ -33,6 +35,9 @@ pub enum RemoteError {
     /// The connection broke, or what came is no HTTP; the message may have arrived.
     #[error("{0}")]
     Broken(String),
+    /// Something answered with success, and it does not know the key, or it answered another request.
+    #[error("HTTP {0}, but the answer is not signed with the shared key")]
+    Unsigned(u16),
     /// An answer, but not the JSON that was expected.
     #[error("HTTP {status}, {detail}")]
     Garbled {
@@ -50,6 +55,8 @@ pub struct Answer {
     pub status: u16,
     /// What the other side's clock says, if it tells.
     pub date: Option<Moment>,
+    /// The registry that the other side goes by, if the answer is signed and says so.
+    pub registry: Option<RegistryId>,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -68,7 +75,7 @@ pub struct Client<'a> {
     plain: ureq::Agent,
     secure: OnceLock<ureq::Agent>,
     ca_file: PathBuf,
-    key: Option<&'a Key>,
+    signs: Option<(&'a Key, Option<RegistryId>)>,
     request: &'a RequestId,
     limit: Duration,
 }
@@ -96,10 +103,16 @@ fn agent(limit: Duration, ca_file: Option<&Path>) -> ureq::Agent {
 }
 
 impl<'a> Client<'a> {
-    /// A client that signs with `key`, names `request`, and gives each exchange at most `limit`.
-    /// For https the other side's certificate must be signed by one of those in `ca_file`.
-    pub fn new(key: &'a Key, request: &'a RequestId, limit: Duration, ca_file: &Path) -> Self {
-        Self::with(Some(key), request, limit, ca_file)
+    /// A client that signs with `key` on behalf of `registry`, names `request`, and gives each exchange at most
+    /// `limit`. For https the other side's certificate must be signed by one of those in `ca_file`.
+    pub fn new(
+        key: &'a Key,
+        registry: Option<RegistryId>,
+        request: &'a RequestId,
+        limit: Duration,
+        ca_file: &Path,
+    ) -> Self {
+        Self::with(Some((key, registry)), request, limit, ca_file)
     }
 
     /// One that does not sign: it sees what a stranger sees.
@@ -107,12 +120,17 @@ impl<'a> Client<'a> {
         Self::with(None, request, limit, ca_file)
     }
 
-    fn with(key: Option<&'a Key>, request: &'a RequestId, limit: Duration, ca_file: &Path) -> Self {
+    fn with(
+        signs: Option<(&'a Key, Option<RegistryId>)>,
+        request: &'a RequestId,
+        limit: Duration,
+        ca_file: &Path,
+    ) -> Self {
         Self {
             plain: agent(limit, None),
             secure: OnceLock::new(),
             ca_file: ca_file.to_owned(),
-            key,
+            signs,
             request,
             limit,
         }
@@ -128,24 +146,26 @@ impl<'a> Client<'a> {
     }
 
     /// Asks for something.
-    pub fn get(&self, url: &str) -> Result<Answer, RemoteError> {
-        self.exchange("GET", url, &[])
+    pub fn get(&self, to: &Recipient, url: &str) -> Result<Answer, RemoteError> {
+        self.exchange(to, "GET", url, &[])
     }
 
     /// Sends a message as JSON.
-    pub fn post(&self, url: &str, message: &impl Serialize) -> Result<Answer, RemoteError> {
+    pub fn post(&self, to: &Recipient, url: &str, message: &impl Serialize) -> Result<Answer, RemoteError> {
         let body = serde_json::to_vec(message).map_err(|error| RemoteError::NotSent(error.to_string()))?;
-        self.exchange("POST", url, &body)
+        self.exchange(to, "POST", url, &body)
     }
 
-    fn exchange(&self, method: &str, url: &str, body: &[u8]) -> Result<Answer, RemoteError> {
+    fn exchange(&self, to: &Recipient, method: &str, url: &str, body: &[u8]) -> Result<Answer, RemoteError> {
         let uri: Uri = url.parse().map_err(|_| RemoteError::NotSent(format!("{url:?} is not a URL")))?;
         let path_and_query = uri.path_and_query().map_or("/", |p| p.as_str());
         let mut headers = vec![(REQUEST_HEADER, self.request.as_str().to_owned())];
-        if let Some(key) = self.key {
-            let time = clock::now();
-            headers.push((TIME_HEADER, time.unix().to_string()));
-            headers.push((SIGNATURE_HEADER, sign::sign(key, &Signed { method, path_and_query, time, body })));
+        let mut signature = String::new();
+        if let Some((key, registry)) = self.signs {
+            let (nonce, time) = (&Nonce::generate(), clock::now());
+            let signed = Signed { to, registry, nonce, time, method, path_and_query, body };
+            headers.extend(signed.headers(key));
+            signature = headers.last().map(|(_, value)| value.clone()).unwrap_or_default();
         }
         let agent = self.agent(&uri);
         let response = if method == "GET" {
@@ -159,7 +179,10 @@ impl<'a> Client<'a> {
         };
         let mut response = response.map_err(|error| self.explain(error))?;
         let status = response.status().as_u16();
-        let date = response.headers().get("date").and_then(|date| Moment::from_http(date.to_str().ok()?));
+        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let date = header("date").and_then(Moment::from_http);
+        let claimed = header(REGISTRY_HEADER).and_then(|text| text.parse().ok());
+        let its_signature = header(SIGNATURE_HEADER).unwrap_or_default().to_owned();
         let body =
             response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec().map_err(|error| match self
                 .explain(error)
@@ -168,7 +191,14 @@ impl<'a> Client<'a> {
                 RemoteError::NotSent(detail) => RemoteError::Broken(detail),
                 other => other,
             })?;
-        Ok(Answer { status, date, body })
+        let Some((key, _)) = self.signs else { return Ok(Answer { status, date, registry: None, body }) };
+        let answer = SignedAnswer { request: &signature, status, registry: claimed, body: &body };
+        let is_signed = answer.is_signed_by(key, &its_signature);
+        // A refusal may come from Apache, or before the signature was looked at. It leads to nothing.
+        if (200..300).contains(&status) && !is_signed {
+            return Err(RemoteError::Unsigned(status));
+        }
+        Ok(Answer { status, date, registry: claimed.filter(|_| is_signed), body })
     }
 
     fn explain(&self, error: ureq::Error) -> RemoteError {

@@ -19,6 +19,7 @@ mod pages;
 mod power;
 mod quotas;
 mod races;
+mod replay;
 mod reports;
 mod roles;
 mod scripts;

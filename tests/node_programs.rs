@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use vgrid::model::names::{MachineName, VmId};
-use vgrid::model::sign::{self, Key, SIGNATURE_HEADER, Signed, TIME_HEADER};
+use vgrid::model::sign::Key;
 use vgrid::model::wire::MachineOrder;
 use vgrid::node::host::{HostState, Machines, Storage};
 use vgrid::node::hypervisor::Memory;
@@ -35,9 +35,8 @@ const ORDERS: [&str; 8] = [
 ];
 
 fn signed_get(portal: &Portal, path: &str, key: &Key) -> Ask {
-    let time = clock::now();
-    let signature = sign::sign(key, &Signed { method: "GET", path_and_query: path, time, body: b"" });
-    portal.ask("GET", path).header(TIME_HEADER, time.unix().to_string()).header(SIGNATURE_HEADER, signature)
+    let headers = portal.seal(path, key).headers("GET", path, b"");
+    headers.into_iter().fold(portal.ask("GET", path), |ask, (name, value)| ask.header(name, value))
 }
 
 /// An order for this machine: a node takes no others.
@@ -45,6 +44,7 @@ fn order() -> Value {
     let here = nix::unistd::gethostname().expect("a host name").to_string_lossy().to_lowercase();
     json!({
         "id": VmId::generate().to_string(),
+        "number": 1,
         "user": "alice",
         "physical_host": here,
         "virtual_host": "vm1",
@@ -162,7 +162,9 @@ fn a_host_without_xen_says_so_and_keeps_nothing() {
     let mut left = Vec::new();
     for entry in std::fs::read_dir(portal.path("var/node")).expect("its records") {
         let path = entry.expect("a record").path();
-        if path.is_file() && std::fs::metadata(&path).is_ok_and(|m| m.len() > 0) {
+        // Which registry it obeys it keeps.
+        let kept = path.file_name().is_some_and(|name| name == "registry");
+        if !kept && path.is_file() && std::fs::metadata(&path).is_ok_and(|m| m.len() > 0) {
             left.push(path);
         }
     }
@@ -291,7 +293,7 @@ fn put_record(portal: &Portal, machine: &Value) -> (PathBuf, Vec<u8>) {
 fn what_a_record_is_about_is_no_stranger_and_nothing_goes_without_the_helper() {
     let portal = node_with_images();
     let id = VmId::generate().to_string();
-    put_record(&portal, &json!({"id": id, "user": "alice", "virtual_host": "vm1"}));
+    put_record(&portal, &json!({"id": id, "number": 1, "user": "alice", "virtual_host": "vm1"}));
     let volume = |name: &str| json!({"volume": {"name": name}});
     let domain = |name: &str, number: i64| json!({"domain": {"name": name, "number": number}});
     for ours in [volume("xen-root-alice_vm1"), volume("xen-swap-alice_vm1"), domain("alice_vm1", 3)] {
@@ -331,7 +333,7 @@ fn what_a_record_is_about_is_no_stranger_and_nothing_goes_without_the_helper() {
 fn a_disk_is_saved_under_a_name_that_is_free_and_of_a_machine_that_is_there() {
     let portal = node_with_images();
     let id = VmId::generate();
-    let machine = json!({"id": id.to_string(), "user": "alice", "virtual_host": "vm1"});
+    let machine = json!({"id": id.to_string(), "number": 2, "user": "alice", "virtual_host": "vm1"});
     let save = |name: &str| give(&portal, SAVE, &json!({"machine": machine, "name": name}));
     let code = |answer: &Answer| {
         assert_eq!(answer.status, 409, "{answer}");
@@ -339,7 +341,9 @@ fn a_disk_is_saved_under_a_name_that_is_free_and_of_a_machine_that_is_there() {
     };
     assert_eq!(code(&save("mine")), "machine-missing");
 
-    let (file, record) = put_record(&portal, &machine);
+    let mut before = machine.clone();
+    before["number"] = json!(1);
+    let (file, record) = put_record(&portal, &before);
     put_image(&portal, "alice_one.tar.zst");
     for name in ["one", "base"] {
         let answer = save(name);
@@ -366,5 +370,26 @@ fn a_deploy_from_a_saved_image_needs_that_image() {
     put_image(&portal, "bob_one.tar.gz");
     assert_eq!(deploy("one"), "name-unresolved");
     assert_eq!(deploy("none"), "saved-image-missing");
+    portal.assert_no_panic();
+}
+
+#[test]
+fn an_order_older_than_the_last_is_not_carried_out() {
+    let portal = node_with_images();
+    let id = VmId::generate().to_string();
+    let machine = |number: u64| json!({"id": id, "number": number, "user": "alice", "virtual_host": "vm1"});
+    let (file, record) = put_record(&portal, &machine(5));
+    for number in [0, 4] {
+        for program in ["stop", "start", "reboot", "terminate"] {
+            let answer = give(&portal, &format!("/cgi-bin/node/{program}"), &machine(number)).expect(409);
+            assert_eq!(answer.json()["fault"]["code"], "order-outdated", "{program} {number}: {answer}");
+        }
+        let save = json!({"machine": machine(number), "name": "mine"});
+        assert_eq!(give(&portal, SAVE, &save).expect(409).json()["fault"]["code"], "order-outdated");
+    }
+    // Another order than the one that has this number.
+    let answer = give(&portal, "/cgi-bin/node/reboot", &machine(5)).expect(409);
+    assert_eq!(answer.json()["fault"]["code"], "order-outdated", "{answer}");
+    assert_eq!(fs::read(&file).expect("the record"), record);
     portal.assert_no_panic();
 }

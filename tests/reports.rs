@@ -2,15 +2,17 @@
 
 use serde_json::{Value, json};
 use vgrid::model::fault::Fault;
-use vgrid::model::lease::Moment;
-use vgrid::model::names::VmId;
-use vgrid::model::sign::{self, Key, REQUEST_HEADER, SIGNATURE_HEADER, Signed, TIME_HEADER};
+use vgrid::model::names::{RegistryId, VmId};
+use vgrid::model::sign::{
+    Key, NONCE_HEADER, Nonce, RECIPIENT_HEADER, REGISTRY_HEADER, REQUEST_HEADER, SIGNATURE_HEADER,
+    TIME_HEADER,
+};
 use vgrid::model::stage::{Order, Percent, Stage};
 use vgrid::model::wire::News;
-use vgrid::system::clock;
 
-use crate::support::http::Answer;
+use crate::support::http::{Answer, Ask};
 use crate::support::portal::{Portal, STATUS, state_of};
+use crate::support::signed::{Seal, recipient};
 
 fn progress(stage: Stage, percent: u8) -> News {
     News::Progress { stage, percent: Percent::try_from(percent).ok(), place: None }
@@ -126,16 +128,16 @@ fn a_report_before_the_answer_to_the_order_counts() {
 }
 
 #[test]
-fn a_machine_that_nobody_knows_is_to_be_abandoned() {
+fn a_machine_that_nobody_knows_is_kept() {
     let portal = Portal::start();
     let unknown = VmId::generate().to_string();
     for news in [News::Done, progress(Stage::Unpack, 3)] {
-        assert_eq!(verdict(portal.report(&unknown, Order::Deploy, 1, news)), "abandon");
+        assert_eq!(verdict(portal.report(&unknown, Order::Deploy, 1, news)), "unknown");
     }
     // An administrator had it removed as something unknown: its host is heard, and need not tell it again.
     let fault = Fault::RemovalFailed { detail: "in use".to_owned() };
     for news in [progress(Stage::Remove, 0), News::Failed { fault }, News::Done] {
-        assert_eq!(verdict(portal.report(&unknown, Order::Terminate, 1, news)), "abandon");
+        assert_eq!(verdict(portal.report(&unknown, Order::Terminate, 1, news)), "unknown");
     }
 }
 
@@ -147,7 +149,7 @@ fn only_the_machine_s_own_host_may_report() {
     let refused = portal.report(&id, Order::Deploy, 1, News::Done).expect(403);
     assert!(refused.text().contains("is on 127.0.0.2, and 127.0.0.1 is not its address"), "{refused}");
     // Nor does it help to say so in a header.
-    let report = json!({"id": id, "order": "deploy", "sequence": 1, "news": {"event": "done"}, "host": null});
+    let report = json!({"id": id, "order": "deploy", "number": u64::MAX >> 11, "sequence": 1, "news": {"event": "done"}, "host": null});
     for header in ["X-Forwarded-For", "Remote-Addr", "X-Cgi-Remote-Addr", "X-Real-Ip", "Forwarded"] {
         let ask = portal.signed(STATUS, report.to_string().into_bytes(), &portal.key);
         ask.header(header, "127.0.0.2").send().expect(403);
@@ -160,47 +162,57 @@ fn only_the_machine_s_own_host_may_report() {
 fn what_is_not_signed_just_so_is_refused() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
-    let body = json!({"id": id, "order": "deploy", "sequence": 1, "news": {"event": "done"}, "host": null})
+    let body = json!({"id": id, "order": "deploy", "number": u64::MAX >> 11, "sequence": 1, "news": {"event": "done"}, "host": null})
         .to_string()
         .into_bytes();
     let plain = || portal.ask("POST", STATUS).header("Content-Type", "application/json").body(body.clone());
-    let signature = |path: &str, method: &str, time: Moment, key: &Key| {
-        sign::sign(key, &Signed { method, path_and_query: path, time, body: &body })
-    };
-    let now = clock::now();
     let other = Key::new(&"k".repeat(64)).expect("a key");
-    let with =
-        |time: &str, signature: &str| plain().header(TIME_HEADER, time).header(SIGNATURE_HEADER, signature);
-    let good = signature(STATUS, "POST", now, &portal.key);
-    let seconds = now.unix().to_string();
-    let refused = [
+    let usual = portal.seal(STATUS, &portal.key);
+    let later = |seconds| Seal { time: usual.time.plus_seconds(seconds), ..usual.clone() };
+    let send = |ask: Ask, headers: &[(&'static str, String)]| {
+        headers.iter().fold(ask, |ask, (name, value)| ask.header(name, value.as_str()))
+    };
+    let with = |headers: &[(&'static str, String)]| send(plain(), headers);
+    let good = usual.headers("POST", STATUS, &body);
+    // The good one with one header changed or, if `to` is none, without it.
+    let but = |name: &str, to: Option<&str>| {
+        let kept = good.iter().filter(|(known, _)| *known != name || to.is_some());
+        let changed: Vec<_> = kept
+            .map(|(known, value)| {
+                let changed = to.filter(|_| *known == name).map_or_else(|| value.clone(), str::to_owned);
+                (*known, changed)
+            })
+            .collect();
+        with(&changed)
+    };
+    let signature = good.last().expect("a signature").1.clone();
+    let registry = Seal { registry: Some(RegistryId::generate()), ..usual.clone() };
+    let mut refused = vec![
         plain(),
-        plain().header(SIGNATURE_HEADER, good.as_str()),
-        plain().header(TIME_HEADER, seconds.as_str()),
-        with(&seconds, ""),
-        with(&seconds, "zz"),
-        with(&seconds, &"f".repeat(64)),
-        with(&seconds, &"é".repeat(32)),
-        with(&seconds, &good[..63]),
-        with("", &good),
-        with("now", &good),
-        with("99999999999999999999", &good),
-        with("-9223372036854775808", &good),
-        with(&(now.unix() + 1).to_string(), &good),
-        with(&seconds, &signature(STATUS, "GET", now, &portal.key)),
-        with(&seconds, &signature("/cgi-bin/node/deploy", "POST", now, &portal.key)),
-        with(&seconds, &signature(STATUS, "POST", now, &other)),
+        but(SIGNATURE_HEADER, Some(&signature[..63])),
+        but(TIME_HEADER, Some("99999999999999999999")),
+        but(TIME_HEADER, Some("-9223372036854775808")),
+        but(TIME_HEADER, Some(&(usual.time.unix() + 1).to_string())),
+        but(NONCE_HEADER, Some(Nonce::generate().as_str())),
+        but(RECIPIENT_HEADER, Some("node localhost")),
+        but(SIGNATURE_HEADER, Some(&"f".repeat(64))),
+        but(SIGNATURE_HEADER, Some(&"é".repeat(32))),
+        with(&good).header(REGISTRY_HEADER, RegistryId::generate().to_string()),
+        with(&usual.headers("GET", STATUS, &body)),
+        with(&usual.headers("POST", "/cgi-bin/node/deploy", &body)),
         with(
-            &(now.unix() - 400).to_string(),
-            &signature(STATUS, "POST", Moment::from_unix(now.unix() - 400), &portal.key),
+            &Seal { to: Some(recipient("/cgi-bin/node/info")), ..usual.clone() }
+                .headers("POST", STATUS, &body),
         ),
-        with(
-            &(now.unix() + 400).to_string(),
-            &signature(STATUS, "POST", Moment::from_unix(now.unix() + 400), &portal.key),
-        ),
-        with(&seconds, &good).header(SIGNATURE_HEADER, good.as_str()),
-        with(&seconds, &good).header(TIME_HEADER, "1"),
+        with(&Seal { key: &other, ..usual.clone() }.headers("POST", STATUS, &body)),
+        with(&later(-400).headers("POST", STATUS, &body)),
+        with(&later(400).headers("POST", STATUS, &body)),
+        with(&good).header(SIGNATURE_HEADER, signature.as_str()),
+        with(&good).header(TIME_HEADER, "1"),
     ];
+    for name in [SIGNATURE_HEADER, TIME_HEADER, NONCE_HEADER, RECIPIENT_HEADER] {
+        refused.extend([None, Some(""), Some("zz"), Some("é")].map(|to| but(name, to)));
+    }
     for ask in refused {
         let answer = ask.send();
         assert!(matches!(answer.status, 400 | 403), "{ask:?}: {answer}");
@@ -208,20 +220,12 @@ fn what_is_not_signed_just_so_is_refused() {
     // The same signature for another body, another query, or as another form.
     let mut changed = body.clone();
     changed[10] ^= 1;
-    plain()
-        .body(changed)
-        .header(TIME_HEADER, seconds.as_str())
-        .header(SIGNATURE_HEADER, good.as_str())
-        .send()
-        .expect(403);
-    let elsewhere = portal.ask("POST", &format!("{STATUS}?x=y")).body(body.clone());
-    elsewhere
-        .header(TIME_HEADER, seconds.as_str())
-        .header(SIGNATURE_HEADER, good.as_str())
-        .send()
-        .expect(403);
+    send(plain().body(changed), &good).send().expect(403);
+    send(portal.ask("POST", &format!("{STATUS}?x=y")).body(body.clone()), &good).send().expect(403);
+    // Of a node that obeys another registry.
+    with(&registry.headers("POST", STATUS, &body)).send().expect(409).says("Nothing is changed on the host");
     assert_eq!(state_of(&portal.show("alice", &id)), "deploying");
-    with(&seconds, &good).send().expect(200);
+    with(&good).send().expect(200);
     assert_eq!(state_of(&portal.show("alice", &id)), "deployed");
     portal.assert_no_panic();
 }
@@ -253,8 +257,7 @@ fn what_is_signed_but_no_report_is_refused_with_a_sentence() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
     let report = |change: &dyn Fn(&mut Value)| {
-        let mut report =
-            json!({"id": id, "order": "deploy", "sequence": 1, "news": {"event": "done"}, "host": null});
+        let mut report = json!({"id": id, "order": "deploy", "number": u64::MAX >> 11, "sequence": 1, "news": {"event": "done"}, "host": null});
         change(&mut report);
         report.to_string().into_bytes()
     };

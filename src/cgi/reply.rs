@@ -6,7 +6,8 @@ use std::fmt::Display;
 use serde::Serialize;
 
 use crate::model::fault::Fault;
-use crate::model::names::RequestId;
+use crate::model::names::{RegistryId, RequestId};
+use crate::model::sign::{Key, SignedAnswer};
 use crate::model::wire::NodeRefusal;
 
 /// What every page may load: nothing from elsewhere, nothing inline. Pico's stylesheet has its icons as
@@ -21,34 +22,34 @@ pub struct Reply {
     content_type: &'static str,
     body: String,
     extra: Vec<(http::HeaderName, String)>,
+    registry: Option<RegistryId>,
 }
 
 impl Reply {
+    fn new(status: u16, content_type: &'static str, body: String) -> Self {
+        Self { status, content_type, body, extra: Vec::new(), registry: None }
+    }
+
     /// A page.
     pub fn html(status: u16, body: String) -> Self {
-        Self { status, content_type: "text/html; charset=utf-8", body, extra: Vec::new() }
+        Self::new(status, "text/html; charset=utf-8", body)
     }
 
     /// A message for a program.
     pub fn json(status: u16, message: &impl Serialize) -> Result<Self, Refusal> {
         let mut body = serde_json::to_string(message).map_err(Refusal::internal)?;
         body.push('\n');
-        Ok(Self { status, content_type: "application/json", body, extra: Vec::new() })
+        Ok(Self::new(status, "application/json", body))
     }
 
     /// Plain text.
     pub fn text(status: u16, body: String) -> Self {
-        Self { status, content_type: "text/plain; charset=utf-8", body, extra: Vec::new() }
+        Self::new(status, "text/plain; charset=utf-8", body)
     }
 
     /// A table, to be saved under that name; the name is our own and of plain letters.
     pub fn csv(body: String, name: &str) -> Self {
-        let reply = Self {
-            status: 200,
-            content_type: "text/csv; charset=utf-8; header=present",
-            body,
-            extra: Vec::new(),
-        };
+        let reply = Self::new(200, "text/csv; charset=utf-8; header=present", body);
         reply.with(http::header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\""))
     }
 
@@ -60,6 +61,24 @@ impl Reply {
     /// One more header. A value that no header can have is left out.
     pub fn with(mut self, name: http::HeaderName, value: impl Into<String>) -> Self {
         self.extra.push((name, value.into()));
+        self
+    }
+
+    /// Names the registry that this answer goes by, to whom it is signed for.
+    pub fn of_registry(mut self, registry: RegistryId) -> Self {
+        self.registry = Some(registry);
+        self
+    }
+
+    /// Signs it as the answer to the request that has this signature. What is changed after that breaks it.
+    pub fn signed(mut self, key: &Key, request: &str) -> Self {
+        let Self { status, registry, body, .. } = &self;
+        let answer = SignedAnswer { request, status: *status, registry: *registry, body: body.as_bytes() };
+        for (name, value) in answer.headers(key) {
+            if let Ok(name) = http::HeaderName::from_bytes(name.as_bytes()) {
+                self.extra.push((name, value));
+            }
+        }
         self
     }
 

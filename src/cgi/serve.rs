@@ -1,14 +1,18 @@
 //! From Apache to a handler and back. A CGI program's `main` is one call of [`user`], [`server_only`] or
 //! [`node_only`].
 
+use std::cell::OnceCell;
 use std::io::Write as _;
 
 use crate::config::{self, ConfigError};
 use crate::model::lease::Moment;
-use crate::model::names::RequestId;
-use crate::model::sign::{self, Key, SIGNATURE_HEADER, Signed, TIME_HEADER};
+use crate::model::names::{RegistryId, RequestId};
+use crate::model::sign::{
+    Key, NONCE_HEADER, Nonce, RECIPIENT_HEADER, REGISTRY_HEADER, Recipient, SIGNATURE_HEADER, SignFault,
+    Signed, TIME_HEADER,
+};
 use crate::system::log::{self, Level};
-use crate::system::{address, clock};
+use crate::system::{address, clock, once, pin};
 
 use super::environment;
 use super::policy::Endpoint;
@@ -91,26 +95,51 @@ fn answer_panics() {
     }));
 }
 
-fn verify(request: &Request, key: &Key) -> Result<(), Refusal> {
-    let time = request.header(TIME_HEADER).and_then(|text| text.parse().ok()).map(Moment::from_unix);
-    let signature = request.header(SIGNATURE_HEADER);
-    let checked = match (time, signature) {
-        (Some(time), Some(signature)) => {
-            let message = Signed {
-                method: if request.is_post { "POST" } else { "GET" },
-                path_and_query: &request.path_and_query,
-                time,
-                body: &request.body,
-            };
-            sign::verify(key, &message, signature, clock::now())
-        }
-        _ => Err(sign::SignFault::Missing),
-    };
-    checked.map_err(|fault| Refusal::forbidden(format!("Refused: {fault}.")))
+/// A request whose signature was right: what its answer is signed with, and what it says of itself.
+struct Proven {
+    key: Key,
+    signature: String,
+    to: Recipient,
+    registry: Option<RegistryId>,
+    nonce: Nonce,
+    time: Moment,
 }
 
-fn as_json(refusal: &Refusal, request: &Request) -> Reply {
-    refusal.to_json(&request.id)
+impl Proven {
+    fn check(request: &Request, key: Key) -> Result<Self, Refusal> {
+        Self::read(request, key).map_err(|fault| Refusal::forbidden(format!("Refused: {fault}.")))
+    }
+
+    fn read(request: &Request, key: Key) -> Result<Self, SignFault> {
+        let registry = match request.header(REGISTRY_HEADER) {
+            Some(text) => Some(text.parse().map_err(|_| SignFault::Missing)?),
+            None => None,
+        };
+        let header = |name| request.header(name).ok_or(SignFault::Missing);
+        let to: Recipient = header(RECIPIENT_HEADER)?.parse().map_err(|_| SignFault::Missing)?;
+        let nonce: Nonce = header(NONCE_HEADER)?.parse().map_err(|_| SignFault::Missing)?;
+        let time = header(TIME_HEADER)?.parse().map(Moment::from_unix).map_err(|_| SignFault::Missing)?;
+        let signature = header(SIGNATURE_HEADER)?.to_owned();
+        let signed = Signed {
+            to: &to,
+            registry,
+            nonce: &nonce,
+            time,
+            method: if request.is_post { "POST" } else { "GET" },
+            path_and_query: &request.path_and_query,
+            body: &request.body,
+        };
+        signed.verify(&key, &signature, clock::now())?;
+        Ok(Self { key, signature, to, registry, nonce, time })
+    }
+}
+
+/// Signs an answer, a refusal too, if the request was proven to be the other side's.
+fn seal(proven: &OnceCell<Proven>, reply: Reply) -> Reply {
+    match proven.get() {
+        Some(Proven { key, signature, .. }) => reply.signed(key, signature),
+        None => reply,
+    }
 }
 
 /// A call of a node's endpoint by its server.
@@ -120,41 +149,75 @@ pub struct NodeCall<'a> {
     pub request: &'a Request,
     /// `node.cfg`.
     pub config: config::Node,
-    /// The shared key.
-    pub key: Key,
 }
 
-/// The key that a call of the server is signed with; a refusal if it is somebody else's.
-fn of_server(request: &Request, config: &config::Node) -> Result<Key, Refusal> {
-    let server = &config.general.server_hostname;
+/// Lets a call of the server through: from its address, signed, for this host, on behalf of the registry that this
+/// host obeys, and, if it changes something, for the first time.
+fn of_server(request: &Request, config: &config::Node, proven: &OnceCell<Proven>) -> Result<(), Refusal> {
+    let general = &config.general;
+    let server = &general.server_hostname;
     if !request.remote.is_some_and(|from| address::belongs_to(from, server.as_str())) {
         return Err(Refusal::forbidden(format!(
             "Refused: this node takes orders from {server} only, and {} is not its address.",
             request.from()
         )));
     }
-    let key = config.key()?;
-    verify(request, &key)?;
-    Ok(key)
+    let proof = Proven::check(request, config.key()?)?;
+    let Proven { to, registry, nonce, time, .. } = proven.get_or_init(|| proof);
+    let own = nix::unistd::gethostname().map_err(Refusal::internal)?;
+    let own = own.to_string_lossy();
+    if !matches!(to, Recipient::Node(host) if host.is_called(&own)) {
+        return Err(Refusal::forbidden(format!(
+            "Refused: this message is for {to}, but this host is called {own}."
+        )));
+    }
+    let state = &general.state_directory;
+    let Some(registry) = *registry else {
+        return Err(Refusal::forbidden(
+            "Refused: this message names no registry. Are server and node of the same version of vGrid?",
+        ));
+    };
+    let obeyed = pin::read_or_set(state, registry)
+        .map_err(|error| Refusal::internal(format!("{}: {error}", pin::file(state).display())))?;
+    if obeyed != registry {
+        return Err(Refusal::forbidden(format!(
+            "Refused: this host obeys the registry {obeyed}, and this message comes from {registry}. If the \
+             registry was lost, restore it from a backup (vgrid-registry restore). If the new one is to manage this \
+             host from now on, remove {} on this host.",
+            pin::file(state).display()
+        )));
+    }
+    if request.is_post {
+        let is_first = once::use_up(&state.join("seen"), nonce, *time, clock::now())
+            .map_err(|error| Refusal::internal(format!("{}/seen: {error}", state.display())))?;
+        if !is_first {
+            return Err(Refusal::conflict("Refused: this very message came before, and it counts once."));
+        }
+    }
+    Ok(())
 }
 
-/// Serves an endpoint of the node: only the server may call, from its address and with its signature.
+/// Serves an endpoint of the node: only the server may call (see [`of_server`]). Every answer to it is signed.
 pub fn server_only(
     endpoint: &'static Endpoint,
     handler: impl FnOnce(&NodeCall<'_>) -> Result<Reply, Refusal>,
 ) {
+    let proven = OnceCell::new();
     serve(
         endpoint,
         |request| {
             let config = config::Node::load(&config::directory())?;
-            let trusted = of_server(request, &config);
+            let trusted = of_server(request, &config, &proven);
             if trusted.is_ok() {
                 request.carry_on();
             }
             log::start(endpoint.name, request.id.clone(), Some(&config.general.log_file));
-            handler(&NodeCall { request, key: trusted?, config })
+            trusted?;
+            let reply = handler(&NodeCall { request, config })?;
+            let registry = proven.get().and_then(|proven| proven.registry);
+            Ok(seal(&proven, registry.into_iter().fold(reply, Reply::of_registry)))
         },
-        as_json,
+        |refusal, request| seal(&proven, refusal.to_json(&request.id)),
     );
 }
 
@@ -166,29 +229,45 @@ pub struct InternalCall<'a> {
     pub request: &'a Request,
     /// `server.cfg`.
     pub config: config::Server,
+    /// The registry that the node obeys, if it has met one.
+    pub registry: Option<RegistryId>,
 }
 
 /// Serves an endpoint of the server for nodes. The signature is checked here; that the sender has the
-/// address of the machine's host is for the handler, which knows the machine.
+/// address of the machine's host is for the handler, which knows the machine. Every answer to a node is signed.
 #[cfg(feature = "server")]
 pub fn node_only(
     endpoint: &'static Endpoint,
     handler: impl FnOnce(&InternalCall<'_>) -> Result<Reply, Refusal>,
 ) {
+    let proven = OnceCell::new();
     serve(
         endpoint,
         |request| {
             let config = config::Server::load(&config::directory())?;
-            let trusted = config.key().map_err(Refusal::from).and_then(|key| verify(request, &key));
+            let trusted = of_node(request, &config, &proven);
             if trusted.is_ok() {
                 request.carry_on();
             }
             log::start(endpoint.name, request.id.clone(), Some(&config.general.log_file));
             trusted?;
-            handler(&InternalCall { request, config })
+            let registry = proven.get().and_then(|proven| proven.registry);
+            handler(&InternalCall { request, config, registry }).map(|reply| seal(&proven, reply))
         },
-        as_json,
+        |refusal, request| seal(&proven, refusal.to_json(&request.id)),
     );
+}
+
+/// Lets a signed call of a node through.
+#[cfg(feature = "server")]
+fn of_node(request: &Request, config: &config::Server, proven: &OnceCell<Proven>) -> Result<(), Refusal> {
+    let proof = Proven::check(request, config.key()?)?;
+    match proven.get_or_init(|| proof).to {
+        Recipient::Server => Ok(()),
+        Recipient::Node(ref host) => Err(Refusal::forbidden(format!(
+            "Refused: this message is for the node {host}, and this is the server."
+        ))),
+    }
 }
 
 #[cfg(feature = "server")]

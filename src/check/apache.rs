@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Checks, Found, OrElse as _, Problem, Seen};
 use crate::model::names::RequestId;
+use crate::model::sign::Recipient;
 use crate::remote::{Answer, Client};
 use crate::system::exec::{self, ExecError, Run};
 
@@ -104,7 +105,11 @@ impl<'a> Own<'a> {
     /// What it answers about a program to somebody whom it does not know.
     pub fn ask(&self, program: &str, post: bool) -> Result<Answer, Problem> {
         let url = format!("{}/cgi-bin/{program}", self.url);
-        let answer = if post { self.client.post(&url, &()) } else { self.client.get(&url) };
+        let answer = if post {
+            self.client.post(&Recipient::Server, &url, &())
+        } else {
+            self.client.get(&Recipient::Server, &url)
+        };
         let answer = answer.map_err(|error| {
             Problem::new(
                 format!("{url}: {error}"),

@@ -165,6 +165,11 @@ pub enum Fault {
         /// Its name.
         machine: MachineName,
     },
+    /// A later order about this machine has been carried out, or is being carried out.
+    #[error(
+        "This host has a later order about this machine already. Look at the machine's page, and give the order anew."
+    )]
+    OrderOutdated,
     /// The machine runs, but its kernel was not handed the owner's name that the template has for it. pygrub of
     /// old Xen versions is known to hand on the word `None` instead of `extra`.
     #[error(

@@ -220,6 +220,15 @@ dns_name_type!(
     VirtualHost
 );
 
+impl PhysicalHost {
+    /// Whether the host that calls itself `own` (gethostname(2)) is meant. Either name may be without its domain.
+    pub fn is_called(&self, own: &str) -> bool {
+        let own = own.to_ascii_lowercase();
+        let first = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+        self.0 == own || (!self.0.contains('.') || !own.contains('.')) && first(&self.0) == first(&own)
+    }
+}
+
 /// The key of an image in `[VMImages]`: up to 64 of letters, digits, `.`, `_`, `+` and `-`, not
 /// beginning with `.` or `-`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -703,6 +712,21 @@ mod tests {
         assert_eq!(id.to_string().parse::<VmId>(), Ok(id));
         assert!(id.to_string().to_uppercase().parse::<VmId>().is_err());
         assert!("6b0dcfc1-8c3e-4a37-a6b3-1f3c1f7c9f41".parse::<VmId>().is_err(), "version 4");
+    }
+
+    #[test]
+    fn a_host_knows_its_name_with_and_without_domain() {
+        for (named, own, expected) in [
+            ("node1", "node1", true),
+            ("node1.example.org", "node1", true),
+            ("node1", "Node1.example.org", true),
+            ("node1.example.org", "node1.example.org", true),
+            ("node1.example.org", "node1.example.net", false),
+            ("node1", "node2", false),
+            ("node1.example.org", "node11", false),
+        ] {
+            assert_eq!(named.parse::<PhysicalHost>().unwrap().is_called(own), expected, "{named} {own}");
+        }
     }
 
     #[test]

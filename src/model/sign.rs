@@ -1,20 +1,33 @@
-//! Signatures on what server and nodes say to each other: HMAC-SHA-256 (RFC 2104, FIPS 180-4) over
-//! method, path with query, time and body, under the key that all of them share.
+//! Signatures on what server and nodes say to each other: HMAC-SHA-256 (RFC 2104, FIPS 180-4) under the key that
+//! all of them share.
+//!
+//! A request is signed with everything that makes it this request and no other: whom it is for, the registry that
+//! its sender goes by, a nonce, the time, method, path with query, and body. So it is worth nothing on another host,
+//! for another server, or a second time. An answer is signed with the signature of its request, so whoever answers
+//! in the other's place has to know the key, and an answer recorded earlier does not fit.
 
 use std::fmt;
+use std::str::FromStr;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use super::lease::Moment;
+use super::names::{NameFault, PhysicalHost, RegistryId};
 
 /// The request header that carries the time of signing, in seconds since 1970.
 pub const TIME_HEADER: &str = "X-Vgrid-Time";
-/// The request header that carries the signature, in lower-case hexadecimal.
+/// The header that carries the signature of a request or an answer, in lower-case hexadecimal.
 pub const SIGNATURE_HEADER: &str = "X-Vgrid-Signature";
 /// The request header that carries the request id, so that both logs have the same.
 pub const REQUEST_HEADER: &str = "X-Vgrid-Request";
+/// The request header that names whom the request is for.
+pub const RECIPIENT_HEADER: &str = "X-Vgrid-To";
+/// The request header that carries the nonce.
+pub const NONCE_HEADER: &str = "X-Vgrid-Nonce";
+/// The header of requests and answers that carries the identity of the registry that the sender goes by.
+pub const REGISTRY_HEADER: &str = "X-Vgrid-Registry";
 
 /// How far the clocks of server and node may be apart, in seconds.
 pub const MAX_SKEW: i64 = 300;
@@ -40,16 +53,90 @@ impl fmt::Debug for Key {
     }
 }
 
-/// What is signed.
+/// Whom a request is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recipient {
+    /// The server.
+    Server,
+    /// A host of the pool, by the name that the pool has for it.
+    Node(PhysicalHost),
+}
+
+impl fmt::Display for Recipient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server => f.write_str("server"),
+            Self::Node(host) => write!(f, "node {host}"),
+        }
+    }
+}
+
+impl FromStr for Recipient {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        match text.strip_prefix("node ") {
+            Some(host) => host.parse().map(Self::Node),
+            None if text == "server" => Ok(Self::Server),
+            None => Err(NameFault::NotAnId),
+        }
+    }
+}
+
+/// Makes a request unlike every other: 32 lower-case hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nonce(String);
+
+impl Nonce {
+    /// A new one.
+    pub fn generate() -> Self {
+        Self(uuid::Uuid::now_v7().simple().to_string())
+    }
+
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Nonce {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        let is_one = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if is_one { Ok(Self(text.to_owned())) } else { Err(NameFault::NotAnId) }
+    }
+}
+
+/// What of a request is signed.
 #[derive(Debug, Clone, Copy)]
 pub struct Signed<'a> {
+    /// Whom it is for.
+    pub to: &'a Recipient,
+    /// The registry that its sender goes by: the server's own, or the one that a node obeys, if it has met one.
+    pub registry: Option<RegistryId>,
+    /// What makes it unlike every other.
+    pub nonce: &'a Nonce,
+    /// When it was signed.
+    pub time: Moment,
     /// The HTTP method, in capitals.
     pub method: &'a str,
     /// The path and, after a `?`, the query, as they are on the request line.
     pub path_and_query: &'a str,
-    /// When it was signed.
-    pub time: Moment,
     /// The body; empty if there is none.
+    pub body: &'a [u8],
+}
+
+/// What of an answer is signed.
+#[derive(Debug, Clone, Copy)]
+pub struct SignedAnswer<'a> {
+    /// The signature of the request that it answers.
+    pub request: &'a str,
+    /// The HTTP status.
+    pub status: u16,
+    /// The registry that its sender goes by.
+    pub registry: Option<RegistryId>,
+    /// The body.
     pub body: &'a [u8],
 }
 
@@ -67,38 +154,85 @@ pub enum SignFault {
     Stale(i64),
 }
 
-fn mac(key: &Key, message: &Signed<'_>) -> Hmac<Sha256> {
+/// A MAC over parts that can't run into each other, for each is preceded by its length.
+fn mac(key: &Key, parts: &[&[u8]]) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(&key.0).expect("HMAC takes keys of any length");
-    // A request line holds no line break, so the parts can't run into each other.
-    for part in [message.method, message.path_and_query, &message.time.unix().to_string()] {
-        mac.update(part.as_bytes());
-        mac.update(b"\n");
+    for part in parts {
+        mac.update(&(part.len() as u64).to_be_bytes());
+        mac.update(part);
     }
-    mac.update(message.body);
     mac
 }
 
-/// The signature of a message, in lower-case hexadecimal.
-pub fn sign(key: &Key, message: &Signed<'_>) -> String {
-    hex(&mac(key, message).finalize().into_bytes())
+fn registry_text(registry: Option<RegistryId>) -> String {
+    registry.map(|id| id.to_string()).unwrap_or_default()
 }
 
-/// Checks a signature, in constant time, and that it was made within [`MAX_SKEW`] of `now`.
-pub fn verify(key: &Key, message: &Signed<'_>, signature: &str, now: Moment) -> Result<(), SignFault> {
-    let given = unhex(signature).ok_or(SignFault::Missing)?;
-    mac(key, message).verify_slice(&given).map_err(|_| SignFault::Wrong)?;
-    let skew = now.since(message.time);
-    if skew.abs() > MAX_SKEW { Err(SignFault::Stale(skew)) } else { Ok(()) }
+impl Signed<'_> {
+    fn mac(&self, key: &Key) -> Hmac<Sha256> {
+        let Self { to, registry, nonce, time, method, path_and_query, body } = self;
+        let parts = [
+            "request".to_owned(),
+            to.to_string(),
+            registry_text(*registry),
+            nonce.as_str().to_owned(),
+            time.unix().to_string(),
+            (*method).to_owned(),
+            (*path_and_query).to_owned(),
+        ];
+        let mut parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
+        parts.push(body);
+        mac(key, &parts)
+    }
+
+    /// The headers that make it a signed request, the signature last.
+    pub fn headers(&self, key: &Key) -> Vec<(&'static str, String)> {
+        let mut headers = vec![
+            (RECIPIENT_HEADER, self.to.to_string()),
+            (NONCE_HEADER, self.nonce.as_str().to_owned()),
+            (TIME_HEADER, self.time.unix().to_string()),
+        ];
+        headers.extend(self.registry.map(|id| (REGISTRY_HEADER, id.to_string())));
+        headers.push((SIGNATURE_HEADER, hex(&self.mac(key).finalize().into_bytes())));
+        headers
+    }
+
+    /// Checks a signature, in constant time, and that it was made within [`MAX_SKEW`] of `now`.
+    ///
+    /// # Errors
+    /// [`SignFault`], with the reason.
+    pub fn verify(&self, key: &Key, signature: &str, now: Moment) -> Result<(), SignFault> {
+        let given = unhex(signature).ok_or(SignFault::Missing)?;
+        self.mac(key).verify_slice(&given).map_err(|_| SignFault::Wrong)?;
+        let skew = now.since(self.time);
+        if skew.abs() > MAX_SKEW { Err(SignFault::Stale(skew)) } else { Ok(()) }
+    }
+}
+
+impl SignedAnswer<'_> {
+    fn mac(&self, key: &Key) -> Hmac<Sha256> {
+        let Self { request, status, registry, body } = self;
+        let (status, registry) = (status.to_string(), registry_text(*registry));
+        mac(key, &[b"answer", request.as_bytes(), status.as_bytes(), registry.as_bytes(), body])
+    }
+
+    /// The headers that make it a signed answer.
+    pub fn headers(&self, key: &Key) -> Vec<(&'static str, String)> {
+        let mut headers = vec![(SIGNATURE_HEADER, hex(&self.mac(key).finalize().into_bytes()))];
+        headers.extend(self.registry.map(|id| (REGISTRY_HEADER, id.to_string())));
+        headers
+    }
+
+    /// Whether a signature is this answer's, in constant time.
+    pub fn is_signed_by(&self, key: &Key, signature: &str) -> bool {
+        unhex(signature).is_some_and(|given| self.mac(key).verify_slice(&given).is_ok())
+    }
 }
 
 /// A keyed digest of some words, for tokens that only this key's holder can have made.
 pub fn token(key: &Key, words: &[&str]) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(&key.0).expect("HMAC takes keys of any length");
-    for word in words {
-        mac.update(&(word.len() as u64).to_be_bytes());
-        mac.update(word.as_bytes());
-    }
-    hex(&mac.finalize().into_bytes()[..16])
+    let parts: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+    hex(&mac(key, &parts).finalize().into_bytes()[..16])
 }
 
 /// The SHA-256 digest of a file's content, shortened to 16 hexadecimal digits: enough to tell two
@@ -125,32 +259,109 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// The answer of somebody who knows the key to a request, of which `head` holds the head: as HTTP.
+    pub fn http_answer(
+        head: &str,
+        key: &Key,
+        registry: Option<RegistryId>,
+        status: (u16, &str),
+        body: &str,
+    ) -> String {
+        let request = head
+            .lines()
+            .find_map(|line| {
+                line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case(SIGNATURE_HEADER))
+            })
+            .map(|(_, signature)| signature.trim())
+            .expect("a signed request");
+        let answer = SignedAnswer { request, status: status.0, registry, body: body.as_bytes() };
+        let headers = answer
+            .headers(key)
+            .iter()
+            .fold(String::new(), |text, (name, value)| text + name + ": " + value + "\r\n");
+        format!(
+            "HTTP/1.1 {} {}\r\nContent-Length: {}\r\n{headers}Connection: close\r\n\r\n{body}",
+            status.0,
+            status.1,
+            body.len()
+        )
+    }
 
     fn key(text: &str) -> Key {
         Key::new(text).unwrap()
     }
 
     #[test]
-    fn a_changed_message_is_refused() {
+    fn a_changed_request_is_refused() {
         let ours = key("0123456789abcdef0123456789abcdef");
         let time = Moment::from_unix(1000);
-        let message = Signed { method: "POST", path_and_query: "/a?b=c", time, body: b"body" };
-        let signature = sign(&ours, &message);
-        assert_eq!(verify(&ours, &message, &signature, time), Ok(()));
+        let node = |name: &str| Recipient::Node(name.parse().unwrap());
+        let (to, other_host) = (node("a"), node("b"));
+        let (nonce, other_nonce) = (Nonce::generate(), Nonce::generate());
+        let registry = Some(RegistryId::generate());
+        let request = Signed {
+            to: &to,
+            registry,
+            nonce: &nonce,
+            time,
+            method: "POST",
+            path_and_query: "/a?b=c",
+            body: b"body",
+        };
+        let signature = request.headers(&ours).pop().unwrap().1;
+        assert_eq!(request.verify(&ours, &signature, time), Ok(()));
         for changed in [
-            Signed { method: "GET", ..message },
-            Signed { path_and_query: "/a?b=d", ..message },
-            Signed { time: Moment::from_unix(1001), ..message },
-            Signed { body: b"bodY", ..message },
+            Signed { to: &other_host, ..request },
+            Signed { to: &Recipient::Server, ..request },
+            Signed { registry: None, ..request },
+            Signed { registry: Some(RegistryId::generate()), ..request },
+            Signed { nonce: &other_nonce, ..request },
+            Signed { time: Moment::from_unix(1001), ..request },
+            Signed { method: "GET", ..request },
+            Signed { path_and_query: "/a?b=d", ..request },
+            Signed { body: b"bodY", ..request },
+            // What moves from one part into its neighbour is another request, too.
+            Signed { path_and_query: "/a?b=", body: b"cbody", ..request },
         ] {
-            assert_eq!(verify(&ours, &changed, &signature, time), Err(SignFault::Wrong));
+            assert_eq!(changed.verify(&ours, &signature, time), Err(SignFault::Wrong), "{changed:?}");
         }
         let other = key("1123456789abcdef0123456789abcdef");
-        assert_eq!(verify(&other, &message, &signature, time), Err(SignFault::Wrong));
-        assert_eq!(verify(&ours, &message, "zz", time), Err(SignFault::Missing));
-        assert_eq!(verify(&ours, &message, &signature, time.plus_seconds(301)), Err(SignFault::Stale(301)));
+        assert_eq!(request.verify(&other, &signature, time), Err(SignFault::Wrong));
+        assert_eq!(request.verify(&ours, "zz", time), Err(SignFault::Missing));
+        assert_eq!(request.verify(&ours, &signature, time.plus_seconds(301)), Err(SignFault::Stale(301)));
+    }
+
+    #[test]
+    fn an_answer_fits_one_request() {
+        let ours = key("0123456789abcdef0123456789abcdef");
+        let registry = Some(RegistryId::generate());
+        let answer = SignedAnswer { request: "aa", status: 200, registry, body: b"{}" };
+        let signature = answer.headers(&ours)[0].1.clone();
+        assert!(answer.is_signed_by(&ours, &signature));
+        for changed in [
+            SignedAnswer { request: "ab", ..answer },
+            SignedAnswer { status: 202, ..answer },
+            SignedAnswer { registry: None, ..answer },
+            SignedAnswer { body: b"[]", ..answer },
+        ] {
+            assert!(!changed.is_signed_by(&ours, &signature), "{changed:?}");
+        }
+        assert!(!answer.is_signed_by(&key("1123456789abcdef0123456789abcdef"), &signature));
+        assert!(!answer.is_signed_by(&ours, "") && !answer.is_signed_by(&ours, "é"));
+    }
+
+    #[test]
+    fn a_recipient_is_read_as_it_is_written() {
+        for to in [Recipient::Server, Recipient::Node("node1.example.org".parse().unwrap())] {
+            assert_eq!(to.to_string().parse(), Ok(to));
+        }
+        for text in ["", "node", "node ", "node a b", "Server", "node1"] {
+            assert!(text.parse::<Recipient>().is_err(), "{text:?}");
+        }
+        assert!("0".repeat(31).parse::<Nonce>().is_err() && "G".repeat(32).parse::<Nonce>().is_err());
     }
 
     #[test]

@@ -23,6 +23,36 @@ pub enum Order {
     Save,
 }
 
+/// The number of an order about one machine: later orders have higher ones, and the same order repeated has the same.
+/// It is the time at which the order was given, in milliseconds since 1970, or one more than the last if that is
+/// higher: so it grows even over a registry that was restored from a backup and has forgotten the last ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OrderNumber(u64);
+
+impl OrderNumber {
+    /// The number of an order that is given at `millis` since 1970, after the one with this number.
+    pub fn next(self, millis: u64) -> Self {
+        Self(self.0.saturating_add(1).max(millis))
+    }
+
+    /// As it is stored: SQLite's numbers have a sign.
+    pub fn get(self) -> i64 {
+        i64::try_from(self.0).unwrap_or(i64::MAX)
+    }
+
+    /// As it was stored; `None` for what is no such number.
+    pub fn of(stored: i64) -> Option<Self> {
+        u64::try_from(stored).ok().map(Self)
+    }
+}
+
+impl fmt::Display for OrderNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl Order {
     /// All orders.
     pub const ALL: [Self; 6] =

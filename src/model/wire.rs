@@ -22,7 +22,7 @@ use super::names::{
     VirtualHost, VmId,
 };
 use super::size::{Amount, GiB, MiB};
-use super::stage::{Order, Percent, Stage};
+use super::stage::{Order, OrderNumber, Percent, Stage};
 
 /// Make this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ use super::stage::{Order, Percent, Stage};
 pub struct DeployOrder {
     /// The machine's id; a repeated order with the same id changes nothing.
     pub id: VmId,
+    /// The number of this order, the first about this machine.
+    #[serde(default)]
+    pub number: OrderNumber,
     /// Its owner.
     pub user: UserName,
     /// The node it is for.
@@ -53,6 +56,9 @@ pub struct DeployOrder {
 pub struct MachineOrder {
     /// The machine's id.
     pub id: VmId,
+    /// The number of this order. A node carries out none that is older than one that it has carried out, and the same
+    /// one once.
+    pub number: OrderNumber,
     /// Its owner.
     pub user: UserName,
     /// Its name.
@@ -170,6 +176,8 @@ pub struct Report {
     pub id: VmId,
     /// The order that is being carried out.
     pub order: Order,
+    /// Its number.
+    pub number: OrderNumber,
     /// Counts up within one order; a report with a lower number than the last is late.
     pub sequence: u32,
     /// What happened.
@@ -213,8 +221,19 @@ pub enum News {
 pub enum Verdict {
     /// Go on.
     Continue,
-    /// The server does not know that machine (any more): undo the work.
+    /// The server has given this deploy up. Undo it, unless the machine has run: then keep it.
     Abandon,
+    /// The server does not know this machine. Keep it as it is.
+    Unknown,
+}
+
+/// An order that is given in the answer to a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextOrder {
+    /// What to do.
+    pub order: Order,
+    /// Its number.
+    pub number: OrderNumber,
 }
 
 /// The body of an answer from `internal/status`.
@@ -224,7 +243,7 @@ pub struct StatusReply {
     pub verdict: Verdict,
     /// What has been ordered meanwhile and comes next with this machine; the node need not be told again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next: Option<Order>,
+    pub next: Option<NextOrder>,
 }
 
 /// The last part of a machine's console output.
@@ -297,6 +316,9 @@ pub struct Job {
     pub stopped: bool,
     /// When the record was made.
     pub since: Moment,
+    /// The number of the last order that was taken.
+    #[serde(default)]
+    pub number: OrderNumber,
 }
 
 /// The file of a saved image.

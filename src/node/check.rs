@@ -12,11 +12,12 @@ use crate::check::rights::{self, WEB_USER};
 use crate::check::{Checks, Found, OrElse as _, Problem, Seen, Verdict};
 use crate::config::{self, Common, ImageSettings, VmType};
 use crate::model::lease::Moment;
-use crate::model::names::{ImageTag, MachineName, RequestId, UserName, VirtualHost};
+use crate::model::names::{ImageTag, MachineName, RegistryId, RequestId, UserName, VirtualHost};
+use crate::model::sign::Recipient;
 use crate::model::size::{Amount, GiB};
 use crate::remote::{Answer, Client, RemoteError};
 use crate::system::exec::{self, ExecError, Run};
-use crate::system::{address, clock};
+use crate::system::{address, clock, pin};
 use crate::template::machine;
 
 use super::helper::{as_nobody, trust};
@@ -112,7 +113,7 @@ pub fn run(checks: &mut Checks, ground: &Ground) {
 fn own_name(common: &Common) -> Verdict<()> {
     let own = nix::unistd::gethostname().or_else_do("hostnamectl set-hostname NAME")?;
     let own = own.to_string_lossy();
-    let host = common.physical_hosts.iter().find(|(host, _)| super::deploy::is_this_host(host, &own));
+    let host = common.physical_hosts.iter().find(|(host, _)| host.is_called(&own));
     match host {
         Some((host, maximum)) => Ok(Seen::well((), format!("{host}, at most {maximum} machines"))),
         None => Err(Problem::new(
@@ -141,16 +142,17 @@ fn server(checks: &mut Checks, ground: &Ground, request: &RequestId) {
     let answered = checks.check("server answers", node.and(name), |(node, ())| {
         let url = node.server_url("status");
         let client = Client::stranger(request, LIMIT, &node.general.ca_file);
-        let answer = reach(&url, client.post(&url, &()))?;
+        let answer = reach(&url, client.post(&Recipient::Server, &url, &()))?;
         Ok(Seen::well((answer.date, clock::now()), url))
     });
     checks.check("clock", answered.as_ref(), |(theirs, ours)| clock_agrees(*theirs, *ours));
     checks.check("server's key", node.and(ground.key.as_ref()).and(answered.as_ref()), |((node, ()), _)| {
         let key = node.key().or_else_do("see INSTALL.md")?;
         let url = node.server_url("status");
-        let client = Client::new(&key, request, LIMIT, &node.general.ca_file);
-        // Signed, but no report: refused for that, and only after the signature has been found right.
-        let answer = client.post(&url, &()).or_else_do("run it again")?;
+        let registry = obeyed(node)?;
+        let client = Client::new(&key, registry, request, LIMIT, &node.general.ca_file);
+        // Signed, but no report: refused for that, and only after signature and registry have been found right.
+        let answer = client.post(&Recipient::Server, &url, &()).or_else_do("run it again")?;
         if answer.status == 403 {
             let path = node.general.key_file.display();
             return Err(Problem::new(
@@ -158,8 +160,30 @@ fn server(checks: &mut Checks, ground: &Ground, request: &RequestId) {
                 format!("if the clocks agree: scp {}:{path} {path}", node.general.server_hostname),
             ));
         }
-        Ok(Seen::well((), "the same as here"))
+        if answer.status == 409 {
+            return Err(Problem::new(
+                message(&answer).unwrap_or_else(|| format!("{url}: HTTP 409")),
+                format!(
+                    "on the server: vgrid-registry restore BACKUP; or, to obey its new registry from now on: rm {}",
+                    pin::file(&node.general.state_directory).display()
+                ),
+            ));
+        }
+        let registry = registry.map_or_else(|| "not met yet".to_owned(), |id| id.to_string());
+        Ok(Seen::well((), format!("the same as here; its registry: {registry}")))
     });
+}
+
+/// The registry that this host obeys.
+fn obeyed(node: &config::Node) -> Result<Option<RegistryId>, Problem> {
+    let state = &node.general.state_directory;
+    pin::read(state).map_err(|error| {
+        let file = pin::file(state);
+        Problem::new(
+            format!("{}: {error}", file.display()),
+            format!("rm {}: the next order of the server makes it anew", file.display()),
+        )
+    })
 }
 
 /// What the server answers to a stranger: a refusal of vGrid's own.

@@ -8,7 +8,7 @@ use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::NodeCall;
 use crate::config::{self, Common, ImageSettings};
 use crate::model::fault::Fault;
-use crate::model::names::{MachineName, PhysicalHost, VolumeGroup};
+use crate::model::names::{MachineName, VolumeGroup};
 use crate::model::size::Amount;
 use crate::model::wire::DeployOrder;
 use crate::system::log::{self, Level};
@@ -95,7 +95,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
 fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Plan, Refusal> {
     let own = nix::unistd::gethostname().map_err(Refusal::internal)?;
     let own = own.to_string_lossy();
-    if !is_this_host(&order.physical_host, &own) {
+    if !order.physical_host.is_called(&own) {
         return Err(Refusal::conflict(format!(
             "This order is for {}, but this host is called {own}.",
             order.physical_host
@@ -163,14 +163,6 @@ pub(super) fn source(
     }
 }
 
-/// Whether an order's host is the one that calls itself `own`. Either may be without its domain.
-pub(super) fn is_this_host(named: &PhysicalHost, own: &str) -> bool {
-    let own = own.to_ascii_lowercase();
-    let named = named.as_str();
-    let first = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
-    named == own || (!named.contains('.') || !own.contains('.')) && first(named) == first(&own)
-}
-
 /// Checks the order against what the host has and has promised.
 fn check(
     state: &HostState,
@@ -207,24 +199,4 @@ fn check(
         return Err(Fault::NotEnoughMemory { needed, free });
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_host_knows_its_name_with_and_without_domain() {
-        for (named, own, expected) in [
-            ("node1", "node1", true),
-            ("node1.example.org", "node1", true),
-            ("node1", "Node1.example.org", true),
-            ("node1.example.org", "node1.example.org", true),
-            ("node1.example.org", "node1.example.net", false),
-            ("node1", "node2", false),
-            ("node1.example.org", "node11", false),
-        ] {
-            assert_eq!(is_this_host(&named.parse().unwrap(), own), expected, "{named} {own}");
-        }
-    }
 }

@@ -39,12 +39,14 @@ mod tests {
     use super::*;
     use crate::model::lease::Moment;
     use crate::model::names::VmId;
+    use crate::model::stage::OrderNumber;
     use crate::model::wire::MachineOrder;
 
     #[test]
     fn what_a_record_is_about_is_no_stranger() {
         let order = MachineOrder {
             id: VmId::generate(),
+            number: OrderNumber::default(),
             user: "alice".parse().unwrap(),
             virtual_host: "vm1".parse().unwrap(),
         };

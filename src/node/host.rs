@@ -162,10 +162,12 @@ mod tests {
     use super::*;
     use crate::model::lease::Moment;
     use crate::model::names::{MachineName, VmId};
+    use crate::model::stage::OrderNumber;
     use crate::model::wire::DeployOrder;
 
     fn record(id: VmId, work: Order, done: bool) -> Record {
         let order = DeployOrder {
+            number: OrderNumber::default(),
             id,
             user: "alice".parse().unwrap(),
             physical_host: "xenhost".parse().unwrap(),

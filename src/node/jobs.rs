@@ -23,7 +23,7 @@ use crate::model::fault::Fault;
 use crate::model::lease::Moment;
 use crate::model::names::{MachineName, RequestId, SavedImage, VirtualHost, VmId};
 use crate::model::size::Amount;
-use crate::model::stage::{Order, Stage};
+use crate::model::stage::{Order, OrderNumber, Stage};
 use crate::model::wire::{DeployOrder, Job, MachineOrder};
 use crate::system::log::{self, Level};
 use crate::system::{clock, detach, lock};
@@ -75,6 +75,9 @@ pub struct Record {
     pub swap: Amount,
     /// What was ordered last.
     pub work: Order,
+    /// The number of that order; none that is older is carried out any more.
+    #[serde(default)]
+    pub number: OrderNumber,
     /// Whether that has been carried out or given up, so that nothing is left to do but to tell.
     pub done: bool,
     /// How far it has come.
@@ -113,12 +116,14 @@ impl Record {
         now: Moment,
     ) -> Self {
         let blank = Self::blank(order.id, machine, order.virtual_host.clone(), Order::Deploy, request, now);
-        Self { order: Some(order), ip, swap, ..blank }
+        Self { number: order.number, order: Some(order), ip, swap, ..blank }
     }
 
     /// The record of a terminate of which this node knows nothing but the order.
     pub fn unknown(order: &MachineOrder, machine: MachineName, request: RequestId, now: Moment) -> Self {
-        Self::blank(order.id, machine, order.virtual_host.clone(), Order::Terminate, request, now)
+        let blank =
+            Self::blank(order.id, machine, order.virtual_host.clone(), Order::Terminate, request, now);
+        Self { number: order.number, ..blank }
     }
 
     fn blank(
@@ -137,6 +142,7 @@ impl Record {
             ip: None,
             swap: Amount::default(),
             work,
+            number: OrderNumber::default(),
             done: false,
             stage: None,
             failed: None,
@@ -153,9 +159,10 @@ impl Record {
     }
 
     /// The record of another order about the same machine.
-    pub fn ordered(self, work: Order, request: RequestId, now: Moment) -> Self {
+    pub fn ordered(self, work: Order, number: OrderNumber, request: RequestId, now: Moment) -> Self {
         Self {
             work,
+            number,
             done: false,
             stage: None,
             failed: None,
@@ -191,6 +198,7 @@ impl Record {
             stage: self.stage.filter(|_| !self.done),
             stopped: self.stopped,
             since: self.since,
+            number: self.number,
         }
     }
 }
@@ -505,6 +513,7 @@ mod tests {
     fn terminating() -> Record {
         let order = MachineOrder {
             id: VmId::generate(),
+            number: OrderNumber::default(),
             user: "alice".parse().unwrap(),
             virtual_host: "vm1".parse().unwrap(),
         };

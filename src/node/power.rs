@@ -54,7 +54,9 @@ pub(super) fn take(
         return Err(refuse(Fault::MachineMissing { machine }));
     };
     let image = |saving: &Option<Saving>| saving.as_ref().map(|saving| saving.image.clone());
-    let is_same = |known: &Record| known.work == work && image(&known.saving) == image(&saving);
+    let is_same = |known: &Record| {
+        known.number == order.number && known.work == work && image(&known.saving) == image(&saving)
+    };
     let repeated = || {
         log::event(Level::Info, "order.repeated", &[("vm", &order.id), ("order", &work)]);
         accepted(order.id, state.facts(&records, &node.common.digest))
@@ -67,16 +69,25 @@ pub(super) fn take(
     let Some(known) = taken.read().map_err(Refusal::internal)? else {
         return Err(refuse(Fault::MachineMissing { machine }));
     };
-    if !known.done {
-        return Err(busy());
+    if order.number < known.number {
+        return Err(refuse(Fault::OrderOutdated));
     }
-    if work == Order::Save && is_same(&known) && !known.told {
-        // It would find its own image there. The worker tells how it ended.
+    if is_same(&known) {
+        // It has been carried out, or its worker was killed. The server has not heard how it ended.
+        let mut record = Record { told: false, ..known };
+        taken.write(&mut record).map_err(Refusal::internal)?;
         taken.start("recover").map_err(Refusal::internal)?;
         return repeated();
     }
+    if order.number == known.number {
+        return Err(refuse(Fault::OrderOutdated));
+    }
+    if !known.done {
+        return Err(busy());
+    }
     judge(&state, &records, &known).map_err(refuse)?;
-    let mut record = Record { saving, ..known.ordered(work, call.request.id.clone(), clock::now()) };
+    let (request, now) = (call.request.id.clone(), clock::now());
+    let mut record = Record { saving, ..known.ordered(work, order.number, request, now) };
     taken.write(&mut record).map_err(Refusal::internal)?;
     log::event(
         Level::Info,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::config::Node;
-use crate::model::names::RequestId;
-use crate::model::sign::Key;
+use crate::model::names::{RegistryId, RequestId};
+use crate::model::sign::{Key, Recipient};
 use crate::model::wire::{Report, StatusReply};
 use crate::remote::{Client, RemoteError};
 use crate::system::log::{self, Level};
@@ -19,26 +19,36 @@ const PAUSES: [u64; 5] = [1, 3, 8, 16, 30];
 #[derive(Debug)]
 pub struct Reporter<'a> {
     client: Client<'a>,
+    registry: Option<RegistryId>,
     url: String,
 }
 
 impl<'a> Reporter<'a> {
-    /// The way to the server that the configuration names.
-    pub fn new(config: &Node, key: &'a Key, request: &'a RequestId) -> Self {
+    /// The way to the server that the configuration names, as long as that has the registry that this host obeys.
+    pub fn new(config: &Node, key: &'a Key, registry: Option<RegistryId>, request: &'a RequestId) -> Self {
         Self {
-            client: Client::new(key, request, LIMIT, &config.general.ca_file),
+            client: Client::new(key, registry, request, LIMIT, &config.general.ca_file),
+            registry,
             url: config.server_url("status"),
         }
     }
 
     /// Tries once.
     pub fn send(&self, report: &Report) -> Result<StatusReply, RemoteError> {
-        let answer = self.client.post(&self.url, report)?;
-        if answer.status == 200 {
-            return answer.json();
+        let answer = self.client.post(&Recipient::Server, &self.url, report)?;
+        let garbled = |detail: &str| RemoteError::Garbled {
+            status: answer.status,
+            detail: crate::model::fault::detail(detail),
+        };
+        if answer.status != 200 {
+            return Err(garbled(&String::from_utf8_lossy(&answer.body)));
         }
-        let said = String::from_utf8_lossy(&answer.body);
-        Err(RemoteError::Garbled { status: answer.status, detail: crate::model::fault::detail(&said) })
+        // The server says so itself, with 409; here nothing hangs on its saying so.
+        match (self.registry, answer.registry) {
+            (Some(obeyed), Some(theirs)) if obeyed == theirs => answer.json(),
+            (None, Some(_)) => answer.json(),
+            _ => Err(garbled("the answer is of another registry than the one that this host obeys")),
+        }
     }
 
     /// Tries for about a minute. `None` if it did not arrive; the log has why.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::NodeCall;
+use crate::model::fault::Fault;
 use crate::model::stage::Order;
 use crate::model::wire::MachineOrder;
 use crate::system::clock;
@@ -38,7 +39,8 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
         });
         let (request, now) = (call.request.id.clone(), clock::now());
         let mut record = match known {
-            Some(known) => known.ordered(Order::Terminate, request, now),
+            Some(known) if order.number < known.number => return Err(refuse(Fault::OrderOutdated)),
+            Some(known) => known.ordered(Order::Terminate, order.number, request, now),
             None => Record::unknown(&order, machine, request, now),
         };
         taken.write(&mut record).map_err(Refusal::internal)?;
@@ -65,6 +67,7 @@ fn take(jobs: &Jobs, order: &MachineOrder) -> Result<Option<Taken>, Refusal> {
         }
         match jobs.read(order.id) {
             Ok(Some(record)) if record.work == Order::Terminate => return Ok(None),
+            Ok(Some(record)) if order.number < record.number => return Err(refuse(Fault::OrderOutdated)),
             // Its helper, if one runs, is stopped by the helper of the worker that comes after it.
             Ok(Some(record)) => Jobs::stop_worker(&record),
             Ok(None) => {}

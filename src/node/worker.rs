@@ -17,9 +17,9 @@ use crate::config::{self, Common};
 use crate::model::fault::{self, Fault};
 use crate::model::names::VmId;
 use crate::model::stage::{Order, Percent, Stage};
-use crate::model::wire::{DeployOrder, HostFacts, News, Report, StatusReply, Verdict};
+use crate::model::wire::{DeployOrder, HostFacts, News, NextOrder, Report, StatusReply, Verdict};
 use crate::system::log::{self, Level};
-use crate::system::{clock, detach};
+use crate::system::{clock, detach, pin};
 
 use super::image::{self, CopyError};
 use super::jobs::{JobError, Jobs, Packed, Record, Saving, Slot, Taken};
@@ -94,6 +94,7 @@ fn run(verb: Verb) -> Result<(), String> {
     let Some(taken) = jobs.adopt(id).map_err(|error| format!("the lock of {id}: {error}"))? else {
         return Err(format!("another worker is at work on {id}"));
     };
+    let registry = pin::read(state).map_err(|error| error.to_string())?;
     let record = match taken.read() {
         Ok(Some(record)) => record,
         Ok(None) => return Err(format!("there is no record of {id}")),
@@ -102,7 +103,7 @@ fn run(verb: Verb) -> Result<(), String> {
     let request = record.request.clone();
     log::start("worker", request.clone(), Some(&config.general.log_file));
     let mut worker = Worker {
-        reporter: Reporter::new(&config, &key, &request),
+        reporter: Reporter::new(&config, &key, registry, &request),
         helper: Helper::new(&request),
         config: &config,
         common: &common,
@@ -124,7 +125,7 @@ fn run(verb: Verb) -> Result<(), String> {
 enum Stop {
     /// Something went wrong.
     Failed(Fault),
-    /// The server does not want the machine any more.
+    /// The server has given up this deploy, and the machine has never run.
     Abandoned,
     /// The record can't be written: whatever was made now would be forgotten.
     Unrecorded(JobError),
@@ -176,7 +177,29 @@ impl Worker<'_> {
     fn report(&mut self, news: News, host: Option<HostFacts>) -> Result<Report, JobError> {
         self.record.sequence = self.record.sequence.saturating_add(1);
         self.taken.note(&mut self.record)?;
-        Ok(Report { id: self.record.id, order: self.record.work, sequence: self.record.sequence, news, host })
+        let Record { id, work: order, number, sequence, .. } = self.record;
+        Ok(Report { id, order, number, sequence, news, host })
+    }
+
+    /// Whether the work is to be undone because the server said so. Only a deploy ever is, and only before its machine is
+    /// started: what has run has a disk that somebody may want, whatever the server believes.
+    fn obeys(&self, verdict: Verdict) -> bool {
+        let never_ran = self.record.work == Order::Deploy
+            && !self.record.done
+            && !matches!(self.record.stage, Some(Stage::Verify));
+        let Record { id, machine, .. } = &self.record;
+        match verdict {
+            Verdict::Continue => false,
+            Verdict::Abandon if never_ran => true,
+            Verdict::Abandon | Verdict::Unknown => {
+                log::event(
+                    Level::Warning,
+                    "machine.kept",
+                    &[("vm", id), ("machine", machine), ("verdict", &format!("{verdict:?}"))],
+                );
+                false
+            }
+        }
     }
 
     // ----- deploy -----
@@ -281,8 +304,8 @@ impl Worker<'_> {
         let host = self.host(HOST_AGE);
         let report = self.report(News::Progress { stage, percent, place }, host)?;
         match self.reporter.send(&report) {
-            Ok(StatusReply { verdict: Verdict::Continue, .. }) => Ok(()),
-            Ok(StatusReply { verdict: Verdict::Abandon, .. }) => Err(Stop::Abandoned),
+            Ok(StatusReply { verdict, .. }) if self.obeys(verdict) => Err(Stop::Abandoned),
+            Ok(_) => Ok(()),
             // The work goes on: the server may be back when there is more to say.
             Err(error) => {
                 log::event(Level::Warning, "report.lost", &[("vm", &report.id), ("error", &error)]);
@@ -367,17 +390,14 @@ impl Worker<'_> {
         };
         let report = self.report(news, host)?;
         match self.reporter.deliver(&report) {
-            Some(StatusReply { verdict: Verdict::Continue, next }) => {
+            Some(StatusReply { verdict, next }) => {
+                // Its work is done, so there is none to undo; this logs what the server thinks of it.
+                self.obeys(verdict);
                 self.record.told = true;
                 self.record.tried = None;
                 self.record.worker = None;
                 self.save()?;
-                next.map_or(Ok(()), |order| self.go_on(order))
-            }
-            // The machine is there, and the server wants none.
-            Some(StatusReply { verdict: Verdict::Abandon, .. }) => {
-                log::event(Level::Warning, "abandoned", &[("vm", &self.record.id)]);
-                self.give_up(Fault::Interrupted { stage: None }, true)
+                next.map_or(Ok(()), |next| self.go_on(next))
             }
             None => self.later(),
         }
@@ -385,13 +405,18 @@ impl Worker<'_> {
 
     /// Carries out what the server wants next with this machine. Should this worker be killed before that is
     /// recorded, the server is told once more how the last work ended, and says it again.
-    fn go_on(&mut self, order: Order) -> Result<(), JobError> {
-        if matches!(order, Order::Deploy | Order::Save) {
-            log::event(Level::Warning, "order.refused", &[("vm", &self.record.id), ("order", &order)]);
+    fn go_on(&mut self, next: NextOrder) -> Result<(), JobError> {
+        let NextOrder { order, number } = next;
+        if matches!(order, Order::Deploy | Order::Save) || number <= self.record.number {
+            log::event(
+                Level::Warning,
+                "order.refused",
+                &[("vm", &self.record.id), ("order", &order), ("number", &number)],
+            );
             return Ok(());
         }
         log::event(Level::Info, "order.follows", &[("vm", &self.record.id), ("order", &order)]);
-        self.record = self.record.clone().ordered(order, self.record.request.clone(), clock::now());
+        self.record = self.record.clone().ordered(order, number, self.record.request.clone(), clock::now());
         self.record.worker = i32::try_from(std::process::id()).ok();
         self.save()?;
         self.begin()
@@ -457,7 +482,8 @@ impl Worker<'_> {
         match result {
             Ok(()) => self.finish(None),
             Err(Stop::Failed(fault)) => failed(self, fault),
-            Err(Stop::Abandoned) => self.give_up(Fault::Interrupted { stage: None }, true),
+            // No order but a deploy is ever abandoned.
+            Err(Stop::Abandoned) => failed(self, Fault::Interrupted { stage: self.record.stage }),
             Err(Stop::Unrecorded(error)) => Err(error),
         }
     }
@@ -743,11 +769,11 @@ fn report_progress(
         let news = News::Progress { stage, percent: Percent::try_from(now).ok(), place: None };
         let Ok(report) = worker.report(news, None) else { continue };
         match worker.reporter.send(&report) {
-            Ok(StatusReply { verdict: Verdict::Abandon, .. }) => {
+            Ok(StatusReply { verdict, .. }) if worker.obeys(verdict) => {
                 abandoned.store(true, Ordering::Relaxed);
                 return;
             }
-            Ok(StatusReply { verdict: Verdict::Continue, .. }) => {}
+            Ok(_) => {}
             Err(error) => {
                 log::event(Level::Warning, "report.lost", &[("vm", &report.id), ("error", &error)]);
             }
@@ -761,65 +787,183 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+    use crate::model::names::RegistryId;
     use crate::model::sign::Key;
+    use crate::model::sign::tests::http_answer;
+    use crate::model::stage::OrderNumber;
     use crate::model::wire::MachineOrder;
 
-    /// A server that knows no machine, for so many reports. Returns its URL.
-    fn knows_nobody(reports: usize) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        std::thread::spawn(move || {
-            for _ in 0..reports {
-                let (mut stream, _) = listener.accept().unwrap();
-                let (mut received, mut buffer) = (String::new(), [0; 4096]);
-                while !received.contains("\"news\"") {
-                    let length = stream.read(&mut buffer).unwrap();
-                    received.push_str(&String::from_utf8_lossy(&buffer[..length]));
+    /// Who answers a node's reports.
+    #[derive(Clone)]
+    struct Server {
+        key: Key,
+        registry: RegistryId,
+        /// What it says to every report.
+        body: String,
+    }
+
+    impl Server {
+        fn saying(body: &str) -> Self {
+            let key = Key::new(&"k".repeat(64)).unwrap();
+            Self { key, registry: RegistryId::generate(), body: body.to_owned() }
+        }
+
+        /// Takes so many reports. Returns its URL.
+        fn start(&self, reports: usize) -> String {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let server = self.clone();
+            std::thread::spawn(move || {
+                for _ in 0..reports {
+                    let (mut stream, _) = listener.accept().unwrap();
+                    let (mut received, mut buffer) = (String::new(), [0; 4096]);
+                    while !received.contains("\"news\"") {
+                        let length = stream.read(&mut buffer).unwrap();
+                        received.push_str(&String::from_utf8_lossy(&buffer[..length]));
+                    }
+                    let Server { key, registry, body } = &server;
+                    let answer = http_answer(&received, key, Some(*registry), (200, "OK"), body);
+                    stream.write_all(answer.as_bytes()).unwrap();
                 }
-                let body = r#"{"verdict":"abandon"}"#;
-                let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length";
-                write!(stream, "{head}: {}\r\n\r\n{body}", body.len()).unwrap();
-            }
-        });
-        url
+            });
+            url
+        }
+    }
+
+    /// A node that has met the server of `registry`, and one machine on it.
+    struct Ground {
+        dir: tempfile::TempDir,
+        config: config::Node,
+        common: Common,
+        key: Key,
+        request: crate::model::names::RequestId,
+        registry: RegistryId,
+        order: MachineOrder,
+    }
+
+    impl Ground {
+        fn new(url: &str, registry: RegistryId) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+            write(
+                "node.cfg",
+                &format!(
+                    "[General]\nserverHostname = \"s\"\nserverURL = \"{url}\"\nimageDirectory = \"/none\"\n\
+                     volumeGroupName = \"none\"\n"
+                ),
+            );
+            write("common.cfg", "[VMImages]\n[PhysicalHostsPool]\n[VirtualHostsPool]\n");
+            let config = config::Node::load(dir.path()).unwrap();
+            let common = Common::load(dir.path()).unwrap();
+            let order = MachineOrder {
+                id: VmId::generate(),
+                number: OrderNumber::default().next(5),
+                user: "eve".parse().unwrap(),
+                virtual_host: "vm9".parse().unwrap(),
+            };
+            let key = Key::new(&"k".repeat(64)).unwrap();
+            Self { dir, config, common, key, request: "abc".parse().unwrap(), registry, order }
+        }
+
+        fn jobs(&self) -> Jobs {
+            Jobs::open(self.dir.path()).unwrap()
+        }
+
+        /// A worker for an order about the machine.
+        fn worker(&self, edit: impl FnOnce(&mut Record)) -> Worker<'_> {
+            let machine = "eve_vm9".parse().unwrap();
+            let mut record = Record::unknown(&self.order, machine, self.request.clone(), clock::now());
+            edit(&mut record);
+            let jobs = self.jobs();
+            let mut worker = Worker {
+                reporter: Reporter::new(&self.config, &self.key, Some(self.registry), &self.request),
+                helper: Helper::new(&self.request),
+                config: &self.config,
+                common: &self.common,
+                taken: jobs.take(self.order.id, Duration::ZERO).unwrap().unwrap(),
+                jobs,
+                record,
+                slot: None,
+            };
+            worker.save().unwrap();
+            worker
+        }
     }
 
     #[test]
     fn a_machine_that_the_server_never_heard_of_is_forgotten_when_it_is_gone() {
-        let dir = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
-        write(
-            "node.cfg",
-            &format!(
-                "[General]\nserverHostname = \"s\"\nserverURL = \"{}\"\nimageDirectory = \"/none\"\n\
-                 volumeGroupName = \"none\"\n",
-                knows_nobody(2)
-            ),
-        );
-        write("common.cfg", "[VMImages]\n[PhysicalHostsPool]\n[VirtualHostsPool]\n");
-        let config = config::Node::load(dir.path()).unwrap();
-        let common = Common::load(dir.path()).unwrap();
-        let key = Key::new(&"k".repeat(64)).unwrap();
-        let request: crate::model::names::RequestId = "abc".parse().unwrap();
-        let jobs = Jobs::open(dir.path()).unwrap();
-        let id = VmId::generate();
-        let order = MachineOrder { id, user: "eve".parse().unwrap(), virtual_host: "vm9".parse().unwrap() };
-        let record = Record::unknown(&order, "eve_vm9".parse().unwrap(), request.clone(), clock::now());
-        let mut worker = Worker {
-            reporter: Reporter::new(&config, &key, &request),
-            helper: Helper::new(&request),
-            config: &config,
-            common: &common,
-            taken: jobs.take(id, Duration::ZERO).unwrap().unwrap(),
-            jobs: jobs.clone(),
-            record,
-            slot: None,
-        };
-        worker.save().unwrap();
+        let server = Server::saying(r#"{"verdict":"unknown"}"#);
+        let ground = Ground::new(&server.start(2), server.registry);
+        let mut worker = ground.worker(|_| {});
         worker.removed(Err(Fault::RemovalFailed { detail: "in use".to_owned() })).unwrap();
-        let left = jobs.read(id).unwrap().expect("it is still there");
+        let left = ground.jobs().read(ground.order.id).unwrap().expect("it is still there");
         assert!(left.tried.is_some() && left.is_unfinished(), "a later sweep carries on: {left:?}");
         worker.removed(Ok(())).unwrap();
-        assert_eq!(jobs.read(id).unwrap(), None);
+        assert_eq!(ground.jobs().read(ground.order.id).unwrap(), None);
+    }
+
+    /// Whether work is abandoned for what the server answers when a stage begins.
+    fn is_abandoned(server: &Server, obeyed: RegistryId, work: Order, stage: Stage) -> bool {
+        let ground = Ground::new(&server.start(1), obeyed);
+        let mut worker = ground.worker(|record| record.work = work);
+        let outcome = worker.enter(stage);
+        assert!(ground.jobs().read(ground.order.id).unwrap().is_some(), "the record stays");
+        matches!(outcome, Err(Stop::Abandoned))
+    }
+
+    #[test]
+    fn only_a_deploy_that_never_ran_is_abandoned() {
+        let server = Server::saying(r#"{"verdict":"abandon"}"#);
+        for order in Order::ALL {
+            for &stage in order.stages() {
+                let expected = order == Order::Deploy && stage != Stage::Verify;
+                let abandoned = is_abandoned(&server, server.registry, order, stage);
+                assert_eq!(abandoned, expected, "{order} {stage}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_machine_that_the_server_does_not_know_is_kept() {
+        let server = Server::saying(r#"{"verdict":"unknown"}"#);
+        for order in Order::ALL {
+            for &stage in order.stages() {
+                assert!(!is_abandoned(&server, server.registry, order, stage), "{order} {stage}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_answers_in_the_server_s_place_is_not_obeyed() {
+        let server = Server::saying(r#"{"verdict":"abandon"}"#);
+        let stranger = Server { key: Key::new(&"x".repeat(64)).unwrap(), ..server.clone() };
+        assert!(!is_abandoned(&stranger, server.registry, Order::Deploy, Stage::Volumes));
+        // It knows the key, but has another registry: it lost the one in which the machines are.
+        assert!(!is_abandoned(&server, RegistryId::generate(), Order::Deploy, Stage::Volumes));
+        assert!(is_abandoned(&server, server.registry, Order::Deploy, Stage::Volumes));
+    }
+
+    #[test]
+    fn a_machine_that_has_been_made_is_kept_whatever_the_server_says() {
+        for body in [r#"{"verdict":"abandon"}"#, r#"{"verdict":"unknown"}"#] {
+            let server = Server::saying(body);
+            for work in Order::ALL.into_iter().filter(|order| *order != Order::Terminate) {
+                let ground = Ground::new(&server.start(1), server.registry);
+                let mut worker = ground.worker(|record| record.work = work);
+                worker.finish(None).unwrap();
+                let kept = ground.jobs().read(ground.order.id).unwrap().expect("its record");
+                assert!(kept.done && kept.told && kept.failed.is_none(), "{work}: {kept:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_order_that_follows_is_carried_out_once() {
+        let ground = Ground::new("http://127.0.0.1:1", RegistryId::generate());
+        let mut worker = ground.worker(|record| (record.work, record.done) = (Order::Save, true));
+        for number in [ground.order.number, OrderNumber::default()] {
+            worker.go_on(NextOrder { order: Order::Terminate, number }).unwrap();
+            assert_eq!((worker.record.work, worker.record.done), (Order::Save, true));
+        }
     }
 }

@@ -11,8 +11,8 @@ use crate::check::{Checks, Found, OrElse as _, Problem, Seen, Verdict};
 use crate::config;
 use crate::config::mail::{MailServer, Transport};
 use crate::model::lease::Moment;
-use crate::model::names::{PhysicalHost, RequestId};
-use crate::model::sign::{Key, SignFault};
+use crate::model::names::{PhysicalHost, RegistryId, RequestId};
+use crate::model::sign::{Key, Recipient, SignFault};
 use crate::model::wire::{NodeInfo, NodeRefusal};
 use crate::remote::{Answer, Client, RemoteError};
 use crate::system::{address, clock};
@@ -52,6 +52,8 @@ enum Stand {
     OtherServer(String),
     /// It has another key.
     OtherKey,
+    /// It obeys another registry.
+    OtherRegistry(String),
     /// It found the signature too old, or from the future.
     OtherTime,
     /// It knows us, but is in trouble.
@@ -115,7 +117,9 @@ fn nodes(checks: &mut Checks, ground: &Ground, request: &RequestId, hosts: Found
     let heard = checks.check("nodes answer", needs, |((server, ()), hosts)| {
         let key = server.key().or_else_do("see INSTALL.md")?;
         let (mut heard, mut problems) = (Vec::new(), Vec::new());
-        for result in ask_all(server, &key, request, &hosts) {
+        let registry =
+            identity(&server.general.registry_file).or_else_do("see the line about the registry")?;
+        for result in ask_all(server, &key, registry, request, &hosts) {
             match result {
                 Ok(one) => heard.push(one),
                 Err(problem) => problems.push(problem),
@@ -152,6 +156,13 @@ fn nodes(checks: &mut Checks, ground: &Ground, request: &RequestId, hosts: Found
             format!("copy this machine's {} to it", key_file(ground)),
         )),
         // Not judged; the clock is to blame.
+        _ => None,
+    });
+    let heard = pass(checks, "nodes' registry", heard, |one| match &one.stand {
+        Stand::OtherRegistry(sentence) => Some(Problem::new(
+            format!("{}: {sentence}", one.host),
+            "vgrid-registry restore BACKUP; or see ADMIN.md, \"A lost registry\"",
+        )),
         _ => None,
     });
     let heard = pass(checks, "nodes tell what they have", heard, |one| match &one.stand {
@@ -226,6 +237,7 @@ fn pass(
 fn ask_all(
     server: &config::Server,
     key: &Key,
+    registry: RegistryId,
     request: &RequestId,
     hosts: &[PhysicalHost],
 ) -> Vec<Result<Heard, Problem>> {
@@ -234,9 +246,10 @@ fn ask_all(
             .iter()
             .map(|host| {
                 scope.spawn(move || {
-                    let client = Client::new(key, request, server.node_timeout(), &server.general.ca_file);
+                    let (limit, ca_file) = (server.node_timeout(), &server.general.ca_file);
+                    let client = Client::new(key, Some(registry), request, limit, ca_file);
                     let url = server.node_url(host, "info");
-                    let answer = client.get(&url);
+                    let answer = client.get(&Recipient::Node(host.clone()), &url);
                     understand(host, &url, answer, clock::now())
                 })
             })
@@ -267,6 +280,7 @@ fn understand(
             (403, Some(text)) if text.contains("takes orders from") => Stand::OtherServer(text),
             (403, Some(text)) if text.contains(&SignFault::Wrong.to_string()) => Stand::OtherKey,
             (403, Some(text)) if text.contains("the message was signed") => Stand::OtherTime,
+            (403, Some(text)) if text.contains("obeys the registry") => Stand::OtherRegistry(text),
             (_, Some(text)) => Stand::Trouble(text),
             (status, None) => {
                 return Err(Problem::new(
@@ -364,6 +378,12 @@ fn sign_in(dir: &Path) -> Verdict<()> {
         ));
     }
     Ok(Seen::well((), format!("{count} people have a password")))
+}
+
+/// Which registry this is. It is looked at first, so that nothing is made or brought up to date.
+fn identity(file: &Path) -> Result<RegistryId, RegistryError> {
+    Registry::inspect(file)?;
+    Registry::open_to_read(file)?.read(|reader| reader.identity())
 }
 
 /// Whether upkeep has run within the time that counts as lived (see [`LONGEST_GAP`]).

@@ -242,6 +242,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     audit::record(Level::Info, "deploy", &vm, &actor, "ordered");
     let order = DeployOrder {
         id: vm.id,
+        number: vm.number,
         user: vm.owner.user_name().clone(),
         physical_host: vm.physical_host.clone(),
         virtual_host: vm.virtual_host.clone(),

@@ -488,6 +488,7 @@ fn record(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::sign::tests::http_answer;
 
     #[test]
     fn images_are_named_from_where_one_stands() {
@@ -503,6 +504,9 @@ mod tests {
             assert!(bad.parse::<Named>().is_err(), "{bad:?}");
         }
     }
+
+    const KEY: &str = "0123456789abcdef0123456789abcdef";
+
     /// A node that does twice what it is told, `first` before it says so the first time. Gives back what it was told.
     fn node(first: impl FnOnce() + Send + 'static) -> (String, std::thread::JoinHandle<Vec<ImageOrder>>) {
         use std::io::{Read as _, Write as _};
@@ -526,9 +530,9 @@ mod tests {
                 }
                 let body = r#"{"host":{"memory_free":1,"memory_total":2,"disk_free":3,"disk_total":4,
                     "version":"1","common_digest":"x"}}"#;
-                let head =
-                    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-                stream.write_all((head + body).as_bytes()).unwrap();
+                let key = crate::model::sign::Key::new(KEY).unwrap();
+                let answer = http_answer(&received, &key, None, (200, "OK"), body);
+                stream.write_all(answer.as_bytes()).unwrap();
                 told
             };
             std::iter::repeat_with(answer).take(2).collect()
@@ -559,9 +563,10 @@ mod tests {
             let mut registry = Registry::open(&file).unwrap();
             registry.write(|writer| writer.keep_image(&kept)).unwrap();
         });
-        std::fs::write(dir.path().join("key"), "0123456789abcdef0123456789abcdef").unwrap();
+        std::fs::write(dir.path().join("key"), KEY).unwrap();
         let text = format!(
-            "[General]\nEnvUsernameVariable = 'REMOTE_USER'\nkeyFile = '{}/key'\nnodeURL = '{url}'\n",
+            "[General]\nEnvUsernameVariable = 'REMOTE_USER'\nkeyFile = '{0}/key'\nnodeURL = '{url}'\n\
+             registryFile = '{0}/registry.sqlite'\n",
             dir.path().display()
         );
         std::fs::write(dir.path().join("server.cfg"), text).unwrap();

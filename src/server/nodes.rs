@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
+use thiserror::Error;
 
+use crate::cgi::reply::Refusal;
 use crate::config::{self, ConfigError};
 use crate::model::fault::{Fault, detail};
-use crate::model::names::{MachineName, PhysicalHost, RequestId, VmId};
-use crate::model::sign::Key;
+use crate::model::names::{MachineName, PhysicalHost, RegistryId, RequestId, VmId};
+use crate::model::sign::{Key, Recipient};
 use crate::model::stage::Order;
 use crate::model::wire::{
     Accepted, ConsoleTail, DeployOrder, Discarded, ImageDone, ImageOrder, MachineOrder, NodeInfo,
@@ -16,6 +18,7 @@ use crate::model::wire::{
 use crate::remote::{Answer, Client, RemoteError};
 
 use super::registry::vm::OnNode;
+use super::registry::{Registry, RegistryError};
 
 /// How long a node may take at least to remove something that vGrid did not make: LVM and the toolstack are waited for.
 const DISCARD: Duration = Duration::from_secs(50);
@@ -29,21 +32,46 @@ pub struct Trouble {
     pub taken: OnNode,
 }
 
+/// Why no node can be called.
+#[derive(Debug, Error)]
+pub enum NodesError {
+    /// There is no key to sign with.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// It can't be said on behalf of which registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+impl From<NodesError> for Refusal {
+    fn from(error: NodesError) -> Self {
+        match error {
+            NodesError::Config(error) => error.into(),
+            NodesError::Registry(error) => error.into(),
+        }
+    }
+}
+
 /// The nodes, for one request.
 #[derive(Debug)]
 pub struct Nodes<'a> {
     config: &'a config::Server,
     request: &'a RequestId,
     key: Key,
+    registry: RegistryId,
 }
 
 impl<'a> Nodes<'a> {
-    /// Reads the key that server and nodes share. `request` is the id under which both log.
+    /// Reads the key that server and nodes share, and the identity of the registry by which nodes know their server.
+    /// `request` is the id under which both log.
     ///
     /// # Errors
-    /// [`ConfigError`] when there is no such key; nothing has been done then.
-    pub fn new(config: &'a config::Server, request: &'a RequestId) -> Result<Self, ConfigError> {
-        Ok(Self { config, request, key: config.key()? })
+    /// [`NodesError`] when one of them is not to be had; nothing has been done then.
+    pub fn new(config: &'a config::Server, request: &'a RequestId) -> Result<Self, NodesError> {
+        let key = config.key()?;
+        let registry =
+            Registry::open_to_read(&config.general.registry_file)?.read(|reader| reader.identity())?;
+        Ok(Self { config, request, key, registry })
     }
 
     fn client(&self) -> Client<'_> {
@@ -51,7 +79,7 @@ impl<'a> Nodes<'a> {
     }
 
     fn patient_client(&self, limit: Duration) -> Client<'_> {
-        Client::new(&self.key, self.request, limit, &self.config.general.ca_file)
+        Client::new(&self.key, Some(self.registry), self.request, limit, &self.config.general.ca_file)
     }
 
     /// Tells a node to make a machine.
@@ -60,7 +88,8 @@ impl<'a> Nodes<'a> {
     /// [`Trouble`], when the node did not say that it has accepted.
     pub fn deploy(&self, order: &DeployOrder) -> Result<Accepted, Trouble> {
         let url = self.config.node_url(&order.physical_host, Order::Deploy.as_str());
-        accepted(&order.physical_host, order.id, self.client().post(&url, order))
+        let host = &order.physical_host;
+        accepted(host, order.id, self.client().post(&to(host), &url, order))
     }
 
     /// Tells a node to do something with a machine that is there.
@@ -74,7 +103,7 @@ impl<'a> Nodes<'a> {
         machine: &MachineOrder,
     ) -> Result<Accepted, Trouble> {
         let url = self.config.node_url(host, order.as_str());
-        accepted(host, machine.id, self.client().post(&url, machine))
+        accepted(host, machine.id, self.client().post(&to(host), &url, machine))
     }
 
     /// Asks a node what it has.
@@ -82,7 +111,7 @@ impl<'a> Nodes<'a> {
     /// # Errors
     /// [`Trouble`], when it did not say.
     pub fn info(&self, host: &PhysicalHost) -> Result<NodeInfo, Trouble> {
-        done(host, self.client().get(&self.config.node_url(host, "info")))
+        done(host, self.client().get(&to(host), &self.config.node_url(host, "info")))
     }
 
     /// Tells a node to save the disk of a machine as an image.
@@ -91,7 +120,7 @@ impl<'a> Nodes<'a> {
     /// [`Trouble`], when the node did not say that it has accepted.
     pub fn save(&self, host: &PhysicalHost, order: &SaveOrder) -> Result<Accepted, Trouble> {
         let url = self.config.node_url(host, Order::Save.as_str());
-        accepted(host, order.machine.id, self.client().post(&url, order))
+        accepted(host, order.machine.id, self.client().post(&to(host), &url, order))
     }
 
     /// Has a node do something with a saved image, and waits for it.
@@ -100,7 +129,7 @@ impl<'a> Nodes<'a> {
     /// [`Trouble`], when the node did not say that it is done.
     pub fn image(&self, host: &PhysicalHost, order: &ImageOrder) -> Result<ImageDone, Trouble> {
         let url = self.config.node_url(host, "image");
-        done(host, self.client().post(&url, order))
+        done(host, self.client().post(&to(host), &url, order))
     }
 
     /// Has a node remove something that vGrid did not make, and waits for it.
@@ -110,7 +139,7 @@ impl<'a> Nodes<'a> {
     pub fn discard(&self, host: &PhysicalHost, stranger: &Stranger) -> Result<Discarded, Trouble> {
         let client = self.patient_client(self.config.node_timeout().max(DISCARD));
         let url = self.config.node_url(host, "discard");
-        done(host, client.post(&url, stranger))
+        done(host, client.post(&to(host), &url, stranger))
     }
 
     /// Fetches the end of a machine's console output.
@@ -121,8 +150,12 @@ impl<'a> Nodes<'a> {
         // `+` is a blank in a query; all else in a machine's name stands for itself.
         let query = machine.as_str().replace('+', "%2B");
         let url = format!("{}?machine={query}", self.config.node_url(host, "console"));
-        done(host, self.client().get(&url))
+        done(host, self.client().get(&to(host), &url))
     }
+}
+
+fn to(host: &PhysicalHost) -> Recipient {
+    Recipient::Node(host.clone())
 }
 
 fn accepted(host: &PhysicalHost, id: VmId, answer: Result<Answer, RemoteError>) -> Result<Accepted, Trouble> {
@@ -164,7 +197,7 @@ fn unheard(host: &PhysicalHost, error: RemoteError) -> Trouble {
             taken: OnNode::Maybe,
         },
         RemoteError::Broken(text) => Trouble { fault: garbled(host, &text), taken: OnNode::Maybe },
-        error @ RemoteError::Garbled { .. } => {
+        error @ (RemoteError::Garbled { .. } | RemoteError::Unsigned(_)) => {
             Trouble { fault: garbled(host, &error.to_string()), taken: OnNode::Maybe }
         }
     }
@@ -199,14 +232,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::model::sign::tests::http_answer;
     use crate::model::size::Amount;
+    use crate::model::stage::OrderNumber;
 
     fn host() -> PhysicalHost {
         "node1".parse().unwrap()
     }
 
     fn answer(status: u16, body: &str) -> Answer {
-        Answer { status, date: None, body: body.as_bytes().to_vec() }
+        Answer { status, date: None, registry: None, body: body.as_bytes().to_vec() }
     }
 
     #[test]
@@ -246,9 +281,9 @@ mod tests {
         }
     }
 
-    /// A node that takes one connection, reads the request's head and body, waits, and says `answer`.
+    /// A node that takes one connection, reads the request's head and body, waits, and says what `answer` makes of it.
     /// Returns the nodes' URL.
-    fn scripted(answer: String, wait: Duration) -> String {
+    fn scripted(answer: impl FnOnce(&str) -> String + Send + 'static, wait: Duration) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{{host}}:{}/cgi-bin/node", listener.local_addr().unwrap().port());
         std::thread::spawn(move || {
@@ -261,30 +296,38 @@ mod tests {
             assert!(received.to_lowercase().contains("x-vgrid-signature: "), "{received}");
             std::thread::sleep(wait);
             // The other side may have given up.
-            let _ = stream.write_all(answer.as_bytes());
+            let _ = stream.write_all(answer(&received).as_bytes());
         });
         url
     }
 
     fn terminate(url: &str, id: VmId) -> Result<Accepted, Trouble> {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("key"), "0123456789abcdef0123456789abcdef").unwrap();
+        std::fs::write(dir.path().join("key"), KEY).unwrap();
         let text = format!(
-            "[General]\nEnvUsernameVariable = 'REMOTE_USER'\nkeyFile = '{}/key'\nnodeURL = '{url}'\n\
-             nodeTimeout = 1\n",
+            "[General]\nEnvUsernameVariable = 'REMOTE_USER'\nkeyFile = '{0}/key'\nnodeURL = '{url}'\n\
+             registryFile = '{0}/registry.sqlite'\nnodeTimeout = 1\n",
             dir.path().display()
         );
+        drop(Registry::open(&dir.path().join("registry.sqlite")).unwrap());
         std::fs::write(dir.path().join("server.cfg"), text).unwrap();
         let config = config::Server::load(dir.path()).unwrap();
         let request = RequestId::generate();
-        let machine =
-            MachineOrder { id, user: "alice".parse().unwrap(), virtual_host: "vm1".parse().unwrap() };
+        let machine = MachineOrder {
+            id,
+            number: OrderNumber::default(),
+            user: "alice".parse().unwrap(),
+            virtual_host: "vm1".parse().unwrap(),
+        };
         let nodes = Nodes::new(&config, &request).unwrap();
         nodes.order(Order::Terminate, &"localhost".parse().unwrap(), &machine)
     }
 
-    fn http(status: &str, body: &str) -> String {
-        format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+    const KEY: &str = "0123456789abcdef0123456789abcdef";
+
+    /// What a node says that has this key.
+    fn signed(key: &'static str, status: (u16, &'static str), body: String) -> impl Fn(&str) -> String {
+        move |head| http_answer(head, &Key::new(key).unwrap(), None, status, &body)
     }
 
     #[test]
@@ -293,21 +336,28 @@ mod tests {
         let ours = VmId::generate();
         for (id, believed) in [(ours, true), (VmId::generate(), false)] {
             let body = format!(r#"{{"id":"{id}","host":{facts}}}"#);
-            let url = scripted(http("202 Accepted", &body), Duration::ZERO);
+            let url = scripted(signed(KEY, (202, "Accepted"), body), Duration::ZERO);
             assert_eq!(terminate(&url, ours).is_ok(), believed);
         }
+        // Of somebody who does not know the key, and answers in the node's place.
+        let body = format!(r#"{{"id":"{ours}","host":{facts}}}"#);
+        let liar = signed("1123456789abcdef0123456789abcdef", (202, "Accepted"), body);
+        let trouble = terminate(&scripted(liar, Duration::ZERO), ours).unwrap_err();
+        assert!(trouble.fault.to_string().contains("not signed"), "{trouble:?}");
+        assert_eq!(trouble.taken, OnNode::Maybe);
     }
 
     #[test]
     fn a_node_that_hangs_hangs_up_or_is_not_there_is_told_apart() {
         let id = VmId::generate();
-        let hangs = terminate(&scripted(String::new(), Duration::from_secs(3)), id).unwrap_err();
+        let hangs = terminate(&scripted(|_| String::new(), Duration::from_secs(3)), id).unwrap_err();
         assert!(matches!(hangs.fault, Fault::HostSilent { seconds: 1, .. }), "{hangs:?}");
-        let hangs_up = terminate(&scripted(String::new(), Duration::ZERO), id).unwrap_err();
+        let hangs_up = terminate(&scripted(|_| String::new(), Duration::ZERO), id).unwrap_err();
         assert!(matches!(hangs_up.fault, Fault::HostGarbled { .. }), "{hangs_up:?}");
-        let no_http = terminate(&scripted("SSH-2.0-x\r\n".to_owned(), Duration::ZERO), id).unwrap_err();
+        let no_http = terminate(&scripted(|_| "SSH-2.0-x\r\n".to_owned(), Duration::ZERO), id).unwrap_err();
         assert!(matches!(no_http.fault, Fault::HostGarbled { .. }), "{no_http:?}");
-        let busy = terminate(&scripted(http("503 Busy", "<html>"), Duration::ZERO), id).unwrap_err();
+        let busy = terminate(&scripted(signed(KEY, (503, "Busy"), "<html>".to_owned()), Duration::ZERO), id)
+            .unwrap_err();
         assert!(matches!(busy.fault, Fault::HostRefused { status: 503, .. }), "{busy:?}");
         assert_eq!(busy.taken, OnNode::Maybe);
         // The port of a listener that is closed by now.

@@ -115,6 +115,10 @@ pub fn give_with(
     let again = vm.order == order && vm.state.is_transitional();
     let given = writer.advance(vm, event, now, |vm| {
         vm.order = order;
+        // The same order given again is the same order to its node, which carries it out once.
+        if !again {
+            vm.number = vm.number.next(clock::millis());
+        }
         vm.sequence = 0;
         vm.stage = None;
         vm.percent = None;
@@ -131,7 +135,12 @@ pub fn give_with(
 
 /// The message to the node of a machine.
 pub fn message(vm: &Vm) -> MachineOrder {
-    MachineOrder { id: vm.id, user: vm.owner.user_name().clone(), virtual_host: vm.virtual_host.clone() }
+    MachineOrder {
+        id: vm.id,
+        number: vm.number,
+        user: vm.owner.user_name().clone(),
+        virtual_host: vm.virtual_host.clone(),
+    }
 }
 
 /// Tells the node of a machine what was ordered.

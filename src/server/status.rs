@@ -5,7 +5,7 @@ use crate::cgi::serve::InternalCall;
 use crate::model::lease::Lease;
 use crate::model::stage::{Order, Stage};
 use crate::model::state::{Event, State};
-use crate::model::wire::{News, Report, StatusReply, Verdict};
+use crate::model::wire::{News, NextOrder, Report, StatusReply, Verdict};
 use crate::system::log::{self, Level};
 use crate::system::{address, clock};
 
@@ -22,7 +22,7 @@ use super::registry::{Registry, RegistryError, Writer};
 struct Outcome {
     verdict: Verdict,
     /// What comes next with the machine.
-    next: Option<Order>,
+    next: Option<NextOrder>,
     /// What happened to the machine, if something did that people care about.
     news: Option<(&'static str, String)>,
 }
@@ -30,17 +30,25 @@ struct Outcome {
 /// Answers `internal/status`: a [`Report`] in, a [`StatusReply`] out. The signature has been checked.
 ///
 /// # Errors
-/// 400 for what is no report, 403 for one from another address than that of the machine's host, 503 when
+/// 409 for a host that obeys another registry, 400 for what is no report, 403 for one from another address than that of the machine's host, 503 when
 /// the registry is locked for too long; the node reports again then.
 pub fn handle(call: &InternalCall<'_>) -> Result<Reply, Refusal> {
+    let mut registry = Registry::open(&call.config.general.registry_file)?;
+    let identity = registry.read(|reader| reader.identity())?;
+    if let Some(obeyed) = call.registry.filter(|obeyed| *obeyed != identity) {
+        return Err(Refusal::conflict(format!(
+            "This server has the registry {identity}, and this host obeys {obeyed}. If the registry was lost, restore \
+             it from a backup (vgrid-registry restore). Nothing is changed on the host."
+        )));
+    }
+    let answer = |reply: &StatusReply| Ok(Reply::json(200, reply)?.of_registry(identity));
     let report: Report = serde_json::from_slice(&call.request.body)
         .map_err(|error| Refusal::bad_request(format!("This is not a report: {error}.")))?;
-    let mut registry = Registry::open(&call.config.general.registry_file)?;
     let known = registry.read(|reader| reader.vm(report.id))?;
     let from = call.request.from();
     let Some(vm) = known else {
         log::event(Level::Warning, "unknown-machine", &[("machine", &report.id), ("from", &from)]);
-        return Reply::json(200, &StatusReply { verdict: Verdict::Abandon, next: None });
+        return answer(&StatusReply { verdict: Verdict::Unknown, next: None });
     };
     // Outside of any transaction: it may ask the DNS.
     if !call.request.remote.is_some_and(|sender| address::belongs_to(sender, vm.physical_host.as_str())) {
@@ -72,14 +80,14 @@ pub fn handle(call: &InternalCall<'_>) -> Result<Reply, Refusal> {
             ],
         );
     }
-    Reply::json(200, &StatusReply { verdict: outcome.verdict, next: outcome.next })
+    answer(&StatusReply { verdict: outcome.verdict, next: outcome.next })
 }
 
 /// Makes of a report what it means for the machine as it is now, within a transaction.
 fn take(writer: &Writer<'_>, report: &Report, grace: Lease, actor: &Actor) -> Result<Outcome, RegistryError> {
     let now = clock::now();
     let Some(vm) = writer.vm(report.id)? else {
-        return Ok(Outcome { verdict: Verdict::Abandon, next: None, news: None });
+        return Ok(Outcome { verdict: Verdict::Unknown, next: None, news: None });
     };
     if let Some(facts) = &report.host {
         writer.keep_facts(&vm.physical_host, facts, now)?;
@@ -149,10 +157,15 @@ fn take(writer: &Writer<'_>, report: &Report, grace: Lease, actor: &Actor) -> Re
 }
 
 /// The order that was given in the answer to a report which the node now repeats, because it never saw that answer.
-fn unheard(vm: &Vm, report: &Report) -> Option<Order> {
+fn unheard(vm: &Vm, report: &Report) -> Option<NextOrder> {
     let ended = !matches!(report.news, News::Progress { .. });
     let waits = vm.state.is_transitional() && vm.sequence == 0 && vm.order != report.order;
-    (ended && waits && !matches!(vm.order, Order::Deploy | Order::Save)).then_some(vm.order)
+    (ended && waits && !matches!(vm.order, Order::Deploy | Order::Save)).then(|| last_order(vm))
+}
+
+/// The order that was last given about a machine.
+fn last_order(vm: &Vm) -> NextOrder {
+    NextOrder { order: vm.order, number: vm.number }
 }
 
 /// What follows from a report that has changed a machine: an image to remember, the end of a lease that was waited
@@ -164,11 +177,11 @@ fn follow(
     report: &Report,
     grace: Lease,
     actor: &Actor,
-) -> Result<Option<Order>, RegistryError> {
+) -> Result<Option<NextOrder>, RegistryError> {
     let now = clock::now();
     let ends = before.saving.as_ref().is_some_and(|saving| saving.then_terminate);
     if keep_image(writer, before, report)? && ends {
-        return Ok(orders::give(writer, vm, Order::Terminate, actor)?.map(|_| Order::Terminate));
+        return Ok(orders::give(writer, vm, Order::Terminate, actor)?.as_ref().map(last_order));
     }
     if vm.state != State::Stopped {
         return Ok(None);
@@ -189,7 +202,7 @@ fn follow(
     // What went wrong with saving is still to be read.
     let fault = vm.fault.clone();
     let given = orders::give_with(writer, vm, Order::Start, actor, |vm| vm.fault = fault)?;
-    Ok(given.map(|_| Order::Start))
+    Ok(given.as_ref().map(last_order))
 }
 
 /// Remembers the image that a machine's disk has been saved as, if a report says that it has.
@@ -222,10 +235,10 @@ struct Judged {
 /// Judges a report by the machine as it is now. Reports may be late, repeated, or about an order that was
 /// given up. What the node says of the last order is believed all the same, as far as the table of states allows
 /// it, but for one thing: a machine that counts as failed or gone must not come to life behind its owner's
-/// back, so the node is told to undo it.
+/// back, so the node is told to undo its deploy, which it does unless the machine has run by then.
 fn judge(vm: &Vm, report: &Report) -> Judged {
     let nothing = |verdict| Judged { verdict, event: None, on_node: None, news: None };
-    let Report { order, news, .. } = report;
+    let Report { order, news, number, .. } = report;
     // Whether the report says that nothing of the machine is at its node.
     let ended =
         matches!((order, news), (Order::Deploy, News::Failed { .. }) | (Order::Terminate, News::Done));
@@ -233,12 +246,16 @@ fn judge(vm: &Vm, report: &Report) -> Judged {
         return nothing(if ended { Verdict::Continue } else { Verdict::Abandon });
     }
     if vm.state == State::Failed && *order == Order::Deploy && !ended {
-        return Judged {
-            news: Some(("told to undo it", "it reported work on a machine that counts as failed".to_owned())),
-            ..nothing(Verdict::Abandon)
+        // What has run is kept by its node, and is its owner's to terminate.
+        let line = match news {
+            News::Done => ("runs all the same", "its deploy counts as failed; terminate it to remove it"),
+            _ => ("told to undo it", "its host reported work on a machine that counts as failed"),
         };
+        return Judged { news: Some((line.0, line.1.to_owned())), ..nothing(Verdict::Abandon) };
     }
-    if *order == vm.order && report.sequence < vm.sequence {
+    // Of an order before the last, though it may have been of the same kind.
+    let is_late = *order == vm.order && *number < vm.number;
+    if is_late || *order == vm.order && report.sequence < vm.sequence {
         return nothing(Verdict::Continue);
     }
     // The server had given up waiting for the answer, but the node had the order.
@@ -301,7 +318,7 @@ mod tests {
     use super::*;
     use crate::model::fault::Fault;
     use crate::model::lease::Term;
-    use crate::model::stage::Percent;
+    use crate::model::stage::{OrderNumber, Percent};
     use crate::server::orders;
     use crate::server::registry::vm::Saving;
     use crate::server::registry::vm::tests::entered;
@@ -337,7 +354,7 @@ mod tests {
         }
 
         fn reported(&mut self, order: Order, sequence: u32, news: News) -> Outcome {
-            let report = Report { id: self.vm.id, order, sequence, news, host: None };
+            let report = Report { id: self.vm.id, order, number: self.vm.number, sequence, news, host: None };
             let outcome =
                 self.registry.write(|writer| take(writer, &report, "7d".parse().unwrap(), &actor())).unwrap();
             self.vm = self.registry.read(|reader| reader.vm(report.id)).unwrap().unwrap();
@@ -346,7 +363,12 @@ mod tests {
 
         /// What comes next after the end of an order.
         fn next(&mut self, order: Order, news: News) -> Option<Order> {
-            self.reported(order, 9, news).next
+            let next = self.reported(order, 9, news).next;
+            assert!(
+                next.is_none_or(|next| next.number == self.vm.number && next.order == self.vm.order),
+                "{next:?}"
+            );
+            next.map(|next| next.order)
         }
 
         /// Its disk is to be saved as the image `new`.
@@ -792,16 +814,38 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_machine_is_to_be_abandoned() {
+    fn an_unknown_machine_is_kept() {
         let mut ground = Ground::new();
         let id = crate::model::names::VmId::generate();
         for order in Order::ALL {
-            let report = Report { id, order, sequence: 1, news: News::Done, host: None };
+            let number = OrderNumber::default();
+            let report = Report { id, order, number, sequence: 1, news: News::Done, host: None };
             let outcome = ground
                 .registry
                 .write(|writer| take(writer, &report, "7d".parse().unwrap(), &actor()))
                 .unwrap();
-            assert_eq!(outcome.verdict, Verdict::Abandon);
+            assert_eq!(outcome.verdict, Verdict::Unknown);
         }
+    }
+
+    #[test]
+    fn a_late_word_on_an_earlier_order_of_the_same_kind_changes_nothing() {
+        let mut ground = Ground::deployed();
+        ground.give(Order::Reboot);
+        let first = ground.vm.number;
+        ground.report(Order::Reboot, 3, News::Done);
+        ground.give(Order::Reboot);
+        assert!(ground.vm.number > first);
+        let late = Report {
+            id: ground.vm.id,
+            order: Order::Reboot,
+            number: first,
+            sequence: 9,
+            news: News::Done,
+            host: None,
+        };
+        ground.registry.write(|writer| take(writer, &late, "7d".parse().unwrap(), &actor())).unwrap();
+        let vm = ground.registry.read(|reader| reader.vm(late.id)).unwrap().unwrap();
+        assert_eq!(vm.state, State::Rebooting);
     }
 }

@@ -12,7 +12,7 @@ use crate::cgi::reply::Refusal;
 use crate::cgi::serve::UserCall;
 use crate::model::fault::Fault;
 use crate::model::names::{MachineName, PhysicalHost, SavedImage, StrangerDomain, StrangerVolume, VmId};
-use crate::model::stage::Order;
+use crate::model::stage::{Order, OrderNumber};
 use crate::model::wire::{Domain, ImageAct, ImageOrder, Job, MachineOrder, NodeInfo, Stranger};
 use crate::system::clock;
 
@@ -271,7 +271,7 @@ fn way(target: &Target, info: &NodeInfo) -> Result<Way, String> {
     let name = target.name.as_str();
     match target.kind {
         StrayKind::Record => match info.jobs.iter().find(|job| job.id.to_string() == name) {
-            Some(Job { id, machine, .. }) => terminate(*id, machine),
+            Some(Job { id, machine, number, .. }) => terminate(*id, machine, *number),
             None => Err("it is gone.".to_owned()),
         },
         StrayKind::Volume => {
@@ -282,10 +282,12 @@ fn way(target: &Target, info: &NodeInfo) -> Result<Way, String> {
             else {
                 return Ok(Way::Stranger(Stranger::Volume { name: volume }));
             };
-            let recorded = info.jobs.iter().find(|job| job.id == id).map(|job| &job.machine);
+            let job = info.jobs.iter().find(|job| job.id == id);
+            let (recorded, last) =
+                (job.map(|job| &job.machine), job.map(|job| job.number).unwrap_or_default());
             match volume.machine() {
                 Some(machine) if recorded.is_none_or(|recorded| *recorded == machine) => {
-                    terminate(id, &machine)
+                    terminate(id, &machine, last)
                 }
                 _ => Err(format!(
                     "it carries the tag of the machine {id} under a name that is not that machine's. Type the \
@@ -319,11 +321,11 @@ fn way(target: &Target, info: &NodeInfo) -> Result<Way, String> {
     }
 }
 
-fn terminate(id: VmId, machine: &MachineName) -> Result<Way, String> {
+fn terminate(id: VmId, machine: &MachineName, last: OrderNumber) -> Result<Way, String> {
     let (user, virtual_host) = machine.parts().ok_or_else(|| {
         format!("{machine} is not how vGrid calls a machine. Type the command on its host, as root.")
     })?;
-    Ok(Way::Machine(MachineOrder { id, user, virtual_host }))
+    Ok(Way::Machine(MachineOrder { id, number: last.next(clock::millis()), user, virtual_host }))
 }
 
 /// What to type on a host, as root, to be rid of something. Nothing runs it but an administrator who has looked.
@@ -398,12 +400,20 @@ mod tests {
 
     fn job(id: VmId, machine: &str) -> Job {
         let machine = machine.parse().unwrap();
-        Job { id, machine, work: None, stage: None, stopped: false, since: Moment::from_unix(0) }
+        Job {
+            id,
+            machine,
+            work: None,
+            stage: None,
+            stopped: false,
+            since: Moment::from_unix(0),
+            number: OrderNumber::default(),
+        }
     }
 
     fn of_machine(id: VmId, user: &str) -> Way {
         let (user, virtual_host) = (user.parse().unwrap(), "vm9".parse().unwrap());
-        Way::Machine(MachineOrder { id, user, virtual_host })
+        Way::Machine(MachineOrder { id, number: OrderNumber::default(), user, virtual_host })
     }
 
     #[test]
@@ -421,7 +431,15 @@ mod tests {
             volume("xen-root-old.bak", Some(other)),
         ]);
         told.saved.push(SavedFile { stem: "alice_web".to_owned(), bytes: 1 });
-        let find = |kind, name: &str| way(&target(kind, name), &told);
+        let find = |kind, name: &str| {
+            way(&target(kind, name), &told).map(|way| match way {
+                // Higher than every order before: the time.
+                Way::Machine(order) if order.number > OrderNumber::default() => {
+                    Way::Machine(MachineOrder { number: OrderNumber::default(), ..order })
+                }
+                other => other,
+            })
+        };
         assert_eq!(find(StrayKind::Record, &id.to_string()), Ok(of_machine(id, "Jü")));
         assert_eq!(find(StrayKind::Volume, "xen-root-J+C3+BC_vm9"), Ok(of_machine(id, "Jü")));
         assert_eq!(find(StrayKind::Volume, "xen-root-carol_vm9"), Ok(of_machine(other, "carol")));

@@ -6,3 +6,5 @@ pub mod detach;
 pub mod exec;
 pub mod lock;
 pub mod log;
+pub mod once;
+pub mod pin;

@@ -12,9 +12,12 @@ use serde_json::{Value, json};
 use vgrid::model::fault::Fault;
 use vgrid::model::lease::Moment;
 use vgrid::model::names::VmId;
-use vgrid::model::sign::{self, Key, SIGNATURE_HEADER, Signed, TIME_HEADER};
+use vgrid::model::sign::{
+    Key, NONCE_HEADER, Nonce, RECIPIENT_HEADER, REGISTRY_HEADER, Recipient, SIGNATURE_HEADER, Signed,
+    SignedAnswer, TIME_HEADER,
+};
 use vgrid::model::size::Amount;
-use vgrid::model::stage::Order;
+use vgrid::model::stage::{Order, OrderNumber};
 use vgrid::model::wire::{
     Accepted, ConsoleTail, Discarded, Domain, HostFacts, ImageDone, Job, NodeInfo, NodeRefusal, Stranger,
 };
@@ -52,6 +55,8 @@ pub struct Received {
     pub body: Vec<u8>,
     /// Whether it was signed with the shared key, just now.
     pub signed: bool,
+    /// Its signature, which that of the answer is bound to.
+    signature: String,
 }
 
 impl Received {
@@ -248,8 +253,13 @@ fn answer(mut stream: TcpStream, shared: &Shared) {
     let date = jiff::Timestamp::from_second(now)
         .and_then(|now| jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&now))
         .expect("a date");
+    let answer = SignedAnswer { request: &received.signature, status, registry: None, body: body.as_bytes() };
+    let sealed = answer
+        .headers(&shared.key)
+        .iter()
+        .fold(String::new(), |text, (name, value)| text + name + ": " + value + "\r\n");
     let head = format!(
-        "HTTP/1.1 {status} Whatever\r\nDate: {date}\r\nContent-Type: application/json\r\n\
+        "HTTP/1.1 {status} Whatever\r\nDate: {date}\r\n{sealed}Content-Type: application/json\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
@@ -279,10 +289,17 @@ fn read(stream: &TcpStream, key: &Key) -> Option<Received> {
     let time = header(TIME_HEADER)
         .and_then(|text| text.parse().ok())
         .map_or(Moment::from_unix(0), Moment::from_unix);
-    let message = Signed { method: &method, path_and_query: &path, time, body: &body };
-    let signature = header(SIGNATURE_HEADER).unwrap_or_default();
-    let signed = sign::verify(key, &message, signature, vgrid::system::clock::now()).is_ok();
-    Some(Received { at, path, body, signed })
+    let to: Option<Recipient> = header(RECIPIENT_HEADER).and_then(|text| text.parse().ok());
+    let nonce: Option<Nonce> = header(NONCE_HEADER).and_then(|text| text.parse().ok());
+    let registry = header(REGISTRY_HEADER).and_then(|text| text.parse().ok());
+    let signature = header(SIGNATURE_HEADER).unwrap_or_default().to_owned();
+    let signed = to.zip(nonce).is_some_and(|(to, nonce)| {
+        let (to, nonce) = (&to, &nonce);
+        Signed { to, registry, nonce, time, method: &method, path_and_query: &path, body: &body }
+            .verify(key, &signature, vgrid::system::clock::now())
+            .is_ok()
+    });
+    Some(Received { at, path, body, signed, signature })
 }
 
 /// What a node in good order answers.
@@ -337,6 +354,7 @@ pub fn with_machines(machines: &[(&str, &str)]) -> NodeInfo {
             stage: None,
             stopped: false,
             since: Moment::from_unix(0),
+            number: OrderNumber::default(),
         });
         let (memory, state) = (Amount::from_mib(128), "-b----".to_owned());
         info.domains.push(Domain { name: (*name).to_owned(), id: n, memory, state });

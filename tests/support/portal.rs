@@ -12,15 +12,16 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use serde_json::Value;
 use tempfile::TempDir;
 use vgrid::model::lease::Moment;
-use vgrid::model::names::VmId;
-use vgrid::model::sign::{self, Key, REQUEST_HEADER, SIGNATURE_HEADER, Signed, TIME_HEADER};
-use vgrid::model::stage::Order;
+use vgrid::model::names::{RegistryId, VmId};
+use vgrid::model::sign::{Key, REQUEST_HEADER};
+use vgrid::model::stage::{Order, OrderNumber};
 use vgrid::model::wire::{News, Report};
 use vgrid::system::clock;
 
 use super::apache::{Apache, Kind, web_user};
 use super::http::{Answer, Ask, encoded};
 use super::node::{Conduct, Nodes, address, facts, with_machines};
+use super::signed::Seal;
 use super::stage::{Stage, public_folder};
 
 /// Where the programs of a subject are.
@@ -95,6 +96,8 @@ pub struct Portal {
     pub apache: Apache,
     pub nodes: Nodes,
     pub key: Key,
+    /// The registry on whose behalf messages are signed that claim to be the server's.
+    pub registry: RegistryId,
     pub dir: TempDir,
     /// How many seconds the programs' clock is ahead.
     ahead: AtomicI64,
@@ -162,17 +165,31 @@ impl Portal {
     #[track_caller]
     pub fn report(&self, id: &str, order: Order, sequence: u32, news: News) -> Answer {
         let id: VmId = id.parse().expect("a machine's id");
-        let report = Report { id, order, sequence, news, host: Some(facts()) };
+        let report = Report { id, order, number: self.number(), sequence, news, host: Some(facts()) };
         self.signed(STATUS, serde_json::to_vec(&report).expect("JSON"), &self.key).send()
+    }
+
+    /// The number of an order that is given now.
+    pub fn number(&self) -> OrderNumber {
+        OrderNumber::default().next(u64::try_from(self.now().unix()).expect("after 1970") * 1000 + 999)
+    }
+
+    /// What messages are signed with by default: orders on behalf of one registry, reports by a node that has met none.
+    pub fn seal<'a>(&self, path: &str, key: &'a Key) -> Seal<'a> {
+        let registry = Some(self.registry).filter(|_| path != STATUS);
+        Seal { key, to: None, registry, time: self.now() }
     }
 
     /// A signed message.
     pub fn signed(&self, path: &str, body: Vec<u8>, key: &Key) -> Ask {
-        let time = self.now();
-        let signature = sign::sign(key, &Signed { method: "POST", path_and_query: path, time, body: &body });
-        self.ask("POST", path)
-            .header(TIME_HEADER, time.unix().to_string())
-            .header(SIGNATURE_HEADER, signature)
+        self.sealed(&self.seal(path, key), path, body)
+    }
+
+    /// A message that is signed like this.
+    pub fn sealed(&self, seal: &Seal<'_>, path: &str, body: Vec<u8>) -> Ask {
+        seal.headers("POST", path, &body)
+            .into_iter()
+            .fold(self.ask("POST", path), |ask, (name, value)| ask.header(name, value))
             .header(REQUEST_HEADER, "test")
             .header("Content-Type", "application/json")
             .body(body)
@@ -353,7 +370,8 @@ impl Setup {
             }
             text.replace("@DIR@", &dir.path().display().to_string())
         });
-        let portal = Portal { apache, nodes, key, dir, ahead: AtomicI64::new(0), stage };
+        let registry = RegistryId::generate();
+        let portal = Portal { apache, nodes, key, registry, dir, ahead: AtomicI64::new(0), stage };
         if self.clock {
             portal.set_clock(0);
         }

@@ -39,11 +39,11 @@ fn inside(host: &Host, machine: &str, line: &str) -> String {
 
 /// Gives the node an order about an image, as the server does: status and answer.
 fn act(host: &Host, program: &str, body: &Value) -> (u16, Value) {
-    let key = host.key();
+    let (key, registry) = (host.key(), host.registry());
     let path = format!("/cgi-bin/node/{program}");
     let body = body.to_string();
     let (status, text) =
-        host.send(&Message { to: "xenhost", path: &path, body: &body, key: Some(&key), from: "" });
+        host.send(&Message { to: "xenhost", path: &path, body: &body, key: Some(&key), registry, from: "" });
     (status, serde_json::from_str(&text).unwrap_or_else(|_| panic!("no JSON: {text}")))
 }
 

@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 
-use vgrid::model::sign::{self, Key, SIGNATURE_HEADER, Signed, TIME_HEADER};
+use vgrid::model::names::RegistryId;
+use vgrid::model::sign::{Key, Recipient};
 use vgrid::system::clock;
 
 use super::host::{Host, quote};
+use crate::support::signed::Seal;
 
 /// Where a node tells about itself.
 pub const INFO: &str = "/cgi-bin/node/info";
@@ -21,15 +23,15 @@ pub struct Message<'a> {
     pub body: &'a str,
     /// The key that it is signed with; none: not signed.
     pub key: Option<&'a Key>,
+    /// The registry on whose behalf.
+    pub registry: RegistryId,
     /// The address that it is sent from; empty: the one that the way leads by.
     pub from: &'a str,
 }
 
-/// The headers of a signature made now.
-pub fn headers(key: &Key, method: &str, path: &str, body: &str) -> [(&'static str, String); 2] {
-    let time = clock::now();
-    let signature = sign::sign(key, &Signed { method, path_and_query: path, time, body: body.as_bytes() });
-    [(TIME_HEADER, time.unix().to_string()), (SIGNATURE_HEADER, signature)]
+/// Whom a message to the host `name` with this path is for.
+pub fn recipient(name: &str, path: &str) -> Recipient {
+    if path == STATUS { Recipient::Server } else { Recipient::Node(name.parse().expect("a host's name")) }
 }
 
 impl Host {
@@ -38,14 +40,28 @@ impl Host {
         Key::new(&self.sh("cat /etc/vgrid/key")).expect("a key")
     }
 
+    /// The registry that the node here obeys. A server that has not met its node yet is made to.
+    pub fn registry(&self) -> RegistryId {
+        let read = || self.try_sh("cat /var/lib/vgrid/node/registry");
+        let mut known = read();
+        if known.status != 0 {
+            self.sh("sudo -u www-data vgrid-upkeep");
+            known = read();
+        }
+        known.out.trim().parse().unwrap_or_else(|_| panic!("no registry: {}", known.out))
+    }
+
     /// Sends a message from this host; returns status and text of the answer.
     pub fn send(&self, message: &Message<'_>) -> (u16, String) {
         let method = if message.body.is_empty() { "GET" } else { "POST" };
         let mut line = format!("curl -s --noproxy '*' -m 60 -w '\\n%{{http_code}}' -X {method}");
-        for (name, value) in
-            message.key.iter().flat_map(|key| headers(key, method, message.path, message.body))
-        {
-            let _ = write!(line, " -H '{name}: {value}'");
+        if let Some(key) = message.key {
+            let registry = Some(message.registry);
+            let seal =
+                Seal { key, to: Some(recipient(message.to, message.path)), registry, time: clock::now() };
+            for (name, value) in seal.headers(method, message.path, message.body.as_bytes()) {
+                let _ = write!(line, " -H '{name}: {value}'");
+            }
         }
         if !message.body.is_empty() {
             let _ =
@@ -62,9 +78,9 @@ impl Host {
 
     /// Asks the node how it is, as its server, which is on the same host.
     pub fn ask_node(&self) -> serde_json::Value {
-        let key = self.key();
+        let (key, registry) = (self.key(), self.registry());
         let (status, text) =
-            self.send(&Message { to: "xenhost", path: INFO, body: "", key: Some(&key), from: "" });
+            self.send(&Message { to: "xenhost", path: INFO, body: "", key: Some(&key), registry, from: "" });
         assert_eq!(status, 200, "{text}");
         serde_json::from_str(&text).expect("JSON")
     }

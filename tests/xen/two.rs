@@ -1,11 +1,12 @@
 //! Two hosts and one server: `xenhost`, server and node, and `xenhost2`, a node only, on a network of their own.
 
 use vgrid::model::sign::Key;
-use vgrid::model::stage::Order;
+use vgrid::model::stage::{Order, OrderNumber};
 use vgrid::model::wire::{News, NodeInfo, Report};
 
 use super::host::{Host, scenario_of_two};
-use super::signed::{INFO, Message, STATUS, headers};
+use super::signed::{INFO, Message, STATUS, recipient};
+use crate::support::signed::Seal;
 
 /// Addresses on the hosts' own network: the server's, the other's, and one that is nobody's.
 const SERVER: &str = "10.0.3.1";
@@ -45,7 +46,9 @@ const NO_SIGNATURE: &str = "the signature is wrong";
 
 /// A node listens to nobody but the server.
 fn a_node_refuses_others(server: &Host, other: &Host, key: &Key, wrong: &Key) {
-    let ask = |host: &Host, to, key, from| host.send(&Message { to, path: INFO, body: "", key, from });
+    let registry = server.registry();
+    let ask =
+        |host: &Host, to, key, from| host.send(&Message { to, path: INFO, body: "", key, registry, from });
     let (status, text) = ask(server, "xenhost2", Some(key), SERVER);
     assert_eq!(status, 200, "{text}");
     let info: NodeInfo = serde_json::from_str(&text).expect("what a node says");
@@ -54,7 +57,10 @@ fn a_node_refuses_others(server: &Host, other: &Host, key: &Key, wrong: &Key) {
     // From outside, by the forwarded port, with the right signature.
     let agent: ureq::Agent =
         ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
-    let request = headers(key, "GET", INFO, "")
+    let to = Some(recipient("xenhost2", INFO));
+    let seal = Seal { key, to, registry: Some(registry), time: vgrid::system::clock::now() };
+    let request = seal
+        .headers("GET", INFO, b"")
         .into_iter()
         .fold(agent.get(format!("{}{INFO}", other.portal)), |request, (name, value)| {
             request.header(name, value)
@@ -82,12 +88,14 @@ fn the_server_refuses_others(server: &Host, other: &Host, key: &Key, wrong: &Key
         id: id.parse().expect("an id"),
         sequence: 1000,
         order: Order::Terminate,
+        number: OrderNumber::default().next(u64::MAX),
         news: News::Done,
         host: None,
     };
     let body = serde_json::to_string(&report).expect("JSON");
+    let registry = server.registry();
     let tell = |host: &Host, key, from| {
-        host.send(&Message { to: "xenhost", path: STATUS, body: &body, key: Some(key), from })
+        host.send(&Message { to: "xenhost", path: STATUS, body: &body, key: Some(key), registry, from })
     };
     let (status, text) = tell(server, key, SERVER);
     assert!(status == 403 && text.contains("xenhost2"), "{status} {text}");

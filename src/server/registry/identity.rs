@@ -12,7 +12,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses, or when there is none: then it is no registry.
-    pub fn identity(self) -> Result<RegistryId, RegistryError> {
+    pub fn identity(&self) -> Result<RegistryId, RegistryError> {
         all(self.connection, "SELECT id FROM identity", [], |mut cells| cells.parsed())?
             .pop()
             .ok_or_else(|| RegistryError::Sql(rusqlite::Error::QueryReturnedNoRows))

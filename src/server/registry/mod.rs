@@ -296,6 +296,12 @@ impl<'r> Cells<'r> {
         T::try_from(value).map_err(|_| self.corrupt(&value))
     }
 
+    /// A whole number that only this program's types have made.
+    fn whole<T>(&mut self, read: impl FnOnce(i64) -> Option<T>) -> Result<T, RegistryError> {
+        let value: i64 = self.get()?;
+        read(value).ok_or_else(|| self.corrupt(&value))
+    }
+
     /// The error about the column that was read last.
     fn corrupt(&self, value: &dyn Display) -> RegistryError {
         let name = self.row.as_ref().column_name(self.next.saturating_sub(1));

@@ -1,11 +1,12 @@
 //! The tables of the registry, version by version. A version that was shipped never changes.
 
 /// The version of the schema that this program knows.
-pub const NEWEST: u32 = 4;
+pub const NEWEST: u32 = 5;
 
 /// What brings the schema to each version from the one before. Each runs in a transaction, with SQLite's
 /// check of foreign keys on.
-pub const MIGRATIONS: [(u32, &str); 4] = [(1, SCHEMA_1), (2, SCHEMA_2), (3, SCHEMA_3), (4, SCHEMA_4)];
+pub const MIGRATIONS: [(u32, &str); 5] =
+    [(1, SCHEMA_1), (2, SCHEMA_2), (3, SCHEMA_3), (4, SCHEMA_4), (5, SCHEMA_5)];
 
 /// Ended machines stay as `notDeployed`, for their history; every index that pages count with leaves them
 /// out. The CHECKs repeat what the types promise, for whoever opens the file with another program.
@@ -288,4 +289,9 @@ CREATE TABLE identity (
     restored INTEGER,
     compared INTEGER CHECK (compared IS NULL OR restored IS NOT NULL)
 ) STRICT, WITHOUT ROWID;
+";
+
+/// Each order has a number, which its node remembers: it is carried out once, and none after a later one.
+const SCHEMA_5: &str = "
+ALTER TABLE vm ADD COLUMN order_number INTEGER NOT NULL DEFAULT 0 CHECK (order_number >= 0);
 ";

@@ -10,8 +10,9 @@ use crate::model::names::{
     ImageName, ImageTag, Label, MachineName, NameFault, PhysicalHost, SavedImage, UserName, VirtualHost, VmId,
 };
 use crate::model::size::{GiB, MiB};
-use crate::model::stage::{Order, Percent, Stage};
+use crate::model::stage::{Order, OrderNumber, Percent, Stage};
 use crate::model::state::{self, Event, State};
+use crate::system::clock;
 
 use super::user::Owner;
 use super::{Cells, Reader, RegistryError, Writer, all};
@@ -89,6 +90,8 @@ pub struct Vm {
     pub fault: Option<Fault>,
     /// The order that its node was last given. Reports about an earlier one are late.
     pub order: Order,
+    /// The number of that order.
+    pub number: OrderNumber,
     /// The number of the last report about that order.
     pub sequence: u32,
     /// When it was asked for.
@@ -185,7 +188,7 @@ macro_rules! select_vm {
     ($rest:literal) => {
         concat!(
             "SELECT id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, label, lease, state, \
-             stage, percent, place, fault, last_order, sequence, created, changed, expires, deadline, \
+             stage, percent, place, fault, last_order, order_number, sequence, created, changed, expires, deadline, \
              on_node, was_deployed, wanted, protected, deletion, save_as, then_terminate, from_owner, from_name, \
              silent FROM vm WHERE ",
             $rest
@@ -214,6 +217,7 @@ fn read_vm(mut cells: Cells<'_>) -> Result<Vm, RegistryError> {
         place: cells.get()?,
         fault: fault(cells)?,
         order: cells.word(Order::from_name)?,
+        number: cells.whole(OrderNumber::of)?,
         sequence: cells.number()?,
         created: moment(cells)?,
         changed: moment(cells)?,
@@ -382,6 +386,7 @@ impl Writer<'_> {
             place: None,
             fault: None,
             order: Order::Deploy,
+            number: OrderNumber::default().next(clock::millis()),
             sequence: 0,
             created: now,
             changed: now,
@@ -399,10 +404,10 @@ impl Writer<'_> {
         };
         self.connection.execute(
             "INSERT INTO vm (id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, label,
-                lease, state, last_order, sequence, created, changed, expires, deadline, on_node,
+                lease, state, last_order, order_number, sequence, created, changed, expires, deadline, on_node,
                 was_deployed, wanted, from_owner, from_name)
              VALUES (:id, :owner, :virtual_host, :physical_host, :image, :memory, :disk, :label,
-                :lease, :state, :order, 0, :now, :now, :expires, :deadline, :on_node, 0, :wanted, :from_owner, :from_name)",
+                :lease, :state, :order, :number, 0, :now, :now, :expires, :deadline, :on_node, 0, :wanted, :from_owner, :from_name)",
             named_params! {
                 ":id": vm.id.to_string(),
                 ":owner": vm.owner.as_str(),
@@ -415,6 +420,7 @@ impl Writer<'_> {
                 ":lease": vm.lease.to_string(),
                 ":state": vm.state.as_str(),
                 ":order": vm.order.as_str(),
+                ":number": vm.number.get(),
                 ":now": now.unix(),
                 ":expires": vm.expires.map(Moment::unix),
                 ":deadline": vm.deadline.map(Moment::unix),
@@ -458,7 +464,8 @@ impl Writer<'_> {
         let fault = new.fault.as_ref().and_then(|fault| serde_json::to_string(fault).ok());
         let rows = self.connection.execute(
             "UPDATE vm SET state = :state, stage = :stage, percent = :percent, place = :place,
-                fault = :fault, last_order = :order, sequence = :sequence, changed = :changed, deadline = :deadline,
+                fault = :fault, last_order = :order, order_number = :number,
+                sequence = :sequence, changed = :changed, deadline = :deadline,
                 on_node = :on_node, was_deployed = :was_deployed, wanted = :wanted, deletion = :deletion,
                 save_as = :save_as, then_terminate = :then_terminate, silent = :silent
              WHERE id = :id AND state = :old",
@@ -471,6 +478,7 @@ impl Writer<'_> {
                 ":place": new.place,
                 ":fault": fault,
                 ":order": new.order.as_str(),
+                ":number": new.number.get(),
                 ":sequence": new.sequence,
                 ":changed": new.changed.unix(),
                 ":deadline": new.deadline.map(Moment::unix),

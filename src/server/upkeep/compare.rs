@@ -234,7 +234,8 @@ pub(in crate::server) mod tests {
     }
 
     fn job(vm: &Vm, work: Option<Order>) -> Job {
-        Job { id: vm.id, machine: vm.machine_name().unwrap(), work, stage: None, stopped: false, since: NOW }
+        let (id, machine, number) = (vm.id, vm.machine_name().unwrap(), vm.number);
+        Job { id, machine, work, stage: None, stopped: false, since: NOW, number }
     }
 
     fn judged(vm: &Vm, info: &NodeInfo) -> Option<Act> {

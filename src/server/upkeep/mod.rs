@@ -32,7 +32,7 @@ use crate::system::log::{self, Level};
 use crate::system::{clock, lock};
 
 use super::mail::{self, Notice, Post, Posted, Sent};
-use super::nodes::{Nodes, Trouble};
+use super::nodes::{Nodes, NodesError, Trouble};
 use super::registry::event::Actor;
 use super::registry::host::Contact;
 use super::registry::upkeep::Life;
@@ -65,6 +65,9 @@ pub enum UpkeepError {
     /// The registry can't be used.
     #[error("{0}")]
     Registry(#[from] RegistryError),
+    /// No node can be called.
+    #[error("{0}")]
+    Nodes(#[from] NodesError),
     /// It was started by root, whose files the web server's user could not use afterwards.
     #[error("run it as the user whom the registry belongs to: sudo -u {owner} vgrid-upkeep")]
     WrongUser {

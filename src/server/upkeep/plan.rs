@@ -7,6 +7,7 @@ use crate::model::fault::Fault;
 use crate::model::lease::{Lease, Moment};
 use crate::model::stage::Order;
 use crate::model::state::Event;
+use crate::system::clock;
 
 use super::super::leases;
 use super::super::orders;
@@ -211,7 +212,9 @@ pub fn carry_out(
         }
         Act::RemoveLeftover => {
             hand.record("removal ordered", "its host still had something of it")?;
-            Ok(Some((hand.vm, Some(Order::Terminate))))
+            // Its last order is done; this is another.
+            let number = hand.vm.number.next(clock::millis());
+            Ok(Some((Vm { number, ..hand.vm }, Some(Order::Terminate))))
         }
         Act::Silent(times) => {
             writer.set_silent(hand.vm.id, *times)?;

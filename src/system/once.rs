@@ -1,0 +1,76 @@
+//! What may happen once: a folder of names that are used up.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use crate::model::lease::Moment;
+use crate::model::sign::{MAX_SKEW, Nonce};
+
+/// How many seconds of names share a folder, so that the old ones go folder by folder and nobody has to read them all.
+const SPAN: i64 = 1024;
+
+/// Uses up the nonce of a message that was signed at `time`, which must be within [`MAX_SKEW`] of now. `false` if
+/// it was used up before.
+///
+/// # Errors
+/// What the system says when the folder can't be written. Nothing must be done then: it could be done twice.
+pub fn use_up(folder: &Path, nonce: &Nonce, time: Moment, now: Moment) -> io::Result<bool> {
+    let span = folder.join((time.unix() / SPAN).to_string());
+    DirBuilder::new().recursive(true).mode(0o700).create(&span)?;
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(span.join(nonce.as_str())) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    let oldest = (now.unix() - MAX_SKEW) / SPAN;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let number: Option<i64> = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if number.is_some_and(|number| number < oldest) {
+            match std::fs::remove_dir_all(entry.path()) {
+                // Another request was faster.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nonce_is_used_up_once_and_forgotten_when_its_message_is_stale() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("seen");
+        let (one, other) = (Nonce::generate(), Nonce::generate());
+        let time = Moment::from_unix(10 * SPAN);
+        assert!(use_up(&folder, &one, time, time).unwrap());
+        assert!(use_up(&folder, &other, time, time).unwrap());
+        // As long as its signature would be accepted.
+        for late in [0, 1, MAX_SKEW] {
+            assert!(!use_up(&folder, &one, time, time.plus_seconds(late)).unwrap(), "{late}");
+        }
+        let later = time.plus_seconds(2 * SPAN);
+        assert!(use_up(&folder, &Nonce::generate(), later, later).unwrap());
+        let left: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|f| f.unwrap().file_name()).collect();
+        assert_eq!(left, ["12"], "the old ones are gone");
+    }
+
+    #[test]
+    fn of_many_at_once_one_uses_it_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let nonce = Nonce::generate();
+        let time = Moment::from_unix(5);
+        let first = std::thread::scope(|scope| {
+            let tries: Vec<_> =
+                (0..16).map(|_| scope.spawn(|| use_up(dir.path(), &nonce, time, time).unwrap())).collect();
+            tries.into_iter().map(|t| t.join().unwrap()).filter(|first| *first).count()
+        });
+        assert_eq!(first, 1);
+    }
+}
