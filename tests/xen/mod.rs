@@ -7,6 +7,7 @@ mod helper;
 mod host;
 mod keys;
 mod life;
+mod loss;
 mod mishap;
 mod networks;
 mod orders;

@@ -46,7 +46,7 @@ fn states(order: Order) -> (&'static str, &'static str) {
 }
 
 /// Waits until nobody works on any machine: a report that must arrive is tried for a minute.
-fn wait_for_workers(host: &Host) {
+pub fn wait_for_workers(host: &Host) {
     let end = Instant::now() + Duration::from_secs(300);
     while host.try_sh("pgrep -a vgrid-worker").status == 0 {
         assert!(Instant::now() < end, "{}\n{}", host.sh("pgrep -a vgrid-worker"), host.log());

@@ -45,7 +45,7 @@ impl Host {
         let read = || self.try_sh("cat /var/lib/vgrid/node/registry");
         let mut known = read();
         if known.status != 0 {
-            self.sh("sudo -u www-data vgrid-upkeep");
+            self.upkeep();
             known = read();
         }
         known.out.trim().parse().unwrap_or_else(|_| panic!("no registry: {}", known.out))
