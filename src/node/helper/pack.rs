@@ -13,9 +13,10 @@ use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
 
 use super::guard::MachineLock;
-use super::unpack::{in_a_namespace, program};
+use super::unpack::{as_nobody_with, head, in_a_namespace, program};
 use super::{Failure, Host, limits};
 use crate::model::fault::{self, Fault};
+use crate::node::filesystem::{self, Kind};
 use crate::node::image;
 use crate::node::lvm;
 use crate::system::exec::{ExecError, Run};
@@ -47,27 +48,12 @@ impl Beginning {
     }
 }
 
-/// How a file system is mounted, by type. What its owner wrote into it may ask for a panic of the kernel that finds
-/// it damaged (`tune2fs -e panic`); `errors` overrules that. ext4 is also the driver of ext2 and ext3.
-const WAYS: [(&str, &str); 2] =
-    [("ext4", "ro,nodev,nosuid,noexec,noatime,errors=remount-ro"), ("xfs", "ro,nodev,nosuid,noexec,noatime")];
-
-/// What turns root into nobody (by number: the name of the group differs) who may read everything, and who can't
-/// become anybody else. See setpriv(1), capabilities(7).
-const FEWEST_RIGHTS: [&str; 8] = [
-    "--reuid=65534",
-    "--regid=65534",
-    "--clear-groups",
-    "--inh-caps=-all,+dac_read_search",
-    "--ambient-caps=-all,+dac_read_search",
-    "--bounding-set=-all,+dac_read_search",
-    "--no-new-privs",
-    "--",
-];
+/// How a file system is mounted to be read.
+const OPTIONS: &str = "ro,nodev,nosuid,noexec,noatime";
 
 /// Runs a program as somebody who may read everything, and nothing else.
 pub fn as_nobody(what: &str) -> Run {
-    Run::new(program("setpriv")).args(FEWEST_RIGHTS).arg(program(what))
+    as_nobody_with("-all,+dac_read_search", what)
 }
 
 /// The file whose content tells a machine from all others. systemd makes a new one where it finds an empty one; where
@@ -141,19 +127,21 @@ impl Host {
     }
 }
 
-/// Mounts a file system of one of the known types. A journal that was left unfinished is carried out.
+/// Mounts a file system of one of the types that are read every day. A journal that was left unfinished is carried out.
 fn mount_read_only(device: &Path, target: &Path) -> Result<(), Failure> {
-    let mut first = None;
-    for (kind, options) in WAYS {
-        let run = Run::new(program("mount")).args(["-n", "-t", kind, "-o", options]).arg(device).arg(target);
-        match run.run() {
-            Ok(_) => return Ok(()),
-            Err(error) => first = first.or(Some(error)),
-        }
-    }
-    let said = first.as_ref().map(ExecError::stderr).unwrap_or_default();
-    let detail = format!("it is not ext2, ext3, ext4 or xfs, or damaged: {said}");
-    Err(Fault::SaveFailed { detail: fault::detail(&detail) }.into())
+    let failed = |detail: &str| Failure::from(Fault::SaveFailed { detail: fault::detail(detail) });
+    let read = head(device).map_err(|error| Failure::internal(format!("{}: {error}", device.display())))?;
+    let kind = match filesystem::kind(&read) {
+        Some(kind @ (Kind::Ext | Kind::Xfs)) => kind,
+        Some(Kind::Btrfs) | None => return Err(failed("it is not ext2, ext3, ext4 or xfs, or damaged")),
+    };
+    Run::new(program("mount"))
+        .args(["-n", "-t", kind.mount_type(), "-o", &format!("{OPTIONS}{}", kind.on_errors())])
+        .arg(device)
+        .arg(target)
+        .run()
+        .map(|_| ())
+        .map_err(|error| failed(&format!("its file system is damaged: {}", error.stderr())))
 }
 
 /// Whether the machine has an id of its own, in a folder that is one.
