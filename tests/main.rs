@@ -11,6 +11,7 @@ mod extend;
 mod guest;
 mod harness;
 mod history;
+mod image_quotas;
 mod images;
 mod mail;
 mod node_faults;

@@ -462,6 +462,12 @@ pub struct Quota {
     /// Partitions of all machines together, in GiB.
     #[serde(default)]
     pub disk: u64,
+    /// Saved images.
+    #[serde(default)]
+    pub images: u32,
+    /// Saved images together, in GiB.
+    #[serde(default, rename = "imageDisk")]
+    pub image_disk: u64,
 }
 
 fn default_registry() -> PathBuf {
@@ -547,6 +553,10 @@ impl Server {
             #[serde(default)]
             disk: u64,
             #[serde(default)]
+            images: u32,
+            #[serde(default, rename = "imageDisk")]
+            image_disk: u64,
+            #[serde(default)]
             users: BTreeMap<String, Quota>,
         }
         let source = Source::read(dir, "server.cfg")?;
@@ -564,7 +574,7 @@ impl Server {
         let mut leases = raw.leases;
         leases.notices.sort_unstable();
         leases.notices.dedup();
-        let Quotas { machines, memory, disk, users } = raw.quotas;
+        let Quotas { machines, memory, disk, images, image_disk, users } = raw.quotas;
         let quota = |(name, quota): (String, Quota)| match name.parse() {
             Ok(user) => Ok((user, quota)),
             Err(fault) => Err(source.value("Quotas.users", name, fault)),
@@ -576,7 +586,7 @@ impl Server {
             upkeep: raw.upkeep,
             mail: raw.mail.check(&source)?,
             mail_addresses: source.names("MailAddresses", raw.mail_addresses, address)?,
-            quota: Quota { machines, memory, disk },
+            quota: Quota { machines, memory, disk, images, image_disk },
             quotas,
             administrators: source.names("Administrators", raw.administrators, address)?,
             source: source.file,
@@ -687,6 +697,32 @@ impl Compression {
     }
 }
 
+/// A part of a whole, written `"10%"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Share(u8);
+
+impl Share {
+    /// The largest: with more nothing would be left to use.
+    const MOST: u8 = 95;
+
+    /// So much of a whole.
+    pub fn of(self, whole: u64) -> u64 {
+        // First by 100: a whole of any size fits.
+        whole / 100 * u64::from(self.0) + whole % 100 * u64::from(self.0) / 100
+    }
+}
+
+impl TryFrom<String> for Share {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let digits = text.strip_suffix('%').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let number = digits.and_then(|digits| digits.parse().ok()).filter(|number| *number <= Self::MOST);
+        number.map(Self).ok_or_else(|| format!("{text:?} is not a share from \"0%\" to \"{}%\"", Self::MOST))
+    }
+}
+
 /// `[General]` of `node.cfg`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -698,6 +734,9 @@ pub struct NodeGeneral {
     server_url: Option<String>,
     /// The folder of the image files.
     pub image_directory: PathBuf,
+    /// The share of that folder's disk that saved images leave free.
+    #[serde(default = "default_image_reserve")]
+    pub image_directory_reserve: Share,
     /// `gz` or `zst`: what saved images become.
     #[serde(default)]
     pub saved_images: Compression,
@@ -738,6 +777,9 @@ pub struct NodeGeneral {
     pub ca_file: PathBuf,
 }
 
+fn default_image_reserve() -> Share {
+    Share(10)
+}
 fn default_toolstack() -> Toolstack {
     Toolstack::Auto
 }
@@ -989,6 +1031,16 @@ mod tests {
     }
 
     #[test]
+    fn a_share_is_a_percentage() {
+        let share = |text: &str| Share::try_from(text.to_owned());
+        assert_eq!(share("0%").unwrap().of(u64::MAX), 0);
+        assert_eq!(share("95%").unwrap().of(199), 189);
+        for text in ["", "%", "10", "96%", "+5%", "-1%", "10 %", "1e1%", "256%", "10%%"] {
+            assert!(share(text).unwrap_err().contains("is not a share"), "{text}");
+        }
+    }
+
+    #[test]
     fn each_setting_of_an_image_falls_back_to_the_default() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(
@@ -1006,6 +1058,7 @@ mod tests {
         assert_eq!((tiny.swap.get(), tiny.make_filesystem.len()), (64, 3));
         assert_eq!(node.image_files().collect::<Vec<_>>(), [Path::new("/img/tiny.tar.gz")]);
         assert_eq!(node.general.saved_images, Compression::Gzip);
+        assert_eq!(node.general.image_directory_reserve.of(2_000), 200);
         assert!(!node.general.remove_strangers, "nobody has allowed it");
         assert_eq!(node.image(&"other".parse().unwrap()).unwrap_err().section, "VMImageFiles");
         assert_eq!(node.server_url("status"), "http://s/cgi-bin/internal/status");

@@ -203,6 +203,14 @@ pub enum Fault {
         "The image does not fit on this host's disk for images. Nothing of the machine is lost. Delete saved images that you need no more, or tell an administrator."
     )]
     NoRoomForImage,
+    /// The disk's file system yields more than the disk can hold.
+    #[error(
+        "The disk was not saved as an image: its file system yields more than the {most} that the disk can hold, so it is damaged, or many files share their content. Nothing of the machine is lost. Start it, have its file system checked (fsck) or those files removed, and save it again."
+    )]
+    DiskInconsistent {
+        /// What it can hold, and the headers of an archive.
+        most: Amount,
+    },
     /// There is an image of that name already.
     #[error(
         "There is a saved image called {name} already. Choose another name, or delete or rename that one first."

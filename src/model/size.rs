@@ -131,6 +131,11 @@ impl Amount {
         self.0
     }
 
+    /// The amount in bytes.
+    pub const fn bytes(self) -> u64 {
+        self.0.saturating_mul(1 << 20)
+    }
+
     /// What is left when `other` is taken away; never less than nothing.
     pub const fn minus(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))

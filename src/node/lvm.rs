@@ -87,6 +87,10 @@ pub fn tag(id: VmId) -> String {
     format!("{TAG}{id}")
 }
 
+/// The second tag of a volume that no machine has been started from yet. What is on such a volume only vGrid has
+/// written, so only such a volume is mounted to be written to.
+pub const UNUSED: &str = "vgrid.new";
+
 fn machine_of(tags: &str) -> Option<VmId> {
     tags.split(',').find_map(|tag| tag.trim().strip_prefix(TAG)?.parse().ok())
 }
@@ -169,11 +173,19 @@ impl VolumeRow {
 
     fn standing(&self) -> Standing {
         Standing {
-            tagged: self.tags.split(',').any(|tag| tag.trim().starts_with(TAG)),
+            tagged: self.tags().any(|tag| tag.starts_with(TAG) || tag == UNUSED),
             open: self.is_open(),
             // lvs(8): plain, thin, raid, mirrored, cached, a snapshot. What is an origin, says so in place of that.
             alone: self.attributes.as_bytes().first().is_some_and(|kind| b"-VrRmMCs".contains(kind)),
         }
+    }
+
+    fn tags(&self) -> impl Iterator<Item = &str> {
+        self.tags.split(',').map(str::trim)
+    }
+
+    fn is_unused(&self) -> bool {
+        self.tags().any(|tag| tag == UNUSED)
     }
 
     /// lvs(8): the sixth attribute is `o` when the device is open.
@@ -288,6 +300,17 @@ impl<'a> Lvm<'a> {
         Ok(rows.iter().find(|row| row.name == volume).map(VolumeRow::standing))
     }
 
+    /// The volumes from which no machine has been started yet (see [`UNUSED`]).
+    pub fn unused(self) -> Result<Vec<Volume>, LvmError> {
+        let rows = volume_rows(&self.list("lvs", VOLUME)?)?;
+        rows.into_iter().filter(VolumeRow::is_unused).map(VolumeRow::volume).collect()
+    }
+
+    /// From now on a volume counts as used. LVM has committed that to its disks when this returns.
+    pub fn mark_used(self, volume: &str) -> Result<(), LvmError> {
+        self.run("lvchange", &["--deltag", UNUSED, &format!("{}/{volume}", self.group)]).map(|_| ())
+    }
+
     /// Both, by one program where there are any volumes.
     pub fn all(self) -> Result<(Group, Vec<Volume>), LvmError> {
         match parse_all(&self.list("vgs", &format!("{GROUP},{VOLUME}"))?)? {
@@ -301,11 +324,12 @@ impl<'a> Lvm<'a> {
         PathBuf::from(format!("/dev/{}/{volume}", self.group))
     }
 
-    /// Makes a volume that carries the machine's tag.
+    /// Makes a volume that carries the machine's tag, and [`UNUSED`].
     pub fn create(self, volume: &str, size: Amount, id: VmId) -> Result<(), LvmError> {
         let size = format!("{}m", size.mib());
         let tag = tag(id);
-        let args = ["-y", "-W", "y", "-Z", "y", "-n", volume, "-L", &size, "--addtag", &tag];
+        let args =
+            ["-y", "-W", "y", "-Z", "y", "-n", volume, "-L", &size, "--addtag", &tag, "--addtag", UNUSED];
         let args: Vec<_> = args.into_iter().chain([self.group.as_str()]).collect();
         self.run("lvcreate", &args).map(|_| ())
     }
@@ -372,7 +396,13 @@ mod tests {
         ] {
             assert_eq!(row(attributes, "").alone, alone, "{attributes}");
         }
-        for (tags, tagged) in [("", false), ("backup,old", false), ("a,vgrid-x", true), ("vgrid-", true)] {
+        for (tags, tagged) in [
+            ("", false),
+            ("backup,old,vgrid.newer", false),
+            ("a,vgrid-x", true),
+            ("vgrid-", true),
+            ("a,vgrid.new", true),
+        ] {
             assert_eq!(row("-wi-------", tags).tagged, tagged, "{tags}");
         }
     }

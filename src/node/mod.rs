@@ -7,13 +7,14 @@
 //! | [`helper`] | root, by sudo | the only program that does; a fixed list of verbs |
 //!
 //! The others are theirs: [`jobs`] keeps the records, [`host`] knows what the host has free,
-//! [`privileged`] calls the helper, [`report`] talks to the server, [`image`] decompresses, [`lvm`] and
-//! [`hypervisor`] understand the programs that the helper runs. [`check`] has the node's part of `vgrid-check`.
+//! [`privileged`] calls the helper, [`report`] talks to the server, [`image`] decompresses, [`filesystem`] knows
+//! superblocks, [`lvm`] and [`hypervisor`] understand the programs that the helper runs. [`check`] has the node's part of `vgrid-check`.
 
 pub mod check;
 pub mod console;
 pub mod deploy;
 pub mod discard;
+pub mod filesystem;
 pub mod helper;
 pub mod host;
 pub mod hypervisor;

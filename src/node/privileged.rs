@@ -117,18 +117,17 @@ impl Helper {
         (fed, result.map(|_| ()).map_err(|error| self.explain("unpack", &error)))
     }
 
-    /// Packs a stopped machine's file system. `take` gets how many bytes the file system has in use, and a plain tar
-    /// stream. Returns what `take` made of it, if the stream began, and how the helper ended.
+    /// Packs a stopped machine's file system. `take` gets what is to be expected, and a plain tar stream. Returns what `take` made of it, if the stream began, and how the helper ended.
     pub fn pack<T>(
         &self,
         id: VmId,
         machine: &MachineName,
-        take: impl FnOnce(u64, &mut ChildStdout) -> T,
+        take: impl FnOnce(Beginning, &mut ChildStdout) -> T,
     ) -> (Option<T>, Result<(), Fault>) {
         let args = [&id.to_string(), machine.as_str()];
         let (taken, result) = self
             .command("pack", &args, limits::PACK)
-            .drain(|pipe| Beginning::read(pipe).map(|beginning| take(beginning.used, pipe)));
+            .drain(|pipe| Beginning::read(pipe).map(|beginning| take(beginning, pipe)));
         let result = result.map(|_| ()).map_err(|error| self.explain("pack", &error));
         match taken {
             Some(Ok(taken)) => (Some(taken), result),

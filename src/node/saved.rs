@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, fallocate, renameat2};
 use nix::sys::statvfs::statvfs;
 use thiserror::Error;
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::NodeCall;
-use crate::config::{self, Compression};
+use crate::config::{self, Compression, Share};
 use crate::model::fault::Fault;
 use crate::model::names::{ImageName, SavedImage};
 use crate::model::wire::{ImageAct, ImageDone, ImageOrder, SavedFile};
@@ -35,7 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// How old what the answer says about the host may be. Nothing is decided by it.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
-/// What an image leaves free on its disk, in bytes: the node's records and the registry may be on the same.
+/// What an image leaves free on its disk at least, in bytes, however small that is: the node's records and the registry
+/// may be on the same.
 const KEPT_FREE: u64 = 64 << 20;
 
 /// How much is written between two looks at what is free.
@@ -104,7 +105,9 @@ pub struct Store {
     compression: Compression,
     /// The administrator's.
     configured: Vec<PathBuf>,
+    /// What an image leaves free: so many bytes, and this share of the disk.
     kept_free: u64,
+    reserve: Share,
 }
 
 /// Whether a file could be a saved image by its name without the ending, see [`SavedImage::stem`].
@@ -159,6 +162,7 @@ impl Store {
             compression: config.general.saved_images,
             configured: config.image_files().collect(),
             kept_free: KEPT_FREE,
+            reserve: config.general.image_directory_reserve,
         }
     }
 
@@ -265,6 +269,14 @@ impl Store {
         Ok(self.sync()?)
     }
 
+    /// How many bytes images may still take.
+    fn room(&self) -> io::Result<u64> {
+        let facts = statvfs(&self.dir)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(facts.fragment_size());
+        let kept = self.reserve.of(bytes(facts.blocks())).max(self.kept_free);
+        Ok(bytes(facts.blocks_available()).saturating_sub(kept))
+    }
+
     /// Begins an image. `None` while somebody else is writing one of that name.
     pub fn draft(&self, image: &SavedImage) -> io::Result<Option<Draft>> {
         let target = self.path(image, self.compression);
@@ -277,6 +289,8 @@ impl Store {
             file,
             path,
             target,
+            written: 0,
+            reserved: 0,
             unlooked: 0,
             is_published: false,
         };
@@ -334,14 +348,37 @@ pub struct Draft {
     file: File,
     path: PathBuf,
     target: PathBuf,
+    /// How much has been written.
+    written: u64,
+    /// How much of the disk it has for itself.
+    reserved: u64,
     /// How much has been written since the last look at what is free.
     unlooked: u64,
     is_published: bool,
 }
 
 impl Draft {
-    /// Sees to it that what was written survives a loss of power.
+    /// Sets space apart for an image of that size, so that nothing that is written meanwhile can take it.
+    /// [`io::ErrorKind::StorageFull`] when there is not so much. Who calls this holds the node's lock: two images
+    /// must not count on the same space.
+    pub fn reserve(&mut self, bytes: u64) -> io::Result<()> {
+        if self.store.room()? < bytes {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let length = i64::try_from(bytes).map_err(|_| io::ErrorKind::StorageFull)?;
+        match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length.max(1)) {
+            Ok(()) => self.reserved = bytes,
+            // Not every file system can do that (NFS can't). What is free is looked at while it is written, too.
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Gives back what was reserved in vain, and sees to it that what was written survives a loss of power.
     pub fn seal(&self) -> io::Result<Packed> {
+        // The same size as before: that frees what lies beyond it.
+        self.file.set_len(self.written)?;
         self.file.sync_all()?;
         Ok(Packed::from(&self.file.metadata()?))
     }
@@ -359,15 +396,18 @@ impl Draft {
 
 impl Write for Draft {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.unlooked == 0 || self.unlooked >= LOOK {
-            let facts = statvfs(&self.store.dir)?;
-            if facts.blocks_available() * facts.fragment_size() < self.store.kept_free {
+        let is_reserved = self.written + bytes.len() as u64 <= self.reserved;
+        if !is_reserved && (self.unlooked == 0 || self.unlooked >= LOOK) {
+            if self.store.room()? < bytes.len() as u64 {
                 return Err(io::ErrorKind::StorageFull.into());
             }
             self.unlooked = 0;
         }
         let n = self.file.write(bytes)?;
-        self.unlooked += n as u64;
+        self.written += n as u64;
+        if !is_reserved {
+            self.unlooked += n as u64;
+        }
         Ok(n)
     }
 
@@ -406,7 +446,8 @@ mod tests {
             std::fs::write(file, "theirs").unwrap();
         }
         let dir_path = dir.path().to_owned();
-        (dir, Store { dir: dir_path, compression: Compression::Gzip, configured, kept_free: 0 })
+        let reserve = Share::default();
+        (dir, Store { dir: dir_path, compression: Compression::Gzip, configured, kept_free: 0, reserve })
     }
 
     fn names(store: &Store) -> Vec<String> {
@@ -500,8 +541,45 @@ mod tests {
         let store = Store { kept_free: u64::MAX, ..store };
         let mut draft = store.draft(&image("alice", "base")).unwrap().unwrap();
         assert_eq!(draft.write_all(b"x").unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(draft.reserve(1).unwrap_err().kind(), io::ErrorKind::StorageFull);
         drop(draft);
         assert_eq!(names(&store), [""; 0]);
+    }
+
+    #[test]
+    fn space_is_reserved_before_an_image_is_written_and_given_back() {
+        let (_dir, store) = store();
+        let (one, other) = (image("alice", "one"), image("bob", "other"));
+        let taken = |draft: &Draft| draft.file.metadata().unwrap().blocks() * 512;
+        let mut draft = store.draft(&one).unwrap().unwrap();
+        let size = 8 << 20;
+        draft.reserve(size).unwrap();
+        assert!(taken(&draft) >= size, "{}", taken(&draft));
+        assert_eq!(
+            draft.file.metadata().unwrap().len(),
+            0,
+            "half an image is no longer than what was written"
+        );
+        // What is reserved can be written when nothing else is left.
+        let full = Store { kept_free: u64::MAX, ..store.clone() };
+        draft.store = full.clone();
+        draft.write_all(&vec![1; 1 << 20]).unwrap();
+        assert_eq!(
+            full.draft(&other).unwrap().unwrap().reserve(1).unwrap_err().kind(),
+            io::ErrorKind::StorageFull
+        );
+        draft.write_all(&vec![1; 7 << 20]).unwrap();
+        assert_eq!(draft.write_all(b"x").unwrap_err().kind(), io::ErrorKind::StorageFull);
+        drop(draft);
+
+        let mut draft = store.draft(&one).unwrap().unwrap();
+        draft.reserve(size).unwrap();
+        draft.write_all(b"short").unwrap();
+        assert_eq!(draft.seal().unwrap().bytes, 5);
+        assert!(taken(&draft) < 1 << 20, "{}", taken(&draft));
+        // More than there is.
+        let error = store.draft(&other).unwrap().unwrap().reserve(u64::MAX >> 2).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
 
     #[test]

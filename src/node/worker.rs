@@ -16,6 +16,7 @@ use clap::{Parser, Subcommand};
 use crate::config::{self, Common};
 use crate::model::fault::{self, Fault};
 use crate::model::names::VmId;
+use crate::model::size::Amount;
 use crate::model::stage::{Order, Percent, Stage};
 use crate::model::wire::{DeployOrder, HostFacts, News, NextOrder, Report, StatusReply, Verdict};
 use crate::system::log::{self, Level};
@@ -42,6 +43,9 @@ const SWEEP: u64 = 10;
 
 /// How often it tells that it still waits: the server gives up what it does not hear of.
 const KEEP_ALIVE: Duration = Duration::from_secs(300);
+
+/// How long it waits for the node's lock before it reserves space for an image all the same.
+const RESERVE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Parser)]
 #[command(name = "vgrid-worker", version, about = "Carries out one order on a vGrid node")]
@@ -569,23 +573,28 @@ impl Worker<'_> {
         })
     }
 
-    /// Compresses the stream from the helper's tar, while another thread reports how far it is.
+    /// Compresses the stream from the helper's tar, while another thread reports how far it is. Space is reserved
+    /// before anything is written.
     fn fill(&mut self, draft: &mut Draft) -> Result<(), Stop> {
         let percent = AtomicU8::new(0);
         let abandoned = AtomicBool::new(false);
         let (id, machine) = (self.record.id, self.record.machine.clone());
         let compression = self.config.general.saved_images;
-        let helper = self.helper.clone();
+        let (helper, jobs) = (self.helper.clone(), self.jobs.clone());
         let progress = Mutex::new(&mut *self);
         let (done, ended) = channel::<()>();
+        let mut most = None;
         let (packed, result) = std::thread::scope(|scope| {
             let (percent, abandoned, progress) = (&percent, &abandoned, &progress);
             scope.spawn(move || report_progress(progress, Stage::Pack, percent, abandoned, &ended));
-            let outcome = helper.pack(id, &machine, |used, pipe| {
+            let outcome = helper.pack(id, &machine, |beginning, pipe| {
                 image::enlarge(pipe);
+                reserve(&jobs, draft, beginning.expected).map_err(CopyError::Write)?;
                 image::pack(pipe, draft, compression, |read| {
-                    percent.store(Percent::of(read, used).get(), Ordering::Relaxed);
-                    !abandoned.load(Ordering::Relaxed)
+                    percent.store(Percent::of(read, beginning.expected).get(), Ordering::Relaxed);
+                    // The helper sees to that, too.
+                    most = (read > beginning.most).then_some(beginning.most);
+                    most.is_none() && !abandoned.load(Ordering::Relaxed)
                 })
             });
             drop(done);
@@ -593,6 +602,9 @@ impl Worker<'_> {
         });
         if abandoned.load(Ordering::Relaxed) {
             return Err(Stop::Abandoned);
+        }
+        if let Some(most) = most {
+            return Err(Fault::DiskInconsistent { most: Amount::from_mib(most >> 20) }.into());
         }
         // When the disk is full nobody reads what tar writes, so tar fails, too; and when tar fails its stream
         // breaks off.
@@ -740,6 +752,15 @@ impl Worker<'_> {
     fn forget(&mut self) -> Result<(), JobError> {
         self.taken.remove()
     }
+}
+
+/// Reserves space for an image, while nobody else on this host does.
+fn reserve(jobs: &Jobs, draft: &mut Draft, bytes: u64) -> io::Result<()> {
+    let lock = jobs.lock_node(RESERVE)?;
+    if lock.is_none() {
+        log::event(Level::Warning, "image.crowded", &[("waited", &RESERVE.as_secs())]);
+    }
+    draft.reserve(bytes)
 }
 
 /// Why an image could not be written.

@@ -18,7 +18,6 @@ use crate::model::wire::{ImageAct, ImageOrder};
 use crate::system::clock;
 use crate::system::log::{self, Level};
 
-use super::access;
 use super::nodes::{Nodes, Trouble};
 use super::registry::event::Actor;
 use super::registry::image::Image;
@@ -27,6 +26,7 @@ use super::registry::vm::OnNode;
 use super::registry::{Reader, Registry, RegistryError, Writer};
 use super::save::{check_free, read_name};
 use super::view::{TimeView, ask_again, field_fault};
+use super::{access, quota};
 
 /// A saved image, as the field `savedImage` names it: `NAME` for one's own, `OWNER/NAME` for anybody's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,6 +183,8 @@ struct ImagesView {
     images: Vec<ImageView>,
     /// `mine` (one's own, and what others share) or `all`.
     scope: &'static str,
+    /// What the caller has and may have, if there is a limit.
+    quota: Option<String>,
 }
 
 impl View for ImagesView {
@@ -317,7 +319,8 @@ fn list(call: &UserCall<'_>, common: &Common, all: bool) -> Result<Reply, Refusa
         let images = if all { reader.images()? } else { reader.images_for(&caller)? };
         let view = |image| ImageView::new(image, common, &caller, call.administrator);
         let scope = if all { "all" } else { "mine" };
-        Ok::<_, Refusal>(ImagesView { images: images.iter().map(view).collect(), scope })
+        let quota = quota::images_text(call.config.quota(&call.user), reader.image_usage(&caller, None)?);
+        Ok::<_, Refusal>(ImagesView { images: images.iter().map(view).collect(), scope, quota })
     })?;
     call.reply(200, &view)
 }

@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::config::Quota;
-use crate::model::size::{GiB, MiB};
+use crate::model::size::{Amount, GiB, MiB};
 
+use super::registry::image::ImageUsage;
+use super::registry::user::Owner;
 use super::registry::vm::Usage;
 
 /// What a further machine would exceed: the field of the form that it is about, or for the number of machines
@@ -38,6 +40,40 @@ pub fn exceeded(quota: Quota, usage: Usage, memory: MiB, disk: GiB) -> BTreeMap<
         .into_iter()
         .filter_map(|(field, sentence)| Some((field, sentence?)))
         .collect()
+}
+
+/// Why somebody may not have a disk of that size saved as a further image; `None` if they may. While it is being saved
+/// an image counts with the size of its partition, for nobody knows yet how large its file will be.
+pub fn image_exceeded(quota: Quota, usage: ImageUsage, owner: &Owner, disk: GiB) -> Option<String> {
+    let ImageUsage { images, bytes } = usage;
+    let owner = owner.as_str();
+    if quota.images != 0 && images >= quota.images {
+        let have = if images == 1 { "1 saved image".to_owned() } else { format!("{images} saved images") };
+        return Some(format!(
+            "{owner} has {have}, and the limit is {}. Delete one, or ask an administrator for more.",
+            quota.images
+        ));
+    }
+    let limit = Amount::from_mib(quota.image_disk.saturating_mul(1024));
+    let used = Amount::from_mib(bytes.div_ceil(1 << 20));
+    (quota.image_disk != 0 && used.plus(disk.amount()) > limit).then(|| {
+        format!(
+            "The saved images of {owner} take {used} together, and the limit is {limit}; the image of this disk can take \
+             {} more. Delete images, or ask an administrator for more.",
+            disk.amount()
+        )
+    })
+}
+
+/// What somebody has and may have of saved images, as a sentence; `None` if there is no limit.
+pub fn images_text(quota: Quota, usage: ImageUsage) -> Option<String> {
+    let of = |limit: u64| if limit == 0 { String::new() } else { format!(" of {limit}") };
+    let tenths = usage.bytes.saturating_mul(10) >> 30;
+    let gib = format!("{}.{}", tenths / 10, tenths % 10);
+    (quota.images != 0 || quota.image_disk != 0).then(|| {
+        let (images, disk) = (of(quota.images.into()), of(quota.image_disk));
+        format!("You have {}{images} saved images, {gib}{disk} GiB.", usage.images)
+    })
 }
 
 /// One thing of which somebody may have so much.
@@ -84,7 +120,8 @@ impl QuotaView {
             of(&memory_mib, "MiB"),
             of(&disk_gib, "GiB")
         );
-        Self { limited: quota != Quota::default(), machines, memory_mib, disk_gib, text }
+        let limited = [&machines, &memory_mib, &disk_gib].iter().any(|share| share.limit.is_some());
+        Self { machines, memory_mib, disk_gib, limited, text }
     }
 
     /// A comment for scripts: `# quota`, then of machines, memory (MiB) and disk (GiB) what the caller has and may
@@ -120,15 +157,18 @@ mod tests {
 
     #[test]
     fn the_last_that_fits_is_taken_and_the_next_is_not() {
-        let quota = Quota { machines: 3, memory: 2048, disk: 30 };
+        let quota = Quota { machines: 3, memory: 2048, disk: 30, ..Quota::default() };
         assert!(fields(quota, 512, 10).is_empty());
         assert_eq!(fields(quota, 513, 10), ["vmMemory"]);
         assert_eq!(fields(quota, 512, 11), ["vmPartition"]);
         assert_eq!(fields(quota, 4096, 99), ["vmMemory", "vmPartition"]);
         assert_eq!(fields(Quota { machines: 2, ..quota }, 4096, 99), ["machines"]);
         // Made smaller than what somebody has by now.
-        assert_eq!(fields(Quota { machines: 1, memory: 1, disk: 1 }, 16, 1), ["machines"]);
-        assert_eq!(fields(Quota { machines: 0, memory: 1, disk: 1 }, 16, 1), ["vmMemory", "vmPartition"]);
+        assert_eq!(fields(Quota { machines: 1, memory: 1, disk: 1, ..quota }, 16, 1), ["machines"]);
+        assert_eq!(
+            fields(Quota { machines: 0, memory: 1, disk: 1, ..quota }, 16, 1),
+            ["vmMemory", "vmPartition"]
+        );
     }
 
     #[test]
@@ -142,8 +182,29 @@ mod tests {
 
     #[test]
     fn what_one_has_is_told_with_its_limit() {
-        let view = QuotaView::new(Quota { machines: 5, memory: 2048, disk: 0 }, USED);
+        let view = QuotaView::new(Quota { machines: 5, memory: 2048, ..Quota::default() }, USED);
         assert_eq!(view.text, "You have 2 of 5 machines, 1536 of 2048 MiB of memory, 20 GiB of disk.");
         assert_eq!(view.line(), "# quota\t2\t5\t1536\t2048\t20\t-\n");
+    }
+    #[test]
+    fn images_count_by_number_and_by_size() {
+        let alice: Owner = Owner::of(&"alice".parse().unwrap());
+        let says = |quota, images, gib: u64, disk| {
+            let usage = ImageUsage { images, bytes: gib << 30 };
+            image_exceeded(quota, usage, &alice, GiB::new(disk).unwrap())
+        };
+        let quota = Quota { images: 2, image_disk: 10, ..Quota::default() };
+        assert_eq!(says(quota, 1, 6, 4), None);
+        assert_eq!(says(Quota::default(), 99, 9999, 999), None);
+        assert_eq!(
+            says(quota, 2, 1, 1).unwrap(),
+            "alice has 2 saved images, and the limit is 2. Delete one, or ask an administrator for more."
+        );
+        let sentence = says(quota, 1, 6, 5).unwrap();
+        assert!(sentence.contains("take 6.0 GiB together, and the limit is 10.0 GiB"), "{sentence}");
+        assert!(sentence.contains("can take 5.0 GiB more. Delete images"), "{sentence}");
+        let text = |quota| images_text(quota, ImageUsage { images: 1, bytes: 3 << 29 });
+        assert_eq!(text(quota).unwrap(), "You have 1 of 2 saved images, 1.5 of 10 GiB.");
+        assert_eq!(text(Quota { machines: 1, ..Quota::default() }), None);
     }
 }

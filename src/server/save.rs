@@ -22,7 +22,7 @@ use super::registry::event::Actor;
 use super::registry::vm::{Saving, Vm, Wanted};
 use super::registry::{Reader, Registry, RegistryError, Writer};
 use super::view::{MachineView, ask_again, field_fault, ordered, sentence};
-use super::{access, audit};
+use super::{access, audit, quota};
 
 /// The page that asks.
 #[derive(Debug, Serialize)]
@@ -81,6 +81,7 @@ fn act(call: &UserCall<'_>, common: &Common, target: &Target) -> Result<Reply, R
         if let Some(obstacle) = obstacle(&vm, &name) {
             return Err(Refusal::conflict(obstacle));
         }
+        check_quota(call, **writer, &vm, "name")?;
         begin(writer, &vm, Saving { name, then_terminate: false }, "name", &actor)
     })?;
     let (vm, fault) = carry_out(&mut registry, &nodes, vm, &actor)?;
@@ -186,6 +187,24 @@ pub fn begin(
         vm.saving = Some(saving);
     })?;
     given.ok_or_else(|| Refusal::conflict("The disk of this machine can't be saved now. Try again later."))
+}
+
+/// Lets the disk of a machine be saved if its owner may have one more image.
+///
+/// # Errors
+/// 409 with what is wrong with `field`, and what `RegistryError` becomes.
+pub fn check_quota(
+    call: &UserCall<'_>,
+    reader: Reader<'_>,
+    vm: &Vm,
+    field: &'static str,
+) -> Result<(), Refusal> {
+    let usage = reader.image_usage(&vm.owner, Some(vm.id))?;
+    let quota = call.config.quota(vm.owner.user_name());
+    match quota::image_exceeded(quota, usage, &vm.owner, vm.disk) {
+        Some(sentence) => Err(field_fault(409, field, sentence)),
+        None => Ok(()),
+    }
 }
 
 /// Lets the name of an image through if its owner has none of that name, and no machine of theirs other than `vm` is

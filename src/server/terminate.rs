@@ -132,6 +132,9 @@ fn act(call: &UserCall<'_>, common: &Common, target: &Target) -> Result<Reply, R
     let mut registry = access::registry(call)?;
     let step = registry.write(|writer| {
         let vm = target.find(call, **writer)?;
+        if let Way::SavedAs(_) = way {
+            save::check_quota(call, **writer, &vm, "saveAs")?;
+        }
         begin(writer, vm, &way, call.administrator, &actor)
     })?;
     let (vm, fault) = match step {

@@ -155,6 +155,7 @@ impl Host {
         if domains.iter().any(|domain| domain.name == lock.machine.as_str()) {
             return Err(Fault::DomainExists { domain: lock.machine.clone() }.into());
         }
+        self.mark_volumes_used(lock)?;
         // Nobody is to see what an earlier machine of that name has said.
         if let Some(log) = self.console_log(&lock.machine)? {
             remove_file(&log)?;

@@ -3,7 +3,8 @@
 //!
 //! The machine's owner is root in it, so whoever reads it must expect anything of it, the kernel included. It is
 //! mounted read-only, `nodev,nosuid,noexec`, as one of the few types that are read every day, in a mount namespace
-//! that ends with this program; and tar reads it as nobody, with no right but to read every file.
+//! that ends with this program; and tar reads it as nobody, with no right but to read every file. A file system that
+//! yields more than its disk can hold (a file under many names that says that it has one) is not read any further.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write as _};
@@ -13,9 +14,11 @@ use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
 
 use super::guard::MachineLock;
-use super::unpack::{in_a_namespace, program};
+use super::unpack::{as_nobody_with, head, in_a_namespace, program};
 use super::{Failure, Host, limits};
 use crate::model::fault::{self, Fault};
+use crate::model::size::Amount;
+use crate::node::filesystem::{self, Kind};
 use crate::node::image;
 use crate::node::lvm;
 use crate::system::exec::{ExecError, Run};
@@ -24,13 +27,28 @@ use crate::system::log::{self, Level};
 /// What the stream begins with: one line of JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Beginning {
-    /// How many bytes of the file system are in use.
-    pub used: u64,
+    /// About how many bytes will follow, if the file system is in order.
+    pub expected: u64,
+    /// More than so many bytes never follow.
+    pub most: u64,
 }
 
 impl Beginning {
     /// The longest such line.
     const MAX: usize = 100;
+
+    /// What tar writes of a file beside its content: a header of its own and an extended one (pax(1)), each with what
+    /// fills its last block; on an average, and for long names and attributes.
+    const USUAL_HEADERS: u64 = 2 << 10;
+    const LARGE_HEADERS: u64 = 4 << 10;
+
+    /// What a file system says of itself, as far as its disk can hold that: how many bytes and how many files it has
+    /// in use, and the size of the disk in bytes. The first two are its owner's word.
+    fn of(used: u64, files: u64, disk: u64) -> Self {
+        let headers = |each: u64| files.saturating_mul(each).min(disk);
+        let most = disk.saturating_add(headers(Self::LARGE_HEADERS));
+        Self { expected: used.saturating_add(headers(Self::USUAL_HEADERS)).min(most), most }
+    }
 
     /// Reads it, and not a byte more.
     pub fn read(stream: &mut impl Read) -> io::Result<Self> {
@@ -47,27 +65,12 @@ impl Beginning {
     }
 }
 
-/// How a file system is mounted, by type. What its owner wrote into it may ask for a panic of the kernel that finds
-/// it damaged (`tune2fs -e panic`); `errors` overrules that. ext4 is also the driver of ext2 and ext3.
-const WAYS: [(&str, &str); 2] =
-    [("ext4", "ro,nodev,nosuid,noexec,noatime,errors=remount-ro"), ("xfs", "ro,nodev,nosuid,noexec,noatime")];
-
-/// What turns root into nobody (by number: the name of the group differs) who may read everything, and who can't
-/// become anybody else. See setpriv(1), capabilities(7).
-const FEWEST_RIGHTS: [&str; 8] = [
-    "--reuid=65534",
-    "--regid=65534",
-    "--clear-groups",
-    "--inh-caps=-all,+dac_read_search",
-    "--ambient-caps=-all,+dac_read_search",
-    "--bounding-set=-all,+dac_read_search",
-    "--no-new-privs",
-    "--",
-];
+/// How a file system is mounted to be read.
+const OPTIONS: &str = "ro,nodev,nosuid,noexec,noatime";
 
 /// Runs a program as somebody who may read everything, and nothing else.
 pub fn as_nobody(what: &str) -> Run {
-    Run::new(program("setpriv")).args(FEWEST_RIGHTS).arg(program(what))
+    as_nobody_with("-all,+dac_read_search", what)
 }
 
 /// The file whose content tells a machine from all others. systemd makes a new one where it finds an empty one; where
@@ -133,7 +136,7 @@ impl Host {
         let target = lock.mount_point();
         in_a_namespace(&target, || {
             mount_read_only(&device, &target)?;
-            let streamed = stream(&target);
+            let streamed = stream(&target, volume.size);
             let unmounted = Run::new(program("umount")).arg("-n").arg(&target).limit(limits::UNMOUNT).run();
             streamed?;
             unmounted.map(|_| ()).map_err(Failure::internal)
@@ -141,19 +144,21 @@ impl Host {
     }
 }
 
-/// Mounts a file system of one of the known types. A journal that was left unfinished is carried out.
+/// Mounts a file system of one of the types that are read every day. A journal that was left unfinished is carried out.
 fn mount_read_only(device: &Path, target: &Path) -> Result<(), Failure> {
-    let mut first = None;
-    for (kind, options) in WAYS {
-        let run = Run::new(program("mount")).args(["-n", "-t", kind, "-o", options]).arg(device).arg(target);
-        match run.run() {
-            Ok(_) => return Ok(()),
-            Err(error) => first = first.or(Some(error)),
-        }
-    }
-    let said = first.as_ref().map(ExecError::stderr).unwrap_or_default();
-    let detail = format!("it is not ext2, ext3, ext4 or xfs, or damaged: {said}");
-    Err(Fault::SaveFailed { detail: fault::detail(&detail) }.into())
+    let failed = |detail: &str| Failure::from(Fault::SaveFailed { detail: fault::detail(detail) });
+    let read = head(device).map_err(|error| Failure::internal(format!("{}: {error}", device.display())))?;
+    let kind = match filesystem::kind(&read) {
+        Some(kind @ (Kind::Ext | Kind::Xfs)) => kind,
+        Some(Kind::Btrfs) | None => return Err(failed("it is not ext2, ext3, ext4 or xfs, or damaged")),
+    };
+    Run::new(program("mount"))
+        .args(["-n", "-t", kind.mount_type(), "-o", &format!("{OPTIONS}{}", kind.on_errors())])
+        .arg(device)
+        .arg(target)
+        .run()
+        .map(|_| ())
+        .map_err(|error| failed(&format!("its file system is damaged: {}", error.stderr())))
 }
 
 /// Whether the machine has an id of its own, in a folder that is one.
@@ -162,22 +167,39 @@ fn has_machine_id(target: &Path) -> bool {
     facts("etc").is_ok_and(|facts| facts.is_dir()) && facts(MACHINE_ID).is_ok_and(|facts| facts.is_file())
 }
 
-fn stream(target: &Path) -> Result<(), Failure> {
+fn stream(target: &Path, disk: Amount) -> Result<(), Failure> {
     let facts = statvfs(target).map_err(Failure::internal)?;
     let used = facts.blocks().saturating_sub(facts.blocks_free()).saturating_mul(facts.fragment_size());
-    let begin = || -> io::Result<()> {
-        let mut out = io::stdout().lock();
-        writeln!(out, "{}", serde_json::to_string(&Beginning { used })?)?;
-        if has_machine_id(target) {
-            out.write_all(&image::empty_member(&format!("./{MACHINE_ID}")))?;
-        }
-        out.flush()
+    let files = facts.files().saturating_sub(facts.files_free());
+    let beginning = Beginning::of(used, files, disk.bytes());
+    let mut out = io::stdout().lock();
+    let mut begin = || -> io::Result<u64> {
+        writeln!(out, "{}", serde_json::to_string(&beginning)?)?;
+        let member = has_machine_id(target).then(|| image::empty_member(&format!("./{MACHINE_ID}")));
+        let member = member.as_ref().map_or(&[][..], |member| member);
+        out.write_all(member)?;
+        Ok(beginning.most.saturating_sub(member.len() as u64))
     };
-    begin().map_err(|error| Failure::internal(format!("standard output: {error}")))?;
-    match as_nobody("tar").args(tar_arguments(target)).inherit_output().limit(limits::TAR).run() {
-        Ok(_) => Ok(()),
-        Err(error) => tar_failed(&error),
+    let no_reader = |error: io::Error| Failure::internal(format!("standard output: {error}"));
+    let left = begin().map_err(no_reader)?;
+    let (copied, packed) = as_nobody("tar")
+        .args(tar_arguments(target))
+        .limit(limits::TAR)
+        .drain(|pipe| copy_at_most(left, pipe, &mut out));
+    match copied {
+        Some(Ok(true)) | None => packed.map(|_| ()).or_else(|error| tar_failed(&error)),
+        Some(Ok(false)) => {
+            Err(Fault::DiskInconsistent { most: Amount::from_mib(beginning.most >> 20) }.into())
+        }
+        Some(Err(error)) => Err(no_reader(error)),
     }
+}
+
+/// Copies a stream that has at most so many bytes. Whether it had no more.
+fn copy_at_most(most: u64, reader: &mut impl Read, writer: &mut impl io::Write) -> io::Result<bool> {
+    io::copy(&mut reader.by_ref().take(most), writer)?;
+    writer.flush()?;
+    Ok(reader.take(1).read_to_end(&mut Vec::new())? == 0)
 }
 
 fn tar_failed(error: &ExecError) -> Result<(), Failure> {
@@ -304,11 +326,35 @@ mod tests {
 
     #[test]
     fn the_beginning_is_read_and_nothing_after_it() {
-        let mut stream = &b"{\"used\":12}\narchive"[..];
-        assert_eq!(Beginning::read(&mut stream).unwrap(), Beginning { used: 12 });
+        let mut stream = &b"{\"expected\":12,\"most\":20}\narchive"[..];
+        assert_eq!(Beginning::read(&mut stream).unwrap(), Beginning { expected: 12, most: 20 });
         assert_eq!(stream, b"archive");
-        for text in [&b""[..], b"{\"used\":12}", b"{}\n", &[b'x'; 1000]] {
+        for text in [&b""[..], b"{\"expected\":12,\"most\":20}", b"{}\n", &[b'x'; 1000]] {
             assert!(Beginning::read(&mut &*text).is_err(), "{text:?}");
+        }
+        let longest = Beginning { expected: u64::MAX, most: u64::MAX };
+        let line = serde_json::to_string(&longest).unwrap() + "\n";
+        assert_eq!(Beginning::read(&mut line.as_bytes()).unwrap(), longest);
+    }
+
+    #[test]
+    fn no_more_than_a_disk_can_hold_is_expected_of_it() {
+        let mib = |n: u64| n << 20;
+        let plain = Beginning::of(mib(300), 10_000, mib(1024));
+        assert_eq!((plain.expected >> 20, plain.most >> 20), (319, 1063));
+        // Whatever its owner has written into it.
+        for (used, files) in [(u64::MAX, u64::MAX), (0, u64::MAX), (u64::MAX, 0)] {
+            let lie = Beginning::of(used, files, mib(1024));
+            assert!(lie.expected <= lie.most && lie.most <= mib(2048), "{lie:?}");
+        }
+    }
+
+    #[test]
+    fn a_stream_is_cut_off_where_the_disk_ends() {
+        for (most, whole) in [(0, false), (9, false), (10, true), (11, true)] {
+            let mut out = Vec::new();
+            assert_eq!(copy_at_most(most, &mut &b"0123456789"[..], &mut out).unwrap(), whole, "{most}");
+            assert_eq!(out.len() as u64, most.min(10));
         }
     }
 

@@ -1,6 +1,12 @@
 //! `unpack`: mount, tar and unmount in one verb, in a mount namespace of its own. However it ends, no mount is
 //! left: the namespace goes with its last process.
+//!
+//! The disk is one from which no machine has been started yet, so only vGrid has written to it; it is mounted as what it
+//! is, one of a few types; and tar writes to it as nobody, with the few rights that this takes.
 
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
@@ -11,18 +17,39 @@ use super::{Failure, Host, limits};
 use crate::model::fault::{self, Fault};
 use crate::model::names::ImageTag;
 use crate::model::size::Amount;
-use crate::node::lvm;
+use crate::node::{filesystem, lvm};
 use crate::system::exec::{self, ExecError, Run};
 use crate::system::log::{self, Level};
 
+/// What tar must be able to do to unpack a whole system: to give files to anybody, and to write where they are then
+/// not its own. See capabilities(7).
+const RIGHTS: &str = "-all,+chown,+dac_override,+fowner,+fsetid,+mknod,+setfcap";
+
+/// How a file system is mounted to be filled: for that time nothing in it can be run or opened as a device from here.
+const OPTIONS: &str = "nodev,nosuid,noexec,noatime";
+
+/// The extended attribute that, on a kernel without SELinux, only root with all its rights can set.
+const LABELS: &str = "security.selinux";
+
+/// The file that has a system with SELinux label everything anew at its first start (selinux(8)).
+const RELABEL: &str = ".autorelabel";
+
 impl Host {
-    /// Unpacks standard input, a plain tar stream, into the machine's root volume.
+    /// Unpacks standard input, a plain tar stream, into the machine's root volume, from which no machine has been
+    /// started yet.
     pub fn unpack(&self, lock: &MachineLock, image: &ImageTag) -> Result<(), Failure> {
-        let volume = self.volume(lock, &lvm::root_volume(&lock.machine))?;
+        let volume = self.unused_volume(lock, &lvm::root_volume(&lock.machine))?;
         let device = self.lvm().device(&volume.name);
         let target = lock.mount_point();
         in_a_namespace(&target, || fill(&device, &target, image, volume.size))
     }
+}
+
+/// The first bytes of a device, by which its file system is known.
+pub(super) fn head(device: &Path) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    File::open(device)?.take(filesystem::HEAD as u64).read_to_end(&mut head)?;
+    Ok(head)
 }
 
 /// Does something with a mount point, which exists while it is done, in a mount namespace that exists no longer.
@@ -56,22 +83,41 @@ pub(super) fn program(name: &str) -> PathBuf {
     exec::find(&[name]).unwrap_or_else(|| PathBuf::from(name))
 }
 
+/// A program that runs as nobody, with those rights and no way to more. The numbers, because the name of the group
+/// differs. See setpriv(1), capabilities(7).
+pub(super) fn as_nobody_with(rights: &str, what: &str) -> Run {
+    let run = Run::new(program("setpriv")).args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    ["--inh-caps", "--ambient-caps", "--bounding-set"]
+        .iter()
+        .fold(run, |run, set| run.arg(format!("{set}={rights}")))
+        .args(["--no-new-privs", "--"])
+        .arg(program(what))
+}
+
+/// tar, as it unpacks an image.
+fn unpacker(target: &Path) -> Run {
+    as_nobody_with(RIGHTS, "tar")
+        .args(["--extract", "--file=-", "--preserve-permissions", "--same-owner", "--numeric-owner"])
+        .args(["--xattrs", "--xattrs-include=*", "--warning=no-timestamp", "--directory"])
+        .arg(target)
+}
+
 fn fill(device: &Path, target: &Path, image: &ImageTag, size: Amount) -> Result<(), Failure> {
-    // For the time of unpacking nothing in the image can be run or opened as a device from here; the modes
-    // themselves are kept.
+    let read = head(device).map_err(|error| Failure::internal(format!("{}: {error}", device.display())))?;
+    let kind = filesystem::kind(&read).ok_or_else(|| Fault::FilesystemFailed {
+        detail: "what XenDeployerFSCreateCmd of node.cfg makes is none of ext2, ext3, ext4, xfs, btrfs"
+            .to_owned(),
+    })?;
     Run::new(program("mount"))
-        .args(["-n", "-o", "nodev,nosuid,noexec,noatime"])
+        .args(["-n", "-t", kind.mount_type(), "-o", &format!("{OPTIONS}{}", kind.on_errors())])
         .arg(device)
         .arg(target)
         .run()
         .map_err(|error| Fault::FilesystemFailed { detail: fault::detail(error.stderr()) })?;
-    let unpacked = Run::new(program("tar"))
-        .args(["--extract", "--file=-", "--preserve-permissions", "--same-owner", "--numeric-owner"])
-        .args(["--xattrs", "--xattrs-include=*", "--warning=no-timestamp", "--directory"])
-        .arg(target)
-        .inherit_input()
-        .limit(limits::TAR)
-        .run();
+    let unpacked = unpacker(target).inherit_input().limit(limits::TAR).run();
+    if unpacked.as_ref().is_ok_and(|said| said.stderr.contains(LABELS)) {
+        have_it_relabelled(target)?;
+    }
     // Unmounting writes what is still in memory, and so belongs to the work.
     let unmounted = Run::new(program("umount")).arg("-n").arg(target).limit(limits::UNMOUNT).run();
     if let Err(error) = unpacked {
@@ -83,6 +129,18 @@ fn fill(device: &Path, target: &Path, image: &ImageTag, size: Amount) -> Result<
         }
         error => Failure::from(Fault::FilesystemFailed { detail: fault::detail(error.stderr()) }),
     })
+}
+
+/// What could not be labelled as the image says is labelled by the machine itself.
+fn have_it_relabelled(target: &Path) -> Result<(), Failure> {
+    log::event(Level::Info, "unpack.labels", &[("file", &RELABEL)]);
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target.join(RELABEL));
+    match made {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(Failure::internal(format!("{RELABEL}: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn tar_failed(error: &ExecError, image: &ImageTag, partition: Amount) -> Fault {
@@ -166,6 +224,74 @@ mod tests {
                 detail: "This does not look like a tar archive".to_owned()
             }
         );
+    }
+
+    #[test]
+    fn tar_restores_a_system_with_few_rights() {
+        use std::fs::Permissions;
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+
+        if !nix::unistd::geteuid().is_root() {
+            println!("only root can give its rights away: not tried here");
+            return;
+        }
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::set_permissions(to.path(), Permissions::from_mode(0o700)).unwrap();
+        for (name, owner, mode) in [("sudo", 0, 0o4755), ("wall", 1234, 0o2755), ("closed/key", 4321, 0o400)]
+        {
+            let file = from.path().join(name);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(&file, name).unwrap();
+            chown(&file, Some(owner), Some(owner + 1)).unwrap();
+            std::fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+        }
+        std::fs::set_permissions(from.path().join("closed"), Permissions::from_mode(0o000)).unwrap();
+        chown(from.path().join("closed"), Some(5678), Some(5679)).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", from.path().join("link")).unwrap();
+        let label = "--pax-option=SCHILY.xattr.security.selinux:=system_u:object_r:bin_t:s0";
+        let packed = Run::new(program("tar"))
+            .args(["--create", "--format=posix", label, "--directory"])
+            .arg(from.path())
+            .arg(".")
+            .run()
+            .unwrap();
+        let said = unpacker(to.path()).input(packed.stdout).run().unwrap();
+        // Whether nobody can set a label depends on the kernel; if not, tar says so and goes on.
+        let listed = Run::new("python3")
+            .args(["-c", "import os, sys; print(os.listxattr(sys.argv[1]))"])
+            .arg(to.path().join("wall"))
+            .run()
+            .unwrap();
+        assert_ne!(listed.text().contains(LABELS), said.stderr.contains(LABELS), "{}", said.stderr);
+        for name in ["sudo", "wall", "closed", "closed/key", "link", "."] {
+            let facts = |dir: &Path| {
+                let facts = std::fs::symlink_metadata(dir.join(name)).unwrap();
+                (facts.mode(), facts.uid(), facts.gid(), facts.mtime())
+            };
+            assert_eq!(facts(to.path()), facts(from.path()), "{name}");
+        }
+        let status = as_nobody_with(RIGHTS, "cat").arg("/proc/self/status").run().unwrap().text();
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        assert_eq!(field("Uid:"), Some("65534\t65534\t65534\t65534"));
+        // CAP_CHOWN, DAC_OVERRIDE, FOWNER and FSETID are 0, 1, 3 and 4, MKNOD is 27, SETFCAP 31.
+        let rights = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 27 | 1_u64 << 31;
+        for set in ["CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+            assert_eq!(field(set).map(|set| u64::from_str_radix(set, 16)), Some(Ok(rights)), "{set}");
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_labelled_is_labelled_at_the_first_start() {
+        let dir = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            have_it_relabelled(dir.path()).unwrap();
+        }
+        assert_eq!(std::fs::metadata(dir.path().join(RELABEL)).unwrap().len(), 0);
+        // What the image has there stays, and leads nowhere.
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::os::unix::fs::symlink(outside.path().join("x"), dir.path().join(RELABEL)).unwrap();
+        have_it_relabelled(dir.path()).unwrap();
+        assert!(!outside.path().join("x").exists());
     }
 
     #[test]

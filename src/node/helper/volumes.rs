@@ -93,7 +93,30 @@ impl Host {
         }
     }
 
-    /// The same of a machine that has just ended: what still holds its volume is waited for.
+    /// The same of a volume from which no machine has been started yet: all that is on it vGrid wrote. What a machine's
+    /// owner wrote, who is root in it, is never mounted to be written to.
+    pub fn unused_volume(&self, lock: &MachineLock, name: &str) -> Result<Volume, Failure> {
+        let volume = self.volume(lock, name)?;
+        if self.lvm().unused()?.iter().any(|unused| unused.name == volume.name) {
+            Ok(volume)
+        } else {
+            Err(Failure::internal(format!("a machine has been started from the volume {name} before")))
+        }
+    }
+
+    /// Notes, before a machine is started for the first time, that its volumes are its own from now on.
+    pub fn mark_volumes_used(&self, lock: &MachineLock) -> Result<(), Failure> {
+        let lvm = self.lvm();
+        let names = [lvm::root_volume(&lock.machine), lvm::swap_volume(&lock.machine)];
+        let unused = lvm.unused()?;
+        let ours = unused.iter().filter(|volume| volume.machine == Some(lock.id));
+        for volume in ours.filter(|volume| names.contains(&volume.name)) {
+            lvm.mark_used(&volume.name)?;
+        }
+        Ok(())
+    }
+
+    /// The same as [`volume`](Self::volume), of a machine that has just ended: what still holds its volume is waited for.
     pub fn volume_at_rest(&self, lock: &MachineLock, name: &str) -> Result<Volume, Failure> {
         let is_held = |volume: &Volume| volume.name == name && volume.machine == Some(lock.id) && volume.open;
         for _ in 1..TRIES {
@@ -105,13 +128,13 @@ impl Host {
         self.volume(lock, name)
     }
 
-    /// Makes the file system, by the image's own command, and the swap area.
+    /// Makes the file system, by the image's own command, and the swap area, on volumes that were never used.
     pub fn make_filesystems(&self, lock: &MachineLock, image: &ImageSettings) -> Result<(), Failure> {
         let (root, swap) = (lvm::root_volume(&lock.machine), lvm::swap_volume(&lock.machine));
         let mkswap = exec::find(&["mkswap"]).map(|path| path.to_string_lossy().into_owned());
         let mkswap = [mkswap.unwrap_or_else(|| "mkswap".to_owned())];
         for (name, command) in [(root, &image.make_filesystem[..]), (swap, &mkswap[..])] {
-            let volume = self.volume(lock, &name)?;
+            let volume = self.unused_volume(lock, &name)?;
             let [program, args @ ..] = command else {
                 return Err(Failure::internal("node.cfg: an empty XenDeployerFSCreateCmd"));
             };

@@ -30,6 +30,15 @@ pub struct Image {
     pub saved: Moment,
 }
 
+/// What the saved images of somebody take together. One that is being saved counts with its machine's partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ImageUsage {
+    /// How many there are.
+    pub images: u32,
+    /// Their size, in bytes.
+    pub bytes: u64,
+}
+
 impl Image {
     /// The image, as messages to its host name it.
     pub fn id(&self) -> SavedImage {
@@ -108,6 +117,24 @@ impl Reader<'_> {
         let params = (image.owner.canonical(), image.name.as_str(), but);
         let found = all(self.connection, SQL, params, |mut cells| cells.parsed())?;
         Ok(found.into_iter().next())
+    }
+}
+
+impl Reader<'_> {
+    /// What the saved images of an owner take, without the one that the disk of the machine `but` is being saved as.
+    ///
+    /// # Errors
+    /// As for [`image`](Self::image).
+    pub fn image_usage(&self, owner: &Owner, but: Option<VmId>) -> Result<ImageUsage, RegistryError> {
+        const SQL: &str = "SELECT count(*), coalesce(sum(bytes), 0) FROM
+                             (SELECT bytes FROM image WHERE owner = ?1
+                              UNION ALL SELECT disk_gib * 1073741824 FROM vm
+                              WHERE owner = ?1 AND save_as IS NOT NULL AND id <> ?2 AND state <> 'notDeployed')";
+        let but = but.map(|id| id.to_string()).unwrap_or_default();
+        let found = all(self.connection, SQL, (owner.as_str(), but), |mut cells| {
+            Ok(ImageUsage { images: cells.number()?, bytes: cells.number()? })
+        })?;
+        Ok(found.into_iter().next().unwrap_or_default())
     }
 }
 
