@@ -118,8 +118,8 @@ mod tests {
     fn log(lines: usize) -> (tempfile::TempDir, File) {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = OpenOptions::new().append(true).create(true).open(dir.path().join("log")).unwrap();
-        let text: String = (0..lines).map(|n| format!("line {n:010}\n")).collect();
-        writer.write_all(text.as_bytes()).unwrap();
+        let text: Vec<String> = (0..lines).map(|n| format!("line {n:010}\n")).collect();
+        writer.write_all(text.concat().as_bytes()).unwrap();
         // Else the blocks are not counted yet.
         writer.sync_all().unwrap();
         (dir, writer)
