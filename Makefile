@@ -83,7 +83,10 @@ install-config = install -d $(dir $(2)) && \
 
 install-common:
 	$(call install-config,etc/common.cfg,$(ETC)/common.cfg)
-	install -d $(APACHE) $(DESTDIR)$(PREFIX)/bin
+	install -d $(APACHE) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SYSCONFDIR)/logrotate.d
+	# No example beside it: logrotate would read that, too.
+	[ -e $(DESTDIR)$(SYSCONFDIR)/logrotate.d/vgrid ] || \
+		install -m 644 etc/logrotate.d/vgrid $(DESTDIR)$(SYSCONFDIR)/logrotate.d/vgrid
 	for f in $(call programs,cli); do \
 		install -m 755 $(PROGRAMS)/vgrid-$$f $(DESTDIR)$(PREFIX)/bin/vgrid-$$f || exit 1; done
 

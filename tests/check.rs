@@ -204,6 +204,7 @@ const NODE: [Case; 14] = [
             "toolstack",
             "autostart",
             "consoles",
+            "console logs",
             "volume group",
             "free space",
         ],

@@ -13,6 +13,7 @@ mod harness;
 mod history;
 mod image_quotas;
 mod images;
+mod logs;
 mod mail;
 mod node_faults;
 mod node_programs;

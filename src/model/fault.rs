@@ -37,6 +37,17 @@ pub enum Fault {
         #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
+    /// All of the image lies in one folder.
+    #[error(
+        "No machine can be started from the image {tag}: all of it lies in one folder, {folder}, and there is neither an init nor a /boot beside it. Tell an administrator to pack what is in that folder, not the folder (tar -C {folder} -czf IMAGE .)."
+    )]
+    ImageNested {
+        /// The image.
+        tag: ImageTag,
+        /// The folder.
+        #[serde(deserialize_with = "cleaned")]
+        folder: String,
+    },
     /// The image did not fit into the partition.
     #[error("The image {tag} does not fit into {partition}. Deploy it with a larger partition.")]
     ImageTooLarge {
@@ -323,6 +334,7 @@ impl Fault {
                 Self::ImageUnknown { .. }
                     | Self::ImageMissing { .. }
                     | Self::ImageCorrupt { .. }
+                    | Self::ImageNested { .. }
                     | Self::VolumeExists { .. }
                     | Self::DomainExists { .. }
                     | Self::NameUnresolved { .. }
@@ -402,6 +414,7 @@ mod tests {
             Fault::ImageUnknown { tag: tag.clone() },
             Fault::ImageMissing { tag: tag.clone() },
             Fault::ImageCorrupt { tag: tag.clone(), detail: text() },
+            Fault::ImageNested { tag: tag.clone(), folder: text() },
             Fault::ImageTooLarge { tag, partition: amount },
             Fault::NotEnoughMemory { needed: amount, free: amount },
             Fault::NotEnoughSpace { needed: amount, free: amount },

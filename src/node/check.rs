@@ -20,6 +20,7 @@ use crate::system::exec::{self, ExecError, Run};
 use crate::system::{address, clock, pin};
 use crate::template::machine;
 
+use super::helper::consoles::{self, MOST};
 use super::helper::{as_nobody, trust};
 use super::host::HostState;
 use super::hypervisor::{self, Hypervisor, HypervisorError};
@@ -98,7 +99,8 @@ pub fn run(checks: &mut Checks, ground: &Ground) {
         trust::directory(folder).map_err(|failure| Problem::new(failure.detail, make))?;
         Ok(Seen::well((), folder.display()))
     });
-    checks.check("consoles", node, consoles);
+    let logged = checks.check("consoles", node, consoles_logged);
+    checks.check_as_root("console logs", node.and(logged), |(node, ())| console_logs(node));
 
     let group = checks.check_as_root("volume group", node, volume_group);
     checks.check("free space", node.and(group), |(node, group)| free_space(node, &group));
@@ -441,7 +443,7 @@ fn under_xen() -> Verdict<()> {
 }
 
 /// Whether the toolstack logs the consoles, where vGrid looks for them.
-fn consoles(node: &config::Node) -> Verdict<()> {
+fn consoles_logged(node: &config::Node) -> Verdict<()> {
     let folder = &node.general.console_log_directory;
     trust::directory(folder).map_err(|failure| {
         Problem::new(failure.detail, format!("install -d -o root -g root -m 755 {}", folder.display()))
@@ -458,6 +460,38 @@ fn consoles(node: &config::Node) -> Verdict<()> {
         return Err(Problem::new("xenconsoled runs without --log=guest, so no console is logged", configure));
     }
     Ok(Seen::well((), folder.display()))
+}
+
+/// How large a console's log may have become, in bytes: what xenconsoled writes of one guest within some minutes.
+const LARGE_LOG: u64 = 20 * MOST;
+
+/// What keeps the logs of consoles short where nothing asks this host what it has.
+const LOGROTATE: &str = "/etc/logrotate.d/vgrid";
+
+/// Whether the logs of consoles are kept short.
+fn console_logs(node: &config::Node) -> Verdict<()> {
+    let folder = &node.general.console_log_directory;
+    let mut total = 0;
+    for entry in std::fs::read_dir(folder).or_else_do(format!("ls -ld {}", folder.display()))? {
+        let path = entry.or_else_do("run it again")?.path();
+        // One may just have been removed with its machine.
+        let Ok(facts) = std::fs::symlink_metadata(&path) else { continue };
+        let taken = consoles::taken(&facts);
+        if taken > LARGE_LOG {
+            return Err(Problem::new(
+                format!("{} takes {} MiB", path.display(), taken >> 20),
+                "see that upkeep runs on the server and reaches this host, which then cuts the logs of its machines \
+                 (INSTALL.md); of another's: truncate -s 0 FILE",
+            ));
+        }
+        total += taken;
+    }
+    std::fs::metadata(LOGROTATE)
+        .map_err(|error| format!("{LOGROTATE}: {}", rights::words(&error)))
+        .or_else_do("make install puts it there")?;
+    let rotates = exec::find(&["logrotate"]).is_some();
+    let rotated = if rotates { "" } else { "; there is no logrotate on this host, so only vGrid cuts them" };
+    Ok(Seen::well((), format!("{} MiB in {}{rotated}", total.div_ceil(1 << 20), folder.display())))
 }
 
 /// The arguments of all processes.

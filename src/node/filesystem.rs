@@ -54,7 +54,7 @@ pub struct Feature {
 const FEATURES: [Feature; 11] = [
     feature("metadata_csum_seed", 1, 0x2000, true, "GRUB 2.12 and Linux 4.4"),
     feature("orphan_file", 0, 0x1000, true, "e2fsck 1.47 and Linux 5.15"),
-    feature("casefold", 1, 0x2_0000, true, "GRUB 2.12 and Linux 5.2"),
+    feature("casefold", 1, 0x2_0000, true, "Linux 5.2; GRUB can't read it"),
     feature("fast_commit", 0, 0x400, true, "e2fsck 1.46 and Linux 5.10"),
     feature("verity", 2, 0x8000, true, "e2fsck 1.45 and Linux 5.4"),
     feature("large_dir", 1, 0x4000, true, "GRUB 2.12 and Linux 4.13"),

@@ -4,7 +4,7 @@
 //! `.tar`, `.tar.gz`, `.tar.xz` and `.tar.zst` are told apart by what they begin with, never by name.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{channel, sync_channel};
@@ -29,9 +29,12 @@ const BLOCK: usize = 512;
 /// Why an image was not copied, or not made.
 #[derive(Debug, Error)]
 pub enum CopyError {
-    /// It can't be read, is no archive, damaged or cut off.
+    /// It can't be read, is no archive, damaged or cut off, or something else follows it.
     #[error("{0}")]
     Corrupt(String),
+    /// All of it lies in one folder, and no system can be started from it.
+    #[error("all of it lies in the folder {0}")]
+    Nested(String),
     /// The reader of the stream has gone, the disk is full, or something like that.
     #[error("{0}")]
     Write(io::Error),
@@ -54,6 +57,15 @@ pub enum Format {
 }
 
 impl Format {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tar => "tar",
+            Self::Gzip => "gzip",
+            Self::Xz => "xz",
+            Self::Zstd => "zstd",
+        }
+    }
+
     /// Tells it by the first [`BLOCK`] bytes, or fewer if there are no more.
     pub fn of(head: &[u8]) -> Option<Self> {
         match head {
@@ -101,7 +113,9 @@ impl<R: Read, P: FnMut(u64) -> bool> Read for Counting<R, P> {
 /// Copies an image from `reader` to `writer` as a plain tar stream, and returns that stream's length.
 ///
 /// `progress` is told how many bytes of the (compressed) image have been read, and says whether to go on.
-/// An image that breaks off is an error even where tar would not notice.
+/// An image that breaks off is an error even where tar would not notice, and so is one that something else follows than
+/// zeros. The stream ends with the two blocks of zeros that end the archive: tar reads no further, and would not take
+/// what fills its last record (`tar -b`).
 pub fn copy<R: Read, W: Write + Send>(
     reader: R,
     writer: &mut W,
@@ -118,12 +132,168 @@ fn transfer(reader: &mut impl Read, writer: &mut (impl Write + Send)) -> Result<
     reader.take(BLOCK as u64).read_to_end(&mut head).map_err(corrupt)?;
     let format = Format::of(&head)
         .ok_or_else(|| CopyError::Corrupt("neither a tar archive nor gzip, xz or zstd".to_owned()))?;
-    let whole = BufReader::with_capacity(BUFFER, head.as_slice().chain(reader));
+    let whole = Peeking::new(BufReader::with_capacity(BUFFER, head.as_slice().chain(reader)));
     match format {
         Format::Tar => pump(whole, writer),
-        Format::Gzip => pump(flate2::bufread::MultiGzDecoder::new(whole), writer),
-        Format::Xz => pump(liblzma::bufread::XzDecoder::new_multi_decoder(whole), writer),
-        Format::Zstd => pump(zstd::stream::read::Decoder::with_buffer(whole).map_err(corrupt)?, writer),
+        Format::Gzip => pump(Members::<_, flate2::bufread::GzDecoder<_>>::new(whole), writer),
+        Format::Xz => pump(Members::<_, liblzma::bufread::XzDecoder<_>>::new(whole), writer),
+        Format::Zstd => pump(Members::<_, zstd::stream::read::Decoder<'static, _>>::new(whole), writer),
+    }
+}
+
+/// A reader whose next bytes can be looked at.
+struct Peeking<R> {
+    peeked: io::Cursor<Vec<u8>>,
+    inner: R,
+}
+
+impl<R: BufRead> Peeking<R> {
+    fn new(inner: R) -> Self {
+        Self { peeked: io::Cursor::default(), inner }
+    }
+
+    /// The next bytes, so many or as many as there are.
+    fn peek(&mut self, many: u64) -> io::Result<&[u8]> {
+        let mut next = Vec::new();
+        (&mut *self).take(many).read_to_end(&mut next)?;
+        // Of what was peeked at before, something may not have been read.
+        self.peeked.read_to_end(&mut next)?;
+        self.peeked = io::Cursor::new(next);
+        let all = self.peeked.get_ref();
+        Ok(&all[..all.len().min(usize::try_from(many).unwrap_or(usize::MAX))])
+    }
+
+    /// Goes over zeros, to what follows them or to the end.
+    fn skip_zeros(&mut self) -> io::Result<()> {
+        loop {
+            let next = self.fill_buf()?;
+            let zeros = next.iter().take_while(|&&byte| byte == 0).count();
+            let is_over = zeros < next.len() || next.is_empty();
+            self.consume(zeros);
+            if is_over {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl<R: BufRead> Read for Peeking<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.peeked.read(buffer)?;
+        if n > 0 || buffer.is_empty() { Ok(n) } else { self.inner.read(buffer) }
+    }
+}
+
+impl<R: BufRead> BufRead for Peeking<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.peeked.fill_buf()?.is_empty() { self.inner.fill_buf() } else { self.peeked.fill_buf() }
+    }
+
+    fn consume(&mut self, amount: usize) {
+        let left = self.peeked.get_ref().len() as u64 - self.peeked.position();
+        if left > 0 {
+            self.peeked.consume(amount);
+        } else {
+            self.inner.consume(amount);
+        }
+    }
+}
+
+/// What decompresses one member (gzip), stream (xz) or frame (zstd), and no more.
+trait Member<R>: Read + Sized {
+    const FORMAT: Format;
+    fn open(reader: R) -> io::Result<Self>;
+    /// The reader, at the end of the member.
+    fn close(self) -> R;
+}
+
+impl<R: BufRead> Member<R> for flate2::bufread::GzDecoder<R> {
+    const FORMAT: Format = Format::Gzip;
+
+    fn open(reader: R) -> io::Result<Self> {
+        Ok(Self::new(reader))
+    }
+
+    fn close(self) -> R {
+        self.into_inner()
+    }
+}
+
+impl<R: BufRead> Member<R> for liblzma::bufread::XzDecoder<R> {
+    const FORMAT: Format = Format::Xz;
+
+    fn open(reader: R) -> io::Result<Self> {
+        Ok(Self::new(reader))
+    }
+
+    fn close(self) -> R {
+        self.into_inner()
+    }
+}
+
+impl<R: BufRead> Member<R> for zstd::stream::read::Decoder<'static, R> {
+    const FORMAT: Format = Format::Zstd;
+
+    fn open(reader: R) -> io::Result<Self> {
+        Ok(Self::with_buffer(reader)?.single_frame())
+    }
+
+    fn close(self) -> R {
+        self.finish()
+    }
+}
+
+/// All members of a compressed archive, one after the other. Zeros between them and after the last are skipped, as
+/// gzip, and tapes, have them; anything else is an error, so that nothing is dropped in silence.
+struct Members<R, D> {
+    /// Between two members.
+    between: Option<Peeking<R>>,
+    within: Option<D>,
+    is_first: bool,
+}
+
+impl<R: BufRead, D: Member<Peeking<R>>> Members<R, D> {
+    /// The longest mark that a format begins with, in bytes.
+    const MARK: u64 = 6;
+
+    fn new(reader: Peeking<R>) -> Self {
+        Self { between: Some(reader), within: None, is_first: true }
+    }
+
+    /// Goes on to the next member; whether there is one.
+    fn next(&mut self) -> io::Result<bool> {
+        let Some(mut reader) = self.between.take() else { return Ok(false) };
+        if !self.is_first {
+            reader.skip_zeros()?;
+        }
+        let mark = reader.peek(Self::MARK)?;
+        if mark.is_empty() {
+            return Ok(false);
+        }
+        if Format::of(mark) != Some(D::FORMAT) {
+            let name = D::FORMAT.name();
+            return Err(io::Error::other(format!("after its {name} data comes something that is no {name}")));
+        }
+        self.is_first = false;
+        self.within = Some(D::open(reader)?);
+        Ok(true)
+    }
+}
+
+impl<R: BufRead, D: Member<Peeking<R>>> Read for Members<R, D> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if let Some(member) = &mut self.within {
+                let n = member.read(buffer)?;
+                if n > 0 || buffer.is_empty() {
+                    return Ok(n);
+                }
+                self.between = self.within.take().map(D::close);
+            }
+            if !self.next()? {
+                return Ok(0);
+            }
+        }
     }
 }
 
@@ -172,7 +342,7 @@ fn pass_on(reader: &mut impl Read, writer: &mut impl Write) -> Result<(), CopyEr
         match fill(reader, &mut buffer).map_err(|error| CopyError::Corrupt(error.to_string()))? {
             0 => return walk.end(total),
             n => {
-                walk.over(&buffer[..n]);
+                walk.over(&buffer[..n])?;
                 total += n as u64;
                 writer.write_all(&buffer[..n]).map_err(CopyError::Write)?;
             }
@@ -239,11 +409,13 @@ fn pump(mut reader: impl Read, writer: &mut (impl Write + Send)) -> Result<u64, 
             };
             buffer.resize(BUFFER, 0);
             match fill(&mut reader, &mut buffer) {
-                Ok(0) => break walk.end(total),
+                Ok(0) => break walk.end(total).and_then(|()| walk.tree.must_be_a_system()),
                 Ok(n) => {
-                    buffer.truncate(n);
-                    walk.over(&buffer);
-                    total += n as u64;
+                    match walk.over(&buffer[..n]) {
+                        Ok(own) => buffer.truncate(own),
+                        Err(error) => break Err(error),
+                    }
+                    total += buffer.len() as u64;
                     if full.send(buffer).is_err() {
                         break Ok(());
                     }
@@ -290,6 +462,8 @@ struct Walk {
     zeros: usize,
     /// The next member's size, if an extended header has said it (pax(1)).
     size: Option<u64>,
+    /// What the members are called.
+    tree: Tree,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -311,18 +485,19 @@ impl Walk {
     /// The longest extended header that is looked into, in bytes.
     const EXTENDED: u64 = 1 << 20;
 
-    /// Goes over the next bytes of the archive.
-    fn over(&mut self, mut bytes: &[u8]) {
+    /// Goes over the next bytes of the archive. So many of them belong to it; after its end there may be zeros.
+    fn over(&mut self, bytes: &[u8]) -> Result<usize, CopyError> {
         let zeros = bytes.iter().rev().take(2 * BLOCK).take_while(|&&byte| byte == 0).count();
         self.zeros = if zeros == bytes.len() { (self.zeros + zeros).min(2 * BLOCK) } else { zeros };
-        while !bytes.is_empty() && !matches!(self.next, Next::End | Next::Unknown) {
+        let mut rest = bytes;
+        while !rest.is_empty() && !matches!(self.next, Next::End | Next::Unknown) {
             let here = if self.rest > 0 {
                 usize::try_from(self.rest).unwrap_or(usize::MAX)
             } else {
                 BLOCK - self.block.len()
             };
-            let (now, later) = bytes.split_at(here.min(bytes.len()));
-            bytes = later;
+            let (now, later) = rest.split_at(here.min(rest.len()));
+            rest = later;
             if self.rest > 0 {
                 self.rest -= now.len() as u64;
                 if let Some(extended) = &mut self.extended {
@@ -338,6 +513,44 @@ impl Walk {
                 let block = std::mem::take(&mut self.block);
                 self.next = self.after(&block);
             }
+        }
+        if self.next != Next::End {
+            return Ok(bytes.len());
+        }
+        self.beyond(rest)?;
+        Ok(bytes.len() - rest.len())
+    }
+
+    /// Looks at what follows the end of the archive.
+    fn beyond(&mut self, mut bytes: &[u8]) -> Result<(), CopyError> {
+        while !bytes.is_empty() {
+            if self.block.is_empty() {
+                let blocks = bytes.chunks_exact(BLOCK);
+                let zeros = blocks.take_while(|block| block.iter().all(|&byte| byte == 0)).count();
+                bytes = &bytes[zeros * BLOCK..];
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(BLOCK - self.block.len()));
+            bytes = later;
+            self.block.extend_from_slice(now);
+            if self.block.len() == BLOCK {
+                self.nothing_more()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the block that follows the end, if it is one of zeros.
+    fn nothing_more(&mut self) -> Result<(), CopyError> {
+        let block = std::mem::take(&mut self.block);
+        let corrupt = |what: &str| Err(CopyError::Corrupt(what.to_owned()));
+        if is_tar_header(&block) {
+            corrupt(
+                "two archives were joined, and tar would unpack the first only; make one of them: tar -A, or tar -c anew",
+            )
+        } else if block.iter().any(|&byte| byte != 0) {
+            corrupt("after the archive's end other data follows")
+        } else {
+            Ok(())
         }
     }
 
@@ -358,6 +571,9 @@ impl Walk {
             return Next::Unknown;
         };
         let kind = block[156];
+        if !matches!(kind, b'x' | b'g' | b'L' | b'K') {
+            self.tree.add(&name_in(block), kind == b'5');
+        }
         // An extended header tells the size of the member after it, and so do those in between not use it.
         let size =
             if matches!(kind, b'x' | b'g' | b'L' | b'K') { size } else { self.size.take().unwrap_or(size) };
@@ -374,19 +590,73 @@ impl Walk {
         Next::Header
     }
 
-    /// Whether an archive of so many bytes was whole.
-    fn end(&self, total: u64) -> Result<(), CopyError> {
+    /// Whether an archive of so many bytes was whole, and nothing followed it.
+    fn end(&mut self, total: u64) -> Result<(), CopyError> {
         let ended = match self.next {
-            Next::End => true,
-            Next::Unknown => self.zeros == 2 * BLOCK,
+            Next::End => return self.nothing_more(),
+            Next::Unknown => self.zeros == 2 * BLOCK && total.is_multiple_of(BLOCK as u64),
             _ => false,
         };
-        if ended && total.is_multiple_of(BLOCK as u64) {
-            Ok(())
-        } else {
-            Err(CopyError::Corrupt("it breaks off before its end".to_owned()))
+        if ended { Ok(()) } else { Err(CopyError::Corrupt("it breaks off before its end".to_owned())) }
+    }
+}
+
+/// What can be seen of an archive by the names in it: whether a system can be started from what it holds.
+#[derive(Debug, Default)]
+struct Tree {
+    /// The folder that all of it lies in, so far.
+    only: Option<Vec<u8>>,
+    /// Whether there is more than one thing at the top, or what is there is no folder.
+    is_wide: bool,
+    /// Whether there is something that a kernel starts, or a boot loader reads.
+    starts: bool,
+}
+
+impl Tree {
+    /// What a kernel starts, or is told to start: init(1), bootparam(7); systemd; and in /boot there are kernels.
+    const STARTED: [&[u8]; 11] = [
+        b"sbin/init",
+        b"usr/sbin/init",
+        b"bin/init",
+        b"usr/bin/init",
+        b"etc/init",
+        b"init",
+        b"linuxrc",
+        b"lib/systemd/systemd",
+        b"usr/lib/systemd/systemd",
+        b"usr/bin/systemd",
+        b"bin/systemd",
+    ];
+
+    /// Adds a member. A name that is longer than a header holds counts as far as it is there.
+    fn add(&mut self, name: &[u8], is_folder: bool) {
+        let mut parts = name.split(|&byte| byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
+        let Some(top) = parts.next() else { return };
+        let path = parts.fold(top.to_vec(), |path, part| [&path[..], b"/", part].concat());
+        self.starts |= top == b"boot" || Self::STARTED.contains(&path.as_slice());
+        let is_top = path.len() == top.len();
+        self.is_wide |= (is_top && !is_folder && !name.ends_with(b"/"))
+            || self.only.as_ref().is_some_and(|only| only != top);
+        self.only.get_or_insert_with(|| top.to_vec());
+    }
+
+    /// Refuses what was packed with the folder that it was in.
+    fn must_be_a_system(&self) -> Result<(), CopyError> {
+        match &self.only {
+            Some(folder) if !self.is_wide && !self.starts => {
+                Err(CopyError::Nested(String::from_utf8_lossy(folder).into_owned()))
+            }
+            _ => Ok(()),
         }
     }
+}
+
+/// The name in a header, as far as it is there (pax(1), "ustar Interchange Format"; GNU's has no prefix).
+fn name_in(block: &[u8]) -> Vec<u8> {
+    let text = |field: &[u8]| field.split(|&byte| byte == 0).next().unwrap_or_default().to_vec();
+    let name = text(&block[..100]);
+    let prefix = if block[257..263] == *b"ustar\0" { text(&block[345..500]) } else { Vec::new() };
+    if prefix.is_empty() { name } else { [&prefix[..], b"/", &name].concat() }
 }
 
 /// A number in a header: octal digits, or, with the highest bit set, 95 bits of which only the last 64 matter
@@ -436,6 +706,7 @@ pub fn open(path: &std::path::Path) -> io::Result<(File, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::system::exec::Run;
 
     /// An archive with one empty file in it.
     fn tar() -> Vec<u8> {
@@ -505,7 +776,7 @@ mod tests {
         let block = empty_member("./etc/machine-id");
         assert!(is_tar_header(&block));
         let archive = [&block[..], &end()].concat();
-        copied(&archive).unwrap();
+        packed(&archive, Compression::Gzip).unwrap();
         let said = crate::system::exec::Run::new("tar").args(["-tv", "--numeric-owner"]).input(archive).run();
         let text = said.unwrap().text();
         assert!(text.starts_with("-r--r--r-- 0/0 ") && text.ends_with(" ./etc/machine-id\n"), "{text}");
@@ -577,6 +848,140 @@ mod tests {
         assert!(matches!(copied(&image), Err(CopyError::Corrupt(_))));
         copied(&[image, end()].concat()).unwrap();
         assert_eq!(size_in(&extended[BLOCK..BLOCK + 20]), Some(600));
+    }
+
+    /// An archive that tar makes of a folder, and a folder to unpack it into.
+    fn by_tar(arguments: &[&str], files: &[&str]) -> (Vec<u8>, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, file).unwrap();
+        }
+        let run = Run::new("tar").args(arguments.iter().copied()).args(["-c", "-f", "-", "-C"]);
+        (run.arg(dir.path()).arg(".").run().unwrap().stdout, tempfile::tempdir().unwrap())
+    }
+
+    #[test]
+    fn what_fills_tar_s_last_record_is_no_error() {
+        // 8 MiB in one record, of which tar reads a few blocks before it ends.
+        let (image, to) = by_tar(&["-b", "16384"], &["sbin/init", "etc/passwd"]);
+        assert!(image.len() == 1 << 20 || image.len() == 16384 * BLOCK, "{}", image.len());
+        let image = [image, vec![0; 16384 * BLOCK]].concat();
+        let run = Run::new("tar").args(["-x", "-f", "-", "-C"]).arg(to.path());
+        let (copied, ended) = run.feed(|pipe| Ok(copy(image.as_slice(), pipe, |_| true)));
+        ended.unwrap();
+        copied.unwrap().unwrap().unwrap();
+        assert_eq!(std::fs::read(to.path().join("etc/passwd")).unwrap(), b"etc/passwd");
+    }
+
+    #[test]
+    fn zeros_may_follow_an_archive_and_nothing_else_may() {
+        let tar = tar();
+        let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
+        let images = [("tar", tar.clone()), ("gzip", gzip(&tar)), ("xz", xz(&tar)), ("zstd", zstd(&tar))];
+        for (name, image) in &images {
+            for zeros in [1, 3, 512, 700, 1 << 20] {
+                let padded = [&image[..], &vec![0; zeros]].concat();
+                assert!(copied(&padded).unwrap() == tar, "{name} and {zeros} zeros");
+            }
+            for (_, other) in
+                [("html", b"<html>".to_vec())].iter().chain(images.iter().filter(|(n, _)| n != name))
+            {
+                for zeros in [0, 5, 1024] {
+                    let words = match copied(&[&image[..], &vec![0; zeros], other].concat()) {
+                        Err(CopyError::Corrupt(words)) => words,
+                        result => panic!("{name}, {zeros} zeros, {other:.9?}: {result:?}"),
+                    };
+                    assert!(
+                        words.contains("other data follows")
+                            || words.contains("two archives")
+                            || words.contains(&format!("something that is no {name}")),
+                        "{words}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn archives_that_were_joined_are_not_unpacked_in_part() {
+        let (one, two) = ([member(b'0', 5000, "00000011610"), end()].concat(), tar());
+        let joined = [one.clone(), two.clone()].concat();
+        let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
+        for image in [
+            joined.clone(),
+            [one.clone(), vec![0; 20 * BLOCK], two.clone()].concat(),
+            gzip(&joined),
+            [gzip(&one), gzip(&two)].concat(),
+            [xz(&one), vec![0; 8], xz(&two)].concat(),
+            [zstd(&one), zstd(&two)].concat(),
+        ] {
+            match copied(&image) {
+                Err(CopyError::Corrupt(words)) => {
+                    assert!(words.contains("two archives were joined"), "{words}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_archive_in_several_parts_is_read_wherever_it_was_cut() {
+        let (image, _) = by_tar(&[], &["sbin/init"]);
+        let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
+        // One that says how much of it is to be skipped (RFC 8878, section 3.1.2).
+        let skippable = b"\x50\x2a\x4d\x18\x04\0\0\0abcd".to_vec();
+        let ends = image.len() - image.iter().rev().take_while(|&&byte| byte == 0).count();
+        let ends = ends.next_multiple_of(BLOCK) + 2 * BLOCK;
+        for at in [1, 511, 700, image.len() - 1] {
+            let (a, b) = image.split_at(at);
+            for parts in [
+                vec![gzip(a), gzip(b)],
+                vec![gzip(a), vec![0; 9], gzip(b)],
+                vec![xz(a), vec![0; 4], xz(b)],
+                vec![skippable.clone(), zstd(a), skippable.clone(), zstd(b), skippable.clone()],
+            ] {
+                assert!(copied(&parts.concat()).unwrap() == image[..ends], "cut at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_system_in_one_folder_is_found_out_while_it_is_unpacked() {
+        let nested = |image: &[u8]| match copied(image) {
+            Err(CopyError::Nested(folder)) => Some(folder),
+            other => other.map(|_| None).unwrap(),
+        };
+        let system = ["rootfs/sbin/init", "rootfs/boot/vmlinuz", "rootfs/etc/passwd"];
+        for arguments in [&["--format=posix"][..], &["--format=gnu"], &["--format=ustar"], &["--format=v7"]] {
+            let (image, _) = by_tar(arguments, &system);
+            assert_eq!(nested(&gzip(&image)).as_deref(), Some("rootfs"), "{arguments:?}");
+            // Longer than a header's field, and for the oldest format than all of it.
+            if arguments != ["--format=v7"] {
+                let long = format!("rootfs/{}/x", vec!["a".repeat(40); 3].join("/"));
+                assert_eq!(
+                    nested(&by_tar(arguments, &["rootfs/sbin/init", &long]).0).as_deref(),
+                    Some("rootfs")
+                );
+            }
+            for files in [
+                &["sbin/init", "etc/passwd"][..],
+                &["usr/sbin/init"],
+                &["usr/lib/systemd/systemd"],
+                &["boot/vmlinuz"],
+                &["init"],
+                // Whatever that may be, it is no folder with a system in it.
+                &["rootfs/sbin/init", "README"],
+                &["one/x", "other/x"],
+                &["file"],
+            ] {
+                let (image, _) = by_tar(arguments, files);
+                assert_eq!(nested(&image), None, "{arguments:?} {files:?}");
+            }
+        }
+        // A saved disk is packed as it is.
+        packed(&by_tar(&[], &system).0, Compression::Gzip).unwrap();
     }
 
     #[test]

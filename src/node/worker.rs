@@ -358,6 +358,9 @@ impl Worker<'_> {
                 Err(Fault::ImageCorrupt { tag, detail: fault::detail(&detail) }.into())
             }
             (_, Err(fault)) => Err(fault.into()),
+            (Some(Ok(Err(CopyError::Nested(folder)))), Ok(())) => {
+                Err(Fault::ImageNested { tag, folder: fault::detail(&folder) }.into())
+            }
             (Some(Ok(Ok(_))), Ok(())) => Ok(()),
             (Some(Ok(Err(error))), Ok(())) => Err(self.internal(&error.to_string()).into()),
             (Some(Err(error)), Ok(())) => Err(self.internal(&error.to_string()).into()),

@@ -24,7 +24,7 @@ const fn case(breaks: &'static str, how: &'static str, mends: &'static str) -> C
 /// What follows when nothing is known of the only node.
 const UNTOLD: &[&str] = &["nodes' version", "nodes' common.cfg"];
 
-pub const CASES: [Case; 33] = [
+pub const CASES: [Case; 35] = [
     case("configuration's rights", "chmod g+w /etc/vgrid/server.cfg", "chmod g-w /etc/vgrid/server.cfg"),
     Case {
         fails: &["Apache's configuration", "nodes tell what they have"],
@@ -136,7 +136,16 @@ pub const CASES: [Case; 33] = [
         ..case("toolstack", "mv /usr/sbin/xl /usr/sbin/lx", "mv /usr/sbin/lx /usr/sbin/xl")
     },
     case("autostart", "mv /etc/xen/auto /root/", "mv /root/auto /etc/xen/"),
-    case("consoles", "mv /var/log/xen/console /root/", "mv /root/console /var/log/xen/"),
+    Case {
+        skips: &["console logs"],
+        ..case("consoles", "mv /var/log/xen/console /root/", "mv /root/console /var/log/xen/")
+    },
+    case(
+        "console logs",
+        "fallocate -l 200M /var/log/xen/console/guest-talker.log",
+        "rm /var/log/xen/console/guest-talker.log",
+    ),
+    case("console logs", "mv /etc/logrotate.d/vgrid /root/", "mv /root/vgrid /etc/logrotate.d/"),
     Case { skips: &["free space"], ..case("volume group", "vgrename -qq vg1 vg9", "vgrename -qq vg9 vg1") },
     case("free space", "lvcreate -qq -y -l 100%FREE -n filler vg1", "lvremove -qq -y vg1/filler"),
     Case {

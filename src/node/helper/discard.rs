@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 use super::machine::{GONE, HEADER, parked};
 use super::{Failure, Host};
 use crate::model::fault::{self, Fault};
-use crate::model::names::{StrangerDomain, StrangerVolume, VmId};
+use crate::model::names::{MachineName, StrangerDomain, StrangerVolume, VmId};
 use crate::node::hypervisor::{Hypervisor, HypervisorError, Listed};
 use crate::node::lvm::{LvmError, Standing};
 use crate::system::log::{self, Level};
@@ -68,7 +68,7 @@ impl Host {
     }
 
     /// The configurations of machines that vGrid has installed here or put aside.
-    fn configurations(&self) -> Result<Vec<Made>, Failure> {
+    pub(super) fn configurations(&self) -> Result<Vec<Made>, Failure> {
         let dir = self.auto_directory()?;
         let unread =
             |path: &Path, error: &io::Error| Failure::internal(format!("{}: {error}", path.display()));
@@ -82,7 +82,7 @@ impl Host {
 }
 
 /// A configuration that vGrid made.
-struct Made {
+pub(super) struct Made {
     path: PathBuf,
     /// The machine's id, if the file still says it as it was written.
     id: Option<VmId>,
@@ -109,6 +109,13 @@ impl Made {
             path: path.to_owned(),
             id: rest.split_whitespace().next().and_then(|id| id.parse().ok()),
         }))
+    }
+
+    /// The machine that it is of, be it installed or put aside.
+    pub(super) fn machine(&self) -> Option<MachineName> {
+        let name = self.path.file_name()?.to_str()?;
+        let aside = || name.strip_prefix('.')?.strip_suffix(".cfg.stopped");
+        aside().or_else(|| name.strip_suffix(".cfg"))?.parse().ok()
     }
 
     /// Whether it is the configuration of the machine of that name, be it installed or put aside.

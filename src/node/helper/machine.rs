@@ -158,7 +158,7 @@ impl Host {
         self.mark_volumes_used(lock)?;
         // Nobody is to see what an earlier machine of that name has said.
         if let Some(log) = self.console_log(&lock.machine)? {
-            remove_file(&log)?;
+            remove_log(&log)?;
         }
         let mut result = hypervisor.create(&file, &lock.machine);
         if let Err(HypervisorError::Busy(why)) = &result {
@@ -395,7 +395,7 @@ impl Host {
     }
 
     /// The file of the machine's console; `None` if consoles are not logged on this host.
-    fn console_log(&self, machine: &MachineName) -> Result<Option<PathBuf>, Failure> {
+    pub(super) fn console_log(&self, machine: &MachineName) -> Result<Option<PathBuf>, Failure> {
         let dir = &self.config.general.console_log_directory;
         if dir.symlink_metadata().is_err() {
             log::event(Level::Warning, "console.not-logged", &[("directory", &dir.display())]);
@@ -433,7 +433,7 @@ impl Host {
             return Err(Failure::internal(format!("{machine} runs, so its console log stays")));
         }
         match self.console_log(machine)? {
-            Some(log) => remove_file(&log),
+            Some(log) => remove_log(&log),
             None => Ok(()),
         }
     }
@@ -527,6 +527,14 @@ fn remove_file(file: &Path) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Removes a console's log, and the one that logrotate put aside (etc/logrotate.d/vgrid).
+fn remove_log(log: &Path) -> Result<(), Failure> {
+    let mut older = log.as_os_str().to_owned();
+    older.push(".1");
+    remove_file(Path::new(&older))?;
+    remove_file(log)
 }
 
 /// Console output as text: without the control sequences of terminals (ECMA-48), everything else that can't be

@@ -11,6 +11,7 @@
 //! [`Fault`] as JSON on standard output (on standard error for `pack`, whose standard output is the archive) and a
 //! sentence on standard error. Bad usage is 2.
 
+pub(super) mod consoles;
 mod discard;
 mod guard;
 pub mod limits;
@@ -276,7 +277,10 @@ fn run(verb: Verb) -> Result<Option<String>, Failure> {
     trust::file(&dir.join("node.cfg"))?;
     let host = Host { config: config::Node::load(&dir).map_err(Failure::internal)?, dir };
     match verb {
-        Verb::Info => return answer(&host.state()),
+        Verb::Info => {
+            host.trim_consoles();
+            return answer(&host.state());
+        }
         Verb::Console { machine, bytes } => return answer(&host.console(&machine, bytes)?),
         Verb::ForgetConsole { machine } => host.forget_console(&machine)?,
         Verb::MakeVolumes { id, machine, image, disk } => {

@@ -115,8 +115,13 @@ fn fill(device: &Path, target: &Path, image: &ImageTag, size: Amount) -> Result<
         .run()
         .map_err(|error| Fault::FilesystemFailed { detail: fault::detail(error.stderr()) })?;
     let unpacked = unpacker(target).inherit_input().limit(limits::TAR).run();
-    if unpacked.as_ref().is_ok_and(|said| said.stderr.contains(LABELS)) {
-        have_it_relabelled(target)?;
+    if let Ok(said) = &unpacked {
+        if said.stderr.contains(LABELS) {
+            have_it_relabelled(target)?;
+        }
+        // tar reads no further than the archive's end; who writes is to find nothing wrong with that.
+        io::copy(&mut io::stdin().lock(), &mut io::sink())
+            .map_err(|error| Failure::internal(format!("standard input: {error}")))?;
     }
     // Unmounting writes what is still in memory, and so belongs to the work.
     let unmounted = Run::new(program("umount")).arg("-n").arg(target).limit(limits::UNMOUNT).run();

@@ -1,0 +1,179 @@
+//! Keeping the logs of consoles short. A guest writes as much to its console as it likes, and xenconsoled to the disk of
+//! the host as much as the guest does: its only limit is one of rate, some 60 to 300 KB/s (`RATE_LIMIT_ALLOWANCE` in its
+//! io.c). So every `info`, which upkeep asks for every few minutes, cuts off what is old.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, OFlag, fallocate};
+
+use super::Host;
+use crate::system::log::{self, Level};
+
+/// So much of the disk, in bytes, a console's log may take before it is cut.
+pub const MOST: u64 = 4 << 20;
+/// So much of its end is left then.
+const KEPT: u64 = 1 << 20;
+
+impl Host {
+    /// Cuts the logs of vGrid's machines that have become long. What goes wrong is only logged: it must not keep anybody
+    /// from learning what the host has.
+    pub fn trim_consoles(&self) {
+        let machines = match self.configurations() {
+            Ok(made) => made.into_iter().filter_map(|made| made.machine()).collect::<Vec<_>>(),
+            Err(failure) => {
+                log::event(Level::Warning, "consoles.not-trimmed", &[("why", &failure.detail)]);
+                return;
+            }
+        };
+        for machine in machines {
+            let Ok(Some(path)) = self.console_log(&machine) else { return };
+            match trim(&path, MOST, KEPT) {
+                Ok(0) => {}
+                Ok(cut) => {
+                    log::event(Level::Info, "console.trimmed", &[("machine", &machine), ("bytes", &cut)]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    log::event(
+                        Level::Warning,
+                        "console.not-trimmed",
+                        &[("file", &path.display()), ("error", &error)],
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// How many bytes of the disk a file takes. Holes do not count.
+pub fn taken(facts: &std::fs::Metadata) -> u64 {
+    facts.blocks().saturating_mul(512)
+}
+
+/// Cuts off the beginning of a log that takes more than `most` bytes, and leaves about `kept` of its end; says how much
+/// that was. Its writer, which has opened it with `O_APPEND`, goes on at the end, wherever that is.
+fn trim(path: &Path, most: u64, kept: u64) -> io::Result<u64> {
+    let file = OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)?;
+    let facts = file.metadata()?;
+    if !facts.is_file() || taken(&facts) <= most {
+        return Ok(0);
+    }
+    // Whole blocks: others can't be taken out.
+    let block = facts.blksize().max(4096);
+    let cut = facts.len().saturating_sub(kept) / block * block;
+    if cut == 0 {
+        return Ok(0);
+    }
+    for way in [collapse, punch, rewrite] {
+        match way(&file, cut) {
+            Err(error) if is_unable(&error) => {}
+            other => return other.map(|()| cut),
+        }
+    }
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Whether the file system can't do that at all. EINVAL is for a block that is larger than it says.
+fn is_unable(error: &io::Error) -> bool {
+    error
+        .raw_os_error()
+        .map(Errno::from_raw)
+        .is_some_and(|errno| matches!(errno, Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL))
+}
+
+fn offset(cut: u64) -> io::Result<i64> {
+    i64::try_from(cut).map_err(|_| io::ErrorKind::FileTooLarge.into())
+}
+
+/// Takes the beginning out; nothing that is written meanwhile is lost (ext4, XFS).
+fn collapse(file: &File, cut: u64) -> io::Result<()> {
+    Ok(fallocate(file, FallocateFlags::FALLOC_FL_COLLAPSE_RANGE, 0, offset(cut)?)?)
+}
+
+/// Gives the space of the beginning back, but not its length; nothing is lost either (Btrfs, tmpfs, ext3).
+fn punch(file: &File, cut: u64) -> io::Result<()> {
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    Ok(fallocate(file, flags, 0, offset(cut)?)?)
+}
+
+/// Writes the end anew. What comes between reading and cutting is lost.
+fn rewrite(mut file: &File, cut: u64) -> io::Result<()> {
+    let mut end = Vec::new();
+    file.seek(SeekFrom::Start(cut))?;
+    file.read_to_end(&mut end)?;
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(&end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A log with numbered lines of sixteen bytes, and its writer.
+    fn log(lines: usize) -> (tempfile::TempDir, File) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = OpenOptions::new().append(true).create(true).open(dir.path().join("log")).unwrap();
+        let text: Vec<String> = (0..lines).map(|n| format!("line {n:010}\n")).collect();
+        writer.write_all(text.concat().as_bytes()).unwrap();
+        // Else the blocks are not counted yet.
+        writer.sync_all().unwrap();
+        (dir, writer)
+    }
+
+    fn lines(path: &Path) -> Vec<String> {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.trim_start_matches('\0').lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_long_log_loses_its_beginning_and_not_its_end() {
+        const MOST: u64 = 512 << 10;
+        let many = (4 << 20) / 16;
+        let (dir, mut writer) = log(many);
+        let path = dir.path().join("log");
+        let cut = trim(&path, MOST, 64 << 10).unwrap();
+        assert!(cut > 3 << 20, "{cut}");
+        writer.write_all(b"after\n").unwrap();
+        writer.sync_all().unwrap();
+        let facts = std::fs::metadata(&path).unwrap();
+        assert!(taken(&facts) < MOST, "{} bytes are left", taken(&facts));
+        let left = lines(&path);
+        assert_eq!(left[left.len() - 2..], [format!("line {:010}", many - 1), "after".to_owned()]);
+        assert!(left.len() >= (64 << 10) / 16, "{} lines are left", left.len());
+        // Short again: it is left alone.
+        assert_eq!(trim(&path, MOST, 64 << 10).unwrap(), 0);
+    }
+
+    #[test]
+    fn each_way_keeps_the_end() {
+        for way in [collapse, punch, rewrite] {
+            let (dir, mut writer) = log(4096);
+            let path = dir.path().join("log");
+            let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+            match way(&file, 32 << 10) {
+                Err(error) if is_unable(&error) => println!("not on this file system: {error}"),
+                other => {
+                    other.unwrap();
+                    writer.write_all(b"after\n").unwrap();
+                    let left = lines(&path);
+                    assert_eq!((left.len(), left[0].as_str()), (2049, "line 0000002048"));
+                    assert_eq!(left[2048], "after");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_link_in_a_log_s_place_is_not_followed() {
+        let (dir, _writer) = log(4096);
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path().join("log"), &link).unwrap();
+        assert!(trim(&link, 0, 0).is_err());
+        assert_eq!(lines(&dir.path().join("log")).len(), 4096);
+    }
+}
