@@ -12,6 +12,7 @@ mod guest;
 mod harness;
 mod history;
 mod images;
+mod links;
 mod mail;
 mod node_faults;
 mod node_programs;
