@@ -7,6 +7,7 @@ mod bad_input;
 mod browser;
 mod check;
 mod config_files;
+mod environment;
 mod extend;
 mod guest;
 mod harness;
