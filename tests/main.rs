@@ -17,6 +17,7 @@ mod links;
 mod mail;
 mod node_faults;
 mod node_programs;
+mod once;
 mod pages;
 mod power;
 mod quotas;

@@ -14,6 +14,7 @@ pub mod host;
 pub mod image;
 pub mod mail;
 pub mod notice;
+pub mod request;
 mod schema;
 pub mod stray;
 pub mod upkeep;
