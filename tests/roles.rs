@@ -118,7 +118,7 @@ fn another_site_cannot_act_in_a_user_s_name() {
     let good = token(&portal.get("alice", "deploy").send().expect(200));
     for (header, value) in ELSEWHERE {
         for (program, fields) in [("deploy", &deploy[..]), ("terminate", &terminate[..])] {
-            let path = format!("{program}?{}", crate::support::http::encoded(fields));
+            let path = format!("{program}?{}&format=json", crate::support::http::encoded(fields));
             let with_token = [fields, &[("token", good.as_str())]].concat();
             for ask in [
                 portal.get("alice", &path),
@@ -176,8 +176,8 @@ fn what_a_page_elsewhere_loads_over_plain_http_never_acts() {
     let orders = portal.nodes.received().len();
     for path in [
         format!("terminate?id={id}"),
-        "terminate?vmHostname=vm1&format=json".to_owned(),
-        "deploy?vmImage=tiny&vmMemory=128&vmPartition=1&format=text".to_owned(),
+        "terminate?vmHostname=vm1".to_owned(),
+        "deploy?vmImage=tiny&vmMemory=128&vmPartition=1".to_owned(),
     ] {
         for accept in [
             "image/avif,image/webp,image/png,image/svg+xml,image/*;q=0.8,*/*;q=0.5",

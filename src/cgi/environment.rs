@@ -1,6 +1,7 @@
 //! What Apache hands over (RFC 3875), taken as bytes and checked before the `cgi` crate sees it: that
 //! crate panics on text that isn't UTF-8, on unknown protocols, on odd methods, headers and addresses and
-//! on a body that is cut off, and it allocates whatever CONTENT_LENGTH says.
+//! on a body that is cut off, and it allocates whatever CONTENT_LENGTH says. What it reads is all in the
+//! functions `handle_with_io` and `parse_request` of its version 0.8.
 
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
@@ -34,41 +35,102 @@ fn check(endpoint: &Endpoint) -> Result<(), Refusal> {
     if !endpoint.methods.contains(&method.as_str()) {
         return Err(Refusal::method_not_allowed(endpoint.methods));
     }
-    if !matches!(get("SERVER_PROTOCOL").as_str(), "" | "HTTP/1.0" | "HTTP/1.1" | "HTTP/2.0") {
+    // Here as below, empty is not the same as absent, with which a program can be tried by hand.
+    let protocol = std::env::var("SERVER_PROTOCOL").ok();
+    if !matches!(protocol.as_deref(), None | Some("HTTP/1.0" | "HTTP/1.1" | "HTTP/2.0")) {
         return Err(Refusal::bad_request("This version of HTTP is not known here."));
     }
-    // Empty is not the same as absent, with which a program can be tried by hand.
-    if std::env::var("REQUEST_URI").is_ok_and(|uri| uri.parse::<http::Uri>().is_err()) {
+    if address().parse::<http::Uri>().is_err() {
         return Err(Refusal::bad_request("The address of the request is not well-formed."));
     }
-    for (name, value) in std::env::vars() {
-        let checked = name.starts_with("HTTP_")
-            || name.starts_with("CONTENT_")
-            || name.starts_with("PATH_")
-            || name.starts_with("SCRIPT_")
-            || name.starts_with("QUERY_")
-            || name.starts_with("REMOTE_")
-            || name.starts_with("REQUEST_")
-            || name.starts_with("SERVER_")
-            || name.starts_with("AUTH_");
-        if checked && http::HeaderValue::from_str(value.trim()).is_err() {
-            return Err(Refusal::bad_request(format!(
-                "The request holds control characters ({}).",
-                part_of_request(name.as_bytes())
-            )));
-        }
-    }
-    for (name, _) in std::env::vars() {
-        if name.strip_prefix("HTTP_").is_some_and(|header| http::HeaderName::try_from(header).is_err()) {
-            return Err(Refusal::bad_request("The request has a header without a proper name."));
-        }
-    }
+    check_values()?;
+    check_headers()?;
     // A program is all there is at its address: below it, the links of its page would lead astray.
     if !get("PATH_INFO").is_empty() {
         return Err(Refusal::not_found("There is nothing at this address."));
     }
     let body = read_body(endpoint, &method, &get("CONTENT_LENGTH"), &get("HTTP_TRANSFER_ENCODING"))?;
     replace_input(&body).map_err(|error| Refusal::internal(format!("the body can't be kept: {error}")))
+}
+
+/// The variables that the `cgi` crate makes headers of as they are.
+const COPIED: [&str; 20] = [
+    "AUTH_TYPE",
+    "CONTENT_LENGTH",
+    "CONTENT_TYPE",
+    "GATEWAY_INTERFACE",
+    "PATH_INFO",
+    "PATH_TRANSLATED",
+    "QUERY_STRING",
+    "REMOTE_ADDR",
+    "REMOTE_HOST",
+    "REMOTE_IDENT",
+    "REMOTE_USER",
+    "REQUEST_METHOD",
+    "REQUEST_URI",
+    "REQUEST_URL",
+    "SCRIPT_NAME",
+    "SCRIPT_URI",
+    "SCRIPT_URL",
+    "SERVER_PORT",
+    "SERVER_PROTOCOL",
+    "SERVER_SOFTWARE",
+];
+
+/// The most request headers that are taken. Apache lets 100 through unless `LimitRequestFields` says otherwise;
+/// beyond 24,576 the `http` crate's map is full, and the `cgi` crate panics.
+const MOST_HEADERS: usize = 1000;
+
+/// The address of the request as the `cgi` crate puts it together.
+fn address() -> String {
+    if let Ok(uri) = std::env::var("REQUEST_URI") {
+        return uri;
+    }
+    let first = |name| std::env::var(name).ok();
+    let mut address = first("SCRIPT_URI")
+        .or_else(|| first("PATH_INFO"))
+        .filter(|uri| !uri.is_empty())
+        .unwrap_or_else(|| {
+            std::env::current_exe().map_or_else(|_| String::new(), |path| path.to_string_lossy().into_owned())
+        });
+    if let Some(query) = first("QUERY_STRING").filter(|query| !query.is_empty()) {
+        address.push('?');
+        address.push_str(&query);
+    }
+    address
+}
+
+/// Refuses what no header can hold, in all that the `cgi` crate makes headers of and in all else that comes from
+/// the client.
+fn check_values() -> Result<(), Refusal> {
+    const OF_REQUEST: [&str; 9] =
+        ["HTTP_", "CONTENT_", "PATH_", "SCRIPT_", "QUERY_", "REMOTE_", "REQUEST_", "SERVER_", "AUTH_"];
+    for (name, value) in std::env::vars() {
+        let value = if COPIED.contains(&name.as_str()) { value.as_str() } else { value.trim() };
+        let counts = COPIED.contains(&name.as_str()) || OF_REQUEST.iter().any(|part| name.starts_with(part));
+        if counts && http::HeaderValue::from_str(value).is_err() {
+            return Err(Refusal::bad_request(format!(
+                "The request holds control characters ({}).",
+                part_of_request(name.as_bytes())
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn check_headers() -> Result<(), Refusal> {
+    let mut count = 0;
+    for (name, _) in std::env::vars() {
+        let Some(header) = name.strip_prefix("HTTP_") else { continue };
+        count += 1;
+        if count > MOST_HEADERS {
+            return Err(Refusal::new(431, format!("The request has more than {MOST_HEADERS} headers.")));
+        }
+        if http::HeaderName::try_from(header).is_err() {
+            return Err(Refusal::bad_request("The request has a header without a proper name."));
+        }
+    }
+    Ok(())
 }
 
 /// The part of a request that a variable comes from, for a sentence.

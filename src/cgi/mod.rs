@@ -8,5 +8,6 @@ pub mod environment;
 pub mod policy;
 pub mod reply;
 pub mod request;
+pub mod sender;
 pub mod serve;
 pub mod user;

@@ -282,10 +282,12 @@ mod pages {
     use super::{Refusal, Reply, Request, serve};
     use crate::cgi::policy::{Endpoint, Role};
     use crate::cgi::request::Format;
+    use crate::cgi::sender::{Elsewhere, Sender, accepts_pages};
     use crate::cgi::user::{identify, mail};
     use crate::config;
     use crate::model::mail::Address;
     use crate::model::names::UserName;
+    use crate::model::origin::Origin;
     use crate::model::sign;
     use crate::system::clock;
     use crate::system::log;
@@ -473,6 +475,40 @@ mod pages {
     /// Fields that say how to show something and never what to do.
     const PASSIVE: [&str; 3] = ["format", "like", "scope"];
 
+    /// Fields that say which machine is meant. To a script that is enough to act.
+    const MACHINE: [&str; 2] = ["id", "vmHostname"];
+
+    /// Whether a request that another site led here is for a page alone: no program reads the answer, and either a
+    /// person opens a link or no field says what to do.
+    fn shows_only(request: &Request) -> bool {
+        let accepts_pages = request.header("accept").is_some_and(accepts_pages);
+        let is_plain = |name| PASSIVE.contains(&name) || MACHINE.contains(&name);
+        !request.is_post
+            && request.format == Format::Html
+            && (accepts_pages || request.fields.names().all(is_plain))
+    }
+
+    /// The refusal of what another site would have a browser do.
+    fn led_here(elsewhere: &Elsewhere, host: &str) -> Refusal {
+        let sentence = match elsewhere {
+            Elsewhere::Site => {
+                "Refused: your browser was sent here by another site. Open the portal and do it \
+                                there."
+                    .to_owned()
+            }
+            Elsewhere::Page(origin) => format!(
+                "Refused: your browser was sent here by another site, {origin:.200}, while Apache was asked for \
+                 {host:.200}. Open the portal and do it there. If {origin:.200} is the portal, behind a proxy, an \
+                 administrator names it in portalURLs in [General] of server.cfg."
+            ),
+            Elsewhere::Unreadable(header) => format!(
+                "Refused: the header {header} can't be read, so your browser may have been sent here by another \
+                 site. Open the portal and do it there."
+            ),
+        };
+        Refusal::forbidden(sentence)
+    }
+
     /// Whether the call is meant to change something, and may.
     ///
     /// A script (wget) says what it wants with a GET or a POST. A browser is known by what only browsers
@@ -484,38 +520,26 @@ mod pages {
         if !call.endpoint.changes || !asks || request.is_head {
             return Ok(false);
         }
-        let elsewhere = || {
-            Refusal::forbidden(
-                "Refused: your browser was sent here by another site. Open the portal and do it there.",
-            )
-        };
         let host = request.header("host").unwrap_or_default();
-        let site = request.header("sec-fetch-site");
-        let foreign = |name: &str| {
-            request.header(name).is_some_and(|url| {
-                url.parse::<http::Uri>()
-                    .ok()
-                    .is_none_or(|uri| uri.authority().is_none_or(|authority| authority.as_str() != host))
-            })
-        };
-        if site.is_some_and(|site| !matches!(site, "same-origin" | "none"))
-            || foreign("origin")
-            || foreign("referer")
-        {
-            return Err(elsewhere());
-        }
-        let is_browser = site.is_some()
-            || request.header("origin").is_some()
-            || request.header("referer").is_some()
-            || request.header("accept").is_some_and(|accept| accept.contains("text/html"))
-            // Over plain http a page elsewhere can have an image or a frame loaded with nothing else that
-            // tells it from a script.
-            || request.header("accept-language").is_some();
-        if !is_browser {
-            return Ok(true);
-        }
-        if !request.is_post {
-            return Ok(false);
+        let is_ours = |origin: &Origin| origin.is_at(host) || call.config.is_portal(origin);
+        match Sender::of(&request.headers, is_ours) {
+            Sender::Script => return Ok(true),
+            // A browser's GET shows a page, wherever it comes from: links in mails are opened in webmail.
+            Sender::Elsewhere(_) if shows_only(request) => return Ok(false),
+            Sender::Elsewhere(elsewhere) => return Err(led_here(&elsewhere, host)),
+            Sender::Browser(_) if !request.is_post && request.format == Format::Html => return Ok(false),
+            // Whoever wants no page fills in no form, either.
+            Sender::Browser(header)
+                if request.format != Format::Html
+                    && (!request.is_post || request.fields.get("token").is_none()) =>
+            {
+                return Err(Refusal::bad_request(format!(
+                    "Nothing was done: the header {header} is a browser's, and a browser acts by the portal's \
+                     forms only. A script sends none of Sec-Fetch-Site, Origin, Referer and Accept-Language, and \
+                     no text/html in Accept."
+                )));
+            }
+            Sender::Browser(_) => {}
         }
         let given = request.fields.get("token").unwrap_or_default();
         for days_ago in [0, 1] {

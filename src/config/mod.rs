@@ -19,6 +19,7 @@ use thiserror::Error;
 use crate::model::lease::Lease;
 use crate::model::mail::Address;
 use crate::model::names::{ImageTag, NameFault, PhysicalHost, UserName, VirtualHost, VolumeGroup};
+use crate::model::origin::Origin;
 use crate::model::sign::{self, Key};
 use crate::model::size::MiB;
 
@@ -358,6 +359,9 @@ pub struct ServerGeneral {
     /// Where Apache puts the user's name.
     #[serde(rename = "EnvUsernameVariable")]
     pub env_username_variable: UserVariable,
+    /// Where users open the portal, if Apache is asked for another name: behind a proxy.
+    #[serde(rename = "portalURLs", default)]
+    pub portal_urls: Vec<Origin>,
     /// The registry's SQLite file.
     #[serde(default = "default_registry")]
     pub registry_file: PathBuf,
@@ -597,6 +601,12 @@ impl Server {
     /// a blank where an administrator has an underscore.
     pub fn is_administrator(&self, user: &UserName) -> bool {
         self.administrators.iter().any(|(name, _)| name == user)
+    }
+
+    /// Whether an origin is the portal's, by `portalURLs` or by the links that go out in mail.
+    pub fn is_portal(&self, origin: &Origin) -> bool {
+        let in_mail = self.mail.portal_url.as_deref().and_then(|url| url.parse::<Origin>().ok());
+        self.general.portal_urls.iter().chain(&in_mail).any(|known| known == origin)
     }
 
     /// Where mail reaches each administrator, no address twice; those without one are left out.

@@ -4,6 +4,7 @@ pub mod fault;
 pub mod lease;
 pub mod mail;
 pub mod names;
+pub mod origin;
 pub mod sign;
 pub mod size;
 pub mod stage;

@@ -11,6 +11,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::lease::Moment;
+
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NameFault {
@@ -534,6 +536,38 @@ uuid_name! {
     RegistryId
 }
 
+impl VmId {
+    /// When it was made, as it says itself (RFC 9562, section 5.7).
+    pub fn made(self) -> Moment {
+        let seconds = self.0.get_timestamp().map_or(0, |time| time.to_unix().0);
+        Moment::from_unix(i64::try_from(seconds).unwrap_or(i64::MAX))
+    }
+}
+
+/// What a script calls an order, to be known by it when it is sent again: up to 64 of letters, digits, `.`, `_`, `~`
+/// and `-`, which need no encoding in an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrderName(String);
+
+impl FromStr for OrderName {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        check_length(text, 64)?;
+        let is_known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '~' | '-');
+        match text.chars().find(|&c| !is_known(c)) {
+            Some(c) => Err(NameFault::BadCharacter(c)),
+            None => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for OrderName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Marks one request in every log it touches, on the server and on the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -709,6 +743,8 @@ mod tests {
     #[test]
     fn ids_have_one_spelling() {
         let id = VmId::generate();
+        let made = "01936f5e-8c3e-7a37-a6b3-1f3c1f7c9f01".parse::<VmId>().unwrap().made();
+        assert_eq!(made.rfc3339(), "2024-11-27T20:44:47Z");
         assert_eq!(id.to_string().parse::<VmId>(), Ok(id));
         assert!(id.to_string().to_uppercase().parse::<VmId>().is_err());
         assert!("6b0dcfc1-8c3e-4a37-a6b3-1f3c1f7c9f41".parse::<VmId>().is_err(), "version 4");

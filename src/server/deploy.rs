@@ -15,8 +15,10 @@ use crate::model::lease::{Lease, Term};
 use crate::model::names::{
     ImageTag, Label, MachineName, NameFault, PhysicalHost, SavedImage, UserName, VirtualHost, VmId,
 };
+use crate::model::sign;
 use crate::model::size::{GiB, MiB};
 use crate::model::stage::Order;
+use crate::model::state::State;
 use crate::model::wire::DeployOrder;
 use crate::system::clock;
 use crate::system::log::{self, Level};
@@ -24,15 +26,17 @@ use crate::system::log::{self, Level};
 use super::images::{ImageView, Named};
 use super::mail::Post;
 use super::nodes::Nodes;
+use super::once::{self, Mark};
 use super::placement::{Load, first_free, least_loaded};
 use super::quota::{self, QuotaView};
 use super::registry::closed::{self, Kind};
 use super::registry::event::Actor;
 use super::registry::image::Image;
+use super::registry::request::Given;
 use super::registry::user::{Owner, Registered};
 use super::registry::vm::{NewVm, Vm};
 use super::registry::{Registry, RegistryError, Writer};
-use super::view::{ended, loads, one_line, ordered, sentence};
+use super::view::{MachineView, ended, field_fault, loads, one_line, ordered, sentence};
 use super::{access, audit, images, orders};
 
 /// What the form proposes for the memory, in MiB, and for the partition, in GiB.
@@ -74,6 +78,10 @@ struct DeployView {
     maximum_lease: String,
     default_lease: String,
     quota: QuotaView,
+    /// The id of the machine that this form makes, with its proof.
+    machine: String,
+    /// The page of the machine that the form made when it was sent before.
+    made: Option<String>,
 }
 
 /// An image to choose.
@@ -157,6 +165,8 @@ enum NotTaken {
     Declined(Declined),
     /// The user's canonical name is another person's.
     SomebodyElse,
+    /// The order was given before, for something else.
+    Used(Box<Vm>),
 }
 
 impl From<RegistryError> for NotTaken {
@@ -201,27 +211,58 @@ enum Source {
     Saved(Named, Option<ImageTag>),
 }
 
+impl Wish {
+    /// What tells it from other wishes.
+    fn digest(&self) -> String {
+        sign::digest(format!("{self:?}").as_bytes())
+    }
+}
+
+/// Who asks for a machine.
+#[derive(Debug, Clone, Copy)]
+struct Asking<'a> {
+    user: &'a UserName,
+    quota: Quota,
+    actor: &'a Actor,
+    /// What marks the order, if something does.
+    mark: Option<&'a Mark>,
+}
+
+/// What became of an order for a machine.
+#[derive(Debug)]
+enum Taken {
+    /// It was entered.
+    New(Vm),
+    /// It was entered when the same order came before.
+    Before(Vm),
+}
+
 /// Answers `user/deploy`.
 ///
 /// Fields: `vmImage`, or `savedImage` (`NAME`, or `OWNER/NAME` for one that somebody shares), which decides on the host;
 /// `vmMemory` (MiB), `vmPartition` (GiB); `physicalHost` and `vmHostname` (empty or
 /// `auto`: vGrid chooses); `vmName` (a label); `expiryTime` (such as `7d`; empty: the default lease);
-/// `like` (the id of a machine to fill the form in from); `token`, `format`.
+/// `like` (the id of a machine to fill the form in from); `requestId` (of a script) or `machine` (of the form), by which
+/// an order is known when it comes again: then nothing is done, and the answer is about the machine that it made;
+/// `token`, `format`.
 ///
 /// Accepted: 303 to the machine's page for people, 202 and its data for programs (as text its line, which
 /// begins with id and state). If its host refuses or fails the machine is `failed` with the reason: for programs
 /// 409 when the host had a reason, 502 when it could not be used, 503 when it was busy.
 ///
 /// # Errors
-/// 400 and 409 with what is wrong with which field (as HTML the form, filled in), 403, 503.
+/// 400 and 409 with what is wrong with which field (as HTML the form, filled in), 403, 503. 409 also for an order that was
+/// given before, for something else.
 pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let fields = &call.request.fields;
-    let known: Vec<&str> = FIELDS.into_iter().chain(["token", "format", "like"]).collect();
+    let known: Vec<&str> =
+        FIELDS.into_iter().chain([once::FORM, once::SCRIPT, "token", "format", "like"]).collect();
     fields.only(&known)?;
     let common = Common::load(&config::directory())?;
     if !call.acts {
-        return form(call, &common, 200, BTreeMap::new(), None);
+        return form(call, &common, 200, BTreeMap::new(), None, None);
     }
+    let mark = Mark::read(call)?;
     let wish = match read_wish(fields, &common, &call.config.leases) {
         Ok(wish) => wish,
         Err(declined) => return decline(call, &common, declined),
@@ -231,11 +272,17 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let mut registry = access::registry(call)?;
     let actor = access::actor(call);
     let quota = call.config.quota(&call.user);
-    let vm = match take_on(&mut registry, &common, &call.user, quota, wish, &actor) {
-        Ok(vm) => vm,
+    let asking = Asking { user: &call.user, quota, actor: &actor, mark: mark.as_ref() };
+    let vm = match take_on(&mut registry, &common, asking, wish) {
+        Ok(Taken::New(vm)) => vm,
+        Ok(Taken::Before(vm)) => {
+            audit::record(Level::Info, "deploy", &vm, &actor, "the same order again");
+            return ordered(call, &common, &vm, vm.fault.as_ref().filter(|_| vm.state == State::Failed));
+        }
         Err(NotTaken::Registry(error)) => return Err(error.into()),
         Err(NotTaken::SomebodyElse) => return Err(access::somebody_else(&call.user)),
         Err(NotTaken::Declined(declined)) => return decline(call, &common, declined),
+        Err(NotTaken::Used(vm)) => return used(call, &common, &vm, mark.as_ref()),
     };
     // Of somebody's first machine: nobody knew them before.
     access::keep_mail(call, &mut registry);
@@ -377,17 +424,23 @@ impl Reading<'_> {
 fn take_on(
     registry: &mut Registry,
     common: &Common,
-    user: &UserName,
-    quota: Quota,
+    asking: Asking<'_>,
     wish: Wish,
-    actor: &Actor,
-) -> Result<Vm, NotTaken> {
+) -> Result<Taken, NotTaken> {
+    let Asking { user, quota, actor, mark } = asking;
+    let digest = wish.digest();
     registry.write(|writer| {
         let now = clock::now();
         let owner = match writer.register(user, now)? {
             Registered::Known(owner) => owner,
             Registered::Taken => return Err(NotTaken::SomebodyElse),
         };
+        // Before all else: what was taken on when it came first is not declined when it comes again.
+        if let Some(mark) = mark
+            && let Some(Given { vm, wish }) = writer.given(&owner, &mark.text())?
+        {
+            return if wish == digest { Ok(Taken::Before(vm)) } else { Err(NotTaken::Used(Box::new(vm))) };
+        }
         let faults = quota::exceeded(quota, writer.usage(&owner)?, wish.memory, wish.disk);
         if !faults.is_empty() {
             return Err(NotTaken::Declined(Declined { status: 409, faults }));
@@ -413,13 +466,16 @@ fn take_on(
             lease: Term::For(wish.lease),
             from,
         };
-        let vm = writer.enter(new, now)?;
+        let vm = writer.enter_as(mark.map_or_else(VmId::generate, Mark::machine), new, now)?;
+        if let Some(mark) = mark {
+            writer.remember(&vm.owner, &mark.text(), &digest, vm.id)?;
+        }
         let mut detail = format!("{} on {}", vm.virtual_host, vm.physical_host);
         if let Some(SavedImage { owner, name }) = &vm.from {
             detail = format!("{detail}, from the saved image {owner}/{name}");
         }
         writer.record(vm.id, now, actor, "deploy ordered", &detail)?;
-        Ok(vm)
+        Ok(Taken::New(vm))
     })
 }
 
@@ -561,6 +617,25 @@ fn misfit(fault: &NameFault) -> String {
     )
 }
 
+/// Answers an order that was given before, for something else: people are asked whether they want another machine, by a
+/// form that makes one; programs have made a mistake.
+fn used(call: &UserCall<'_>, common: &Common, vm: &Vm, mark: Option<&Mark>) -> Result<Reply, Refusal> {
+    if call.request.format == Format::Html {
+        let sentence = format!(
+            "Nothing was deployed: this form has already been sent, and made {}. Send it again to deploy another \
+             machine.",
+            vm.virtual_host
+        );
+        return form(call, common, 409, BTreeMap::new(), Some(sentence), Some(vm));
+    }
+    let field = mark.map_or(once::SCRIPT, Mark::field);
+    Err(field_fault(
+        409,
+        field,
+        format!("Nothing was deployed: {field} was given before, for machine {} with other values.", vm.id),
+    ))
+}
+
 /// Answers a request that was not taken on: for people the form as they filled it in, with the faults
 /// beside the fields; for programs the faults.
 fn decline(call: &UserCall<'_>, common: &Common, declined: Declined) -> Result<Reply, Refusal> {
@@ -581,7 +656,7 @@ fn decline(call: &UserCall<'_>, common: &Common, declined: Declined) -> Result<R
             ("why", &why.collect::<Vec<_>>().join(" ")),
         ],
     );
-    form(call, common, declined.status, declined.faults, Some(message))
+    form(call, common, declined.status, declined.faults, Some(message), None)
 }
 
 /// The form, filled in with what the caller gave, else with the machine that `like` names, else with
@@ -592,8 +667,10 @@ fn form(
     status: u16,
     faults: BTreeMap<&'static str, String>,
     message: Option<String>,
+    made: Option<&Vm>,
 ) -> Result<Reply, Refusal> {
     let fields = &call.request.fields;
+    let machine = once::for_a_form(call)?;
     let view = access::registry_to_read(call)?.read(|reader| {
         let caller = access::caller(call, reader)?;
         let taken = reader.names_taken()?;
@@ -647,6 +724,8 @@ fn form(
             maximum_lease: call.config.leases.maximum.to_string(),
             default_lease: call.config.leases.default.to_string(),
             quota,
+            machine,
+            made: made.map(|vm| MachineView::new(vm, common, call.administrator).url),
         })
     })?;
     call.reply(status, &view)
@@ -695,7 +774,6 @@ mod tests {
     use super::*;
     use crate::model::fault::Fault;
     use crate::model::size::Amount;
-    use crate::model::state::State;
     use crate::server::nodes::Trouble;
     use crate::server::registry::vm::{OnNode, Scope};
 
@@ -722,6 +800,20 @@ mod tests {
 
     fn actor() -> Actor {
         Actor { who: "alice".to_owned(), from: "192.0.2.1".to_owned() }
+    }
+
+    fn take_on(
+        registry: &mut Registry,
+        common: &Common,
+        user: &UserName,
+        quota: Quota,
+        wish: Wish,
+        actor: &Actor,
+    ) -> Result<Vm, NotTaken> {
+        match super::take_on(registry, common, Asking { user, quota, actor, mark: None }, wish) {
+            Ok(Taken::New(vm) | Taken::Before(vm)) => Ok(vm),
+            Err(not_taken) => Err(not_taken),
+        }
     }
 
     fn alice() -> UserName {

@@ -21,6 +21,7 @@ pub mod leases;
 pub mod list;
 pub mod mail;
 pub mod nodes;
+pub mod once;
 pub mod orders;
 pub mod placement;
 pub mod power;

@@ -259,6 +259,21 @@ impl Portal {
     /// Runs a program as Apache would, with an environment that no Apache need make, and gives back the status
     /// and all that it said.
     pub fn run_directly(&self, program: &str, environment: &[(&str, &str)], body: &[u8]) -> (u16, String) {
+        self.run_with(program, environment, None, body)
+    }
+
+    /// The same without one of the variables that Apache always sets.
+    pub fn run_without(&self, variable: &str, program: &str, environment: &[(&str, &str)]) -> (u16, String) {
+        self.run_with(program, environment, Some(variable), b"")
+    }
+
+    fn run_with(
+        &self,
+        program: &str,
+        environment: &[(&str, &str)],
+        without: Option<&str>,
+        body: &[u8],
+    ) -> (u16, String) {
         use std::io::Write as _;
         let path = format!("/cgi-bin/{program}");
         let mut variables: BTreeMap<&str, &str> = [
@@ -273,6 +288,7 @@ impl Portal {
         ]
         .into();
         variables.extend(environment.iter().copied());
+        variables.retain(|name, _| without != Some(*name));
         let mut process = Command::new(self.path("cgi-bin").join(program))
             .env_clear()
             .env("VGRID_CONFIG_DIR", self.path("etc"))

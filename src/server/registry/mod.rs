@@ -15,6 +15,7 @@ pub mod identity;
 pub mod image;
 pub mod mail;
 pub mod notice;
+pub mod request;
 mod schema;
 pub mod stray;
 pub mod upkeep;

@@ -1,12 +1,12 @@
 //! The tables of the registry, version by version. A version that was shipped never changes.
 
 /// The version of the schema that this program knows.
-pub const NEWEST: u32 = 5;
+pub const NEWEST: u32 = 6;
 
 /// What brings the schema to each version from the one before. Each runs in a transaction, with SQLite's
 /// check of foreign keys on.
-pub const MIGRATIONS: [(u32, &str); 5] =
-    [(1, SCHEMA_1), (2, SCHEMA_2), (3, SCHEMA_3), (4, SCHEMA_4), (5, SCHEMA_5)];
+pub const MIGRATIONS: [(u32, &str); 6] =
+    [(1, SCHEMA_1), (2, SCHEMA_2), (3, SCHEMA_3), (4, SCHEMA_4), (5, SCHEMA_5), (6, SCHEMA_6)];
 
 /// Ended machines stay as `notDeployed`, for their history; every index that pages count with leaves them
 /// out. The CHECKs repeat what the types promise, for whoever opens the file with another program.
@@ -294,4 +294,17 @@ CREATE TABLE identity (
 /// Each order has a number, which its node remembers: it is carried out once, and none after a later one.
 const SCHEMA_5: &str = "
 ALTER TABLE vm ADD COLUMN order_number INTEGER NOT NULL DEFAULT 0 CHECK (order_number >= 0);
+";
+
+/// Orders that are known when they come again, as long as their machine is.
+pub const SCHEMA_6: &str = "
+CREATE TABLE deploy_request (
+    owner TEXT NOT NULL REFERENCES user (canonical),
+    request TEXT NOT NULL CHECK (request <> ''),
+    wish TEXT NOT NULL,
+    vm TEXT NOT NULL CHECK (length(vm) = 36),
+    PRIMARY KEY (owner, request)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX deploy_request_vm ON deploy_request (vm);
 ";

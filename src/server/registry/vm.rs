@@ -370,8 +370,16 @@ impl Writer<'_> {
     /// # Errors
     /// [`RegistryError`] when SQLite refuses, also when the name is occupied after all.
     pub fn enter(&self, new: NewVm, now: Moment) -> Result<Vm, RegistryError> {
+        self.enter_as(VmId::generate(), new, now)
+    }
+
+    /// As [`enter`](Self::enter), under an id that was given before.
+    ///
+    /// # Errors
+    /// As for [`enter`](Self::enter), and when there is such a machine already.
+    pub fn enter_as(&self, id: VmId, new: NewVm, now: Moment) -> Result<Vm, RegistryError> {
         let vm = Vm {
-            id: VmId::generate(),
+            id,
             owner: new.owner,
             virtual_host: new.virtual_host,
             physical_host: new.physical_host,
@@ -540,7 +548,7 @@ impl Writer<'_> {
     /// [`RegistryError`] when SQLite refuses.
     pub fn prune_gone(&self, before: Moment) -> Result<usize, RegistryError> {
         const GONE: &str = "SELECT id FROM vm WHERE state = 'notDeployed' AND changed < ?1";
-        for table in ["event", "notice"] {
+        for table in ["event", "notice", "deploy_request"] {
             let sql = format!("DELETE FROM {table} WHERE vm IN ({GONE})");
             self.connection.execute(&sql, [before.unix()])?;
         }
