@@ -87,10 +87,15 @@ install-common:
 	# No example beside it: logrotate would read that, too.
 	[ -e $(DESTDIR)$(SYSCONFDIR)/logrotate.d/vgrid ] || \
 		install -m 644 etc/logrotate.d/vgrid $(DESTDIR)$(SYSCONFDIR)/logrotate.d/vgrid
-	for f in $(call programs,cli); do \
+	for f in $(filter-out registry,$(call programs,cli)); do \
 		install -m 755 $(PROGRAMS)/vgrid-$$f $(DESTDIR)$(PREFIX)/bin/vgrid-$$f || exit 1; done
 
+# On a machine that had no server.cfg before, the registry is made. Not in a package, whose postinst does that, and not
+# where a portal was: there a registry that is missing is to be brought back.
+NEW_PORTAL := $(if $(DESTDIR)$(wildcard $(ETC)/server.cfg),,yes)
+
 install-server: install-common source
+	install -m 755 $(PROGRAMS)/vgrid-registry $(DESTDIR)$(PREFIX)/bin/vgrid-registry
 	$(call install-cgi,user,$(call programs,user))
 	$(call install-cgi,internal,$(call programs,internal))
 	install -d $(SHARE)/templates/page
@@ -107,6 +112,9 @@ install-server: install-common source
 	install -m 644 apache/vgrid-server.conf $(APACHE)/vgrid-server.conf
 	for f in $(call programs,cron); do \
 		install -m 755 $(PROGRAMS)/vgrid-$$f $(DESTDIR)$(PREFIX)/bin/vgrid-$$f || exit 1; done
+	if [ -n "$(NEW_PORTAL)" ] && [ "$$(id -u)" = 0 ] && id www-data >/dev/null 2>&1; then \
+		install -d -o www-data -g www-data -m 700 /var/lib/vgrid && \
+		VGRID_CONFIG_DIR=$(ETC) $(PREFIX)/bin/vgrid-registry init || exit 1; fi
 	$(call install-config,cron/vgrid,$(DESTDIR)$(SYSCONFDIR)/cron.d/vgrid)
 
 install-node: install-common

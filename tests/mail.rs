@@ -52,7 +52,7 @@ impl Outbox {
         );
         fs::write(dir.path().join("server.cfg"), text).expect("server.cfg");
         let config = config::Server::load(dir.path()).expect("a configuration");
-        let registry = Registry::open(&dir.path().join("registry.sqlite")).expect("a registry");
+        let registry = Registry::create(&dir.path().join("registry.sqlite")).expect("a registry");
         Self { dir, registry, config }
     }
 

@@ -24,6 +24,7 @@ mod pages;
 mod power;
 mod quotas;
 mod races;
+mod registry;
 mod replay;
 mod reports;
 mod roles;

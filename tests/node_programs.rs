@@ -35,7 +35,7 @@ const ORDERS: [&str; 8] = [
 ];
 
 fn signed_get(portal: &Portal, path: &str, key: &Key) -> Ask {
-    let headers = portal.seal(path, key).headers("GET", path, b"");
+    let headers = portal.seal(key).headers("GET", path, b"");
     headers.into_iter().fold(portal.ask("GET", path), |ask, (name, value)| ask.header(name, value))
 }
 

@@ -26,16 +26,16 @@ fn no_order(portal: &Portal, seal: &Seal<'_>, program: &str) -> Ask {
 fn a_message_that_comes_again_is_refused() {
     let portal = Portal::start();
     for program in ORDERS {
-        let message = no_order(&portal, &portal.seal(&path(program), &portal.key), program);
+        let message = no_order(&portal, &portal.seal(&portal.key), program);
         message.clone().send().expect(400);
         for _ in 0..2 {
             message.clone().send().expect(409).says("came before");
         }
         // The same order anew is another message.
-        no_order(&portal, &portal.seal(&path(program), &portal.key), program).send().expect(400);
+        no_order(&portal, &portal.seal(&portal.key), program).send().expect(400);
     }
     // A question may come again: it changes nothing.
-    let seal = portal.seal(&path("info"), &portal.key);
+    let seal = portal.seal(&portal.key);
     let question = seal
         .headers("GET", &path("info"), b"")
         .into_iter()
@@ -49,7 +49,7 @@ fn a_message_that_comes_again_is_refused() {
 #[test]
 fn of_many_that_come_at_once_one_counts() {
     let portal = Portal::start();
-    let message = no_order(&portal, &portal.seal(&path("reboot"), &portal.key), "reboot");
+    let message = no_order(&portal, &portal.seal(&portal.key), "reboot");
     let statuses: Vec<u16> = std::thread::scope(|scope| {
         let sent: Vec<_> = (0..12).map(|_| scope.spawn(|| message.clone().send().status)).collect();
         sent.into_iter().map(|thread| thread.join().expect("an answer")).collect()
@@ -62,7 +62,7 @@ fn of_many_that_come_at_once_one_counts() {
 fn a_message_for_another_host_is_refused() {
     let portal = Portal::start();
     for program in ORDERS {
-        let usual = portal.seal(&path(program), &portal.key);
+        let usual = portal.seal(&portal.key);
         for other in ["node7", "node7.example.org"] {
             let seal = Seal { to: Some(Recipient::Node(other.parse().expect("a host"))), ..usual.clone() };
             no_order(&portal, &seal, program).send().expect(403).says(&format!("is for node {other}"));
@@ -71,7 +71,7 @@ fn a_message_for_another_host_is_refused() {
         no_order(&portal, &seal, program).send().expect(403).says("is for server");
         no_order(&portal, &usual, program).send().expect(400);
     }
-    let seal = Seal { to: Some(recipient(&path("info"))), ..portal.seal(STATUS, &portal.key) };
+    let seal = Seal { to: Some(recipient(&path("info"))), ..portal.seal(&portal.key) };
     portal.sealed(&seal, STATUS, b"{}".to_vec()).send().expect(403).says("this is the server");
 }
 
@@ -79,7 +79,7 @@ fn a_message_for_another_host_is_refused() {
 fn a_node_obeys_the_first_registry_that_it_meets_and_no_other() {
     let portal = Portal::start();
     let file = portal.path("var/node/registry");
-    let usual = portal.seal(&path("stop"), &portal.key);
+    let usual = portal.seal(&portal.key);
     no_order(&portal, &Seal { registry: None, ..usual.clone() }, "stop")
         .send()
         .expect(403)
@@ -94,7 +94,7 @@ fn a_node_obeys_the_first_registry_that_it_meets_and_no_other() {
     assert_eq!(known().trim(), portal.registry.to_string());
     let other = RegistryId::generate();
     for program in ORDERS {
-        let seal = Seal { registry: Some(other), ..portal.seal(&path(program), &portal.key) };
+        let seal = Seal { registry: Some(other), ..portal.seal(&portal.key) };
         let refused = no_order(&portal, &seal, program).send().expect(403);
         // What is wrong, and both remedies.
         for words in [&portal.registry.to_string(), &other.to_string(), "vgrid-registry restore", "remove /"]
@@ -131,7 +131,7 @@ fn answers_are_signed_for_their_request_alone() {
         (STATUS.to_owned(), "{}".to_owned(), 400),
         (path("stop"), "{}".to_owned(), 400),
     ] {
-        let headers = portal.seal(&to, &portal.key).headers("POST", &to, body.as_bytes());
+        let headers = portal.seal(&portal.key).headers("POST", &to, body.as_bytes());
         let request = &headers.last().expect("a signature").1;
         let ask =
             headers.iter().fold(portal.ask("POST", &to).body(body.into_bytes()), |ask, (name, value)| {

@@ -167,7 +167,7 @@ fn what_is_not_signed_just_so_is_refused() {
         .into_bytes();
     let plain = || portal.ask("POST", STATUS).header("Content-Type", "application/json").body(body.clone());
     let other = Key::new(&"k".repeat(64)).expect("a key");
-    let usual = portal.seal(STATUS, &portal.key);
+    let usual = portal.seal(&portal.key);
     let later = |seconds| Seal { time: usual.time.plus_seconds(seconds), ..usual.clone() };
     let send = |ask: Ask, headers: &[(&'static str, String)]| {
         headers.iter().fold(ask, |ask, (name, value)| ask.header(name, value.as_str()))

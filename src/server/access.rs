@@ -11,14 +11,15 @@ use super::registry::event::Actor;
 use super::registry::user::Owner;
 use super::registry::vm::Vm;
 use super::registry::{Reader, Registry, RegistryError};
-use super::view::ended;
+use super::view::{ended, sentence};
 
 /// Opens the registry for a page that only reads.
 ///
 /// # Errors
 /// A [`Refusal`] as for any `RegistryError`.
 pub fn registry_to_read(call: &UserCall<'_>) -> Result<Registry, Refusal> {
-    let registry = Registry::open_to_read(&call.config.general.registry_file)?;
+    let file = &call.config.general.registry_file;
+    let registry = Registry::open_to_read(file).map_err(|error| unopened(call, error))?;
     if let Some(closed) = registry.read(|reader| reader.portal_closed())? {
         // Whoever comes second finds the same.
         let _ = call.banner.set(told(&closed, call.administrator));
@@ -33,7 +34,8 @@ pub fn registry_to_read(call: &UserCall<'_>) -> Result<Registry, Refusal> {
 /// 503 with the administrators' words while the portal is closed, but not for administrators; else a [`Refusal`] as
 /// for any `RegistryError`.
 pub fn registry(call: &UserCall<'_>) -> Result<Registry, Refusal> {
-    let mut registry = Registry::open(&call.config.general.registry_file)?;
+    let file = &call.config.general.registry_file;
+    let mut registry = Registry::open(file).map_err(|error| unopened(call, error))?;
     if !call.administrator
         && let Some(closed) = registry.read(|reader| reader.portal_closed())?
     {
@@ -41,6 +43,22 @@ pub fn registry(call: &UserCall<'_>) -> Result<Registry, Refusal> {
     }
     keep_mail(call, &mut registry);
     Ok(registry)
+}
+
+/// The refusal of a call for which the registry can't be opened. Of one that is missing administrators read where it should
+/// be, and what to do.
+fn unopened(call: &UserCall<'_>, error: RegistryError) -> Refusal {
+    let remedy = match &error {
+        RegistryError::Missing { .. } | RegistryError::NotRegistry { .. } if call.administrator => {
+            Some(sentence(&error))
+        }
+        _ => None,
+    };
+    let mut refusal = Refusal::from(error);
+    if let Some(remedy) = remedy {
+        refusal.sentence = format!("{} {remedy}", refusal.sentence);
+    }
+    refusal
 }
 
 /// Keeps the address of mail that authentication gives for the caller, if the registry knows them. No request fails

@@ -391,7 +391,7 @@ fn upkeep_runs(file: &Path) -> Verdict<()> {
     const REMEDY: &str =
         "apt-get install cron, and see /etc/cron.d/vgrid; to try it: sudo -u www-data vgrid-upkeep";
     if !file.exists() {
-        return Ok(Seen::well((), "nobody has used the portal yet"));
+        return Err(Problem::new("there is no registry to keep", "see the line about the registry"));
     }
     let life =
         Registry::inspect(file).and_then(|_| Registry::open_to_read(file)?.read(|reader| reader.life()));
@@ -413,10 +413,16 @@ fn registry(file: &Path, web: &nix::unistd::User) -> Verdict<()> {
     use std::os::unix::fs::MetadataExt as _;
     rights::private_folder(file.parent().unwrap_or(Path::new("/")), web)?;
     let path = file.display();
-    let Ok(facts) = std::fs::symlink_metadata(file) else {
-        return Ok(Seen::well((), format!("{path} is not there yet: the first request makes it")));
+    let facts = match std::fs::metadata(file) {
+        Ok(facts) => facts,
+        Err(error) => {
+            return Err(Problem::new(
+                format!("{path}: {}", rights::words(&error)),
+                "mount its disk, or bring it back: vgrid-registry restore FILE; only for a new portal: vgrid-registry init",
+            ));
+        }
     };
-    if facts.uid() != web.uid.as_raw() || facts.mode() & 0o600 != 0o600 {
+    if facts.is_file() && facts.uid() != web.uid.as_raw() || facts.mode() & 0o600 != 0o600 {
         return Err(Problem::new(
             format!("{WEB_USER} can't write {path}"),
             format!("chown {WEB_USER}: {path}* && chmod u+rw {path}*"),
@@ -425,10 +431,21 @@ fn registry(file: &Path, web: &nix::unistd::User) -> Verdict<()> {
     let version = Registry::inspect(file).map_err(|error| {
         let remedy = match error {
             RegistryError::TooNew { .. } => "install the newer vGrid again",
-            _ => "bring back a copy of it; without one move it away: the next request makes an empty one",
+            RegistryError::NotRegistry { .. } => "move it away, then: vgrid-registry restore FILE",
+            _ => "bring back a backup: vgrid-registry restore FILE",
         };
-        Problem::new(format!("{path}: {error}"), remedy)
+        let why = match &error {
+            RegistryError::NotRegistry { what, .. } => format!("{path} is no registry: {what}"),
+            error => format!("{path}: {error}"),
+        };
+        Problem::new(why, remedy)
     })?;
+    if facts.mode() & 0o027 != 0 {
+        return Err(Problem::new(
+            format!("{path} can be read by everybody, or written by its group"),
+            format!("chmod 640 {path}"),
+        ));
+    }
     Ok(Seen::well((), format!("{path}, version {version}")))
 }
 

@@ -824,6 +824,7 @@ mod tests {
     fn race(attempts: usize, common: &Common, wish: &Wish) -> usize {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("registry.sqlite");
+        drop(Registry::create(&file).unwrap());
         let start = std::sync::Barrier::new(attempts);
         let taken = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..attempts)
@@ -879,7 +880,7 @@ mod tests {
     #[test]
     fn what_is_full_or_taken_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let common = common(&[("node1", 1), ("node2", 1)], 3);
         let mut ask = |host: Option<&str>, name: Option<&str>| {
             let wish = Wish {
@@ -903,7 +904,7 @@ mod tests {
     #[test]
     fn a_saved_image_decides_on_the_host_and_is_for_those_who_may_use_it() {
         let dir = tempfile::tempdir().unwrap();
-        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let common = common(&[("node1", 9), ("node2", 1)], 9);
         let (alice, bob) = (alice(), "bob".parse::<UserName>().unwrap());
         let image = Image {
@@ -958,7 +959,7 @@ mod tests {
     #[test]
     fn a_name_that_is_too_long_with_the_user_is_no_conflict() {
         let dir = tempfile::tempdir().unwrap();
-        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let user: UserName = "ü".repeat(20).parse().unwrap();
         for name in [None, Some("vm0".parse().unwrap())] {
             let wish = Wish { name, ..wish() };
@@ -977,7 +978,7 @@ mod tests {
     #[test]
     fn a_refusal_and_a_fault_of_a_host_leave_a_failed_machine() {
         let dir = tempfile::tempdir().unwrap();
-        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let common = common(&[("node1", 9)], 9);
         let room = Fault::NotEnoughMemory { needed: Amount::from_mib(2), free: Amount::from_mib(1) };
         let silent = Fault::HostSilent { host: "node1".parse().unwrap(), seconds: 7 };

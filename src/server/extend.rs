@@ -259,7 +259,7 @@ mod tests {
         /// A machine that runs for ten days more.
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
-            let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+            let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
             let vm = entered(&mut registry, "alice", "node1", "vm1");
             let done: Result<_, RegistryError> = registry.write(|writer| {
                 writer.advance(&vm, Event::Deployed, NOW, |_| {})?;

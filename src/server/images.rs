@@ -547,7 +547,7 @@ mod tests {
     fn a_new_name_that_another_image_gets_meanwhile_is_taken_back() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("registry.sqlite");
-        let mut registry = Registry::open(&file).unwrap();
+        let mut registry = Registry::create(&file).unwrap();
         let vm = crate::server::registry::vm::tests::entered(&mut registry, "alice", "localhost", "vm1");
         let image = |name: &str| Image {
             owner: vm.owner.clone(),

@@ -3,7 +3,7 @@
 //! One module a page ([`list`], [`deploy`], [`show`], [`console`], [`extend`], [`terminate`]), one for stopping, starting
 //! and rebooting ([`power`]), two for saved images ([`save`], [`images`]), one for the nodes' reports ([`status`]), one for
 //! what cron starts ([`upkeep`]), and those of administrators ([`admin`], with [`strangers`] for what is unknown on hosts) and of the portal's
-//! past ([`history`]). They
+//! past ([`history`]). [`keeping`] is what `vgrid-registry` does. They
 //! stand on the rules of [`leases`], on the [`registry`], on
 //! [`placement`], on [`orders`] (what orders have in common), on [`nodes`] (calls to nodes) and on [`view`] (what
 //! pages show). [`mail`] tells owners and administrators what they must know. [`check`] has the server's part of `vgrid-check`.
@@ -17,6 +17,7 @@ pub mod deploy;
 pub mod extend;
 pub mod history;
 pub mod images;
+pub mod keeping;
 pub mod leases;
 pub mod list;
 pub mod mail;
@@ -44,6 +45,12 @@ impl From<registry::RegistryError> for Refusal {
                 Self::busy("The portal is very busy. Nothing was done; try again in a few seconds.")
                     .logged(error)
             }
+            missing @ (registry::RegistryError::Missing { .. }
+            | registry::RegistryError::NotRegistry { .. }) => Self::closed(
+                "The portal can't find its registry, so it can show and do nothing at present. Machines run on. \
+                 Tell an administrator the number of this request.",
+            )
+            .logged(missing),
             other => Self::internal(other),
         }
     }

@@ -309,7 +309,7 @@ mod tests {
              registryFile = '{0}/registry.sqlite'\nnodeTimeout = 1\n",
             dir.path().display()
         );
-        drop(Registry::open(&dir.path().join("registry.sqlite")).unwrap());
+        drop(Registry::create(&dir.path().join("registry.sqlite")).unwrap());
         std::fs::write(dir.path().join("server.cfg"), text).unwrap();
         let config = config::Server::load(dir.path()).unwrap();
         let request = RequestId::generate();

@@ -284,7 +284,7 @@ mod tests {
         /// A machine that runs.
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
-            let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+            let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
             let vm = entered(&mut registry, "alice", "node1", "vm1");
             let mut ground = Self { _dir: dir, registry, vm };
             ground.happens(Event::Deployed);

@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn each_state_has_its_answer() {
         let dir = tempfile::tempdir().unwrap();
-        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let vm = entered(&mut registry, "alice", "node1", "vm1");
         let (name, other): (ImageName, ImageName) = ("new".parse().unwrap(), "other".parse().unwrap());
         for state in State::ALL {

@@ -470,7 +470,7 @@ mod tests {
     #[test]
     fn what_has_become_the_portal_s_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let here = entered(&mut registry, "alice", "node1", "vm1");
         let there = entered(&mut registry, "bob", "node2", "vm2");
         let mut told = info();
@@ -507,7 +507,7 @@ mod tests {
     #[test]
     fn an_order_is_shown_until_it_is_known_to_have_failed() {
         let dir = tempfile::tempdir().unwrap();
-        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let at = Moment::from_unix;
         let host: PhysicalHost = "node1".parse().unwrap();
         let actor = Actor { who: "admin".to_owned(), from: "192.0.2.1".to_owned() };

@@ -37,6 +37,18 @@ pub fn try_take(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
+/// Shares the lock with others who do; `None` if somebody had it for themselves for as long as `limit`. Not for locks
+/// whose holder may remove the file.
+pub fn share_within(path: &Path, limit: Duration) -> io::Result<Option<File>> {
+    let file = open(path)?;
+    within(limit, || match file.try_lock_shared() {
+        Ok(()) => Ok(Some(())),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    })
+    .map(|taken| taken.map(|()| file))
+}
+
 /// Whether an open file is the one that is at `path` now.
 pub fn is_file_at(file: &File, path: &Path) -> io::Result<bool> {
     let ours = file.metadata()?;
@@ -49,11 +61,16 @@ pub fn is_file_at(file: &File, path: &Path) -> io::Result<bool> {
 
 /// Takes the lock, waiting for at most `limit`; `None` if it was not to be had by then.
 pub fn take_within(path: &Path, limit: Duration) -> io::Result<Option<File>> {
+    within(limit, || try_take(path))
+}
+
+/// Tries again and again until something is to be had or the time is over.
+fn within<T>(limit: Duration, mut attempt: impl FnMut() -> io::Result<Option<T>>) -> io::Result<Option<T>> {
     let end = Instant::now() + limit;
     let mut pause = Duration::from_millis(2);
     loop {
-        if let Some(file) = try_take(path)? {
-            return Ok(Some(file));
+        if let Some(taken) = attempt()? {
+            return Ok(Some(taken));
         }
         if Instant::now() >= end {
             return Ok(None);
@@ -88,5 +105,18 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert!(!is_file_at(&held, &path).unwrap());
         assert!(try_take(&path).unwrap().is_some(), "a new file, a new lock");
+    }
+
+    #[test]
+    fn many_share_a_lock_that_nobody_then_has_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let share = || share_within(&path, Duration::ZERO).unwrap();
+        let (first, second) = (share(), share());
+        assert!(first.is_some() && second.is_some());
+        assert!(try_take(&path).unwrap().is_none());
+        drop((first, second));
+        let alone = try_take(&path).unwrap();
+        assert!(alone.is_some() && share().is_none());
     }
 }

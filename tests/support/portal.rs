@@ -51,6 +51,8 @@ pub struct Setup {
     pub users: Vec<&'static str>,
     /// Whether the programs' clock can be set (by libfaketime), apart from the machine's.
     pub clock: bool,
+    /// Whether there is a registry, as `vgrid-registry init` makes it.
+    pub registry: bool,
     /// A virtual host with TLS that asks for a certificate of a client, with these directives.
     pub tls: Option<String>,
 }
@@ -69,6 +71,7 @@ impl Default for Setup {
             htaccess: "basic",
             users: vec!["alice", "bob", "admin"],
             clock: false,
+            registry: true,
             tls: None,
         }
     }
@@ -96,7 +99,7 @@ pub struct Portal {
     pub apache: Apache,
     pub nodes: Nodes,
     pub key: Key,
-    /// The registry on whose behalf messages are signed that claim to be the server's.
+    /// The identity of its registry.
     pub registry: RegistryId,
     pub dir: TempDir,
     /// How many seconds the programs' clock is ahead.
@@ -174,15 +177,14 @@ impl Portal {
         OrderNumber::default().next(u64::try_from(self.now().unix()).expect("after 1970") * 1000 + 999)
     }
 
-    /// What messages are signed with by default: orders on behalf of one registry, reports by a node that has met none.
-    pub fn seal<'a>(&self, path: &str, key: &'a Key) -> Seal<'a> {
-        let registry = Some(self.registry).filter(|_| path != STATUS);
-        Seal { key, to: None, registry, time: self.now() }
+    /// What messages are signed with by default.
+    pub fn seal<'a>(&self, key: &'a Key) -> Seal<'a> {
+        Seal { key, to: None, registry: Some(self.registry), time: self.now() }
     }
 
     /// A signed message.
     pub fn signed(&self, path: &str, body: Vec<u8>, key: &Key) -> Ask {
-        self.sealed(&self.seal(path, key), path, body)
+        self.sealed(&self.seal(key), path, body)
     }
 
     /// A message that is signed like this.
@@ -221,17 +223,16 @@ impl Portal {
 
     /// Starts upkeep as cron does, by the web server's user.
     pub fn start_upkeep(&self, arguments: &[&str]) -> Child {
-        use std::os::unix::process::CommandExt as _;
-        let mut command = Command::new(self.installed("/usr/bin/vgrid-upkeep"));
-        command.args(arguments).env_clear().env("VGRID_CONFIG_DIR", self.path("etc")).current_dir("/");
-        if self.path("etc/clock").exists() {
-            command.envs(clock_variables(self.dir.path()));
-        }
-        if let Some(user) = web_user() {
-            command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
-        }
+        let mut command = command(&self.stage, self.dir.path(), "vgrid-upkeep");
+        command.args(arguments);
         let pipes = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         pipes.spawn().expect("vgrid-upkeep can be started")
+    }
+
+    /// Runs `vgrid-registry` by the web server's user.
+    pub fn run_registry(&self, arguments: &[&str]) -> std::process::Output {
+        let mut command = command(&self.stage, self.dir.path(), "vgrid-registry");
+        command.args(arguments).stdin(Stdio::null()).output().expect("vgrid-registry can be started")
     }
 
     /// Runs upkeep to its end, which must be a good one, and gives back what it said.
@@ -371,6 +372,15 @@ impl Setup {
         let nodes = Nodes::start(&key, self.more_hosts.max(2));
         link_programs(&stage, dir.path());
         self.write_configuration(&stage, dir.path(), nodes.port);
+        let mut registry = RegistryId::generate();
+        if self.registry {
+            let made =
+                command(&stage, dir.path(), "vgrid-registry").arg("init").output().expect("vgrid-registry");
+            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+            let said = String::from_utf8_lossy(&made.stdout);
+            let identity = said.trim_end().trim_end_matches('.').rsplit(' ').next().unwrap_or_default();
+            registry = identity.parse().expect("an identity");
+        }
         self.write_sign_in(&stage, dir.path());
         let sites = shipped_sites(&stage, dir.path());
         let apache = Apache::start(dir.path(), self.kind, self.tls.is_some(), |_, tls_port| {
@@ -386,7 +396,6 @@ impl Setup {
             }
             text.replace("@DIR@", &dir.path().display().to_string())
         });
-        let registry = RegistryId::generate();
         let portal = Portal { apache, nodes, key, registry, dir, ahead: AtomicI64::new(0), stage };
         if self.clock {
             portal.set_clock(0);
@@ -459,6 +468,20 @@ impl Setup {
             assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         }
     }
+}
+
+/// One of the commands of a portal in `dir`, as the web server's user starts it.
+fn command(stage: &Stage, dir: &Path, name: &str) -> Command {
+    use std::os::unix::process::CommandExt as _;
+    let mut command = Command::new(stage.path("/usr/bin").join(name));
+    command.env_clear().env("VGRID_CONFIG_DIR", dir.join("etc")).current_dir("/");
+    if dir.join("etc/clock").exists() {
+        command.envs(clock_variables(dir));
+    }
+    if let Some(user) = web_user() {
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    }
+    command
 }
 
 /// The installed programs under a folder of this portal's own, so that it can have its own `.htaccess`.

@@ -258,7 +258,7 @@ mod tests {
 
     fn machine() -> Vm {
         let dir = tempfile::tempdir().unwrap();
-        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let mut vm = entered(&mut registry, "jürgen", "node1", "vm1");
         vm.label = "R&D <b>«测试»</b> {{ 5 }}".parse().unwrap();
         vm.silent = 24;

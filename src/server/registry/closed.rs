@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn what_is_closed_is_known_once_and_can_be_opened() {
         let dir = tempfile::tempdir().unwrap();
-        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let close = |kind, name: &str, reason: &str| Closed {
             kind,
             name: name.to_owned(),

@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn the_last_word_of_a_host_counts() {
         let dir = tempfile::tempdir().unwrap();
-        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let name: PhysicalHost = "node1".parse().unwrap();
         let mut facts = HostFacts {
             memory_free: Amount::from_mib(100),

@@ -2,10 +2,11 @@
 
 use rusqlite::Connection;
 
+use crate::model::lease::Moment;
 use crate::model::names::RegistryId;
 use crate::system::clock;
 
-use super::{Reader, RegistryError, all};
+use super::{Reader, RegistryError, Writer, all};
 
 impl Reader<'_> {
     /// The registry's identity: made with it, and the same for its whole life, through backup and restore.
@@ -17,6 +18,37 @@ impl Reader<'_> {
             .pop()
             .ok_or_else(|| RegistryError::Sql(rusqlite::Error::QueryReturnedNoRows))
     }
+}
+
+impl Reader<'_> {
+    /// Whether the registry was put back from a backup and upkeep has not looked at the hosts since. Until then names and
+    /// addresses may be in use that it takes for free.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn awaits_comparison(&self) -> Result<bool, RegistryError> {
+        const SQL: &str = "SELECT count(*) FROM identity
+                           WHERE restored IS NOT NULL AND (compared IS NULL OR compared < restored)";
+        Ok(self.connection.query_row(SQL, [], |row| row.get::<_, u32>(0))? > 0)
+    }
+}
+
+impl Writer<'_> {
+    /// Remembers that the hosts have been looked at.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn compared(&self, now: Moment) -> Result<(), RegistryError> {
+        self.connection
+            .execute("UPDATE identity SET compared = ?1 WHERE restored IS NOT NULL", [now.unix()])?;
+        Ok(())
+    }
+}
+
+/// Remembers, in a registry that is about to be put in another's place, that it comes from a backup.
+pub(super) fn mark_restored(connection: &Connection, now: Moment) -> Result<(), RegistryError> {
+    connection.execute("UPDATE identity SET restored = ?1, compared = NULL", [now.unix()])?;
+    Ok(())
 }
 
 /// Gives a registry that has no identity one, within the transaction that makes it or brings it up to date.
@@ -36,7 +68,7 @@ mod tests {
     fn a_registry_keeps_its_identity_and_shares_it_with_no_other() {
         let dir = tempfile::tempdir().unwrap();
         let identity = |name: &str| {
-            let registry = Registry::open(&dir.path().join(name)).unwrap();
+            let registry = Registry::create(&dir.path().join(name)).unwrap();
             registry.read(|reader| reader.identity()).unwrap()
         };
         let first = identity("registry.sqlite");

@@ -223,7 +223,7 @@ mod tests {
 
     fn ground() -> (tempfile::TempDir, Registry, Vm) {
         let dir = tempfile::tempdir().unwrap();
-        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let vm = entered(&mut registry, "Jürgen M", "node1", "vm1");
         (dir, registry, vm)
     }

@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn a_mail_is_one_senders_at_a_time_and_a_wrong_clock_delays_none() {
         let dir = tempfile::tempdir().unwrap();
-        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let at = |seconds: i64| Moment::from_unix(1_000_000 + seconds);
         let letter = Letter {
             recipient: "a@b".to_owned(),

@@ -1,7 +1,8 @@
 //! The registry: all that the portal remembers, in one SQLite file. The only place with SQL.
 //!
-//! Programs live for one request, so what counts is how fast the file opens. The schema is made, or
-//! brought up to date, only when `user_version` says that it must be. Each piece of work is one
+//! Programs live for one request, so what counts is how fast the file opens. The schema is
+//! brought up to date only when `user_version` says that it must be. Nobody makes the file but `vgrid-registry init`
+//! ([`Registry::init`]): a registry that is not there is missed, not replaced by an empty one. Each piece of work is one
 //! transaction: readers see one state of things ([`Registry::read`]), writers take the write lock before
 //! they look ([`Registry::write`]), so that what they saw is still true when they write.
 //!
@@ -10,6 +11,7 @@
 
 pub mod closed;
 pub mod event;
+pub mod file;
 pub mod host;
 pub mod identity;
 pub mod image;
@@ -23,6 +25,7 @@ pub mod user;
 pub mod vm;
 
 use std::fmt::Display;
+use std::fs::File;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -32,7 +35,7 @@ use rusqlite::types::FromSql;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior};
 use thiserror::Error;
 
-use crate::model::names::RequestId;
+use crate::model::names::RegistryId;
 
 use schema::{MIGRATIONS, NEWEST};
 
@@ -46,6 +49,57 @@ pub enum RegistryError {
     /// Others held the write lock for longer than a request can wait. Trying again helps.
     #[error("the registry was locked by others for {} s", PATIENCE.as_secs())]
     Busy,
+    /// There is no registry. It is not made by whoever misses it: its disk may not be mounted.
+    #[error(
+        "there is no registry {}. Is its disk mounted? Bring the registry back from a backup: vgrid-registry restore \
+         FILE. Only for a new portal: vgrid-registry init",
+        file.display()
+    )]
+    Missing {
+        /// Where it should be.
+        file: PathBuf,
+    },
+    /// Something else is in its place.
+    #[error(
+        "{} is no registry: {what}. Move it away, then bring the registry back from a backup: vgrid-registry restore FILE",
+        file.display()
+    )]
+    NotRegistry {
+        /// Where the registry should be.
+        file: PathBuf,
+        /// What is there.
+        what: &'static str,
+    },
+    /// Somebody has it open, and it was wanted alone.
+    #[error(
+        "{} is in use. Stop Apache and wait for upkeep (systemctl stop apache2; pkill -x vgrid-upkeep), then try again",
+        file.display()
+    )]
+    InUse {
+        /// The registry's file.
+        file: PathBuf,
+    },
+    /// It is not what SQLite wrote.
+    #[error("{} is damaged: {reason}", file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What SQLite found.
+        reason: String,
+    },
+    /// A backup is of another registry than the one that it is to replace.
+    #[error(
+        "{} is the registry {present}, and the backup is of {backup}. The hosts would refuse it. If you mean it: --force",
+        file.display()
+    )]
+    OtherRegistry {
+        /// The registry's file.
+        file: PathBuf,
+        /// Which registry is there.
+        present: RegistryId,
+        /// Which registry the backup is of.
+        backup: RegistryId,
+    },
     /// The file can't be opened or made.
     #[error("{}: {reason}", file.display())]
     Unusable {
@@ -88,6 +142,8 @@ impl From<rusqlite::Error> for RegistryError {
 #[derive(Debug)]
 pub struct Registry {
     connection: Connection,
+    /// Shared with all who have it open. Dropped after the connection.
+    _held: File,
 }
 
 /// Reads, within one transaction: everything that is read belongs to one moment.
@@ -111,17 +167,12 @@ impl<'c> Deref for Writer<'c> {
 }
 
 impl Registry {
-    /// Opens the registry, and makes it or brings it up to date if need be.
+    /// Opens the registry, and brings it up to date if need be. It is never made here: see [`init`](Self::init).
     ///
     /// # Errors
-    /// [`RegistryError::Unusable`] with the file's name when it can't be opened or made,
-    /// [`RegistryError::TooNew`], or [`RegistryError::Busy`] when others are bringing it up to date.
+    /// [`RegistryError::Missing`], [`RegistryError::NotRegistry`], [`RegistryError::Unusable`] when it can't be
+    /// opened, [`RegistryError::TooNew`], or [`RegistryError::Busy`] when others are bringing it up to date.
     pub fn open(file: &Path) -> Result<Self, RegistryError> {
-        // Not left to a failed attempt to open it: SQLite then tries again for reading alone, and has a
-        // registry that can't be written if another process makes the file in between.
-        if !file.exists() {
-            create(file)?;
-        }
         let mut registry = Self::connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         if registry.connection.is_readonly("main")? {
             return Err(RegistryError::Unusable {
@@ -129,7 +180,7 @@ impl Registry {
                 reason: "this user may not write it".to_owned(),
             });
         }
-        if registry.version()? < NEWEST {
+        if registry.version(file)? < NEWEST {
             registry.write(|writer| migrate(writer.connection))?;
         }
         Ok(registry)
@@ -142,7 +193,7 @@ impl Registry {
     /// As for [`open`](Self::open).
     pub fn open_to_read(file: &Path) -> Result<Self, RegistryError> {
         match Self::connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY) {
-            Ok(registry) if registry.version().is_ok_and(|version| version == NEWEST) => Ok(registry),
+            Ok(registry) if registry.version(file).is_ok_and(|version| version == NEWEST) => Ok(registry),
             // Missing, too old, or in need of a recovery that only a writer can do.
             _ => Self::open(file),
         }
@@ -151,24 +202,19 @@ impl Registry {
     /// The version of a registry's schema. Nothing is made or brought up to date.
     ///
     /// # Errors
-    /// [`RegistryError::Unusable`] when it can't be opened, [`RegistryError::TooNew`], or
-    /// [`RegistryError::Sql`] when it is no registry.
+    /// As for [`open`](Self::open).
     pub fn inspect(file: &Path) -> Result<u32, RegistryError> {
-        Self::connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?.version()
+        Self::connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?.version(file)
     }
 
     fn connect(file: &Path, access: OpenFlags) -> Result<Self, RegistryError> {
-        let unusable =
-            |error: rusqlite::Error| RegistryError::Unusable { file: file.into(), reason: error.to_string() };
-        // One thread uses it, so SQLite's own locks are left out.
-        let connection =
-            Connection::open_with_flags(file, access | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(unusable)?;
-        connection.busy_timeout(PATIENCE).map_err(unusable)?;
-        Ok(Self { connection })
+        file::look(file)?;
+        let held = file::share(file)?;
+        Ok(Self { connection: connect(file, access)?, _held: held })
     }
 
-    fn version(&self) -> Result<u32, RegistryError> {
-        not_beyond(NEWEST, version(&self.connection)?)
+    fn version(&self, file: &Path) -> Result<u32, RegistryError> {
+        known_version(&self.connection, file)
     }
 
     /// Reads, all within one transaction.
@@ -203,8 +249,36 @@ impl Registry {
     }
 }
 
+fn connect(file: &Path, access: OpenFlags) -> Result<Connection, RegistryError> {
+    let unusable =
+        |error: rusqlite::Error| RegistryError::Unusable { file: file.into(), reason: error.to_string() };
+    // One thread uses it, so SQLite's own locks are left out.
+    let connection =
+        Connection::open_with_flags(file, access | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(unusable)?;
+    connection.busy_timeout(PATIENCE).map_err(unusable)?;
+    Ok(connection)
+}
+
 fn version(connection: &Connection) -> Result<u32, RegistryError> {
     Ok(connection.query_row("PRAGMA user_version", [], |row| row.get(0))?)
+}
+
+/// The version of a registry that this program can use.
+fn known_version(connection: &Connection, file: &Path) -> Result<u32, RegistryError> {
+    let no_registry = |what| RegistryError::NotRegistry { file: file.to_owned(), what };
+    let found = match version(connection) {
+        Err(RegistryError::Sql(error)) if error.sqlite_error_code() == Some(ErrorCode::NotADatabase) => {
+            return Err(no_registry("it is no SQLite database"));
+        }
+        found => not_beyond(NEWEST, found?)?,
+    };
+    // Other programs have versions, too. Of what is up to date, which is opened all the time, a page would tell.
+    let is_ours = found == NEWEST || {
+        const TABLES: &str =
+            "SELECT count(*) FROM sqlite_schema WHERE name IN ('user', 'vm', 'host', 'event')";
+        found > 0 && connection.query_row(TABLES, [], |row| row.get::<_, u32>(0))? == 4
+    };
+    if is_ours { Ok(found) } else { Err(no_registry("it is the database of another program")) }
 }
 
 /// Lets a version of the file through if a program that knows versions up to `known` can use it.
@@ -221,33 +295,6 @@ fn migrate(connection: &Connection) -> Result<(), RegistryError> {
     identity::ensure(connection)?;
     connection.pragma_update(None, "user_version", NEWEST)?;
     Ok(())
-}
-
-/// Makes the file under another name and then gives it its own, so that nobody ever sees it half made,
-/// however many processes do this at once.
-fn create(file: &Path) -> Result<(), RegistryError> {
-    let mut fresh = file.to_owned().into_os_string();
-    fresh.push(format!(".{}-new", RequestId::generate()));
-    let fresh = PathBuf::from(fresh);
-    let unusable =
-        |reason: &dyn Display| RegistryError::Unusable { file: file.to_owned(), reason: reason.to_string() };
-    let made = (|| {
-        let connection = Connection::open(&fresh)?;
-        connection.pragma_update(None, "journal_mode", "wal")?;
-        let transaction = connection.unchecked_transaction()?;
-        migrate(&transaction)?;
-        transaction.commit()?;
-        // Closing writes everything back into the one file.
-        connection.close().map_err(|(_, error)| RegistryError::from(error))
-    })();
-    let named =
-        made.map_err(|error| unusable(&error)).and_then(|()| match std::fs::hard_link(&fresh, file) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(unusable(&error)),
-            _ => Ok(()),
-        });
-    // If the file could not be made there may be nothing to remove.
-    let _ = std::fs::remove_file(&fresh);
-    named
 }
 
 /// Reads a row's columns one after the other, in the order of the query. By position: asking SQLite for
@@ -337,28 +384,30 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..20 {
                 scope.spawn(|| {
-                    let registry = Registry::open(&file).unwrap();
-                    assert_eq!(registry.version().unwrap(), NEWEST);
+                    let registry = Registry::create(&file).unwrap();
+                    assert_eq!(registry.version(&file).unwrap(), NEWEST);
                 });
             }
         });
         let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
-        assert!(!left.iter().any(|name| name.to_string_lossy().ends_with("-new")), "{left:?}");
+        assert!(!left.iter().any(|name| name.to_string_lossy().contains("-new")), "{left:?}");
     }
 
     #[test]
-    fn a_reader_finds_an_empty_registry_where_there_is_none() {
+    fn nobody_makes_a_registry_who_only_opens_it() {
         let dir = tempfile::tempdir().unwrap();
-        let registry = Registry::open_to_read(&dir.path().join("registry.sqlite")).unwrap();
-        let live = registry.read(|reader| reader.live_by_host()).unwrap();
-        assert!(live.is_empty());
+        let file = dir.path().join("registry.sqlite");
+        for opened in [Registry::open(&file).map(drop), Registry::open_to_read(&file).map(drop)] {
+            assert!(matches!(opened, Err(RegistryError::Missing { .. })), "{opened:?}");
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was made");
     }
 
     #[test]
     fn a_registry_of_the_future_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("registry.sqlite");
-        let registry = Registry::open(&file).unwrap();
+        let registry = Registry::create(&file).unwrap();
         registry.connection.pragma_update(None, "user_version", 99).unwrap();
         assert!(matches!(Registry::open(&file), Err(RegistryError::TooNew { found: 99, .. })));
         assert!(matches!(Registry::open_to_read(&file), Err(RegistryError::TooNew { found: 99, .. })));
@@ -425,7 +474,7 @@ mod tests {
             }
         });
         let mut registry = Registry::open(&file).unwrap();
-        assert_eq!(registry.version().unwrap(), NEWEST);
+        assert_eq!(registry.version(&file).unwrap(), NEWEST);
         for (n, (state, order)) in STATES_1.into_iter().enumerate() {
             let id = id_1(n).parse().unwrap();
             let vm = registry.read(|reader| reader.vm(id)).unwrap().unwrap();
@@ -442,7 +491,7 @@ mod tests {
             let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
             rows.map(Result::unwrap).collect()
         };
-        let fresh = Registry::open(&dir.path().join("fresh.sqlite")).unwrap();
+        let fresh = Registry::create(&dir.path().join("fresh.sqlite")).unwrap();
         assert_eq!(shape(&registry.connection), shape(&fresh.connection));
         let orphan = "INSERT INTO event (vm, at, who, origin, what, detail)
                       VALUES ('nobody', 1, 'x', 'x', 'x', 'x')";
@@ -468,7 +517,7 @@ mod tests {
         use crate::model::stage::Order;
         use crate::model::state::State;
         let dir = tempfile::tempdir().unwrap();
-        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         vm::tests::entered(&mut registry, "alice", "node1", "vm1");
         let set = |state: &str, deadline: Option<i64>, order: &str| {
             registry
@@ -496,7 +545,7 @@ mod tests {
     #[test]
     fn an_error_undoes_the_work() {
         let dir = tempfile::tempdir().unwrap();
-        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let failed: Result<(), RegistryError> = registry.write(|writer| {
             writer.register(&"a b".parse().unwrap(), crate::system::clock::now())?;
             Err(RegistryError::Busy)

@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn an_order_is_its_owner_s_and_forgotten_with_its_machine() {
         let dir = tempfile::tempdir().unwrap();
-        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let vm = entered(&mut registry, "alice", "node1", "vm1");
         let kept: Result<(), RegistryError> =
             registry.write(|writer| writer.remember(&vm.owner, "a", "wish", vm.id));

@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn two_people_never_become_one() {
         let dir = tempfile::tempdir().unwrap();
-        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let (first, second): (UserName, UserName) = ("a b".parse().unwrap(), "a_b".parse().unwrap());
         let now = Moment::from_unix(1);
         let mut register = |user: &UserName| registry.write(|writer| writer.register(user, now)).unwrap();

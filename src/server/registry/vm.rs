@@ -630,7 +630,7 @@ pub(in crate::server) mod tests {
 
     fn registry() -> (tempfile::TempDir, Registry) {
         let dir = tempfile::tempdir().unwrap();
-        let registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         (dir, registry)
     }
 

@@ -174,7 +174,7 @@ pub(in crate::server) mod tests {
 
     fn vm(state: State) -> Vm {
         let dir = tempfile::tempdir().unwrap();
-        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let vm = entered(&mut registry, "alice", "node1", "vm1");
         let long_ago = NOW.plus_seconds(-QUIET);
         let events: &[Event] = match state {

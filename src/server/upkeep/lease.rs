@@ -96,7 +96,7 @@ mod tests {
         /// A machine that has just been deployed for that long.
         fn new(lease: &str) -> Self {
             let dir = tempfile::tempdir().unwrap();
-            let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+            let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
             let vm = entered(&mut registry, "alice", "node1", "vm1");
             let now = START;
             let vm: Result<_, RegistryError> = registry.write(|writer| {

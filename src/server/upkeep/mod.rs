@@ -229,6 +229,7 @@ pub fn run(dir: &Path, dry: bool, shown: bool) -> Result<Outcome, UpkeepError> {
     let config = config::Server::load(dir)?;
     let common = Common::load(dir)?;
     not_as_root(&config.general.registry_file)?;
+    Registry::inspect(&config.general.registry_file)?;
     let request = RequestId::generate();
     log::start("upkeep", request.clone(), Some(&config.general.log_file));
     let nodes = Nodes::new(&config, &request)?;
@@ -447,6 +448,10 @@ impl Run<'_> {
             self.host(&heard, known, stems.get(&heard.host))
         })?;
         bar.finish_and_clear();
+        if !self.dry {
+            let now = self.now;
+            self.registry.write(|writer| writer.compared(now))?;
+        }
         Ok(())
     }
 

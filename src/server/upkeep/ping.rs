@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn silence_is_counted_told_and_in_the_end_acted_upon_if_so_configured() {
         let dir = tempfile::tempdir().unwrap();
-        let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let mut vm = entered(&mut registry, "alice", "node1", "vm1");
         let config = Upkeep { silent_runs: 3, terminate_silent_runs: 5, ..Upkeep::default() };
         let mut acts = |silent: u32, answered| {
