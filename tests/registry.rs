@@ -4,10 +4,17 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use vgrid::model::lease::Moment;
+use vgrid::model::names::MachineName;
+use vgrid::model::size::Amount;
+use vgrid::model::stage::Order;
+use vgrid::model::wire::{DeployOrder, Domain, Job, News, NodeInfo, Volume};
+use vgrid::server::registry::Registry;
+
 use crate::support::apache::web_user;
 use crate::support::http::Answer;
+use crate::support::node::{address, nothing};
 use crate::support::portal::{Portal, STATUS, Setup};
-use vgrid::server::registry::Registry;
 
 /// What `vgrid-registry` said, and whether it did it.
 fn run(portal: &Portal, arguments: &[&str]) -> (bool, String) {
@@ -145,5 +152,168 @@ fn a_backup_is_made_while_the_portal_works_and_put_back_when_it_does_not() {
     let kept = portal.path("var").join(kept).display().to_string();
     assert!(does(&portal, &["verify", &kept]).contains("machines 2,"));
     refuses(&portal, &["restore", "/nonexistent"], "there is no registry");
+    portal.assert_no_panic();
+}
+
+/// What a node says that has the machines which it was told to make, but for those that were terminated. Each is in the state
+/// that was ordered last.
+fn after_all_orders(portal: &Portal) -> NodeInfo {
+    let mut info = nothing();
+    for received in portal.nodes.received() {
+        match received.program() {
+            "deploy" => {
+                let order: DeployOrder = serde_json::from_value(received.json()).expect("an order");
+                let machine = MachineName::new(&order.user, &order.virtual_host).expect("a machine's name");
+                let (memory, state) = (order.memory.amount(), "-b----".to_owned());
+                info.domains.push(Domain { name: machine.to_string(), id: 7, memory, state });
+                for prefix in ["xen-root-", "xen-swap-"] {
+                    let (name, machine) = (format!("{prefix}{machine}"), Some(order.id));
+                    info.volumes.push(Volume { name, size: Amount::from_mib(64), machine, open: true });
+                }
+                let (id, number, since) = (order.id, order.number, Moment::from_unix(0));
+                let (work, stage, stopped, order) = (None, None, false, Some(order));
+                info.jobs.push(Job { id, machine, work, stage, stopped, since, number, order });
+            }
+            "stop" | "terminate" => {
+                let json = received.json();
+                let id = json["id"].as_str().expect("an id").to_owned();
+                let number = serde_json::from_value(json["number"].clone()).expect("a number");
+                // One that is gone already is no error.
+                let found = info.jobs.iter_mut().find(|job| job.id.to_string() == id);
+                let Some(job) = found else { continue };
+                (job.stopped, job.number) = (true, number);
+                let machine = job.machine.to_string();
+                info.domains.retain(|domain| domain.name != machine);
+                if received.program() == "terminate" {
+                    info.jobs.retain(|job| job.id.to_string() != id);
+                    info.volumes.retain(|volume| volume.machine.is_none_or(|of| of.to_string() != id));
+                }
+            }
+            _ => {}
+        }
+    }
+    info
+}
+
+/// Moves the portal's clock past the time for which a machine that has just changed is left in peace, and has upkeep look.
+fn look_at_hosts(portal: &Portal) -> String {
+    portal.nodes.has(address(1), after_all_orders(portal));
+    portal.pass(130);
+    portal.upkeep(&[])
+}
+
+fn administration(portal: &Portal) -> serde_json::Value {
+    portal.get("admin", "admin?format=json").send().expect(200).json()
+}
+
+/// The ids of the machines in a list of the administration page.
+fn ids(page: &serde_json::Value, list: &str, key: &str) -> Vec<String> {
+    let all = page[list].as_array().expect("a list").iter();
+    let all = all.filter(|one| list != "unknown" || one["kind"] == "record");
+    all.map(|one| one[key].as_str().expect("an id").to_owned()).collect()
+}
+
+fn order(portal: &Portal, what: Order, id: &str) {
+    portal.order("alice", what, id).expect(202);
+    portal.report(id, what, 9, News::Done).expect(200);
+}
+
+/// A registry of an hour ago, and ten machines made, stopped and terminated since: no disk is lost, everything that differs is
+/// shown, and one call adopts or removes each.
+#[test]
+fn after_a_restore_no_disk_is_lost_and_each_difference_is_shown_adopted_or_removed() {
+    let portal = Setup { clock: true, names: 20, hosts: vec![("localhost", 20)], ..Setup::default() };
+    let portal = portal.start();
+    // Of before the backup: one goes on, one is stopped later, one is terminated later.
+    let [stays, stopped, terminated] = [(); 3].map(|()| portal.deployed("alice"));
+    let backup = portal.path("var/backup.sqlite").display().to_string();
+    does(&portal, &["backup", &backup]);
+    portal.pass(3600);
+    let since: Vec<String> = (0..10).map(|_| portal.deployed("alice")).collect();
+    for id in [&stopped, &since[3], &since[4], &since[5]] {
+        order(&portal, Order::Stop, id);
+    }
+    for id in [&terminated, &since[6], &since[7]] {
+        order(&portal, Order::Terminate, id);
+    }
+    look_at_hosts(&portal);
+    let names: Vec<_> =
+        since.iter().map(|id| portal.show("alice", id)["machine"]["virtual_host"].clone()).collect();
+
+    does(&portal, &["restore", &backup]);
+    let before = portal.nodes.received().len();
+    // Nothing is deployed before the hosts have been looked at.
+    let deploy = [("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1"), ("format", "json")];
+    portal.post("alice", "deploy", &deploy).send().expect(503).says("restored from a backup");
+    assert_eq!(administration(&portal)["awaits_comparison"], true);
+    portal.get("admin", "admin").send().expect(200).says("was restored from a backup");
+    // What hosts have to say of machines that nobody knows any more leads to nothing.
+    for id in &since {
+        assert_eq!(portal.report(id, Order::Stop, 9, News::Done).expect(200).json()["verdict"], "unknown");
+    }
+    for _ in 0..3 {
+        look_at_hosts(&portal);
+    }
+    let said: Vec<_> = portal.nodes.received().split_off(before);
+    assert!(said.iter().all(|received| received.program() == "info"), "hosts were only asked: {said:?}");
+
+    let page = administration(&portal);
+    assert_eq!(page["awaits_comparison"], false);
+    let mut unknown = ids(&page, "unknown", "name");
+    let kept = [&since[..6], &since[8..]].concat();
+    let mut expected = kept.clone();
+    unknown.sort();
+    expected.sort();
+    assert_eq!(unknown, expected, "the machines since the backup that are still there");
+    assert_eq!(ids(&page, "missing", "id"), std::slice::from_ref(&terminated));
+    let state = |id: &str| portal.show("alice", id)["machine"]["state"].as_str().expect("a state").to_owned();
+    assert_eq!((state(&stays), state(&stopped)), ("deployed".to_owned(), "stopped".to_owned()));
+
+    // No name is given out that something unknown has.
+    let taken = names[0].as_str().expect("a name");
+    let wanted = [&deploy[..], &[("vmHostname", taken)]].concat();
+    portal.post("alice", "deploy", &wanted).send().expect(409).says("is in use on");
+    let free = portal.deploy("alice", &[]);
+    let free = portal.show("alice", &free)["machine"]["virtual_host"].clone();
+    assert!(
+        !names.iter().enumerate().any(|(n, name)| *name == free && ![6, 7].contains(&n)),
+        "{free} is in use"
+    );
+
+    // One call each.
+    let host = |id: &str| {
+        let unknown = page["unknown"].as_array().expect("a list").iter().find(|one| one["name"] == id);
+        unknown.expect("it is unknown")["host"].as_str().expect("a host").to_owned()
+    };
+    let act = |what: &str, id: &str| {
+        let fields =
+            [("do", what), ("kind", "record"), ("host", &host(id)), ("name", id), ("format", "json")];
+        portal.post("admin", "admin", &fields).send()
+    };
+    let adopted = &kept[..kept.len() - 1];
+    for id in adopted {
+        act("adopt", id).expect(200);
+        act("adopt", id).expect(404);
+        let machine = portal.show("alice", id)["machine"].clone();
+        let expected = if since[3..6].contains(id) { "stopped" } else { "deployed" };
+        assert_eq!(
+            (machine["state"].as_str(), machine["owner"].as_str()),
+            (Some(expected), Some("alice")),
+            "{machine}"
+        );
+        let n = since.iter().position(|known| known == id).expect("a machine");
+        assert_eq!(machine["virtual_host"], names[n]);
+    }
+    assert!(portal.show("alice", &kept[0])["history"].to_string().contains("adopted"));
+    act("remove", &kept[kept.len() - 1]).expect(202);
+    portal.order("alice", Order::Terminate, &terminated).expect(202);
+    let told = look_at_hosts(&portal);
+    look_at_hosts(&portal);
+    let page = administration(&portal);
+    assert_eq!(ids(&page, "unknown", "name"), [""; 0], "{told}");
+    assert_eq!(ids(&page, "missing", "id"), [""; 0]);
+    // They obey again, for their hosts know no later order.
+    portal.order("alice", Order::Stop, &kept[0]).expect(202);
+    portal.order("alice", Order::Start, &since[3]).expect(202);
     portal.assert_no_panic();
 }

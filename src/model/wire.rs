@@ -319,6 +319,9 @@ pub struct Job {
     /// The number of the last order that was taken.
     #[serde(default)]
     pub number: OrderNumber,
+    /// How it was ordered; absent when a terminate is all that the node ever heard of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<DeployOrder>,
 }
 
 /// The file of a saved image.

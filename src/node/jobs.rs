@@ -199,6 +199,7 @@ impl Record {
             stopped: self.stopped,
             since: self.since,
             number: self.number,
+            order: self.order.clone(),
         }
     }
 }

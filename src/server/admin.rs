@@ -22,8 +22,9 @@ use super::registry::upkeep::{LONGEST_GAP, Life};
 use super::registry::vm::{Scope, Vm};
 use super::registry::{Reader, RegistryError, Writer};
 use super::strangers::{self, Removal, Target};
+use super::upkeep::compare;
 use super::view::{HostView, TimeView, ago, loads, one_line};
-use super::{access, audit};
+use super::{access, adopt, audit};
 
 /// How many of the mails that wait are shown.
 const MAILS: u32 = 100;
@@ -41,6 +42,10 @@ struct AdminView {
     free_names: usize,
     /// What was found on hosts and is nobody's.
     unknown: Vec<UnknownView>,
+    /// What hosts should have and don't.
+    missing: Vec<MissingView>,
+    /// Whether the registry comes from a backup and the hosts have not been compared with it yet: nothing is deployed.
+    awaits_comparison: bool,
     mail: Vec<MailView>,
     /// Whether more mail waits than is shown.
     more_mail: bool,
@@ -120,6 +125,18 @@ struct UnknownView {
     effect: Option<&'static str>,
     /// That its removal is under way, as far as is known.
     ordered: Option<OrderedView>,
+    /// Whether it is a machine that can be adopted.
+    adoptable: bool,
+}
+
+/// A machine that its host does not have any more.
+#[derive(Debug, Serialize)]
+struct MissingView {
+    id: String,
+    url: String,
+    name: String,
+    owner: String,
+    physical_host: String,
 }
 
 /// That somebody has ordered something.
@@ -146,7 +163,7 @@ impl View for AdminView {
     /// One line for each thing, tab-separated, `-` for what does not apply: `portal`, `open` or `closed`, reason, who,
     /// since; `upkeep`, last run, warning; `host`, name, `open` or `disabled`, reason, machines, maximum, last contact,
     /// version, `differs`, fault; `name`, name, `free`, `taken` or `disabled`, reason, machine's id, owner; `unknown`,
-    /// host, kind, name, since, command, when its removal was ordered; `mail`, recipient, subject, tries, next try, error.
+    /// host, kind, name, since, command, when its removal was ordered; `missing`, host, machine's id, name, owner; `mail`, recipient, subject, tries, next try, error.
     fn text(&self) -> String {
         let mut text = String::new();
         let mut line = |columns: &[&str]| {
@@ -194,6 +211,9 @@ impl View for AdminView {
         for one in &self.unknown {
             let ordered = one.ordered.as_ref().map_or("", |ordered| &ordered.at.iso);
             line(&["unknown", &one.host, one.kind, &one.name, &one.since.iso, &one.command, ordered]);
+        }
+        for one in &self.missing {
+            line(&["missing", &one.physical_host, &one.id, &one.name, &one.owner]);
         }
         for mail in &self.mail {
             let error = mail.error.as_deref().unwrap_or_default();
@@ -283,10 +303,10 @@ impl Act {
 /// Answers `user/admin`, for administrators alone: without `do` what there is to see; with it something is closed or
 /// opened again, or something unknown on a host is removed, and then the same, or for people 303 to it.
 ///
-/// Fields: `do` (`close`, `open` or `remove`), `token`, `format`. To close and to open: `kind` (`portal`, `host` or
+/// Fields: `do` (`close`, `open`, `remove` or `adopt`), `token`, `format`. To close and to open: `kind` (`portal`, `host` or
 /// `name`), `name` (of host or name), `reason` (why it is closed, for those who want it). To close what is closed changes
 /// the reason; to open what is open changes nothing. To remove: `kind` (`domain`, `volume`, `record` or `image`), `host`,
-/// `name`; 202 when its host has only accepted the work.
+/// `name`; 202 when its host has only accepted the work. To adopt a machine: `kind=record`, `host`, `name` (its id).
 ///
 /// # Errors
 /// 400 with what is wrong with the fields, 403 for others, 404 for a host or a name that is not in the pool and for what
@@ -298,8 +318,11 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let common = Common::load(&config::directory())?;
     let mut status = 200;
     if call.acts {
-        let removes = fields.get("do").is_some_and(|act| act.trim() == "remove");
-        if removes {
+        let act = fields.get("do").map(str::trim);
+        let is_about_hosts = matches!(act, Some("remove" | "adopt"));
+        if act == Some("adopt") {
+            adopt::adopt(call, &Target::read(call)?)?;
+        } else if is_about_hosts {
             if strangers::remove(call, &Target::read(call)?)? == Removal::UnderWay {
                 status = 202;
             }
@@ -312,7 +335,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
             }
         }
         if call.request.format == Format::Html {
-            return Ok(Reply::see_other(if removes { "admin#unknown-title" } else { "admin" }));
+            return Ok(Reply::see_other(if is_about_hosts { "admin#unknown-title" } else { "admin" }));
         }
     }
     let now = clock::now();
@@ -327,7 +350,7 @@ fn read(call: &UserCall<'_>) -> Result<(Thing, Act), Refusal> {
     let close = match text("do") {
         "close" => true,
         "open" => false,
-        _ => return Err(Refusal::bad_request("do is close, open or remove.")),
+        _ => return Err(Refusal::bad_request("do is close, open, remove or adopt.")),
     };
     if fields.get("host").is_some() {
         return Err(Refusal::bad_request("The field host goes with do=remove. A host is named by name."));
@@ -404,7 +427,8 @@ fn carry_out(
 /// All that there is to see.
 fn look(reader: Reader<'_>, common: &Common, now: Moment) -> Result<AdminView, Refusal> {
     let closed = reader.closed()?;
-    let names = names(&reader.live(Scope::All, u32::MAX, 0)?, common, &closed);
+    let live = reader.live(Scope::All, u32::MAX, 0)?;
+    let names = names(&live, common, &closed);
     let mut mail = reader.mail_waiting(MAILS + 1)?;
     let more_mail = mail.len() > MAILS as usize;
     mail.truncate(MAILS as usize);
@@ -420,6 +444,8 @@ fn look(reader: Reader<'_>, common: &Common, now: Moment) -> Result<AdminView, R
             .count(),
         names,
         unknown: strays.iter().zip(ordered).map(|(found, ordered)| unknown(found, ordered)).collect(),
+        missing: live.iter().filter(|vm| compare::is_missing(vm)).map(missing).collect(),
+        awaits_comparison: reader.awaits_comparison()?,
         mail: mail.into_iter().map(mail_view).collect(),
         more_mail,
     })
@@ -505,6 +531,16 @@ fn mail_view(mail: Waiting) -> MailView {
     }
 }
 
+fn missing(vm: &Vm) -> MissingView {
+    MissingView {
+        id: vm.id.to_string(),
+        url: format!("show?id={}", vm.id),
+        name: vm.virtual_host.to_string(),
+        owner: vm.owner.as_str().to_owned(),
+        physical_host: vm.physical_host.to_string(),
+    }
+}
+
 fn unknown(found: &Found, ordered: Option<Happening>) -> UnknownView {
     UnknownView {
         host: found.host.to_string(),
@@ -515,6 +551,7 @@ fn unknown(found: &Found, ordered: Option<Happening>) -> UnknownView {
         command: strangers::removal(found.stray.kind, &found.stray.name),
         effect: strangers::effect(found.stray.kind, &found.stray.name),
         ordered: ordered.map(|it| OrderedView { who: it.actor.who, at: it.at.into() }),
+        adoptable: adopt::can_be(found.stray.kind, &found.stray.name),
     }
 }
 

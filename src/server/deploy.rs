@@ -167,6 +167,8 @@ enum NotTaken {
     SomebodyElse,
     /// The order was given before, for something else.
     Used(Box<Vm>),
+    /// The registry comes from a backup, and upkeep has not compared the hosts with it yet.
+    Restored,
 }
 
 impl From<RegistryError> for NotTaken {
@@ -282,6 +284,12 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         Err(NotTaken::Registry(error)) => return Err(error.into()),
         Err(NotTaken::SomebodyElse) => return Err(access::somebody_else(&call.user)),
         Err(NotTaken::Declined(declined)) => return decline(call, &common, declined),
+        Err(NotTaken::Restored) => {
+            return Err(Refusal::busy(
+                "The portal's registry has just been restored from a backup, and the hosts have to be compared with it \
+                 first. Nothing was deployed; try again in a few minutes.",
+            ));
+        }
         Err(NotTaken::Used(vm)) => return used(call, &common, &vm, mark.as_ref()),
     };
     // Of somebody's first machine: nobody knew them before.
@@ -441,6 +449,9 @@ fn take_on(
         {
             return if wish == digest { Ok(Taken::Before(vm)) } else { Err(NotTaken::Used(Box::new(vm))) };
         }
+        if writer.awaits_comparison()? {
+            return Err(NotTaken::Restored);
+        }
         let faults = quota::exceeded(quota, writer.usage(&owner)?, wish.memory, wish.disk);
         if !faults.is_empty() {
             return Err(NotTaken::Declined(Declined { status: 409, faults }));
@@ -594,12 +605,22 @@ fn name(
                 ),
             ));
         }
+        if let Some(found) = writer.name_on_hosts(&wanted)? {
+            return Err(declined(
+                409,
+                format!(
+                    "The name {wanted} is in use on {found}, by something that the portal does not know; an administrator \
+                     has to look at it first. Choose another, or leave the choice to vGrid."
+                ),
+            ));
+        }
         return match fits(&wanted) {
             Ok(_) => Ok(wanted),
             Err(fault) => Err(declined(400, misfit(&fault))),
         };
     }
-    let taken = writer.names_taken()?;
+    let mut taken = writer.names_taken()?;
+    taken.extend(writer.names_on_hosts()?.into_keys());
     let pool = || common.virtual_hosts.iter().map(|(name, _)| name).filter(|name| disabled(name).is_none());
     if let Some(free) = first_free(pool(), &taken, |host| fits(host).is_ok()) {
         return Ok(free.clone());

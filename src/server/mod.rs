@@ -10,6 +10,7 @@
 
 pub mod access;
 pub mod admin;
+pub mod adopt;
 pub mod audit;
 pub mod check;
 pub mod console;

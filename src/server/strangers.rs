@@ -40,8 +40,10 @@ const EVENTS: u32 = 1000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     kind: StrayKind,
-    host: PhysicalHost,
-    name: String,
+    /// The host that it is on.
+    pub host: PhysicalHost,
+    /// Its name there.
+    pub name: String,
 }
 
 /// How a removal stands when it is answered.
@@ -121,19 +123,40 @@ impl Target {
         let fields = &call.request.fields;
         let kind =
             fields.get("kind").and_then(|kind| StrayKind::from_name(kind.trim())).ok_or_else(|| {
-                Refusal::bad_request("What can be removed is of the kind domain, volume, record or image.")
+                Refusal::bad_request(
+                    "What is unknown on hosts is of the kind domain, volume, record or image.",
+                )
             })?;
         let name = fields.get("name").unwrap_or_default();
         if name.is_empty() {
-            return Err(Refusal::bad_request(
-                "The field name is missing: what is to be removed is called so.",
-            ));
+            return Err(Refusal::bad_request("The field name is missing: what is meant is called so."));
         }
         Ok(Self { kind, host: fields.required("host")?, name: name.to_owned() })
     }
 
     fn label(&self) -> String {
         label(self.kind, &self.name)
+    }
+
+    /// The machine that a record is of.
+    pub fn machine(&self) -> Option<VmId> {
+        self.name.parse().ok().filter(|_| self.kind == StrayKind::Record)
+    }
+
+    /// Lets through what upkeep has found to be unknown.
+    ///
+    /// # Errors
+    /// 404 for what it has not, and what `RegistryError` becomes.
+    pub fn must_be_listed(&self, reader: Reader<'_>) -> Result<(), Refusal> {
+        let Self { kind, host, name } = self;
+        let listed = reader.strays_on(host)?;
+        if listed.iter().any(|found| found.stray.kind == *kind && found.stray.name == *name) {
+            return Ok(());
+        }
+        Err(Refusal::not_found(format!(
+            "There is no {} among what is unknown on {host} (any more). Look at the page again.",
+            self.label()
+        )))
     }
 
     /// A refusal of something that can't be removed, and why.
@@ -167,12 +190,7 @@ pub fn remove(call: &UserCall<'_>, target: &Target) -> Result<Removal, Refusal> 
     let actor = access::actor(call);
     let (host, label) = (&target.host, target.label());
     let mut registry = access::registry(call)?;
-    let listed = registry.read(|reader| reader.strays_on(host))?;
-    if !listed.iter().any(|found| found.stray.kind == target.kind && found.stray.name == target.name) {
-        return Err(Refusal::not_found(format!(
-            "There is no {label} among what is unknown on {host} (any more). Look at the page again."
-        )));
-    }
+    registry.read(|reader| target.must_be_listed(reader))?;
     let nodes = Nodes::new(&call.config, &call.request.id)?;
     let info = nodes.info(host).map_err(|trouble| target.not_done(&trouble))?;
     let way = registry.write(|writer| {
@@ -408,6 +426,7 @@ mod tests {
             stopped: false,
             since: Moment::from_unix(0),
             number: OrderNumber::default(),
+            order: None,
         }
     }
 

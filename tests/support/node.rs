@@ -355,6 +355,7 @@ pub fn with_machines(machines: &[(&str, &str)]) -> NodeInfo {
             stopped: false,
             since: Moment::from_unix(0),
             number: OrderNumber::default(),
+            order: None,
         });
         let (memory, state) = (Amount::from_mib(128), "-b----".to_owned());
         info.domains.push(Domain { name: (*name).to_owned(), id: n, memory, state });

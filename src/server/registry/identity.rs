@@ -45,9 +45,11 @@ impl Writer<'_> {
     }
 }
 
-/// Remembers, in a registry that is about to be put in another's place, that it comes from a backup.
+/// Remembers, in a registry that is about to be put in another's place, that it comes from a backup. What owners were told of
+/// leases is forgotten: leases may have been extended since, so each owner is told once more, and each grace begins anew.
 pub(super) fn mark_restored(connection: &Connection, now: Moment) -> Result<(), RegistryError> {
     connection.execute("UPDATE identity SET restored = ?1, compared = NULL", [now.unix()])?;
+    connection.execute("DELETE FROM notice", [])?;
     Ok(())
 }
 

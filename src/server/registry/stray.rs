@@ -2,7 +2,9 @@
 //! administrator looks and acts.
 
 use crate::model::lease::Moment;
-use crate::model::names::PhysicalHost;
+use std::collections::BTreeMap;
+
+use crate::model::names::{MachineName, PhysicalHost, VOLUME_PREFIXES, VirtualHost};
 
 use super::{Cells, Reader, RegistryError, Writer, all};
 
@@ -47,6 +49,19 @@ pub struct Stray {
     pub detail: String,
 }
 
+impl Stray {
+    /// The name in the DNS that it has, or had, if it is called as vGrid calls a machine or a machine's volume.
+    fn virtual_host(&self) -> Option<VirtualHost> {
+        let machine = match self.kind {
+            StrayKind::Domain => self.name.as_str(),
+            StrayKind::Volume => VOLUME_PREFIXES.iter().find_map(|prefix| self.name.strip_prefix(prefix))?,
+            StrayKind::Record | StrayKind::Image => return None,
+        };
+        let machine: MachineName = machine.parse().ok()?;
+        machine.parts().map(|(_, host)| host)
+    }
+}
+
 /// Something unknown on a host, and since when it is known to be there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -74,6 +89,23 @@ impl Reader<'_> {
     pub fn strays(&self) -> Result<Vec<Found>, RegistryError> {
         const SQL: &str = "SELECT host, kind, name, detail, since FROM stray ORDER BY host, kind, name";
         all(self.connection, SQL, [], found)
+    }
+
+    /// The names that something unknown has, and on which host. Who gets such a name gets an address that may be in use.
+    ///
+    /// # Errors
+    /// As for [`strays`](Self::strays).
+    pub fn names_on_hosts(&self) -> Result<BTreeMap<VirtualHost, PhysicalHost>, RegistryError> {
+        let named = |found: Found| Some((found.stray.virtual_host()?, found.host));
+        Ok(self.strays()?.into_iter().filter_map(named).collect())
+    }
+
+    /// The host on which something unknown has that name.
+    ///
+    /// # Errors
+    /// As for [`strays`](Self::strays).
+    pub fn name_on_hosts(&self, name: &VirtualHost) -> Result<Option<PhysicalHost>, RegistryError> {
+        Ok(self.names_on_hosts()?.remove(name))
     }
 
     /// What is unknown on one host.

@@ -87,6 +87,19 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// The owner by whose canonical name a machine is known on a host. Somebody who is not known yet is remembered by that
+    /// name: the one that Apache gives is not known there.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn register_owner(&self, canonical: &UserName, now: Moment) -> Result<Owner, RegistryError> {
+        let owner = Owner::of(canonical);
+        if self.raw_name(&owner)?.is_none() {
+            self.register(canonical, now)?;
+        }
+        Ok(owner)
+    }
+
     /// Remembers who owns a canonical name, the first time; later only compares.
     ///
     /// # Errors

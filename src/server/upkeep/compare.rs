@@ -107,7 +107,8 @@ fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Act> {
     }
 }
 
-fn is_missing(vm: &Vm) -> bool {
+/// Whether a machine's host was seen not to have it any more.
+pub fn is_missing(vm: &Vm) -> bool {
     matches!(vm.fault, Some(Fault::MachineMissing { .. }))
 }
 
@@ -235,7 +236,7 @@ pub(in crate::server) mod tests {
 
     fn job(vm: &Vm, work: Option<Order>) -> Job {
         let (id, machine, number) = (vm.id, vm.machine_name().unwrap(), vm.number);
-        Job { id, machine, work, stage: None, stopped: false, since: NOW, number }
+        Job { id, machine, work, stage: None, stopped: false, since: NOW, number, order: None }
     }
 
     fn judged(vm: &Vm, info: &NodeInfo) -> Option<Act> {

@@ -1,0 +1,125 @@
+//! A machine that is on a host and unknown to the registry becomes the portal's: the registry was put back from a backup that
+//! is older than the machine. An administrator says so, machine by machine; nothing on the host is changed.
+
+use crate::cgi::reply::Refusal;
+use crate::cgi::serve::UserCall;
+use crate::model::lease::{Moment, Term};
+use crate::model::names::{Label, ROOT_PREFIX, SWAP_PREFIX, VmId};
+use crate::model::stage::OrderNumber;
+use crate::model::state::Event;
+use crate::model::wire::{DeployOrder, Job, NodeInfo};
+use crate::system::clock;
+use crate::system::log::Level;
+
+use super::nodes::Nodes;
+use super::registry::event::Actor;
+use super::registry::stray::StrayKind;
+use super::registry::vm::{NewVm, Vm, Wanted};
+use super::registry::{RegistryError, Writer};
+use super::strangers::Target;
+use super::{access, audit};
+
+/// What its host says of a machine that can be adopted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Found {
+    order: DeployOrder,
+    number: OrderNumber,
+    runs: bool,
+}
+
+/// What can be adopted: a host's record of a machine, which says what the machine is.
+pub fn can_be(kind: StrayKind, name: &str) -> bool {
+    kind == StrayKind::Record && name.parse::<VmId>().is_ok()
+}
+
+/// Enters a machine that is unknown on a host into the registry, with the portal's default lease from now.
+///
+/// # Errors
+/// 400 for what is no record of a machine, 404 for what is not in the list of what is unknown, 409 with the reason why it can't
+/// be adopted, 502 when the host can't be used, 503.
+pub fn adopt(call: &UserCall<'_>, target: &Target) -> Result<(), Refusal> {
+    let Some(id) = target.machine() else {
+        return Err(Refusal::bad_request(
+            "A machine is adopted by the record that its host has of it: kind=record, and its id as name.",
+        ));
+    };
+    let actor = access::actor(call);
+    let mut registry = access::registry(call)?;
+    registry.read(|reader| target.must_be_listed(reader))?;
+    let refused =
+        |why: &str| Refusal::conflict(format!("The machine {id} on {} was not adopted: {why}", target.host));
+    let nodes = Nodes::new(&call.config, &call.request.id)?;
+    let info = nodes.info(&target.host).map_err(|trouble| {
+        Refusal::new(trouble.fault.status(), format!("Nothing was adopted. {}", trouble.fault))
+    })?;
+    let found = find(id, &info).map_err(refused)?;
+    let lease = Term::For(call.config.leases.default);
+    let vm = registry.write(|writer| {
+        if let Some(known) = writer.vm(id)? {
+            let state = known.state;
+            return Err(refused(&format!("the portal knows it ({state}). Look at its page.")));
+        }
+        if let Some(other) = writer.vm_named(&found.order.virtual_host)? {
+            return Err(refused(&format!(
+                "its name {} is that of another machine, of {}. Terminate one of them.",
+                other.virtual_host,
+                other.owner.as_str()
+            )));
+        }
+        Ok(enter(writer, &found, target, lease, clock::now(), &actor)?)
+    })?;
+    audit::record(Level::Info, "adopt", &vm, &actor, "it was unknown");
+    Ok(())
+}
+
+/// What the host says of the machine, or why it can't be adopted.
+fn find(id: VmId, info: &NodeInfo) -> Result<Found, &'static str> {
+    let job = info.jobs.iter().find(|job| job.id == id).ok_or("it is gone.")?;
+    let Job { order: Some(order), work, number, machine, .. } = job else {
+        return Err("its host does not say how it was made. Remove it, or leave it as it is.");
+    };
+    if work.is_some() {
+        return Err("its host is working on it. Try again when that is over.");
+    }
+    if !info.volumes.iter().any(|volume| volume.machine == Some(id)) {
+        return Err("its host has no disk of it any more. Have it removed.");
+    }
+    let runs = info.domains.iter().any(|domain| domain.name == machine.as_str());
+    Ok(Found { order: order.clone(), number: *number, runs })
+}
+
+fn enter(
+    writer: &Writer<'_>,
+    found: &Found,
+    target: &Target,
+    lease: Term,
+    now: Moment,
+    actor: &Actor,
+) -> Result<Vm, RegistryError> {
+    let order = &found.order;
+    let new = NewVm {
+        owner: writer.register_owner(&order.user, now)?,
+        virtual_host: order.virtual_host.clone(),
+        physical_host: target.host.clone(),
+        image: order.image.clone(),
+        memory: order.memory,
+        disk: order.disk,
+        label: Label::default(),
+        lease,
+        from: order.saved.clone(),
+    };
+    let vm = writer.enter_as(order.id, new, now)?;
+    let mut adopted = writer.advance(&vm, Event::Deployed, now, |vm| vm.number = found.number)?;
+    if let Some(vm) = adopted.as_ref().filter(|_| !found.runs) {
+        adopted = writer.advance(vm, Event::Stopped, now, |vm| vm.wanted = Wanted::Stopped)?;
+    }
+    writer.record(order.id, now, actor, "adopted", &format!("it was unknown on {}", target.host))?;
+    writer.forget_stray(&target.host, StrayKind::Record, &target.name)?;
+    if let Ok(machine) = vm.machine_name() {
+        writer.forget_stray(&target.host, StrayKind::Domain, machine.as_str())?;
+        for prefix in [ROOT_PREFIX, SWAP_PREFIX] {
+            writer.forget_stray(&target.host, StrayKind::Volume, &format!("{prefix}{machine}"))?;
+        }
+    }
+    Ok(adopted.unwrap_or(vm))
+}
