@@ -8,6 +8,7 @@ mod browser;
 mod check;
 mod config_files;
 mod extend;
+mod file_systems;
 mod guest;
 mod harness;
 mod history;

@@ -110,6 +110,8 @@ pub fn complains(text: &str) -> bool {
         "unsupported optional features",
         // GRUB's ext2 module, for which such a file system is none.
         "unknown filesystem",
+        // pygrub, which does not say why it could not open it.
+        "Unable to find partition containing kernel",
     ]
     .iter()
     .any(|words| text.contains(words))
@@ -178,6 +180,7 @@ mod tests {
             "Filesystem has unsupported feature(s)",
             "EXT4-fs (xvda1): couldn't mount RDWR because of unsupported optional features (10000)",
             "error: unknown filesystem.",
+            "RuntimeError: Unable to find partition containing kernel",
         ] {
             assert!(complains(said), "{said}");
         }
