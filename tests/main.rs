@@ -26,6 +26,7 @@ mod reports;
 mod roles;
 mod scripts;
 mod sign_in;
+mod sudoers;
 mod support;
 mod upkeep;
 mod xen;

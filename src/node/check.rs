@@ -630,19 +630,36 @@ fn allowed(said: &str) -> Vec<String> {
         .collect()
 }
 
+/// A setting that the helper can't work with, and that nothing takes back for it: it has no terminal, and what goes
+/// through it is as large as an image. sudo-rs has no such settings.
+fn in_the_way(said: &str) -> Option<&'static str> {
+    let words = || said.split(|c: char| c == ',' || c.is_whitespace());
+    let is_set = |setting: &str| words().any(|word| word == setting);
+    ["requiretty", "log_input", "log_output"]
+        .into_iter()
+        .find(|setting| is_set(setting) && !is_set(&format!("!{setting}")))
+}
+
 fn sudo_rule() -> Verdict<()> {
     let install = "make install PARTS=node puts the one rule into /etc/sudoers.d/vgrid";
     let program =
         exec::find(&["sudo"]).ok_or("there is no sudo on this host").or_else_do("apt-get install sudo")?;
-    let rules = match Run::new(program).args(["-l", "-U", WEB_USER]).run() {
-        Ok(said) => allowed(&said.text()),
+    let listed = match Run::new(program).args(["-l", "-U", WEB_USER]).run() {
+        Ok(said) => said.text(),
         // With no rule at all some versions fail.
-        Err(ExecError::Failed { .. }) => Vec::new(),
+        Err(ExecError::Failed { .. }) => String::new(),
         Err(error) => return Err(Problem::new(error, install)),
     };
+    let rules = allowed(&listed);
     let right = format!("(root) NOPASSWD: {HELPER}");
     if !rules.contains(&right) {
         return Err(Problem::new(format!("{WEB_USER} may not run {HELPER}"), install));
+    }
+    if let Some(setting) = in_the_way(&listed) {
+        return Err(Problem::new(
+            format!("sudo's {setting} is set for all, the helper included"),
+            format!("visudo -f /etc/sudoers.d/vgrid-local: Defaults!{HELPER} !{setting}"),
+        ));
     }
     let more: Vec<&str> = rules.iter().filter(|rule| **rule != right).map(String::as_str).collect();
     if more.is_empty() {
@@ -690,6 +707,11 @@ mod tests {
                     User www-data may run the following commands on xenhost:\n    \
                     (root) NOPASSWD: /usr/lib/vgrid/vgrid-helper\n    (ALL : ALL) ALL\n";
         assert_eq!(allowed(said), ["(root) NOPASSWD: /usr/lib/vgrid/vgrid-helper", "(ALL : ALL) ALL"]);
+        assert_eq!(in_the_way(said), None);
+        let logs = said.replace("use_pty", "use_pty, log_output, log_input");
+        assert_eq!(in_the_way(&logs), Some("log_input"));
+        let mended = logs.replace("helper env_reset", "helper env_reset, !log_input, !log_output");
+        assert_eq!(in_the_way(&mended), None);
         assert!(allowed("User www-data is not allowed to run sudo on xenhost.\n").is_empty());
     }
 
