@@ -16,8 +16,9 @@ use crate::model::fault::{self, Fault};
 use crate::model::names::{MachineName, UserName, VirtualHost, VmId};
 use crate::model::size::MiB;
 use crate::model::wire::ConsoleTail;
+use crate::node::filesystem::{self, Complaint, Feature};
 use crate::node::hypervisor::{Hypervisor, HypervisorError, Listed, SysRq};
-use crate::node::{filesystem, lvm, template_values};
+use crate::node::{lvm, template_values};
 use crate::system::log::{self, Level};
 use crate::template::{TemplateError, machine};
 
@@ -257,8 +258,9 @@ impl Host {
     /// The features of the machine's file system that what reads it may not know, as a part of a sentence, if something
     /// that was said shows that this was the trouble.
     fn unreadable_features(&self, machine: &MachineName, said: &str) -> Option<String> {
-        let read = || unpack::head(&self.lvm().device(&lvm::root_volume(machine)));
-        let hint = filesystem::complains(said).then(read)?.ok().and_then(|head| unreadable(&head));
+        let complaint = filesystem::complaint(said)?;
+        let head = unpack::head(&self.lvm().device(&lvm::root_volume(machine))).ok()?;
+        let hint = unreadable(&head, complaint);
         hint.map(|names| format!("its file system has {names}: see \"File systems\" in ADMIN.md"))
     }
 
@@ -282,7 +284,7 @@ impl Host {
         let said = self.console(machine, 4096).map(|tail| tail.text).unwrap_or_default();
         let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
         let last = lines()
-            .find(|line| filesystem::complains(line))
+            .find(|line| filesystem::complaint(line).is_some())
             .or_else(|| lines().find(|line| line.contains("Kernel panic")))
             .or_else(|| lines().next_back());
         let why = match self.unreadable_features(machine, &said) {
@@ -539,14 +541,15 @@ fn is_at_grub(console: &str) -> bool {
     ["grub>", "grub rescue>"].iter().any(|prompt| last.starts_with(prompt))
 }
 
-/// The names of what a file system has that older programs can't read: the young features, or else all that are known.
-fn unreadable(head: &[u8]) -> Option<String> {
+/// The names of what a file system has that older programs can't read: its young features, or, if one was complained
+/// of and there are none, all that are known.
+fn unreadable(head: &[u8], complaint: Complaint) -> Option<String> {
     let features = filesystem::features(head);
-    let names = |young: bool| {
-        let some = features.iter().filter(|feature| feature.young || !young);
-        some.map(|feature| feature.name).collect::<Vec<_>>().join(", ")
+    let names = |which: &dyn Fn(&Feature) -> bool| {
+        let some = features.iter().filter(|feature| which(feature)).map(|feature| feature.name);
+        Some(some.collect::<Vec<_>>().join(", ")).filter(|names| !names.is_empty())
     };
-    [names(true), names(false)].into_iter().find(|names| !names.is_empty())
+    names(&|feature| feature.young).or_else(|| names(&|_| complaint == Complaint::Certain))
 }
 
 /// What a Linux kernel printed as its command line, once for each boot (`Kernel command line:` in all versions,
@@ -638,13 +641,15 @@ mod tests {
             let program = crate::system::exec::find(&["mke2fs"]).unwrap();
             let run = crate::system::exec::Run::new(program).args(["-q", "-F", "-t", "ext4", "-O", features]);
             run.arg(disk.path()).run().unwrap();
-            unreadable(&unpack::head(disk.path()).unwrap())
+            let head = unpack::head(disk.path()).unwrap();
+            [Complaint::Certain, Complaint::Possible].map(|complaint| unreadable(&head, complaint))
         };
         let young = made("metadata_csum,metadata_csum_seed,orphan_file,64bit");
-        assert_eq!(young.as_deref(), Some("metadata_csum_seed, orphan_file"));
+        let expected = Some("metadata_csum_seed, orphan_file".to_owned());
+        assert_eq!(young, [expected.clone(), expected]);
         let old = made("metadata_csum,^metadata_csum_seed,^orphan_file,64bit");
-        assert_eq!(old.as_deref(), Some("metadata_csum, 64bit, extent"));
-        assert_eq!(unreadable(b""), None);
+        assert_eq!(old, [Some("metadata_csum, 64bit, extent".to_owned()), None]);
+        assert_eq!(unreadable(b"", Complaint::Certain), None);
     }
 
     #[test]
