@@ -26,7 +26,8 @@ const NO_NODE: [&str; 6] = [
 ];
 
 /// What follows when there is no image.
-const NO_IMAGE: [&str; 4] = ["file system programs", "templates", "templates for the toolstack", "bridge"];
+const NO_IMAGE: [&str; 5] =
+    ["file system programs", "file systems", "templates", "templates for the toolstack", "bridge"];
 
 /// One thing that is broken.
 struct Case {
@@ -182,7 +183,7 @@ const SERVER: [Case; 21] = [
     ),
 ];
 
-const NODE: [Case; 14] = [
+const NODE: [Case; 16] = [
     case(
         "node.cfg",
         |p| add(p, "node.cfg", "[VMSwapsize]\n"),
@@ -198,6 +199,7 @@ const NODE: [Case; 14] = [
             "images",
             "saved images",
             "file system programs",
+            "file systems",
             "templates",
             "templates for the toolstack",
             "bridge",
@@ -275,7 +277,24 @@ const NODE: [Case; 14] = [
         mends: |p| set_mode(&p.path("images"), 0o755),
         ..case("saved images", |p| set_mode(&p.path("images"), 0o555), &[])
     },
-    case("file system programs", |p| replace(p, "node.cfg", "/bin/true", "/bin/none"), &[]),
+    case(
+        "file system programs",
+        |p| replace(p, "node.cfg", "/sbin/mkfs.ext4", "/sbin/mkfs.none"),
+        &["file systems"],
+    ),
+    case("file systems", |p| replace(p, "node.cfg", "/sbin/mkfs.ext4 -q -F", "/bin/true"), &[]),
+    case(
+        "file systems",
+        |p| {
+            // As by mke2fs's own choice in later versions.
+            let program = p.path("mkfs");
+            let line = "exec /sbin/mkfs.ext4 -q -F -O metadata_csum,metadata_csum_seed,orphan_file \"$@\"";
+            fs::write(&program, format!("#!/bin/sh\n{line}\n")).expect("a program");
+            set_mode(&program, 0o755);
+            replace(p, "node.cfg", "/sbin/mkfs.ext4 -q -F", &program.display().to_string());
+        },
+        &[],
+    ),
 ];
 
 fn set_mode(path: &Path, mode: u32) {
@@ -460,7 +479,7 @@ fn what_is_broken_on_a_node_is_named() {
         &format!(
             "{server}[VMImageFiles]\ntiny = \"tiny.tar\"\n[VMConfigTemplates]\ndefault = \"xen-xvda\"\n\
              [VMSwapSize]\ndefault = 64\n[VMTypes]\ndefault = \"xen\"\n\
-             [XenDeployerFSCreateCmd]\ndefault = \"/bin/true\"\n"
+             [XenDeployerFSCreateCmd]\ndefault = \"/sbin/mkfs.ext4 -q -F\"\n"
         ),
     );
     breaks_one_thing_after_the_other(&portal, "--node", &NODE);

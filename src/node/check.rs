@@ -25,7 +25,7 @@ use super::helper::{as_nobody, trust};
 use super::host::HostState;
 use super::hypervisor::{self, Hypervisor, HypervisorError};
 use super::lvm::{Group, Lvm, LvmError};
-use super::{HELPER, WORKER, image, template_values};
+use super::{HELPER, WORKER, filesystem, image, template_values};
 
 /// The time that the server has for an answer.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -64,7 +64,10 @@ pub fn run(checks: &mut Checks, ground: &Ground) {
         images_can_be_saved(&node.general.image_directory)
     });
     checks.check_as_root("packing", Found::Known(()), |()| packing());
-    checks.check("file system programs", images.as_ref(), makers);
+    let programs = checks.check("file system programs", images.as_ref(), makers);
+    checks.check_as_root("file systems", images.as_ref().and(programs), |(images, ())| {
+        Ok(file_systems(images))
+    });
     let templates = checks.check(
         "templates",
         both().and(ground.names.as_ref()).and(images),
@@ -312,6 +315,81 @@ fn makers(images: &Images) -> Verdict<()> {
         }
     }
     Ok(Seen::well((), programs.join(", ")))
+}
+
+/// The size of a disk on which file systems are made to see what becomes of it: XFS wants 300 MiB. It is sparse.
+const TRIAL: u64 = 320 << 20;
+
+/// What each of the commands makes: a file system that vGrid mounts, and with no feature that programs of some years
+/// ago can't read, unless the command itself says that it is wanted.
+fn file_systems(images: &Images) -> Seen<()> {
+    let mut commands: Vec<(&[String], Vec<&str>)> = Vec::new();
+    for (tag, image) in images {
+        match commands.iter_mut().find(|(command, _)| *command == image.make_filesystem.as_slice()) {
+            Some((_, tags)) => tags.push(tag.as_str()),
+            None => commands.push((&image.make_filesystem, vec![tag.as_str()])),
+        }
+    }
+    let (mut notes, mut problems) = (Vec::new(), Vec::new());
+    for (command, tags) in commands {
+        match made_by(command).and_then(|head| judge_made(command, &tags.join(", "), &head)) {
+            Ok(note) => notes.push(note),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    notes.sort_unstable();
+    notes.dedup();
+    Seen::partly(Some(()), notes.join("; "), problems)
+}
+
+/// The beginning of what a command makes of an empty disk.
+fn made_by(command: &[String]) -> Result<Vec<u8>, Problem> {
+    use std::io::Read as _;
+    let disk = PathBuf::from(format!("/run/vgrid-check-{}.disk", std::process::id()));
+    let make = || -> Result<Vec<u8>, String> {
+        let options =
+            std::fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&disk);
+        let file = options.map_err(|error| format!("{}: {error}", disk.display()))?;
+        file.set_len(TRIAL).map_err(|error| format!("{}: {error}", disk.display()))?;
+        let (program, args) = command.split_first().ok_or("an empty command")?;
+        let run = Run::new(program).args(args).arg(&disk).run();
+        run.map_err(|error| said(&error))?;
+        let mut head = Vec::new();
+        let read = file.take(filesystem::HEAD as u64).read_to_end(&mut head);
+        read.map(|_| head).map_err(|error| error.to_string())
+    };
+    let made = make().map_err(|why| format!("{}: {why}", command.join(" ")));
+    std::fs::remove_file(&disk).or_else_do(format!("rm {}", disk.display()))?;
+    made.or_else_do("mend [XenDeployerFSCreateCmd] of node.cfg; there must be some MiB free in /run")
+}
+
+fn judge_made(command: &[String], tags: &str, head: &[u8]) -> Result<String, Problem> {
+    let words = command.join(" ");
+    let Some(kind) = filesystem::kind(head) else {
+        return Err(Problem::new(
+            format!("{words} makes none of ext2, ext3, ext4, xfs and btrfs"),
+            "choose another program in [XenDeployerFSCreateCmd] of node.cfg",
+        ));
+    };
+    let features = filesystem::features(head);
+    // Whoever names a feature, to have it or not, has thought of it.
+    let unasked = || features.iter().filter(|feature| feature.young && !words.contains(feature.name));
+    if unasked().next().is_none() {
+        let names: Vec<&str> = features.iter().map(|feature| feature.name).collect();
+        return Ok(format!("{tags}: {} {}", kind.mount_type(), names.join(",")).trim_end().to_owned());
+    }
+    let each: Vec<String> =
+        unasked().map(|feature| format!("{} (needs {})", feature.name, feature.needs)).collect();
+    let off: Vec<String> = unasked().map(|feature| format!("^{}", feature.name)).collect();
+    let on: Vec<&str> = unasked().map(|feature| feature.name).collect();
+    Err(Problem::new(
+        format!("{words} makes file systems that older images can't read: {}", each.join(", ")),
+        format!(
+            "add -O {} to it in [XenDeployerFSCreateCmd] of node.cfg; or, if {tags} can read them, -O {}",
+            off.join(","),
+            on.join(",")
+        ),
+    ))
 }
 
 /// Fills every template in for some machine.
@@ -576,19 +654,36 @@ fn allowed(said: &str) -> Vec<String> {
         .collect()
 }
 
+/// A setting that the helper can't work with, and that nothing takes back for it: it has no terminal, and what goes
+/// through it is as large as an image. sudo-rs has no such settings.
+fn in_the_way(said: &str) -> Option<&'static str> {
+    let words = || said.split(|c: char| c == ',' || c.is_whitespace());
+    let is_set = |setting: &str| words().any(|word| word == setting);
+    ["requiretty", "log_input", "log_output"]
+        .into_iter()
+        .find(|setting| is_set(setting) && !is_set(&format!("!{setting}")))
+}
+
 fn sudo_rule() -> Verdict<()> {
     let install = "make install PARTS=node puts the one rule into /etc/sudoers.d/vgrid";
     let program =
         exec::find(&["sudo"]).ok_or("there is no sudo on this host").or_else_do("apt-get install sudo")?;
-    let rules = match Run::new(program).args(["-l", "-U", WEB_USER]).run() {
-        Ok(said) => allowed(&said.text()),
+    let listed = match Run::new(program).args(["-l", "-U", WEB_USER]).run() {
+        Ok(said) => said.text(),
         // With no rule at all some versions fail.
-        Err(ExecError::Failed { .. }) => Vec::new(),
+        Err(ExecError::Failed { .. }) => String::new(),
         Err(error) => return Err(Problem::new(error, install)),
     };
+    let rules = allowed(&listed);
     let right = format!("(root) NOPASSWD: {HELPER}");
     if !rules.contains(&right) {
         return Err(Problem::new(format!("{WEB_USER} may not run {HELPER}"), install));
+    }
+    if let Some(setting) = in_the_way(&listed) {
+        return Err(Problem::new(
+            format!("sudo's {setting} is set for all, the helper included"),
+            format!("visudo -f /etc/sudoers.d/vgrid-local: Defaults!{HELPER} !{setting}"),
+        ));
     }
     let more: Vec<&str> = rules.iter().filter(|rule| **rule != right).map(String::as_str).collect();
     if more.is_empty() {
@@ -636,7 +731,41 @@ mod tests {
                     User www-data may run the following commands on xenhost:\n    \
                     (root) NOPASSWD: /usr/lib/vgrid/vgrid-helper\n    (ALL : ALL) ALL\n";
         assert_eq!(allowed(said), ["(root) NOPASSWD: /usr/lib/vgrid/vgrid-helper", "(ALL : ALL) ALL"]);
+        assert_eq!(in_the_way(said), None);
+        let logs = said.replace("use_pty", "use_pty, log_output, log_input");
+        assert_eq!(in_the_way(&logs), Some("log_input"));
+        let mended = logs.replace("helper env_reset", "helper env_reset, !log_input, !log_output");
+        assert_eq!(in_the_way(&mended), None);
         assert!(allowed("User www-data is not allowed to run sudo on xenhost.\n").is_empty());
+    }
+
+    #[test]
+    fn young_features_that_nobody_asked_for_are_named() {
+        let made = |options: &str| {
+            let program = exec::find(&["mkfs.ext4"]).unwrap();
+            let line = format!("{} -q -F {options}", program.display());
+            let command: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            let file = tempfile::NamedTempFile::new().unwrap();
+            file.as_file().set_len(TRIAL).unwrap();
+            Run::new(program).args(&command[1..]).arg(file.path()).run().unwrap();
+            (command, std::fs::read(file.path()).unwrap()[..filesystem::HEAD].to_vec())
+        };
+        let (command, young) = made("-O metadata_csum,metadata_csum_seed,orphan_file");
+        assert!(
+            judge_made(&command, "tiny", &young)
+                .unwrap()
+                .starts_with("tiny: ext4 metadata_csum_seed,orphan_file")
+        );
+        // The same by mke2fs's own choice, as since e2fsprogs 1.47.
+        let plain = ["/sbin/mkfs.ext4".to_owned()];
+        let problem = judge_made(&plain, "old, older", &young).unwrap_err();
+        assert!(problem.why.contains("metadata_csum_seed (needs GRUB 2.12"), "{problem:?}");
+        assert!(problem.remedy.starts_with("add -O ^metadata_csum_seed,^orphan_file to it"), "{problem:?}");
+        assert!(problem.remedy.contains("if old, older can read them"), "{problem:?}");
+        let (command, safe) = made("-O ^metadata_csum_seed,^orphan_file,^64bit,^metadata_csum");
+        assert_eq!(judge_made(&command, "tiny", &safe).unwrap(), "tiny: ext4 extent");
+        let none = judge_made(&plain, "tiny", &vec![0; filesystem::HEAD]).unwrap_err();
+        assert!(none.why.contains("makes none of ext2"), "{none:?}");
     }
 
     #[test]

@@ -101,18 +101,26 @@ pub fn features(head: &[u8]) -> Vec<&'static Feature> {
     FEATURES.iter().filter(|feature| word(feature.word) & feature.bit != 0).collect()
 }
 
-/// Whether something on a console or in a tool's message says that a file system has a feature which it can't read.
-pub fn complains(text: &str) -> bool {
-    [
-        // e2fsck and libext2fs, and so pygrub.
-        "unsupported feature(s)",
-        // Linux's ext4, and ext3 before it.
-        "unsupported optional features",
-        // GRUB's ext2 module, for which such a file system is none.
-        "unknown filesystem",
-    ]
-    .iter()
-    .any(|words| text.contains(words))
+/// How sure it is that a file system has a feature which somebody can't read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Complaint {
+    /// It was said.
+    Certain,
+    /// Something could not be read, for whatever reason.
+    Possible,
+}
+
+/// What something on a console, or in a tool's message, says of a file system that it can't read.
+pub fn complaint(text: &str) -> Option<Complaint> {
+    // e2fsck and libext2fs; Linux's ext4, and ext3 before it.
+    let certain = ["unsupported feature(s)", "unsupported optional features"];
+    // GRUB's ext2 module, for which such a file system is none; pygrub, which does not say why it opened nothing.
+    let possible = ["unknown filesystem", "Unable to find partition containing kernel"];
+    if certain.iter().any(|words| text.contains(words)) {
+        Some(Complaint::Certain)
+    } else {
+        possible.iter().any(|words| text.contains(words)).then_some(Complaint::Possible)
+    }
 }
 
 #[cfg(test)]
@@ -173,14 +181,21 @@ mod tests {
 
     #[test]
     fn complaints_about_features_are_known() {
-        for said in [
-            "/dev/xvda1 has unsupported feature(s): FEATURE_C12\ne2fsck: Get a newer version of e2fsck!",
-            "Filesystem has unsupported feature(s)",
-            "EXT4-fs (xvda1): couldn't mount RDWR because of unsupported optional features (10000)",
-            "error: unknown filesystem.",
+        for (said, expected) in [
+            (
+                "/dev/xvda1 has unsupported feature(s): FEATURE_C12\ne2fsck: Get a newer version of e2fsck!",
+                Some(Complaint::Certain),
+            ),
+            ("Filesystem has unsupported feature(s)", Some(Complaint::Certain)),
+            (
+                "EXT4-fs (xvda1): couldn't mount RDWR because of unsupported optional features (10000)",
+                Some(Complaint::Certain),
+            ),
+            ("error: unknown filesystem.", Some(Complaint::Possible)),
+            ("RuntimeError: Unable to find partition containing kernel", Some(Complaint::Possible)),
+            ("EXT4-fs (xvda1): mounted filesystem with ordered data mode", None),
         ] {
-            assert!(complains(said), "{said}");
+            assert_eq!(complaint(said), expected, "{said}");
         }
-        assert!(!complains("EXT4-fs (xvda1): mounted filesystem with ordered data mode"));
     }
 }

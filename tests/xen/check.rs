@@ -39,6 +39,7 @@ pub const CASES: [Case; 35] = [
             "images",
             "saved images",
             "file system programs",
+            "file systems",
             "templates",
             "templates for the toolstack",
             "bridge",

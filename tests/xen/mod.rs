@@ -5,6 +5,7 @@ mod faults;
 mod healing;
 mod helper;
 mod host;
+mod hostile;
 mod keys;
 mod life;
 mod loss;

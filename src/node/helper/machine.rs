@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 
 use super::guard::{self, MachineLock};
-use super::{Failure, Host, limits, trust};
+use super::{Failure, Host, limits, trust, unpack};
 use crate::config::{Common, ImageSettings};
 use crate::model::fault::{self, Fault};
 use crate::model::names::{MachineName, UserName, VirtualHost, VmId};
 use crate::model::size::MiB;
 use crate::model::wire::ConsoleTail;
+use crate::node::filesystem::{self, Complaint, Feature};
 use crate::node::hypervisor::{Hypervisor, HypervisorError, Listed, SysRq};
-use crate::node::template_values;
+use crate::node::{lvm, template_values};
 use crate::system::log::{self, Level};
 use crate::template::{TemplateError, machine};
 
@@ -183,6 +184,8 @@ impl Host {
                     Fault::TimedOut { what: what.to_owned(), seconds }
                 }
                 HypervisorError::NoSuchDomain | HypervisorError::Busy(_) | HypervisorError::Other(_) => {
+                    let features = self.unreadable_features(&lock.machine, &detail);
+                    let detail = features.map_or(detail.clone(), |features| format!("{features}; {detail}"));
                     Fault::StartFailed { detail: fault::detail(&detail) }
                 }
             };
@@ -220,6 +223,9 @@ impl Host {
                     let watched = since.elapsed();
                     let rests = watched >= MIN_WATCH && idle >= 2;
                     if domain.used > 0 && (rests || watched >= BUSY_WATCH) {
+                        if self.waits_for_commands(machine)? {
+                            return Err(self.did_not_run(machine, "its boot loader waits for commands"));
+                        }
                         return self.knows_its_owner(machine);
                     }
                 }
@@ -244,6 +250,20 @@ impl Host {
         Err(self.did_not_run(machine, why))
     }
 
+    /// Whether the machine has come no further than its own boot loader, GRUB, which found nothing to start.
+    fn waits_for_commands(&self, machine: &MachineName) -> Result<bool, Failure> {
+        Ok(is_at_grub(&self.console(machine, 4096)?.text))
+    }
+
+    /// The features of the machine's file system that what reads it may not know, as a part of a sentence, if something
+    /// that was said shows that this was the trouble.
+    fn unreadable_features(&self, machine: &MachineName, said: &str) -> Option<String> {
+        let complaint = filesystem::complaint(said)?;
+        let head = unpack::head(&self.lvm().device(&lvm::root_volume(machine))).ok()?;
+        let hint = unreadable(&head, complaint);
+        hint.map(|names| format!("its file system has {names}: see \"File systems\" in ADMIN.md"))
+    }
+
     /// Whether the kernel was handed the name of the machine's owner, as far as that can be seen: by what the
     /// configuration says, and by the command line that a kernel prints first, if it prints to this console.
     fn knows_its_owner(&self, machine: &MachineName) -> Result<(), Failure> {
@@ -263,10 +283,17 @@ impl Host {
     fn did_not_run(&self, machine: &MachineName, why: &str) -> Failure {
         let said = self.console(machine, 4096).map(|tail| tail.text).unwrap_or_default();
         let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
-        let last = lines().find(|line| line.contains("Kernel panic")).or_else(|| lines().next_back());
+        let last = lines()
+            .find(|line| filesystem::complaint(line).is_some())
+            .or_else(|| lines().find(|line| line.contains("Kernel panic")))
+            .or_else(|| lines().next_back());
+        let why = match self.unreadable_features(machine, &said) {
+            Some(features) => format!("{why}; {features}"),
+            None => why.to_owned(),
+        };
         let detail = match last {
             Some(last) => format!("{why}; on its console: {last}"),
-            None => why.to_owned(),
+            None => why,
         };
         Fault::DidNotRun { detail: fault::detail(&detail) }.into()
     }
@@ -508,6 +535,23 @@ fn owner_parameter(config: &str) -> Option<&str> {
     start.split(|c: char| c.is_whitespace() || c == '"' || c == '\'').next()
 }
 
+/// Whether the last line of a console is GRUB's prompt.
+fn is_at_grub(console: &str) -> bool {
+    let last = console.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
+    ["grub>", "grub rescue>"].iter().any(|prompt| last.starts_with(prompt))
+}
+
+/// The names of what a file system has that older programs can't read: its young features, or, if one was complained
+/// of and there are none, all that are known.
+fn unreadable(head: &[u8], complaint: Complaint) -> Option<String> {
+    let features = filesystem::features(head);
+    let names = |which: &dyn Fn(&Feature) -> bool| {
+        let some = features.iter().filter(|feature| which(feature)).map(|feature| feature.name);
+        Some(some.collect::<Vec<_>>().join(", ")).filter(|names| !names.is_empty())
+    };
+    names(&|feature| feature.young).or_else(|| names(&|_| complaint == Complaint::Certain))
+}
+
 /// What a Linux kernel printed as its command line, once for each boot (`Kernel command line:` in all versions,
 /// on x86 `Command line:` before it).
 fn command_lines(console: &str) -> Vec<&str> {
@@ -580,6 +624,33 @@ fn printable(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_waits_in_its_boot_loader_does_not_run() {
+        let grub = "error: unknown filesystem.\nEntering rescue mode...\ngrub rescue> ";
+        assert!(is_at_grub(grub) && is_at_grub("\n\ngrub> \n"));
+        assert!(!is_at_grub("error: unknown filesystem.\n\n[    0.0] Linux version 6.1\nlogin: "));
+        assert!(!is_at_grub(""));
+    }
+
+    #[test]
+    fn features_are_named_the_young_ones_first() {
+        let made = |features: &str| {
+            let disk = tempfile::NamedTempFile::new().unwrap();
+            disk.as_file().set_len(16 << 20).unwrap();
+            let program = crate::system::exec::find(&["mke2fs"]).unwrap();
+            let run = crate::system::exec::Run::new(program).args(["-q", "-F", "-t", "ext4", "-O", features]);
+            run.arg(disk.path()).run().unwrap();
+            let head = unpack::head(disk.path()).unwrap();
+            [Complaint::Certain, Complaint::Possible].map(|complaint| unreadable(&head, complaint))
+        };
+        let young = made("metadata_csum,metadata_csum_seed,orphan_file,64bit");
+        let expected = Some("metadata_csum_seed, orphan_file".to_owned());
+        assert_eq!(young, [expected.clone(), expected]);
+        let old = made("metadata_csum,^metadata_csum_seed,^orphan_file,64bit");
+        assert_eq!(old, [Some("metadata_csum, 64bit, extent".to_owned()), None]);
+        assert_eq!(unreadable(b"", Complaint::Certain), None);
+    }
 
     #[test]
     fn consoles_become_text() {
