@@ -28,4 +28,5 @@ mod scripts;
 mod sign_in;
 mod support;
 mod upkeep;
+mod user_names;
 mod xen;

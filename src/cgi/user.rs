@@ -46,7 +46,7 @@ pub fn identify(variable: &UserVariable, get: Lookup<'_>) -> Result<UserName, Re
         )
         .logged(log)
     })?;
-    value.parse().map_err(|fault| {
+    UserName::of_sign_in(&value).map_err(|fault| {
         Refusal::forbidden(format!("Your user name can't be used here: it {fault}. Tell an administrator."))
     })
 }

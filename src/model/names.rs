@@ -11,6 +11,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::folding::{folded, is_hidden};
 use super::lease::Moment;
 
 /// Why a name was refused.
@@ -54,9 +55,8 @@ pub enum NameFault {
 fn describe(c: char) -> String {
     match c {
         ' ' => "a blank".to_owned(),
-        c if c.is_control() || is_invisible(c) => {
-            format!("the control character U+{:04X}", u32::from(c))
-        }
+        c if c.is_control() => format!("the control character U+{:04X}", u32::from(c)),
+        c if is_invisible(c) || is_hidden(c) => format!("the invisible character U+{:04X}", u32::from(c)),
         c => format!("{c:?}"),
     }
 }
@@ -120,6 +120,24 @@ string_name!(UserName);
 impl UserName {
     /// The longest accepted name, in characters.
     pub const MAX: usize = 64;
+
+    /// Reads the name of somebody who signs in. It has nothing that is not displayed, so that two people whose names
+    /// look the same are told apart. Names that are known from before may have: they are read by [`FromStr`].
+    ///
+    /// # Errors
+    /// [`NameFault`], for all that [`FromStr`] refuses, too.
+    pub fn of_sign_in(text: &str) -> Result<Self, NameFault> {
+        let name: Self = text.parse()?;
+        match text.chars().find(|&c| is_hidden(c)) {
+            Some(c) => Err(NameFault::BadCharacter(c)),
+            None => Ok(name),
+        }
+    }
+
+    /// Whether another name differs from this one only in capitals or in how letters and accents are encoded.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        self == other || folded(&self.0) == folded(&other.0)
+    }
 
     /// Reads a name from the raw bytes of an environment variable.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, NameFault> {

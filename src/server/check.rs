@@ -402,14 +402,21 @@ fn registry(file: &Path, web: &nix::unistd::User) -> Verdict<()> {
             format!("chown {WEB_USER}: {path}* && chmod u+rw {path}*"),
         ));
     }
-    let version = Registry::inspect(file).map_err(|error| {
-        let remedy = match error {
-            RegistryError::TooNew { .. } => "install the newer vGrid again",
-            _ => "bring back a copy of it; without one move it away: the next request makes an empty one",
-        };
-        Problem::new(format!("{path}: {error}"), remedy)
-    })?;
-    Ok(Seen::well((), format!("{path}, version {version}")))
+    let (version, alike) = Registry::inspect(file)
+        .and_then(|version| Ok((version, Registry::names_alike(file)?)))
+        .map_err(|error| {
+            let remedy = match error {
+                RegistryError::TooNew { .. } => "install the newer vGrid again",
+                _ => "bring back a copy of it; without one move it away: the next request makes an empty one",
+            };
+            Problem::new(format!("{path}: {error}"), remedy)
+        })?;
+    let alike = alike.iter().map(|(known, later)| {
+        format!(
+            "; {known:?} and {later:?} are two people here, though only capitals or encoding tell them apart"
+        )
+    });
+    Ok(Seen::well((), format!("{path}, version {version}{}", alike.collect::<String>())))
 }
 
 /// Whether every program is there and nobody but root can change it. Asking for a page does not tell: who has not
