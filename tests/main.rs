@@ -5,6 +5,7 @@ mod admin;
 mod architecture;
 mod bad_input;
 mod browser;
+mod certificates;
 mod check;
 mod config_files;
 mod environment;

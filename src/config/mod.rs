@@ -331,6 +331,21 @@ impl TryFrom<String> for UserVariable {
     }
 }
 
+/// Which name of a client's certificate is its user's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CertificateName {
+    /// The only one that `EnvUsernameVariable` names; a certificate with several is refused.
+    #[default]
+    Single,
+    /// The first of them, in the order of the certificate.
+    First,
+    /// The last of them.
+    Last,
+    /// Its whole subject (`SSL_CLIENT_S_DN`).
+    Dn,
+}
+
 /// `server.cfg`.
 #[derive(Debug, Clone)]
 pub struct Server {
@@ -360,6 +375,9 @@ pub struct ServerGeneral {
     /// Where Apache puts the user's name.
     #[serde(rename = "EnvUsernameVariable")]
     pub env_username_variable: UserVariable,
+    /// Which name of a client's certificate is its user's.
+    #[serde(default)]
+    pub certificate_name: CertificateName,
     /// Whether names of users that differ only in capitals, or in how letters are encoded, are one person's.
     #[serde(default)]
     fold_user_names: bool,

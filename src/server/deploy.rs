@@ -967,16 +967,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut registry = Registry::open(&dir.path().join("registry.sqlite")).unwrap();
         let user: UserName = "ü".repeat(20).parse().unwrap();
-        for name in [None, Some("vm0".parse().unwrap())] {
+        let long: VirtualHost = "v".repeat(60).parse().unwrap();
+        let mut common = common(&[("node1", 1)], 0);
+        common.virtual_hosts.push((long.clone(), String::new()));
+        for name in [None, Some(long)] {
             let wish = Wish { name, ..wish() };
-            let refused = declined(take_on(
-                &mut registry,
-                &common(&[("node1", 1)], 1),
-                &user,
-                Quota::default(),
-                wish,
-                &actor(),
-            ));
+            let refused = declined(take_on(&mut registry, &common, &user, Quota::default(), wish, &actor()));
             assert_eq!(refused.status, 400, "{refused:?}");
         }
     }
