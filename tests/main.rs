@@ -21,6 +21,7 @@ mod node_programs;
 mod once;
 mod pages;
 mod power;
+mod proxy;
 mod quotas;
 mod races;
 mod reports;

@@ -50,6 +50,8 @@ pub struct Setup {
     pub users: Vec<&'static str>,
     /// Whether the programs' clock can be set (by libfaketime), apart from the machine's.
     pub clock: bool,
+    /// More for Apache's configuration.
+    pub more_apache: String,
     /// A virtual host with TLS that asks for a certificate of a client, with these directives.
     pub tls: Option<String>,
 }
@@ -68,6 +70,7 @@ impl Default for Setup {
             htaccess: "basic",
             users: vec!["alice", "bob", "admin"],
             clock: false,
+            more_apache: String::new(),
             tls: None,
         }
     }
@@ -358,6 +361,7 @@ impl Setup {
         let sites = shipped_sites(&stage, dir.path());
         let apache = Apache::start(dir.path(), self.kind, self.tls.is_some(), |_, tls_port| {
             let mut text = format!("SetEnv VGRID_CONFIG_DIR \"{}\"\n{sites}", at("etc").display());
+            text.push_str(&self.more_apache);
             if self.clock {
                 for (name, value) in clock_variables(dir.path()) {
                     let _ = write!(text, "\nSetEnv {name} \"{value}\"\n");
