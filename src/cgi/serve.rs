@@ -413,7 +413,10 @@ mod pages {
             |request| {
                 let config = config::Server::load(&config::directory())?;
                 log::start(endpoint.name, request.id.clone(), Some(&config.general.log_file));
-                let user = identify(&config.general.env_username_variable, &|name| std::env::var(name).ok())?;
+                let general = &config.general;
+                let user = identify(&general.env_username_variable, general.certificate_name, &|name| {
+                    std::env::var(name).ok()
+                })?;
                 let administrator = config.is_administrator(&user);
                 let mail = None;
                 let banner = OnceLock::new();

@@ -5,48 +5,92 @@
 //! without the attribute; `SSLVerifyClient optional_no_ca` gives the names of certificates that nobody has
 //! verified.
 
-use crate::config::UserVariable;
+use std::fmt::{self, Display};
+
+use crate::config::{CertificateName, UserVariable};
 use crate::model::mail::Address;
 use crate::model::names::UserName;
 
 use super::reply::Refusal;
 
+/// The variable with the whole subject of a client's certificate; those of its parts begin with it.
+const SUBJECT: &str = "SSL_CLIENT_S_DN";
+
 /// Reads a variable of the environment; absent and empty are the same.
 type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// What Apache says in a variable; the reason, for the log, if it need not be Apache that says it.
-fn trusted(variable: &UserVariable, get: Lookup<'_>) -> Result<String, String> {
+/// Why a variable says nothing that counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Untrusted {
+    /// It is not there, or it need not be Apache that says it; for the log.
+    Unsaid(String),
+    /// The client's certificate has several of these names.
+    Several(Vec<String>),
+}
+
+impl Display for Untrusted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsaid(why) => f.write_str(why),
+            Self::Several(names) => write!(f, "the client's certificate has several: {}", names.join(", ")),
+        }
+    }
+}
+
+/// What Apache says in a variable.
+fn trusted(variable: &str, certificate: CertificateName, get: Lookup<'_>) -> Result<String, Untrusted> {
     let get = |name: &str| get(name).filter(|value| !value.is_empty());
-    let name = variable.as_str();
-    let value = get(name).ok_or_else(|| format!("{name} is empty"))?;
+    let is_certificate = variable.starts_with("SSL_CLIENT_");
+    let name = match certificate {
+        CertificateName::Dn if variable.starts_with(SUBJECT) => SUBJECT,
+        _ => variable,
+    };
+    let value = get(name).ok_or_else(|| Untrusted::Unsaid(format!("{name} is empty")))?;
     if let Some(plain) = name.strip_prefix("HTTP_") {
         // Anybody can send a header. It counts only when Apache says the same where no header can reach.
         let confirmed = get("AUTH_TYPE").is_some()
             && (get("REMOTE_USER").as_ref() == Some(&value) || get(plain).as_ref() == Some(&value));
         if !confirmed {
-            return Err(format!("{name} is not confirmed by REMOTE_USER or {plain}"));
+            return Err(Untrusted::Unsaid(format!("{name} is not confirmed by REMOTE_USER or {plain}")));
         }
     }
-    if name.starts_with("SSL_CLIENT_") {
-        if get("HTTPS").as_deref() != Some("on") || get("SSL_CLIENT_VERIFY").as_deref() != Some("SUCCESS") {
-            return Err("the client's certificate is not verified".to_owned());
-        }
-        if get(&format!("{name}_1")).is_some() {
-            return Err("the client's certificate has several names".to_owned());
-        }
+    if !is_certificate {
+        return Ok(value);
     }
-    Ok(value)
+    if get("HTTPS").as_deref() != Some("on") || get("SSL_CLIENT_VERIFY").as_deref() != Some("SUCCESS") {
+        return Err(Untrusted::Unsaid("the client's certificate is not verified".to_owned()));
+    }
+    // mod_ssl numbers them in the order of the certificate, the first one without a number.
+    let mut values = vec![value];
+    while let Some(next) = get(&format!("{name}_{}", values.len())) {
+        values.push(next);
+    }
+    match (certificate, values.as_slice()) {
+        (_, [only]) | (CertificateName::First, [only, ..]) | (CertificateName::Last, [.., only]) => {
+            Ok(only.clone())
+        }
+        _ => Err(Untrusted::Several(values)),
+    }
 }
 
 /// The caller's name, or the refusal that they see: no name, no page.
-pub fn identify(variable: &UserVariable, get: Lookup<'_>) -> Result<UserName, Refusal> {
-    let value = trusted(variable, get).map_err(|log| {
-        Refusal::forbidden(
+pub fn identify(
+    variable: &UserVariable,
+    certificate: CertificateName,
+    get: Lookup<'_>,
+) -> Result<UserName, Refusal> {
+    let value = trusted(variable.as_str(), certificate, get).map_err(|untrusted| match &untrusted {
+        Untrusted::Several(names) => Refusal::forbidden(format!(
+            "You are not signed in: your certificate has several names ({}), and nobody has said which is yours. \
+             Tell an administrator: certificateName in [General] of server.cfg says which one counts.",
+            names.join(", ")
+        )),
+        Untrusted::Unsaid(why) => Refusal::forbidden(
             "You are not signed in, or your sign-in gave no user name. Sign in, or tell an administrator.",
         )
-        .logged(log)
+        .logged(why),
     })?;
-    value.parse().map_err(|fault| {
+    UserName::of_sign_in(&value).map_err(|fault| {
         Refusal::forbidden(format!("Your user name can't be used here: it {fault}. Tell an administrator."))
     })
 }
@@ -54,7 +98,7 @@ pub fn identify(variable: &UserVariable, get: Lookup<'_>) -> Result<UserName, Re
 /// Where mail reaches the caller, who has been identified: the first address, where authentication gives several
 /// (mod_shib joins them by `;`). The reason, for the log, if there is none that can be used.
 pub fn mail(variable: &UserVariable, get: Lookup<'_>) -> Result<Address, String> {
-    let value = trusted(variable, get)?;
+    let value = trusted(variable.as_str(), CertificateName::Single, get).map_err(|why| why.to_string())?;
     let first = value.split(';').next().unwrap_or_default().trim();
     first.parse().map_err(|fault| format!("{} {fault}", variable.as_str()))
 }
@@ -68,7 +112,41 @@ mod tests {
         let get = |name: &str| {
             environment.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
         };
-        identify(&variable, &get).ok().map(|name| name.to_string())
+        identify(&variable, CertificateName::Single, &get).ok().map(|name| name.to_string())
+    }
+
+    #[test]
+    fn a_setting_says_which_name_of_a_certificate_counts() {
+        let environment = [
+            ("HTTPS", "on"),
+            ("SSL_CLIENT_VERIFY", "SUCCESS"),
+            ("SSL_CLIENT_S_DN", "CN=Alice Example,CN=123456,CN=alice,O=Example"),
+            ("SSL_CLIENT_S_DN_CN", "alice"),
+            ("SSL_CLIENT_S_DN_CN_1", "123456"),
+            ("SSL_CLIENT_S_DN_CN_2", "Alice Example"),
+            ("REMOTE_USER", "somebody"),
+        ];
+        let who = |variable: &str, certificate, environment: &[(&str, &str)]| {
+            let variable = UserVariable::try_from(variable.to_owned()).unwrap();
+            let get = |name: &str| {
+                environment.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            };
+            identify(&variable, certificate, &get).map(|name| name.to_string())
+        };
+        for (certificate, name) in [
+            (CertificateName::First, "alice"),
+            (CertificateName::Last, "Alice Example"),
+            (CertificateName::Dn, "CN=Alice Example,CN=123456,CN=alice,O=Example"),
+        ] {
+            assert_eq!(who("SSL_CLIENT_S_DN_CN", certificate, &environment).as_deref(), Ok(name));
+            // Where people sign in otherwise it says nothing, and it proves nothing either.
+            assert_eq!(who("REMOTE_USER", certificate, &environment).as_deref(), Ok("somebody"));
+            let unverified = [&[("HTTPS", "on")], &environment[2..]].concat();
+            assert_eq!(who("SSL_CLIENT_S_DN_CN", certificate, &unverified).unwrap_err().status, 403);
+        }
+        let refused = who("SSL_CLIENT_S_DN_CN", CertificateName::Single, &environment).unwrap_err();
+        assert!(refused.sentence.contains("alice, 123456, Alice Example"), "{refused:?}");
+        assert!(refused.sentence.contains("certificateName"), "{refused:?}");
     }
 
     #[test]

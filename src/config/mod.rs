@@ -16,6 +16,7 @@ use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
+use crate::model::folding::Folding;
 use crate::model::lease::Lease;
 use crate::model::mail::Address;
 use crate::model::names::{ImageTag, NameFault, PhysicalHost, UserName, VirtualHost, VolumeGroup};
@@ -330,6 +331,21 @@ impl TryFrom<String> for UserVariable {
     }
 }
 
+/// Which name of a client's certificate is its user's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CertificateName {
+    /// The only one that `EnvUsernameVariable` names; a certificate with several is refused.
+    #[default]
+    Single,
+    /// The first of them, in the order of the certificate.
+    First,
+    /// The last of them.
+    Last,
+    /// Its whole subject (`SSL_CLIENT_S_DN`).
+    Dn,
+}
+
 /// `server.cfg`.
 #[derive(Debug, Clone)]
 pub struct Server {
@@ -359,6 +375,12 @@ pub struct ServerGeneral {
     /// Where Apache puts the user's name.
     #[serde(rename = "EnvUsernameVariable")]
     pub env_username_variable: UserVariable,
+    /// Which name of a client's certificate is its user's.
+    #[serde(default)]
+    pub certificate_name: CertificateName,
+    /// Whether names of users that differ only in capitals, or in how letters are encoded, are one person's.
+    #[serde(default)]
+    fold_user_names: bool,
     /// Where users open the portal, if Apache is asked for another name: behind a proxy.
     #[serde(rename = "portalURLs", default)]
     pub portal_urls: Vec<Origin>,
@@ -597,10 +619,20 @@ impl Server {
         })
     }
 
+    /// Whether names of users that differ only in capitals, or in how letters are encoded, are one person's.
+    pub fn folding(&self) -> Folding {
+        if self.general.fold_user_names { Folding::On } else { Folding::Off }
+    }
+
+    /// Whether two raw names are one person's.
+    fn is_one_person(&self, name: &UserName, user: &UserName) -> bool {
+        name == user || (self.folding() == Folding::On && name.is_alike(user))
+    }
+
     /// Whether somebody is an administrator. The raw name counts, so that nobody becomes one by having
     /// a blank where an administrator has an underscore.
     pub fn is_administrator(&self, user: &UserName) -> bool {
-        self.administrators.iter().any(|(name, _)| name == user)
+        self.administrators.iter().any(|(name, _)| self.is_one_person(name, user))
     }
 
     /// Whether an origin is the portal's, by `portalURLs` or by the links that go out in mail.
@@ -618,7 +650,7 @@ impl Server {
     pub fn mail_address(&self, user: &UserName) -> Option<&Address> {
         let known = self.mail_addresses.iter().chain(&self.administrators);
         known
-            .filter(|(name, _)| name == user || name.canonical() == user.canonical())
+            .filter(|(name, _)| self.is_one_person(name, user) || name.canonical() == user.canonical())
             .find_map(|(_, address)| address.as_ref())
     }
 
@@ -627,6 +659,7 @@ impl Server {
     pub fn quota(&self, user: &UserName) -> Quota {
         let find = |is: &dyn Fn(&UserName) -> bool| self.quotas.iter().find(|(name, _)| is(name));
         find(&|name| name == user)
+            .or_else(|| find(&|name| self.is_one_person(name, user)))
             .or_else(|| find(&|name| name.as_str() == user.canonical()))
             .map_or(self.quota, |(_, quota)| *quota)
     }

@@ -11,7 +11,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::folding::{folded, is_hidden};
 use super::lease::Moment;
+use super::sign::digest;
 
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -54,9 +56,8 @@ pub enum NameFault {
 fn describe(c: char) -> String {
     match c {
         ' ' => "a blank".to_owned(),
-        c if c.is_control() || is_invisible(c) => {
-            format!("the control character U+{:04X}", u32::from(c))
-        }
+        c if c.is_control() => format!("the control character U+{:04X}", u32::from(c)),
+        c if is_invisible(c) || is_hidden(c) => format!("the invisible character U+{:04X}", u32::from(c)),
         c => format!("{c:?}"),
     }
 }
@@ -109,7 +110,7 @@ macro_rules! string_name {
 
 /// A person's name as Apache gave it, and as vGrid uses it.
 ///
-/// Any Unicode, up to 64 characters, but nothing invisible, no `/` and no `;` (that is how mod_shib
+/// Any Unicode, up to 128 characters, but nothing invisible, no `/` and no `;` (that is how mod_shib
 /// joins several values of an attribute), no blank at either end and no leading `-`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -119,7 +120,25 @@ string_name!(UserName);
 
 impl UserName {
     /// The longest accepted name, in characters.
-    pub const MAX: usize = 64;
+    pub const MAX: usize = 128;
+
+    /// Reads the name of somebody who signs in. It has nothing that is not displayed, so that two people whose names
+    /// look the same are told apart. Names that are known from before may have: they are read by [`FromStr`].
+    ///
+    /// # Errors
+    /// [`NameFault`], for all that [`FromStr`] refuses, too.
+    pub fn of_sign_in(text: &str) -> Result<Self, NameFault> {
+        let name: Self = text.parse()?;
+        match text.chars().find(|&c| is_hidden(c)) {
+            Some(c) => Err(NameFault::BadCharacter(c)),
+            None => Ok(name),
+        }
+    }
+
+    /// Whether another name differs from this one only in capitals or in how letters and accents are encoded.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        self == other || folded(&self.0) == folded(&other.0)
+    }
 
     /// Reads a name from the raw bytes of an environment variable.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, NameFault> {
@@ -144,6 +163,15 @@ impl UserName {
     fn in_volume_name(&self) -> String {
         const SET: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
         utf8_percent_encode(&self.canonical(), &SET).to_string().replace('%', "+")
+    }
+
+    /// What stands for a canonical name that is too long for a volume's name, such as a certificate's whole subject: how it
+    /// begins, and 64 bits of its digest. No [other form](Self::in_volume_name) has two `+` in a row.
+    fn shortened(&self) -> String {
+        let canonical = self.canonical();
+        let begins: String = canonical.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
+        let begins = if begins.is_empty() { "user" } else { &begins };
+        format!("{begins}++{}", digest(canonical.as_bytes()))
     }
 
     /// The canonical name that becomes this part of a volume's name.
@@ -376,16 +404,19 @@ impl MachineName {
         "_rmeta", "_tdata", "_tmeta", "_pmspare", "_vdata", "_vorigin", "_imeta",
     ];
 
-    /// The name of the machine that `user` has under the name `host`.
+    /// The name of the machine that `user` has under the name `host`. A user's name that does not fit is shortened.
     ///
     /// # Errors
     /// [`NameFault::TooLong`] when both together don't fit, [`NameFault::Reserved`] for LVM's own words.
     pub fn new(user: &UserName, host: &VirtualHost) -> Result<Self, NameFault> {
-        format!("{}_{host}", user.in_volume_name()).parse()
+        match format!("{}_{host}", user.in_volume_name()).parse() {
+            Err(NameFault::TooLong { .. }) => format!("{}_{host}", user.shortened()).parse(),
+            fits => fits,
+        }
     }
 
     /// The user, by the canonical name, and the host that it was made of; `None` if [`new`](Self::new) makes no such
-    /// name.
+    /// name, or had to shorten the user's.
     pub fn parts(&self) -> Option<(UserName, VirtualHost)> {
         let (user, host) = self.0.rsplit_once('_')?;
         Some((UserName::from_volume_name(user)?, host.parse().ok()?))
@@ -636,7 +667,7 @@ mod tests {
             let parsed = UserName::from_bytes(good.as_bytes());
             assert_eq!(parsed.is_ok(), !good.starts_with('-'), "{good:?}");
         }
-        for bad in ["", " a", "a ", "a\nb", "a;b", "../x", "a\u{202E}b", "a\0", &"x".repeat(65)] {
+        for bad in ["", " a", "a ", "a\nb", "a;b", "../x", "a\u{202E}b", "a\0", &"x".repeat(129)] {
             assert!(bad.parse::<UserName>().is_err(), "{bad:?} was accepted");
         }
         assert_eq!(UserName::from_bytes(b"\xff"), Err(NameFault::NotUtf8));
@@ -649,7 +680,14 @@ mod tests {
         assert_eq!(machine("a+b", "vm1").unwrap().as_str(), "a+2Bb_vm1");
         assert_ne!(machine("ü", "vm1"), machine("+C3+BC", "vm1"));
         assert_eq!(machine("x", "tdata1"), Err(NameFault::Reserved("_tdata")));
-        assert!(machine(&"ü".repeat(20), "vm1").is_err());
+        // A subject of a certificate fits as well, and no two of them share a name.
+        let subject = "CN=Alice Example,CN=123456,CN=alice,OU=Users,OU=Organic Units,DC=example,DC=ch";
+        let short = machine(subject, "vm1").unwrap();
+        assert!(short.as_str().starts_with("CNAliceExamp++") && short.as_str().ends_with("_vm1"), "{short}");
+        assert_ne!(machine(&subject.replace("123456", "123457"), "vm1").unwrap(), short);
+        assert_eq!(short.as_str().parse::<MachineName>().unwrap().parts(), None);
+        assert!(machine(&"ü".repeat(20), "vm1").unwrap().as_str().starts_with("user++"));
+        assert!(machine(&"ü".repeat(20), &"v".repeat(60)).is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::system::log::{self, Level};
 
 use super::registry::closed::Closed;
 use super::registry::event::Actor;
-use super::registry::user::Owner;
+use super::registry::user::{Owner, Person};
 use super::registry::vm::Vm;
 use super::registry::{Reader, Registry, RegistryError};
 use super::view::{ended, sentence};
@@ -65,15 +65,14 @@ fn unopened(call: &UserCall<'_>, error: RegistryError) -> Refusal {
 /// for it: the next one keeps it.
 pub fn keep_mail(call: &UserCall<'_>, registry: &mut Registry) {
     let Some(address) = &call.mail else { return };
-    let owner = Owner::of(&call.user);
-    let kept = registry.read(|reader| {
-        let is_theirs = reader.raw_name(&owner)?.is_some_and(|raw| raw == call.user.as_str());
-        Ok::<_, RegistryError>(is_theirs && reader.mail_of(&owner)? != Some(address.to_string()))
+    let kept = registry.read(|reader| match reader.person(&call.user, call.config.folding())? {
+        Person::Known(owner) if reader.mail_of(&owner)? != Some(address.to_string()) => Ok(Some(owner)),
+        _ => Ok::<_, RegistryError>(None),
     });
     // Most requests find it there already, and need no lock for it.
     let kept = match kept {
-        Ok(true) => registry.write(|writer| writer.keep_mail(&owner, &address.to_string())),
-        Ok(false) => Ok(()),
+        Ok(Some(owner)) => registry.write(|writer| writer.keep_mail(&owner, &address.to_string())),
+        Ok(None) => Ok(()),
         Err(error) => Err(error),
     };
     if let Err(error) = kept {
@@ -97,8 +96,17 @@ pub fn actor(call: &UserCall<'_>) -> Actor {
     Actor { who: call.user.to_string(), from: call.request.from() }
 }
 
-/// The refusal of somebody whose canonical name is another person's.
-pub fn somebody_else(user: &UserName) -> Refusal {
+/// The refusal of somebody who would be taken for the person who is known by the raw name `known`.
+pub fn somebody_else(user: &UserName, known: &str) -> Refusal {
+    if user.canonical() != known.replace(' ', "_") {
+        return Refusal::forbidden(format!(
+            "Your user name {user:?} differs from {known:?}, who is known here, only in capitals or in how its \
+             letters are encoded, and nobody is to be taken for another person. Sign in as {known:?}. If every \
+             spelling is one person's, as with LDAP, an administrator says so: foldUserNames = true in [General] \
+             of server.cfg.",
+            user = user.as_str()
+        ));
+    }
     Refusal::forbidden(format!(
         "Your user name {user:?} is written here as {:?}, and that already is another person's name. \
          Tell an administrator.",
@@ -110,12 +118,12 @@ pub fn somebody_else(user: &UserName) -> Refusal {
 /// The owner that the caller is.
 ///
 /// # Errors
-/// 403 for a caller whose canonical name is another person's: they would see that person's machines.
+/// 403 for a caller who would be taken for another person: they would see that person's machines.
 pub fn caller(call: &UserCall<'_>, reader: Reader<'_>) -> Result<Owner, Refusal> {
-    if reader.is_somebody_else(&call.user)? {
-        return Err(somebody_else(&call.user));
+    match reader.person(&call.user, call.config.folding())? {
+        Person::Known(owner) | Person::New(owner) => Ok(owner),
+        Person::Taken(known) => Err(somebody_else(&call.user, &known)),
     }
-    Ok(Owner::of(&call.user))
 }
 
 /// Lets a machine through if the caller may do with it what `endpoint` does.

@@ -14,6 +14,7 @@ use crate::system::log::Level;
 use super::nodes::Nodes;
 use super::registry::event::Actor;
 use super::registry::stray::StrayKind;
+use super::registry::user::{Owner, Registered};
 use super::registry::vm::{NewVm, Vm, Wanted};
 use super::registry::{RegistryError, Writer};
 use super::strangers::Target;
@@ -55,6 +56,7 @@ pub fn adopt(call: &UserCall<'_>, target: &Target) -> Result<(), Refusal> {
     let found = find(id, &info).map_err(refused)?;
     let lease = Term::For(call.config.leases.default);
     let vm = registry.write(|writer| {
+        let now = clock::now();
         if let Some(known) = writer.vm(id)? {
             let state = known.state;
             return Err(refused(&format!("the portal knows it ({state}). Look at its page.")));
@@ -66,7 +68,16 @@ pub fn adopt(call: &UserCall<'_>, target: &Target) -> Result<(), Refusal> {
                 other.owner.as_str()
             )));
         }
-        Ok(enter(writer, &found, target, lease, clock::now(), &actor)?)
+        let owner = match writer.register_owner(&found.order.user, now)? {
+            Registered::Known(owner) => owner,
+            Registered::Taken(other) => {
+                let user = &found.order.user;
+                return Err(refused(&format!(
+                    "its owner {user} can't be told from {other}, who is known here."
+                )));
+            }
+        };
+        Ok(enter(writer, owner, &found, target, lease, now, &actor)?)
     })?;
     audit::record(Level::Info, "adopt", &vm, &actor, "it was unknown");
     Ok(())
@@ -90,6 +101,7 @@ fn find(id: VmId, info: &NodeInfo) -> Result<Found, &'static str> {
 
 fn enter(
     writer: &Writer<'_>,
+    owner: Owner,
     found: &Found,
     target: &Target,
     lease: Term,
@@ -98,7 +110,7 @@ fn enter(
 ) -> Result<Vm, RegistryError> {
     let order = &found.order;
     let new = NewVm {
-        owner: writer.register_owner(&order.user, now)?,
+        owner,
         virtual_host: order.virtual_host.clone(),
         physical_host: target.host.clone(),
         image: order.image.clone(),

@@ -446,7 +446,13 @@ fn registry(file: &Path, web: &nix::unistd::User) -> Verdict<()> {
             format!("chmod 640 {path}"),
         ));
     }
-    Ok(Seen::well((), format!("{path}, version {version}")))
+    let alike = Registry::names_alike(file).or_else_do("bring back a backup: vgrid-registry restore FILE")?;
+    let alike = alike.iter().map(|(known, later)| {
+        format!(
+            "; {known:?} and {later:?} are two people here, though only capitals or encoding tell them apart"
+        )
+    });
+    Ok(Seen::well((), format!("{path}, version {version}{}", alike.collect::<String>())))
 }
 
 /// Whether every program is there and nobody but root can change it. Asking for a page does not tell: who has not

@@ -11,6 +11,7 @@ use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::{Fields, Format};
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common, Leases, Quota};
+use crate::model::folding::Folding;
 use crate::model::lease::{Lease, Term};
 use crate::model::names::{
     ImageTag, Label, MachineName, NameFault, PhysicalHost, SavedImage, UserName, VirtualHost, VmId,
@@ -163,8 +164,8 @@ struct Declined {
 enum NotTaken {
     Registry(RegistryError),
     Declined(Declined),
-    /// The user's canonical name is another person's.
-    SomebodyElse,
+    /// The user would be taken for another person, who is known by this name.
+    SomebodyElse(String),
     /// The order was given before, for something else.
     Used(Box<Vm>),
     /// The registry comes from a backup, and upkeep has not compared the hosts with it yet.
@@ -224,6 +225,7 @@ impl Wish {
 #[derive(Debug, Clone, Copy)]
 struct Asking<'a> {
     user: &'a UserName,
+    folding: Folding,
     quota: Quota,
     actor: &'a Actor,
     /// What marks the order, if something does.
@@ -274,7 +276,8 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let mut registry = access::registry(call)?;
     let actor = access::actor(call);
     let quota = call.config.quota(&call.user);
-    let asking = Asking { user: &call.user, quota, actor: &actor, mark: mark.as_ref() };
+    let folding = call.config.folding();
+    let asking = Asking { user: &call.user, folding, quota, actor: &actor, mark: mark.as_ref() };
     let vm = match take_on(&mut registry, &common, asking, wish) {
         Ok(Taken::New(vm)) => vm,
         Ok(Taken::Before(vm)) => {
@@ -282,7 +285,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
             return ordered(call, &common, &vm, vm.fault.as_ref().filter(|_| vm.state == State::Failed));
         }
         Err(NotTaken::Registry(error)) => return Err(error.into()),
-        Err(NotTaken::SomebodyElse) => return Err(access::somebody_else(&call.user)),
+        Err(NotTaken::SomebodyElse(known)) => return Err(access::somebody_else(&call.user, &known)),
         Err(NotTaken::Declined(declined)) => return decline(call, &common, declined),
         Err(NotTaken::Restored) => {
             return Err(Refusal::busy(
@@ -435,13 +438,13 @@ fn take_on(
     asking: Asking<'_>,
     wish: Wish,
 ) -> Result<Taken, NotTaken> {
-    let Asking { user, quota, actor, mark } = asking;
+    let Asking { user, folding, quota, actor, mark } = asking;
     let digest = wish.digest();
     registry.write(|writer| {
         let now = clock::now();
-        let owner = match writer.register(user, now)? {
+        let owner = match writer.register_with(user, folding, now)? {
             Registered::Known(owner) => owner,
-            Registered::Taken => return Err(NotTaken::SomebodyElse),
+            Registered::Taken(known) => return Err(NotTaken::SomebodyElse(known)),
         };
         // Before all else: what was taken on when it came first is not declined when it comes again.
         if let Some(mark) = mark
@@ -831,7 +834,12 @@ mod tests {
         wish: Wish,
         actor: &Actor,
     ) -> Result<Vm, NotTaken> {
-        match super::take_on(registry, common, Asking { user, quota, actor, mark: None }, wish) {
+        match super::take_on(
+            registry,
+            common,
+            Asking { user, folding: Folding::Off, quota, actor, mark: None },
+            wish,
+        ) {
             Ok(Taken::New(vm) | Taken::Before(vm)) => Ok(vm),
             Err(not_taken) => Err(not_taken),
         }
@@ -982,16 +990,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let user: UserName = "ü".repeat(20).parse().unwrap();
-        for name in [None, Some("vm0".parse().unwrap())] {
+        let long: VirtualHost = "v".repeat(60).parse().unwrap();
+        let mut common = common(&[("node1", 1)], 0);
+        common.virtual_hosts.push((long.clone(), String::new()));
+        for name in [None, Some(long)] {
             let wish = Wish { name, ..wish() };
-            let refused = declined(take_on(
-                &mut registry,
-                &common(&[("node1", 1)], 1),
-                &user,
-                Quota::default(),
-                wish,
-                &actor(),
-            ));
+            let refused = declined(take_on(&mut registry, &common, &user, Quota::default(), wish, &actor()));
             assert_eq!(refused.status, 400, "{refused:?}");
         }
     }

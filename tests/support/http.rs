@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// No answer takes longer, whatever the server does.
@@ -100,6 +100,8 @@ fn dechunked(mut rest: &[u8]) -> Option<Vec<u8>> {
 #[derive(Debug, Clone)]
 pub struct Ask {
     to: SocketAddr,
+    /// The client's address, if it matters.
+    from: Option<Ipv4Addr>,
     method: String,
     path: Vec<u8>,
     headers: Vec<(String, Vec<u8>)>,
@@ -113,12 +115,25 @@ impl Ask {
     pub fn new(to: SocketAddr, method: &str, path: impl Into<Vec<u8>>) -> Self {
         Self {
             to,
+            from: None,
             method: method.to_owned(),
             path: path.into(),
             headers: Vec::new(),
             body: None,
             length: None,
         }
+    }
+
+    /// The same request to another server.
+    pub fn to(mut self, to: SocketAddr) -> Self {
+        self.to = to;
+        self
+    }
+
+    /// The same request from a client with that address.
+    pub fn sent_from(mut self, from: [u8; 4]) -> Self {
+        self.from = Some(from.into());
+        self
     }
 
     /// One more header.
@@ -134,8 +149,7 @@ impl Ask {
 
     /// The same with a name that need not be text.
     pub fn by_bytes(self, user: &[u8], password: &str) -> Self {
-        let secret = base64(&[user, b":", password.as_bytes()].concat());
-        self.header("Authorization", format!("Basic {secret}"))
+        self.header("Authorization", basic(user, password))
     }
 
     /// What Chromium sends with a form of the portal's own.
@@ -206,7 +220,7 @@ impl Ask {
     /// Sends it and reads the answer.
     #[track_caller]
     pub fn send(&self) -> Answer {
-        raw(self.to, &self.bytes(), false).unwrap_or_else(|error| {
+        exchange(self.from, self.to, &self.bytes(), false).unwrap_or_else(|error| {
             panic!("{} {}: {error}", self.method, String::from_utf8_lossy(&self.path))
         })
     }
@@ -214,7 +228,7 @@ impl Ask {
     /// Sends it, closes the sending half, and reads the answer.
     #[track_caller]
     pub fn send_and_shut(&self) -> Answer {
-        raw(self.to, &self.bytes(), true).unwrap_or_else(|error| {
+        exchange(self.from, self.to, &self.bytes(), true).unwrap_or_else(|error| {
             panic!("{} {}: {error}", self.method, String::from_utf8_lossy(&self.path))
         })
     }
@@ -222,7 +236,16 @@ impl Ask {
 
 /// Sends bytes as they are and reads the answer to its end.
 pub fn raw(to: SocketAddr, bytes: &[u8], shut: bool) -> io::Result<Answer> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    exchange(None, to, bytes, shut)
+}
+
+fn exchange(from: Option<Ipv4Addr>, to: SocketAddr, bytes: &[u8], shut: bool) -> io::Result<Answer> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, None)?;
+    if let Some(from) = from {
+        socket.bind(&SocketAddr::from((from, 0)).into())?;
+    }
+    socket.connect_timeout(&to.into(), PATIENCE)?;
+    let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     // A server that refuses early may close before it has read everything; its answer still counts.
@@ -252,6 +275,11 @@ pub fn encoded(fields: &[(&str, &str)]) -> String {
         let _ = write!(form, "{separator}{}={}", escape(name), escape(value));
         form
     })
+}
+
+/// What signs in with a name and its password (RFC 7617).
+pub fn basic(user: &[u8], password: &str) -> String {
+    format!("Basic {}", base64(&[user, b":", password.as_bytes()].concat()))
 }
 
 /// RFC 4648, section 4.

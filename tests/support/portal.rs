@@ -53,6 +53,8 @@ pub struct Setup {
     pub clock: bool,
     /// Whether there is a registry, as `vgrid-registry init` makes it.
     pub registry: bool,
+    /// More for Apache's configuration.
+    pub more_apache: String,
     /// A virtual host with TLS that asks for a certificate of a client, with these directives.
     pub tls: Option<String>,
 }
@@ -72,6 +74,7 @@ impl Default for Setup {
             users: vec!["alice", "bob", "admin"],
             clock: false,
             registry: true,
+            more_apache: String::new(),
             tls: None,
         }
     }
@@ -385,6 +388,7 @@ impl Setup {
         let sites = shipped_sites(&stage, dir.path());
         let apache = Apache::start(dir.path(), self.kind, self.tls.is_some(), |_, tls_port| {
             let mut text = format!("SetEnv VGRID_CONFIG_DIR \"{}\"\n{sites}", at("etc").display());
+            text.push_str(&self.more_apache);
             if self.clock {
                 for (name, value) in clock_variables(dir.path()) {
                     let _ = write!(text, "\nSetEnv {name} \"{value}\"\n");

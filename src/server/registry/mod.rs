@@ -43,6 +43,12 @@ use schema::{MIGRATIONS, NEWEST};
 /// two one after the other; Apache gives a CGI program a minute.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A part of a migration that SQL alone can't do.
+type FillIn = fn(&Connection) -> Result<(), RegistryError>;
+
+/// What follows the step to a version, in the same transaction.
+const AFTER: [(u32, FillIn); 1] = [(6, user::fold_all)];
+
 /// Why the registry did not do what it was asked. `Display` is for the log.
 #[derive(Debug, Error)]
 pub enum RegistryError {
@@ -289,8 +295,11 @@ fn not_beyond(known: u32, found: u32) -> Result<u32, RegistryError> {
 fn migrate(connection: &Connection) -> Result<(), RegistryError> {
     // Read again: another process may have been faster.
     let found = version(connection)?;
-    for (_, step) in MIGRATIONS.iter().filter(|(to, _)| *to > found) {
+    for (to, step) in MIGRATIONS.iter().filter(|(to, _)| *to > found) {
         connection.execute_batch(step)?;
+        if let Some((_, fill_in)) = AFTER.iter().find(|(version, _)| version == to) {
+            fill_in(connection)?;
+        }
     }
     identity::ensure(connection)?;
     connection.pragma_update(None, "user_version", NEWEST)?;

@@ -296,8 +296,13 @@ const SCHEMA_5: &str = "
 ALTER TABLE vm ADD COLUMN order_number INTEGER NOT NULL DEFAULT 0 CHECK (order_number >= 0);
 ";
 
-/// Orders that are known when they come again, as long as their machine is.
+/// Orders that are known when they come again, as long as their machine is; and by what users are compared. Of users
+/// who were compared by less before, the first has `folded` (see `user::fold_all`); the others, who fold to the same,
+/// have nothing there and stay who they are.
 pub const SCHEMA_6: &str = "
+ALTER TABLE user ADD COLUMN folded TEXT CHECK (folded <> '');
+CREATE UNIQUE INDEX user_folded ON user (folded);
+
 CREATE TABLE deploy_request (
     owner TEXT NOT NULL REFERENCES user (canonical),
     request TEXT NOT NULL CHECK (request <> ''),

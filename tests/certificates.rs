@@ -1,0 +1,80 @@
+//! Certificates as grids issue them, with several common names and no organisation, at a real Apache with TLS.
+
+use crate::sign_in::{Authority, ask_with_certificate};
+use crate::support::portal::{Portal, Setup};
+
+const GRID: &str = "/DC=ch/DC=example/OU=Organic Units/OU=Users/CN=alice/CN=123456/CN=Alice Example";
+
+/// The user whom the page greets.
+fn greeted(page: &str) -> Option<&str> {
+    page.split("<span class=\"name\">").nth(1)?.split('<').next()
+}
+
+#[test]
+fn a_setting_says_which_name_of_a_grid_certificate_counts() {
+    let files = tempfile::tempdir().expect("a temporary folder");
+    let authority = Authority { dir: files.path() };
+    let client = "extendedKeyUsage=clientAuth\nbasicConstraints=CA:FALSE\n";
+    authority.found("ca");
+    authority.found("foreign");
+    let server = "subjectAltName=DNS:localhost\nextendedKeyUsage=serverAuth\n";
+    authority.sign("ca", "server", "/CN=localhost", server);
+    authority.sign("ca", "grid", GRID, client);
+    authority.sign("ca", "other", &GRID.replace("Alice", "Alina"), client);
+    authority.sign("ca", "one", "/DC=ch/DC=example/CN=bob", client);
+    authority.sign("foreign", "forged", GRID, client);
+    let at = |name: &str| files.path().join(name).display().to_string();
+    let site = format!(
+        "ServerName localhost\nSSLCertificateFile \"{}\"\nSSLCertificateKeyFile \"{}\"\n\
+         SSLCACertificateFile \"{}\"\nSSLVerifyClient optional",
+        at("server.pem"),
+        at("server.key"),
+        at("ca.pem"),
+    );
+    let start = |setting: &str| {
+        Setup {
+            user_variable: "SSL_CLIENT_S_DN_CN",
+            htaccess: "certificate",
+            tls: Some(site.clone()),
+            more_server: setting.to_owned(),
+            ..Setup::default()
+        }
+        .start()
+    };
+    let get = |portal: &Portal, who, path: &str| {
+        ask_with_certificate(portal, files.path(), who, &format!("/cgi-bin/user/{path}"))
+    };
+
+    for setting in ["", "certificateName = \"single\""] {
+        let portal = start(setting);
+        let (status, page) = get(&portal, Some("grid"), "list");
+        assert_eq!(status, 403, "{page}");
+        for words in ["alice, 123456, Alice Example", "certificateName", "server.cfg"] {
+            assert!(page.contains(words), "no {words} in {page}");
+        }
+        let (status, page) = get(&portal, Some("one"), "list");
+        assert_eq!((status, greeted(&page)), (200, Some("bob")), "{page}");
+    }
+    let subject = "CN=Alice Example,CN=123456,CN=alice,OU=Users,OU=Organic Units,DC=example,DC=ch";
+    for (setting, name) in [("first", "alice"), ("last", "Alice Example"), ("dn", subject)] {
+        let portal = start(&format!("certificateName = \"{setting}\""));
+        let (status, page) = get(&portal, Some("grid"), "list");
+        assert_eq!((status, greeted(&page)), (200, Some(name)), "{page}");
+        let expected = if setting == "dn" { "CN=bob,DC=example,DC=ch" } else { "bob" };
+        let (status, page) = get(&portal, Some("one"), "list");
+        assert_eq!((status, greeted(&page)), (200, Some(expected)), "{page}");
+        // What is not verified has no name at all; a handshake with a foreign one fails before that.
+        assert_eq!(get(&portal, None, "list").0, 403);
+        // They can have machines, and two people whose names differ at their ends don't share them.
+        let deploy = "deploy?format=json&vmImage=tiny&vmMemory=128&vmPartition=1";
+        let (status, page) = get(&portal, Some("grid"), deploy);
+        assert_eq!(status, 202, "{page}");
+        assert_eq!(portal.nodes.orders("deploy")[0].json()["user"], name.replace(' ', "_"));
+        let (status, page) = get(&portal, Some("other"), "list?format=json");
+        let shared = setting == "first";
+        assert_eq!((status, page.contains("vm1")), (200, shared), "{page}");
+        portal.assert_no_panic();
+    }
+    let (status, page) = get(&start("certificateName = \"second\""), Some("grid"), "list");
+    assert_eq!(status, 500, "{page}");
+}
