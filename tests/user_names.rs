@@ -135,6 +135,9 @@ fn without_folding_an_administrator_is_whom_the_file_names() {
     for name in ["Admin", "ADMIN"] {
         get(&portal, name, "admin").send().expect(403);
         get(&portal, name, "list?scope=all").send().expect(403);
+        // Nor does anybody take an administrator's name before the administrator has come.
+        let deploy = "deploy?vmImage=tiny&vmMemory=128&vmPartition=1&format=text";
+        get(&portal, name, deploy).send().expect(403).says("Sign in as \"admin\"");
     }
     portal.get("admin", "admin").send().expect(200);
 }
