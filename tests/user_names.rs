@@ -130,11 +130,38 @@ fn one_person_has_one_quota_and_all_their_machines_however_they_are_spelt() {
 }
 
 #[test]
+fn an_image_is_its_owner_s_however_the_owner_is_spelt() {
+    let setup = Setup { more_server: "foldUserNames = true".to_owned(), ..Setup::default() };
+    let portal = with_names(setup, &SPELLINGS);
+    portal.deployed("alice");
+    let registry = rusqlite::Connection::open(portal.path("var/registry.sqlite")).expect("the registry");
+    registry
+        .execute(
+            "INSERT INTO image (owner, name, host, base, bytes, disk_gib, shared, saved)
+             VALUES ('alice', 'web', 'localhost', 'tiny', 5, 1, 1, 1000)",
+            [],
+        )
+        .expect("a saved image");
+    let deploy = |name: &str| format!("deploy?savedImage={name}&vmMemory=128&vmPartition=1&format=json");
+    get(&portal, "ALICE", &deploy("web")).send().expect(202);
+    get(&portal, "ALICE", &deploy("Alice/web")).send().expect(202);
+    portal.get("bob", &deploy("ALICE/web")).send().expect(202);
+    portal.get("bob", &deploy("ALICF/web")).send().expect(400);
+    let unshare = "images?format=text&do=unshare&name=web";
+    portal.get("bob", &format!("{unshare}&owner=ALICE")).send().expect(403);
+    get(&portal, "ALICE", &format!("{unshare}&owner=Alice")).send().expect(202);
+    portal.get("bob", &deploy("ALICE/web")).send().expect(400);
+}
+
+#[test]
 fn without_folding_an_administrator_is_whom_the_file_names() {
     let portal = with_names(Setup::default(), &["Admin", "ADMIN"]);
     for name in ["Admin", "ADMIN"] {
         get(&portal, name, "admin").send().expect(403);
         get(&portal, name, "list?scope=all").send().expect(403);
+        // Nor does anybody take an administrator's name before the administrator has come.
+        let deploy = "deploy?vmImage=tiny&vmMemory=128&vmPartition=1&format=text";
+        get(&portal, name, deploy).send().expect(403).says("Sign in as \"admin\"");
     }
     portal.get("admin", "admin").send().expect(200);
 }

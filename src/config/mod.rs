@@ -16,7 +16,7 @@ use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
-use crate::model::folding::Folding;
+use crate::model::folding::{Folding, folded};
 use crate::model::lease::Lease;
 use crate::model::mail::Address;
 use crate::model::names::{ImageTag, NameFault, PhysicalHost, UserName, VirtualHost, VolumeGroup};
@@ -633,6 +633,16 @@ impl Server {
     /// a blank where an administrator has an underscore.
     pub fn is_administrator(&self, user: &UserName) -> bool {
         self.administrators.iter().any(|(name, _)| self.is_one_person(name, user))
+    }
+
+    /// The administrator whom somebody else would be taken for. They are known before they come for the first time, so
+    /// that nobody takes their name before them.
+    pub fn administrator_like(&self, user: &UserName) -> Option<&UserName> {
+        if self.is_administrator(user) {
+            return None;
+        }
+        let key = folded(&user.canonical());
+        self.administrators.iter().map(|(name, _)| name).find(|name| folded(&name.canonical()) == key)
     }
 
     /// Whether an origin is the portal's, by `portalURLs` or by the links that go out in mail.

@@ -56,8 +56,8 @@ pub enum NameFault {
 fn describe(c: char) -> String {
     match c {
         ' ' => "a blank".to_owned(),
-        c if c.is_control() => format!("the control character U+{:04X}", u32::from(c)),
-        c if is_invisible(c) || is_hidden(c) => format!("the invisible character U+{:04X}", u32::from(c)),
+        c if c.is_control() || is_invisible(c) => format!("the control character U+{:04X}", u32::from(c)),
+        c if is_hidden(c) => format!("the invisible character U+{:04X}", u32::from(c)),
         c => format!("{c:?}"),
     }
 }

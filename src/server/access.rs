@@ -31,9 +31,10 @@ pub fn registry_to_read(call: &UserCall<'_>) -> Result<Registry, Refusal> {
 /// a closed portal refuses: who changes anything for somebody comes by here.
 ///
 /// # Errors
-/// 503 with the administrators' words while the portal is closed, but not for administrators; else a [`Refusal`] as
+/// 403 for a caller who would be taken for an administrator, 503 with the administrators' words while the portal is closed, but not for administrators; else a [`Refusal`] as
 /// for any `RegistryError`.
 pub fn registry(call: &UserCall<'_>) -> Result<Registry, Refusal> {
+    no_administrator_s_double(call)?;
     let file = &call.config.general.registry_file;
     let mut registry = Registry::open(file).map_err(|error| unopened(call, error))?;
     if !call.administrator
@@ -115,11 +116,20 @@ pub fn somebody_else(user: &UserName, known: &str) -> Refusal {
     ))
 }
 
+/// Refuses a caller who would be taken for an administrator.
+fn no_administrator_s_double(call: &UserCall<'_>) -> Result<(), Refusal> {
+    match call.config.administrator_like(&call.user) {
+        Some(known) => Err(somebody_else(&call.user, known.as_str())),
+        None => Ok(()),
+    }
+}
+
 /// The owner that the caller is.
 ///
 /// # Errors
 /// 403 for a caller who would be taken for another person: they would see that person's machines.
 pub fn caller(call: &UserCall<'_>, reader: Reader<'_>) -> Result<Owner, Refusal> {
+    no_administrator_s_double(call)?;
     match reader.person(&call.user, call.config.folding())? {
         Person::Known(owner) | Person::New(owner) => Ok(owner),
         Person::Taken(known) => Err(somebody_else(&call.user, &known)),

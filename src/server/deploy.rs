@@ -463,7 +463,8 @@ fn take_on(
         let (image, from, physical_host) = match &wish.source {
             Source::Tag(tag) => (tag.clone(), None, place(&loads, wish.host.as_ref())?),
             Source::Saved(named, base) => {
-                let image = saved(writer, common, &owner, named, base.as_ref(), &wish)?;
+                let named = named.clone().resolved(**writer, folding)?;
+                let image = saved(writer, common, &owner, &named, base.as_ref(), &wish)?;
                 let host = place_of(&image, &loads)?;
                 (image.base.clone(), Some(image.id()), host)
             }
@@ -710,6 +711,7 @@ fn form(
         }
         let saved = reader.images_for(&caller)?;
         if let Some(Ok(named)) = fields.get("savedImage").map(str::parse::<Named>) {
+            let named = named.resolved(reader, call.config.folding())?;
             values.extend(values_for(&named.by(&caller), &saved, &caller));
         }
         for field in FIELDS.into_iter().filter(|field| *field != "savedImage") {

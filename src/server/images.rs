@@ -12,6 +12,7 @@ use crate::cgi::request::Fields;
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common};
 use crate::model::fault::Fault;
+use crate::model::folding::Folding;
 use crate::model::names::{ImageName, NameFault, SavedImage, UserName};
 use crate::model::size::Amount;
 use crate::model::wire::{ImageAct, ImageOrder};
@@ -40,6 +41,15 @@ impl Named {
     pub fn by(self, caller: &Owner) -> SavedImage {
         let owner = self.owner.map_or_else(|| caller.clone(), |owner| Owner::of(&owner));
         SavedImage { owner: owner.user_name().clone(), name: self.name }
+    }
+
+    /// The same with the owner who is meant under the name that they are known by.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when the registry can't be read.
+    pub fn resolved(self, reader: Reader<'_>, folding: Folding) -> Result<Self, RegistryError> {
+        let known = |owner: UserName| reader.meant(&owner, folding).map(|owner| owner.user_name().clone());
+        Ok(Self { owner: self.owner.map(known).transpose()?, name: self.name })
     }
 
     /// How `caller` names an image.
@@ -346,7 +356,10 @@ fn find(call: &UserCall<'_>, reader: Reader<'_>, caller: &Owner) -> Result<Image
     let name: ImageName = fields.required("name")?;
     let owner: Option<UserName> =
         fields.get("owner").filter(|text| !text.is_empty()).map(|_| fields.required("owner")).transpose()?;
-    let owner = owner.map_or_else(|| caller.clone(), |owner| Owner::of(&owner));
+    let owner = match owner {
+        Some(owner) => reader.meant(&owner, call.config.folding())?,
+        None => caller.clone(),
+    };
     let own = owner == *caller;
     let id = SavedImage { owner: owner.user_name().clone(), name };
     let image = reader.image(&id)?.filter(|image| own || call.administrator || image.shared);

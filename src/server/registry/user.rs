@@ -151,6 +151,18 @@ impl Reader<'_> {
 }
 
 impl Reader<'_> {
+    /// The owner whom somebody means by a name that they typed.
+    ///
+    /// # Errors
+    /// As for [`person`](Self::person).
+    pub fn meant(&self, typed: &UserName, folding: Folding) -> Result<Owner, RegistryError> {
+        Ok(match self.person(typed, folding)? {
+            Person::Known(owner) | Person::New(owner) => owner,
+            // By the canonical name, as pages show it.
+            Person::Taken(_) => Owner::of(typed),
+        })
+    }
+
     /// The address that authentication gave for somebody when they were last seen.
     ///
     /// # Errors
