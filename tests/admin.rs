@@ -332,7 +332,7 @@ fn the_whole_is_on_one_page() {
         })?;
         let stray = |kind, name: &str| Stray { kind, name: name.to_owned(), detail: "128 MiB".to_owned() };
         let strays = [stray(StrayKind::Domain, "o'dd <one>"), stray(StrayKind::Volume, "xen-root-x_vm1")];
-        writer.keep_strays(&"localhost".parse().expect("a host"), &strays, now)?;
+        writer.keep_strays(&"localhost".parse().expect("a host"), &strays.each_ref(), now)?;
         let letter = Letter {
             recipient: "alice@example.org".to_owned(),
             subject: "Your lease <ends>".to_owned(),
@@ -531,7 +531,11 @@ fn what_is_unknown_on_hosts_has_a_button_each_and_goes_as_what_it_is() {
     let form = [&naming("record", OF_DAVE, "html")[..], &[("token", &token)]].concat();
     portal.post("admin", "admin", &form).like_a_browser().send().expect(303);
     portal.get("admin", "admin").send().expect(200).says("admin has ordered its removal").says("under way");
-    let ended: Vec<Value> = portal.nodes.orders("terminate").iter().map(Received::json).collect();
+    let mut ended: Vec<Value> = portal.nodes.orders("terminate").iter().map(Received::json).collect();
+    for order in &mut ended {
+        let number = order.as_object_mut().and_then(|order| order.remove("number"));
+        assert!(number.and_then(|number| number.as_u64()).is_some_and(|number| number > 0), "{order}");
+    }
     let expected = [
         json!({"id": OF_CAROL, "user": "carol", "virtual_host": "vm9"}),
         json!({"id": OF_DAVE, "user": "dave", "virtual_host": "vm8"}),
@@ -639,7 +643,7 @@ fn what_is_not_a_stranger_any_more_is_left_alone() {
             stray(StrayKind::Domain, "alice_vm1"),
             stray(StrayKind::Volume, "xen-root-alice_vm1"),
         ];
-        writer.keep_strays(&"localhost".parse().expect("a host"), &seen, clock::now()).map(drop)
+        writer.keep_strays(&"localhost".parse().expect("a host"), &seen.each_ref(), clock::now()).map(drop)
     });
     for (kind, name, why) in [
         ("record", id.as_str(), "belongs to the portal by now"),

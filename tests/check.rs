@@ -16,10 +16,11 @@ use crate::support::portal::{Portal, Setup};
 use crate::xen;
 
 /// What follows when no node could be asked.
-const NO_NODE: [&str; 6] = [
+const NO_NODE: [&str; 7] = [
     "nodes' clocks",
     "nodes take orders from here",
     "nodes' keys",
+    "nodes' registry",
     "nodes tell what they have",
     "nodes' version",
     "nodes' common.cfg",
@@ -65,7 +66,7 @@ fn rename(portal: &Portal, from: &str, to: &str) {
     fs::rename(portal.path(from), portal.path(to)).expect("it can be renamed");
 }
 
-const SERVER: [Case; 21] = [
+const SERVER: [Case; 24] = [
     Case {
         skips: &[
             "machines' names",
@@ -74,6 +75,7 @@ const SERVER: [Case; 21] = [
             "nodes' clocks",
             "nodes take orders from here",
             "nodes' keys",
+            "nodes' registry",
             "nodes tell what they have",
             "nodes' version",
             "nodes' common.cfg",
@@ -93,6 +95,7 @@ const SERVER: [Case; 21] = [
             "nodes' clocks",
             "nodes take orders from here",
             "nodes' keys",
+            "nodes' registry",
             "nodes tell what they have",
             "nodes' version",
             "nodes' common.cfg",
@@ -113,6 +116,7 @@ const SERVER: [Case; 21] = [
             "nodes' clocks",
             "nodes take orders from here",
             "nodes' keys",
+            "nodes' registry",
             "nodes tell what they have",
             "nodes' version",
             "nodes' common.cfg",
@@ -136,6 +140,7 @@ const SERVER: [Case; 21] = [
                 "nodes' clocks",
                 "nodes take orders from here",
                 "nodes' keys",
+                "nodes' registry",
                 "nodes tell what they have",
                 "nodes' version",
                 "nodes' common.cfg",
@@ -179,8 +184,22 @@ const SERVER: [Case; 21] = [
     case(
         "nodes' keys",
         |p| p.nodes.conduct(Conduct::Say(403, refusal(&vgrid::model::sign::SignFault::Wrong.to_string()))),
+        &["nodes' registry", "nodes tell what they have", "nodes' version", "nodes' common.cfg"],
+    ),
+    case(
+        "nodes' registry",
+        |p| p.nodes.conduct(Conduct::Say(403, refusal("Refused: this host obeys the registry 1, not 2"))),
         &["nodes tell what they have", "nodes' version", "nodes' common.cfg"],
     ),
+    Case {
+        fails: &["upkeep", "nodes answer", "portal answers"],
+        mends: |p| rename(p, "var/away.sqlite", "var/registry.sqlite"),
+        ..case("registry", |p| rename(p, "var/registry.sqlite", "var/away.sqlite"), &NO_NODE)
+    },
+    Case {
+        mends: |p| set_mode(&p.path("var/registry.sqlite"), 0o640),
+        ..case("registry", |p| set_mode(&p.path("var/registry.sqlite"), 0o644), &[])
+    },
 ];
 
 const NODE: [Case; 16] = [
@@ -438,6 +457,7 @@ fn portal(hosts: Vec<(&'static str, u32)>) -> Portal {
     set_mode(&portal.path("var/node"), 0o700);
     give_key_rights(&portal.path("etc/key"));
     tell(&portal, |_| ());
+    portal.upkeep(&[]);
     portal
 }
 

@@ -56,7 +56,7 @@ fn image(portal: &Portal, name: &str, disk: &str) {
 #[track_caller]
 fn next(answer: &Answer) -> Value {
     assert_eq!(answer.status, 200, "{answer}");
-    answer.json()["next"].clone()
+    answer.json()["next"]["order"].clone()
 }
 
 #[track_caller]
@@ -105,7 +105,8 @@ fn the_disk_of_a_stopped_machine_is_saved() {
     assert_eq!((state_of(&answer), &answer["machine"]["saving_as"]), ("saving", &json!("web-1.0")));
     let order = portal.nodes.orders("save").pop().expect("an order to the node");
     assert!(order.signed);
-    let machine = json!({"id": id, "user": "alice", "virtual_host": "vm1"});
+    let number = order.json()["machine"]["number"].as_u64().expect("a number");
+    let machine = json!({"id": id, "number": number, "user": "alice", "virtual_host": "vm1"});
     assert_eq!(order.json(), json!({"machine": machine, "name": "web-1.0"}));
     let percent = Percent::try_from(40).ok();
     let news = News::Progress { stage: Stage::Pack, percent, place: None };

@@ -18,6 +18,7 @@ mod image_quotas;
 mod images;
 mod links;
 mod logs;
+mod lying_nodes;
 mod mail;
 mod node_faults;
 mod node_programs;

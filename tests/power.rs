@@ -79,6 +79,7 @@ fn a_machine_is_stopped_started_and_rebooted() {
         offered.filter(|order| offers(&text, *order, id)).collect::<Vec<_>>()
     };
     assert_eq!(offered(&id), [Order::Stop, Order::Reboot, Order::Terminate]);
+    let mut last = 0;
     for (order, during, after) in [
         (Order::Stop, "stopping", "stopped"),
         (Order::Start, "starting", "deployed"),
@@ -89,7 +90,10 @@ fn a_machine_is_stopped_started_and_rebooted() {
         assert_eq!((&answer["machine"]["moving"], &answer["error"]), (&json!(true), &Value::Null));
         let told = portal.nodes.orders(order.as_str()).pop().expect("an order to the node");
         assert!(told.signed);
-        assert_eq!(told.json(), json!({"id": id, "user": "alice", "virtual_host": "vm1"}));
+        let number = told.json()["number"].as_u64().expect("a number");
+        assert!(number > last, "later orders have higher numbers");
+        last = number;
+        assert_eq!(told.json(), json!({"id": id, "number": number, "user": "alice", "virtual_host": "vm1"}));
         assert_eq!(portal.show("alice", &id)["machine"]["stage"], "waiting for the host");
         for (n, stage) in (1..).zip(order.stages()) {
             portal.report(&id, order, n, progress(*stage)).expect(200);

@@ -13,7 +13,7 @@ use crate::sign_in::Authority;
 use crate::support::apache::{Apache, Kind};
 use crate::support::http::{Ask, basic, encoded};
 use crate::support::node::facts;
-use crate::support::portal::{Portal, STATUS, Setup, password};
+use crate::support::portal::{Portal, STATUS, Setup, of_the_last_order, password};
 use crate::support::stage::public_folder;
 
 const MODULES: &str = "/usr/lib/apache2/modules";
@@ -200,8 +200,14 @@ fn a_host_reports_through_the_proxy_under_its_own_address_only() {
     let proxy = Proxy::start(&portal, "");
     let report = |portal: &Portal, id: &str, sequence: u32, news: News| {
         let id = id.parse().expect("an id");
-        let report =
-            Report { id, order: Order::Deploy, number: portal.number(), sequence, news, host: Some(facts()) };
+        let report = Report {
+            id,
+            order: Order::Deploy,
+            number: of_the_last_order(),
+            sequence,
+            news,
+            host: Some(facts()),
+        };
         portal.signed(STATUS, serde_json::to_vec(&report).expect("JSON"), &portal.key)
     };
     let id = portal.deploy("alice", &[]);

@@ -118,10 +118,10 @@ fn an_extension_in_time_brings_everything_back() {
     assert_eq!(state(&portal, &id), "stopping");
     portal.get("alice", &format!("extend?id={id}&expiryTime=10d&format=json")).send().expect(202);
     let answer = portal.report(&id, Order::Stop, 5, News::Done).expect(200).json();
-    assert_eq!(answer["next"], "start");
+    assert_eq!(answer["next"]["order"], "start");
     // Its answer was lost: it is told once more.
     let answer = portal.report(&id, Order::Stop, 5, News::Done).expect(200).json();
-    assert_eq!(answer["next"], "start");
+    assert_eq!(answer["next"]["order"], "start");
     portal.report(&id, Order::Start, 7, News::Done).expect(200);
     assert_eq!(state(&portal, &id), "deployed");
 }

@@ -15,6 +15,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::bounds;
 use super::fault::Fault;
 use super::lease::Moment;
 use super::names::{
@@ -164,8 +165,10 @@ pub struct HostFacts {
     /// Size of the volume group.
     pub disk_total: Amount,
     /// The node part's version.
+    #[serde(deserialize_with = "bounds::word")]
     pub version: String,
     /// The digest of the node's common.cfg ([`super::sign::digest`]).
+    #[serde(deserialize_with = "bounds::word")]
     pub common_digest: String,
 }
 
@@ -250,6 +253,7 @@ pub struct StatusReply {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsoleTail {
     /// The output, with everything unprintable replaced.
+    #[serde(deserialize_with = "bounds::console")]
     pub text: String,
     /// Whether there was more before it.
     pub truncated: bool,
@@ -261,17 +265,22 @@ pub struct NodeInfo {
     /// Memory, space, version, digest.
     pub host: HostFacts,
     /// The toolstack in use: `xl` or `xm`.
+    #[serde(deserialize_with = "bounds::word")]
     pub toolstack: String,
     /// All domains, the control domain included.
+    #[serde(deserialize_with = "bounds::list")]
     pub domains: Vec<Domain>,
     /// All volumes of the volume group.
+    #[serde(deserialize_with = "bounds::list")]
     pub volumes: Vec<Volume>,
     /// The machines that this node has a record of.
+    #[serde(deserialize_with = "bounds::list")]
     pub jobs: Vec<Job>,
     /// The images of the configuration.
+    #[serde(deserialize_with = "bounds::list")]
     pub images: Vec<ImageFile>,
     /// The images that people saved here.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounds::list")]
     pub saved: Vec<SavedFile>,
 }
 
@@ -279,12 +288,14 @@ pub struct NodeInfo {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Domain {
     /// Its name.
+    #[serde(deserialize_with = "bounds::word")]
     pub name: String,
     /// Its number, which changes when it reboots.
     pub id: u32,
     /// Its memory.
     pub memory: Amount,
     /// The state column of `xl list`, for instance `-b----`.
+    #[serde(deserialize_with = "bounds::word")]
     pub state: String,
 }
 
@@ -292,6 +303,7 @@ pub struct Domain {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
     /// Its name.
+    #[serde(deserialize_with = "bounds::word")]
     pub name: String,
     /// Its size.
     pub size: Amount,
@@ -328,6 +340,7 @@ pub struct Job {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedFile {
     /// The file's name without its ending ([`SavedImage::stem`]).
+    #[serde(deserialize_with = "bounds::word")]
     pub stem: String,
     /// Its size.
     pub bytes: u64,

@@ -26,6 +26,9 @@ use super::upkeep::compare;
 use super::view::{HostView, TimeView, ago, loads, one_line};
 use super::{access, adopt, audit};
 
+/// How many unknown things of each host a page shows; programs get all that are remembered.
+const UNKNOWN: usize = 50;
+
 /// How many of the mails that wait are shown.
 const MAILS: u32 = 100;
 
@@ -42,6 +45,8 @@ struct AdminView {
     free_names: usize,
     /// What was found on hosts and is nobody's.
     unknown: Vec<UnknownView>,
+    /// How many more there are, by host.
+    more_unknown: BTreeMap<String, usize>,
     /// What hosts should have and don't.
     missing: Vec<MissingView>,
     /// Whether the registry comes from a backup and the hosts have not been compared with it yet: nothing is deployed.
@@ -339,7 +344,8 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         }
     }
     let now = clock::now();
-    let view = access::registry_to_read(call)?.read(|reader| look(reader, &common, now))?;
+    let most = if call.request.format == Format::Html { UNKNOWN } else { usize::MAX };
+    let view = access::registry_to_read(call)?.read(|reader| look(reader, &common, most, now))?;
     call.reply(status, &view)
 }
 
@@ -425,14 +431,14 @@ fn carry_out(
 }
 
 /// All that there is to see.
-fn look(reader: Reader<'_>, common: &Common, now: Moment) -> Result<AdminView, Refusal> {
+fn look(reader: Reader<'_>, common: &Common, most_unknown: usize, now: Moment) -> Result<AdminView, Refusal> {
     let closed = reader.closed()?;
     let live = reader.live(Scope::All, u32::MAX, 0)?;
     let names = names(&live, common, &closed);
     let mut mail = reader.mail_waiting(MAILS + 1)?;
     let more_mail = mail.len() > MAILS as usize;
     mail.truncate(MAILS as usize);
-    let strays = reader.strays()?;
+    let (strays, more_unknown) = first_of_each(reader.strays()?, most_unknown);
     let ordered = strangers::under_way(reader, &strays)?;
     Ok(AdminView {
         portal: closed::find(&closed, Kind::Portal, "").map(ClosedView::from),
@@ -444,11 +450,25 @@ fn look(reader: Reader<'_>, common: &Common, now: Moment) -> Result<AdminView, R
             .count(),
         names,
         unknown: strays.iter().zip(ordered).map(|(found, ordered)| unknown(found, ordered)).collect(),
+        more_unknown,
         missing: live.iter().filter(|vm| compare::is_missing(vm)).map(missing).collect(),
         awaits_comparison: reader.awaits_comparison()?,
         mail: mail.into_iter().map(mail_view).collect(),
         more_mail,
     })
+}
+
+/// At most so many of what is unknown on each host, and how many more there are.
+fn first_of_each(strays: Vec<Found>, most: usize) -> (Vec<Found>, BTreeMap<String, usize>) {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let mut first = strays;
+    first.retain(|found| {
+        let many = seen.entry(found.host.to_string()).or_default();
+        *many += 1;
+        *many <= most
+    });
+    let more = seen.into_iter().filter(|(_, many)| *many > most).map(|(host, many)| (host, many - most));
+    (first, more.collect())
 }
 
 fn hosts(

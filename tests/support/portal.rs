@@ -95,6 +95,11 @@ fn clock_variables(dir: &Path) -> [(&'static str, String); 4] {
     ]
 }
 
+/// A number that is higher than that of every order, whatever the clock was when it was given: that of the last one.
+pub fn of_the_last_order() -> OrderNumber {
+    OrderNumber::default().next(u64::MAX >> 11)
+}
+
 /// A running portal; gone when dropped.
 #[derive(Debug)]
 pub struct Portal {
@@ -171,13 +176,8 @@ impl Portal {
     #[track_caller]
     pub fn report(&self, id: &str, order: Order, sequence: u32, news: News) -> Answer {
         let id: VmId = id.parse().expect("a machine's id");
-        let report = Report { id, order, number: self.number(), sequence, news, host: Some(facts()) };
+        let report = Report { id, order, number: of_the_last_order(), sequence, news, host: Some(facts()) };
         self.signed(STATUS, serde_json::to_vec(&report).expect("JSON"), &self.key).send()
-    }
-
-    /// The number of an order that is given now.
-    pub fn number(&self) -> OrderNumber {
-        OrderNumber::default().next(u64::try_from(self.now().unix()).expect("after 1970") * 1000 + 999)
     }
 
     /// What messages are signed with by default.
@@ -379,10 +379,13 @@ impl Setup {
         if self.registry {
             let made =
                 command(&stage, dir.path(), "vgrid-registry").arg("init").output().expect("vgrid-registry");
-            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
             let said = String::from_utf8_lossy(&made.stdout);
             let identity = said.trim_end().trim_end_matches('.').rsplit(' ').next().unwrap_or_default();
-            registry = identity.parse().expect("an identity");
+            // Some tests want a server.cfg with which nothing works.
+            match identity.parse() {
+                Ok(identity) => registry = identity,
+                Err(_) => eprintln!("no registry: {}", String::from_utf8_lossy(&made.stderr)),
+            }
         }
         self.write_sign_in(&stage, dir.path());
         let sites = shipped_sites(&stage, dir.path());

@@ -82,7 +82,13 @@ pub const CASES: [Case; 35] = [
     case("records", "chmod 755 /var/lib/vgrid/node", "chmod 700 /var/lib/vgrid/node"),
     // Orders are taken from vm1 only; the portal itself is where it was.
     Case {
-        skips: &["nodes' keys", "nodes tell what they have", "nodes' version", "nodes' common.cfg"],
+        skips: &[
+            "nodes' keys",
+            "nodes' registry",
+            "nodes tell what they have",
+            "nodes' version",
+            "nodes' common.cfg",
+        ],
         ..case(
             "nodes take orders from here",
             "cp -p /etc/vgrid/node.cfg /root/ && sed -i 's,^serverHostname.*,serverHostname = \"vm1\"\\n\
@@ -92,7 +98,7 @@ pub const CASES: [Case; 35] = [
     },
     Case {
         fails: &["server's key"],
-        skips: &["nodes tell what they have", "nodes' version", "nodes' common.cfg"],
+        skips: &["nodes' registry", "nodes tell what they have", "nodes' version", "nodes' common.cfg"],
         ..case(
             "nodes' keys",
             "cp -p /etc/vgrid/node.cfg /root/ && cp -p /etc/vgrid/key /etc/vgrid/other && echo 1 >> /etc/vgrid/other && \

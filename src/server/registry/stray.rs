@@ -2,7 +2,7 @@
 //! administrator looks and acts.
 
 use crate::model::lease::Moment;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::names::{MachineName, PhysicalHost, VOLUME_PREFIXES, VirtualHost};
 
@@ -50,6 +50,11 @@ pub struct Stray {
 }
 
 impl Stray {
+    /// What tells it from the others on its host.
+    fn key(&self) -> (StrayKind, &str) {
+        (self.kind, &self.name)
+    }
+
     /// The name in the DNS that it has, or had, if it is called as vGrid calls a machine or a machine's volume.
     fn virtual_host(&self) -> Option<VirtualHost> {
         let machine = match self.kind {
@@ -137,32 +142,36 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Replaces what is known to be unknown on a host. Gives back what was not there the last time.
+    /// Replaces what is known to be unknown on a host, as far as it has changed. Gives back what was not there the last time.
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
     pub fn keep_strays(
         &self,
         host: &PhysicalHost,
-        found: &[Stray],
+        found: &[&Stray],
         now: Moment,
     ) -> Result<Vec<Stray>, RegistryError> {
         let known = self.strays_on(host)?;
-        let is =
-            |known: &Found, stray: &Stray| known.stray.kind == stray.kind && known.stray.name == stray.name;
-        for gone in known.iter().filter(|known| !found.iter().any(|stray| is(known, stray))) {
-            self.forget_stray(host, gone.stray.kind, &gone.stray.name)?;
+        let known: BTreeMap<(StrayKind, &str), &str> =
+            known.iter().map(|known| (known.stray.key(), known.stray.detail.as_str())).collect();
+        let there: BTreeSet<(StrayKind, &str)> = found.iter().map(|stray| stray.key()).collect();
+        for (kind, name) in known.keys().filter(|key| !there.contains(*key)) {
+            self.forget_stray(host, *kind, name)?;
         }
         let mut new = Vec::new();
+        let mut statement = self.connection.prepare(
+            "INSERT INTO stray (host, kind, name, detail, since) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (host, kind, name) DO UPDATE SET detail = excluded.detail",
+        )?;
         for stray in found {
-            if !known.iter().any(|known| is(known, stray)) {
-                new.push(stray.clone());
+            match known.get(&stray.key()) {
+                Some(detail) if *detail == stray.detail => continue,
+                Some(_) => {}
+                None => new.push((*stray).clone()),
             }
-            self.connection.execute(
-                "INSERT INTO stray (host, kind, name, detail, since) VALUES (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT (host, kind, name) DO UPDATE SET detail = excluded.detail",
-                (host.as_str(), stray.kind.as_str(), &stray.name, &stray.detail, now.unix()),
-            )?;
+            let (kind, since) = (stray.kind.as_str(), now.unix());
+            statement.execute((host.as_str(), kind, &stray.name, &stray.detail, since))?;
         }
         Ok(new)
     }

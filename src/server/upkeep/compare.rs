@@ -162,6 +162,23 @@ pub fn unexpected(vms: &[&Vm], images: &BTreeSet<String>, info: &NodeInfo) -> Un
     found
 }
 
+/// How many things of one kind are remembered of a host. Whoever has more has something else to do than to look at each.
+const MOST: usize = 200;
+
+/// Those of the unknown things on a host that are remembered: the first of each kind, in an order that does not change from
+/// one time to the next.
+pub fn remembered(strays: &[Stray]) -> Vec<&Stray> {
+    let mut sorted: Vec<&Stray> = strays.iter().collect();
+    sorted.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+    let mut seen: BTreeMap<StrayKind, usize> = BTreeMap::new();
+    sorted.retain(|stray| {
+        let many = seen.entry(stray.kind).or_default();
+        *many += 1;
+        *many <= MOST
+    });
+    sorted
+}
+
 #[cfg(test)]
 pub(in crate::server) mod tests {
     use super::*;
@@ -328,6 +345,18 @@ pub(in crate::server) mod tests {
         assert_eq!(judged(&missing, &info()), None, "it is known");
         told.jobs = vec![job(&missing, None)];
         assert_eq!(judged(&missing, &told), Some(Act::FoundAgain));
+    }
+
+    #[test]
+    fn of_many_unknown_things_the_same_ones_are_remembered() {
+        let stray = |kind, n: usize| Stray { kind, name: format!("x{n:05}"), detail: String::new() };
+        let mut all: Vec<Stray> = (0..5000).map(|n| stray(StrayKind::Domain, n)).collect();
+        all.push(stray(StrayKind::Record, 7));
+        let first: Vec<Stray> = remembered(&all).into_iter().cloned().collect();
+        assert_eq!(first.len(), MOST + 1);
+        assert!(first.contains(&stray(StrayKind::Record, 7)), "no kind hides another");
+        all.reverse();
+        assert_eq!(remembered(&all).into_iter().cloned().collect::<Vec<_>>(), first);
     }
 
     #[test]

@@ -496,11 +496,12 @@ impl Run<'_> {
         let unexpected = compare::unexpected(known, stems.unwrap_or(&none), info);
         if !self.dry {
             let host = &heard.host;
+            let strays = compare::remembered(&unexpected.strays);
             let attempt = Attempt { host, machines: known.len(), fault: None, now };
             let new = self.registry.write(|writer| {
                 attempt.keep(writer, silence, post, actor)?;
                 writer.keep_facts(host, &info.host, now)?;
-                let new = writer.keep_strays(host, &unexpected.strays, now)?;
+                let new = writer.keep_strays(host, &strays, now)?;
                 if !new.is_empty() {
                     let notice = Notice::Strays { host, strays: &new };
                     note(post.to_administrators(writer, &notice, now)?, &"administrators");
