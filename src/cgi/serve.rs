@@ -493,23 +493,23 @@ mod pages {
 
     /// The refusal of what another site would have a browser do.
     fn led_here(elsewhere: &Elsewhere, host: &str) -> Refusal {
-        let sentence = match elsewhere {
-            Elsewhere::Site => {
-                "Refused: your browser was sent here by another site. Open the portal and do it \
-                                there."
-                    .to_owned()
-            }
-            Elsewhere::Page(origin) => format!(
-                "Refused: your browser was sent here by another site, {origin:.200}, while Apache was asked for \
-                 {host:.200}. Open the portal and do it there. If {origin:.200} is the portal, behind a proxy, an \
-                 administrator names it in portalURLs in [General] of server.cfg."
+        let (why, more) = match elsewhere {
+            Elsewhere::Site => ("your browser was sent here by another site".to_owned(), String::new()),
+            Elsewhere::Page(origin) => (
+                format!(
+                    "your browser was sent here by another site, {origin:.200}, while Apache was asked for {host:.200}"
+                ),
+                format!(
+                    " If {origin:.200} is the portal, behind a proxy, an administrator names it in portalURLs in \
+                     [General] of server.cfg."
+                ),
             ),
-            Elsewhere::Unreadable(header) => format!(
-                "Refused: the header {header} can't be read, so your browser may have been sent here by another \
-                 site. Open the portal and do it there."
+            Elsewhere::Unreadable(header) => (
+                format!("the header {header} can't be read, so another site may have sent your browser here"),
+                String::new(),
             ),
         };
-        Refusal::forbidden(sentence)
+        Refusal::forbidden(format!("Refused: {why}. Open the portal and do it there.{more}"))
     }
 
     /// Whether the call is meant to change something, and may.
