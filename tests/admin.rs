@@ -265,8 +265,8 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() {
             400,
             "portal, host or name",
         ),
-        (&[("do", "destroy"), ("kind", "portal")], 400, "close, open or remove"),
-        (&[("kind", "portal"), ("reason", "x")], 400, "close, open or remove"),
+        (&[("do", "destroy"), ("kind", "portal")], 400, "close, open, remove or adopt"),
+        (&[("kind", "portal"), ("reason", "x")], 400, "close, open, remove or adopt"),
         (
             &[("do", "close"), ("kind", "host"), ("host", "localhost"), ("reason", "x")],
             400,

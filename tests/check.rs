@@ -192,7 +192,7 @@ const SERVER: [Case; 24] = [
         &["nodes tell what they have", "nodes' version", "nodes' common.cfg"],
     ),
     Case {
-        fails: &["upkeep", "nodes answer", "portal answers"],
+        fails: &["upkeep", "nodes answer"],
         mends: |p| rename(p, "var/away.sqlite", "var/registry.sqlite"),
         ..case("registry", |p| rename(p, "var/registry.sqlite", "var/away.sqlite"), &NO_NODE)
     },
