@@ -49,8 +49,8 @@ check:
 	$(CARGO) clippy --locked --no-default-features --features node -- -D warnings
 
 # Scenarios that take minutes each: owners' keys, mishaps in every stage, reboots and power cuts, two hosts, queues,
-# saved images, and each thing that vgrid-check looks at broken once.
-DEEP = xen::check xen::healing xen::keys xen::orders xen::power xen::reports xen::save xen::two
+# saved images, disks that attack the host, and each thing that vgrid-check looks at broken once.
+DEEP = xen::check xen::healing xen::hostile xen::keys xen::orders xen::power xen::reports xen::save xen::two
 
 test:
 	tests/xenhost/packages test
