@@ -55,6 +55,8 @@ pub struct Answer {
     pub status: u16,
     /// What the other side's clock says, if it tells.
     pub date: Option<Moment>,
+    /// Whether it is signed. Of an answer that is not, nothing is known but that something said it.
+    pub signed: bool,
     /// The registry that the other side goes by, if the answer is signed and says so.
     pub registry: Option<RegistryId>,
     /// The body.
@@ -191,14 +193,16 @@ impl<'a> Client<'a> {
                 RemoteError::NotSent(detail) => RemoteError::Broken(detail),
                 other => other,
             })?;
-        let Some((key, _)) = self.signs else { return Ok(Answer { status, date, registry: None, body }) };
+        let Some((key, _)) = self.signs else {
+            return Ok(Answer { status, date, signed: false, registry: None, body });
+        };
         let answer = SignedAnswer { request: &signature, status, registry: claimed, body: &body };
         let is_signed = answer.is_signed_by(key, &its_signature);
         // A refusal may come from Apache, or before the signature was looked at. It leads to nothing.
         if (200..300).contains(&status) && !is_signed {
             return Err(RemoteError::Unsigned(status));
         }
-        Ok(Answer { status, date, registry: claimed.filter(|_| is_signed), body })
+        Ok(Answer { status, date, signed: is_signed, registry: claimed.filter(|_| is_signed), body })
     }
 
     fn explain(&self, error: ureq::Error) -> RemoteError {

@@ -24,6 +24,7 @@ mod node_faults;
 mod node_programs;
 mod once;
 mod pages;
+mod placement;
 mod power;
 mod proxy;
 mod quotas;

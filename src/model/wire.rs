@@ -276,7 +276,7 @@ pub struct NodeInfo {
     /// The machines that this node has a record of.
     #[serde(deserialize_with = "bounds::list")]
     pub jobs: Vec<Job>,
-    /// The images of the configuration.
+    /// The images of `common.cfg`.
     #[serde(deserialize_with = "bounds::list")]
     pub images: Vec<ImageFile>,
     /// The images that people saved here.

@@ -47,10 +47,11 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
         memory: Amount::from_mib(listed.memory.mib()),
         state: listed.state,
     };
-    let images = call.config.images().map(|tag| {
-        let file = call.config.image(&tag).map(|image| image.file);
+    // Those that can be asked for, also where `default` stands for all of them.
+    let images = node.common.images.iter().map(|(tag, _)| {
+        let file = call.config.image(tag).map(|image| image.file);
         let bytes = file.ok().and_then(|file| super::image::open(&file).ok()).map(|(_, bytes)| bytes);
-        ImageFile { tag, bytes }
+        ImageFile { tag: tag.clone(), bytes }
     });
     Reply::json(
         200,

@@ -11,8 +11,9 @@ use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::{Fields, Format};
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common, Leases, Quota};
+use crate::model::fault::Fault;
 use crate::model::folding::Folding;
-use crate::model::lease::{Lease, Term};
+use crate::model::lease::{Lease, Moment, Term};
 use crate::model::names::{
     ImageTag, Label, MachineName, NameFault, PhysicalHost, SavedImage, UserName, VirtualHost, VmId,
 };
@@ -28,17 +29,17 @@ use super::images::{ImageView, Named};
 use super::mail::Post;
 use super::nodes::Nodes;
 use super::once::{self, Mark};
-use super::placement::{Load, first_free, least_loaded};
+use super::placement::{Against, Known, Load, Need, choose, first_free};
 use super::quota::{self, QuotaView};
 use super::registry::closed::{self, Kind};
 use super::registry::event::Actor;
 use super::registry::image::Image;
 use super::registry::request::Given;
 use super::registry::user::{Owner, Registered};
-use super::registry::vm::{NewVm, Vm};
+use super::registry::vm::{NewVm, OnNode, Vm};
 use super::registry::{Registry, RegistryError, Writer};
-use super::view::{MachineView, ended, field_fault, loads, one_line, ordered, sentence};
-use super::{access, audit, images, orders};
+use super::view::{MachineView, ended, field_fault, known, loads, one_line, ordered, sentence};
+use super::{access, audit, failures, images, orders};
 
 /// What the form proposes for the memory, in MiB, and for the partition, in GiB.
 const PROPOSED_MEMORY: &str = "256";
@@ -277,6 +278,8 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let actor = access::actor(call);
     let quota = call.config.quota(&call.user);
     let folding = call.config.folding();
+    // Only of what vGrid itself has chosen another host can be chosen.
+    let is_free = wish.host.is_none() && matches!(wish.source, Source::Tag(_));
     let asking = Asking { user: &call.user, folding, quota, actor: &actor, mark: mark.as_ref() };
     let vm = match take_on(&mut registry, &common, asking, wish) {
         Ok(Taken::New(vm)) => vm,
@@ -298,7 +301,29 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     // Of somebody's first machine: nobody knew them before.
     access::keep_mail(call, &mut registry);
     audit::record(Level::Info, "deploy", &vm, &actor, "ordered");
-    let order = DeployOrder {
+    let post = Post::new(&call.config);
+    let mut answer = nodes.deploy(&message(&vm));
+    let mut vm = vm;
+    if is_free
+        && let Err(trouble) = &answer
+        && trouble.taken == OnNode::No
+        && trouble.fault.sends_elsewhere()
+        && let Some(moved) = elsewhere(&mut registry, &common, &post, &vm, &trouble.fault, &actor)?
+    {
+        audit::record(Level::Warning, "deploy-moved", &moved, &actor, &trouble.fault.to_string());
+        answer = nodes.deploy(&message(&moved));
+        vm = moved;
+    }
+    let (vm, fault) =
+        orders::settle_with(&mut registry, vm, Order::Deploy, answer, &actor, |writer, vm, fault| {
+            failures::deploy_failed(writer, &post, vm, fault, clock::now())
+        })?;
+    ordered(call, &common, &vm, fault.as_ref())
+}
+
+/// The message to a machine's host that it is to make it.
+fn message(vm: &Vm) -> DeployOrder {
+    DeployOrder {
         id: vm.id,
         number: vm.number,
         user: vm.owner.user_name().clone(),
@@ -308,13 +333,33 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         memory: vm.memory,
         disk: vm.disk,
         saved: vm.from.clone(),
-    };
-    let answer = nodes.deploy(&order);
-    let (vm, fault) =
-        orders::settle_with(&mut registry, vm, Order::Deploy, answer, &actor, |writer, vm, fault| {
-            Post::new(&call.config).deploy_failed(writer, vm, fault, clock::now())
-        })?;
-    ordered(call, &common, &vm, fault.as_ref())
+    }
+}
+
+/// Places a machine anew, of which surely nothing is on the host that did not take it. `None` if no other host is better, or it is
+/// not being deployed any more.
+fn elsewhere(
+    registry: &mut Registry,
+    common: &Common,
+    post: &Post<'_>,
+    vm: &Vm,
+    fault: &Fault,
+    actor: &Actor,
+) -> Result<Option<Vm>, RegistryError> {
+    registry.write(|writer| {
+        let now = clock::now();
+        let mut loads = loads(**writer, common)?;
+        loads.retain(|load| load.host != vm.physical_host);
+        let known = known(**writer, now)?;
+        let need = Need { memory: vm.memory.amount(), disk: vm.disk.amount(), image: &vm.image };
+        let against = |load: &Load| known.get(&load.host).and_then(|known| known.against(need, now));
+        let Ok(load) = choose(&loads, against) else { return Ok(None) };
+        let Some(moved) = writer.move_to(vm, &load.host, now)? else { return Ok(None) };
+        failures::deploy_failed(writer, post, vm, fault, now)?;
+        let detail = format!("{}: {fault} It is tried on {} instead.", vm.physical_host, load.host);
+        writer.record(vm.id, now, actor, "moved to another host", &detail)?;
+        Ok(Some(moved))
+    })
 }
 
 /// Reads the fields, all of them, so that all faults are told at once.
@@ -461,7 +506,11 @@ fn take_on(
         }
         let loads = loads(**writer, common)?;
         let (image, from, physical_host) = match &wish.source {
-            Source::Tag(tag) => (tag.clone(), None, place(&loads, wish.host.as_ref())?),
+            Source::Tag(tag) => {
+                let need = Need { memory: wish.memory.amount(), disk: wish.disk.amount(), image: tag };
+                let host = place(&loads, wish.host.as_ref(), &known(**writer, now)?, need, now)?;
+                (tag.clone(), None, host)
+            }
             Source::Saved(named, base) => {
                 let named = named.clone().resolved(**writer, folding)?;
                 let image = saved(writer, common, &owner, &named, base.as_ref(), &wish)?;
@@ -551,19 +600,43 @@ fn place_of(image: &Image, loads: &[Load]) -> Result<PhysicalHost, NotTaken> {
         );
         return Err(NotTaken::Declined(Declined::one(409, "physicalHost", sentence)));
     }
-    place(loads, Some(host))
+    place_on(loads, host)
 }
 
-/// The host that was asked for, or the one with the lowest share, if it is not full.
-fn place(loads: &[Load], wanted: Option<&PhysicalHost>) -> Result<PhysicalHost, NotTaken> {
-    let full = |sentence: String| NotTaken::Declined(Declined::one(409, "physicalHost", sentence));
-    let Some(wanted) = wanted else {
-        return least_loaded(loads).map(|load| load.host.clone()).ok_or_else(|| {
-            let state =
-                if loads.iter().any(|load| load.disabled.is_some()) { "full or disabled" } else { "full" };
-            full(format!("All hosts are {state}. Terminate a machine, or try again later."))
-        });
+/// The host that was asked for, or the one with the lowest share that nothing speaks against, if it is not full.
+fn place(
+    loads: &[Load],
+    wanted: Option<&PhysicalHost>,
+    known: &BTreeMap<PhysicalHost, Known>,
+    need: Need<'_>,
+    now: Moment,
+) -> Result<PhysicalHost, NotTaken> {
+    let against = |load: &Load| known.get(&load.host).and_then(|known| known.against(need, now));
+    match wanted {
+        Some(wanted) => place_on(loads, wanted),
+        None => match choose(loads, against) {
+            Ok(load) => Ok(load.host.clone()),
+            Err(reasons) => Err(nowhere(loads, &reasons)),
+        },
+    }
+}
+
+/// Why no host takes a machine.
+fn nowhere(loads: &[Load], reasons: &[(&PhysicalHost, Against)]) -> NotTaken {
+    let sentence = if reasons.is_empty() {
+        let state =
+            if loads.iter().any(|load| load.disabled.is_some()) { "full or disabled" } else { "full" };
+        format!("All hosts are {state}. Terminate a machine, or try again later.")
+    } else {
+        let reasons: Vec<String> = reasons.iter().map(|(host, why)| format!("{host} {why}")).collect();
+        format!("No host can take it at present: {}. Ask for less, or try again later.", reasons.join("; "))
     };
+    NotTaken::Declined(Declined::one(409, "physicalHost", sentence))
+}
+
+/// The host that was asked for, if it is not full.
+fn place_on(loads: &[Load], wanted: &PhysicalHost) -> Result<PhysicalHost, NotTaken> {
+    let full = |sentence: String| NotTaken::Declined(Declined::one(409, "physicalHost", sentence));
     let load = loads.iter().find(|load| load.host == *wanted);
     match load {
         Some(load) if load.takes_more() => Ok(wanted.clone()),

@@ -16,6 +16,7 @@ pub mod check;
 pub mod console;
 pub mod deploy;
 pub mod extend;
+pub mod failures;
 pub mod history;
 pub mod images;
 pub mod keeping;

@@ -203,9 +203,12 @@ fn unheard(host: &PhysicalHost, error: RemoteError) -> Trouble {
     }
 }
 
-/// An answer that is no consent. One with a 4xx status, or with a fault, was judged before anything was done.
+/// An answer that is no consent. One with a 4xx status, or with a fault, was judged before anything was done. A fault is
+/// believed when it is signed.
 fn refused(host: &PhysicalHost, answer: &Answer) -> Trouble {
-    if let Ok(NodeRefusal { fault }) = answer.json() {
+    if answer.signed
+        && let Ok(NodeRefusal { fault }) = answer.json()
+    {
         return Trouble { fault, taken: OnNode::No };
     }
     let taken = if (400..500).contains(&answer.status) { OnNode::No } else { OnNode::Maybe };
@@ -215,7 +218,7 @@ fn refused(host: &PhysicalHost, answer: &Answer) -> Trouble {
         .json::<serde_json::Value>()
         .ok()
         .and_then(|json| json.pointer("/error/message").and_then(|text| text.as_str().map(detail)));
-    if let (503, Some(sentence)) = (answer.status, &sentence) {
+    if let (true, 503, Some(sentence)) = (answer.signed, answer.status, &sentence) {
         // A node says so before it does anything.
         let fault = Fault::HostBusy { host: host.clone(), detail: sentence.trim_end_matches('.').to_owned() };
         return Trouble { fault, taken: OnNode::No };
@@ -241,7 +244,7 @@ mod tests {
     }
 
     fn answer(status: u16, body: &str) -> Answer {
-        Answer { status, date: None, registry: None, body: body.as_bytes().to_vec() }
+        Answer { status, date: None, signed: true, registry: None, body: body.as_bytes().to_vec() }
     }
 
     #[test]
@@ -249,6 +252,17 @@ mod tests {
         let fault = Fault::NotEnoughMemory { needed: Amount::from_mib(9), free: Amount::from_mib(1) };
         let body = serde_json::to_string(&NodeRefusal { fault: fault.clone() }).unwrap();
         assert_eq!(refused(&host(), &answer(409, &body)), Trouble { fault, taken: OnNode::No });
+    }
+
+    #[test]
+    fn a_reason_that_nobody_signed_is_not_the_node_s() {
+        let fault = Fault::NotEnoughMemory { needed: Amount::from_mib(9), free: Amount::from_mib(1) };
+        let body = serde_json::to_string(&NodeRefusal { fault }).unwrap();
+        for status in [409, 503] {
+            let trouble = refused(&host(), &Answer { signed: false, ..answer(status, &body) });
+            assert!(matches!(trouble.fault, Fault::HostRefused { .. }), "{trouble:?}");
+            assert!(!trouble.fault.sends_elsewhere(), "the node may have taken the order all the same");
+        }
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! Where a machine goes when its owner leaves that to vGrid. Pure.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
-use crate::model::names::{PhysicalHost, VirtualHost};
+use crate::model::lease::Moment;
+use crate::model::names::{ImageTag, PhysicalHost, VirtualHost};
+use crate::model::size::Amount;
 
 /// How full a host is, in machines.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,11 +32,104 @@ impl Load {
     }
 }
 
+/// What a machine needs of its host.
+#[derive(Debug, Clone, Copy)]
+pub struct Need<'a> {
+    /// Its memory.
+    pub memory: Amount,
+    /// Its partition.
+    pub disk: Amount,
+    /// The image that it is made from.
+    pub image: &'a ImageTag,
+}
+
+/// What is known of a host; what is not known speaks against nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Known {
+    /// Whether it did not answer when upkeep asked last.
+    pub silent: bool,
+    /// Until when it gets no machines because deploys failed there.
+    pub failing_until: Option<Moment>,
+    /// Memory that is free.
+    pub memory_free: Option<Amount>,
+    /// Space that is free.
+    pub disk_free: Option<Amount>,
+    /// The images that it has.
+    pub images: Option<BTreeSet<ImageTag>>,
+}
+
+/// What speaks against placing a machine on a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Against {
+    /// It can't take the machine.
+    Lacks(String),
+    /// It could, if it was in order, or is by now.
+    Unreliable(String),
+}
+
+impl fmt::Display for Against {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Lacks(why) | Self::Unreliable(why)) = self;
+        f.write_str(why)
+    }
+}
+
+impl Known {
+    /// What speaks against placing a machine there now, if something does.
+    pub fn against(&self, need: Need<'_>, now: Moment) -> Option<Against> {
+        let short = |free: Option<Amount>, needed: Amount| free.filter(|free| *free < needed);
+        if let Some(free) = short(self.memory_free, need.memory) {
+            return Some(Against::Lacks(format!("has only {free} of memory free")));
+        }
+        if let Some(free) = short(self.disk_free, need.disk) {
+            return Some(Against::Lacks(format!("has only {free} of disk space free")));
+        }
+        if self.images.as_ref().is_some_and(|images| !images.contains(need.image)) {
+            // It may have got it since it was asked.
+            return Some(Against::Unreliable(format!("does not have the image {}", need.image)));
+        }
+        if self.silent {
+            return Some(Against::Unreliable("did not answer when it was last asked".to_owned()));
+        }
+        let until = self.failing_until.filter(|until| *until > now)?;
+        Some(Against::Unreliable(format!("failed lately; it is tried again from {until}")))
+    }
+}
+
+/// How long a host gets no machines by vGrid's choice after so many failures in a row, in seconds.
+pub fn pause(failures: u32) -> i64 {
+    match failures {
+        0 => 0,
+        1 => 60,
+        2 => 300,
+        3 => 900,
+        _ => 3600,
+    }
+}
+
+/// The host with the lowest share of its maximum among those that nothing speaks against; if there are none, among those that
+/// are only unreliable, for to try is better than to refuse. `Err` says what speaks against each.
+pub fn choose(
+    loads: &[Load],
+    against: impl Fn(&Load) -> Option<Against>,
+) -> Result<&Load, Vec<(&PhysicalHost, Against)>> {
+    let open: Vec<(&Load, Option<Against>)> =
+        loads.iter().filter(|load| load.takes_more()).map(|load| (load, against(load))).collect();
+    let best = |fits: fn(&Option<Against>) -> bool| {
+        least_loaded(open.iter().filter(|(_, against)| fits(against)).map(|(load, _)| *load))
+    };
+    if let Some(load) = best(Option::is_none) {
+        return Ok(load);
+    }
+    best(|against| matches!(against, Some(Against::Unreliable(_))))
+        .ok_or_else(|| open.iter().filter_map(|(load, why)| Some((&load.host, why.clone()?))).collect())
+}
+
 /// The host with the lowest share of its maximum in use, among those that take more; of equals the
 /// first. `None` if none does.
-pub fn least_loaded(loads: &[Load]) -> Option<&Load> {
+pub fn least_loaded<'a>(loads: impl IntoIterator<Item = &'a Load>) -> Option<&'a Load> {
     // a/b < c/d as a·d < c·b: no rounding, and a host that is not full has a maximum above zero.
-    loads.iter().filter(|load| load.takes_more()).reduce(|best, load| {
+    loads.into_iter().filter(|load| load.takes_more()).reduce(|best, load| {
         let share = |a: &Load, b: &Load| u64::from(a.machines) * u64::from(b.maximum);
         if share(load, best) < share(best, load) { load } else { best }
     })
@@ -99,6 +195,57 @@ mod tests {
         let loads = [load("node1", Some("its fan is loud")), load("node2", None)];
         assert_eq!(least_loaded(&loads), Some(&loads[1]));
         assert_eq!(least_loaded(&loads[..1]), None);
+    }
+
+    #[test]
+    fn the_emptiest_host_is_passed_over_when_it_fails_is_silent_or_lacks_something() {
+        let load =
+            |name: &str, machines| Load { host: name.parse().unwrap(), machines, maximum: 9, disabled: None };
+        let loads = [load("empty", 0), load("fuller", 5)];
+        let image: ImageTag = "tiny".parse().unwrap();
+        let (memory, disk) = (Amount::from_mib(100), Amount::from_mib(1000));
+        let (need, now) = (Need { memory, disk, image: &image }, Moment::from_unix(1000));
+        let with = |known: &Known| {
+            let chosen = super::choose(&loads, |load| {
+                known.against(need, now).filter(|_| load.host.as_str() == "empty")
+            });
+            chosen.unwrap().host.as_str().to_owned()
+        };
+        let some = |mib| Some(Amount::from_mib(mib));
+        let has = |tags: &[&str]| Some(tags.iter().map(|tag| tag.parse().unwrap()).collect());
+        for known in [
+            Known { silent: true, ..Known::default() },
+            Known { failing_until: Some(Moment::from_unix(1001)), ..Known::default() },
+            Known { memory_free: some(99), ..Known::default() },
+            Known { disk_free: some(999), ..Known::default() },
+            Known { images: has(&["other"]), ..Known::default() },
+        ] {
+            assert_eq!(with(&known), "fuller", "{known:?}");
+        }
+        for known in [
+            Known::default(),
+            Known { failing_until: Some(now), ..Known::default() },
+            Known {
+                memory_free: some(100),
+                disk_free: some(1000),
+                images: has(&["tiny"]),
+                ..Known::default()
+            },
+        ] {
+            assert_eq!(with(&known), "empty", "{known:?}");
+        }
+        // Where there is no better one, one that failed is tried; one that can't is not.
+        let silent = Known { silent: true, ..Known::default() };
+        assert_eq!(super::choose(&loads, |_| silent.against(need, now)).unwrap().host.as_str(), "empty");
+        let small = Known { memory_free: some(1), ..Known::default() };
+        let refused = super::choose(&loads, |_| small.against(need, now)).unwrap_err();
+        assert_eq!(refused.len(), 2);
+        assert_eq!(refused[0].1.to_string(), "has only 1 MiB of memory free");
+    }
+
+    #[test]
+    fn pauses_grow_up_to_an_hour() {
+        assert_eq!([0, 1, 2, 3, 4, 99].map(pause), [0, 60, 300, 900, 3600, 3600]);
     }
 
     #[test]

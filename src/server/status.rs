@@ -9,6 +9,7 @@ use crate::model::wire::{News, NextOrder, Report, StatusReply, Verdict};
 use crate::system::log::{self, Level};
 use crate::system::{address, clock};
 
+use super::failures;
 use super::leases;
 use super::mail::Post;
 use super::orders;
@@ -61,7 +62,7 @@ pub fn handle(call: &InternalCall<'_>) -> Result<Reply, Refusal> {
     let outcome = registry.write(|writer| {
         let outcome = take(writer, &report, call.config.leases.grace, &actor)?;
         if let (Some(("deploy failed", _)), News::Failed { fault }) = (&outcome.news, &report.news) {
-            Post::new(&call.config).deploy_failed(writer, &vm, fault, clock::now())?;
+            failures::deploy_failed(writer, &Post::new(&call.config), &vm, fault, clock::now())?;
         }
         Ok::<_, RegistryError>(outcome)
     })?;
@@ -148,6 +149,9 @@ fn take(writer: &Writer<'_>, report: &Report, grace: Lease, actor: &Actor) -> Re
     let news = news.filter(|_| changed.is_some() || mended || kept);
     if let Some((what, detail)) = &news {
         writer.record(vm.id, now, actor, what, detail)?;
+    }
+    if changed.is_some() && event == Event::Deployed && report.order == Order::Deploy {
+        writer.host_works(&vm.physical_host)?;
     }
     let next = match changed {
         Some(changed) => follow(writer, &vm, &changed, report, grace, actor)?,

@@ -1,7 +1,9 @@
 //! Hosts: what each last said about itself.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::model::lease::Moment;
-use crate::model::names::PhysicalHost;
+use crate::model::names::{ImageTag, PhysicalHost};
 use crate::model::size::Amount;
 use crate::model::wire::HostFacts;
 
@@ -16,7 +18,21 @@ pub struct Host {
     pub facts: HostFacts,
     /// When it said so.
     pub seen: Moment,
+    /// The images that it has; `None` if it never said.
+    pub images: Option<BTreeSet<ImageTag>>,
 }
+
+/// Deploys that failed on a host for its own sake, since the last one that did not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failures {
+    /// How many.
+    pub count: u32,
+    /// When the last one did.
+    pub last: Moment,
+}
+
+/// How long failures of a host are one episode, of which administrators hear once, in seconds.
+const EPISODE: i64 = 86_400;
 
 fn amount(cells: &mut Cells<'_>) -> Result<Amount, RegistryError> {
     cells.number().map(Amount::from_mib)
@@ -29,7 +45,7 @@ impl Reader<'_> {
     /// [`RegistryError`] when SQLite refuses or a row is not what this program writes.
     pub fn hosts(&self) -> Result<Vec<Host>, RegistryError> {
         const SQL: &str = "SELECT name, memory_free, memory_total, disk_free, disk_total, version,
-                               common_digest, seen FROM host";
+                               common_digest, seen, images FROM host";
         all(self.connection, SQL, [], |mut cells| {
             Ok(Host {
                 name: cells.parsed()?,
@@ -42,8 +58,25 @@ impl Reader<'_> {
                     common_digest: cells.get()?,
                 },
                 seen: Moment::from_unix(cells.get()?),
+                // An image that has left the configuration is none that is asked for.
+                images: cells
+                    .get::<Option<String>>()?
+                    .map(|tags| tags.split_whitespace().filter_map(|tag| tag.parse().ok()).collect()),
             })
         })
+    }
+
+    /// The hosts on which deploys have failed for the hosts' own sake.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses or a row is not what this program writes.
+    pub fn failures(&self) -> Result<BTreeMap<PhysicalHost, Failures>, RegistryError> {
+        let found =
+            all(self.connection, "SELECT host, failures, last FROM host_failure", [], |mut cells| {
+                let host = cells.parsed()?;
+                Ok((host, Failures { count: cells.number()?, last: Moment::from_unix(cells.get()?) }))
+            })?;
+        Ok(found.into_iter().collect())
     }
 }
 
@@ -118,9 +151,11 @@ impl Writer<'_> {
         // SQLite's numbers have a sign; no host has so much memory that it matters.
         let mib = |amount: Amount| i64::try_from(amount.mib()).unwrap_or(i64::MAX);
         self.connection.execute(
-            "INSERT OR REPLACE INTO host
+            "INSERT INTO host
              (name, memory_free, memory_total, disk_free, disk_total, version, common_digest, seen)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+             ON CONFLICT (name) DO UPDATE SET memory_free = ?2, memory_total = ?3, disk_free = ?4, disk_total = ?5,
+                version = ?6, common_digest = ?7, seen = ?8",
             (
                 host.as_str(),
                 mib(facts.memory_free),
@@ -132,6 +167,45 @@ impl Writer<'_> {
                 now.unix(),
             ),
         )?;
+        Ok(())
+    }
+}
+
+impl Writer<'_> {
+    /// Keeps which images a host says it has. It is known by what it said of itself ([`keep_facts`](Self::keep_facts)).
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn keep_images(&self, host: &PhysicalHost, images: &[&ImageTag]) -> Result<(), RegistryError> {
+        let tags: Vec<&str> = images.iter().map(|tag| tag.as_str()).collect();
+        self.connection.execute(
+            "UPDATE host SET images = ?2 WHERE name = ?1 AND images IS NOT ?2",
+            (host.as_str(), tags.join(" ")),
+        )?;
+        Ok(())
+    }
+
+    /// Remembers that a deploy has failed on a host for the host's own sake. Says whether an episode begins with it: the first
+    /// since one succeeded, or since a day.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn host_failed(&self, host: &PhysicalHost, now: Moment) -> Result<bool, RegistryError> {
+        let before = self.failures()?.remove(host);
+        self.connection.execute(
+            "INSERT INTO host_failure (host, failures, last) VALUES (?1, 1, ?2)
+             ON CONFLICT (host) DO UPDATE SET failures = failures + 1, last = ?2",
+            (host.as_str(), now.unix()),
+        )?;
+        Ok(before.is_none_or(|before| now.since(before.last) > EPISODE))
+    }
+
+    /// Remembers that a deploy has succeeded on a host.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn host_works(&self, host: &PhysicalHost) -> Result<(), RegistryError> {
+        self.connection.execute("DELETE FROM host_failure WHERE host = ?1", [host.as_str()])?;
         Ok(())
     }
 }
@@ -164,5 +238,21 @@ mod tests {
         assert_eq!(hosts.len(), 1);
         assert_eq!(hosts[0].facts.memory_free, Amount::default());
         assert_eq!(hosts[0].seen, Moment::from_unix(5));
+    }
+
+    #[test]
+    fn failures_are_one_episode_until_a_deploy_succeeds() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
+        let host: PhysicalHost = "node1".parse().unwrap();
+        let at = Moment::from_unix;
+        let fails = |registry: &mut Registry, now| registry.write(|w| w.host_failed(&host, at(now))).unwrap();
+        assert!(fails(&mut registry, 100) && !fails(&mut registry, 200) && !fails(&mut registry, 300));
+        let known = registry.read(|reader| reader.failures()).unwrap();
+        assert_eq!(known[&host], Failures { count: 3, last: at(300) });
+        assert!(fails(&mut registry, 300 + EPISODE + 1), "a day later they hear of it again");
+        registry.write(|writer| writer.host_works(&host)).unwrap();
+        assert!(registry.read(|reader| reader.failures()).unwrap().is_empty());
+        assert!(fails(&mut registry, 400 + EPISODE));
     }
 }

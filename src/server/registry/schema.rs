@@ -1,12 +1,12 @@
 //! The tables of the registry, version by version. A version that was shipped never changes.
 
 /// The version of the schema that this program knows.
-pub const NEWEST: u32 = 6;
+pub const NEWEST: u32 = 9;
 
 /// What brings the schema to each version from the one before. Each runs in a transaction, with SQLite's
 /// check of foreign keys on.
-pub const MIGRATIONS: [(u32, &str); 6] =
-    [(1, SCHEMA_1), (2, SCHEMA_2), (3, SCHEMA_3), (4, SCHEMA_4), (5, SCHEMA_5), (6, SCHEMA_6)];
+pub const MIGRATIONS: [(u32, &str); 7] =
+    [(1, SCHEMA_1), (2, SCHEMA_2), (3, SCHEMA_3), (4, SCHEMA_4), (5, SCHEMA_5), (6, SCHEMA_6), (9, SCHEMA_9)];
 
 /// Ended machines stay as `notDeployed`, for their history; every index that pages count with leaves them
 /// out. The CHECKs repeat what the types promise, for whoever opens the file with another program.
@@ -312,4 +312,16 @@ CREATE TABLE deploy_request (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX deploy_request_vm ON deploy_request (vm);
+";
+
+/// What speaks against placing a machine on a host: deploys that failed there for the host's own sake since the last one that
+/// did not, and the images that it said it has (tags, blanks between; NULL when it never said).
+const SCHEMA_9: &str = "
+ALTER TABLE host ADD COLUMN images TEXT;
+
+CREATE TABLE host_failure (
+    host TEXT PRIMARY KEY NOT NULL CHECK (host <> ''),
+    failures INTEGER NOT NULL CHECK (failures > 0),
+    last INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 ";

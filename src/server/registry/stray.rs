@@ -56,7 +56,7 @@ impl Stray {
     }
 
     /// The name in the DNS that it has, or had, if it is called as vGrid calls a machine or a machine's volume.
-    fn virtual_host(&self) -> Option<VirtualHost> {
+    pub fn virtual_host(&self) -> Option<VirtualHost> {
         let machine = match self.kind {
             StrayKind::Domain => self.name.as_str(),
             StrayKind::Volume => VOLUME_PREFIXES.iter().find_map(|prefix| self.name.strip_prefix(prefix))?,

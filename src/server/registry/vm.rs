@@ -441,6 +441,36 @@ impl Writer<'_> {
         Ok(vm)
     }
 
+    /// Gives a machine that is being deployed, and that its host has surely not taken, to another host: with another order
+    /// number, for it is another order. `None`, and nothing is changed, if it is not being deployed any more or its host
+    /// has reported.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn move_to(&self, vm: &Vm, host: &PhysicalHost, now: Moment) -> Result<Option<Vm>, RegistryError> {
+        let new = Vm {
+            physical_host: host.clone(),
+            number: vm.number.next(clock::millis()),
+            // The new host is left in peace with it as long as the first one was.
+            changed: now,
+            deadline: Some(now.plus_seconds(TRANSITION_LIMIT)),
+            ..vm.clone()
+        };
+        let rows = self.connection.execute(
+            "UPDATE vm SET physical_host = :host, order_number = :number, changed = :changed, deadline = :deadline
+             WHERE id = :id AND state = 'deploying' AND sequence = 0 AND physical_host = :before",
+            named_params! {
+                ":id": vm.id.to_string(),
+                ":before": vm.physical_host.as_str(),
+                ":host": host.as_str(),
+                ":number": new.number.get(),
+                ":changed": now.unix(),
+                ":deadline": new.deadline.map(Moment::unix),
+            },
+        )?;
+        Ok((rows == 1).then_some(new))
+    }
+
     /// Lets `event` happen to a machine: its state becomes what the table of states says, and `edit`
     /// changes what goes with that (stage, fault, order …). A compare-and-set on id and old state:
     /// `None`, and nothing is changed, if the event means nothing in that state or the machine is in

@@ -165,16 +165,19 @@ pub fn unexpected(vms: &[&Vm], images: &BTreeSet<String>, info: &NodeInfo) -> Un
 /// How many things of one kind are remembered of a host. Whoever has more has something else to do than to look at each.
 const MOST: usize = 200;
 
+/// How many records of machines: each can be adopted.
+const MOST_RECORDS: usize = 1000;
+
 /// Those of the unknown things on a host that are remembered: the first of each kind, in an order that does not change from
-/// one time to the next.
+/// one time to the next. What has a machine's name comes first, for that name must not be given out.
 pub fn remembered(strays: &[Stray]) -> Vec<&Stray> {
     let mut sorted: Vec<&Stray> = strays.iter().collect();
-    sorted.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+    sorted.sort_by_cached_key(|stray| (stray.kind, stray.virtual_host().is_none(), &stray.name));
     let mut seen: BTreeMap<StrayKind, usize> = BTreeMap::new();
     sorted.retain(|stray| {
         let many = seen.entry(stray.kind).or_default();
         *many += 1;
-        *many <= MOST
+        *many <= if stray.kind == StrayKind::Record { MOST_RECORDS } else { MOST }
     });
     sorted
 }
@@ -352,9 +355,12 @@ pub(in crate::server) mod tests {
         let stray = |kind, n: usize| Stray { kind, name: format!("x{n:05}"), detail: String::new() };
         let mut all: Vec<Stray> = (0..5000).map(|n| stray(StrayKind::Domain, n)).collect();
         all.push(stray(StrayKind::Record, 7));
+        let named = Stray { name: "zoe_vm1".to_owned(), ..stray(StrayKind::Domain, 0) };
+        all.push(named.clone());
         let first: Vec<Stray> = remembered(&all).into_iter().cloned().collect();
         assert_eq!(first.len(), MOST + 1);
         assert!(first.contains(&stray(StrayKind::Record, 7)), "no kind hides another");
+        assert!(first.contains(&named), "its name is in use");
         all.reverse();
         assert_eq!(remembered(&all).into_iter().cloned().collect::<Vec<_>>(), first);
     }

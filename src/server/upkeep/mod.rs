@@ -38,7 +38,7 @@ use super::registry::host::Contact;
 use super::registry::upkeep::Life;
 use super::registry::vm::{Scope, Vm};
 use super::registry::{Reader, Registry, RegistryError, Writer};
-use super::{audit, orders};
+use super::{audit, failures, orders};
 use plan::{Act, Ground, Step};
 
 /// How many hosts are talked to at a time. Each that hangs holds one place for the node's time limit.
@@ -352,7 +352,7 @@ fn tell(post: &Post<'_>, writer: &Writer<'_>, vm: &Vm, act: &Act, now: Moment) -
         Act::TellSilent => Notice::Silent { machine: vm },
         Act::DeleteSilent => Notice::SilentTerminated { machine: vm },
         Act::GiveUp { fault, .. } if vm.order == Order::Deploy => {
-            return post.deploy_failed(writer, vm, fault, now);
+            return failures::deploy_failed(writer, post, vm, fault, now);
         }
         _ => return Ok(()),
     };
@@ -501,6 +501,8 @@ impl Run<'_> {
             let new = self.registry.write(|writer| {
                 attempt.keep(writer, silence, post, actor)?;
                 writer.keep_facts(host, &info.host, now)?;
+                let images = info.images.iter().filter(|image| image.bytes.is_some());
+                writer.keep_images(host, &images.map(|image| &image.tag).collect::<Vec<_>>())?;
                 let new = writer.keep_strays(host, &strays, now)?;
                 if !new.is_empty() {
                     let notice = Notice::Strays { host, strays: &new };

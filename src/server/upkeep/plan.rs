@@ -154,6 +154,8 @@ pub fn carry_out(
     let was = &step.vm;
     let same = vm.state == was.state
         && vm.order == was.order
+        && vm.number == was.number
+        && vm.physical_host == was.physical_host
         && vm.sequence == was.sequence
         && vm.expires == was.expires
         && vm.wanted == was.wanted;

@@ -1,0 +1,166 @@
+//! Which host a machine gets when its owner leaves that to vGrid: not the emptiest, if that is down, failing or too small.
+
+use serde_json::Value;
+use vgrid::model::fault::Fault;
+use vgrid::model::size::Amount;
+use vgrid::model::stage::Order;
+use vgrid::model::wire::{ImageFile, News, NodeInfo};
+
+use crate::support::node::{Conduct, address, nothing};
+use crate::support::portal::{Portal, Setup};
+
+/// The emptiest by far, and one that is nearly full.
+fn portal() -> Portal {
+    let hosts = vec![("127.0.0.2", 40), ("localhost", 2)];
+    let portal = Setup { hosts, clock: true, names: 30, ..Setup::default() }.start();
+    portal.deploy("alice", &[("physicalHost", "localhost")]);
+    portal
+}
+
+const EMPTIEST: &str = "127.0.0.2";
+
+fn deploy(portal: &Portal, more: &[(&str, &str)]) -> (u16, Value) {
+    let fields = [("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1"), ("format", "json")];
+    let answer = portal.post("bob", "deploy", &[&fields[..], more].concat()).send();
+    (answer.status, answer.json())
+}
+
+/// Where a machine went whose owner left that to vGrid.
+#[track_caller]
+fn host_of_the_next(portal: &Portal) -> String {
+    let (status, json) = deploy(portal, &[]);
+    assert_eq!(status, 202, "{json}");
+    json["machine"]["physical_host"].as_str().expect("a host").to_owned()
+}
+
+fn history(portal: &Portal, id: &str) -> String {
+    portal.show("bob", id)["history"].to_string()
+}
+
+#[test]
+fn a_deploy_that_fails_for_its_host_s_sake_is_tried_on_the_next_once() {
+    for fault in [
+        Fault::PrivilegeRefused,
+        Fault::NotEnoughMemory { needed: Amount::from_mib(9), free: Amount::from_mib(1) },
+        Fault::ImageMissing { tag: "tiny".parse().expect("a tag") },
+    ] {
+        let portal = portal();
+        portal.nodes.conduct_at(address(2), Conduct::RefuseTo("deploy", fault.clone()));
+        let (status, json) = deploy(&portal, &[]);
+        assert_eq!((status, json["machine"]["physical_host"].as_str()), (202, Some("localhost")), "{json}");
+        let id = json["machine"]["id"].as_str().expect("an id");
+        let told = history(&portal, id);
+        assert!(
+            told.contains("moved to another host") && told.contains("It is tried on localhost instead"),
+            "{told}"
+        );
+        portal
+            .get("bob", &format!("show?id={id}"))
+            .send()
+            .expect(200)
+            .says("It is tried on localhost instead");
+        // One machine, on one host; the other has been asked once.
+        assert_eq!(portal.nodes.orders("deploy").iter().filter(|order| order.json()["id"] == id).count(), 2);
+        portal.report(id, Order::Deploy, 9, News::Done).expect(200);
+        assert_eq!(portal.show("bob", id)["machine"]["state"], "deployed");
+    }
+    // Who has chosen the host gets that, and its reason.
+    let portal = portal();
+    portal.nodes.conduct_at(address(2), Conduct::RefuseTo("deploy", Fault::PrivilegeRefused));
+    let (status, json) = deploy(&portal, &[("physicalHost", EMPTIEST)]);
+    assert_eq!((status, json["machine"]["physical_host"].as_str()), (502, Some(EMPTIEST)), "{json}");
+    // Both refuse: it fails on the second.
+    portal.nodes.conduct(Conduct::Refuse(Fault::PrivilegeRefused));
+    let before = portal.nodes.orders("deploy").len();
+    let (status, json) = deploy(&portal, &[]);
+    assert_eq!(status, 502, "{json}");
+    assert_eq!(portal.nodes.orders("deploy").len() - before, 2);
+}
+
+#[test]
+fn a_host_that_may_have_taken_it_is_not_followed_by_another() {
+    for conduct in [Conduct::Hang, Conduct::Close, Conduct::Page("It works!".to_owned())] {
+        let portal = portal();
+        portal.nodes.conduct_at(address(2), conduct.clone());
+        let (status, json) = deploy(&portal, &[]);
+        assert_eq!(
+            (status, json["machine"]["physical_host"].as_str()),
+            (502, Some(EMPTIEST)),
+            "{conduct:?}: {json}"
+        );
+        // The next machine goes elsewhere, and after a while it is tried again.
+        portal.nodes.conduct_at(address(2), Conduct::Accept);
+        assert_eq!(host_of_the_next(&portal), "localhost", "{conduct:?}");
+        portal.pass(61);
+        assert_eq!(host_of_the_next(&portal), EMPTIEST, "{conduct:?}");
+    }
+}
+
+#[test]
+fn a_host_that_fails_later_is_left_alone_for_longer_each_time_until_it_works() {
+    let portal = portal();
+    let fault = Fault::ToolstackMissing { detail: "xl is not there".to_owned() };
+    // Reports come from the first address alone, so this one fails by what it answers.
+    let fails = |portal: &Portal| {
+        portal.nodes.conduct_at(address(2), Conduct::RefuseTo("deploy", fault.clone()));
+        let (_, json) = deploy(portal, &[("physicalHost", EMPTIEST)]);
+        assert_eq!(json["machine"]["state"], "failed", "{json}");
+        portal.nodes.conduct_at(address(2), Conduct::Accept);
+    };
+    fails(&portal);
+    portal.pass(30);
+    fails(&portal);
+    portal.pass(61);
+    assert_eq!(host_of_the_next(&portal), "localhost", "five minutes after the second");
+    portal.pass(240);
+    assert_eq!(host_of_the_next(&portal), EMPTIEST);
+}
+
+#[test]
+fn a_silent_host_and_one_without_room_or_image_are_passed_over() {
+    let image = |tag: &str| ImageFile { tag: tag.parse().expect("a tag"), bytes: Some(5) };
+    let with_tiny = || NodeInfo { images: vec![image("tiny")], ..nothing() };
+    let silent = portal();
+    silent.nodes.has(address(1), with_tiny());
+    silent.nodes.conduct_at(address(2), Conduct::Close);
+    silent.upkeep(&[]);
+    silent.nodes.conduct_at(address(2), Conduct::Accept);
+    assert_eq!(host_of_the_next(&silent), "localhost");
+
+    let other = NodeInfo { images: vec![image("debian-12")], ..nothing() };
+    let missing = NodeInfo { images: vec![ImageFile { bytes: None, ..image("tiny") }], ..nothing() };
+    let (mut narrow, mut small) = (with_tiny(), with_tiny());
+    narrow.host.memory_free = Amount::from_mib(127);
+    small.host.disk_free = Amount::from_mib(1023);
+    for (info, why) in [
+        (other, None),
+        (missing, None),
+        (narrow, Some("127.0.0.2 has only 127 MiB of memory free")),
+        (small, Some("127.0.0.2 has only 1023 MiB of disk space free")),
+    ] {
+        let portal = portal();
+        portal.nodes.has(address(2), info);
+        portal.nodes.has(address(1), with_tiny());
+        portal.upkeep(&[]);
+        assert_eq!(host_of_the_next(&portal), "localhost", "{why:?}");
+        // Nobody else is left. One that may have the image by now is tried; of one without room it is said.
+        let (status, json) = deploy(&portal, &[]);
+        assert_eq!(status, if why.is_some() { 409 } else { 202 }, "{json}");
+        assert!(why.is_none_or(|why| json.to_string().contains(why)), "{why:?}: {json}");
+    }
+}
+
+#[test]
+fn administrators_hear_of_a_failing_host_once() {
+    let mail =
+        "[Mail]\ntransport = \"sendmail\"\nsendmail = \"/bin/false\"\nsender = \"vgrid@example.org\"\n";
+    let hosts = vec![("127.0.0.2", 40)];
+    let portal = Setup { hosts, more_server: mail.to_owned(), names: 30, ..Setup::default() }.start();
+    portal.nodes.conduct(Conduct::Refuse(Fault::PrivilegeRefused));
+    for _ in 0..5 {
+        assert_eq!(deploy(&portal, &[]).0, 502);
+    }
+    let page = portal.get("admin", "admin?format=json").send().expect(200).json();
+    let mails = page["mail"].as_array().expect("mail that waits");
+    assert_eq!(mails.len(), 1, "{mails:?}");
+}
