@@ -1,7 +1,11 @@
-# make demo       a working portal with an emulated Xen host behind it, on http://127.0.0.1:8080
-# make test       everything is tested, in there too
-# make test-deep  the scenarios that take minutes each
-# make install    on a real server or host; see INSTALL.md
+## make demo       a working portal with an emulated Xen host behind it, on http://127.0.0.1:8080
+## make demo-stop  ends it
+## make quick      format, lints, and all tests that need no emulated host
+## make test       everything is tested, on the emulated host too
+## make test-deep  the scenarios that take minutes each
+## make test-turn  one of those, another with each commit: what CI runs after "make test"
+## make bench      speed, as ratios to references measured in the same run
+## make install    on a real server or host; see INSTALL.md
 SHELL = /bin/sh
 CARGO ?= cargo
 DESTDIR ?=
@@ -22,12 +26,15 @@ programs = $(filter-out helper worker,$(basename $(notdir $(wildcard bin/$(1)/*.
 BINS = $(foreach dir,user internal node,$(addprefix $(dir)-,$(call programs,$(dir)))) \
 	$(addprefix vgrid-,helper worker $(call programs,cli) $(call programs,cron))
 
-.PHONY: build demo demo-stop test test-deep check bench install install-server install-node install-common source clean
+.PHONY: help build demo demo-stop quick test test-deep deep-list test-turn check bench install install-server install-node install-common source clean
 
 # The pages that are asked for all the time are linked statically, for a CGI program is mostly its own start.
 # They look up no names, which glibc can't do well without its shared libraries.
 STATIC = user-list user-show
 STATIC_FLAGS = -C target-feature=+crt-static -C relocation-model=static
+
+help:
+	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
 
 build:
 	$(CARGO) build --release --locked $(addprefix --bin ,$(filter-out $(STATIC),$(BINS)))
@@ -49,8 +56,9 @@ check:
 	$(CARGO) clippy --locked --no-default-features --features node -- -D warnings
 
 # Scenarios that take minutes each: owners' keys, mishaps in every stage, reboots and power cuts, two hosts, queues,
-# saved images, disks that attack the host, and each thing that vgrid-check looks at broken once.
-DEEP = xen::check xen::healing xen::hostile xen::keys xen::orders xen::power xen::reports xen::save xen::two
+# saved images, disks that attack the host, a liar in the server's place and a lost registry, and each thing that vgrid-check
+# looks at broken once.
+DEEP = xen::check xen::healing xen::hostile xen::keys xen::loss xen::orders xen::power xen::reports xen::save xen::two
 
 test:
 	tests/xenhost/packages test
@@ -62,6 +70,26 @@ test-deep:
 	tests/xenhost/packages test
 	$(MAKE) build
 	VGRID_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --test integration -- $(DEEP)
+
+# The names of those scenarios, as the tests themselves tell them: none can be forgotten.
+deep-list:
+	@$(CARGO) test --locked --quiet --test integration -- --list $(DEEP) | sed -n 's/: test$$//p'
+
+# By the count of commits, so that each has its turn and none rots. A clone without history runs the first.
+test-turn:
+	tests/xenhost/packages test
+	$(MAKE) build
+	names=$$($(MAKE) -s deep-list) && many=$$(echo "$$names" | wc -l) && \
+	count=$$(git rev-list --count HEAD 2>/dev/null || echo 0) && \
+	name=$$(echo "$$names" | sed -n "$$((count % many + 1))p") && test -n "$$name" && \
+	echo "the turn of commit $$count: $$name" && \
+	VGRID_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --test integration -- --exact "$$name"
+
+# The loop of who changes something. The programs are debug builds.
+quick:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) test --locked -- --skip xen::
 
 bench:
 	tests/xenhost/packages test
