@@ -1,6 +1,7 @@
 //! The portal as its users meet it: the installed programs under a real Apache, with nodes that do what
 //! each test wants of them; and, in `xen`, what needs a real Xen host, inside QEMU.
 
+mod addresses;
 mod admin;
 mod architecture;
 mod bad_input;
@@ -37,6 +38,7 @@ mod scripts;
 mod sign_in;
 mod sudoers;
 mod support;
+mod unreachable_owners;
 mod upkeep;
 mod user_names;
 mod xen;

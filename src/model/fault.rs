@@ -1,6 +1,8 @@
 //! What can go wrong with a machine, in words that its owner understands. A fault travels from the node
 //! to the server and is kept with the machine; its data is structured, its prose is here.
 
+use std::net::Ipv4Addr;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -82,6 +84,29 @@ pub enum Fault {
         /// Its name.
         #[serde(deserialize_with = "cleaned")]
         name: String,
+    },
+    /// The machine's name has an address that no machine can have.
+    #[error(
+        "The name {host} has the address {address}, which {why}. Choose another name, and tell an administrator: its entry in the DNS or /etc/hosts is wrong."
+    )]
+    AddressUnusable {
+        /// The name.
+        host: VirtualHost,
+        /// Its address.
+        address: Ipv4Addr,
+        /// What is wrong with it.
+        #[serde(deserialize_with = "cleaned")]
+        why: String,
+    },
+    /// Something answers at the address of the machine's name.
+    #[error(
+        "Something answers at {address}, the address of {host}, so another machine has it. Choose another name, and tell an administrator."
+    )]
+    AddressInUse {
+        /// The name.
+        host: VirtualHost,
+        /// Its address.
+        address: Ipv4Addr,
     },
     /// A volume of that name is there that is not this machine's.
     #[error(
@@ -338,6 +363,8 @@ impl Fault {
                     | Self::VolumeExists { .. }
                     | Self::DomainExists { .. }
                     | Self::NameUnresolved { .. }
+                    | Self::AddressUnusable { .. }
+                    | Self::AddressInUse { .. }
                     | Self::TemplateError { .. }
                     | Self::FilesystemFailed { .. }
                     | Self::ParametersLost { .. }

@@ -8,9 +8,10 @@ use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::NodeCall;
 use crate::config::{self, Common, ImageSettings};
 use crate::model::fault::Fault;
-use crate::model::names::{MachineName, VolumeGroup};
+use crate::model::names::{MachineName, VOLUME_PREFIXES, VolumeGroup};
 use crate::model::size::Amount;
 use crate::model::wire::DeployOrder;
+use crate::system::exec::{self, Run};
 use crate::system::log::{self, Level};
 use crate::system::{address, clock};
 use crate::template::{TemplateError, machine};
@@ -19,7 +20,7 @@ use super::host::{self, HostState, OVERHEAD};
 use super::jobs::Record;
 use super::privileged::Helper;
 use super::saved::Store;
-use super::{Node, accepted, image, lvm, order, refuse, template_values};
+use super::{Node, accepted, image, order, refuse, template_values};
 
 /// How long an order waits for others to be taken or refused.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -43,6 +44,12 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let helper = Helper::new(&call.request.id);
 
     let plan = plan(call, &node.common, &order)?;
+    // A repeated order is about a machine that may answer by now.
+    let is_new = node.jobs.read(order.id).is_ok_and(|known| known.is_none());
+    if is_new && answers(plan.ip) {
+        let host = order.virtual_host.clone();
+        return Err(refuse(Fault::AddressInUse { host, address: plan.ip }));
+    }
     let lock = node.lock(PATIENCE)?;
     let mut records = node.jobs.list().map_err(Refusal::internal)?;
     let state = host::state(&node.jobs, &lock, since, || helper.info()).map_err(refuse)?;
@@ -91,6 +98,20 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     accepted(id, state.facts(&records, &node.common.digest))
 }
 
+/// Whether something answers at an address. Where it can't be asked, nothing does: the log says so.
+fn answers(ip: Ipv4Addr) -> bool {
+    // ping(8), fping(8): the status is 0 if an answer came.
+    let ping = match (exec::find(&["ping"]), exec::find(&["fping"])) {
+        (Some(ping), _) => Run::new(ping).args(["-n", "-q", "-c", "1", "-W", "1"]),
+        (None, Some(fping)) => Run::new(fping).args(["-q", "-r", "0", "-t", "1000"]),
+        (None, None) => {
+            log::event(Level::Warning, "ping.missing", &[("address", &ip)]);
+            return false;
+        }
+    };
+    ping.arg(ip.to_string()).limit(Duration::from_secs(3)).run().is_ok()
+}
+
 /// Checks what needs no look at the host's state.
 fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Plan, Refusal> {
     let own = nix::unistd::gethostname().map_err(Refusal::internal)?;
@@ -120,6 +141,10 @@ fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Pla
     source(&call.config, order, &image).map_err(|(fault, error)| refuse(fault).logged(error))?;
     let ip = address::ipv4(order.virtual_host.as_str())
         .ok_or_else(|| refuse(Fault::NameUnresolved { host: order.virtual_host.clone() }))?;
+    let host = || order.virtual_host.clone();
+    if let Some(why) = address::unusable(ip) {
+        return Err(refuse(Fault::AddressUnusable { host: host(), address: ip, why: why.to_owned() }));
+    }
     let group = &call.config.general.volume_group_name;
     let values = template_values(&machine, &order.user, &order.virtual_host, ip, order.memory, group, extra);
     match machine::render_file(&image.template, &values) {
@@ -174,8 +199,19 @@ fn check(
     let Plan { machine, image, .. } = plan;
     let storage = state.storage.as_ref().map_err(Clone::clone)?;
     let machines = state.machines.as_ref().map_err(Clone::clone)?;
-    let volumes = [lvm::root_volume(machine), lvm::swap_volume(machine)];
-    if let Some(volume) = storage.volumes.iter().find(|volume| volumes.contains(&volume.name)) {
+    // Of this machine, or of another owner's that has, or had, the same name and so the same address.
+    let is_taken = |name: &str| {
+        name == machine.as_str()
+            || name
+                .parse()
+                .ok()
+                .and_then(|other: MachineName| other.parts())
+                .is_some_and(|(_, host)| host == order.virtual_host)
+    };
+    let of_machine = |volume: &str| {
+        VOLUME_PREFIXES.iter().find_map(|prefix| volume.strip_prefix(prefix)).is_some_and(is_taken)
+    };
+    if let Some(volume) = storage.volumes.iter().find(|volume| of_machine(&volume.name)) {
         return Err(Fault::VolumeExists { volume: format!("{group}/{}", volume.name) });
     }
     if let Some(other) =
@@ -183,8 +219,9 @@ fn check(
     {
         return Err(Fault::DomainExists { domain: other.machine.clone() });
     }
-    if machines.domains.iter().any(|domain| domain.name == machine.as_str()) {
-        return Err(Fault::DomainExists { domain: machine.clone() });
+    if let Some(domain) = machines.domains.iter().find(|domain| is_taken(&domain.name)) {
+        let domain = domain.name.parse().unwrap_or_else(|_| machine.clone());
+        return Err(Fault::DomainExists { domain });
     }
     let reserved = state.reserved(records);
     let sizes = [order.disk.amount(), image.swap.amount()];
@@ -199,4 +236,16 @@ fn check(
         return Err(Fault::NotEnoughMemory { needed, free });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_there_answers_and_nobody_else() {
+        assert!(answers(Ipv4Addr::LOCALHOST));
+        // RFC 5737: of no machine.
+        assert!(!answers(Ipv4Addr::new(192, 0, 2, 7)));
+    }
 }

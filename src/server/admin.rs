@@ -51,6 +51,8 @@ struct AdminView {
     missing: Vec<MissingView>,
     /// Whether the registry comes from a backup and the hosts have not been compared with it yet: nothing is deployed.
     awaits_comparison: bool,
+    /// Owners who have no address, and for whom there was mail.
+    unreachable: Vec<UnreachableView>,
     mail: Vec<MailView>,
     /// Whether more mail waits than is shown.
     more_mail: bool,
@@ -151,6 +153,13 @@ struct OrderedView {
     at: TimeView,
 }
 
+/// An owner who can't be told anything.
+#[derive(Debug, Serialize)]
+struct UnreachableView {
+    owner: String,
+    since: TimeView,
+}
+
 /// A mail that waits.
 #[derive(Debug, Serialize)]
 struct MailView {
@@ -168,7 +177,7 @@ impl View for AdminView {
     /// One line for each thing, tab-separated, `-` for what does not apply: `portal`, `open` or `closed`, reason, who,
     /// since; `upkeep`, last run, warning; `host`, name, `open` or `disabled`, reason, machines, maximum, last contact,
     /// version, `differs`, fault; `name`, name, `free`, `taken` or `disabled`, reason, machine's id, owner; `unknown`,
-    /// host, kind, name, since, command, when its removal was ordered; `missing`, host, machine's id, name, owner; `mail`, recipient, subject, tries, next try, error.
+    /// host, kind, name, since, command, when its removal was ordered; `missing`, host, machine's id, name, owner; `unreachable`, owner, since; `mail`, recipient, subject, tries, next try, error.
     fn text(&self) -> String {
         let mut text = String::new();
         let mut line = |columns: &[&str]| {
@@ -219,6 +228,9 @@ impl View for AdminView {
         }
         for one in &self.missing {
             line(&["missing", &one.physical_host, &one.id, &one.name, &one.owner]);
+        }
+        for one in &self.unreachable {
+            line(&["unreachable", &one.owner, &one.since.iso]);
         }
         for mail in &self.mail {
             let error = mail.error.as_deref().unwrap_or_default();
@@ -453,6 +465,11 @@ fn look(reader: Reader<'_>, common: &Common, most_unknown: usize, now: Moment) -
         more_unknown,
         missing: live.iter().filter(|vm| compare::is_missing(vm)).map(missing).collect(),
         awaits_comparison: reader.awaits_comparison()?,
+        unreachable: reader
+            .unreachable()?
+            .into_iter()
+            .map(|(owner, since)| UnreachableView { owner, since: since.into() })
+            .collect(),
         mail: mail.into_iter().map(mail_view).collect(),
         more_mail,
     })

@@ -131,6 +131,22 @@ fn not_enough_memory() {
 }
 
 #[test]
+fn an_address_that_something_else_has_or_nobody_can_have() {
+    // 10.0.2.2 is QEMU's own on the host's network, and answers.
+    for (address, words) in [("10.0.2.2", "Something answers at 10.0.2.2"), ("127.0.0.9", "loopback")] {
+        fails(
+            "address",
+            "vmImage=tiny&vmMemory=96&vmPartition=1&vmHostname=vm8",
+            &format!(
+                "cp -p /etc/hosts /root/ && sed -i 's/^[0-9.]* vm8$/{address} vm8/' /etc/hosts && grep -q '^{address} vm8$' /etc/hosts"
+            ),
+            "mv /root/hosts /etc/",
+            &[words, "vm8"],
+        );
+    }
+}
+
+#[test]
 fn a_domain_of_that_name_is_there() {
     fails(
         "domain",

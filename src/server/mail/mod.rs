@@ -104,8 +104,13 @@ impl<'c> Post<'c> {
         Ok(())
     }
 
-    /// Where mail reaches somebody: as the configuration says, else as authentication said the last time, else in the
-    /// domain of `[Mail]`, where their name can stand before an `@`.
+    /// Whether mail is sent at all.
+    pub fn is_on(&self) -> bool {
+        self.config.mail.outlet.is_some()
+    }
+
+    /// Where mail reaches somebody: as the configuration says, else as authentication said the last time, else by their
+    /// name if that is an address, else in the domain of `[Mail]`, where their name can stand before an `@`.
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
@@ -123,6 +128,10 @@ impl<'c> Post<'c> {
                 Ok(address) => return Ok(Some(address)),
                 Err(fault) => unusable(&known, &fault),
             }
+        }
+        // Who signs in by an address has one.
+        if let Ok(address) = owner.as_str().parse() {
+            return Ok(Some(address));
         }
         let Some(domain) = &self.config.mail.domain else { return Ok(None) };
         let address = Address::new(owner.as_str(), domain);

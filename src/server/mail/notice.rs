@@ -67,6 +67,11 @@ pub enum Notice<'a> {
         /// Since when it had not.
         since: Moment,
     },
+    /// To administrators: an owner has no address, so nobody can be told about this machine.
+    Unreachable {
+        /// The machine that there was something to tell about.
+        machine: &'a Vm,
+    },
     /// To administrators: what is unknown on a host, as far as they have not been told.
     Strays {
         /// The host.
@@ -77,7 +82,7 @@ pub enum Notice<'a> {
 }
 
 /// The templates' names.
-pub(super) const KINDS: [&str; 9] = [
+pub(super) const KINDS: [&str; 10] = [
     "lease-ends",
     "lease-ended",
     "deleted",
@@ -86,6 +91,7 @@ pub(super) const KINDS: [&str; 9] = [
     "deploy-failed",
     "host-vanished",
     "host-back",
+    "unreachable",
     "strays",
 ];
 
@@ -107,6 +113,7 @@ enum Words {
     Gone { machine: Machine, runs: u32 },
     Silent { machine: Machine, runs: u32, limit: Option<u32> },
     Failed { machine: Machine, reason: String },
+    Unreachable { machine: Machine },
     Host { host: String, since: String, reason: String, machines: u32 },
     Strays { host: String, strays: Vec<Thing>, more: usize },
 }
@@ -161,6 +168,7 @@ impl Notice<'_> {
             Self::DeployFailed { .. } => "deploy-failed",
             Self::HostVanished { .. } => "host-vanished",
             Self::HostBack { .. } => "host-back",
+            Self::Unreachable { .. } => "unreachable",
             Self::Strays { .. } => "strays",
         }
     }
@@ -201,6 +209,7 @@ impl Notice<'_> {
                 reason: String::new(),
                 machines: 0,
             },
+            Self::Unreachable { machine } => Words::Unreachable { machine: of(machine) },
             Self::Strays { host, strays } => Words::Strays {
                 host: host.to_string(),
                 strays: strays.iter().take(MOST_STRAYS).map(Thing::of).collect(),
@@ -305,6 +314,7 @@ mod tests {
                 "2 machines are",
             ),
             (Notice::HostBack { host: &host, since: now }, "had not since 2026-11-22"),
+            (Notice::Unreachable { machine: &vm }, "has no address of mail"),
             (Notice::Strays { host: &host, strays: &strays }, "and 10 more"),
         ];
         assert_eq!(notices.map(|(notice, _)| notice.kind()), KINDS);

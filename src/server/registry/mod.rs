@@ -20,6 +20,7 @@ pub mod notice;
 pub mod request;
 mod schema;
 pub mod stray;
+pub mod unreachable;
 pub mod upkeep;
 pub mod user;
 pub mod vm;

@@ -1,12 +1,20 @@
 //! The tables of the registry, version by version. A version that was shipped never changes.
 
 /// The version of the schema that this program knows.
-pub const NEWEST: u32 = 9;
+pub const NEWEST: u32 = 10;
 
 /// What brings the schema to each version from the one before. Each runs in a transaction, with SQLite's
 /// check of foreign keys on.
-pub const MIGRATIONS: [(u32, &str); 7] =
-    [(1, SCHEMA_1), (2, SCHEMA_2), (3, SCHEMA_3), (4, SCHEMA_4), (5, SCHEMA_5), (6, SCHEMA_6), (9, SCHEMA_9)];
+pub const MIGRATIONS: [(u32, &str); 8] = [
+    (1, SCHEMA_1),
+    (2, SCHEMA_2),
+    (3, SCHEMA_3),
+    (4, SCHEMA_4),
+    (5, SCHEMA_5),
+    (6, SCHEMA_6),
+    (9, SCHEMA_9),
+    (10, SCHEMA_10),
+];
 
 /// Ended machines stay as `notDeployed`, for their history; every index that pages count with leaves them
 /// out. The CHECKs repeat what the types promise, for whoever opens the file with another program.
@@ -323,5 +331,13 @@ CREATE TABLE host_failure (
     host TEXT PRIMARY KEY NOT NULL CHECK (host <> ''),
     failures INTEGER NOT NULL CHECK (failures > 0),
     last INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+/// Owners for whom there was mail and who have no address, until there is one.
+const SCHEMA_10: &str = "
+CREATE TABLE unreachable (
+    owner TEXT PRIMARY KEY NOT NULL REFERENCES user (canonical),
+    since INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 ";

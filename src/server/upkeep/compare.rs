@@ -60,6 +60,14 @@ impl<'a> View<'a> {
 }
 
 fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Act> {
+    let job = view.jobs.get(&vm.id);
+    // Whether the host says how it is, and is not about to change that.
+    let idle = job.is_some_and(|job| job.work.is_none());
+    // A deploy that has been carried out has no other end, whoever was told of it: perhaps the registry before this one.
+    let is_quiet = !(-QUIET..QUIET).contains(&now.since(vm.changed));
+    if vm.state == State::Deploying && idle && is_quiet {
+        return Some(Act::FoundRunning);
+    }
     if let Some(deadline) = vm.deadline
         && deadline <= now
     {
@@ -67,15 +75,12 @@ fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Act> {
         return Some(Act::GiveUp { fault, on_node: OnNode::Maybe });
     }
     // It may have changed after this run began; but not by so much that the clock must have been set back.
-    if (-QUIET..QUIET).contains(&now.since(vm.changed)) {
+    if !is_quiet {
         return None;
     }
-    let job = view.jobs.get(&vm.id);
     let name = vm.machine_name().ok()?;
     let runs = view.domains.contains(name.as_str());
     let there = job.is_some() || runs || view.volumes.contains(&vm.id);
-    // Whether the host says how it is, and is not about to change that.
-    let idle = job.is_some_and(|job| job.work.is_none());
     let at_work = job.is_some_and(|job| job.work == Some(vm.order));
     match vm.state {
         State::Deploying | State::Saving if job.is_none() => {
@@ -307,6 +312,16 @@ pub(in crate::server) mod tests {
                 let late = Vm { deadline: Some(NOW), ..vm };
                 assert!(matches!(judged(&late, &info()), Some(Act::GiveUp { .. })), "{state}");
             }
+        }
+    }
+
+    #[test]
+    fn a_machine_that_was_deployed_while_nobody_remembers_is_deployed() {
+        let vm = vm(State::Deploying);
+        let mut told = info();
+        told.jobs.push(job(&vm, None));
+        for deadline in [vm.deadline, Some(NOW)] {
+            assert_eq!(judged(&Vm { deadline, ..vm.clone() }, &told), Some(Act::FoundRunning));
         }
     }
 

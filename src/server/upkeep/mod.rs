@@ -358,6 +358,14 @@ fn tell(post: &Post<'_>, writer: &Writer<'_>, vm: &Vm, act: &Act, now: Moment) -
     };
     let posted = post.to_owner(writer, &vm.owner, &notice, now)?;
     note(posted, &vm.owner.as_str());
+    match posted {
+        Posted::Queued(_) => writer.note_reachable(&vm.owner)?,
+        Posted::NoAddress if writer.note_unreachable(&vm.owner, now)? => {
+            let notice = Notice::Unreachable { machine: vm };
+            note(post.to_administrators(writer, &notice, now)?, &"administrators");
+        }
+        Posted::NoAddress | Posted::NoTransport | Posted::Unwritten => {}
+    }
     // Who can't be told for a broken template is told when it is mended, and nothing is removed before.
     match act {
         Act::Warn(before) if posted == Posted::Unwritten => {
@@ -559,7 +567,8 @@ impl Run<'_> {
         let given = |kind: &str| reader.notice(vm.id, kind, end);
         let unsent = || match self.post.address(reader, &vm.owner)? {
             Some(address) => reader.has_mail_for(&address.to_string()),
-            None => Ok(false),
+            // Who could not be told loses nothing.
+            None => Ok(self.post.is_on()),
         };
         lease::due(vm, self.now, self.life, &self.config.leases, given, unsent)
     }
