@@ -11,8 +11,9 @@ use crate::support::stage::{Stage, public_folder};
 
 /// Runs logrotate once by the installed file, with its folders below another root.
 fn rotate(root: &Path) {
-    let installed = Stage::shared().path("etc/logrotate.d/vgrid");
-    let text = fs::read_to_string(installed).expect("make install ships it");
+    // Held while it is read: the last who lets go of it removes it.
+    let stage = Stage::shared();
+    let text = fs::read_to_string(stage.path("/etc/logrotate.d/vgrid")).expect("make install ships it");
     let file = root.join("vgrid.conf");
     let text = text.replace("/var/", &format!("{}/var/", root.display()));
     fs::write(&file, text).expect("its copy");

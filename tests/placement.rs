@@ -108,7 +108,7 @@ fn a_host_that_fails_later_is_left_alone_for_longer_each_time_until_it_works() {
         portal.nodes.conduct_at(address(2), Conduct::Accept);
     };
     fails(&portal);
-    portal.pass(30);
+    portal.pass(61);
     fails(&portal);
     portal.pass(61);
     assert_eq!(host_of_the_next(&portal), "localhost", "five minutes after the second");

@@ -94,8 +94,28 @@ fn who_could_not_be_told_loses_nothing_and_administrators_hear_of_it_once() {
         text.to_owned() + "\n[MailAddresses]\nalice = 'alice@example.org'\n"
     });
     live(&portal, &id, 1);
+    let told = waiting(&portal).into_iter().filter(|(to, _)| to == "alice@example.org").count();
+    assert_eq!(told, 1, "that the lease has ended, and until when the disk is kept");
+    // Mail that waits puts the end off; when it has left, the whole grace follows.
+    let registry = rusqlite::Connection::open(portal.path("var/registry.sqlite")).expect("the registry");
+    registry.execute("DELETE FROM mail", []).expect("it has left");
+    live(&portal, &id, 47);
     assert_eq!(state(&portal, &id), "expired");
+    live(&portal, &id, 3);
+    assert_eq!(state(&portal, &id), "terminating");
     portal.assert_no_panic();
+}
+
+#[test]
+fn a_machine_that_does_not_answer_is_kept_when_its_owner_could_not_be_told() {
+    let portal =
+        portal(vec!["alice", "admin"], "[Upkeep]\nping = true\nsilentRuns = 1\nterminateSilentRuns = 2\n");
+    let id = deployed(&portal, "alice");
+    for _ in 0..4 {
+        portal.pass(HOUR);
+        portal.upkeep(&[]);
+    }
+    assert_eq!(state(&portal, &id), "deployed");
 }
 
 #[test]

@@ -382,19 +382,6 @@ impl Fault {
         }
     }
 
-    /// Whether a deploy that failed for it says something against its host, so that the next one should go elsewhere: it can't be
-    /// used, or something is wrong there that the next one will meet, too.
-    pub fn speaks_against_host(&self) -> bool {
-        self.is_the_hosts_own()
-            || matches!(
-                self,
-                Self::ImageUnknown { .. }
-                    | Self::ImageMissing { .. }
-                    | Self::TemplateError { .. }
-                    | Self::FilesystemFailed { .. }
-            )
-    }
-
     /// Whether the same machine may well be made on another host, where this one refused it or could not be used.
     ///
     /// Not where it is unknown who refused it ([`HostRefused`](Self::HostRefused)), or whether: then there could be two.

@@ -4,6 +4,7 @@ use crate::model::fault::Fault;
 use crate::model::lease::Moment;
 
 use super::mail::Post;
+use super::placement::pause;
 use super::registry::vm::Vm;
 use super::registry::{RegistryError, Writer};
 
@@ -19,6 +20,6 @@ pub fn deploy_failed(
     fault: &Fault,
     now: Moment,
 ) -> Result<(), RegistryError> {
-    let is_news = !fault.speaks_against_host() || writer.host_failed(&machine.physical_host, now)?;
+    let is_news = !fault.is_the_hosts_own() || writer.host_failed(&machine.physical_host, now, pause)?;
     if is_news { post.deploy_failed(writer, machine, fault, now) } else { Ok(()) }
 }

@@ -186,16 +186,23 @@ impl Writer<'_> {
     }
 
     /// Remembers that a deploy has failed on a host for the host's own sake. Says whether an episode begins with it: the first
-    /// since one succeeded, or since a day.
+    /// since one succeeded, or since a day. `pause` says for how long so many failures count as one: of many deploys at once the
+    /// first says it all.
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
-    pub fn host_failed(&self, host: &PhysicalHost, now: Moment) -> Result<bool, RegistryError> {
+    pub fn host_failed(
+        &self,
+        host: &PhysicalHost,
+        now: Moment,
+        pause: impl Fn(u32) -> i64,
+    ) -> Result<bool, RegistryError> {
         let before = self.failures()?.remove(host);
+        let is_another = before.is_none_or(|before| now.since(before.last) >= pause(before.count));
         self.connection.execute(
             "INSERT INTO host_failure (host, failures, last) VALUES (?1, 1, ?2)
-             ON CONFLICT (host) DO UPDATE SET failures = failures + 1, last = ?2",
-            (host.as_str(), now.unix()),
+             ON CONFLICT (host) DO UPDATE SET failures = failures + ?3, last = ?2",
+            (host.as_str(), now.unix(), is_another),
         )?;
         Ok(before.is_none_or(|before| now.since(before.last) > EPISODE))
     }
@@ -246,11 +253,15 @@ mod tests {
         let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let host: PhysicalHost = "node1".parse().unwrap();
         let at = Moment::from_unix;
-        let fails = |registry: &mut Registry, now| registry.write(|w| w.host_failed(&host, at(now))).unwrap();
+        let fails = |registry: &mut Registry, now| {
+            registry.write(|writer| writer.host_failed(&host, at(now), |_| 60)).unwrap()
+        };
         assert!(fails(&mut registry, 100) && !fails(&mut registry, 200) && !fails(&mut registry, 300));
         let known = registry.read(|reader| reader.failures()).unwrap();
         assert_eq!(known[&host], Failures { count: 3, last: at(300) });
-        assert!(fails(&mut registry, 300 + EPISODE + 1), "a day later they hear of it again");
+        assert!(!fails(&mut registry, 301) && !fails(&mut registry, 302), "many at once are one");
+        assert_eq!(registry.read(|reader| reader.failures()).unwrap()[&host].count, 3);
+        assert!(fails(&mut registry, 302 + EPISODE + 1), "a day later they hear of it again");
         registry.write(|writer| writer.host_works(&host)).unwrap();
         assert!(registry.read(|reader| reader.failures()).unwrap().is_empty());
         assert!(fails(&mut registry, 400 + EPISODE));

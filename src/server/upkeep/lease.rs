@@ -13,15 +13,26 @@ use super::super::registry::upkeep::Life;
 use super::super::registry::vm::{OnNode, Vm};
 use super::plan::{Act, ENDED, warning};
 
+/// Whether what was written to an owner has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mail {
+    /// Nothing waits to be sent; or no mail is sent at all.
+    Left,
+    /// Something does.
+    Waits,
+    /// There is no address.
+    NoAddress,
+}
+
 /// What is to be done about the lease of a machine, if something is. `given` tells when its owner was told something
-/// about this very lease; `unsent` says whether mail to its owner waits to be sent.
+/// about this very lease; `mail` what has become of mail to its owner.
 pub fn due<E>(
     vm: &Vm,
     now: Moment,
     life: Life,
     leases: &Leases,
     given: impl Fn(&str) -> Result<Option<Given>, E>,
-    unsent: impl FnOnce() -> Result<bool, E>,
+    mail: impl FnOnce() -> Result<Mail, E>,
 ) -> Result<Option<Act>, E> {
     let Some(end) = vm.expires else { return Ok(None) };
     let lived_since = |given: Given| life.lived.saturating_sub(given.lived);
@@ -40,10 +51,14 @@ pub fn due<E>(
         }
         State::Expired if end > now => Ok(Some(Act::BringBack)),
         State::Expired => {
-            let Some(told) = given(ENDED)? else { return Ok(Some(Act::TellEnded)) };
-            if unsent()? {
-                return Ok(Some(Act::PutOff));
-            }
+            let told = match (given(ENDED)?, mail()?) {
+                // The first time it is tried, and administrators hear that it was in vain.
+                (None, Mail::NoAddress) if vm.deletion.is_some() => return Ok(Some(Act::Hold)),
+                (None, _) => return Ok(Some(Act::TellEnded)),
+                (Some(_), Mail::NoAddress) => return Ok(Some(Act::Hold)),
+                (Some(_), Mail::Waits) => return Ok(Some(Act::PutOff)),
+                (Some(told), Mail::Left) => told,
+            };
             let full = lived_since(told) >= leases.grace.seconds();
             let day = vm.deletion.is_none_or(|deletion| deletion <= now);
             Ok((full && day).then_some(Act::Delete))
@@ -88,7 +103,7 @@ mod tests {
         life: Life,
         leases: Leases,
         given: RefCell<BTreeMap<String, Given>>,
-        unsent: bool,
+        mail: Mail,
         done: Vec<(i64, Act)>,
     }
 
@@ -110,7 +125,7 @@ mod tests {
                 life: Life { last: Some(now), lived: 0 },
                 leases: Leases::default(),
                 given: RefCell::default(),
-                unsent: false,
+                mail: Mail::Left,
                 done: Vec::new(),
             }
         }
@@ -120,13 +135,18 @@ mod tests {
             self.now = self.now.plus_seconds(passed);
             self.life = Life { last: Some(self.now), lived: self.life.lived + lived };
             let given = |kind: &str| Ok::<_, Infallible>(self.given.borrow().get(kind).copied());
-            let Ok(due) = due(&self.vm, self.now, self.life, &self.leases, given, || Ok(self.unsent));
+            let Ok(due) = due(&self.vm, self.now, self.life, &self.leases, given, || Ok(self.mail));
             let Some(act) = due else { return };
             let note = Given { at: self.now, lived: self.life.lived };
             match &act {
                 Act::Warn(before) => drop(self.given.borrow_mut().insert(warning(*before), note)),
-                Act::TellEnded | Act::PutOff => {
-                    self.given.borrow_mut().insert(ENDED.to_owned(), note);
+                Act::TellEnded | Act::PutOff | Act::Hold => {
+                    // Who has no address was not told.
+                    if self.mail == Mail::NoAddress {
+                        self.given.borrow_mut().remove(ENDED);
+                    } else {
+                        self.given.borrow_mut().insert(ENDED.to_owned(), note);
+                    }
                     self.vm.deletion = Some(self.now.plus_seconds(self.leases.grace.seconds()));
                 }
                 // As if the host did it at once.
@@ -230,10 +250,25 @@ mod tests {
         let mut world = World::new("1h");
         world.hours(3);
         assert_eq!(world.done.last().unwrap().1, Act::TellEnded);
-        world.unsent = true;
+        world.mail = Mail::Waits;
         world.hours(30 * 24);
         assert_eq!(world.vm.state, State::Expired);
-        world.unsent = false;
+        world.mail = Mail::Left;
+        world.hours(7 * 24 - 1);
+        assert_eq!(world.vm.state, State::Expired);
+        world.hours(2);
+        assert_eq!(world.vm.state, State::NotDeployed);
+    }
+
+    #[test]
+    fn the_grace_begins_when_there_is_somebody_to_tell() {
+        let mut world = World::new("1h");
+        world.mail = Mail::NoAddress;
+        world.hours(30 * 24);
+        assert_eq!((world.vm.state, &world.done.last().unwrap().1), (State::Expired, &Act::Hold));
+        world.mail = Mail::Left;
+        world.hours(1);
+        assert_eq!(world.done.last().unwrap().1, Act::TellEnded, "told first");
         world.hours(7 * 24 - 1);
         assert_eq!(world.vm.state, State::Expired);
         world.hours(2);

@@ -36,6 +36,7 @@ use super::nodes::{Nodes, NodesError, Trouble};
 use super::registry::event::Actor;
 use super::registry::host::Contact;
 use super::registry::upkeep::Life;
+use super::registry::user::Owner;
 use super::registry::vm::{Scope, Vm};
 use super::registry::{Reader, Registry, RegistryError, Writer};
 use super::{audit, failures, orders};
@@ -371,7 +372,9 @@ fn tell(post: &Post<'_>, writer: &Writer<'_>, vm: &Vm, act: &Act, now: Moment) -
         Act::Warn(before) if posted == Posted::Unwritten => {
             writer.forget_notice(vm.id, &plan::warning(*before))
         }
-        Act::TellEnded if posted == Posted::Unwritten => writer.forget_notice(vm.id, plan::ENDED),
+        Act::TellEnded if matches!(posted, Posted::Unwritten | Posted::NoAddress) => {
+            writer.forget_notice(vm.id, plan::ENDED)
+        }
         _ => Ok(()),
     }
 }
@@ -565,12 +568,17 @@ impl Run<'_> {
     fn due(&self, reader: Reader<'_>, vm: &Vm) -> Result<Option<Act>, RegistryError> {
         let Some(end) = vm.expires else { return Ok(None) };
         let given = |kind: &str| reader.notice(vm.id, kind, end);
-        let unsent = || match self.post.address(reader, &vm.owner)? {
-            Some(address) => reader.has_mail_for(&address.to_string()),
-            // Who could not be told loses nothing.
-            None => Ok(self.post.is_on()),
-        };
-        lease::due(vm, self.now, self.life, &self.config.leases, given, unsent)
+        let mail = || self.mail_to(reader, &vm.owner);
+        lease::due(vm, self.now, self.life, &self.config.leases, given, mail)
+    }
+
+    /// What has become of mail to an owner. Who could not be told loses nothing.
+    fn mail_to(&self, reader: Reader<'_>, owner: &Owner) -> Result<lease::Mail, RegistryError> {
+        Ok(match self.post.address(reader, owner)? {
+            Some(address) if reader.has_mail_for(&address.to_string())? => lease::Mail::Waits,
+            None if self.post.is_on() => lease::Mail::NoAddress,
+            _ => lease::Mail::Left,
+        })
     }
 
     // ----- pings -----
@@ -592,13 +600,19 @@ impl Run<'_> {
                 return Ok(());
             }
         };
-        let steps: Vec<Step> = running
-            .into_iter()
-            .flat_map(|vm| {
-                let acts = ping::acts(vm, alive.contains(&vm.virtual_host), &self.config.upkeep);
-                acts.into_iter().map(|act| Step { vm: vm.clone(), act })
-            })
-            .collect();
+        let steps = self.registry.read(|reader| {
+            let mut steps = Vec::new();
+            for vm in running {
+                for act in ping::acts(vm, alive.contains(&vm.virtual_host), &self.config.upkeep) {
+                    // Nothing is removed of whom nobody could tell.
+                    let is_told =
+                        act != Act::DeleteSilent || self.mail_to(reader, &vm.owner)? == lease::Mail::Left;
+                    let act = if is_told { act } else { Act::TellSilent };
+                    steps.push(Step { vm: vm.clone(), act });
+                }
+            }
+            Ok::<_, RegistryError>(steps)
+        })?;
         self.carry_out(&steps)
     }
 

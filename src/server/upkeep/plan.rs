@@ -39,6 +39,8 @@ pub enum Act {
     TellEnded,
     /// The grace begins anew, for its owner's mail could not be sent yet.
     PutOff,
+    /// Its owner can't be told: its disk is kept, and no grace begins.
+    Hold,
     /// Its lease is not over after all (the clock was wrong): make it what it was.
     BringBack,
     /// Its grace is over: remove it.
@@ -90,6 +92,7 @@ impl fmt::Display for Step {
             Act::Expire => f.write_str("its lease is over; keep its disk for the grace"),
             Act::TellEnded => f.write_str("tell its owner that its lease has ended"),
             Act::PutOff => f.write_str("begin its grace anew, for its owner's mail still waits"),
+            Act::Hold => f.write_str("keep its disk, for its owner has no address and can't be told"),
             Act::BringBack => f.write_str("bring it back, for its lease is not over"),
             Act::Delete => f.write_str("remove it, for its grace is over"),
             Act::Forget => f.write_str("forget it: it failed, and nothing of it is on its host"),
@@ -173,6 +176,7 @@ pub fn carry_out(
         }
         Act::TellEnded => hand.begin_grace(true),
         Act::PutOff => hand.begin_grace(false),
+        Act::Hold => hand.hold(),
         Act::BringBack => hand.bring_back(),
         Act::Delete | Act::DeleteSilent => hand.order(Order::Terminate, |_| {}),
         Act::Forget => hand.happens(
@@ -293,6 +297,14 @@ impl Hand<'_> {
         if told {
             self.record("owner told", &format!("the lease has ended; the disk is kept until {deletion}"))?;
         }
+        Ok(Some((Vm { deletion: Some(deletion), ..self.vm }, None)))
+    }
+
+    /// Its grace begins when its owner has been told, and not before.
+    fn hold(self) -> Result<Option<Done>, RegistryError> {
+        let deletion = self.ground.now.plus_seconds(self.ground.grace.seconds());
+        self.writer.forget_notice(self.vm.id, ENDED)?;
+        self.writer.set_deletion(self.vm.id, deletion)?;
         Ok(Some((Vm { deletion: Some(deletion), ..self.vm }, None)))
     }
 
