@@ -12,7 +12,8 @@ const KNOWN: [&str; 4] = ["env_reset", "use_pty", "secure_path", "env_keep"];
 
 #[test]
 fn visudo_finds_nothing_wrong() {
-    let file = Stage::shared().path("etc/sudoers.d/vgrid");
+    let stage = Stage::shared();
+    let file = stage.path("/etc/sudoers.d/vgrid");
     let said = Command::new("/usr/sbin/visudo").args(["--check", "--file"]).arg(&file).output();
     let said = said.expect("visudo is installed (tests/xenhost/packages)");
     let text = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
