@@ -33,9 +33,6 @@ BINS = $(foreach dir,user internal node,$(addprefix $(dir)-,$(call programs,$(di
 STATIC = user-list user-show
 STATIC_FLAGS = -C target-feature=+crt-static -C relocation-model=static
 
-help:
-	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
-
 build:
 	$(CARGO) build --release --locked $(addprefix --bin ,$(filter-out $(STATIC),$(BINS)))
 	for bin in $(STATIC); do $(CARGO) rustc --release --locked --bin $$bin -- $(STATIC_FLAGS) || exit 1; done
@@ -71,25 +68,31 @@ test-deep:
 	$(MAKE) build
 	VGRID_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --test integration -- $(DEEP)
 
+help:
+	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
+
 # The names of those scenarios, as the tests themselves tell them: none can be forgotten.
 deep-list:
 	@$(CARGO) test --locked --quiet --test integration -- --list $(DEEP) | sed -n 's/: test$$//p'
 
-# By the count of commits, so that each has its turn and none rots. A clone without history runs the first.
+# By the count of commits, so that each has its turn and none rots. A clone without all of its history runs the first. It is
+# shown as it goes on, so that one which is cut off is known.
 test-turn:
 	tests/xenhost/packages test
 	$(MAKE) build
 	names=$$($(MAKE) -s deep-list) && many=$$(echo "$$names" | wc -l) && \
-	count=$$(git rev-list --count HEAD 2>/dev/null || echo 0) && \
+	count=0 && case $$(git rev-parse --is-shallow-repository 2>/dev/null) in \
+		false) count=$$(git rev-list --count HEAD) ;; esac && \
 	name=$$(echo "$$names" | sed -n "$$((count % many + 1))p") && test -n "$$name" && \
 	echo "the turn of commit $$count: $$name" && \
-	VGRID_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --test integration -- --exact "$$name"
+	VGRID_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --test integration -- --exact "$$name" --nocapture
 
 # The loop of who changes something. The programs are debug builds.
 quick:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) test --locked -- --skip xen::
+	$(CARGO) test --locked --lib --bins
+	env -u VGRID_PROGRAMS $(CARGO) test --locked --test integration -- --skip xen::
 
 bench:
 	tests/xenhost/packages test

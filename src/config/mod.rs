@@ -16,12 +16,13 @@ use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
+use crate::model::digest::digest;
 use crate::model::folding::{Folding, folded};
 use crate::model::lease::Lease;
 use crate::model::mail::Address;
 use crate::model::names::{ImageTag, NameFault, PhysicalHost, UserName, VirtualHost, VolumeGroup};
 use crate::model::origin::Origin;
-use crate::model::sign::{self, Key};
+use crate::model::sign::Key;
 use crate::model::size::MiB;
 
 use mail::Mail;
@@ -261,7 +262,7 @@ impl Common {
             images: source.names("VMImages", raw.images, text)?,
             physical_hosts: source.names("PhysicalHostsPool", raw.physical, count)?,
             virtual_hosts: source.names("VirtualHostsPool", raw.virtual_, text)?,
-            digest: sign::digest(source.text.as_bytes()),
+            digest: digest(source.text.as_bytes()),
         })
     }
 

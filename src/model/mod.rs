@@ -1,6 +1,7 @@
 //! Layer 0, pure: the words of vGrid as types. Nothing here reads a file, a clock or a socket.
 
 pub mod bounds;
+pub mod digest;
 pub mod fault;
 pub mod folding;
 pub mod lease;

@@ -11,9 +11,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::digest::digest;
 use super::folding::{folded, is_hidden};
 use super::lease::Moment;
-use super::sign::digest;
 
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

@@ -10,9 +10,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use hmac::{Hmac, KeyInit, Mac};
-use sha2::{Digest as _, Sha256};
+use sha2::Sha256;
 use thiserror::Error;
 
+use super::digest::hex;
 use super::lease::Moment;
 use super::names::{NameFault, PhysicalHost, RegistryId};
 
@@ -233,21 +234,6 @@ impl SignedAnswer<'_> {
 pub fn token(key: &Key, words: &[&str]) -> String {
     let parts: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
     hex(&mac(key, &parts).finalize().into_bytes()[..16])
-}
-
-/// The SHA-256 digest of a file's content, shortened to 16 hexadecimal digits: enough to tell two
-/// configurations apart.
-pub fn digest(content: &[u8]) -> String {
-    hex(&Sha256::digest(content)[..8])
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String can't fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

@@ -167,7 +167,7 @@ pub struct HostFacts {
     /// The node part's version.
     #[serde(deserialize_with = "bounds::word")]
     pub version: String,
-    /// The digest of the node's common.cfg ([`super::sign::digest`]).
+    /// The digest of the node's common.cfg ([`super::digest::digest`]).
     #[serde(deserialize_with = "bounds::word")]
     pub common_digest: String,
 }

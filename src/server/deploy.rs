@@ -11,13 +11,13 @@ use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::{Fields, Format};
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common, Leases, Quota};
+use crate::model::digest::digest;
 use crate::model::fault::Fault;
 use crate::model::folding::Folding;
 use crate::model::lease::{Lease, Moment, Term};
 use crate::model::names::{
     ImageTag, Label, MachineName, NameFault, PhysicalHost, SavedImage, UserName, VirtualHost, VmId,
 };
-use crate::model::sign;
 use crate::model::size::{GiB, MiB};
 use crate::model::stage::Order;
 use crate::model::state::State;
@@ -218,7 +218,7 @@ enum Source {
 impl Wish {
     /// What tells it from other wishes.
     fn digest(&self) -> String {
-        sign::digest(format!("{self:?}").as_bytes())
+        digest(format!("{self:?}").as_bytes())
     }
 }
 
