@@ -17,7 +17,7 @@ use vgrid::model::wire::News;
 use vgrid::server::mail::{Notice, Post, Posted, Sent, send_due};
 use vgrid::server::registry::event::Filter;
 use vgrid::server::registry::user::{Owner, Registered};
-use vgrid::server::registry::vm::{NewVm, Vm};
+use vgrid::server::registry::vm::{NewVm, Placed, Vm};
 use vgrid::server::registry::{Registry, RegistryError};
 
 use crate::support::node::Conduct as Node;
@@ -66,6 +66,7 @@ impl Outbox {
                 owner,
                 virtual_host: name.parse().expect("a name"),
                 physical_host: "node1".parse().expect("a host"),
+                placed: Placed::AsAsked,
                 image: "tiny".parse().expect("an image"),
                 memory: "128".parse().expect("a size"),
                 disk: "1".parse().expect("a size"),

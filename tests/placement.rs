@@ -3,8 +3,8 @@
 use serde_json::Value;
 use vgrid::model::fault::Fault;
 use vgrid::model::size::Amount;
-use vgrid::model::stage::Order;
-use vgrid::model::wire::{ImageFile, News, NodeInfo};
+use vgrid::model::stage::{Order, Stage};
+use vgrid::model::wire::{ImageFile, News, NodeInfo, Report};
 
 use crate::support::node::{Conduct, address, nothing};
 use crate::support::portal::{Portal, Setup};
@@ -163,4 +163,111 @@ fn administrators_hear_of_a_failing_host_once() {
     let page = portal.get("admin", "admin?format=json").send().expect(200).json();
     let mails = page["mail"].as_array().expect("mail that waits");
     assert_eq!(mails.len(), 1, "{mails:?}");
+}
+
+/// The emptiest is the one that reports come from.
+fn reporting() -> Portal {
+    Setup { hosts: vec![("localhost", 40), ("127.0.0.2", 9)], clock: true, names: 30, ..Setup::default() }
+        .start()
+}
+
+/// A machine that vGrid placed on the emptiest.
+fn placed(portal: &Portal) -> String {
+    let (status, json) = deploy(portal, &[]);
+    let host = &json["machine"]["physical_host"];
+    assert_eq!((status, host.as_str()), (202, Some("localhost")), "{json}");
+    json["machine"]["id"].as_str().expect("an id").to_owned()
+}
+
+fn internal() -> Fault {
+    Fault::Internal { request: "1".to_owned() }
+}
+
+fn progress(stage: Stage) -> News {
+    News::Progress { stage, percent: None, place: None }
+}
+
+/// Where a machine is, its state, and how many hosts have been told to make it.
+fn whereabouts(portal: &Portal, id: &str) -> (String, String, usize) {
+    let machine = portal.show("bob", id)["machine"].clone();
+    let text = |field: &str| machine[field].as_str().expect("a word").to_owned();
+    let told = portal.nodes.orders("deploy").iter().filter(|order| order.json()["id"] == id).count();
+    (text("physical_host"), text("state"), told)
+}
+
+fn at(host: &str, state: &str, told: usize) -> (String, String, usize) {
+    (host.to_owned(), state.to_owned(), told)
+}
+
+#[test]
+fn a_deploy_that_was_accepted_and_fails_later_is_tried_on_the_next_host_once() {
+    let portal = reporting();
+    let id = placed(&portal);
+    let first = portal.nodes.orders("deploy")[0].json();
+    portal.report(&id, Order::Deploy, 1, progress(Stage::Unpack)).expect(200);
+    let verdict = portal.report(&id, Order::Deploy, 2, News::Failed { fault: internal() }).expect(200).json();
+    assert_eq!(verdict["verdict"], "continue");
+    assert_eq!(whereabouts(&portal, &id), at("127.0.0.2", "deploying", 2));
+    assert!(history(&portal, &id).contains("It is tried on 127.0.0.2 instead"));
+    let page = portal.get("bob", &format!("show?id={id}")).send().expect(200);
+    page.says("The host that was chosen first could not make it").says("127.0.0.2");
+    // The first host never saw that answer, and says so again: nothing happens, and it is content.
+    let again = Report {
+        id: id.parse().expect("an id"),
+        order: Order::Deploy,
+        number: serde_json::from_value(first["number"].clone()).expect("a number"),
+        sequence: 2,
+        news: News::Failed { fault: internal() },
+        host: None,
+    };
+    let again = serde_json::to_vec(&again).expect("JSON");
+    portal.signed("/cgi-bin/internal/status", again, &portal.key).send().expect(200);
+    assert_eq!(whereabouts(&portal, &id), at("127.0.0.2", "deploying", 2));
+    // It gets no machines for a while.
+    assert_eq!(host_of_the_next(&portal), "127.0.0.2");
+}
+
+#[test]
+fn a_deploy_that_fails_on_both_hosts_has_failed() {
+    let portal = reporting();
+    let id = placed(&portal);
+    portal.nodes.conduct_at(address(2), Conduct::RefuseTo("deploy", Fault::PrivilegeRefused));
+    portal.report(&id, Order::Deploy, 1, News::Failed { fault: internal() }).expect(200);
+    assert_eq!(whereabouts(&portal, &id), at("127.0.0.2", "failed", 2));
+    let told = history(&portal, &id);
+    assert!(told.contains("moved to another host") && told.contains("sudo refused"), "{told}");
+}
+
+#[test]
+fn what_another_host_would_not_mend_stays_where_it_is() {
+    let folder = "rootfs".to_owned();
+    let image = Fault::ImageNested { tag: "tiny".parse().expect("a tag"), folder };
+    let start = Fault::StartFailed { detail: "no".to_owned() };
+    for (stage, fault) in [(Stage::Unpack, image), (Stage::Start, start), (Stage::Start, internal())] {
+        let portal = reporting();
+        let id = placed(&portal);
+        portal.report(&id, Order::Deploy, 1, progress(stage)).expect(200);
+        portal.report(&id, Order::Deploy, 2, News::Failed { fault: fault.clone() }).expect(200);
+        assert_eq!(whereabouts(&portal, &id), at("localhost", "failed", 1), "{stage} {fault}");
+    }
+    // Nor is what its owner placed.
+    let portal = reporting();
+    let (_, json) = deploy(&portal, &[("physicalHost", "localhost")]);
+    let id = json["machine"]["id"].as_str().expect("an id");
+    portal.report(id, Order::Deploy, 1, News::Failed { fault: internal() }).expect(200);
+    assert_eq!(whereabouts(&portal, id), at("localhost", "failed", 1));
+}
+
+#[test]
+fn a_host_that_forgot_a_deploy_is_followed_by_another() {
+    let portal = reporting();
+    let id = placed(&portal);
+    portal.nodes.has(address(1), nothing());
+    portal.nodes.has(address(2), nothing());
+    portal.pass(121);
+    portal.upkeep(&[]);
+    assert_eq!(whereabouts(&portal, &id), at("127.0.0.2", "deploying", 2));
+    portal.pass(121);
+    portal.upkeep(&[]);
+    assert_eq!(whereabouts(&portal, &id), at("127.0.0.2", "failed", 2), "once");
 }

@@ -382,23 +382,58 @@ impl Fault {
         }
     }
 
-    /// Whether the same machine may well be made on another host, where this one refused it or could not be used.
+    /// Whether the same machine may well be made on another host, where this one refused it, could not be used or failed.
     ///
-    /// Not where it is unknown who refused it ([`HostRefused`](Self::HostRefused)), or whether: then there could be two.
+    /// Not where it is unknown who refused it ([`HostRefused`](Self::HostRefused)), or whether: then there could be two. Nor
+    /// where the machine has run: what it said is on that host, for its owner to read.
     pub fn sends_elsewhere(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::HostDown { .. }
-                | Self::HostBusy { .. }
-                | Self::ToolstackMissing { .. }
-                | Self::VolumeGroupMissing { .. }
-                | Self::PrivilegeRefused
-                | Self::NotEnoughMemory { .. }
-                | Self::NotEnoughSpace { .. }
-                | Self::ImageUnknown { .. }
-                | Self::ImageMissing { .. }
-                | Self::TemplateError { .. }
-        )
+            | Self::HostBusy { .. }
+            | Self::ToolstackMissing { .. }
+            | Self::VolumeGroupMissing { .. }
+            | Self::PrivilegeRefused
+            | Self::NotEnoughMemory { .. }
+            | Self::NotEnoughSpace { .. }
+            | Self::ImageUnknown { .. }
+            | Self::ImageMissing { .. }
+            | Self::ImageCorrupt { .. }
+            | Self::TemplateError { .. }
+            | Self::FilesystemFailed { .. }
+            | Self::VolumeExists { .. }
+            | Self::DomainExists { .. }
+            | Self::NameUnresolved { .. }
+            | Self::Interrupted { .. }
+            | Self::TimedOut { .. }
+            | Self::Internal { .. } => true,
+            // It may have been taken all the same.
+            Self::HostSilent { .. }
+            | Self::HostGarbled { .. }
+            | Self::HostRefused { .. }
+            // Elsewhere it would be the same.
+            | Self::ImageNested { .. }
+            | Self::ImageTooLarge { .. }
+            | Self::AddressUnusable { .. }
+            | Self::AddressInUse { .. }
+            // It has been started there.
+            | Self::StartFailed { .. }
+            | Self::DidNotRun { .. }
+            | Self::ParametersLost { .. }
+            // Not about a deploy, or about what is on this host alone.
+            | Self::StartInterrupted { .. }
+            | Self::StopFailed { .. }
+            | Self::MachineMissing { .. }
+            | Self::OrderOutdated
+            | Self::RemovalFailed { .. }
+            | Self::SaveFailed { .. }
+            | Self::NoRoomForImage
+            | Self::DiskInconsistent { .. }
+            | Self::ImageExists { .. }
+            | Self::SavedImageMissing { .. }
+            | Self::SaveInterrupted
+            | Self::StrangersProtected
+            | Self::StrangerKept { .. } => false,
+        }
     }
 
     /// Whether the host could not be used at all, rather than having a reason to refuse this order.

@@ -15,7 +15,7 @@ use super::nodes::Nodes;
 use super::registry::event::Actor;
 use super::registry::stray::StrayKind;
 use super::registry::user::{Owner, Registered};
-use super::registry::vm::{NewVm, Vm, Wanted};
+use super::registry::vm::{NewVm, Placed, Vm, Wanted};
 use super::registry::{RegistryError, Writer};
 use super::strangers::Target;
 use super::{access, audit};
@@ -113,6 +113,7 @@ fn enter(
         owner,
         virtual_host: order.virtual_host.clone(),
         physical_host: target.host.clone(),
+        placed: Placed::AsAsked,
         image: order.image.clone(),
         memory: order.memory,
         disk: order.disk,

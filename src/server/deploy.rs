@@ -12,21 +12,18 @@ use crate::cgi::request::{Fields, Format};
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common, Leases, Quota};
 use crate::model::digest::digest;
-use crate::model::fault::Fault;
 use crate::model::folding::Folding;
 use crate::model::lease::{Lease, Moment, Term};
 use crate::model::names::{
     ImageTag, Label, MachineName, NameFault, PhysicalHost, SavedImage, UserName, VirtualHost, VmId,
 };
 use crate::model::size::{GiB, MiB};
-use crate::model::stage::Order;
 use crate::model::state::State;
-use crate::model::wire::DeployOrder;
 use crate::system::clock;
 use crate::system::log::{self, Level};
 
 use super::images::{ImageView, Named};
-use super::mail::Post;
+use super::moving::Mover;
 use super::nodes::Nodes;
 use super::once::{self, Mark};
 use super::placement::{Against, Known, Load, Need, choose, first_free};
@@ -36,10 +33,10 @@ use super::registry::event::Actor;
 use super::registry::image::Image;
 use super::registry::request::Given;
 use super::registry::user::{Owner, Registered};
-use super::registry::vm::{NewVm, OnNode, Vm};
+use super::registry::vm::{NewVm, Placed, Vm};
 use super::registry::{Registry, RegistryError, Writer};
 use super::view::{MachineView, ended, field_fault, known, loads, one_line, ordered, sentence};
-use super::{access, audit, failures, images, orders};
+use super::{access, audit, images};
 
 /// What the form proposes for the memory, in MiB, and for the partition, in GiB.
 const PROPOSED_MEMORY: &str = "256";
@@ -278,8 +275,6 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let actor = access::actor(call);
     let quota = call.config.quota(&call.user);
     let folding = call.config.folding();
-    // Only of what vGrid itself has chosen another host can be chosen.
-    let is_free = wish.host.is_none() && matches!(wish.source, Source::Tag(_));
     let asking = Asking { user: &call.user, folding, quota, actor: &actor, mark: mark.as_ref() };
     let vm = match take_on(&mut registry, &common, asking, wish) {
         Ok(Taken::New(vm)) => vm,
@@ -301,65 +296,8 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     // Of somebody's first machine: nobody knew them before.
     access::keep_mail(call, &mut registry);
     audit::record(Level::Info, "deploy", &vm, &actor, "ordered");
-    let post = Post::new(&call.config);
-    let mut answer = nodes.deploy(&message(&vm));
-    let mut vm = vm;
-    if is_free
-        && let Err(trouble) = &answer
-        && trouble.taken == OnNode::No
-        && trouble.fault.sends_elsewhere()
-        && let Some(moved) = elsewhere(&mut registry, &common, &post, &vm, &trouble.fault, &actor)?
-    {
-        audit::record(Level::Warning, "deploy-moved", &moved, &actor, &trouble.fault.to_string());
-        answer = nodes.deploy(&message(&moved));
-        vm = moved;
-    }
-    let (vm, fault) =
-        orders::settle_with(&mut registry, vm, Order::Deploy, answer, &actor, |writer, vm, fault| {
-            failures::deploy_failed(writer, &post, vm, fault, clock::now())
-        })?;
+    let (vm, fault) = Mover::new(&call.config, &common).deploy(&mut registry, &nodes, vm, &actor)?;
     ordered(call, &common, &vm, fault.as_ref())
-}
-
-/// The message to a machine's host that it is to make it.
-fn message(vm: &Vm) -> DeployOrder {
-    DeployOrder {
-        id: vm.id,
-        number: vm.number,
-        user: vm.owner.user_name().clone(),
-        physical_host: vm.physical_host.clone(),
-        virtual_host: vm.virtual_host.clone(),
-        image: vm.image.clone(),
-        memory: vm.memory,
-        disk: vm.disk,
-        saved: vm.from.clone(),
-    }
-}
-
-/// Places a machine anew, of which surely nothing is on the host that did not take it. `None` if no other host is better, or it is
-/// not being deployed any more.
-fn elsewhere(
-    registry: &mut Registry,
-    common: &Common,
-    post: &Post<'_>,
-    vm: &Vm,
-    fault: &Fault,
-    actor: &Actor,
-) -> Result<Option<Vm>, RegistryError> {
-    registry.write(|writer| {
-        let now = clock::now();
-        let mut loads = loads(**writer, common)?;
-        loads.retain(|load| load.host != vm.physical_host);
-        let known = known(**writer, now)?;
-        let need = Need { memory: vm.memory.amount(), disk: vm.disk.amount(), image: &vm.image };
-        let against = |load: &Load| known.get(&load.host).and_then(|known| known.against(need, now));
-        let Ok(load) = choose(&loads, against) else { return Ok(None) };
-        let Some(moved) = writer.move_to(vm, &load.host, now)? else { return Ok(None) };
-        failures::deploy_failed(writer, post, vm, fault, now)?;
-        let detail = format!("{}: {fault} It is tried on {} instead.", vm.physical_host, load.host);
-        writer.record(vm.id, now, actor, "moved to another host", &detail)?;
-        Ok(Some(moved))
-    })
 }
 
 /// Reads the fields, all of them, so that all faults are told at once.
@@ -505,17 +443,18 @@ fn take_on(
             return Err(NotTaken::Declined(Declined { status: 409, faults }));
         }
         let loads = loads(**writer, common)?;
-        let (image, from, physical_host) = match &wish.source {
+        let (image, from, physical_host, placed) = match &wish.source {
             Source::Tag(tag) => {
                 let need = Need { memory: wish.memory.amount(), disk: wish.disk.amount(), image: tag };
                 let host = place(&loads, wish.host.as_ref(), &known(**writer, now)?, need, now)?;
-                (tag.clone(), None, host)
+                let placed = if wish.host.is_none() { Placed::ByPortal } else { Placed::AsAsked };
+                (tag.clone(), None, host, placed)
             }
             Source::Saved(named, base) => {
                 let named = named.clone().resolved(**writer, folding)?;
                 let image = saved(writer, common, &owner, &named, base.as_ref(), &wish)?;
                 let host = place_of(&image, &loads)?;
-                (image.base.clone(), Some(image.id()), host)
+                (image.base.clone(), Some(image.id()), host, Placed::AsAsked)
             }
         };
         let virtual_host = name(writer, common, &owner, wish.name)?;
@@ -523,6 +462,7 @@ fn take_on(
             owner,
             virtual_host,
             physical_host,
+            placed,
             image,
             memory: wish.memory,
             disk: wish.disk,
@@ -873,7 +813,9 @@ mod tests {
     use super::*;
     use crate::model::fault::Fault;
     use crate::model::size::Amount;
+    use crate::model::stage::Order;
     use crate::server::nodes::Trouble;
+    use crate::server::orders;
     use crate::server::registry::vm::{OnNode, Scope};
 
     fn common(hosts: &[(&str, u32)], names: u32) -> Common {

@@ -23,6 +23,7 @@ pub mod keeping;
 pub mod leases;
 pub mod list;
 pub mod mail;
+pub mod moving;
 pub mod nodes;
 pub mod once;
 pub mod orders;

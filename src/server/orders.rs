@@ -7,7 +7,7 @@ use crate::model::fault::Fault;
 use crate::model::names::{VirtualHost, VmId};
 use crate::model::stage::Order;
 use crate::model::state::Event;
-use crate::model::wire::{Accepted, MachineOrder, SaveOrder};
+use crate::model::wire::{Accepted, DeployOrder, MachineOrder, SaveOrder};
 use crate::system::clock;
 use crate::system::log::Level;
 
@@ -143,12 +143,28 @@ pub fn message(vm: &Vm) -> MachineOrder {
     }
 }
 
+/// The message to the node of a machine that it is to make it.
+fn deploy_message(vm: &Vm) -> DeployOrder {
+    DeployOrder {
+        id: vm.id,
+        number: vm.number,
+        user: vm.owner.user_name().clone(),
+        physical_host: vm.physical_host.clone(),
+        virtual_host: vm.virtual_host.clone(),
+        image: vm.image.clone(),
+        memory: vm.memory,
+        disk: vm.disk,
+        saved: vm.from.clone(),
+    }
+}
+
 /// Tells the node of a machine what was ordered.
 ///
 /// # Errors
 /// [`Trouble`], when the node did not say that it has accepted.
 pub fn tell(nodes: &Nodes<'_>, vm: &Vm, order: Order) -> Result<Accepted, Trouble> {
     match (order, &vm.saving) {
+        (Order::Deploy, _) => nodes.deploy(&deploy_message(vm)),
         (Order::Save, Some(Saving { name, .. })) => {
             nodes.save(&vm.physical_host, &SaveOrder { machine: message(vm), name: name.clone() })
         }

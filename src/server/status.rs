@@ -2,6 +2,8 @@
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::InternalCall;
+use crate::config::{self, Common};
+use crate::model::fault::Fault;
 use crate::model::lease::Lease;
 use crate::model::stage::{Order, Stage};
 use crate::model::state::{Event, State};
@@ -9,9 +11,12 @@ use crate::model::wire::{News, NextOrder, Report, StatusReply, Verdict};
 use crate::system::log::{self, Level};
 use crate::system::{address, clock};
 
+use super::audit;
 use super::failures;
 use super::leases;
 use super::mail::Post;
+use super::moving::Mover;
+use super::nodes::Nodes;
 use super::orders;
 use super::registry::event::Actor;
 use super::registry::image::Image;
@@ -51,6 +56,11 @@ pub fn handle(call: &InternalCall<'_>) -> Result<Reply, Refusal> {
         log::event(Level::Warning, "unknown-machine", &[("machine", &report.id), ("from", &from)]);
         return answer(&StatusReply { verdict: Verdict::Unknown, next: None });
     };
+    // What is over for the portal is over, whoever says so once more: its host failed, and another has it since.
+    let is_past = matches!((report.order, &report.news), (Order::Deploy, News::Failed { .. }));
+    if is_past && vm.order == Order::Deploy && report.number < vm.number {
+        return answer(&StatusReply { verdict: Verdict::Continue, next: None });
+    }
     // Outside of any transaction: it may ask the DNS.
     if !call.request.remote.is_some_and(|sender| address::belongs_to(sender, vm.physical_host.as_str())) {
         return Err(Refusal::forbidden(format!(
@@ -59,6 +69,11 @@ pub fn handle(call: &InternalCall<'_>) -> Result<Reply, Refusal> {
         )));
     }
     let actor = Actor { who: format!("host {}", vm.physical_host), from };
+    if let (Order::Deploy, News::Failed { fault }) = (report.order, &report.news)
+        && has_moved_on(call, &mut registry, &report, fault, &actor)?
+    {
+        return answer(&StatusReply { verdict: Verdict::Continue, next: None });
+    }
     let outcome = registry.write(|writer| {
         let outcome = take(writer, &report, call.config.leases.grace, &actor)?;
         if let (Some(("deploy failed", _)), News::Failed { fault }) = (&outcome.news, &report.news) {
@@ -82,6 +97,37 @@ pub fn handle(call: &InternalCall<'_>) -> Result<Reply, Refusal> {
         );
     }
     answer(&StatusReply { verdict: outcome.verdict, next: outcome.next })
+}
+
+/// When a host reports that it could not make a machine, and that nothing of it is there: gives it to another host, if
+/// there is one for it, and tells that. Says whether it did.
+fn has_moved_on(
+    call: &InternalCall<'_>,
+    registry: &mut Registry,
+    report: &Report,
+    fault: &Fault,
+    actor: &Actor,
+) -> Result<bool, Refusal> {
+    let common = Common::load(&config::directory())?;
+    // Read before anything is recorded: without it no node can be called.
+    let nodes = Nodes::new(&call.config, &call.request.id)?;
+    let mover = Mover::new(&call.config, &common);
+    let moved = registry.write(|writer| {
+        let Some(vm) = writer.vm(report.id)? else { return Ok(None) };
+        let judged = judge(&vm, report);
+        if judged.event != Some(Event::Failed) || judged.on_node != Some(OnNode::No) {
+            return Ok(None);
+        }
+        if let Some(facts) = &report.host {
+            writer.keep_facts(&vm.physical_host, facts, clock::now())?;
+        }
+        mover.elsewhere(writer, &vm, fault, actor)
+    });
+    let Some(moved) = moved? else { return Ok(false) };
+    audit::record(Level::Warning, "deploy-moved", &moved, actor, &fault.to_string());
+    // Should this end before the other host is told, upkeep finds out.
+    mover.deploy(registry, &nodes, moved, actor)?;
+    Ok(true)
 }
 
 /// Makes of a report what it means for the machine as it is now, within a transaction.
@@ -320,7 +366,6 @@ fn judge(vm: &Vm, report: &Report) -> Judged {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::fault::Fault;
     use crate::model::lease::Term;
     use crate::model::stage::{OrderNumber, Percent};
     use crate::server::orders;

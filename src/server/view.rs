@@ -51,6 +51,9 @@ pub struct MachineView {
     pub virtual_host: String,
     /// Its host.
     pub physical_host: String,
+    /// Who chose that: `asked` for its owner, `chosen` for vGrid, `again` when the first one that vGrid chose could not
+    /// make it.
+    pub placed: &'static str,
     /// The tag of its image.
     pub image: String,
     /// The saved image that it was made from, `owner/name`, if it was.
@@ -117,6 +120,7 @@ impl MachineView {
             state: vm.state.as_str(),
             virtual_host: vm.virtual_host.to_string(),
             physical_host: vm.physical_host.to_string(),
+            placed: vm.placed.as_str(),
             image: vm.image.to_string(),
             saved_image: vm.from.as_ref().map(|image| format!("{}/{}", image.owner, image.name)),
             image_description: description

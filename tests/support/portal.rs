@@ -530,7 +530,7 @@ pub fn enter_machines(
     many: usize,
 ) -> Vec<VmId> {
     use vgrid::server::registry::user::Registered;
-    use vgrid::server::registry::vm::NewVm;
+    use vgrid::server::registry::vm::{NewVm, Placed};
     use vgrid::server::registry::{Registry, RegistryError};
     assert!(registry.exists(), "nobody has used the portal yet");
     let now = clock::now();
@@ -545,6 +545,7 @@ pub fn enter_machines(
                 owner: owner.clone(),
                 virtual_host: format!("vm{n}").parse().expect("a name"),
                 physical_host: host(n).parse().expect("a host"),
+                placed: Placed::AsAsked,
                 image: "tiny".parse().expect("an image"),
                 memory: "128".parse().expect("a size"),
                 disk: "1".parse().expect("a size"),

@@ -1,11 +1,11 @@
 //! The tables of the registry, version by version. A version that was shipped never changes.
 
 /// The version of the schema that this program knows.
-pub const NEWEST: u32 = 10;
+pub const NEWEST: u32 = 11;
 
 /// What brings the schema to each version from the one before. Each runs in a transaction, with SQLite's
 /// check of foreign keys on.
-pub const MIGRATIONS: [(u32, &str); 8] = [
+pub const MIGRATIONS: [(u32, &str); 9] = [
     (1, SCHEMA_1),
     (2, SCHEMA_2),
     (3, SCHEMA_3),
@@ -14,6 +14,7 @@ pub const MIGRATIONS: [(u32, &str); 8] = [
     (6, SCHEMA_6),
     (9, SCHEMA_9),
     (10, SCHEMA_10),
+    (11, SCHEMA_11),
 ];
 
 /// Ended machines stay as `notDeployed`, for their history; every index that pages count with leaves them
@@ -340,4 +341,9 @@ CREATE TABLE unreachable (
     owner TEXT PRIMARY KEY NOT NULL REFERENCES user (canonical),
     since INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+";
+
+/// Who chose the host of a machine. What was entered before stays where it is.
+const SCHEMA_11: &str = "
+ALTER TABLE vm ADD COLUMN placed TEXT NOT NULL DEFAULT 'asked' CHECK (placed IN ('asked', 'chosen', 'again'));
 ";

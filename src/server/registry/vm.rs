@@ -48,6 +48,30 @@ impl Wanted {
     }
 }
 
+/// Who chose the host of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placed {
+    /// Its owner, or the saved image that it is made from, which is on one host only.
+    AsAsked,
+    /// vGrid, which may choose another host once.
+    ByPortal,
+    /// vGrid, because the first host that it chose could not make it.
+    Again,
+}
+
+impl Placed {
+    const ALL: [Self; 3] = [Self::AsAsked, Self::ByPortal, Self::Again];
+
+    /// Its name in the registry and on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AsAsked => "asked",
+            Self::ByPortal => "chosen",
+            Self::Again => "again",
+        }
+    }
+}
+
 /// What a disk is being saved as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Saving {
@@ -68,6 +92,8 @@ pub struct Vm {
     pub virtual_host: VirtualHost,
     /// The node it is for.
     pub physical_host: PhysicalHost,
+    /// Who chose that node.
+    pub placed: Placed,
     /// Its image.
     pub image: ImageTag,
     /// Its memory.
@@ -129,6 +155,8 @@ pub struct NewVm {
     pub virtual_host: VirtualHost,
     /// The node, with a free slot.
     pub physical_host: PhysicalHost,
+    /// Who chose that node.
+    pub placed: Placed,
     /// The image.
     pub image: ImageTag,
     /// The memory.
@@ -190,7 +218,7 @@ macro_rules! select_vm {
             "SELECT id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, label, lease, state, \
              stage, percent, place, fault, last_order, order_number, sequence, created, changed, expires, deadline, \
              on_node, was_deployed, wanted, protected, deletion, save_as, then_terminate, from_owner, from_name, \
-             silent FROM vm WHERE ",
+             silent, placed FROM vm WHERE ",
             $rest
         )
     };
@@ -245,6 +273,7 @@ fn read_vm(mut cells: Cells<'_>) -> Result<Vm, RegistryError> {
             owner.zip(name).map(|(owner, name)| SavedImage { owner, name })
         },
         silent: cells.number()?,
+        placed: cells.word(|text| Placed::ALL.into_iter().find(|placed| placed.as_str() == text))?,
     })
 }
 
@@ -383,6 +412,7 @@ impl Writer<'_> {
             owner: new.owner,
             virtual_host: new.virtual_host,
             physical_host: new.physical_host,
+            placed: new.placed,
             image: new.image,
             memory: new.memory,
             disk: new.disk,
@@ -413,9 +443,10 @@ impl Writer<'_> {
         self.connection.execute(
             "INSERT INTO vm (id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, label,
                 lease, state, last_order, order_number, sequence, created, changed, expires, deadline, on_node,
-                was_deployed, wanted, from_owner, from_name)
+                was_deployed, wanted, from_owner, from_name, placed)
              VALUES (:id, :owner, :virtual_host, :physical_host, :image, :memory, :disk, :label,
-                :lease, :state, :order, :number, 0, :now, :now, :expires, :deadline, :on_node, 0, :wanted, :from_owner, :from_name)",
+                :lease, :state, :order, :number, 0, :now, :now, :expires, :deadline, :on_node, 0, :wanted,
+                :from_owner, :from_name, :placed)",
             named_params! {
                 ":id": vm.id.to_string(),
                 ":owner": vm.owner.as_str(),
@@ -436,33 +467,44 @@ impl Writer<'_> {
                 ":wanted": vm.wanted.as_str(),
                 ":from_owner": vm.from.as_ref().map(|image| image.owner.as_str()),
                 ":from_name": vm.from.as_ref().map(|image| image.name.as_str()),
+                ":placed": vm.placed.as_str(),
             },
         )?;
         Ok(vm)
     }
 
-    /// Gives a machine that is being deployed, and that its host has surely not taken, to another host: with another order
-    /// number, for it is another order. `None`, and nothing is changed, if it is not being deployed any more or its host
-    /// has reported.
+    /// Gives a machine that is being deployed, and of which surely nothing is on its host, to another host: with another
+    /// order number, for it is another order. `None`, and nothing is changed, if it is not being deployed any more or its
+    /// host has reported since.
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
     pub fn move_to(&self, vm: &Vm, host: &PhysicalHost, now: Moment) -> Result<Option<Vm>, RegistryError> {
         let new = Vm {
             physical_host: host.clone(),
+            placed: Placed::Again,
             number: vm.number.next(clock::millis()),
+            sequence: 0,
+            stage: None,
+            percent: None,
+            place: None,
             // The new host is left in peace with it as long as the first one was.
             changed: now,
             deadline: Some(now.plus_seconds(TRANSITION_LIMIT)),
             ..vm.clone()
         };
         let rows = self.connection.execute(
-            "UPDATE vm SET physical_host = :host, order_number = :number, changed = :changed, deadline = :deadline
-             WHERE id = :id AND state = 'deploying' AND sequence = 0 AND physical_host = :before",
+            "UPDATE vm SET physical_host = :host, placed = :placed, order_number = :number, sequence = 0, stage = NULL,
+                percent = NULL, place = NULL, changed = :changed, deadline = :deadline
+             WHERE id = :id AND state = 'deploying' AND physical_host = :before AND order_number = :ordered
+                AND sequence = :heard",
             named_params! {
                 ":id": vm.id.to_string(),
                 ":before": vm.physical_host.as_str(),
+                ":ordered": vm.number.get(),
+                ":heard": vm.sequence,
                 ":host": host.as_str(),
+                ":placed": new.placed.as_str(),
                 ":number": new.number.get(),
                 ":changed": now.unix(),
                 ":deadline": new.deadline.map(Moment::unix),
@@ -645,6 +687,7 @@ pub(in crate::server) mod tests {
                     owner,
                     virtual_host: name.parse().unwrap(),
                     physical_host: host.parse().unwrap(),
+                    placed: Placed::ByPortal,
                     image: "tiny".parse().unwrap(),
                     memory: MiB::new(128).unwrap(),
                     disk: GiB::new(1).unwrap(),
@@ -700,6 +743,7 @@ pub(in crate::server) mod tests {
                     owner: first.owner.clone(),
                     virtual_host: first.virtual_host.clone(),
                     physical_host: first.physical_host.clone(),
+                    placed: first.placed,
                     image: first.image.clone(),
                     memory: first.memory,
                     disk: first.disk,

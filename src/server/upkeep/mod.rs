@@ -32,6 +32,7 @@ use crate::system::log::{self, Level};
 use crate::system::{clock, lock};
 
 use super::mail::{self, Notice, Post, Posted, Sent};
+use super::moving::Mover;
 use super::nodes::{Nodes, NodesError, Trouble};
 use super::registry::event::Actor;
 use super::registry::host::Contact;
@@ -352,7 +353,7 @@ fn tell(post: &Post<'_>, writer: &Writer<'_>, vm: &Vm, act: &Act, now: Moment) -
         Act::Delete => Notice::Deleted { machine: vm },
         Act::TellSilent => Notice::Silent { machine: vm },
         Act::DeleteSilent => Notice::SilentTerminated { machine: vm },
-        Act::GiveUp { fault, .. } if vm.order == Order::Deploy => {
+        Act::GiveUp { fault, .. } if vm.order == Order::Deploy && vm.state == State::Failed => {
             return failures::deploy_failed(writer, post, vm, fault, now);
         }
         _ => return Ok(()),
@@ -416,7 +417,8 @@ impl Run<'_> {
         }
         for batch in possible.chunks(BATCH) {
             let (now, life, grace) = (self.now, self.life, self.config.leases.grace);
-            let ground = Ground { now, life, grace, actor: &self.actor };
+            let mover = Mover::new(self.config, self.common);
+            let ground = Ground { now, life, grace, actor: &self.actor, mover };
             let post = &self.post;
             let done = self.registry.write(|writer| {
                 let mut done = Vec::new();
@@ -646,7 +648,14 @@ impl Run<'_> {
             }
             return Ok(());
         }
-        let (_, fault) = orders::settle(&mut self.registry, vm, order, answer, &self.actor)?;
+        let post = self.post.clone();
+        let (_, fault) =
+            orders::settle_with(&mut self.registry, vm, order, answer, &self.actor, |writer, vm, fault| {
+                match order {
+                    Order::Deploy => failures::deploy_failed(writer, &post, vm, fault, clock::now()),
+                    _ => Ok(()),
+                }
+            })?;
         if let Some(fault) = fault {
             self.summary.trouble.push(format!("{name}, {order}: {fault}"));
         }

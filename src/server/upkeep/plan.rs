@@ -6,10 +6,11 @@ use std::fmt;
 use crate::model::fault::Fault;
 use crate::model::lease::{Lease, Moment};
 use crate::model::stage::Order;
-use crate::model::state::Event;
+use crate::model::state::{Event, State};
 use crate::system::clock;
 
 use super::super::leases;
+use super::super::moving::Mover;
 use super::super::orders;
 use super::super::registry::event::Actor;
 use super::super::registry::notice::Given;
@@ -127,6 +128,8 @@ pub struct Ground<'a> {
     pub grace: Lease,
     /// In whose name things are done.
     pub actor: &'a Actor,
+    /// Who finds another host for what could not be made.
+    pub mover: Mover<'a>,
 }
 
 /// What carrying out a step has led to: the machine as it is now, and the order that its host must be told.
@@ -319,6 +322,13 @@ impl Hand<'_> {
 
     fn give_up(&self, fault: &Fault, on_node: OnNode) -> Result<Option<Done>, RegistryError> {
         let order = self.vm.order;
+        if self.vm.state == State::Deploying
+            && on_node == OnNode::No
+            && let Some(moved) =
+                self.ground.mover.elsewhere(self.writer, &self.vm, fault, self.ground.actor)?
+        {
+            return Ok(Some((moved, Some(Order::Deploy))));
+        }
         self.happens(Event::Failed, &format!("{order} failed"), &fault.to_string(), |vm| {
             vm.fault = Some(fault.clone());
             vm.on_node = on_node;

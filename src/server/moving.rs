@@ -1,0 +1,99 @@
+//! Having a machine made: by the host that was chosen, and if that can't and vGrid chose it, by another one, once.
+
+use crate::config::{self, Common};
+use crate::model::fault::Fault;
+use crate::model::stage::{Order, Stage};
+use crate::system::clock;
+use crate::system::log::Level;
+
+use super::mail::Post;
+use super::nodes::Nodes;
+use super::orders;
+use super::placement::{Load, Need, choose};
+use super::registry::event::Actor;
+use super::registry::vm::{OnNode, Placed, Vm};
+use super::registry::{Registry, RegistryError, Writer};
+use super::view::{known, loads};
+use super::{audit, failures};
+
+/// What the history says of a machine that was given to another host.
+pub const MOVED: &str = "moved to another host";
+
+/// Who finds another host.
+#[derive(Debug, Clone, Copy)]
+pub struct Mover<'a> {
+    common: &'a Common,
+    config: &'a config::Server,
+}
+
+impl<'a> Mover<'a> {
+    /// One who chooses among the hosts of `common` and writes to administrators as `config` says.
+    pub fn new(config: &'a config::Server, common: &'a Common) -> Self {
+        Self { common, config }
+    }
+
+    fn post(&self) -> Post<'a> {
+        Post::new(self.config)
+    }
+
+    /// Tells the host of a machine that was just entered to make it, or the host after that, and enters what the last one
+    /// answered. Gives back the machine as it is now, and the fault that its owner must know of.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn deploy(
+        &self,
+        registry: &mut Registry,
+        nodes: &Nodes<'_>,
+        mut vm: Vm,
+        actor: &Actor,
+    ) -> Result<(Vm, Option<Fault>), RegistryError> {
+        loop {
+            let answer = orders::tell(nodes, &vm, Order::Deploy);
+            if let Err(trouble) = &answer
+                && trouble.taken == OnNode::No
+                && let Some(moved) =
+                    registry.write(|writer| self.elsewhere(writer, &vm, &trouble.fault, actor))?
+            {
+                audit::record(Level::Warning, "deploy-moved", &moved, actor, &trouble.fault.to_string());
+                vm = moved;
+                continue;
+            }
+            return orders::settle_with(registry, vm, Order::Deploy, answer, actor, |writer, vm, fault| {
+                failures::deploy_failed(writer, &self.post(), vm, fault, clock::now())
+            });
+        }
+    }
+
+    /// Gives a machine that its host could not make, and of which surely nothing is there, to another host, within a
+    /// transaction. `None`, and nothing is changed, if its host was not vGrid's choice, or was its second, if that fault
+    /// would be met elsewhere too, if no other host takes it, or if it is not being deployed any more.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn elsewhere(
+        &self,
+        writer: &Writer<'_>,
+        vm: &Vm,
+        fault: &Fault,
+        actor: &Actor,
+    ) -> Result<Option<Vm>, RegistryError> {
+        // Once it may have run, a second one with its address must not.
+        let has_run = matches!(vm.stage, Some(Stage::Start | Stage::Verify));
+        if vm.placed != Placed::ByPortal || !fault.sends_elsewhere() || has_run {
+            return Ok(None);
+        }
+        let now = clock::now();
+        let mut loads = loads(**writer, self.common)?;
+        loads.retain(|load| load.host != vm.physical_host);
+        let known = known(**writer, now)?;
+        let need = Need { memory: vm.memory.amount(), disk: vm.disk.amount(), image: &vm.image };
+        let against = |load: &Load| known.get(&load.host).and_then(|known| known.against(need, now));
+        let Ok(load) = choose(&loads, against) else { return Ok(None) };
+        let Some(moved) = writer.move_to(vm, &load.host, now)? else { return Ok(None) };
+        failures::deploy_failed(writer, &self.post(), vm, fault, now)?;
+        let detail = format!("{}: {fault} It is tried on {} instead.", vm.physical_host, load.host);
+        writer.record(vm.id, now, actor, MOVED, &detail)?;
+        Ok(Some(moved))
+    }
+}
