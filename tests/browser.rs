@@ -123,7 +123,7 @@ fn a_machine_s_life_in_a_browser() {
 #[test]
 fn a_machine_that_fails_says_so_without_a_reload() {
     let portal = Portal::start();
-    let id = portal.deploy("alice", &[]);
+    let id = portal.deploy("alice", &[("physicalHost", "localhost")]);
     let browser = Browser::start();
     sign_in(&browser, &portal, "alice");
     browser.wait("document.querySelector('tbody .s.deploying')");

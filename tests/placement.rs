@@ -135,8 +135,8 @@ fn a_silent_host_and_one_without_room_or_image_are_passed_over() {
     for (info, why) in [
         (other, None),
         (missing, None),
-        (narrow, Some("127.0.0.2 has only 127 MiB of memory free")),
-        (small, Some("127.0.0.2 has only 1023 MiB of disk space free")),
+        (narrow, Some("127.0.0.2 has only 127 MiB of memory free; localhost is full")),
+        (small, Some("127.0.0.2 has only 1023 MiB of disk space free; localhost is full")),
     ] {
         let portal = portal();
         portal.nodes.has(address(2), info);
@@ -151,7 +151,7 @@ fn a_silent_host_and_one_without_room_or_image_are_passed_over() {
 }
 
 #[test]
-fn administrators_hear_of_a_failing_host_once() {
+fn administrators_hear_of_each_reason_once() {
     let mail =
         "[Mail]\ntransport = \"sendmail\"\nsendmail = \"/bin/false\"\nsender = \"vgrid@example.org\"\n";
     let hosts = vec![("127.0.0.2", 40)];
@@ -160,9 +160,18 @@ fn administrators_hear_of_a_failing_host_once() {
     for _ in 0..5 {
         assert_eq!(deploy(&portal, &[]).0, 502);
     }
-    let page = portal.get("admin", "admin?format=json").send().expect(200).json();
-    let mails = page["mail"].as_array().expect("mail that waits");
-    assert_eq!(mails.len(), 1, "{mails:?}");
+    let mails = || {
+        let page = portal.get("admin", "admin?format=json").send().expect(200).json();
+        page["mail"].as_array().expect("mail that waits").len()
+    };
+    assert_eq!(mails(), 1);
+    // Another reason is another mail; one for all whose image is missing.
+    let missing = Fault::ImageMissing { tag: "tiny".parse().expect("a tag") };
+    portal.nodes.conduct(Conduct::Refuse(missing));
+    for _ in 0..5 {
+        assert_eq!(deploy(&portal, &[]).0, 409);
+    }
+    assert_eq!(mails(), 2);
 }
 
 /// The emptiest is the one that reports come from.

@@ -56,7 +56,7 @@ fn a_deploy_moves_its_page_stage_by_stage() {
 #[test]
 fn a_failed_deploy_says_why_and_can_be_removed() {
     let portal = Portal::start();
-    let id = portal.deploy("alice", &[]);
+    let id = portal.deploy("alice", &[("physicalHost", "localhost")]);
     portal.report(&id, Order::Deploy, 1, progress(Stage::Unpack, 70)).expect(200);
     let fault =
         Fault::ImageCorrupt { tag: "tiny".parse().expect("a tag"), detail: "unexpected end".to_owned() };

@@ -350,6 +350,28 @@ impl Fault {
         matches!(self, Self::StartFailed { .. } | Self::DidNotRun { .. } | Self::ParametersLost { .. })
     }
 
+    /// Its kind, by the name that it has on the wire.
+    pub fn code(&self) -> String {
+        let json = serde_json::to_value(self).unwrap_or_default();
+        json["code"].as_str().unwrap_or("unknown").to_owned()
+    }
+
+    /// The image or the name that it is about; empty if it is about the host itself.
+    pub fn subject(&self) -> &str {
+        match self {
+            Self::ImageUnknown { tag }
+            | Self::ImageMissing { tag }
+            | Self::ImageCorrupt { tag, .. }
+            | Self::ImageNested { tag, .. } => tag.as_str(),
+            Self::NameUnresolved { host }
+            | Self::AddressUnusable { host, .. }
+            | Self::AddressInUse { host, .. } => host.as_str(),
+            Self::VolumeExists { volume } => volume,
+            Self::DomainExists { domain } => domain.as_str(),
+            _ => "",
+        }
+    }
+
     /// Whether administrators are to hear of it when a deploy fails for it: the host can't be used, or something is
     /// wrong there that will hit others, too, and that its user can't mend.
     pub fn concerns_administrators(&self) -> bool {

@@ -568,7 +568,12 @@ fn nowhere(loads: &[Load], reasons: &[(&PhysicalHost, Against)]) -> NotTaken {
             if loads.iter().any(|load| load.disabled.is_some()) { "full or disabled" } else { "full" };
         format!("All hosts are {state}. Terminate a machine, or try again later.")
     } else {
-        let reasons: Vec<String> = reasons.iter().map(|(host, why)| format!("{host} {why}")).collect();
+        let mut reasons: Vec<String> = reasons.iter().map(|(host, why)| format!("{host} {why}")).collect();
+        let closed = loads.iter().filter(|load| load.maximum > 0 && !load.takes_more());
+        reasons.extend(closed.map(|load| {
+            let state = if load.disabled.is_some() { "is disabled" } else { "is full" };
+            format!("{} {state}", load.host)
+        }));
         format!("No host can take it at present: {}. Ask for less, or try again later.", reasons.join("; "))
     };
     NotTaken::Declined(Declined::one(409, "physicalHost", sentence))

@@ -2,14 +2,15 @@
 
 use crate::model::fault::Fault;
 use crate::model::lease::Moment;
+use crate::system::log::{self, Level};
 
-use super::mail::Post;
+use super::mail::{Notice, Post, Posted};
 use super::placement::pause;
 use super::registry::vm::Vm;
 use super::registry::{RegistryError, Writer};
 
 /// Remembers that a machine could not be deployed, within the transaction that records it. Administrators are told if the reason
-/// concerns them; of a host that fails again and again they hear once.
+/// concerns them; of the same fault, again and again, they hear once.
 ///
 /// # Errors
 /// [`RegistryError`] when SQLite refuses.
@@ -20,6 +21,14 @@ pub fn deploy_failed(
     fault: &Fault,
     now: Moment,
 ) -> Result<(), RegistryError> {
-    let is_news = !fault.is_the_hosts_own() || writer.host_failed(&machine.physical_host, now, pause)?;
-    if is_news { post.deploy_failed(writer, machine, fault, now) } else { Ok(()) }
+    if fault.is_the_hosts_own() {
+        writer.host_failed(&machine.physical_host, now, pause)?;
+    }
+    if fault.concerns_administrators() && writer.note_fault(&machine.physical_host, fault, now)? {
+        let posted = post.to_administrators(writer, &Notice::DeployFailed { machine, fault }, now)?;
+        if posted == Posted::NoAddress {
+            log::event(Level::Warning, "no-mail-address", &[("owner", &"any administrator")]);
+        }
+    }
+    Ok(())
 }

@@ -13,7 +13,6 @@ pub use notice::Notice;
 pub use send::{Sent, answers, send_due};
 
 use crate::config;
-use crate::model::fault::Fault;
 use crate::model::lease::Moment;
 use crate::model::mail::Address;
 use crate::system::log::{self, Level};
@@ -21,7 +20,6 @@ use crate::template::{TemplateError, mail};
 
 use super::registry::mail::Letter;
 use super::registry::user::Owner;
-use super::registry::vm::Vm;
 use super::registry::{Reader, RegistryError, Writer};
 
 /// What became of something that was to be told.
@@ -82,26 +80,6 @@ impl<'c> Post<'c> {
             return Ok(Posted::NoTransport);
         }
         self.queue(writer, self.config.administrators_mail().into_iter(), notice, now)
-    }
-
-    /// Tells administrators that a machine could not be deployed, if the reason concerns them.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
-    pub fn deploy_failed(
-        &self,
-        writer: &Writer<'_>,
-        machine: &Vm,
-        fault: &Fault,
-        now: Moment,
-    ) -> Result<(), RegistryError> {
-        if fault.concerns_administrators() {
-            let posted = self.to_administrators(writer, &Notice::DeployFailed { machine, fault }, now)?;
-            if posted == Posted::NoAddress {
-                log::event(Level::Warning, "no-mail-address", &[("owner", &"any administrator")]);
-            }
-        }
-        Ok(())
     }
 
     /// Whether mail is sent at all.

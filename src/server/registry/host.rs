@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::model::fault::Fault;
 use crate::model::lease::Moment;
 use crate::model::names::{ImageTag, PhysicalHost};
 use crate::model::size::Amount;
@@ -31,7 +32,7 @@ pub struct Failures {
     pub last: Moment,
 }
 
-/// How long failures of a host are one episode, of which administrators hear once, in seconds.
+/// For how long administrators are not told of the same fault again, in seconds.
 const EPISODE: i64 = 86_400;
 
 fn amount(cells: &mut Cells<'_>) -> Result<Amount, RegistryError> {
@@ -185,9 +186,8 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Remembers that a deploy has failed on a host for the host's own sake. Says whether an episode begins with it: the first
-    /// since one succeeded, or since a day. `pause` says for how long so many failures count as one: of many deploys at once the
-    /// first says it all.
+    /// Remembers that a deploy has failed on a host for the host's own sake. `pause` says for how long so many failures count
+    /// as one: of many deploys at once the first says it all.
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
@@ -196,7 +196,7 @@ impl Writer<'_> {
         host: &PhysicalHost,
         now: Moment,
         pause: impl Fn(u32) -> i64,
-    ) -> Result<bool, RegistryError> {
+    ) -> Result<(), RegistryError> {
         let before = self.failures()?.remove(host);
         let is_another = before.is_none_or(|before| now.since(before.last) >= pause(before.count));
         self.connection.execute(
@@ -204,14 +204,31 @@ impl Writer<'_> {
              ON CONFLICT (host) DO UPDATE SET failures = failures + ?3, last = ?2",
             (host.as_str(), now.unix(), is_another),
         )?;
-        Ok(before.is_none_or(|before| now.since(before.last) > EPISODE))
+        Ok(())
     }
 
-    /// Remembers that a deploy has succeeded on a host.
+    /// Remembers that administrators hear of a fault now. Says whether it is news: they have not heard of one of its kind, about
+    /// the same image or name, on that host since a day.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn note_fault(&self, host: &PhysicalHost, fault: &Fault, now: Moment) -> Result<bool, RegistryError> {
+        // What is older counts no more, nor does what a clock noted that was wrong.
+        self.connection.execute("DELETE FROM told_fault WHERE abs(at - ?1) > ?2", (now.unix(), EPISODE))?;
+        let is_news = self.connection.execute(
+            "INSERT INTO told_fault (host, kind, subject, at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
+            (host.as_str(), fault.code(), fault.subject(), now.unix()),
+        )?;
+        Ok(is_news == 1)
+    }
+
+    /// Remembers that a deploy has succeeded on a host: whatever failed there for its own sake does so no more.
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
     pub fn host_works(&self, host: &PhysicalHost) -> Result<(), RegistryError> {
+        self.connection
+            .execute("DELETE FROM told_fault WHERE host = ?1 AND subject = ''", [host.as_str()])?;
         self.connection.execute("DELETE FROM host_failure WHERE host = ?1", [host.as_str()])?;
         Ok(())
     }
@@ -254,16 +271,36 @@ mod tests {
         let host: PhysicalHost = "node1".parse().unwrap();
         let at = Moment::from_unix;
         let fails = |registry: &mut Registry, now| {
-            registry.write(|writer| writer.host_failed(&host, at(now), |_| 60)).unwrap()
+            registry.write(|writer| writer.host_failed(&host, at(now), |_| 60)).unwrap();
+            registry.read(|reader| reader.failures()).unwrap()[&host]
         };
-        assert!(fails(&mut registry, 100) && !fails(&mut registry, 200) && !fails(&mut registry, 300));
-        let known = registry.read(|reader| reader.failures()).unwrap();
-        assert_eq!(known[&host], Failures { count: 3, last: at(300) });
-        assert!(!fails(&mut registry, 301) && !fails(&mut registry, 302), "many at once are one");
-        assert_eq!(registry.read(|reader| reader.failures()).unwrap()[&host].count, 3);
-        assert!(fails(&mut registry, 302 + EPISODE + 1), "a day later they hear of it again");
+        assert_eq!(fails(&mut registry, 100).count, 1);
+        assert_eq!(fails(&mut registry, 200).count, 2);
+        assert_eq!(fails(&mut registry, 300), Failures { count: 3, last: at(300) });
+        assert_eq!(fails(&mut registry, 301).count, 3, "many at once are one");
         registry.write(|writer| writer.host_works(&host)).unwrap();
         assert!(registry.read(|reader| reader.failures()).unwrap().is_empty());
-        assert!(fails(&mut registry, 400 + EPISODE));
+    }
+
+    #[test]
+    fn a_fault_is_news_once_a_day_by_its_kind_and_what_it_is_about() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
+        let host: PhysicalHost = "node1".parse().unwrap();
+        let missing = |tag: &str| Fault::ImageMissing { tag: tag.parse().unwrap() };
+        let internal = |request: &str| Fault::Internal { request: request.to_owned() };
+        let mut is_news = |fault: &Fault, now| {
+            registry.write(|writer| writer.note_fault(&host, fault, Moment::from_unix(now))).unwrap()
+        };
+        assert!(is_news(&internal("1"), 100) && !is_news(&internal("2"), 200));
+        assert!(is_news(&Fault::PrivilegeRefused, 200), "another kind");
+        assert!(is_news(&missing("a"), 200) && is_news(&missing("b"), 200) && !is_news(&missing("a"), 300));
+        assert!(is_news(&internal("3"), 101 + EPISODE), "a day later they hear of it again");
+        assert!(is_news(&internal("4"), 0), "the clock was a day ahead");
+        registry.write(|writer| writer.host_works(&host)).unwrap();
+        let mut is_news = |fault: &Fault, now| {
+            registry.write(|writer| writer.note_fault(&host, fault, Moment::from_unix(now))).unwrap()
+        };
+        assert!(is_news(&internal("5"), 300) && !is_news(&missing("a"), 301));
     }
 }

@@ -343,7 +343,16 @@ CREATE TABLE unreachable (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// Who chose the host of a machine. What was entered before stays where it is.
+/// Who chose the host of a machine; what was entered before stays where it is. And what administrators were told of deploys
+/// that failed: the kind of fault, and the image or name that it is about, if it is about one.
 const SCHEMA_11: &str = "
+CREATE TABLE told_fault (
+    host TEXT NOT NULL CHECK (host <> ''),
+    kind TEXT NOT NULL CHECK (kind <> ''),
+    subject TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (host, kind, subject)
+) STRICT, WITHOUT ROWID;
+
 ALTER TABLE vm ADD COLUMN placed TEXT NOT NULL DEFAULT 'asked' CHECK (placed IN ('asked', 'chosen', 'again'));
 ";
