@@ -89,6 +89,8 @@ fn who_could_not_be_told_loses_nothing_and_administrators_hear_of_it_once() {
     assert_eq!(told, [("admin@example.org".to_owned(), "alice can't be reached by mail".to_owned())]);
     portal.get("admin", "admin").send().expect(200).says("alice has no address of mail");
     portal.get("admin", "admin?format=text").send().expect(200).says("unreachable\talice\t");
+    let history = || portal.show("admin", &id)["history"].to_string();
+    assert!(history().contains("owner not told") && !history().contains("owner told"), "{}", history());
     // With an address the grace begins, and ends.
     portal.reconfigure("server.cfg", |text| {
         text.to_owned() + "\n[MailAddresses]\nalice = 'alice@example.org'\n"
@@ -96,6 +98,7 @@ fn who_could_not_be_told_loses_nothing_and_administrators_hear_of_it_once() {
     live(&portal, &id, 1);
     let told = waiting(&portal).into_iter().filter(|(to, _)| to == "alice@example.org").count();
     assert_eq!(told, 1, "that the lease has ended, and until when the disk is kept");
+    assert!(history().contains("owner told"), "{}", history());
     // Mail that waits puts the end off; when it has left, the whole grace follows.
     let registry = rusqlite::Connection::open(portal.path("var/registry.sqlite")).expect("the registry");
     registry.execute("DELETE FROM mail", []).expect("it has left");

@@ -82,13 +82,13 @@ fn a_lease_runs_through_its_notices_its_end_its_grace_and_its_deletion() {
     portal.upkeep(&[]);
     live(&portal, &id, 4 * 24 - 1);
     assert_eq!(state(&portal, &id), "deployed");
-    assert_eq!(history(&portal, &id).iter().filter(|what| *what == "owner told").count(), 3);
+    assert_eq!(history(&portal, &id).iter().filter(|what| *what == "owner not told").count(), 3);
     live(&portal, &id, 2);
     assert_eq!(state(&portal, &id), "expired");
     live(&portal, &id, 1);
     let shown = portal.show("alice", &id);
     assert!(shown["machine"]["deletion"]["iso"].is_string(), "{shown}");
-    assert_eq!(history(&portal, &id).iter().filter(|what| *what == "owner told").count(), 4);
+    assert_eq!(history(&portal, &id).iter().filter(|what| *what == "owner not told").count(), 4);
     // It was told an hour after the end.
     live(&portal, &id, 2 * 24 - 2);
     assert_eq!(state(&portal, &id), "expired");
@@ -136,7 +136,7 @@ fn a_portal_that_was_off_or_had_a_wrong_clock_deletes_nothing_unannounced() {
     portal.pass(60 * DAY);
     portal.upkeep(&[]);
     assert_eq!(state(&portal, &id), "deployed", "told first");
-    assert_eq!(history(&portal, &id).iter().filter(|what| *what == "owner told").count(), 1);
+    assert_eq!(history(&portal, &id).iter().filter(|what| *what == "owner not told").count(), 1);
     live(&portal, &id, 5);
     assert_eq!(state(&portal, &id), "expired");
     // A year ahead, again and again.
@@ -381,7 +381,7 @@ fn an_upkeep_that_is_killed_anywhere_is_as_good_as_none() {
     }
     assert_eq!(state(&portal, &id), "notDeployed");
     let told = history(&portal, &id);
-    assert_eq!(told.iter().filter(|what| *what == "owner told").count(), 2, "{told:?}");
+    assert_eq!(told.iter().filter(|what| *what == "owner not told").count(), 2, "{told:?}");
     for once in ["lease ended", "terminated"] {
         assert_eq!(told.iter().filter(|what| *what == once).count(), 1, "{told:?}");
     }

@@ -346,7 +346,14 @@ fn in_parallel<I: Sync, O: Send, E>(
 }
 
 /// Writes the mail that goes with what was done about a machine, which is now `vm`.
-fn tell(post: &Post<'_>, writer: &Writer<'_>, vm: &Vm, act: &Act, now: Moment) -> Result<(), RegistryError> {
+fn tell(
+    post: &Post<'_>,
+    writer: &Writer<'_>,
+    vm: &Vm,
+    act: &Act,
+    actor: &Actor,
+    now: Moment,
+) -> Result<(), RegistryError> {
     let notice = match act {
         Act::Warn(_) => Notice::LeaseEnds { machine: vm, ends: vm.expires.unwrap_or(now) },
         Act::TellEnded => Notice::LeaseEnded { machine: vm, deletion: vm.deletion.unwrap_or(now) },
@@ -368,6 +375,15 @@ fn tell(post: &Post<'_>, writer: &Writer<'_>, vm: &Vm, act: &Act, now: Moment) -
         }
         Posted::NoAddress | Posted::NoTransport | Posted::Unwritten => {}
     }
+    let record = match posted {
+        Posted::Queued(_) => Some(("owner told", "")),
+        Posted::NoAddress => Some(("owner not told", "; no address is known")),
+        Posted::NoTransport => Some(("owner not told", "; mail is off")),
+        Posted::Unwritten => None,
+    };
+    if let (Some(of_what), Some((what, why))) = (news(vm, act), record) {
+        writer.record(vm.id, now, actor, what, &format!("{of_what}{why}"))?;
+    }
     // Who can't be told for a broken template is told when it is mended, and nothing is removed before.
     match act {
         Act::Warn(before) if posted == Posted::Unwritten => {
@@ -377,6 +393,18 @@ fn tell(post: &Post<'_>, writer: &Writer<'_>, vm: &Vm, act: &Act, now: Moment) -
             writer.forget_notice(vm.id, plan::ENDED)
         }
         _ => Ok(()),
+    }
+}
+
+/// What a machine's history says that its owner was told, where nothing else in it says so.
+fn news(vm: &Vm, act: &Act) -> Option<String> {
+    match act {
+        Act::Warn(_) => vm.expires.map(|end| format!("the lease ends {end}")),
+        Act::TellEnded => {
+            vm.deletion.map(|deletion| format!("the lease has ended; the disk is kept until {deletion}"))
+        }
+        Act::TellSilent => Some("it does not answer".to_owned()),
+        _ => None,
     }
 }
 
@@ -424,7 +452,7 @@ impl Run<'_> {
                 let mut done = Vec::new();
                 for step in batch {
                     if let Some((vm, order)) = plan::carry_out(writer, ground, step)? {
-                        tell(post, writer, &vm, &step.act, now)?;
+                        tell(post, writer, &vm, &step.act, &self.actor, now)?;
                         done.push((*step, vm, order));
                     }
                 }

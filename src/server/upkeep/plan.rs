@@ -177,8 +177,7 @@ pub fn carry_out(
             let Ground { now, grace, actor, .. } = ground;
             Ok(leases::expire(writer, &hand.vm, grace, now, actor)?.map(|vm| (vm, None)))
         }
-        Act::TellEnded => hand.begin_grace(true),
-        Act::PutOff => hand.begin_grace(false),
+        Act::TellEnded | Act::PutOff => hand.begin_grace(),
         Act::Hold => hand.hold(),
         Act::BringBack => hand.bring_back(),
         Act::Delete | Act::DeleteSilent => hand.order(Order::Terminate, |_| {}),
@@ -289,17 +288,14 @@ impl Hand<'_> {
         if !self.writer.note(self.vm.id, &warning(before), end, self.given())? {
             return Ok(None);
         }
-        self.noted("owner told", &format!("the lease ends {end}"))
+        Ok(Some((self.vm, None)))
     }
 
-    fn begin_grace(self, told: bool) -> Result<Option<Done>, RegistryError> {
+    fn begin_grace(self) -> Result<Option<Done>, RegistryError> {
         let deletion = self.ground.now.plus_seconds(self.ground.grace.seconds());
         self.writer.forget_notice(self.vm.id, ENDED)?;
         self.writer.note(self.vm.id, ENDED, self.lease_end(), self.given())?;
         self.writer.set_deletion(self.vm.id, deletion)?;
-        if told {
-            self.record("owner told", &format!("the lease has ended; the disk is kept until {deletion}"))?;
-        }
         Ok(Some((Vm { deletion: Some(deletion), ..self.vm }, None)))
     }
 
@@ -347,6 +343,6 @@ impl Hand<'_> {
         if !self.writer.note(self.vm.id, SILENT, self.vm.created, self.given())? {
             return Ok(None);
         }
-        self.noted("owner told", "it does not answer")
+        Ok(Some((self.vm, None)))
     }
 }
