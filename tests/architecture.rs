@@ -167,7 +167,7 @@ fn strangers_are_removed_at_an_administrator_s_word_alone() {
         files.retain(|_, code| words.iter().any(|word| code.contains(word)));
         files.into_keys().collect()
     };
-    assert_eq!(callers(&["strangers::remove", "strangers::*"]), ["src/server/admin.rs"]);
+    assert_eq!(callers(&["orphans::remove", "orphans::*"]), ["src/server/admin.rs"]);
     assert_eq!(callers(&[".discard("]), ["src/server/strangers.rs"]);
 }
 

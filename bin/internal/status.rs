@@ -3,5 +3,5 @@
 use vgrid::cgi::{policy, serve};
 
 fn main() {
-    serve::node_only(&policy::INTERNAL_STATUS, vgrid::server::status::handle);
+    serve::node_only(&policy::INTERNAL_STATUS, vgrid::server::internal::status::handle);
 }

@@ -4,5 +4,5 @@
 use vgrid::cgi::{policy, serve};
 
 fn main() {
-    serve::user(&policy::USER_ADMIN, vgrid::server::admin::handle);
+    serve::user(&policy::USER_ADMIN, vgrid::server::pages::admin::handle);
 }

@@ -3,5 +3,5 @@
 use vgrid::cgi::{policy, serve};
 
 fn main() {
-    serve::user(&policy::USER_CONSOLE, vgrid::server::console::handle);
+    serve::user(&policy::USER_CONSOLE, vgrid::server::pages::console::handle);
 }

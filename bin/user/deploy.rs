@@ -3,5 +3,5 @@
 use vgrid::cgi::{policy, serve};
 
 fn main() {
-    serve::user(&policy::USER_DEPLOY, vgrid::server::deploy::handle);
+    serve::user(&policy::USER_DEPLOY, vgrid::server::pages::deploy::handle);
 }

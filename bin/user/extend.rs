@@ -3,5 +3,5 @@
 use vgrid::cgi::{policy, serve};
 
 fn main() {
-    serve::user(&policy::USER_EXTEND, vgrid::server::extend::handle);
+    serve::user(&policy::USER_EXTEND, vgrid::server::pages::extend::handle);
 }

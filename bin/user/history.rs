@@ -4,5 +4,5 @@
 use vgrid::cgi::{policy, serve};
 
 fn main() {
-    serve::user(&policy::USER_HISTORY, vgrid::server::history::handle);
+    serve::user(&policy::USER_HISTORY, vgrid::server::pages::history::handle);
 }

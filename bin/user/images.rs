@@ -3,5 +3,5 @@
 use vgrid::cgi::{policy, serve};
 
 fn main() {
-    serve::user(&policy::USER_IMAGES, vgrid::server::images::handle);
+    serve::user(&policy::USER_IMAGES, vgrid::server::pages::images::handle);
 }

@@ -3,5 +3,5 @@
 use vgrid::cgi::{policy, serve};
 
 fn main() {
-    serve::user(&policy::USER_LIST, vgrid::server::list::handle);
+    serve::user(&policy::USER_LIST, vgrid::server::pages::list::handle);
 }

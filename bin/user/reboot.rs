@@ -3,5 +3,5 @@
 use vgrid::cgi::{policy, serve};
 
 fn main() {
-    serve::user(&policy::USER_REBOOT, vgrid::server::power::reboot);
+    serve::user(&policy::USER_REBOOT, vgrid::server::pages::power::reboot);
 }

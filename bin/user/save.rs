@@ -3,5 +3,5 @@
 use vgrid::cgi::{policy, serve};
 
 fn main() {
-    serve::user(&policy::USER_SAVE, vgrid::server::save::handle);
+    serve::user(&policy::USER_SAVE, vgrid::server::pages::save::handle);
 }

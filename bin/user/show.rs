@@ -3,5 +3,5 @@
 use vgrid::cgi::{policy, serve};
 
 fn main() {
-    serve::user(&policy::USER_SHOW, vgrid::server::show::handle);
+    serve::user(&policy::USER_SHOW, vgrid::server::pages::show::handle);
 }

@@ -3,5 +3,5 @@
 use vgrid::cgi::{policy, serve};
 
 fn main() {
-    serve::user(&policy::USER_START, vgrid::server::power::start);
+    serve::user(&policy::USER_START, vgrid::server::pages::power::start);
 }

@@ -3,5 +3,5 @@
 use vgrid::cgi::{policy, serve};
 
 fn main() {
-    serve::user(&policy::USER_STOP, vgrid::server::power::stop);
+    serve::user(&policy::USER_STOP, vgrid::server::pages::power::stop);
 }

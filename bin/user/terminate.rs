@@ -3,5 +3,5 @@
 use vgrid::cgi::{policy, serve};
 
 fn main() {
-    serve::user(&policy::USER_TERMINATE, vgrid::server::terminate::handle);
+    serve::user(&policy::USER_TERMINATE, vgrid::server::pages::terminate::handle);
 }

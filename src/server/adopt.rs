@@ -11,14 +11,15 @@ use crate::model::wire::{DeployOrder, Job, NodeInfo};
 use crate::system::clock;
 use crate::system::log::Level;
 
-use super::nodes::Nodes;
-use super::registry::event::Actor;
-use super::registry::stray::StrayKind;
-use super::registry::user::{Owner, Registered};
-use super::registry::vm::{NewVm, Placed, Vm, Wanted};
-use super::registry::{RegistryError, Writer};
-use super::strangers::Target;
-use super::{access, audit};
+use crate::server::audit;
+use crate::server::nodes::Nodes;
+use crate::server::orphans::Target;
+use crate::server::pages::access;
+use crate::server::registry::event::Actor;
+use crate::server::registry::stray::StrayKind;
+use crate::server::registry::user::{Owner, Registered};
+use crate::server::registry::vm::{NewVm, Placed, Vm, Wanted};
+use crate::server::registry::{RegistryError, Writer};
 
 /// What its host says of a machine that can be adopted.
 #[derive(Debug, Clone, PartialEq, Eq)]

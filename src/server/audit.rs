@@ -2,8 +2,8 @@
 
 use crate::system::log::{self, Level};
 
-use super::registry::event::Actor;
-use super::registry::vm::Vm;
+use crate::server::registry::event::Actor;
+use crate::server::registry::vm::Vm;
 
 /// Logs an order about a machine, or its outcome, with who gave it and from where.
 pub fn record(level: Level, what: &str, vm: &Vm, actor: &Actor, detail: &str) {

@@ -18,10 +18,10 @@ use crate::remote::{Answer, Client, RemoteError};
 use crate::system::{address, clock};
 use crate::template::page;
 
-use super::mail;
-use super::registry::upkeep::LONGEST_GAP;
-use super::registry::{Registry, RegistryError};
-use super::view::ago;
+use crate::server::mail;
+use crate::server::pages::view::ago;
+use crate::server::registry::upkeep::LONGEST_GAP;
+use crate::server::registry::{Registry, RegistryError};
 
 /// The page templates; the layout is read with each.
 const PAGES: [&str; 13] = [

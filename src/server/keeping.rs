@@ -7,8 +7,8 @@ use thiserror::Error;
 use crate::config::{self, ConfigError};
 use crate::model::names::RegistryId;
 
-use super::registry::file::{Restored, Summary};
-use super::registry::{Registry, RegistryError};
+use crate::server::registry::file::{Restored, Summary};
+use crate::server::registry::{Registry, RegistryError};
 
 /// Why it could not be done.
 #[derive(Debug, Error)]

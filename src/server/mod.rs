@@ -1,43 +1,23 @@
 //! Layer 2: the portal.
 //!
-//! One module a page ([`list`], [`deploy`], [`show`], [`console`], [`extend`], [`terminate`]), one for stopping, starting
-//! and rebooting ([`power`]), two for saved images ([`save`], [`images`]), one for the nodes' reports ([`status`]), one for
-//! what cron starts ([`upkeep`]), and those of administrators ([`admin`], with [`strangers`] for what is unknown on hosts) and of the portal's
-//! past ([`history`]). [`keeping`] is what `vgrid-registry` does. They
-//! stand on the rules of [`leases`], on the [`registry`], on
-//! [`placement`], on [`orders`] (what orders have in common), on [`nodes`] (calls to nodes) and on [`view`] (what
-//! pages show). [`mail`] tells owners and administrators what they must know. [`check`] has the server's part of `vgrid-check`.
+//! From above: [`pages`] (one file a URL of `bin/user`) and [`internal`] (the nodes' reports) answer requests; [`upkeep`] is
+//! what cron starts, [`check`] the server's part of `vgrid-check`, [`keeping`] what `vgrid-registry` does. They have
+//! [`machine`] do the work, and [`adopt`] and [`orphans`] what concerns things that hosts have and the registry does not
+//! know. Below are calls to nodes ([`nodes`]), what owners and administrators must know ([`mail`]), the log of what was done
+//! to whose machine ([`audit`]), and the [`registry`].
 
-pub mod access;
-pub mod admin;
 pub mod adopt;
 pub mod audit;
 pub mod check;
-pub mod console;
-pub mod deploy;
-pub mod extend;
-pub mod failures;
-pub mod history;
-pub mod images;
+pub mod internal;
 pub mod keeping;
-pub mod leases;
-pub mod list;
+pub mod machine;
 pub mod mail;
-pub mod moving;
 pub mod nodes;
-pub mod once;
-pub mod orders;
-pub mod placement;
-pub mod power;
-pub mod quota;
+pub mod orphans;
+pub mod pages;
 pub mod registry;
-pub mod save;
-pub mod show;
-pub mod status;
-pub mod strangers;
-pub mod terminate;
 pub mod upkeep;
-pub mod view;
 
 use crate::cgi::reply::Refusal;
 

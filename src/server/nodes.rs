@@ -17,8 +17,8 @@ use crate::model::wire::{
 };
 use crate::remote::{Answer, Client, RemoteError};
 
-use super::registry::vm::OnNode;
-use super::registry::{Registry, RegistryError};
+use crate::server::registry::vm::OnNode;
+use crate::server::registry::{Registry, RegistryError};
 
 /// How long a node may take at least to remove something that vGrid did not make: LVM and the toolstack are waited for.
 const DISCARD: Duration = Duration::from_secs(50);

@@ -8,7 +8,7 @@ use lettre::message::{Mailbox, MultiPart};
 use crate::model::mail::Address;
 use crate::server::registry::mail::Waiting;
 
-use super::notice::line;
+use crate::server::mail::notice::line;
 
 /// The last second of the year 9999, after which RFC 5322 knows no date (and the writer of dates panics).
 const LAST: i64 = 253_402_300_799;

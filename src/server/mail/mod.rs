@@ -18,9 +18,9 @@ use crate::model::mail::Address;
 use crate::system::log::{self, Level};
 use crate::template::{TemplateError, mail};
 
-use super::registry::mail::Letter;
-use super::registry::user::Owner;
-use super::registry::{Reader, RegistryError, Writer};
+use crate::server::registry::mail::Letter;
+use crate::server::registry::user::Owner;
+use crate::server::registry::{Reader, RegistryError, Writer};
 
 /// What became of something that was to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use crate::model::fault::detail;
 use crate::model::mail::Address;
 use crate::system::exec::Run;
 
-use super::letter::{OnItsWay, Trouble};
+use crate::server::mail::letter::{OnItsWay, Trouble};
 
 /// The time it has for one mail.
 const LIMIT: Duration = Duration::from_secs(60);

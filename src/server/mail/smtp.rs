@@ -15,7 +15,7 @@ use crate::config::mail::{Encryption, MailServer};
 use crate::model::fault::detail;
 use crate::model::mail::{Address, MailDomain};
 
-use super::letter::{OnItsWay, Trouble, address};
+use crate::server::mail::letter::{OnItsWay, Trouble, address};
 
 /// The time within which a server must be connected, and must have answered each command.
 const LIMIT: Duration = Duration::from_secs(10);

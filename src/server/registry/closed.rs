@@ -2,7 +2,7 @@
 
 use crate::model::lease::Moment;
 
-use super::{Cells, Reader, RegistryError, Writer, all};
+use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 
 /// What can be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,8 +3,8 @@
 use crate::model::lease::Moment;
 use crate::model::names::VmId;
 
-use super::user::Owner;
-use super::{Reader, RegistryError, Writer, all};
+use crate::server::registry::user::Owner;
+use crate::server::registry::{Reader, RegistryError, Writer, all};
 
 /// Who did something, and from where: what the log and the history say of every change.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,7 +17,9 @@ use crate::model::lease::Moment;
 use crate::model::names::RegistryId;
 use crate::system::{clock, lock};
 
-use super::{PATIENCE, Reader, Registry, RegistryError, connect, identity, known_version, migrate};
+use crate::server::registry::{
+    PATIENCE, Reader, Registry, RegistryError, connect, identity, known_version, migrate,
+};
 
 /// Its owner writes, its group may read.
 const MODE: u32 = 0o640;

@@ -8,7 +8,7 @@ use crate::model::names::{ImageTag, PhysicalHost};
 use crate::model::size::Amount;
 use crate::model::wire::HostFacts;
 
-use super::{Cells, Reader, RegistryError, Writer, all};
+use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 
 /// What a host last said, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use crate::model::lease::Moment;
 use crate::model::names::RegistryId;
 use crate::system::clock;
 
-use super::{Reader, RegistryError, Writer, all};
+use crate::server::registry::{Reader, RegistryError, Writer, all};
 
 impl Reader<'_> {
     /// The registry's identity: made with it, and the same for its whole life, through backup and restore.

@@ -6,8 +6,8 @@ use crate::model::lease::Moment;
 use crate::model::names::{ImageName, ImageTag, PhysicalHost, SavedImage, UserName, VirtualHost, VmId};
 use crate::model::size::GiB;
 
-use super::user::Owner;
-use super::{Cells, Reader, RegistryError, Writer, all};
+use crate::server::registry::user::Owner;
+use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 
 /// An image that somebody saved.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use crate::model::lease::Moment;
 
-use super::{Reader, RegistryError, Writer, all};
+use crate::server::registry::{Reader, RegistryError, Writer, all};
 
 /// A mail that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use rusqlite::OptionalExtension as _;
 use crate::model::lease::Moment;
 use crate::model::names::VmId;
 
-use super::{Reader, RegistryError, Writer};
+use crate::server::registry::{Reader, RegistryError, Writer};
 
 /// A notice that was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

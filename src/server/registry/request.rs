@@ -4,9 +4,9 @@ use rusqlite::OptionalExtension as _;
 
 use crate::model::names::VmId;
 
-use super::user::Owner;
-use super::vm::Vm;
-use super::{Reader, RegistryError, Writer};
+use crate::server::registry::user::Owner;
+use crate::server::registry::vm::Vm;
+use crate::server::registry::{Reader, RegistryError, Writer};
 
 /// What became of an order that was given before.
 #[derive(Debug, Clone, PartialEq, Eq)]

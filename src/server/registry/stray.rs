@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::names::{MachineName, PhysicalHost, VOLUME_PREFIXES, VirtualHost};
 
-use super::{Cells, Reader, RegistryError, Writer, all};
+use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 
 /// What kind of thing it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

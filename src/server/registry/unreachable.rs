@@ -2,8 +2,8 @@
 
 use crate::model::lease::Moment;
 
-use super::user::Owner;
-use super::{Reader, RegistryError, Writer, all};
+use crate::server::registry::user::Owner;
+use crate::server::registry::{Reader, RegistryError, Writer, all};
 
 impl Reader<'_> {
     /// All of them, by name, and since when.

@@ -4,7 +4,7 @@ use rusqlite::OptionalExtension as _;
 
 use crate::model::lease::Moment;
 
-use super::{Reader, RegistryError, Writer};
+use crate::server::registry::{Reader, RegistryError, Writer};
 
 /// The longest time between two runs of upkeep that counts as lived, in seconds. After a longer one the portal was
 /// off, or the clock has jumped; either way nobody could have extended a lease meanwhile.

@@ -10,7 +10,7 @@ use crate::model::lease::Moment;
 use crate::model::names::UserName;
 use crate::system::log::{self, Level};
 
-use super::{Reader, Registry, RegistryError, Writer};
+use crate::server::registry::{Reader, Registry, RegistryError, Writer};
 
 /// The owner of a machine: a user's canonical name (blanks as underscores).
 #[derive(Debug, Clone, PartialEq, Eq)]

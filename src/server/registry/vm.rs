@@ -14,8 +14,8 @@ use crate::model::stage::{Order, OrderNumber, Percent, Stage};
 use crate::model::state::{self, Event, State};
 use crate::system::clock;
 
-use super::user::Owner;
-use super::{Cells, Reader, RegistryError, Writer, all};
+use crate::server::registry::user::Owner;
+use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 
 /// How long a machine may stay in a state of transition without a word from its node, in seconds, before
 /// upkeep may declare it failed. Unpacking a large image is one stage, but reports its percentage.

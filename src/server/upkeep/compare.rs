@@ -9,10 +9,10 @@ use crate::model::stage::Order;
 use crate::model::state::State;
 use crate::model::wire::{Job, NodeInfo};
 
-use super::super::leases;
-use super::super::registry::stray::{Stray, StrayKind};
-use super::super::registry::vm::{OnNode, Vm, Wanted};
-use super::plan::{Act, Step};
+use crate::server::machine::leases;
+use crate::server::registry::stray::{Stray, StrayKind};
+use crate::server::registry::vm::{OnNode, Vm, Wanted};
+use crate::server::upkeep::plan::{Act, Step};
 
 /// How long nothing must have changed about a machine before its host's word counts against the server's, in seconds:
 /// an order may be on its way.

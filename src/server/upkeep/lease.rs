@@ -8,10 +8,10 @@ use crate::config::Leases;
 use crate::model::lease::{Lease, Moment, Term};
 use crate::model::state::State;
 
-use super::super::registry::notice::Given;
-use super::super::registry::upkeep::Life;
-use super::super::registry::vm::{OnNode, Vm};
-use super::plan::{Act, ENDED, warning};
+use crate::server::registry::notice::Given;
+use crate::server::registry::upkeep::Life;
+use crate::server::registry::vm::{OnNode, Vm};
+use crate::server::upkeep::plan::{Act, ENDED, warning};
 
 /// Whether what was written to an owner has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

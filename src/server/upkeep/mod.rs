@@ -31,16 +31,18 @@ use crate::model::wire::{Accepted, NodeInfo};
 use crate::system::log::{self, Level};
 use crate::system::{clock, lock};
 
-use super::mail::{self, Notice, Post, Posted, Sent};
-use super::moving::Mover;
-use super::nodes::{Nodes, NodesError, Trouble};
-use super::registry::event::Actor;
-use super::registry::host::Contact;
-use super::registry::upkeep::Life;
-use super::registry::user::Owner;
-use super::registry::vm::{Scope, Vm};
-use super::registry::{Reader, Registry, RegistryError, Writer};
-use super::{audit, failures, orders};
+use crate::server::audit;
+use crate::server::machine::failures;
+use crate::server::machine::moving::Mover;
+use crate::server::machine::orders;
+use crate::server::mail::{self, Notice, Post, Posted, Sent};
+use crate::server::nodes::{Nodes, NodesError, Trouble};
+use crate::server::registry::event::Actor;
+use crate::server::registry::host::Contact;
+use crate::server::registry::upkeep::Life;
+use crate::server::registry::user::Owner;
+use crate::server::registry::vm::{Scope, Vm};
+use crate::server::registry::{Reader, Registry, RegistryError, Writer};
 use plan::{Act, Ground, Step};
 
 /// How many hosts are talked to at a time. Each that hangs holds one place for the node's time limit.

@@ -7,8 +7,8 @@ use crate::config::Upkeep;
 use crate::model::names::VirtualHost;
 use crate::system::exec::{ExecError, Run};
 
-use super::super::registry::vm::Vm;
-use super::plan::Act;
+use crate::server::registry::vm::Vm;
+use crate::server::upkeep::plan::Act;
 
 /// Where Debian and the Red Hats have it.
 const FPING: [&str; 2] = ["/usr/bin/fping", "/usr/sbin/fping"];

@@ -9,14 +9,14 @@ use crate::model::stage::Order;
 use crate::model::state::{Event, State};
 use crate::system::clock;
 
-use super::super::leases;
-use super::super::moving::Mover;
-use super::super::orders;
-use super::super::registry::event::Actor;
-use super::super::registry::notice::Given;
-use super::super::registry::upkeep::Life;
-use super::super::registry::vm::{OnNode, Vm, Wanted};
-use super::super::registry::{RegistryError, Writer};
+use crate::server::machine::leases;
+use crate::server::machine::moving::Mover;
+use crate::server::machine::orders;
+use crate::server::registry::event::Actor;
+use crate::server::registry::notice::Given;
+use crate::server::registry::upkeep::Life;
+use crate::server::registry::vm::{OnNode, Vm, Wanted};
+use crate::server::registry::{RegistryError, Writer};
 
 /// One thing to do about one machine.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,9 +3,9 @@
 use crate::model::lease::{Lease, Moment};
 use crate::model::state::Event;
 
-use super::registry::event::Actor;
-use super::registry::vm::Vm;
-use super::registry::{RegistryError, Writer};
+use crate::server::registry::event::Actor;
+use crate::server::registry::vm::Vm;
+use crate::server::registry::{RegistryError, Writer};
 
 /// Whether the lease of a machine is over.
 pub fn is_over(vm: &Vm, now: Moment) -> bool {

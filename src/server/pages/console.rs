@@ -8,10 +8,10 @@ use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common};
 use crate::model::wire::ConsoleTail;
 
-use super::access;
-use super::nodes::Nodes;
-use super::registry::vm::{OnNode, Vm};
-use super::view::MachineView;
+use crate::server::nodes::Nodes;
+use crate::server::pages::access;
+use crate::server::pages::view::MachineView;
+use crate::server::registry::vm::{OnNode, Vm};
 
 /// The page.
 #[derive(Debug, Serialize)]

@@ -6,12 +6,12 @@ use crate::cgi::serve::UserCall;
 use crate::model::names::{UserName, VmId};
 use crate::system::log::{self, Level};
 
-use super::registry::closed::Closed;
-use super::registry::event::Actor;
-use super::registry::user::{Owner, Person};
-use super::registry::vm::Vm;
-use super::registry::{Reader, Registry, RegistryError};
-use super::view::{ended, sentence};
+use crate::server::pages::view::{ended, sentence};
+use crate::server::registry::closed::Closed;
+use crate::server::registry::event::Actor;
+use crate::server::registry::user::{Owner, Person};
+use crate::server::registry::vm::Vm;
+use crate::server::registry::{Reader, Registry, RegistryError};
 
 /// Opens the registry for a page that only reads.
 ///

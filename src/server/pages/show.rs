@@ -8,8 +8,8 @@ use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common};
 use crate::model::state::State;
 
-use super::access;
-use super::view::{MachineView, StageView, TimeView, one_line, stages};
+use crate::server::pages::access;
+use crate::server::pages::view::{MachineView, StageView, TimeView, one_line, stages};
 
 /// The page.
 #[derive(Debug, Serialize)]

@@ -6,15 +6,16 @@ use crate::model::stage::{Order, Stage};
 use crate::system::clock;
 use crate::system::log::Level;
 
-use super::mail::Post;
-use super::nodes::Nodes;
-use super::orders;
-use super::placement::{Load, Need, choose};
-use super::registry::event::Actor;
-use super::registry::vm::{OnNode, Placed, Vm};
-use super::registry::{Registry, RegistryError, Writer};
-use super::view::{known, loads};
-use super::{audit, failures};
+use crate::server::audit;
+use crate::server::machine::failures;
+use crate::server::machine::orders;
+use crate::server::machine::placement::{Load, Need, choose};
+use crate::server::mail::Post;
+use crate::server::nodes::Nodes;
+use crate::server::pages::view::{known, loads};
+use crate::server::registry::event::Actor;
+use crate::server::registry::vm::{OnNode, Placed, Vm};
+use crate::server::registry::{Registry, RegistryError, Writer};
 
 /// What the history says of a machine that was given to another host.
 pub const MOVED: &str = "moved to another host";

@@ -8,9 +8,9 @@ use serde::Serialize;
 use crate::config::Quota;
 use crate::model::size::{Amount, GiB, MiB};
 
-use super::registry::image::ImageUsage;
-use super::registry::user::Owner;
-use super::registry::vm::Usage;
+use crate::server::registry::image::ImageUsage;
+use crate::server::registry::user::Owner;
+use crate::server::registry::vm::Usage;
 
 /// What a further machine would exceed: the field of the form that it is about, or for the number of machines
 /// `machines`, and a sentence. Empty if there is room for it.

@@ -11,17 +11,17 @@ use crate::model::wire::{News, NextOrder, Report, StatusReply, Verdict};
 use crate::system::log::{self, Level};
 use crate::system::{address, clock};
 
-use super::audit;
-use super::failures;
-use super::leases;
-use super::mail::Post;
-use super::moving::Mover;
-use super::nodes::Nodes;
-use super::orders;
-use super::registry::event::Actor;
-use super::registry::image::Image;
-use super::registry::vm::{OnNode, Vm, Wanted};
-use super::registry::{Registry, RegistryError, Writer};
+use crate::server::audit;
+use crate::server::machine::failures;
+use crate::server::machine::leases;
+use crate::server::machine::moving::Mover;
+use crate::server::machine::orders;
+use crate::server::mail::Post;
+use crate::server::nodes::Nodes;
+use crate::server::registry::event::Actor;
+use crate::server::registry::image::Image;
+use crate::server::registry::vm::{OnNode, Vm, Wanted};
+use crate::server::registry::{Registry, RegistryError, Writer};
 
 /// What a report changed, for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -368,7 +368,7 @@ mod tests {
     use super::*;
     use crate::model::lease::Term;
     use crate::model::stage::{OrderNumber, Percent};
-    use crate::server::orders;
+    use crate::server::machine::orders;
     use crate::server::registry::vm::Saving;
     use crate::server::registry::vm::tests::entered;
 

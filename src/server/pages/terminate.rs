@@ -13,13 +13,15 @@ use crate::model::state::{Event, State};
 use crate::system::clock;
 use crate::system::log::Level;
 
-use super::nodes::Nodes;
-use super::orders::{self, Target};
-use super::registry::Writer;
-use super::registry::event::Actor;
-use super::registry::vm::{OnNode, Saving, Vm};
-use super::view::{MachineView, ask_again, may_force, ordered};
-use super::{access, audit, save};
+use crate::server::audit;
+use crate::server::machine::orders::{self, Target};
+use crate::server::nodes::Nodes;
+use crate::server::pages::access;
+use crate::server::pages::save;
+use crate::server::pages::view::{MachineView, ask_again, may_force, ordered};
+use crate::server::registry::Writer;
+use crate::server::registry::event::Actor;
+use crate::server::registry::vm::{OnNode, Saving, Vm};
 
 /// The page that asks.
 #[derive(Debug, Serialize)]

@@ -4,10 +4,10 @@ use crate::model::fault::Fault;
 use crate::model::lease::Moment;
 use crate::system::log::{self, Level};
 
-use super::mail::{Notice, Post, Posted};
-use super::placement::pause;
-use super::registry::vm::Vm;
-use super::registry::{RegistryError, Writer};
+use crate::server::machine::placement::pause;
+use crate::server::mail::{Notice, Post, Posted};
+use crate::server::registry::vm::Vm;
+use crate::server::registry::{RegistryError, Writer};
 
 /// Remembers that a machine could not be deployed, within the transaction that records it. Administrators are told if the reason
 /// concerns them; of the same fault, again and again, they hear once.

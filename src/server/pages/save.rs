@@ -15,14 +15,16 @@ use crate::model::stage::Order;
 use crate::model::state::State;
 use crate::system::log::Level;
 
-use super::nodes::Nodes;
-use super::orders::{self, Target};
-use super::power::{self, Meaning};
-use super::registry::event::Actor;
-use super::registry::vm::{Saving, Vm, Wanted};
-use super::registry::{Reader, Registry, RegistryError, Writer};
-use super::view::{MachineView, ask_again, field_fault, ordered, sentence};
-use super::{access, audit, quota};
+use crate::server::audit;
+use crate::server::machine::orders::{self, Target};
+use crate::server::machine::quota;
+use crate::server::nodes::Nodes;
+use crate::server::pages::access;
+use crate::server::pages::power::{self, Meaning};
+use crate::server::pages::view::{MachineView, ask_again, field_fault, ordered, sentence};
+use crate::server::registry::event::Actor;
+use crate::server::registry::vm::{Saving, Vm, Wanted};
+use crate::server::registry::{Reader, Registry, RegistryError, Writer};
 
 /// The page that asks.
 #[derive(Debug, Serialize)]

@@ -12,19 +12,21 @@ use crate::model::lease::Moment;
 use crate::model::names::{PhysicalHost, Reason, VirtualHost};
 use crate::system::clock;
 
-use super::placement::Load;
-use super::registry::closed::{self, Closed, Kind};
-use super::registry::event::{Actor, Happening};
-use super::registry::host::Contact;
-use super::registry::mail::Waiting;
-use super::registry::stray::Found;
-use super::registry::upkeep::{LONGEST_GAP, Life};
-use super::registry::vm::{Scope, Vm};
-use super::registry::{Reader, RegistryError, Writer};
-use super::strangers::{self, Removal, Target};
-use super::upkeep::compare;
-use super::view::{HostView, TimeView, ago, loads, one_line};
-use super::{access, adopt, audit};
+use crate::server::adopt;
+use crate::server::audit;
+use crate::server::machine::placement::Load;
+use crate::server::orphans::{self, Removal, Target};
+use crate::server::pages::access;
+use crate::server::pages::view::{HostView, TimeView, ago, loads, one_line};
+use crate::server::registry::closed::{self, Closed, Kind};
+use crate::server::registry::event::{Actor, Happening};
+use crate::server::registry::host::Contact;
+use crate::server::registry::mail::Waiting;
+use crate::server::registry::stray::Found;
+use crate::server::registry::upkeep::{LONGEST_GAP, Life};
+use crate::server::registry::vm::{Scope, Vm};
+use crate::server::registry::{Reader, RegistryError, Writer};
+use crate::server::upkeep::compare;
 
 /// How many unknown things of each host a page shows; programs get all that are remembered.
 const UNKNOWN: usize = 50;
@@ -340,7 +342,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         if act == Some("adopt") {
             adopt::adopt(call, &Target::read(call)?)?;
         } else if is_about_hosts {
-            if strangers::remove(call, &Target::read(call)?)? == Removal::UnderWay {
+            if orphans::remove(call, &Target::read(call)?)? == Removal::UnderWay {
                 status = 202;
             }
         } else {
@@ -451,7 +453,7 @@ fn look(reader: Reader<'_>, common: &Common, most_unknown: usize, now: Moment) -
     let more_mail = mail.len() > MAILS as usize;
     mail.truncate(MAILS as usize);
     let (strays, more_unknown) = first_of_each(reader.strays()?, most_unknown);
-    let ordered = strangers::under_way(reader, &strays)?;
+    let ordered = orphans::under_way(reader, &strays)?;
     Ok(AdminView {
         portal: closed::find(&closed, Kind::Portal, "").map(ClosedView::from),
         upkeep: upkeep(reader.life()?, now),
@@ -585,8 +587,8 @@ fn unknown(found: &Found, ordered: Option<Happening>) -> UnknownView {
         name: found.stray.name.clone(),
         detail: found.stray.detail.clone(),
         since: found.since.into(),
-        command: strangers::removal(found.stray.kind, &found.stray.name),
-        effect: strangers::effect(found.stray.kind, &found.stray.name),
+        command: orphans::removal(found.stray.kind, &found.stray.name),
+        effect: orphans::effect(found.stray.kind, &found.stray.name),
         ordered: ordered.map(|it| OrderedView { who: it.actor.who, at: it.at.into() }),
         adoptable: adopt::can_be(found.stray.kind, &found.stray.name),
     }

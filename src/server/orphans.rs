@@ -16,14 +16,15 @@ use crate::model::stage::{Order, OrderNumber};
 use crate::model::wire::{Domain, ImageAct, ImageOrder, Job, MachineOrder, NodeInfo, Stranger};
 use crate::system::clock;
 
-use super::nodes::{Nodes, Trouble};
-use super::registry::event::{Filter, Happening};
-use super::registry::stray::{Found, StrayKind};
-use super::registry::vm::{OnNode, Scope, Vm};
-use super::registry::{Reader, RegistryError};
-use super::upkeep::compare;
-use super::view::one_line;
-use super::{access, audit};
+use crate::server::audit;
+use crate::server::nodes::{Nodes, Trouble};
+use crate::server::pages::access;
+use crate::server::pages::view::one_line;
+use crate::server::registry::event::{Filter, Happening};
+use crate::server::registry::stray::{Found, StrayKind};
+use crate::server::registry::vm::{OnNode, Scope, Vm};
+use crate::server::registry::{Reader, RegistryError};
+use crate::server::upkeep::compare;
 
 /// What the history says of a removal: that it is going to be tried, that it has been done, that it was not.
 const ORDERED: &str = "stray removal ordered";

@@ -8,10 +8,10 @@ use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common};
 use crate::system::clock;
 
-use super::access;
-use super::quota::QuotaView;
-use super::registry::vm::Scope;
-use super::view::{HostView, MachineView, loads, one_line};
+use crate::server::machine::quota::QuotaView;
+use crate::server::pages::access;
+use crate::server::pages::view::{HostView, MachineView, loads, one_line};
+use crate::server::registry::vm::Scope;
 
 /// How many machines a page shows.
 const PER_PAGE: u32 = 100;

@@ -11,11 +11,12 @@ use crate::model::wire::{Accepted, DeployOrder, MachineOrder, SaveOrder};
 use crate::system::clock;
 use crate::system::log::Level;
 
-use super::nodes::{Nodes, Trouble};
-use super::registry::event::Actor;
-use super::registry::vm::{OnNode, Saving, Vm, Wanted};
-use super::registry::{Reader, Registry, RegistryError, Writer};
-use super::{access, audit};
+use crate::server::audit;
+use crate::server::nodes::{Nodes, Trouble};
+use crate::server::pages::access;
+use crate::server::registry::event::Actor;
+use crate::server::registry::vm::{OnNode, Saving, Vm, Wanted};
+use crate::server::registry::{Reader, Registry, RegistryError, Writer};
 
 /// Which machine is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,15 +19,16 @@ use crate::model::wire::{ImageAct, ImageOrder};
 use crate::system::clock;
 use crate::system::log::{self, Level};
 
-use super::nodes::{Nodes, Trouble};
-use super::registry::event::Actor;
-use super::registry::image::Image;
-use super::registry::user::Owner;
-use super::registry::vm::OnNode;
-use super::registry::{Reader, Registry, RegistryError, Writer};
-use super::save::{check_free, read_name};
-use super::view::{TimeView, ask_again, field_fault};
-use super::{access, quota};
+use crate::server::machine::quota;
+use crate::server::nodes::{Nodes, Trouble};
+use crate::server::pages::access;
+use crate::server::pages::save::{check_free, read_name};
+use crate::server::pages::view::{TimeView, ask_again, field_fault};
+use crate::server::registry::event::Actor;
+use crate::server::registry::image::Image;
+use crate::server::registry::user::Owner;
+use crate::server::registry::vm::OnNode;
+use crate::server::registry::{Reader, Registry, RegistryError, Writer};
 
 /// A saved image, as the field `savedImage` names it: `NAME` for one's own, `OWNER/NAME` for anybody's.
 #[derive(Debug, Clone, PartialEq, Eq)]

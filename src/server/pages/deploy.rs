@@ -22,21 +22,25 @@ use crate::model::state::State;
 use crate::system::clock;
 use crate::system::log::{self, Level};
 
-use super::images::{ImageView, Named};
-use super::moving::Mover;
-use super::nodes::Nodes;
-use super::once::{self, Mark};
-use super::placement::{Against, Known, Load, Need, choose, first_free};
-use super::quota::{self, QuotaView};
-use super::registry::closed::{self, Kind};
-use super::registry::event::Actor;
-use super::registry::image::Image;
-use super::registry::request::Given;
-use super::registry::user::{Owner, Registered};
-use super::registry::vm::{NewVm, Placed, Vm};
-use super::registry::{Registry, RegistryError, Writer};
-use super::view::{MachineView, ended, field_fault, known, loads, one_line, ordered, sentence};
-use super::{access, audit, images};
+use crate::server::audit;
+use crate::server::machine::moving::Mover;
+use crate::server::machine::placement::{Against, Known, Load, Need, choose, first_free};
+use crate::server::machine::quota::{self, QuotaView};
+use crate::server::nodes::Nodes;
+use crate::server::pages::access;
+use crate::server::pages::images;
+use crate::server::pages::images::{ImageView, Named};
+use crate::server::pages::once::{self, Mark};
+use crate::server::pages::view::{
+    MachineView, ended, field_fault, known, loads, one_line, ordered, sentence,
+};
+use crate::server::registry::closed::{self, Kind};
+use crate::server::registry::event::Actor;
+use crate::server::registry::image::Image;
+use crate::server::registry::request::Given;
+use crate::server::registry::user::{Owner, Registered};
+use crate::server::registry::vm::{NewVm, Placed, Vm};
+use crate::server::registry::{Registry, RegistryError, Writer};
 
 /// What the form proposes for the memory, in MiB, and for the partition, in GiB.
 const PROPOSED_MEMORY: &str = "256";
@@ -819,8 +823,8 @@ mod tests {
     use crate::model::fault::Fault;
     use crate::model::size::Amount;
     use crate::model::stage::Order;
+    use crate::server::machine::orders;
     use crate::server::nodes::Trouble;
-    use crate::server::orders;
     use crate::server::registry::vm::{OnNode, Scope};
 
     fn common(hosts: &[(&str, u32)], names: u32) -> Common {

@@ -10,13 +10,14 @@ use crate::model::stage::Order;
 use crate::model::state::{self, State};
 use crate::system::log::Level;
 
-use super::nodes::Nodes;
-use super::orders::{self, Target};
-use super::registry::Writer;
-use super::registry::event::Actor;
-use super::registry::vm::Vm;
-use super::view::{MachineView, ordered};
-use super::{access, audit};
+use crate::server::audit;
+use crate::server::machine::orders::{self, Target};
+use crate::server::nodes::Nodes;
+use crate::server::pages::access;
+use crate::server::pages::view::{MachineView, ordered};
+use crate::server::registry::Writer;
+use crate::server::registry::event::Actor;
+use crate::server::registry::vm::Vm;
 
 /// The page that asks.
 #[derive(Debug, Serialize)]

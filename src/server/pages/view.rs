@@ -18,12 +18,12 @@ use crate::model::stage::{Percent, Stage};
 use crate::model::state::State;
 use crate::system::log::{self, Level};
 
-use super::placement::{self, Known, Load};
-use super::registry::Reader;
-use super::registry::RegistryError;
-use super::registry::closed::{self, Kind};
-use super::registry::host::Host;
-use super::registry::vm::Vm;
+use crate::server::machine::placement::{self, Known, Load};
+use crate::server::registry::Reader;
+use crate::server::registry::RegistryError;
+use crate::server::registry::closed::{self, Kind};
+use crate::server::registry::host::Host;
+use crate::server::registry::vm::Vm;
 
 /// A point in time, for machines and for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -1,0 +1,20 @@
+//! What people and their scripts ask for: one file a URL of `bin/user`, but for [`power`], which has three.
+//!
+//! A page reads its fields, has a room below do the work, and shows what became of it. No page knows another. What they
+//! share is in [`access`] (who may do what), [`target`] (which machine is meant), [`once`] (an order that comes twice)
+//! and [`view`] (what pages show).
+
+pub mod access;
+pub mod admin;
+pub mod console;
+pub mod deploy;
+pub mod extend;
+pub mod history;
+pub mod images;
+pub mod list;
+pub mod once;
+pub mod power;
+pub mod save;
+pub mod show;
+pub mod terminate;
+pub mod view;
