@@ -118,6 +118,68 @@ fn imports_go_down_only() {
     }
 }
 
+/// The rooms of the server from above: each knows those after it, and of those in its own line only itself.
+const FLOORS: [&[&str]; 6] = [
+    &["pages", "internal", "check", "keeping", "upkeep"],
+    &["orphans"],
+    &["machine"],
+    &["nodes", "mail"],
+    &["audit"],
+    &["registry"],
+];
+
+/// What the pages have in common; all other files there are pages.
+const SHARED: [&str; 5] = ["access", "naming", "once", "target", "view"];
+
+/// The modules that code names right below a path.
+fn named_below(code: &str, path: &str) -> BTreeSet<String> {
+    let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    code.match_indices(path)
+        .map(|(at, _)| word(&code[at + path.len()..]))
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+#[test]
+fn the_server_s_rooms_know_what_is_below_them() {
+    let floor = |room: &str| FLOORS.iter().position(|rooms| rooms.contains(&room));
+    for (file, code) in code_below("src/server") {
+        let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+        let room =
+            file.trim_start_matches("src/server/").split(['/', '.']).next().unwrap_or_default().to_owned();
+        if room == "mod" {
+            continue;
+        }
+        let own = floor(&room).unwrap_or_else(|| panic!("{file} has no floor; give it one here"));
+        for known in named_below(code, "crate::server::") {
+            let its = floor(&known).unwrap_or_else(|| panic!("{file} names {known}, which has no floor"));
+            assert!(known == room || its > own, "{file} must not know {known}");
+        }
+        if room == "machine" {
+            assert!(!code.contains("crate::cgi"), "{file} knows CGI");
+        }
+    }
+}
+
+#[test]
+fn no_page_knows_another() {
+    for (file, code) in code_below("src/server/pages") {
+        let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+        let below = file.trim_start_matches("src/server/pages/");
+        let name = below.split(['/', '.']).next().unwrap_or_default();
+        if name == "mod" {
+            continue;
+        }
+        let mut known = named_below(code, "server::pages::");
+        if !below.contains('/') {
+            known.extend(named_below(code, "super::"));
+        }
+        for other in known {
+            assert!(other == name || SHARED.contains(&other.as_str()), "{file} must not know {other}");
+        }
+    }
+}
+
 #[test]
 fn a_program_knows_its_own_half() {
     for (file, code) in code_below("bin") {
@@ -160,15 +222,15 @@ fn every_tool_has_one_place() {
 }
 
 #[test]
-fn strangers_are_removed_at_an_administrator_s_word_alone() {
+fn orphans_are_removed_at_an_administrator_s_word_alone() {
     let callers = |words: &[&str]| -> Vec<String> {
         let mut files = code_below("src/server");
         files.extend(code_below("bin"));
         files.retain(|_, code| words.iter().any(|word| code.contains(word)));
         files.into_keys().collect()
     };
-    assert_eq!(callers(&["orphans::remove", "orphans::*"]), ["src/server/admin.rs"]);
-    assert_eq!(callers(&[".discard("]), ["src/server/strangers.rs"]);
+    assert_eq!(callers(&["orphans::remove", "orphans::*"]), ["src/server/pages/admin.rs"]);
+    assert_eq!(callers(&[".discard("]), ["src/server/orphans/mod.rs"]);
 }
 
 #[test]

@@ -12,4 +12,5 @@ pub mod sign;
 pub mod size;
 pub mod stage;
 pub mod state;
+pub mod text;
 pub mod wire;

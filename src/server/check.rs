@@ -18,8 +18,8 @@ use crate::remote::{Answer, Client, RemoteError};
 use crate::system::{address, clock};
 use crate::template::page;
 
+use crate::model::text::ago;
 use crate::server::mail;
-use crate::server::pages::view::ago;
 use crate::server::registry::upkeep::LONGEST_GAP;
 use crate::server::registry::{Registry, RegistryError};
 

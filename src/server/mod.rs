@@ -2,11 +2,10 @@
 //!
 //! From above: [`pages`] (one file a URL of `bin/user`) and [`internal`] (the nodes' reports) answer requests; [`upkeep`] is
 //! what cron starts, [`check`] the server's part of `vgrid-check`, [`keeping`] what `vgrid-registry` does. They have
-//! [`machine`] do the work, and [`adopt`] and [`orphans`] what concerns things that hosts have and the registry does not
+//! [`machine`] do the work, and [`orphans`] what concerns things that hosts have and the registry does not
 //! know. Below are calls to nodes ([`nodes`]), what owners and administrators must know ([`mail`]), the log of what was done
 //! to whose machine ([`audit`]), and the [`registry`].
 
-pub mod adopt;
 pub mod audit;
 pub mod check;
 pub mod internal;

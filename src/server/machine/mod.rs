@@ -1,8 +1,13 @@
 //! What happens to machines, whoever has it happen: a page, a node's report, upkeep. Nothing here knows CGI.
 
 pub mod failures;
+pub mod image;
 pub mod leases;
 pub mod moving;
 pub mod orders;
 pub mod placement;
+pub mod pool;
+pub mod power;
 pub mod quota;
+pub mod save;
+pub mod terminate;

@@ -1,10 +1,7 @@
 //! What all orders about a machine have in common: which machine is meant, that it is recorded before its
 //! node is told, and what becomes of the node's answer.
 
-use crate::cgi::reply::Refusal;
-use crate::cgi::serve::UserCall;
 use crate::model::fault::Fault;
-use crate::model::names::{VirtualHost, VmId};
 use crate::model::stage::Order;
 use crate::model::state::Event;
 use crate::model::wire::{Accepted, DeployOrder, MachineOrder, SaveOrder};
@@ -13,52 +10,9 @@ use crate::system::log::Level;
 
 use crate::server::audit;
 use crate::server::nodes::{Nodes, Trouble};
-use crate::server::pages::access;
 use crate::server::registry::event::Actor;
 use crate::server::registry::vm::{OnNode, Saving, Vm, Wanted};
-use crate::server::registry::{Reader, Registry, RegistryError, Writer};
-
-/// Which machine is meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// The one with this id.
-    Id(VmId),
-    /// The live one with this name.
-    Named(VirtualHost),
-}
-
-impl Target {
-    /// Reads the fields `id` and `vmHostname`, of which one must be there.
-    ///
-    /// # Errors
-    /// 400 if there are none or both, or the one is not well-formed.
-    pub fn read(call: &UserCall<'_>) -> Result<Self, Refusal> {
-        let fields = &call.request.fields;
-        let given = |name| fields.get(name).is_some_and(|text| !text.is_empty());
-        match (given("id"), given("vmHostname")) {
-            (true, true) => Err(Refusal::bad_request("Give id or vmHostname, not both.")),
-            (false, true) => fields.required("vmHostname").map(Target::Named),
-            (_, false) => fields.required("id").map(Target::Id),
-        }
-    }
-
-    /// The machine, if the caller may do with it what the called endpoint does.
-    ///
-    /// # Errors
-    /// 404 if there is none, 403 if it is not the caller's, and what `RegistryError` becomes.
-    pub fn find(&self, call: &UserCall<'_>, reader: Reader<'_>) -> Result<Vm, Refusal> {
-        match self {
-            Self::Id(id) => access::machine(call, call.endpoint, reader, *id),
-            Self::Named(name) => {
-                let caller = access::caller(call, reader)?;
-                let vm = reader.vm_named(name)?.ok_or_else(|| {
-                    Refusal::not_found(format!("No machine has the name {name} at present."))
-                })?;
-                access::permit(call, call.endpoint, &caller, vm)
-            }
-        }
-    }
-}
+use crate::server::registry::{Registry, RegistryError, Writer};
 
 /// What happens to a machine that is there when its owner gives an order; `None` for a deploy, which makes
 /// it.

@@ -6,7 +6,7 @@ use crate::cgi::serve::UserCall;
 use crate::model::names::{UserName, VmId};
 use crate::system::log::{self, Level};
 
-use crate::server::pages::view::{ended, sentence};
+use crate::model::text::{ended, sentence};
 use crate::server::registry::closed::Closed;
 use crate::server::registry::event::Actor;
 use crate::server::registry::user::{Owner, Person};

@@ -12,12 +12,14 @@ use crate::model::lease::Moment;
 use crate::model::names::{PhysicalHost, Reason, VirtualHost};
 use crate::system::clock;
 
-use crate::server::adopt;
+use crate::model::text::{ago, one_line};
 use crate::server::audit;
 use crate::server::machine::placement::Load;
-use crate::server::orphans::{self, Removal, Target};
+use crate::server::machine::pool::loads;
+use crate::server::nodes::Nodes;
+use crate::server::orphans::{self, Removal, Target, adopt};
 use crate::server::pages::access;
-use crate::server::pages::view::{HostView, TimeView, ago, loads, one_line};
+use crate::server::pages::view::{HostView, TimeView};
 use crate::server::registry::closed::{self, Closed, Kind};
 use crate::server::registry::event::{Actor, Happening};
 use crate::server::registry::host::Contact;
@@ -26,7 +28,6 @@ use crate::server::registry::stray::Found;
 use crate::server::registry::upkeep::{LONGEST_GAP, Life};
 use crate::server::registry::vm::{Scope, Vm};
 use crate::server::registry::{Reader, RegistryError, Writer};
-use crate::server::upkeep::compare;
 
 /// How many unknown things of each host a page shows; programs get all that are remembered.
 const UNKNOWN: usize = 50;
@@ -339,10 +340,14 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     if call.acts {
         let act = fields.get("do").map(str::trim);
         let is_about_hosts = matches!(act, Some("remove" | "adopt"));
-        if act == Some("adopt") {
-            adopt::adopt(call, &Target::read(call)?)?;
-        } else if is_about_hosts {
-            if orphans::remove(call, &Target::read(call)?)? == Removal::UnderWay {
+        if is_about_hosts {
+            let target = Target::read(fields)?;
+            let actor = access::actor(call);
+            let mut registry = access::registry(call)?;
+            let nodes = Nodes::new(&call.config, &call.request.id)?;
+            if act == Some("adopt") {
+                adopt::adopt(&mut registry, &nodes, &actor, &target, call.config.leases.default)?;
+            } else if orphans::remove(&mut registry, &nodes, &actor, &target)? == Removal::UnderWay {
                 status = 202;
             }
         } else {
@@ -465,7 +470,7 @@ fn look(reader: Reader<'_>, common: &Common, most_unknown: usize, now: Moment) -
         names,
         unknown: strays.iter().zip(ordered).map(|(found, ordered)| unknown(found, ordered)).collect(),
         more_unknown,
-        missing: live.iter().filter(|vm| compare::is_missing(vm)).map(missing).collect(),
+        missing: live.iter().filter(|vm| vm.is_missing()).map(missing).collect(),
         awaits_comparison: reader.awaits_comparison()?,
         unreachable: reader
             .unreachable()?

@@ -22,18 +22,18 @@ use crate::model::state::State;
 use crate::system::clock;
 use crate::system::log::{self, Level};
 
+use crate::model::text::{ended, one_line, sentence};
 use crate::server::audit;
+use crate::server::machine::image::{self, Named};
 use crate::server::machine::moving::Mover;
 use crate::server::machine::placement::{Against, Known, Load, Need, choose, first_free};
+use crate::server::machine::pool::{known, loads};
 use crate::server::machine::quota::{self, QuotaView};
 use crate::server::nodes::Nodes;
 use crate::server::pages::access;
-use crate::server::pages::images;
-use crate::server::pages::images::{ImageView, Named};
 use crate::server::pages::once::{self, Mark};
-use crate::server::pages::view::{
-    MachineView, ended, field_fault, known, loads, one_line, ordered, sentence,
-};
+use crate::server::pages::view::ImageView;
+use crate::server::pages::view::{MachineView, field_fault, ordered};
 use crate::server::registry::closed::{self, Kind};
 use crate::server::registry::event::Actor;
 use crate::server::registry::image::Image;
@@ -498,10 +498,10 @@ fn saved(
 ) -> Result<Image, NotTaken> {
     let declined =
         |status, sentence: String| NotTaken::Declined(Declined::one(status, "savedImage", sentence));
-    let Some(image) = images::usable(**writer, &named.clone().by(owner), owner)? else {
+    let Some(image) = image::usable(**writer, &named.clone().by(owner), owner)? else {
         return Err(declined(400, format!("There is no saved image {named} that you may use.")));
     };
-    if let Some(obstacle) = images::obstacle(&image, common) {
+    if let Some(obstacle) = image::obstacle(&image, common) {
         return Err(declined(409, obstacle));
     }
     let mut faults = BTreeMap::new();

@@ -13,10 +13,11 @@ use crate::system::clock;
 use crate::system::log::Level;
 
 use crate::server::audit;
-use crate::server::machine::orders::{self, Target};
+use crate::server::machine::orders;
+use crate::server::machine::power;
 use crate::server::nodes::Nodes;
 use crate::server::pages::access;
-use crate::server::pages::power;
+use crate::server::pages::target::Target;
 use crate::server::pages::view::{MachineView, ordered};
 use crate::server::registry::Writer;
 use crate::server::registry::event::Actor;

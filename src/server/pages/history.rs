@@ -7,8 +7,9 @@ use crate::cgi::request::{Fields, Format};
 use crate::cgi::serve::{UserCall, View};
 use crate::model::lease::Moment;
 
+use crate::model::text::one_line;
 use crate::server::pages::access;
-use crate::server::pages::view::{TimeView, one_line};
+use crate::server::pages::view::TimeView;
 use crate::server::registry::event::{Filter, Told};
 
 /// How many events a page shows.

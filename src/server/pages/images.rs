@@ -2,8 +2,6 @@
 //! decided here, for `user/deploy`, too.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 
 use serde::Serialize;
 
@@ -12,181 +10,23 @@ use crate::cgi::request::Fields;
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common};
 use crate::model::fault::Fault;
-use crate::model::folding::Folding;
-use crate::model::names::{ImageName, NameFault, SavedImage, UserName};
-use crate::model::size::Amount;
+use crate::model::names::{ImageName, SavedImage, UserName};
 use crate::model::wire::{ImageAct, ImageOrder};
 use crate::system::clock;
 use crate::system::log::{self, Level};
 
 use crate::server::machine::quota;
+use crate::server::machine::save::check_free;
 use crate::server::nodes::{Nodes, Trouble};
 use crate::server::pages::access;
-use crate::server::pages::save::{check_free, read_name};
-use crate::server::pages::view::{TimeView, ask_again, field_fault};
+use crate::server::pages::naming;
+use crate::server::pages::view::ImageView;
+use crate::server::pages::view::{ask_again, field_fault};
 use crate::server::registry::event::Actor;
 use crate::server::registry::image::Image;
 use crate::server::registry::user::Owner;
 use crate::server::registry::vm::OnNode;
 use crate::server::registry::{Reader, Registry, RegistryError, Writer};
-
-/// A saved image, as the field `savedImage` names it: `NAME` for one's own, `OWNER/NAME` for anybody's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
-    owner: Option<UserName>,
-    name: ImageName,
-}
-
-impl Named {
-    /// The image that `caller` means.
-    pub fn by(self, caller: &Owner) -> SavedImage {
-        let owner = self.owner.map_or_else(|| caller.clone(), |owner| Owner::of(&owner));
-        SavedImage { owner: owner.user_name().clone(), name: self.name }
-    }
-
-    /// The same with the owner who is meant under the name that they are known by.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when the registry can't be read.
-    pub fn resolved(self, reader: Reader<'_>, folding: Folding) -> Result<Self, RegistryError> {
-        let known = |owner: UserName| reader.meant(&owner, folding).map(|owner| owner.user_name().clone());
-        Ok(Self { owner: self.owner.map(known).transpose()?, name: self.name })
-    }
-
-    /// How `caller` names an image.
-    pub fn of(image: &SavedImage, caller: &Owner) -> Self {
-        let own = Owner::of(&image.owner) == *caller;
-        Self { owner: (!own).then(|| image.owner.clone()), name: image.name.clone() }
-    }
-}
-
-impl FromStr for Named {
-    type Err = NameFault;
-
-    fn from_str(text: &str) -> Result<Self, NameFault> {
-        match text.split_once('/') {
-            Some((owner, name)) => Ok(Self { owner: Some(owner.parse()?), name: name.parse()? }),
-            None => Ok(Self { owner: None, name: text.parse()? }),
-        }
-    }
-}
-
-impl fmt::Display for Named {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.owner {
-            Some(owner) => write!(f, "{owner}/{}", self.name),
-            None => self.name.fmt(f),
-        }
-    }
-}
-
-/// An image, if somebody may make machines from it: one that is nobody else's or that is shared with all. Of
-/// others' images nobody is told that they are there.
-///
-/// # Errors
-/// [`RegistryError`] when SQLite refuses.
-pub fn usable(
-    reader: Reader<'_>,
-    image: &SavedImage,
-    caller: &Owner,
-) -> Result<Option<Image>, RegistryError> {
-    Ok(reader.image(image)?.filter(|image| image.shared || image.owner == *caller))
-}
-
-/// An image that people saved.
-#[derive(Debug, Clone, Serialize)]
-pub struct ImageView {
-    /// What `savedImage` takes, from who looks.
-    pub id: String,
-    /// Its name.
-    pub name: String,
-    /// Whose it is.
-    pub owner: String,
-    /// Whether it is that of who looks.
-    pub own: bool,
-    /// The host that has it.
-    pub host: String,
-    /// The image of the configuration that its machine was once made from.
-    pub base: String,
-    /// The size of its file, in bytes.
-    pub bytes: u64,
-    /// The same, as people read it.
-    pub size: String,
-    /// The smallest partition for it, in GiB.
-    pub disk_gib: u32,
-    /// When it was saved.
-    pub saved: TimeView,
-    /// Whether all may use it.
-    pub shared: bool,
-    /// Why no machine can be made from it at present.
-    pub obstacle: Option<String>,
-    /// The form for a machine from it.
-    pub deploy_url: String,
-    /// What is the same in the address of everything that can be done with it; absent for who may not.
-    pub change_url: Option<String>,
-}
-
-impl ImageView {
-    /// The view that `caller` has.
-    pub fn new(image: &Image, common: &Common, caller: &Owner, administrator: bool) -> Self {
-        let own = image.owner == *caller;
-        let owner = image.owner.user_name().encoded();
-        let named = Named::of(&image.id(), caller);
-        let id_in_url = if own { image.name.to_string() } else { format!("{owner}/{}", image.name) };
-        let whose = if own { String::new() } else { format!("&owner={owner}") };
-        Self {
-            id: named.to_string(),
-            name: image.name.to_string(),
-            owner: image.owner.as_str().to_owned(),
-            own,
-            host: image.host.to_string(),
-            base: image.base.to_string(),
-            bytes: image.bytes,
-            size: Amount::from_mib(image.bytes.div_ceil(1 << 20)).to_string(),
-            disk_gib: image.disk.get(),
-            saved: image.saved.into(),
-            shared: image.shared,
-            obstacle: obstacle(image, common),
-            deploy_url: format!("deploy?savedImage={id_in_url}"),
-            change_url: (own || administrator).then(|| format!("images?name={}{whose}", image.name)),
-        }
-    }
-
-    /// The image as a line for scripts, tab-separated: what `savedImage` takes, owner, host, base image, size in
-    /// bytes, smallest partition (GiB), when it was saved (RFC 3339), `shared` or `private`.
-    fn line(&self) -> String {
-        let (bytes, disk) = (self.bytes.to_string(), self.disk_gib.to_string());
-        let columns = [
-            self.id.as_str(),
-            &self.owner,
-            &self.host,
-            &self.base,
-            &bytes,
-            &disk,
-            &self.saved.iso,
-            if self.shared { "shared" } else { "private" },
-        ];
-        columns.join("\t") + "\n"
-    }
-}
-
-/// Why no machine can be made from an image, whoever asks; `None` if one can, but for the room on its host.
-pub fn obstacle(image: &Image, common: &Common) -> Option<String> {
-    let Image { name, host, base, .. } = image;
-    if !common.has_image(base) {
-        return Some(format!(
-            "The saved image {name} was made from the image {base}, which is not offered any more. Choose another \
-             image, or tell an administrator."
-        ));
-    }
-    if common.maximum(host).is_none_or(|maximum| maximum == 0) {
-        return Some(format!(
-            "The saved image {name} is on the host {host}, which takes no machines at present. Choose another image, \
-             or tell an administrator."
-        ));
-    }
-    None
-}
 
 /// The page.
 #[derive(Debug, Serialize)]
@@ -377,7 +217,7 @@ fn find(call: &UserCall<'_>, reader: Reader<'_>, caller: &Owner) -> Result<Image
 fn carry_out(call: &UserCall<'_>, common: &Common, act: Act) -> Result<Reply, Refusal> {
     let fields = &call.request.fields;
     let new_name = match (act, fields.get("newName")) {
-        (Act::Rename, _) => Some(read_name(fields, "newName")?),
+        (Act::Rename, _) => Some(naming::read(fields, "newName")?),
         (_, None) => None,
         (_, Some(_)) => return Err(Refusal::bad_request("The field newName goes with do=rename.")),
     };
@@ -429,7 +269,8 @@ fn check_idle(reader: Reader<'_>, image: &Image, new_name: Option<&ImageName>) -
         )));
     }
     match new_name {
-        Some(name) => check_free(reader, &SavedImage { name: name.clone(), ..image.id() }, None, "newName"),
+        Some(name) => check_free(reader, &SavedImage { name: name.clone(), ..image.id() }, None)
+            .map_err(|why| naming::refusal(why, "newName")),
         None => Ok(()),
     }
 }
@@ -506,21 +347,6 @@ fn record(
 mod tests {
     use super::*;
     use crate::model::sign::tests::http_answer;
-
-    #[test]
-    fn images_are_named_from_where_one_stands() {
-        let (alice, bob): (UserName, UserName) = ("alice".parse().unwrap(), "Bob B".parse().unwrap());
-        let image = SavedImage { owner: alice.clone(), name: "web-1".parse().unwrap() };
-        for (caller, text) in [(&alice, "web-1"), (&bob, "alice/web-1")] {
-            let caller = Owner::of(caller);
-            let named = Named::of(&image, &caller);
-            assert_eq!(named.to_string(), text);
-            assert_eq!(text.parse::<Named>().unwrap().by(&caller), image);
-        }
-        for bad in ["", "/", "alice/", "/web", "alice/web/1", "Web", "alice/../x", "-a", "a b"] {
-            assert!(bad.parse::<Named>().is_err(), "{bad:?}");
-        }
-    }
 
     const KEY: &str = "0123456789abcdef0123456789abcdef";
 

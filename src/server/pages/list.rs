@@ -8,9 +8,11 @@ use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common};
 use crate::system::clock;
 
+use crate::model::text::one_line;
+use crate::server::machine::pool::loads;
 use crate::server::machine::quota::QuotaView;
 use crate::server::pages::access;
-use crate::server::pages::view::{HostView, MachineView, loads, one_line};
+use crate::server::pages::view::{HostView, MachineView};
 use crate::server::registry::vm::Scope;
 
 /// How many machines a page shows.

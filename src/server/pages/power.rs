@@ -7,13 +7,14 @@ use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common};
 use crate::model::stage::Order;
-use crate::model::state::{self, State};
 use crate::system::log::Level;
 
 use crate::server::audit;
-use crate::server::machine::orders::{self, Target};
+use crate::server::machine::orders;
+use crate::server::machine::power::{Meaning, meaning};
 use crate::server::nodes::Nodes;
 use crate::server::pages::access;
+use crate::server::pages::target::Target;
 use crate::server::pages::view::{MachineView, ordered};
 use crate::server::registry::Writer;
 use crate::server::registry::event::Actor;
@@ -38,17 +39,6 @@ impl View for PowerView {
     fn text(&self) -> String {
         self.machine.line()
     }
-}
-
-/// What an order means for a machine as it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Meaning {
-    /// Its host must be told.
-    Tell,
-    /// It is so already; the sentence says that.
-    Already(&'static str),
-    /// It can't be done now; the sentence says why, and what can be done.
-    Not(String),
 }
 
 /// Answers `user/stop`.
@@ -120,80 +110,6 @@ fn begin(writer: &Writer<'_>, vm: Vm, order: Order, actor: &Actor) -> Result<(Vm
         Meaning::Tell => {
             let given = orders::give(writer, &vm, order, actor)?;
             Ok(given.map_or((vm, false), |vm| (vm, true)))
-        }
-    }
-}
-
-/// Why nothing can be done any more with a machine in this state but to remove it.
-pub(super) fn past_use(state: State) -> Option<&'static str> {
-    match state {
-        State::Terminating => Some("This machine is being removed."),
-        State::Failed => {
-            Some("This machine has failed; its page says why. Terminate it, and deploy another one.")
-        }
-        State::NotDeployed => Some("This machine is gone."),
-        _ => None,
-    }
-}
-
-/// What `order` means for a machine in a state. The table of states decides; here is only how it is told.
-pub(super) fn meaning(order: Order, state: State) -> Meaning {
-    // What has expired is started by extending its lease.
-    if state != State::Expired
-        && orders::event(order).is_some_and(|event| state::next(state, event).is_some())
-    {
-        return Meaning::Tell;
-    }
-    let wait = |doing: &str| {
-        Meaning::Not(format!("This machine is being {doing}. Wait until that is over, and try again."))
-    };
-    match (state, order) {
-        (State::Stopped, Order::Stop) => Meaning::Already("This machine is stopped already."),
-        (State::Deployed, Order::Start) => Meaning::Already("This machine runs already."),
-        (State::Stopped, _) => Meaning::Not("This machine is stopped. Start it instead.".to_owned()),
-        (State::Deploying, _) => wait("deployed"),
-        (State::Stopping, _) => wait("stopped"),
-        (State::Starting, _) => wait("started"),
-        (State::Rebooting, _) => wait("rebooted"),
-        (State::Deployed, _) => Meaning::Not("This machine runs.".to_owned()),
-        (State::Expired, _) => Meaning::Not(
-            "The lease of this machine has ended. It is stopped, and only its disk is still kept. Extend its lease."
-                .to_owned(),
-        ),
-        (State::Saving, _) => wait("saved as an image"),
-        (State::Terminating | State::Failed | State::NotDeployed, _) => {
-            Meaning::Not(past_use(state).unwrap_or_default().to_owned())
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ORDERS: [Order; 3] = [Order::Stop, Order::Start, Order::Reboot];
-
-    #[test]
-    fn each_order_is_for_its_states() {
-        for order in ORDERS {
-            for state in State::ALL {
-                let tell = matches!(
-                    (order, state),
-                    (Order::Stop, State::Deployed | State::Stopping)
-                        | (Order::Start, State::Stopped | State::Starting)
-                        | (Order::Reboot, State::Deployed | State::Rebooting)
-                );
-                let already =
-                    matches!((order, state), (Order::Stop, State::Stopped) | (Order::Start, State::Deployed));
-                match meaning(order, state) {
-                    Meaning::Tell => assert!(tell, "{order} while {state}"),
-                    Meaning::Already(_) => assert!(already, "{order} while {state}"),
-                    Meaning::Not(sentence) => {
-                        assert!(!tell && !already, "{order} while {state}");
-                        assert!(sentence.ends_with('.') && sentence.contains(' '), "{sentence}");
-                    }
-                }
-            }
         }
     }
 }

@@ -8,8 +8,9 @@ use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common};
 use crate::model::state::State;
 
+use crate::model::text::one_line;
 use crate::server::pages::access;
-use crate::server::pages::view::{MachineView, StageView, TimeView, one_line, stages};
+use crate::server::pages::view::{MachineView, StageView, TimeView, stages};
 
 /// The page.
 #[derive(Debug, Serialize)]

@@ -14,11 +14,14 @@ use crate::system::clock;
 use crate::system::log::Level;
 
 use crate::server::audit;
-use crate::server::machine::orders::{self, Target};
+use crate::server::machine::orders;
+use crate::server::machine::save;
+use crate::server::machine::terminate::may_force;
 use crate::server::nodes::Nodes;
 use crate::server::pages::access;
-use crate::server::pages::save;
-use crate::server::pages::view::{MachineView, ask_again, may_force, ordered};
+use crate::server::pages::naming;
+use crate::server::pages::target::Target;
+use crate::server::pages::view::{MachineView, ask_again, ordered};
 use crate::server::registry::Writer;
 use crate::server::registry::event::Actor;
 use crate::server::registry::vm::{OnNode, Saving, Vm};
@@ -123,7 +126,7 @@ fn read_way(call: &UserCall<'_>) -> Result<Way, Refusal> {
         (true, None) => Ok(Way::ByForce),
         (false, None) => Ok(Way::Plainly),
         // An empty name is a fault: who gives the field wants the disk saved.
-        (false, Some(_)) => save::read_name(fields, "saveAs").map(Way::SavedAs),
+        (false, Some(_)) => naming::read(fields, "saveAs").map(Way::SavedAs),
     }
 }
 
@@ -135,7 +138,8 @@ fn act(call: &UserCall<'_>, common: &Common, target: &Target) -> Result<Reply, R
     let step = registry.write(|writer| {
         let vm = target.find(call, **writer)?;
         if let Way::SavedAs(_) = way {
-            save::check_quota(call, **writer, &vm, "saveAs")?;
+            let quota = call.config.quota(vm.owner.user_name());
+            save::check_quota(quota, **writer, &vm).map_err(|why| naming::refusal(why, "saveAs"))?;
         }
         begin(writer, vm, &way, call.administrator, &actor)
     })?;
@@ -187,7 +191,8 @@ fn begin(
             return Err(Refusal::conflict(obstacle));
         }
         let saving = Saving { name: name.clone(), then_terminate: true };
-        return save::begin(writer, &vm, saving, "saveAs", actor).map(Step::Save);
+        let begun = save::begin(writer, &vm, saving, actor);
+        return begun.map(Step::Save).map_err(|why| naming::refusal(why, "saveAs"));
     }
     if force || vm.on_node == OnNode::No {
         let gone = writer.advance(&vm, Event::Forget, now, |vm| vm.order = Order::Terminate)?;

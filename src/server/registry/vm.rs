@@ -193,6 +193,11 @@ pub enum Scope<'a> {
 }
 
 impl Vm {
+    /// Whether its host was seen not to have it any more.
+    pub fn is_missing(&self) -> bool {
+        matches!(self.fault, Some(Fault::MachineMissing { .. }))
+    }
+
     /// Its name as a Xen domain, and in its volumes' names.
     ///
     /// # Errors

@@ -4,31 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::fault::Fault;
 use crate::model::lease::Moment;
-use crate::model::names::{VOLUME_PREFIXES, VmId};
-use crate::model::stage::Order;
+use crate::model::names::VmId;
 use crate::model::state::State;
 use crate::model::wire::{Job, NodeInfo};
 
 use crate::server::machine::leases;
-use crate::server::registry::stray::{Stray, StrayKind};
 use crate::server::registry::vm::{OnNode, Vm, Wanted};
 use crate::server::upkeep::plan::{Act, Step};
 
 /// How long nothing must have changed about a machine before its host's word counts against the server's, in seconds:
 /// an order may be on its way.
 const QUIET: i64 = 120;
-
-/// The control domain, which is nobody's machine (xl(1)).
-const CONTROL: &str = "Domain-0";
-
-/// What a host has that the server does not expect there.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Unexpected {
-    /// What is nobody's, for administrators to look at.
-    pub strays: Vec<Stray>,
-    /// Ids that the host has something of and that no live machine on it has.
-    pub ids: BTreeSet<VmId>,
-}
 
 /// What is to be done about the machines that should be on a host.
 pub fn machines(vms: &[&Vm], info: &NodeInfo, now: Moment) -> Vec<Step> {
@@ -99,9 +85,9 @@ fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Act> {
             Some(Act::Again)
         }
         State::Deployed | State::Stopped | State::Expired if !there => {
-            (!is_missing(vm)).then_some(Act::Missing)
+            (!vm.is_missing()).then_some(Act::Missing)
         }
-        State::Deployed | State::Stopped | State::Expired if is_missing(vm) => Some(Act::FoundAgain),
+        State::Deployed | State::Stopped | State::Expired if vm.is_missing() => Some(Act::FoundAgain),
         State::Deployed if idle && !runs => Some(Act::FoundStopped),
         State::Stopped if idle && runs => Some(Act::FoundRunning),
         State::Stopped if idle && vm.wanted == Wanted::Running && !leases::is_over(vm, now) => {
@@ -110,11 +96,6 @@ fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Act> {
         State::Failed if !there && vm.on_node == OnNode::Maybe => Some(Act::NothingThere),
         _ => None,
     }
-}
-
-/// Whether a machine's host was seen not to have it any more.
-pub fn is_missing(vm: &Vm) -> bool {
-    matches!(vm.fault, Some(Fault::MachineMissing { .. }))
 }
 
 /// How long a machine has been on its way, in seconds.
@@ -129,70 +110,12 @@ pub fn unreachable(vms: &[&Vm], fault: &Fault, now: Moment) -> Vec<Step> {
     vms.iter().filter(late).map(|vm| Step { vm: (*vm).clone(), act: act() }).collect()
 }
 
-/// What is on a host and belongs to none of the machines that should be there.
-pub fn unexpected(vms: &[&Vm], images: &BTreeSet<String>, info: &NodeInfo) -> Unexpected {
-    let ids: BTreeSet<VmId> = vms.iter().map(|vm| vm.id).collect();
-    let names: BTreeSet<String> =
-        vms.iter().filter_map(|vm| vm.machine_name().ok()).map(|name| name.to_string()).collect();
-    let mut found = Unexpected::default();
-    let mut strange = |kind, name: &str, detail: String| {
-        found.strays.push(Stray { kind, name: name.to_owned(), detail });
-    };
-    for domain in info.domains.iter().filter(|domain| domain.name != CONTROL) {
-        if !names.contains(&domain.name) {
-            strange(StrayKind::Domain, &domain.name, format!("{}, {}", domain.memory, domain.state));
-        }
-    }
-    for volume in &info.volumes {
-        let ours = VOLUME_PREFIXES.iter().any(|prefix| volume.name.starts_with(prefix));
-        match volume.machine {
-            Some(id) if ids.contains(&id) => {}
-            Some(id) => {
-                strange(StrayKind::Volume, &volume.name, format!("{}, of machine {id}", volume.size));
-            }
-            None if ours => strange(StrayKind::Volume, &volume.name, volume.size.to_string()),
-            None => {}
-        }
-    }
-    for job in info.jobs.iter().filter(|job| !ids.contains(&job.id)) {
-        let doing = job.work.map_or("nothing is being done", Order::as_str);
-        strange(StrayKind::Record, &job.id.to_string(), format!("{}; {doing}", job.machine));
-    }
-    for image in info.saved.iter().filter(|image| !images.contains(&image.stem)) {
-        strange(StrayKind::Image, &image.stem, format!("{} bytes", image.bytes));
-    }
-    let jobs = info.jobs.iter().map(|job| job.id);
-    let volumes = info.volumes.iter().filter_map(|volume| volume.machine);
-    found.ids = jobs.chain(volumes).filter(|id| !ids.contains(id)).collect();
-    found
-}
-
-/// How many things of one kind are remembered of a host. Whoever has more has something else to do than to look at each.
-const MOST: usize = 200;
-
-/// How many records of machines: each can be adopted.
-const MOST_RECORDS: usize = 1000;
-
-/// Those of the unknown things on a host that are remembered: the first of each kind, in an order that does not change from
-/// one time to the next. What has a machine's name comes first, for that name must not be given out.
-pub fn remembered(strays: &[Stray]) -> Vec<&Stray> {
-    let mut sorted: Vec<&Stray> = strays.iter().collect();
-    sorted.sort_by_cached_key(|stray| (stray.kind, stray.virtual_host().is_none(), &stray.name));
-    let mut seen: BTreeMap<StrayKind, usize> = BTreeMap::new();
-    sorted.retain(|stray| {
-        let many = seen.entry(stray.kind).or_default();
-        *many += 1;
-        *many <= if stray.kind == StrayKind::Record { MOST_RECORDS } else { MOST }
-    });
-    sorted
-}
-
 #[cfg(test)]
-pub(in crate::server) mod tests {
+mod tests {
     use super::*;
-    use crate::model::size::Amount;
+    use crate::model::stage::Order;
     use crate::model::state::Event;
-    use crate::model::wire::{Domain, HostFacts, SavedFile, Volume};
+    use crate::server::orphans::find::tests::{domain, info};
     use crate::server::registry::vm::tests::entered;
     use crate::server::registry::{Registry, RegistryError};
 
@@ -233,30 +156,6 @@ pub(in crate::server) mod tests {
         });
         // It was entered long before.
         Vm { deadline: done.as_ref().unwrap().deadline.map(|_| NOW.plus_seconds(9)), ..done.unwrap() }
-    }
-
-    /// What a host says that has nothing.
-    pub fn info() -> NodeInfo {
-        NodeInfo {
-            host: HostFacts {
-                memory_free: Amount::default(),
-                memory_total: Amount::default(),
-                disk_free: Amount::default(),
-                disk_total: Amount::default(),
-                version: String::new(),
-                common_digest: String::new(),
-            },
-            toolstack: "xl".to_owned(),
-            domains: vec![domain(CONTROL)],
-            volumes: Vec::new(),
-            jobs: Vec::new(),
-            images: Vec::new(),
-            saved: Vec::new(),
-        }
-    }
-
-    fn domain(name: &str) -> Domain {
-        Domain { name: name.to_owned(), id: 1, memory: Amount::default(), state: "-b----".to_owned() }
     }
 
     fn job(vm: &Vm, work: Option<Order>) -> Job {
@@ -363,58 +262,5 @@ pub(in crate::server) mod tests {
         assert_eq!(judged(&missing, &info()), None, "it is known");
         told.jobs = vec![job(&missing, None)];
         assert_eq!(judged(&missing, &told), Some(Act::FoundAgain));
-    }
-
-    #[test]
-    fn of_many_unknown_things_the_same_ones_are_remembered() {
-        let stray = |kind, n: usize| Stray { kind, name: format!("x{n:05}"), detail: String::new() };
-        let mut all: Vec<Stray> = (0..5000).map(|n| stray(StrayKind::Domain, n)).collect();
-        all.push(stray(StrayKind::Record, 7));
-        let named = Stray { name: "zoe_vm1".to_owned(), ..stray(StrayKind::Domain, 0) };
-        all.push(named.clone());
-        let first: Vec<Stray> = remembered(&all).into_iter().cloned().collect();
-        assert_eq!(first.len(), MOST + 1);
-        assert!(first.contains(&stray(StrayKind::Record, 7)), "no kind hides another");
-        assert!(first.contains(&named), "its name is in use");
-        all.reverse();
-        assert_eq!(remembered(&all).into_iter().cloned().collect::<Vec<_>>(), first);
-    }
-
-    #[test]
-    fn strangers_are_named_and_never_touched() {
-        let known = vm(State::Deployed);
-        let other = vm(State::Deployed);
-        let volume = |name: &str, machine| Volume {
-            name: name.to_owned(),
-            size: Amount::from_mib(5),
-            machine,
-            open: false,
-        };
-        let mut told = info();
-        told.domains.extend([domain("alice_vm1"), domain("somebody")]);
-        told.volumes.extend([
-            volume("xen-root-alice_vm1", Some(known.id)),
-            volume("root", None),
-            volume("xen-root-old", None),
-            volume("xen-swap-bob_vm2", Some(other.id)),
-        ]);
-        told.jobs.extend([job(&known, None), job(&other, None)]);
-        told.saved.push(SavedFile { stem: "alice_web".to_owned(), bytes: 7 });
-        told.saved.push(SavedFile { stem: "alice_db".to_owned(), bytes: 7 });
-        let images = BTreeSet::from(["alice_web".to_owned()]);
-        let found = unexpected(&[&known], &images, &told);
-        let names: Vec<_> = found.strays.iter().map(|stray| (stray.kind, stray.name.as_str())).collect();
-        let id = other.id.to_string();
-        assert_eq!(
-            names,
-            [
-                (StrayKind::Domain, "somebody"),
-                (StrayKind::Volume, "xen-root-old"),
-                (StrayKind::Volume, "xen-swap-bob_vm2"),
-                (StrayKind::Record, id.as_str()),
-                (StrayKind::Image, "alice_db"),
-            ]
-        );
-        assert_eq!(found.ids, BTreeSet::from([other.id]));
     }
 }

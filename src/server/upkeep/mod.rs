@@ -37,6 +37,7 @@ use crate::server::machine::moving::Mover;
 use crate::server::machine::orders;
 use crate::server::mail::{self, Notice, Post, Posted, Sent};
 use crate::server::nodes::{Nodes, NodesError, Trouble};
+use crate::server::orphans::find;
 use crate::server::registry::event::Actor;
 use crate::server::registry::host::Contact;
 use crate::server::registry::upkeep::Life;
@@ -536,10 +537,10 @@ impl Run<'_> {
         };
         self.summary.answered += 1;
         let none = BTreeSet::new();
-        let unexpected = compare::unexpected(known, stems.unwrap_or(&none), info);
+        let unexpected = find::unexpected(known, stems.unwrap_or(&none), info);
         if !self.dry {
             let host = &heard.host;
-            let strays = compare::remembered(&unexpected.strays);
+            let strays = find::remembered(&unexpected.strays);
             let attempt = Attempt { host, machines: known.len(), fault: None, now };
             let new = self.registry.write(|writer| {
                 attempt.keep(writer, silence, post, actor)?;

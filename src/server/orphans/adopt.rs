@@ -2,8 +2,7 @@
 //! is older than the machine. An administrator says so, machine by machine; nothing on the host is changed.
 
 use crate::cgi::reply::Refusal;
-use crate::cgi::serve::UserCall;
-use crate::model::lease::{Moment, Term};
+use crate::model::lease::{Lease, Moment, Term};
 use crate::model::names::{Label, ROOT_PREFIX, SWAP_PREFIX, VmId};
 use crate::model::stage::OrderNumber;
 use crate::model::state::Event;
@@ -11,15 +10,14 @@ use crate::model::wire::{DeployOrder, Job, NodeInfo};
 use crate::system::clock;
 use crate::system::log::Level;
 
+use super::Target;
 use crate::server::audit;
 use crate::server::nodes::Nodes;
-use crate::server::orphans::Target;
-use crate::server::pages::access;
 use crate::server::registry::event::Actor;
 use crate::server::registry::stray::StrayKind;
 use crate::server::registry::user::{Owner, Registered};
 use crate::server::registry::vm::{NewVm, Placed, Vm, Wanted};
-use crate::server::registry::{RegistryError, Writer};
+use crate::server::registry::{Registry, RegistryError, Writer};
 
 /// What its host says of a machine that can be adopted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,28 +32,31 @@ pub fn can_be(kind: StrayKind, name: &str) -> bool {
     kind == StrayKind::Record && name.parse::<VmId>().is_ok()
 }
 
-/// Enters a machine that is unknown on a host into the registry, with the portal's default lease from now.
+/// Enters a machine that is unknown on a host into the registry, with `lease` from now.
 ///
 /// # Errors
 /// 400 for what is no record of a machine, 404 for what is not in the list of what is unknown, 409 with the reason why it can't
 /// be adopted, 502 when the host can't be used, 503.
-pub fn adopt(call: &UserCall<'_>, target: &Target) -> Result<(), Refusal> {
+pub fn adopt(
+    registry: &mut Registry,
+    nodes: &Nodes<'_>,
+    actor: &Actor,
+    target: &Target,
+    lease: Lease,
+) -> Result<(), Refusal> {
     let Some(id) = target.machine() else {
         return Err(Refusal::bad_request(
             "A machine is adopted by the record that its host has of it: kind=record, and its id as name.",
         ));
     };
-    let actor = access::actor(call);
-    let mut registry = access::registry(call)?;
     registry.read(|reader| target.must_be_listed(reader))?;
     let refused =
         |why: &str| Refusal::conflict(format!("The machine {id} on {} was not adopted: {why}", target.host));
-    let nodes = Nodes::new(&call.config, &call.request.id)?;
     let info = nodes.info(&target.host).map_err(|trouble| {
         Refusal::new(trouble.fault.status(), format!("Nothing was adopted. {}", trouble.fault))
     })?;
     let found = find(id, &info).map_err(refused)?;
-    let lease = Term::For(call.config.leases.default);
+    let lease = Term::For(lease);
     let vm = registry.write(|writer| {
         let now = clock::now();
         if let Some(known) = writer.vm(id)? {
@@ -78,9 +79,9 @@ pub fn adopt(call: &UserCall<'_>, target: &Target) -> Result<(), Refusal> {
                 )));
             }
         };
-        Ok(enter(writer, owner, &found, target, lease, now, &actor)?)
+        Ok(enter(writer, owner, &found, target, lease, now, actor)?)
     })?;
-    audit::record(Level::Info, "adopt", &vm, &actor, "it was unknown");
+    audit::record(Level::Info, "adopt", &vm, actor, "it was unknown");
     Ok(())
 }
 

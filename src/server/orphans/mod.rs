@@ -1,30 +1,31 @@
 //! What is unknown on hosts, and its removal when an administrator says so: one thing at a time. Nothing but
-//! [`super::admin`] calls that; upkeep only looks.
+//! [`super::pages::admin`] calls that; upkeep only looks.
 //!
 //! What upkeep has seen may be something else by now. So the host is asked anew, and its answer, beside the registry as
 //! it is then, decides whether the thing still is nobody's and how it is removed: what carries the id of a machine as that
 //! machine (`node/terminate`), an image as an image (`node/image`), all else as a stranger (`node/discard`), which the
 //! host's root must have allowed.
 
+pub mod adopt;
+pub mod find;
+
 use std::collections::BTreeSet;
 
 use crate::cgi::reply::Refusal;
-use crate::cgi::serve::UserCall;
+use crate::cgi::request::Fields;
 use crate::model::fault::Fault;
 use crate::model::names::{MachineName, PhysicalHost, SavedImage, StrangerDomain, StrangerVolume, VmId};
 use crate::model::stage::{Order, OrderNumber};
 use crate::model::wire::{Domain, ImageAct, ImageOrder, Job, MachineOrder, NodeInfo, Stranger};
 use crate::system::clock;
 
+use crate::model::text::one_line;
 use crate::server::audit;
 use crate::server::nodes::{Nodes, Trouble};
-use crate::server::pages::access;
-use crate::server::pages::view::one_line;
-use crate::server::registry::event::{Filter, Happening};
+use crate::server::registry::event::{Actor, Filter, Happening};
 use crate::server::registry::stray::{Found, StrayKind};
 use crate::server::registry::vm::{OnNode, Scope, Vm};
-use crate::server::registry::{Reader, RegistryError};
-use crate::server::upkeep::compare;
+use crate::server::registry::{Reader, Registry, RegistryError};
 
 /// What the history says of a removal: that it is going to be tried, that it has been done, that it was not.
 const ORDERED: &str = "stray removal ordered";
@@ -120,8 +121,7 @@ impl Target {
     ///
     /// # Errors
     /// 400 if one is missing or not well-formed.
-    pub fn read(call: &UserCall<'_>) -> Result<Self, Refusal> {
-        let fields = &call.request.fields;
+    pub fn read(fields: &Fields) -> Result<Self, Refusal> {
         let kind =
             fields.get("kind").and_then(|kind| StrayKind::from_name(kind.trim())).ok_or_else(|| {
                 Refusal::bad_request(
@@ -187,22 +187,24 @@ impl Target {
 /// # Errors
 /// 404 for what is not in the list of what is unknown, 409 for what is not unknown any more or can't be removed, with the
 /// reason, the host's own among them; 502 when the host can't be used; 503.
-pub fn remove(call: &UserCall<'_>, target: &Target) -> Result<Removal, Refusal> {
-    let actor = access::actor(call);
+pub fn remove(
+    registry: &mut Registry,
+    nodes: &Nodes<'_>,
+    actor: &Actor,
+    target: &Target,
+) -> Result<Removal, Refusal> {
     let (host, label) = (&target.host, target.label());
-    let mut registry = access::registry(call)?;
     registry.read(|reader| target.must_be_listed(reader))?;
-    let nodes = Nodes::new(&call.config, &call.request.id)?;
     let info = nodes.info(host).map_err(|trouble| target.not_done(&trouble))?;
     let way = registry.write(|writer| {
         let now = clock::now();
         writer.keep_facts(host, &info.host, now)?;
         // Read after the host was asked: of all that it was told to make there is an entry by now.
         let way = judge(**writer, target, &info)?;
-        writer.record_about(host.as_str(), now, &actor, ORDERED, &label)?;
+        writer.record_about(host.as_str(), now, actor, ORDERED, &label)?;
         Ok::<_, Refusal>(way)
     })?;
-    audit::act(ORDERED, host.as_str(), &actor, &label);
+    audit::act(ORDERED, host.as_str(), actor, &label);
     let done = match &way {
         Way::Machine(order) => nodes
             .order(Order::Terminate, host, order)
@@ -219,19 +221,19 @@ pub fn remove(call: &UserCall<'_>, target: &Target) -> Result<Removal, Refusal> 
                 }
                 if removal == Removal::Done {
                     writer.forget_stray(host, target.kind, &target.name)?;
-                    writer.record_about(host.as_str(), now, &actor, REMOVED, &label)?;
+                    writer.record_about(host.as_str(), now, actor, REMOVED, &label)?;
                 }
                 Ok::<_, RegistryError>(())
             })?;
             if removal == Removal::Done {
-                audit::act(REMOVED, host.as_str(), &actor, &label);
+                audit::act(REMOVED, host.as_str(), actor, &label);
             }
             Ok(removal)
         }
         Err(trouble) => {
             let detail = format!("{label}: {}", trouble.fault);
-            registry.write(|writer| writer.record_about(host.as_str(), now, &actor, FAILED, &detail))?;
-            audit::act(FAILED, host.as_str(), &actor, &detail);
+            registry.write(|writer| writer.record_about(host.as_str(), now, actor, FAILED, &detail))?;
+            audit::act(FAILED, host.as_str(), actor, &detail);
             Err(target.not_done(&trouble))
         }
     }
@@ -245,7 +247,7 @@ fn judge(reader: Reader<'_>, target: &Target, info: &NodeInfo) -> Result<Way, Re
     let images = reader.images()?;
     let stems: BTreeSet<String> =
         images.iter().filter(|image| image.host == *host).map(|image| image.id().stem()).collect();
-    let strays = compare::unexpected(&here, &stems, info).strays;
+    let strays = find::unexpected(&here, &stems, info).strays;
     if !strays.iter().any(|stray| stray.kind == target.kind && stray.name == target.name) {
         return Err(target.left_alone(
             "it is gone, or belongs to the portal by now. Look at the page again after the next upkeep.",
@@ -378,6 +380,7 @@ fn shell_word(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::find::tests::info;
     use super::*;
     use crate::model::lease::Moment;
     use crate::model::size::Amount;
@@ -386,7 +389,6 @@ mod tests {
     use crate::server::registry::event::Actor;
     use crate::server::registry::stray::Stray;
     use crate::server::registry::vm::tests::entered;
-    use crate::server::upkeep::compare::tests::info;
 
     #[test]
     fn a_command_to_copy_says_what_it_seems_to_say() {

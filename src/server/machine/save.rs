@@ -1,0 +1,224 @@
+//! When and how the disk of a machine is saved as an image: for who asks for that, and for who has the machine removed
+//! afterwards.
+
+use thiserror::Error;
+
+use crate::config::Quota;
+use crate::model::fault::Fault;
+use crate::model::names::{ImageName, SavedImage, VirtualHost};
+use crate::model::stage::Order;
+use crate::model::state::State;
+use crate::system::log::Level;
+
+use super::power::{self, Meaning};
+use super::{orders, quota};
+use crate::server::audit;
+use crate::server::nodes::Nodes;
+use crate::server::registry::event::Actor;
+use crate::server::registry::vm::{Saving, Vm, Wanted};
+use crate::server::registry::{Reader, Registry, RegistryError, Writer};
+
+/// Why a disk is not saved under a name, or an image not given it.
+#[derive(Debug, Error)]
+pub enum NotSaved {
+    /// Its owner has an image of that name.
+    #[error("{}", Fault::ImageExists { name: name.clone() })]
+    Exists {
+        /// The name.
+        name: ImageName,
+    },
+    /// Another machine of the owner's is being saved under it.
+    #[error("The disk of {other} is to be saved as {name}. Choose another name.")]
+    Reserved {
+        /// The name.
+        name: ImageName,
+        /// That machine.
+        other: VirtualHost,
+    },
+    /// Its owner has as many images as they may have.
+    #[error("{0}")]
+    Quota(String),
+    /// The machine's state does not allow it.
+    #[error("{0}")]
+    State(String),
+    /// SQLite refused.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+/// Why the disk of a machine can't be saved as it is now, and what can be done; `None` if it can.
+pub fn obstacle(vm: &Vm, name: &ImageName) -> Option<String> {
+    match (vm.state, &vm.saving) {
+        (State::Saving, Some(saving)) if saving.name == *name => None,
+        _ => state_obstacle(vm),
+    }
+}
+
+/// As [`obstacle`], of a machine whose disk is not being saved yet.
+pub fn state_obstacle(vm: &Vm) -> Option<String> {
+    match vm.state {
+        State::Stopped | State::Expired => None,
+        State::Deployed => Some(
+            "This machine runs, and a disk that is being written to can't be saved. Stop it first; or terminate it \
+             with its disk saved as an image (saveAs)."
+                .to_owned(),
+        ),
+        _ => obstacle_before_the_end(vm),
+    }
+}
+
+/// Why the disk of a machine that is to be terminated then can't be saved as it is now; `None` if it can.
+pub fn obstacle_before_termination(vm: &Vm, name: &ImageName) -> Option<String> {
+    match (vm.state, &vm.saving) {
+        (State::Deployed | State::Stopped | State::Expired, _) => None,
+        (State::Saving, Some(saving)) if saving.name == *name => None,
+        _ => obstacle_before_the_end(vm),
+    }
+}
+
+fn obstacle_before_the_end(vm: &Vm) -> Option<String> {
+    match (vm.state, &vm.saving, power::meaning(Order::Save, vm.state)) {
+        (State::Saving, Some(saving), _) => Some(format!(
+            "The disk of this machine is being saved as the image {}. Wait until that is over, and try again.",
+            saving.name
+        )),
+        (_, _, Meaning::Not(sentence)) => Some(sentence),
+        (_, _, Meaning::Already(sentence)) => Some(sentence.to_owned()),
+        (_, _, Meaning::Tell) => None,
+    }
+}
+
+/// Records that the disk of a machine is to be saved, within a transaction. That its state allows it has been
+/// checked; that the name is free is checked here.
+///
+/// # Errors
+/// [`NotSaved`], and nothing is changed.
+pub fn begin(writer: &Writer<'_>, vm: &Vm, saving: Saving, actor: &Actor) -> Result<Vm, NotSaved> {
+    let image = SavedImage { owner: vm.owner.user_name().clone(), name: saving.name.clone() };
+    check_free(**writer, &image, Some(vm))?;
+    let stopped = vm.state == State::Stopped;
+    let given = orders::give_with(writer, vm, Order::Save, actor, |vm| {
+        if stopped {
+            // It is not to be started afterwards.
+            vm.wanted = Wanted::Stopped;
+        }
+        vm.saving = Some(saving);
+    })?;
+    let sentence = "The disk of this machine can't be saved now. Try again later.";
+    given.ok_or_else(|| NotSaved::State(sentence.to_owned()))
+}
+
+/// Lets the disk of a machine be saved if its owner, whose quota that is, may have one more image.
+///
+/// # Errors
+/// [`NotSaved::Quota`], or what SQLite refuses.
+pub fn check_quota(quota: Quota, reader: Reader<'_>, vm: &Vm) -> Result<(), NotSaved> {
+    let usage = reader.image_usage(&vm.owner, Some(vm.id))?;
+    quota::image_exceeded(quota, usage, &vm.owner, vm.disk).map_or(Ok(()), |why| Err(NotSaved::Quota(why)))
+}
+
+/// Lets the name of an image through if its owner has none of that name, and no machine of theirs other than `vm` is
+/// being saved under it.
+///
+/// # Errors
+/// [`NotSaved::Exists`], [`NotSaved::Reserved`], or what SQLite refuses.
+pub fn check_free(reader: Reader<'_>, image: &SavedImage, vm: Option<&Vm>) -> Result<(), NotSaved> {
+    let name = || image.name.clone();
+    if reader.image(image)?.is_some() {
+        return Err(NotSaved::Exists { name: name() });
+    }
+    match reader.being_saved_as(image, vm.map(|vm| vm.id))? {
+        Some(other) => Err(NotSaved::Reserved { name: name(), other }),
+        None => Ok(()),
+    }
+}
+
+/// Tells the host of a machine what [`begin`] recorded, and records what it answers. Gives back the machine as it is
+/// now, and the fault that its owner must know of.
+///
+/// # Errors
+/// [`RegistryError`] when SQLite refuses.
+pub fn carry_out(
+    registry: &mut Registry,
+    nodes: &Nodes<'_>,
+    vm: Vm,
+    actor: &Actor,
+) -> Result<(Vm, Option<Fault>), RegistryError> {
+    let then_terminate = vm.saving.as_ref().is_some_and(|saving| saving.then_terminate);
+    let detail = if then_terminate { "ordered, and to be terminated then" } else { "ordered" };
+    audit::record(Level::Info, "save", &vm, actor, detail);
+    let answer = orders::tell(nodes, &vm, Order::Save);
+    orders::settle(registry, vm, Order::Save, answer, actor)
+}
+
+/// A name for an image of a machine's disk that its owner may like: the machine's label or else its name, as far as
+/// they can be one, with a number if that is taken.
+///
+/// # Errors
+/// [`RegistryError`] when SQLite refuses.
+pub fn proposal(reader: Reader<'_>, vm: &Vm) -> Result<String, RegistryError> {
+    let label = stem(vm.label.as_str());
+    let first = if label.is_empty() { stem(vm.virtual_host.as_str()) } else { label };
+    for n in 1..100 {
+        let text = if n == 1 { first.clone() } else { format!("{first}-{n}") };
+        let Ok(name) = text.parse::<ImageName>() else { break };
+        let image = SavedImage { owner: vm.owner.user_name().clone(), name };
+        if reader.image(&image)?.is_none() && reader.being_saved_as(&image, Some(vm.id))?.is_none() {
+            return Ok(text);
+        }
+    }
+    Ok(String::new())
+}
+
+/// As much of a text as an image's name can be made of: letters and digits, and hyphens for all between them.
+fn stem(text: &str) -> String {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let joined = words.collect::<Vec<_>>().join("-").to_ascii_lowercase();
+    // Room for a number.
+    let short: String = joined.chars().take(36).collect();
+    short.trim_end_matches('-').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::registry::vm::tests::entered;
+
+    #[test]
+    fn what_is_proposed_is_a_name() {
+        for (text, expected) in [
+            ("vm1.example.org", "vm1-example-org"),
+            ("My <b>First</b> web server!", "my-b-first-b-web-server"),
+            ("Ünïcode", "n-code"),
+            ("--", ""),
+            ("日本", ""),
+        ] {
+            assert_eq!(stem(text), expected);
+        }
+        let long = stem(&"abc-".repeat(30));
+        assert!(format!("{long}-99").parse::<ImageName>().is_ok(), "{long}");
+    }
+
+    #[test]
+    fn each_state_has_its_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
+        let vm = entered(&mut registry, "alice", "node1", "vm1");
+        let (name, other): (ImageName, ImageName) = ("new".parse().unwrap(), "other".parse().unwrap());
+        for state in State::ALL {
+            let saving = Some(Saving { name: name.clone(), then_terminate: false });
+            let vm = Vm { state, saving: saving.filter(|_| state == State::Saving), ..vm.clone() };
+            let idle = matches!(state, State::Stopped | State::Expired);
+            let saves = state == State::Saving;
+            for (obstacle, expected) in [
+                (obstacle(&vm, &name), idle || saves),
+                (obstacle(&vm, &other), idle),
+                (obstacle_before_termination(&vm, &name), idle || saves || state == State::Deployed),
+                (obstacle_before_termination(&vm, &other), idle || state == State::Deployed),
+            ] {
+                assert_eq!(obstacle.is_none(), expected, "{state}: {obstacle:?}");
+                assert!(obstacle.is_none_or(|text| text.ends_with('.') && text.contains(' ')), "{state}");
+            }
+        }
+    }
+}

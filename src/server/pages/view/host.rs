@@ -1,0 +1,117 @@
+//! A host, as pages show it.
+
+use serde::Serialize;
+
+use crate::config::Common;
+use crate::model::lease::Moment;
+use crate::model::size::Amount;
+use crate::model::stage::Percent;
+use crate::model::text::{ago, one_line};
+
+use super::TimeView;
+use crate::server::machine::placement::Load;
+use crate::server::registry::host::Host;
+
+/// A host.
+#[derive(Debug, Clone, Serialize)]
+pub struct HostView {
+    /// Its name.
+    pub name: String,
+    /// Its live machines.
+    pub machines: u32,
+    /// The most it may have.
+    pub maximum: u32,
+    /// Whether it has all that it may have.
+    pub full: bool,
+    /// Why it gets no new machines, if an administrator said so.
+    pub disabled: Option<String>,
+    /// Its free memory; absent while it was never heard of, like all that follows.
+    pub memory_free: Option<String>,
+    /// All its memory.
+    pub memory_total: Option<String>,
+    /// The free space of its volume group.
+    pub disk_free: Option<String>,
+    /// The size of its volume group.
+    pub disk_total: Option<String>,
+    /// How much of its memory is in use, 0 to 100.
+    pub memory_percent_used: Option<u8>,
+    /// How much of its volume group is in use, 0 to 100.
+    pub disk_percent_used: Option<u8>,
+    /// When it was last heard of.
+    pub seen: Option<TimeView>,
+    /// How long ago that is.
+    pub seen_ago: Option<String>,
+    /// The version of its node part.
+    pub version: Option<String>,
+    /// Whether its common.cfg differs from the server's.
+    pub differs: bool,
+}
+
+impl HostView {
+    /// What `facts` say about a host that is as full as `load` says.
+    pub fn new(load: &Load, facts: Option<&Host>, common: &Common, now: Moment) -> Self {
+        let text = |pick: fn(&Host) -> Amount| facts.map(|host| pick(host).to_string());
+        let used = |free: fn(&Host) -> Amount, total: fn(&Host) -> Amount| {
+            facts.and_then(|host| percent_used(free(host), total(host)))
+        };
+        Self {
+            name: load.host.to_string(),
+            machines: load.machines,
+            maximum: load.maximum,
+            full: load.is_full(),
+            disabled: load.disabled.clone(),
+            memory_free: text(|h| h.facts.memory_free),
+            memory_total: text(|h| h.facts.memory_total),
+            disk_free: text(|h| h.facts.disk_free),
+            disk_total: text(|h| h.facts.disk_total),
+            memory_percent_used: used(|h| h.facts.memory_free, |h| h.facts.memory_total),
+            disk_percent_used: used(|h| h.facts.disk_free, |h| h.facts.disk_total),
+            seen: facts.map(|host| host.seen.into()),
+            seen_ago: facts.map(|host| ago(now.since(host.seen))),
+            version: facts.map(|host| one_line(&host.facts.version)),
+            differs: facts.is_some_and(|host| host.facts.common_digest != common.digest),
+        }
+    }
+
+    /// The host as a comment for scripts: `# host`, name, machines, maximum, free and all memory, free
+    /// and all space, last contact (RFC 3339), version, `differs` if its common.cfg is another,
+    /// and `disabled` if it gets no new machines; tab-separated, `-` for what is not known or not so.
+    pub fn line(&self) -> String {
+        let or_dash = |value: Option<&str>| value.unwrap_or("-").to_owned();
+        let columns = [
+            "# host".to_owned(),
+            self.name.clone(),
+            self.machines.to_string(),
+            self.maximum.to_string(),
+            or_dash(self.memory_free.as_deref()),
+            or_dash(self.memory_total.as_deref()),
+            or_dash(self.disk_free.as_deref()),
+            or_dash(self.disk_total.as_deref()),
+            or_dash(self.seen.as_ref().map(|seen| seen.iso.as_str())),
+            or_dash(self.version.as_deref()),
+            or_dash(self.differs.then_some("differs")),
+            or_dash(self.disabled.as_ref().map(|_| "disabled")),
+        ];
+        columns.join("\t") + "\n"
+    }
+}
+
+fn percent_used(free: Amount, total: Amount) -> Option<u8> {
+    if total == Amount::default() {
+        return None;
+    }
+    Some(Percent::of(total.minus(free).mib(), total.mib()).get())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_never_leave_their_bounds() {
+        let mib = Amount::from_mib;
+        assert_eq!(percent_used(mib(0), mib(0)), None);
+        assert_eq!(percent_used(mib(900), mib(100)), Some(0));
+        assert_eq!(percent_used(mib(25), mib(100)), Some(75));
+    }
+}

@@ -1,0 +1,88 @@
+//! A saved image, as pages show it.
+
+use serde::Serialize;
+
+use crate::config::Common;
+use crate::model::size::Amount;
+
+use super::TimeView;
+use crate::server::machine::image::{Named, obstacle};
+use crate::server::registry::image::Image;
+use crate::server::registry::user::Owner;
+
+/// An image that people saved.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageView {
+    /// What `savedImage` takes, from who looks.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Whose it is.
+    pub owner: String,
+    /// Whether it is that of who looks.
+    pub own: bool,
+    /// The host that has it.
+    pub host: String,
+    /// The image of the configuration that its machine was once made from.
+    pub base: String,
+    /// The size of its file, in bytes.
+    pub bytes: u64,
+    /// The same, as people read it.
+    pub size: String,
+    /// The smallest partition for it, in GiB.
+    pub disk_gib: u32,
+    /// When it was saved.
+    pub saved: TimeView,
+    /// Whether all may use it.
+    pub shared: bool,
+    /// Why no machine can be made from it at present.
+    pub obstacle: Option<String>,
+    /// The form for a machine from it.
+    pub deploy_url: String,
+    /// What is the same in the address of everything that can be done with it; absent for who may not.
+    pub change_url: Option<String>,
+}
+
+impl ImageView {
+    /// The view that `caller` has.
+    pub fn new(image: &Image, common: &Common, caller: &Owner, administrator: bool) -> Self {
+        let own = image.owner == *caller;
+        let owner = image.owner.user_name().encoded();
+        let named = Named::of(&image.id(), caller);
+        let id_in_url = if own { image.name.to_string() } else { format!("{owner}/{}", image.name) };
+        let whose = if own { String::new() } else { format!("&owner={owner}") };
+        Self {
+            id: named.to_string(),
+            name: image.name.to_string(),
+            owner: image.owner.as_str().to_owned(),
+            own,
+            host: image.host.to_string(),
+            base: image.base.to_string(),
+            bytes: image.bytes,
+            size: Amount::from_mib(image.bytes.div_ceil(1 << 20)).to_string(),
+            disk_gib: image.disk.get(),
+            saved: image.saved.into(),
+            shared: image.shared,
+            obstacle: obstacle(image, common),
+            deploy_url: format!("deploy?savedImage={id_in_url}"),
+            change_url: (own || administrator).then(|| format!("images?name={}{whose}", image.name)),
+        }
+    }
+
+    /// The image as a line for scripts, tab-separated: what `savedImage` takes, owner, host, base image, size in
+    /// bytes, smallest partition (GiB), when it was saved (RFC 3339), `shared` or `private`.
+    pub fn line(&self) -> String {
+        let (bytes, disk) = (self.bytes.to_string(), self.disk_gib.to_string());
+        let columns = [
+            self.id.as_str(),
+            &self.owner,
+            &self.host,
+            &self.base,
+            &bytes,
+            &disk,
+            &self.saved.iso,
+            if self.shared { "shared" } else { "private" },
+        ];
+        columns.join("\t") + "\n"
+    }
+}

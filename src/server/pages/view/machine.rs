@@ -1,0 +1,209 @@
+//! A machine, as pages show it.
+
+use std::cmp::Ordering;
+
+use serde::Serialize;
+
+use crate::config::Common;
+use crate::model::fault::Fault;
+use crate::model::stage::{Percent, Stage};
+use crate::model::state::State;
+use crate::model::text::one_line;
+
+use super::TimeView;
+use crate::server::machine::terminate::may_force;
+use crate::server::registry::vm::Vm;
+
+/// A machine.
+#[derive(Debug, Clone, Serialize)]
+pub struct MachineView {
+    /// Its id.
+    pub id: String,
+    /// The name of its state.
+    pub state: &'static str,
+    /// Its name.
+    pub virtual_host: String,
+    /// Its host.
+    pub physical_host: String,
+    /// Who chose that: `asked` for its owner, `chosen` for vGrid, `again` when the first one that vGrid chose could not
+    /// make it.
+    pub placed: &'static str,
+    /// The tag of its image.
+    pub image: String,
+    /// The saved image that it was made from, `owner/name`, if it was.
+    pub saved_image: Option<String>,
+    /// What the configuration says of `image`; the tag if it says nothing any more.
+    pub image_description: String,
+    /// Its memory, in MiB.
+    pub memory_mib: u32,
+    /// Its root partition, in GiB.
+    pub disk_gib: u32,
+    /// What its owner calls it; may be empty.
+    pub label: String,
+    /// Its owner.
+    pub owner: String,
+    /// When it was asked for.
+    pub created: TimeView,
+    /// When its lease ends; absent for never.
+    pub expires: Option<TimeView>,
+    /// Once its lease has ended: the day on which its disk is removed, not before.
+    pub deletion: Option<TimeView>,
+    /// Whether it is guarded against being terminated by hand.
+    pub protected: bool,
+    /// What its disk is being saved as, while it is.
+    pub saving_as: Option<String>,
+    /// While it changes: what is being done.
+    pub stage: Option<String>,
+    /// How much of that is done, 0 to 100.
+    pub percent: Option<u8>,
+    /// Its place in the queue of its host, from 1, while its deploy waits for others.
+    pub place: Option<u32>,
+    /// What went wrong, as a sentence.
+    pub reason: Option<String>,
+    /// Whether it changes by itself, so that it pays to look again.
+    pub moving: bool,
+    /// Its page.
+    pub url: String,
+    /// Where its lease is set.
+    pub extend_url: String,
+    /// Where it is terminated.
+    pub terminate_url: String,
+    /// Its console output.
+    pub console_url: String,
+    /// The form for another one like it.
+    pub again_url: String,
+    /// Whether who looks may have it forgotten without its host's consent.
+    pub may_force: bool,
+}
+
+/// In place of the end of a lease that has none.
+const NEVER: &str = "never";
+
+impl MachineView {
+    /// The view that the owner or an administrator has.
+    pub fn new(vm: &Vm, common: &Common, administrator: bool) -> Self {
+        let id = vm.id.to_string();
+        let description = common.images.iter().find(|(tag, _)| *tag == vm.image);
+        Self {
+            state: vm.state.as_str(),
+            virtual_host: vm.virtual_host.to_string(),
+            physical_host: vm.physical_host.to_string(),
+            placed: vm.placed.as_str(),
+            image: vm.image.to_string(),
+            saved_image: vm.from.as_ref().map(|image| format!("{}/{}", image.owner, image.name)),
+            image_description: description
+                .map_or_else(|| vm.image.to_string(), |(_, description)| description.clone()),
+            memory_mib: vm.memory.get(),
+            disk_gib: vm.disk.get(),
+            label: vm.label.to_string(),
+            owner: vm.owner.as_str().to_owned(),
+            created: vm.created.into(),
+            expires: vm.expires.map(TimeView::from),
+            deletion: vm.deletion.filter(|_| vm.state.is_live()).map(TimeView::from),
+            protected: vm.protected,
+            saving_as: vm
+                .saving
+                .as_ref()
+                .filter(|_| vm.state == State::Saving)
+                .map(|saving| saving.name.to_string()),
+            stage: stage_text(vm.state, vm.stage, vm.place),
+            percent: percent_shown(vm.state, vm.percent),
+            place: vm.place,
+            reason: vm.fault.as_ref().map(reason),
+            moving: vm.state.is_transitional(),
+            url: format!("show?id={id}"),
+            extend_url: format!("extend?id={id}"),
+            terminate_url: format!("terminate?id={id}"),
+            console_url: format!("console?id={id}"),
+            again_url: format!("deploy?like={id}"),
+            may_force: may_force(vm, administrator),
+            id,
+        }
+    }
+
+    /// The machine as a line for scripts, tab-separated: id, state, virtual host, physical host, image,
+    /// memory (MiB), partition (GiB), owner, end of the lease (RFC 3339, or `never`), label, and what it is doing or
+    /// what went wrong. No value holds a tab or a line break.
+    pub fn line(&self) -> String {
+        let doing = match (&self.stage, self.percent, &self.reason) {
+            (Some(stage), percent, _) => doing(stage, percent),
+            (None, _, reason) => reason.clone().unwrap_or_default(),
+        };
+        let memory = self.memory_mib.to_string();
+        let disk = self.disk_gib.to_string();
+        let columns = [
+            self.id.as_str(),
+            self.state,
+            &self.virtual_host,
+            &self.physical_host,
+            &self.image,
+            &memory,
+            &disk,
+            &self.owner,
+            self.expires.as_ref().map_or(NEVER, |expires| &expires.iso),
+            &self.label,
+            &doing,
+        ];
+        columns.join("\t") + "\n"
+    }
+}
+
+/// What is being done about a machine that is being deployed.
+fn stage_text(state: State, stage: Option<Stage>, place: Option<u32>) -> Option<String> {
+    state.is_transitional().then(|| match (place, stage) {
+        (Some(place), _) => format!("waiting for its turn, number {place} in the queue of its host"),
+        (None, Some(stage)) => stage.to_string(),
+        (None, None) => "waiting for the host".to_owned(),
+    })
+}
+
+/// How much of that is done.
+fn percent_shown(state: State, percent: Option<Percent>) -> Option<u8> {
+    percent.filter(|_| state.is_transitional()).map(u8::from)
+}
+
+/// A stage and how much of it is done, as a text.
+fn doing(stage: &str, percent: Option<u8>) -> String {
+    percent.map_or_else(|| stage.to_owned(), |percent| format!("{stage}, {percent} %"))
+}
+
+/// What went wrong with a machine, as a sentence on one line.
+fn reason(fault: &Fault) -> String {
+    one_line(&fault.to_string())
+}
+
+/// A stage of an order, on the way from first to last.
+#[derive(Debug, Clone, Serialize)]
+pub struct StageView {
+    /// Its name.
+    pub name: &'static str,
+    /// What is being done in it.
+    pub text: String,
+    /// `done`, `now` or `todo`.
+    pub status: &'static str,
+}
+
+/// The stages of the last order about a machine. None when they say nothing: once it is gone, or when what
+/// was ordered came to nothing and the machine is as it was.
+pub fn stages(vm: &Vm) -> Vec<StageView> {
+    let all = vm.order.stages();
+    let moving = vm.state.is_transitional();
+    let settled = !moving && vm.state != State::Failed;
+    if !vm.state.is_live() || (settled && vm.fault.is_some()) {
+        return Vec::new();
+    }
+    let reached = vm.stage.and_then(|stage| all.iter().position(|s| *s == stage)).unwrap_or(0);
+    let status = |n: usize| match n.cmp(&reached) {
+        _ if settled => "done",
+        Ordering::Less => "done",
+        // What failed is not being done now, and is still to be done.
+        Ordering::Equal if moving => "now",
+        _ => "todo",
+    };
+    let view = |(n, stage): (usize, &Stage)| StageView {
+        name: stage.as_str(),
+        text: stage.to_string(),
+        status: status(n),
+    };
+    all.iter().enumerate().map(view).collect()
+}
