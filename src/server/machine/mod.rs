@@ -1,5 +1,6 @@
 //! What happens to machines, whoever has it happen: a page, a node's report, upkeep. Nothing here knows CGI.
 
+pub mod create;
 pub mod failures;
 pub mod image;
 pub mod leases;

@@ -8,13 +8,13 @@ use serde::Serialize;
 use crate::config::Quota;
 use crate::model::size::{Amount, GiB, MiB};
 
+use super::create::Part;
 use crate::server::registry::image::ImageUsage;
 use crate::server::registry::user::Owner;
 use crate::server::registry::vm::Usage;
 
-/// What a further machine would exceed: the field of the form that it is about, or for the number of machines
-/// `machines`, and a sentence. Empty if there is room for it.
-pub fn exceeded(quota: Quota, usage: Usage, memory: MiB, disk: GiB) -> BTreeMap<&'static str, String> {
+/// What a further machine would exceed, in sentences. Empty if there is room for it.
+pub fn exceeded(quota: Quota, usage: Usage, memory: MiB, disk: GiB) -> BTreeMap<Part, String> {
     let machines = u64::from(usage.machines);
     if quota.machines != 0 && machines >= u64::from(quota.machines) {
         let sentence = format!(
@@ -22,7 +22,7 @@ pub fn exceeded(quota: Quota, usage: Usage, memory: MiB, disk: GiB) -> BTreeMap<
             counted(machines),
             quota.machines
         );
-        return BTreeMap::from([("machines", sentence)]);
+        return BTreeMap::from([(Part::Machine, sentence)]);
     }
     let check = |limit: u64, used: u64, wanted: u32, unit: &str, of: &str| {
         let left = limit.saturating_sub(used);
@@ -36,9 +36,9 @@ pub fn exceeded(quota: Quota, usage: Usage, memory: MiB, disk: GiB) -> BTreeMap<
     };
     let memory = check(quota.memory, usage.memory_mib, memory.get(), "MiB", "memory");
     let disk = check(quota.disk, usage.disk_gib, disk.get(), "GiB", "disk");
-    [("vmMemory", memory), ("vmPartition", disk)]
+    [(Part::Memory, memory), (Part::Disk, disk)]
         .into_iter()
-        .filter_map(|(field, sentence)| Some((field, sentence?)))
+        .filter_map(|(part, sentence)| Some((part, sentence?)))
         .collect()
 }
 
@@ -147,7 +147,7 @@ mod tests {
 
     const USED: Usage = Usage { machines: 2, memory_mib: 1536, disk_gib: 20 };
 
-    fn fields(quota: Quota, memory: u32, disk: u32) -> Vec<&'static str> {
+    fn parts(quota: Quota, memory: u32, disk: u32) -> Vec<Part> {
         let found = exceeded(quota, USED, MiB::new(memory).unwrap(), GiB::new(disk).unwrap());
         for sentence in found.values() {
             assert!(sentence.ends_with("ask an administrator for more."), "{sentence}");
@@ -158,22 +158,22 @@ mod tests {
     #[test]
     fn the_last_that_fits_is_taken_and_the_next_is_not() {
         let quota = Quota { machines: 3, memory: 2048, disk: 30, ..Quota::default() };
-        assert!(fields(quota, 512, 10).is_empty());
-        assert_eq!(fields(quota, 513, 10), ["vmMemory"]);
-        assert_eq!(fields(quota, 512, 11), ["vmPartition"]);
-        assert_eq!(fields(quota, 4096, 99), ["vmMemory", "vmPartition"]);
-        assert_eq!(fields(Quota { machines: 2, ..quota }, 4096, 99), ["machines"]);
+        assert!(parts(quota, 512, 10).is_empty());
+        assert_eq!(parts(quota, 513, 10), [Part::Memory]);
+        assert_eq!(parts(quota, 512, 11), [Part::Disk]);
+        assert_eq!(parts(quota, 4096, 99), [Part::Memory, Part::Disk]);
+        assert_eq!(parts(Quota { machines: 2, ..quota }, 4096, 99), [Part::Machine]);
         // Made smaller than what somebody has by now.
-        assert_eq!(fields(Quota { machines: 1, memory: 1, disk: 1, ..quota }, 16, 1), ["machines"]);
+        assert_eq!(parts(Quota { machines: 1, memory: 1, disk: 1, ..quota }, 16, 1), [Part::Machine]);
         assert_eq!(
-            fields(Quota { machines: 0, memory: 1, disk: 1, ..quota }, 16, 1),
-            ["vmMemory", "vmPartition"]
+            parts(Quota { machines: 0, memory: 1, disk: 1, ..quota }, 16, 1),
+            [Part::Memory, Part::Disk]
         );
     }
 
     #[test]
     fn nothing_is_no_limit() {
-        assert!(fields(Quota::default(), MiB::MAX, GiB::MAX).is_empty());
+        assert!(parts(Quota::default(), MiB::MAX, GiB::MAX).is_empty());
         let view = QuotaView::new(Quota::default(), Usage { machines: 1, ..USED });
         assert!(!view.limited);
         assert_eq!(view.text, "You have 1 machine, 1536 MiB of memory, 20 GiB of disk.");

@@ -5,8 +5,9 @@
 
 use crate::cgi::reply::Refusal;
 use crate::cgi::serve::UserCall;
-use crate::model::names::{OrderName, UserName, VmId};
+use crate::model::names::{UserName, VmId};
 use crate::model::sign::{self, Key};
+use crate::server::machine::create::Mark;
 use crate::system::clock;
 
 /// The field of the form.
@@ -21,59 +22,32 @@ const GOOD_FOR: i64 = 2 * 86_400;
 /// How far the clock may have been set back since a form was shown, in seconds.
 const CLOCK_SET_BACK: i64 = 300;
 
-/// What marks an order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mark {
-    /// It came from a form, which has the id of its machine.
-    Form(VmId),
-    /// Its script calls it so.
-    Script(OrderName),
+/// Reads the mark of an order, if it has one.
+///
+/// # Errors
+/// 403 for the id of a form that is not the caller's or too old, 400 for a `requestId` that can't be one, or both.
+pub fn read(call: &UserCall<'_>) -> Result<Option<Mark>, Refusal> {
+    let given = |name: &str| call.request.fields.get(name).filter(|text| !text.is_empty());
+    match (given(FORM), given(SCRIPT)) {
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => Err(Refusal::bad_request(format!("Give {FORM} or {SCRIPT}, not both."))),
+        (Some(text), None) => of_form(&call.config.key()?, &call.user, text).map(Some).ok_or_else(|| {
+            Refusal::forbidden(
+                "This form is too old, or not from this portal. Open it again and send it again.",
+            )
+        }),
+        (None, Some(name)) => match name.parse() {
+            Ok(name) => Ok(Some(Mark::Script(name))),
+            Err(fault) => Err(Refusal::bad_request(format!("{SCRIPT} {fault}."))),
+        },
+    }
 }
 
-impl Mark {
-    /// Reads the mark of an order, if it has one.
-    ///
-    /// # Errors
-    /// 403 for the id of a form that is not the caller's or too old, 400 for a `requestId` that can't be one, or both.
-    pub fn read(call: &UserCall<'_>) -> Result<Option<Self>, Refusal> {
-        let given = |name: &str| call.request.fields.get(name).filter(|text| !text.is_empty());
-        match (given(FORM), given(SCRIPT)) {
-            (None, None) => Ok(None),
-            (Some(_), Some(_)) => Err(Refusal::bad_request(format!("Give {FORM} or {SCRIPT}, not both."))),
-            (Some(text), None) => of_form(&call.config.key()?, &call.user, text).map(Some).ok_or_else(|| {
-                Refusal::forbidden(
-                    "This form is too old, or not from this portal. Open it again and send it again.",
-                )
-            }),
-            (None, Some(name)) => match name.parse() {
-                Ok(name) => Ok(Some(Self::Script(name))),
-                Err(fault) => Err(Refusal::bad_request(format!("{SCRIPT} {fault}."))),
-            },
-        }
-    }
-
-    /// The id that the machine must get.
-    pub fn machine(&self) -> VmId {
-        match self {
-            Self::Form(id) => *id,
-            Self::Script(_) => VmId::generate(),
-        }
-    }
-
-    /// The field that it is in.
-    pub fn field(&self) -> &'static str {
-        match self {
-            Self::Form(_) => FORM,
-            Self::Script(_) => SCRIPT,
-        }
-    }
-
-    /// Its text in the registry; no form and no script share one.
-    pub fn text(&self) -> String {
-        match self {
-            Self::Form(id) => format!("form {id}"),
-            Self::Script(name) => format!("script {name}"),
-        }
+/// The field that a mark was in.
+pub fn field(mark: &Mark) -> &'static str {
+    match mark {
+        Mark::Form(_) => FORM,
+        Mark::Script(_) => SCRIPT,
     }
 }
 

@@ -1,0 +1,650 @@
+//! A machine comes to be: a host, a name and its owner's quota are found and taken under one write lock.
+
+use std::collections::BTreeMap;
+
+use crate::config::{Common, Quota};
+use crate::model::digest::digest;
+use crate::model::folding::Folding;
+use crate::model::lease::{Lease, Moment, Term};
+use crate::model::names::{
+    ImageTag, Label, MachineName, NameFault, OrderName, PhysicalHost, SavedImage, UserName, VirtualHost, VmId,
+};
+use crate::model::size::{GiB, MiB};
+use crate::model::text::ended;
+use crate::system::clock;
+
+use super::image::{self, Named};
+use super::placement::{Against, Known, Load, Need, choose, first_free};
+use super::pool::{known, loads};
+use super::quota;
+use crate::server::registry::closed::{self, Kind};
+use crate::server::registry::event::Actor;
+use crate::server::registry::image::Image;
+use crate::server::registry::request::Given;
+use crate::server::registry::user::{Owner, Registered};
+use crate::server::registry::vm::{NewVm, Placed, Vm};
+use crate::server::registry::{Registry, RegistryError, Writer};
+
+/// A part of what is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// One more machine.
+    Machine,
+    /// The saved image.
+    Image,
+    /// The image of the configuration that goes with it.
+    Base,
+    /// The memory.
+    Memory,
+    /// The root partition.
+    Disk,
+    /// The host.
+    Host,
+    /// The name.
+    Name,
+}
+
+/// For how long it is declined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// It can't be granted now.
+    Now,
+    /// It can never be granted.
+    Ever,
+}
+
+/// Why a request for a machine was not taken on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declined {
+    /// For how long.
+    pub when: When,
+    /// What is wrong with its parts, in sentences.
+    pub faults: BTreeMap<Part, String>,
+}
+
+impl Declined {
+    fn one(when: When, part: Part, sentence: impl Into<String>) -> Self {
+        Self { when, faults: BTreeMap::from([(part, sentence.into())]) }
+    }
+}
+
+/// Why [`take_on`] did not.
+#[derive(Debug)]
+pub enum NotTaken {
+    /// SQLite refused.
+    Registry(RegistryError),
+    /// It can't be granted.
+    Declined(Declined),
+    /// The user would be taken for another person, who is known by this name.
+    SomebodyElse(String),
+    /// The order was given before, for something else.
+    Used(Box<Vm>),
+    /// The registry comes from a backup, and upkeep has not compared the hosts with it yet.
+    Restored,
+}
+
+impl From<RegistryError> for NotTaken {
+    fn from(error: RegistryError) -> Self {
+        Self::Registry(error)
+    }
+}
+
+/// What marks an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mark {
+    /// It came from a form, which has the id of its machine.
+    Form(VmId),
+    /// Its script calls it so.
+    Script(OrderName),
+}
+
+impl Mark {
+    /// The id that the machine must get.
+    pub fn machine(&self) -> VmId {
+        match self {
+            Self::Form(id) => *id,
+            Self::Script(_) => VmId::generate(),
+        }
+    }
+
+    /// Its text in the registry; no form and no script share one.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Form(id) => format!("form {id}"),
+            Self::Script(name) => format!("script {name}"),
+        }
+    }
+}
+
+/// What somebody wants, each field checked by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// What it is made from.
+    pub source: Source,
+    /// Its memory.
+    pub memory: MiB,
+    /// Its root partition.
+    pub disk: GiB,
+    /// Its host; `None` leaves it to vGrid.
+    pub host: Option<PhysicalHost>,
+    /// Its name; `None` leaves it to vGrid.
+    pub name: Option<VirtualHost>,
+    /// What its owner calls it.
+    pub label: Label,
+    /// For how long.
+    pub lease: Lease,
+}
+
+/// What a machine is made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// An image of the configuration.
+    Tag(ImageTag),
+    /// An image that somebody saved; with the image of the configuration that it must go back to, if that was said, too.
+    Saved(Named, Option<ImageTag>),
+}
+
+impl Wish {
+    /// What tells it from other wishes.
+    fn digest(&self) -> String {
+        digest(format!("{self:?}").as_bytes())
+    }
+}
+
+/// Who asks for a machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Asking<'a> {
+    /// Who.
+    pub user: &'a UserName,
+    /// How user names are compared.
+    pub folding: Folding,
+    /// What they may have.
+    pub quota: Quota,
+    /// In whose name it is recorded.
+    pub actor: &'a Actor,
+    /// What marks the order, if something does.
+    pub mark: Option<&'a Mark>,
+}
+
+/// What became of an order for a machine.
+#[derive(Debug)]
+pub enum Taken {
+    /// It was entered.
+    New(Vm),
+    /// It was entered when the same order came before.
+    Before(Vm),
+}
+
+/// Finds a host and a name and enters the machine, all under one write lock: of many who want the last
+/// slot, the same name or the last of somebody's quota, one gets it. The only way in which a machine comes to be, so
+/// quotas count here and nowhere else: to start one that is stopped takes nothing that did not count already.
+pub fn take_on(
+    registry: &mut Registry,
+    common: &Common,
+    asking: Asking<'_>,
+    wish: Wish,
+) -> Result<Taken, NotTaken> {
+    let Asking { user, folding, quota, actor, mark } = asking;
+    let digest = wish.digest();
+    registry.write(|writer| {
+        let now = clock::now();
+        let owner = match writer.register_with(user, folding, now)? {
+            Registered::Known(owner) => owner,
+            Registered::Taken(known) => return Err(NotTaken::SomebodyElse(known)),
+        };
+        // Before all else: what was taken on when it came first is not declined when it comes again.
+        if let Some(mark) = mark
+            && let Some(Given { vm, wish }) = writer.given(&owner, &mark.text())?
+        {
+            return if wish == digest { Ok(Taken::Before(vm)) } else { Err(NotTaken::Used(Box::new(vm))) };
+        }
+        if writer.awaits_comparison()? {
+            return Err(NotTaken::Restored);
+        }
+        let faults = quota::exceeded(quota, writer.usage(&owner)?, wish.memory, wish.disk);
+        if !faults.is_empty() {
+            return Err(NotTaken::Declined(Declined { when: When::Now, faults }));
+        }
+        let loads = loads(**writer, common)?;
+        let (image, from, physical_host, placed) = match &wish.source {
+            Source::Tag(tag) => {
+                let need = Need { memory: wish.memory.amount(), disk: wish.disk.amount(), image: tag };
+                let host = place(&loads, wish.host.as_ref(), &known(**writer, now)?, need, now)?;
+                let placed = if wish.host.is_none() { Placed::ByPortal } else { Placed::AsAsked };
+                (tag.clone(), None, host, placed)
+            }
+            Source::Saved(named, base) => {
+                let named = named.clone().resolved(**writer, folding)?;
+                let image = saved(writer, common, &owner, &named, base.as_ref(), &wish)?;
+                let host = place_of(&image, &loads)?;
+                (image.base.clone(), Some(image.id()), host, Placed::AsAsked)
+            }
+        };
+        let virtual_host = name(writer, common, &owner, wish.name)?;
+        let new = NewVm {
+            owner,
+            virtual_host,
+            physical_host,
+            placed,
+            image,
+            memory: wish.memory,
+            disk: wish.disk,
+            label: wish.label,
+            lease: Term::For(wish.lease),
+            from,
+        };
+        let vm = writer.enter_as(mark.map_or_else(VmId::generate, Mark::machine), new, now)?;
+        if let Some(mark) = mark {
+            writer.remember(&vm.owner, &mark.text(), &digest, vm.id)?;
+        }
+        let mut detail = format!("{} on {}", vm.virtual_host, vm.physical_host);
+        if let Some(SavedImage { owner, name }) = &vm.from {
+            detail = format!("{detail}, from the saved image {owner}/{name}");
+        }
+        writer.record(vm.id, now, actor, "deploy ordered", &detail)?;
+        Ok(Taken::New(vm))
+    })
+}
+
+/// The saved image that is meant, if its user may use it and the rest of the wish goes with it.
+fn saved(
+    writer: &Writer<'_>,
+    common: &Common,
+    owner: &Owner,
+    named: &Named,
+    base: Option<&ImageTag>,
+    wish: &Wish,
+) -> Result<Image, NotTaken> {
+    let declined = |when, sentence: String| NotTaken::Declined(Declined::one(when, Part::Image, sentence));
+    let Some(image) = image::usable(**writer, &named.clone().by(owner), owner)? else {
+        return Err(declined(When::Ever, format!("There is no saved image {named} that you may use.")));
+    };
+    if let Some(obstacle) = image::obstacle(&image, common) {
+        return Err(declined(When::Now, obstacle));
+    }
+    let mut faults = BTreeMap::new();
+    if base.is_some_and(|base| *base != image.base) {
+        let sentence = format!(
+            "The saved image {named} goes back to the image {}. Leave vmImage empty, or choose that.",
+            image.base
+        );
+        faults.insert(Part::Base, sentence);
+    }
+    if wish.host.as_ref().is_some_and(|host| *host != image.host) {
+        let sentence = format!(
+            "The saved image {named} is on the host {} only. Choose that, or leave the choice to vGrid.",
+            image.host
+        );
+        faults.insert(Part::Host, sentence);
+    }
+    if wish.disk < image.disk {
+        let sentence = format!("The saved image {named} needs a partition of {} at least.", image.disk);
+        faults.insert(Part::Disk, sentence);
+    }
+    if faults.is_empty() { Ok(image) } else { Err(NotTaken::Declined(Declined { when: When::Ever, faults })) }
+}
+
+/// The host of a saved image, if it is not full.
+fn place_of(image: &Image, loads: &[Load]) -> Result<PhysicalHost, NotTaken> {
+    let Image { name, host, .. } = image;
+    if let Some(Load { disabled: Some(reason), .. }) = loads.iter().find(|load| load.host == *host) {
+        let sentence = format!(
+            "The saved image {name} is on the host {host} only, and that gets no new machines at present: {} Choose \
+             another image.",
+            ended(reason)
+        );
+        return Err(NotTaken::Declined(Declined::one(When::Now, Part::Host, sentence)));
+    }
+    if loads.iter().any(|load| load.host == *host && load.is_full()) {
+        let sentence = format!(
+            "The saved image {name} is on the host {host} only, and that host is full. Choose another image, or \
+             terminate a machine there."
+        );
+        return Err(NotTaken::Declined(Declined::one(When::Now, Part::Host, sentence)));
+    }
+    place_on(loads, host)
+}
+
+/// The host that was asked for, or the one with the lowest share that nothing speaks against, if it is not full.
+fn place(
+    loads: &[Load],
+    wanted: Option<&PhysicalHost>,
+    known: &BTreeMap<PhysicalHost, Known>,
+    need: Need<'_>,
+    now: Moment,
+) -> Result<PhysicalHost, NotTaken> {
+    let against = |load: &Load| known.get(&load.host).and_then(|known| known.against(need, now));
+    match wanted {
+        Some(wanted) => place_on(loads, wanted),
+        None => match choose(loads, against) {
+            Ok(load) => Ok(load.host.clone()),
+            Err(reasons) => Err(nowhere(loads, &reasons)),
+        },
+    }
+}
+
+/// Why no host takes a machine.
+fn nowhere(loads: &[Load], reasons: &[(&PhysicalHost, Against)]) -> NotTaken {
+    let sentence = if reasons.is_empty() {
+        let state =
+            if loads.iter().any(|load| load.disabled.is_some()) { "full or disabled" } else { "full" };
+        format!("All hosts are {state}. Terminate a machine, or try again later.")
+    } else {
+        let mut reasons: Vec<String> = reasons.iter().map(|(host, why)| format!("{host} {why}")).collect();
+        let closed = loads.iter().filter(|load| load.maximum > 0 && !load.takes_more());
+        reasons.extend(closed.map(|load| {
+            let state = if load.disabled.is_some() { "is disabled" } else { "is full" };
+            format!("{} {state}", load.host)
+        }));
+        format!("No host can take it at present: {}. Ask for less, or try again later.", reasons.join("; "))
+    };
+    NotTaken::Declined(Declined::one(When::Now, Part::Host, sentence))
+}
+
+/// The host that was asked for, if it is not full.
+fn place_on(loads: &[Load], wanted: &PhysicalHost) -> Result<PhysicalHost, NotTaken> {
+    let full = |sentence: String| NotTaken::Declined(Declined::one(When::Now, Part::Host, sentence));
+    let load = loads.iter().find(|load| load.host == *wanted);
+    match load {
+        Some(load) if load.takes_more() => Ok(wanted.clone()),
+        Some(Load { disabled: Some(reason), .. }) => Err(full(format!(
+            "The host {wanted} gets no new machines at present: {} Choose another, or leave the choice to vGrid.",
+            ended(reason)
+        ))),
+        _ => {
+            let count = load.map_or(0, |load| load.maximum);
+            Err(full(format!(
+                "The host {wanted} is full: it has all of its {count} machines. Choose another host, or \
+                 terminate a machine."
+            )))
+        }
+    }
+}
+
+/// The name that was asked for, or the first free one, if with it the machine can have a name of its own.
+fn name(
+    writer: &Writer<'_>,
+    common: &Common,
+    owner: &Owner,
+    wanted: Option<VirtualHost>,
+) -> Result<VirtualHost, NotTaken> {
+    let declined = |when, sentence: String| NotTaken::Declined(Declined::one(when, Part::Name, sentence));
+    let fits = |host: &VirtualHost| MachineName::new(owner.user_name(), host);
+    let closed = writer.closed()?;
+    let disabled = |name: &VirtualHost| closed::find(&closed, Kind::Name, name.as_str());
+    if let Some(wanted) = wanted {
+        if writer.vm_named(&wanted)?.is_some() {
+            return Err(declined(
+                When::Now,
+                format!("The name {wanted} is taken. Choose another, or leave the choice to vGrid."),
+            ));
+        }
+        if let Some(closed) = disabled(&wanted) {
+            return Err(declined(
+                When::Now,
+                format!(
+                    "The name {wanted} is not given out at present: {} Choose another, or leave the choice to vGrid.",
+                    ended(&closed.reason)
+                ),
+            ));
+        }
+        if let Some(found) = writer.name_on_hosts(&wanted)? {
+            return Err(declined(
+                When::Now,
+                format!(
+                    "The name {wanted} is in use on {found}, by something that the portal does not know; an administrator \
+                     has to look at it first. Choose another, or leave the choice to vGrid."
+                ),
+            ));
+        }
+        return match fits(&wanted) {
+            Ok(_) => Ok(wanted),
+            Err(fault) => Err(declined(When::Ever, misfit(&fault))),
+        };
+    }
+    let mut taken = writer.names_taken()?;
+    taken.extend(writer.names_on_hosts()?.into_keys());
+    let pool = || common.virtual_hosts.iter().map(|(name, _)| name).filter(|name| disabled(name).is_none());
+    if let Some(free) = first_free(pool(), &taken, |host| fits(host).is_ok()) {
+        return Ok(free.clone());
+    }
+    if let Some(Err(fault)) = first_free(pool(), &taken, |_| true).map(fits) {
+        return Err(declined(When::Ever, misfit(&fault)));
+    }
+    let state = if closed.iter().any(|one| one.kind == Kind::Name) { "taken or disabled" } else { "taken" };
+    Err(declined(When::Now, format!("All names are {state}. Terminate a machine, or try again later.")))
+}
+
+fn misfit(fault: &NameFault) -> String {
+    format!(
+        "With your user name this would make a machine whose name {fault}. Choose a shorter or another name."
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::fault::Fault;
+    use crate::model::size::Amount;
+    use crate::model::stage::Order;
+    use crate::model::state::State;
+    use crate::server::machine::orders;
+    use crate::server::nodes::Trouble;
+    use crate::server::registry::vm::{OnNode, Scope};
+
+    fn common(hosts: &[(&str, u32)], names: u32) -> Common {
+        Common {
+            images: vec![("tiny".parse().unwrap(), "A tiny Linux".to_owned())],
+            physical_hosts: hosts.iter().map(|(name, max)| (name.parse().unwrap(), *max)).collect(),
+            virtual_hosts: (0..names).map(|n| (format!("vm{n}").parse().unwrap(), String::new())).collect(),
+            digest: String::new(),
+        }
+    }
+
+    fn wish() -> Wish {
+        Wish {
+            source: Source::Tag("tiny".parse().unwrap()),
+            memory: MiB::new(128).unwrap(),
+            disk: GiB::new(1).unwrap(),
+            host: None,
+            name: None,
+            label: Label::default(),
+            lease: "1d".parse().unwrap(),
+        }
+    }
+
+    fn actor() -> Actor {
+        Actor { who: "alice".to_owned(), from: "192.0.2.1".to_owned() }
+    }
+
+    fn take_on(
+        registry: &mut Registry,
+        common: &Common,
+        user: &UserName,
+        quota: Quota,
+        wish: Wish,
+        actor: &Actor,
+    ) -> Result<Vm, NotTaken> {
+        match super::take_on(
+            registry,
+            common,
+            Asking { user, folding: Folding::Off, quota, actor, mark: None },
+            wish,
+        ) {
+            Ok(Taken::New(vm) | Taken::Before(vm)) => Ok(vm),
+            Err(not_taken) => Err(not_taken),
+        }
+    }
+
+    fn alice() -> UserName {
+        "alice".parse().unwrap()
+    }
+
+    /// How many of `attempts` at once are taken on; all others must be declined with 409.
+    fn race(attempts: usize, common: &Common, wish: &Wish) -> usize {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("registry.sqlite");
+        drop(Registry::create(&file).unwrap());
+        let start = std::sync::Barrier::new(attempts);
+        let taken = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..attempts)
+                .map(|n| {
+                    let (file, start) = (&file, &start);
+                    scope.spawn(move || {
+                        let user: UserName = format!("user{n}").parse().unwrap();
+                        start.wait();
+                        let mut registry = Registry::open(file).unwrap();
+                        match take_on(&mut registry, common, &user, Quota::default(), wish.clone(), &actor())
+                        {
+                            Ok(_) => 1,
+                            Err(NotTaken::Declined(declined)) => {
+                                assert_eq!(declined.when, When::Now, "{declined:?}");
+                                0
+                            }
+                            Err(other) => panic!("{other:?}"),
+                        }
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        let live = Registry::open(&file).unwrap().read(|reader| reader.count(Scope::All)).unwrap();
+        assert_eq!(live as usize, taken, "the registry agrees");
+        taken
+    }
+
+    #[test]
+    fn of_a_hundred_who_want_the_last_slot_one_gets_it() {
+        assert_eq!(race(100, &common(&[("node1", 1)], 200), &wish()), 1);
+    }
+
+    #[test]
+    fn of_a_hundred_who_want_a_name_one_gets_it() {
+        let wish = Wish { name: Some("vm7".parse().unwrap()), ..wish() };
+        assert_eq!(race(100, &common(&[("node1", 1000)], 200), &wish), 1);
+    }
+
+    #[test]
+    fn names_and_hosts_are_given_out_once_each() {
+        assert_eq!(race(30, &common(&[("node1", 7), ("node2", 4), ("node3", 0)], 200), &wish()), 11);
+        assert_eq!(race(20, &common(&[("node1", 100)], 3), &wish()), 3);
+    }
+
+    fn declined(result: Result<Vm, NotTaken>) -> Declined {
+        match result {
+            Err(NotTaken::Declined(declined)) => declined,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_full_or_taken_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
+        let common = common(&[("node1", 1), ("node2", 1)], 3);
+        let mut ask = |host: Option<&str>, name: Option<&str>| {
+            let wish = Wish {
+                host: host.map(|host| host.parse().unwrap()),
+                name: name.map(|name| name.parse().unwrap()),
+                ..wish()
+            };
+            take_on(&mut registry, &common, &alice(), Quota::default(), wish, &actor())
+        };
+        let first = ask(None, None).unwrap();
+        assert_eq!((first.physical_host.as_str(), first.virtual_host.as_str()), ("node1", "vm0"));
+        let full = declined(ask(Some("node1"), None));
+        assert!(full.when == When::Now && full.faults[&Part::Host].contains("node1 is full"), "{full:?}");
+        let taken = declined(ask(None, Some("vm0")));
+        assert!(taken.when == When::Now && taken.faults[&Part::Name].contains("vm0 is taken"), "{taken:?}");
+        assert_eq!(ask(None, Some("vm2")).unwrap().physical_host.as_str(), "node2");
+        let full = declined(ask(None, None));
+        assert_eq!(full.faults[&Part::Host], "All hosts are full. Terminate a machine, or try again later.");
+    }
+
+    #[test]
+    fn a_saved_image_decides_on_the_host_and_is_for_those_who_may_use_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
+        let common = common(&[("node1", 9), ("node2", 1)], 9);
+        let (alice, bob) = (alice(), "bob".parse::<UserName>().unwrap());
+        let image = Image {
+            owner: Owner::of(&alice),
+            name: "web".parse().unwrap(),
+            host: "node2".parse().unwrap(),
+            base: "tiny".parse().unwrap(),
+            bytes: 5,
+            disk: GiB::new(3).unwrap(),
+            shared: false,
+            saved: clock::now(),
+        };
+        let kept: Result<(), RegistryError> = registry.write(|writer| {
+            writer.register(&alice, clock::now())?;
+            writer.keep_image(&image)
+        });
+        kept.unwrap();
+        let ask = |registry: &mut Registry, common: &Common, user: &UserName, named: &str, more: Wish| {
+            let source = Source::Saved(named.parse().unwrap(), None);
+            take_on(registry, common, user, Quota::default(), Wish { source, ..more }, &actor())
+        };
+        let large = || Wish { disk: GiB::new(3).unwrap(), ..wish() };
+        for named in ["web", "alice/web", "alice/nothing"] {
+            let refused = declined(ask(&mut registry, &common, &bob, named, large()));
+            let sentence = format!("There is no saved image {named} that you may use.");
+            assert_eq!((refused.when, &refused.faults[&Part::Image]), (When::Ever, &sentence));
+        }
+        let elsewhere = Wish { host: Some("node1".parse().unwrap()), ..wish() };
+        let refused = declined(ask(&mut registry, &common, &alice, "web", elsewhere));
+        let told: Vec<_> = refused.faults.keys().copied().collect();
+        assert_eq!((refused.when, told), (When::Ever, vec![Part::Disk, Part::Host]));
+        let source = Source::Saved("web".parse().unwrap(), Some("other".parse().unwrap()));
+        let other = Wish { source, ..large() };
+        let refused = declined(take_on(&mut registry, &common, &alice, Quota::default(), other, &actor()));
+        assert!(refused.faults[&Part::Base].contains("goes back to the image tiny"), "{refused:?}");
+        for changed in [
+            Common { images: vec![("other".parse().unwrap(), String::new())], ..common.clone() },
+            Common { physical_hosts: vec![("node1".parse().unwrap(), 9)], ..common.clone() },
+        ] {
+            let refused = declined(ask(&mut registry, &changed, &alice, "web", large()));
+            assert_eq!((refused.when, refused.faults.len()), (When::Now, 1), "{refused:?}");
+        }
+        let shared: Result<(), RegistryError> =
+            registry.write(|writer| writer.share_image(&image.id(), true));
+        shared.unwrap();
+        let vm = ask(&mut registry, &common, &bob, "alice/web", large()).unwrap();
+        assert_eq!((&vm.physical_host, &vm.image, vm.from), (&image.host, &image.base, Some(image.id())));
+        let full = declined(ask(&mut registry, &common, &alice, "web", large()));
+        assert!(full.when == When::Now && full.faults[&Part::Host].contains("node2 only"), "{full:?}");
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_with_the_user_is_no_conflict() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
+        let user: UserName = "ü".repeat(20).parse().unwrap();
+        let long: VirtualHost = "v".repeat(60).parse().unwrap();
+        let mut common = common(&[("node1", 1)], 0);
+        common.virtual_hosts.push((long.clone(), String::new()));
+        for name in [None, Some(long)] {
+            let wish = Wish { name, ..wish() };
+            let refused = declined(take_on(&mut registry, &common, &user, Quota::default(), wish, &actor()));
+            assert_eq!(refused.when, When::Ever, "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_and_a_fault_of_a_host_leave_a_failed_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
+        let common = common(&[("node1", 9)], 9);
+        let room = Fault::NotEnoughMemory { needed: Amount::from_mib(2), free: Amount::from_mib(1) };
+        let silent = Fault::HostSilent { host: "node1".parse().unwrap(), seconds: 7 };
+        for (fault, taken) in [(room, OnNode::No), (silent, OnNode::Maybe)] {
+            let vm = take_on(&mut registry, &common, &alice(), Quota::default(), wish(), &actor()).unwrap();
+            let id = vm.id;
+            let trouble = Trouble { fault: fault.clone(), taken };
+            orders::settle(&mut registry, vm, Order::Deploy, Err(trouble), &actor()).unwrap();
+            let vm = registry.read(|reader| reader.vm(id)).unwrap().unwrap();
+            assert_eq!((vm.state, vm.on_node, vm.fault), (State::Failed, taken, Some(fault)));
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The form: what there is to choose from, and what it is filled in with.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::cgi::policy;
+use crate::cgi::reply::{Refusal, Reply};
+use crate::cgi::serve::{UserCall, View};
+use crate::config::{Common, Leases};
+use crate::model::names::{SavedImage, VmId};
+
+use crate::model::text::one_line;
+use crate::server::machine::image::Named;
+use crate::server::machine::pool::loads;
+use crate::server::machine::quota::QuotaView;
+use crate::server::pages::access;
+use crate::server::pages::once;
+use crate::server::pages::view::ImageView;
+use crate::server::pages::view::MachineView;
+use crate::server::registry::closed::{self, Kind};
+use crate::server::registry::image::Image;
+use crate::server::registry::user::Owner;
+use crate::server::registry::vm::Vm;
+
+use super::{FIELDS, SAVED};
+
+/// What the form proposes for the memory, in MiB, and for the partition, in GiB.
+const PROPOSED_MEMORY: &str = "256";
+const PROPOSED_PARTITION: &str = "2";
+
+/// The form.
+#[derive(Debug, Serialize)]
+struct DeployView {
+    images: Vec<ImageChoice>,
+    saved: Vec<SavedChoice>,
+    hosts: Vec<HostChoice>,
+    names: Vec<NameChoice>,
+    /// What the form is filled in with: each of [`FIELDS`], but for a saved image, which is in `vmImage`.
+    values: BTreeMap<&'static str, String>,
+    /// What is wrong with single fields.
+    faults: BTreeMap<&'static str, String>,
+    /// What is wrong with the whole.
+    message: Option<String>,
+    maximum_lease: String,
+    default_lease: String,
+    quota: QuotaView,
+    /// The id of the machine that this form makes, with its proof.
+    machine: String,
+    /// The page of the machine that the form made when it was sent before.
+    made: Option<String>,
+}
+
+/// An image to choose.
+#[derive(Debug, Serialize)]
+struct ImageChoice {
+    tag: String,
+    description: String,
+}
+
+/// A saved image to choose.
+#[derive(Debug, Serialize)]
+struct SavedChoice {
+    /// What `vmImage` is then, in the form.
+    value: String,
+    #[serde(flatten)]
+    image: ImageView,
+}
+
+/// A host to choose.
+#[derive(Debug, Serialize)]
+struct HostChoice {
+    name: String,
+    machines: u32,
+    maximum: u32,
+    full: bool,
+    /// Why it gets no new machines, if an administrator said so.
+    disabled: Option<String>,
+}
+
+/// A name to choose.
+#[derive(Debug, Serialize)]
+struct NameChoice {
+    name: String,
+    taken: bool,
+    /// Why it is not given out, if an administrator said so.
+    disabled: Option<String>,
+}
+
+impl View for DeployView {
+    const TEMPLATE: &'static str = "deploy.html";
+
+    /// What there is to choose from, one line each, tab-separated: `image`, tag, description; `saved`, what
+    /// `savedImage` takes, host, image that it was made from, smallest partition (GiB); `host`, name, machines, maximum, `open` or `disabled`; `name`, name, `free`, `taken` or `disabled`; `lease`, default,
+    /// maximum; then what the caller has and may have (see [`QuotaView::line`]).
+    fn text(&self) -> String {
+        let images = self.images.iter().map(|i| format!("image\t{}\t{}\n", i.tag, one_line(&i.description)));
+        let saved = self.saved.iter().filter(|s| s.image.obstacle.is_none()).map(|s| {
+            let ImageView { id, host, base, disk_gib, .. } = &s.image;
+            format!("saved\t{id}\t{host}\t{base}\t{disk_gib}\n")
+        });
+        let hosts = self.hosts.iter().map(|h| {
+            let status = if h.disabled.is_some() { "disabled" } else { "open" };
+            format!("host\t{}\t{}\t{}\t{status}\n", h.name, h.machines, h.maximum)
+        });
+        let names = self.names.iter().map(|n| {
+            let status = match (n.taken, &n.disabled) {
+                (true, _) => "taken",
+                (false, Some(_)) => "disabled",
+                (false, None) => "free",
+            };
+            format!("name\t{}\t{status}\n", n.name)
+        });
+        let lease = format!("lease\t{}\t{}\n", self.default_lease, self.maximum_lease);
+        images.chain(saved).chain(hosts).chain(names).chain([lease, self.quota.line()]).collect()
+    }
+}
+
+/// The form, filled in with what the caller gave, else with the machine that `like` names, else with
+/// what is usual.
+pub fn reply(
+    call: &UserCall<'_>,
+    common: &Common,
+    status: u16,
+    faults: BTreeMap<&'static str, String>,
+    message: Option<String>,
+    made: Option<&Vm>,
+) -> Result<Reply, Refusal> {
+    let fields = &call.request.fields;
+    let machine = once::for_a_form(call)?;
+    let view = access::registry_to_read(call)?.read(|reader| {
+        let caller = access::caller(call, reader)?;
+        let taken = reader.names_taken()?;
+        let closed = reader.closed()?;
+        let quota = QuotaView::new(call.config.quota(&call.user), reader.usage(&caller)?);
+        let mut values = usual(common, &call.config.leases);
+        if fields.get("like").is_some_and(|like| !like.is_empty()) {
+            let id: VmId = fields.required("like")?;
+            let vm = reader.vm(id)?.ok_or_else(|| Refusal::not_found("There is no machine with this id."))?;
+            // This endpoint is for all; what a machine is like, only its owner may see.
+            let vm = access::permit(call, &policy::USER_SHOW, &caller, vm)?;
+            values.extend(values_of(&vm, &caller, !taken.contains(&vm.virtual_host)));
+        }
+        let saved = reader.images_for(&caller)?;
+        if let Some(Ok(named)) = fields.get("savedImage").map(str::parse::<Named>) {
+            let named = named.resolved(reader, call.config.folding())?;
+            values.extend(values_for(&named.by(&caller), &saved, &caller));
+        }
+        for field in FIELDS.into_iter().filter(|field| *field != "savedImage") {
+            if let Some(given) = fields.get(field) {
+                values.insert(field, given.to_owned());
+            }
+        }
+        let saved = saved.iter().map(|image| SavedChoice {
+            value: format!("{SAVED}{}", Named::of(&image.id(), &caller)),
+            image: ImageView::new(image, common, &caller, call.administrator),
+        });
+        let images = common
+            .images
+            .iter()
+            .map(|(tag, description)| ImageChoice { tag: tag.to_string(), description: description.clone() });
+        let hosts = loads(reader, common)?.into_iter().map(|load| HostChoice {
+            full: load.is_full(),
+            name: load.host.to_string(),
+            machines: load.machines,
+            maximum: load.maximum,
+            disabled: load.disabled,
+        });
+        let names = common.virtual_hosts.iter().map(|(name, _)| NameChoice {
+            name: name.to_string(),
+            taken: taken.contains(name),
+            disabled: closed::find(&closed, Kind::Name, name.as_str()).map(|one| one.reason.clone()),
+        });
+        Ok::<_, Refusal>(DeployView {
+            images: images.collect(),
+            saved: saved.collect(),
+            hosts: hosts.collect(),
+            names: names.collect(),
+            values,
+            faults,
+            message,
+            maximum_lease: call.config.leases.maximum.to_string(),
+            default_lease: call.config.leases.default.to_string(),
+            quota,
+            machine,
+            made: made.map(|vm| MachineView::new(vm, common, call.administrator).url),
+        })
+    })?;
+    call.reply(status, &view)
+}
+
+/// What an untouched form holds.
+fn usual(common: &Common, leases: &Leases) -> BTreeMap<&'static str, String> {
+    let image = common.images.first().map(|(tag, _)| tag.to_string()).unwrap_or_default();
+    BTreeMap::from([
+        ("vmImage", image),
+        ("vmMemory", PROPOSED_MEMORY.to_owned()),
+        ("vmPartition", PROPOSED_PARTITION.to_owned()),
+        ("physicalHost", String::new()),
+        ("vmHostname", String::new()),
+        ("vmName", String::new()),
+        ("expiryTime", leases.default.to_string()),
+    ])
+}
+
+/// What a form for a machine from a saved image holds: what goes with the image, as far as it is known.
+fn values_for(image: &SavedImage, known: &[Image], caller: &Owner) -> Vec<(&'static str, String)> {
+    let mut values = vec![("vmImage", format!("{SAVED}{}", Named::of(image, caller)))];
+    if let Some(image) = known.iter().find(|known| known.id() == *image) {
+        values.push(("vmPartition", image.disk.get().to_string()));
+        values.push(("physicalHost", image.host.to_string()));
+    }
+    values
+}
+
+/// What a form for another machine like `vm` holds, as `caller` sees it.
+fn values_of(vm: &Vm, caller: &Owner, name_is_free: bool) -> BTreeMap<&'static str, String> {
+    let saved = vm.from.as_ref().map(|image| format!("{SAVED}{}", Named::of(image, caller)));
+    BTreeMap::from([
+        ("vmImage", saved.unwrap_or_else(|| vm.image.to_string())),
+        ("vmMemory", vm.memory.get().to_string()),
+        ("vmPartition", vm.disk.get().to_string()),
+        ("physicalHost", vm.physical_host.to_string()),
+        ("vmHostname", if name_is_free { vm.virtual_host.to_string() } else { String::new() }),
+        ("vmName", vm.label.to_string()),
+        ("expiryTime", vm.lease.to_string()),
+    ])
+}
