@@ -4,11 +4,20 @@ pub mod create;
 pub mod failures;
 pub mod image;
 pub mod leases;
+pub mod life;
 pub mod moving;
 pub mod orders;
 pub mod placement;
 pub mod pool;
 pub mod power;
 pub mod quota;
+pub mod report;
 pub mod save;
 pub mod terminate;
+
+use crate::system::clock;
+
+/// Now, for what happens in a transaction.
+pub fn now() -> life::At {
+    life::At { moment: clock::now(), millis: clock::millis() }
+}

@@ -1,5 +1,7 @@
 //! Having a machine made: by the host that was chosen, and if that can't and vGrid chose it, by another one, once.
 
+use super::life;
+use super::now;
 use crate::config::{self, Common};
 use crate::model::fault::Fault;
 use crate::model::stage::{Order, Stage};
@@ -16,9 +18,6 @@ use crate::server::nodes::Nodes;
 use crate::server::registry::event::Actor;
 use crate::server::registry::vm::{OnNode, Placed, Vm};
 use crate::server::registry::{Registry, RegistryError, Writer};
-
-/// What the history says of a machine that was given to another host.
-pub const MOVED: &str = "moved to another host";
 
 /// Who finds another host.
 #[derive(Debug, Clone, Copy)]
@@ -79,22 +78,26 @@ impl<'a> Mover<'a> {
         fault: &Fault,
         actor: &Actor,
     ) -> Result<Option<Vm>, RegistryError> {
+        // It may have changed since it was read.
+        let Some(vm) = writer.vm(vm.id)?.filter(|now| now.number == vm.number && now.sequence == vm.sequence)
+        else {
+            return Ok(None);
+        };
         // Once it may have run, a second one with its address must not.
         let has_run = matches!(vm.stage, Some(Stage::Start | Stage::Verify));
         if vm.placed != Placed::ByPortal || !fault.sends_elsewhere() || has_run {
             return Ok(None);
         }
-        let now = clock::now();
+        let at = now();
         let mut loads = loads(**writer, self.common)?;
         loads.retain(|load| load.host != vm.physical_host);
-        let known = known(**writer, now)?;
+        let known = known(**writer, at.moment)?;
         let need = Need { memory: vm.memory.amount(), disk: vm.disk.amount(), image: &vm.image };
-        let against = |load: &Load| known.get(&load.host).and_then(|known| known.against(need, now));
+        let against = |load: &Load| known.get(&load.host).and_then(|known| known.against(need, at.moment));
         let Ok(load) = choose(&loads, against) else { return Ok(None) };
-        let Some(moved) = writer.move_to(vm, &load.host, now)? else { return Ok(None) };
-        failures::deploy_failed(writer, &self.post(), vm, fault, now)?;
-        let detail = format!("{}: {fault} It is tried on {} instead.", vm.physical_host, load.host);
-        writer.record(vm.id, now, actor, MOVED, &detail)?;
+        let Some(change) = life::moved(&vm, &load.host, fault, at) else { return Ok(None) };
+        let Some(moved) = writer.apply(&vm, change, at.moment, actor)? else { return Ok(None) };
+        failures::deploy_failed(writer, &self.post(), &vm, fault, at.moment)?;
         Ok(Some(moved))
     }
 }

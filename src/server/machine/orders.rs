@@ -1,9 +1,10 @@
 //! What all orders about a machine have in common: which machine is meant, that it is recorded before its
 //! node is told, and what becomes of the node's answer.
 
+use super::life::{self, Interest};
+use super::now;
 use crate::model::fault::Fault;
 use crate::model::stage::Order;
-use crate::model::state::Event;
 use crate::model::wire::{Accepted, DeployOrder, MachineOrder, SaveOrder};
 use crate::system::clock;
 use crate::system::log::Level;
@@ -11,81 +12,25 @@ use crate::system::log::Level;
 use crate::server::audit;
 use crate::server::nodes::{Nodes, Trouble};
 use crate::server::registry::event::Actor;
-use crate::server::registry::vm::{OnNode, Saving, Vm, Wanted};
+use crate::server::registry::vm::{Saving, Vm};
 use crate::server::registry::{Registry, RegistryError, Writer};
 
-/// What happens to a machine that is there when its owner gives an order; `None` for a deploy, which makes
-/// it.
-pub fn event(order: Order) -> Option<Event> {
-    match order {
-        Order::Deploy => None,
-        Order::Terminate => Some(Event::Terminate),
-        Order::Stop => Some(Event::Stop),
-        Order::Start => Some(Event::Start),
-        Order::Reboot => Some(Event::Reboot),
-        Order::Save => Some(Event::Save),
-    }
-}
-
-/// What an order says about what the owner of a machine wants it to be from now on; `None` if that it says nothing.
-fn wanted(order: Order) -> Option<Wanted> {
-    match order {
-        Order::Start | Order::Reboot => Some(Wanted::Running),
-        Order::Stop => Some(Wanted::Stopped),
-        Order::Deploy | Order::Terminate | Order::Save => None,
-    }
-}
-
-/// What becomes of that when the order comes to nothing: nothing is tried again behind the owner's back.
-pub fn wanted_after_failure(order: Order) -> Option<Wanted> {
-    match order {
-        Order::Start | Order::Reboot => Some(Wanted::Stopped),
-        Order::Stop => Some(Wanted::Running),
-        Order::Deploy | Order::Terminate | Order::Save => None,
-    }
-}
-
-/// Records that somebody gave an order about a machine that is there, within a transaction. `None`, and nothing
-/// is changed, if the machine's state does not allow it.
+/// Records that an order about a machine that is there is given, within a transaction; `saving` goes with the order to save
+/// its disk. `None`, and nothing is changed, if the machine's state does not allow it.
 ///
 /// # Errors
 /// [`RegistryError`] when SQLite refuses.
-pub fn give(writer: &Writer<'_>, vm: &Vm, order: Order, actor: &Actor) -> Result<Option<Vm>, RegistryError> {
-    give_with(writer, vm, order, actor, |vm| vm.wanted = wanted(order).unwrap_or(vm.wanted))
-}
-
-/// As [`give`], for an order that is not its owner's: `edit` says what changes with it.
-///
-/// # Errors
-/// [`RegistryError`] when SQLite refuses.
-pub fn give_with(
+pub fn give(
     writer: &Writer<'_>,
     vm: &Vm,
     order: Order,
+    interest: Interest,
+    saving: Option<Saving>,
     actor: &Actor,
-    edit: impl FnOnce(&mut Vm),
 ) -> Result<Option<Vm>, RegistryError> {
-    let now = clock::now();
-    let Some(event) = event(order) else { return Ok(None) };
-    let again = vm.order == order && vm.state.is_transitional();
-    let given = writer.advance(vm, event, now, |vm| {
-        vm.order = order;
-        // The same order given again is the same order to its node, which carries it out once.
-        if !again {
-            vm.number = vm.number.next(clock::millis());
-        }
-        vm.sequence = 0;
-        vm.stage = None;
-        vm.percent = None;
-        vm.fault = None;
-        // The same order given again is about the same image.
-        vm.saving = vm.saving.take().filter(|_| order == Order::Save);
-        edit(vm);
-    })?;
-    if given.is_some() {
-        writer.record(vm.id, now, actor, &format!("{order} ordered"), if again { "again" } else { "" })?;
-    }
-    Ok(given)
+    let at = now();
+    let Some(change) = life::ordered(vm, order, interest, saving, at) else { return Ok(None) };
+    writer.apply(vm, change, at.moment, actor)
 }
 
 /// The message to the node of a machine.
@@ -184,15 +129,7 @@ fn has_reported_on(vm: &Vm, order: Order) -> bool {
     vm.order == order && vm.sequence > 0
 }
 
-/// What happens to a machine whose node did not take an order. A disk can be saved of machines that run and of
-/// machines that don't; which it was is known from what is wanted, and from the end of its lease.
-fn undone(vm: &Vm, order: Order) -> Event {
-    let ran = vm.wanted == Wanted::Running && vm.deletion.is_none();
-    if order == Order::Save && ran { Event::Deployed } else { Event::Failed }
-}
-
-/// Records that a node did not take an order. The machine becomes what the table of states says, unless it
-/// got another order meanwhile, which counts then, or its node reported on this one.
+/// Records that a node did not take an order, unless it has reported on it.
 fn give_up(
     writer: &Writer<'_>,
     vm: Vm,
@@ -200,40 +137,21 @@ fn give_up(
     trouble: &Trouble,
     actor: &Actor,
 ) -> Result<Vm, RegistryError> {
-    let now = clock::now();
+    let at = now();
     let present = writer.vm(vm.id)?.unwrap_or(vm);
     if has_reported_on(&present, order) {
         return Ok(present);
     }
-    let failed = if present.order == order {
-        writer.advance(&present, undone(&present, order), now, |vm| {
-            vm.fault = Some(trouble.fault.clone());
-            vm.wanted = wanted_after_failure(order).unwrap_or(vm.wanted);
-            // Of any other machine something is there, whether its node took the order or not.
-            if order == Order::Deploy {
-                vm.on_node = trouble.taken;
-            }
-            // What its node never had it won't carry out; else the name is kept for what it may still report.
-            vm.saving = vm.saving.take().filter(|_| trouble.taken == OnNode::Maybe);
-        })?
-    } else {
-        None
-    };
-    // A disk that is kept for a while after the lease is still kept for that while.
-    let failed = match failed {
-        Some(vm) if order == Order::Save && vm.deletion.is_some() => {
-            Some(writer.advance(&vm, Event::Expire, now, |_| {})?.unwrap_or(vm))
-        }
-        other => other,
-    };
-    writer.record(present.id, now, actor, &format!("{order} failed"), &trouble.fault.to_string())?;
-    Ok(failed.unwrap_or(present))
+    let change = life::refused(&present, order, &trouble.fault, trouble.taken, at);
+    Ok(writer.apply(&present, change, at.moment, actor)?.unwrap_or(present))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::state::Event;
     use crate::model::state::State;
+    use crate::server::registry::vm::OnNode;
     use crate::server::registry::vm::tests::entered;
 
     struct Ground {
@@ -269,7 +187,10 @@ mod tests {
         }
 
         fn give(&mut self, order: Order) -> bool {
-            let given = self.registry.write(|writer| give(writer, &self.vm, order, &actor())).unwrap();
+            let given = self
+                .registry
+                .write(|writer| give(writer, &self.vm, order, Interest::Owner, None, &actor()))
+                .unwrap();
             let allowed = given.is_some();
             self.vm = given.unwrap_or_else(|| self.vm.clone());
             allowed

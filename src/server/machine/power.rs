@@ -3,7 +3,7 @@
 use crate::model::stage::Order;
 use crate::model::state::{self, State};
 
-use super::orders;
+use super::life;
 
 /// What an order means for a machine as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,8 +31,7 @@ pub fn past_use(state: State) -> Option<&'static str> {
 /// What `order` means for a machine in a state. The table of states decides; here is only how it is told.
 pub fn meaning(order: Order, state: State) -> Meaning {
     // What has expired is started by extending its lease.
-    if state != State::Expired
-        && orders::event(order).is_some_and(|event| state::next(state, event).is_some())
+    if state != State::Expired && life::event(order).is_some_and(|event| state::next(state, event).is_some())
     {
         return Meaning::Tell;
     }

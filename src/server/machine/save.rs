@@ -1,6 +1,7 @@
 //! When and how the disk of a machine is saved as an image: for who asks for that, and for who has the machine removed
 //! afterwards.
 
+use super::life::Interest;
 use thiserror::Error;
 
 use crate::config::Quota;
@@ -15,7 +16,7 @@ use super::{orders, quota};
 use crate::server::audit;
 use crate::server::nodes::Nodes;
 use crate::server::registry::event::Actor;
-use crate::server::registry::vm::{Saving, Vm, Wanted};
+use crate::server::registry::vm::{Saving, Vm};
 use crate::server::registry::{Reader, Registry, RegistryError, Writer};
 
 /// Why a disk is not saved under a name, or an image not given it.
@@ -96,14 +97,7 @@ fn obstacle_before_the_end(vm: &Vm) -> Option<String> {
 pub fn begin(writer: &Writer<'_>, vm: &Vm, saving: Saving, actor: &Actor) -> Result<Vm, NotSaved> {
     let image = SavedImage { owner: vm.owner.user_name().clone(), name: saving.name.clone() };
     check_free(**writer, &image, Some(vm))?;
-    let stopped = vm.state == State::Stopped;
-    let given = orders::give_with(writer, vm, Order::Save, actor, |vm| {
-        if stopped {
-            // It is not to be started afterwards.
-            vm.wanted = Wanted::Stopped;
-        }
-        vm.saving = Some(saving);
-    })?;
+    let given = orders::give(writer, vm, Order::Save, Interest::Owner, Some(saving), actor)?;
     let sentence = "The disk of this machine can't be saved now. Try again later.";
     given.ok_or_else(|| NotSaved::State(sentence.to_owned()))
 }

@@ -5,8 +5,8 @@ use crate::cgi::reply::Refusal;
 use crate::model::lease::{Lease, Moment, Term};
 use crate::model::names::{Label, ROOT_PREFIX, SWAP_PREFIX, VmId};
 use crate::model::stage::OrderNumber;
-use crate::model::state::Event;
 use crate::model::wire::{DeployOrder, Job, NodeInfo};
+use crate::server::machine::{self, life};
 use crate::system::clock;
 use crate::system::log::Level;
 
@@ -16,7 +16,7 @@ use crate::server::nodes::Nodes;
 use crate::server::registry::event::Actor;
 use crate::server::registry::stray::StrayKind;
 use crate::server::registry::user::{Owner, Registered};
-use crate::server::registry::vm::{NewVm, Placed, Vm, Wanted};
+use crate::server::registry::vm::{NewVm, Placed, Vm};
 use crate::server::registry::{Registry, RegistryError, Writer};
 
 /// What its host says of a machine that can be adopted.
@@ -124,11 +124,11 @@ fn enter(
         from: order.saved.clone(),
     };
     let vm = writer.enter_as(order.id, new, now)?;
-    let mut adopted = writer.advance(&vm, Event::Deployed, now, |vm| vm.number = found.number)?;
-    if let Some(vm) = adopted.as_ref().filter(|_| !found.runs) {
-        adopted = writer.advance(vm, Event::Stopped, now, |vm| vm.wanted = Wanted::Stopped)?;
-    }
-    writer.record(order.id, now, actor, "adopted", &format!("it was unknown on {}", target.host))?;
+    let at = machine::now();
+    let adopted = match life::adopted(&vm, found.number, found.runs, at) {
+        Some(change) => writer.apply(&vm, change, at.moment, actor)?,
+        None => None,
+    };
     writer.forget_stray(&target.host, StrayKind::Record, &target.name)?;
     if let Ok(machine) = vm.machine_name() {
         writer.forget_stray(&target.host, StrayKind::Domain, machine.as_str())?;

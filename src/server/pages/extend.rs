@@ -1,5 +1,7 @@
 //! `user/extend`: sets a machine's lease anew, and guards it against being terminated by hand.
 
+use crate::server::machine::life::{self, At};
+use crate::server::machine::now;
 use serde::Serialize;
 
 use crate::cgi::reply::{Refusal, Reply};
@@ -8,8 +10,6 @@ use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common, Leases};
 use crate::model::lease::{Moment, Term};
 use crate::model::stage::Order;
-use crate::model::state::{Event, State};
-use crate::system::clock;
 use crate::system::log::Level;
 
 use crate::server::audit;
@@ -21,7 +21,7 @@ use crate::server::pages::target::Target;
 use crate::server::pages::view::{MachineView, ordered};
 use crate::server::registry::Writer;
 use crate::server::registry::event::Actor;
-use crate::server::registry::vm::{Vm, Wanted};
+use crate::server::registry::vm::Vm;
 
 /// The page that asks.
 #[derive(Debug, Serialize)]
@@ -98,7 +98,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let mut registry = access::registry(call)?;
     let step = registry.write(|writer| {
         let vm = target.find(call, **writer)?;
-        apply(writer, &vm, wish, &call.config.leases, call.administrator, clock::now(), &actor)
+        apply(writer, &vm, wish, &call.config.leases, call.administrator, now(), &actor)
     })?;
     match step {
         Step::Confirm(vm, sentence) => {
@@ -169,20 +169,19 @@ fn apply(
     wish: Wish,
     leases: &Leases,
     administrator: bool,
-    now: Moment,
+    at: At,
     actor: &Actor,
 ) -> Result<Step, Refusal> {
     if let Some(sentence) = power::past_use(vm.state) {
         return Err(Refusal::conflict(sentence));
     }
-    let again = |writer: &Writer<'_>| Ok::<_, Refusal>(writer.vm(vm.id)?.unwrap_or_else(|| vm.clone()));
     // Checked before anything is changed: all or nothing.
     let term = match wish.term {
         Some(term) => Some(permitted(term, leases, administrator)?),
         None if wish.protected.is_some() => None,
         None => Some(permitted(usual(vm, leases), leases, administrator || vm.lease == Term::Never)?),
     };
-    if let Some(end) = term.map(|term| term.end(now))
+    if let Some(end) = term.map(|term| term.end(at.moment))
         && !wish.confirmed
         && is_sooner(end, vm.expires)
     {
@@ -194,28 +193,15 @@ fn apply(
         );
         return Ok(Step::Confirm(vm.clone(), sentence));
     }
-    if let Some(protected) = wish.protected.filter(|protected| *protected != vm.protected) {
-        writer.protect(vm.id, protected)?;
-        let what = if protected { "protected" } else { "no longer protected" };
-        writer.record(vm.id, now, actor, what, "against being terminated by hand")?;
+    let mut vm = vm.clone();
+    if let Some(change) = wish.protected.and_then(|protected| life::protected(&vm, protected)) {
+        vm = writer.apply(&vm, change, at.moment, actor)?.unwrap_or(vm);
     }
-    let Some(term) = term else { return Ok(Step::Done(again(writer)?)) };
-    writer.set_lease(vm.id, term, now)?;
-    let end = term.end(now).map_or_else(|| "it never ends".to_owned(), |end| format!("it ends {end}"));
-    writer.record(vm.id, now, actor, "lease set", &format!("{term}; {end}"))?;
-    let vm = again(writer)?;
-    if vm.state != State::Expired {
-        return Ok(Step::Done(vm));
-    }
-    // As it was when its lease ended.
-    if vm.wanted == Wanted::Stopped {
-        let stopped = writer.advance(&vm, Event::Stopped, now, |_| {})?;
-        return Ok(Step::Done(stopped.unwrap_or(vm)));
-    }
-    Ok(match orders::give(writer, &vm, Order::Start, actor)? {
-        Some(vm) => Step::Start(vm),
-        None => Step::Done(vm),
-    })
+    let Some(term) = term else { return Ok(Step::Done(vm)) };
+    let change = life::extended(&vm, term, at);
+    let starts = change.next.is_some();
+    let vm = writer.apply(&vm, change, at.moment, actor)?.unwrap_or(vm);
+    Ok(if starts { Step::Start(vm) } else { Step::Done(vm) })
 }
 
 /// Lets a lease through that the caller may set.
@@ -243,6 +229,8 @@ fn is_sooner(end: Option<Moment>, than: Option<Moment>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::state::{Event, State};
+    use crate::server::registry::vm::Wanted;
     use crate::server::registry::vm::tests::entered;
     use crate::server::registry::{Registry, RegistryError};
 
@@ -252,6 +240,10 @@ mod tests {
         _dir: tempfile::TempDir,
         registry: Registry,
         vm: Vm,
+    }
+
+    fn at() -> At {
+        At { moment: NOW, millis: 0 }
     }
 
     fn actor() -> Actor {
@@ -287,7 +279,7 @@ mod tests {
             let leases = Leases::default();
             let step = self
                 .registry
-                .write(|writer| apply(writer, &self.vm, wish, &leases, administrator, NOW, &actor()));
+                .write(|writer| apply(writer, &self.vm, wish, &leases, administrator, at(), &actor()));
             self.vm = self.registry.read(|reader| reader.vm(self.vm.id)).unwrap().unwrap();
             step
         }

@@ -1,6 +1,7 @@
 //! `user/stop`, `user/start` and `user/reboot`: a machine shut down and started again, with its disk, its name
 //! and its place on its host kept.
 
+use crate::server::machine::life::Interest;
 use serde::Serialize;
 
 use crate::cgi::reply::{Refusal, Reply};
@@ -108,7 +109,7 @@ fn begin(writer: &Writer<'_>, vm: Vm, order: Order, actor: &Actor) -> Result<(Vm
         Meaning::Already(_) => Ok((vm, false)),
         Meaning::Not(sentence) => Err(Refusal::conflict(sentence)),
         Meaning::Tell => {
-            let given = orders::give(writer, &vm, order, actor)?;
+            let given = orders::give(writer, &vm, order, Interest::Owner, None, actor)?;
             Ok(given.map_or((vm, false), |vm| (vm, true)))
         }
     }

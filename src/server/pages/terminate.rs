@@ -1,5 +1,7 @@
 //! `user/terminate`: asks, and then has a machine removed, with its disk saved as an image first if that is wanted.
 
+use crate::server::machine::life::{self, Interest};
+use crate::server::machine::now;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -9,8 +11,7 @@ use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common};
 use crate::model::names::ImageName;
 use crate::model::stage::Order;
-use crate::model::state::{Event, State};
-use crate::system::clock;
+use crate::model::state::State;
 use crate::system::log::Level;
 
 use crate::server::audit;
@@ -167,7 +168,6 @@ fn begin(
     administrator: bool,
     actor: &Actor,
 ) -> Result<Step, Refusal> {
-    let now = clock::now();
     if !vm.state.is_live() {
         return Ok(Step::Gone(vm));
     }
@@ -195,12 +195,15 @@ fn begin(
         return begun.map(Step::Save).map_err(|why| naming::refusal(why, "saveAs"));
     }
     if force || vm.on_node == OnNode::No {
-        let gone = writer.advance(&vm, Event::Forget, now, |vm| vm.order = Order::Terminate)?;
-        let detail = if force { "by force; its host was not asked" } else { "nothing of it is on its host" };
-        writer.record(vm.id, now, actor, "removed", detail)?;
+        let at = now();
+        let why = if force { "by force; its host was not asked" } else { "nothing of it is on its host" };
+        let gone = match life::forgotten(&vm, why, at) {
+            Some(change) => writer.apply(&vm, change, at.moment, actor)?,
+            None => None,
+        };
         return Ok(Step::Gone(gone.unwrap_or(vm)));
     }
-    let told = orders::give(writer, &vm, Order::Terminate, actor)?;
+    let told = orders::give(writer, &vm, Order::Terminate, Interest::Owner, None, actor)?;
     Ok(Step::Tell(told.unwrap_or(vm)))
 }
 
@@ -209,10 +212,12 @@ mod tests {
     use super::*;
     use crate::model::fault::Fault;
     use crate::model::names::VmId;
+    use crate::model::state::Event;
     use crate::model::state::State;
     use crate::server::nodes::Trouble;
     use crate::server::registry::vm::tests::entered;
     use crate::server::registry::{Registry, RegistryError};
+    use crate::system::clock;
 
     fn actor() -> Actor {
         Actor { who: "alice".to_owned(), from: "192.0.2.1".to_owned() }
@@ -284,7 +289,10 @@ mod tests {
     fn what_is_protected_is_for_administrators_with_force_alone() {
         let (_dir, mut registry, vm) = ground();
         let vm = advance(&mut registry, &vm, Event::Deployed, |_| {});
-        registry.write(|writer| writer.protect(vm.id, true)).unwrap();
+        let change = life::protected(&vm, true).unwrap();
+        let guarded: Result<_, RegistryError> =
+            registry.write(|writer| writer.apply(&vm, change, clock::now(), &actor()));
+        let vm = guarded.unwrap().unwrap();
         for administrator in [false, true] {
             let refused = order(&mut registry, vm.id, false, administrator).unwrap_err();
             assert!(refused.status == 409 && refused.sentence.contains("user/extend"), "{refused:?}");

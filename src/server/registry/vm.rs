@@ -14,6 +14,7 @@ use crate::model::stage::{Order, OrderNumber, Percent, Stage};
 use crate::model::state::{self, Event, State};
 use crate::system::clock;
 
+use crate::server::registry::event::Actor;
 use crate::server::registry::user::Owner;
 use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 
@@ -146,6 +147,41 @@ pub struct Vm {
     pub silent: u32,
 }
 
+/// What becomes of a machine, and what its history says of that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The machine as it is then.
+    pub vm: Vm,
+    /// What happened, and the details.
+    pub history: Vec<(String, String)>,
+    /// The order that its host must be told then.
+    pub next: Option<Order>,
+}
+
+impl Change {
+    /// One that is told in the machine's history.
+    pub fn with(vm: Vm, what: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { history: vec![(what.into(), detail.into())], ..Self::silent(vm) }
+    }
+
+    /// One that is not.
+    pub fn silent(vm: Vm) -> Self {
+        Self { vm, history: Vec::new(), next: None }
+    }
+
+    /// The same; its host must be told this order then.
+    pub fn telling(self, order: Order) -> Self {
+        Self { next: Some(order), ..self }
+    }
+
+    /// This one, and what becomes of the machine after it; `None` if nothing does.
+    pub fn then(mut self, next: impl FnOnce(&Vm) -> Option<Self>) -> Option<Self> {
+        let after = next(&self.vm)?;
+        self.history.extend(after.history);
+        Some(Self { vm: after.vm, history: self.history, next: after.next.or(self.next) })
+    }
+}
+
 /// What somebody asks for, all of it checked and decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewVm {
@@ -196,6 +232,23 @@ impl Vm {
     /// Whether its host was seen not to have it any more.
     pub fn is_missing(&self) -> bool {
         matches!(self.fault, Some(Fault::MachineMissing { .. }))
+    }
+
+    /// It after an event, with all that its state alone decides; `None` if the event means nothing in its state.
+    pub fn after(mut self, event: Event, now: Moment) -> Option<Self> {
+        let before = self.state;
+        self.state = state::next(before, event)?;
+        if self.state != before {
+            self.changed = now;
+        }
+        self.was_deployed |= self.state == State::Deployed;
+        self.place = self.place.filter(|_| self.state == State::Deploying);
+        if let Some(saving) = &mut self.saving {
+            // A save that was given up may be carried out all the same; nothing is removed after it then.
+            saving.then_terminate &= self.state == State::Saving;
+        }
+        self.deadline = self.state.is_transitional().then(|| now.plus_seconds(TRANSITION_LIMIT));
+        Some(self)
     }
 
     /// Its name as a Xen domain, and in its volumes' names.
@@ -478,85 +531,46 @@ impl Writer<'_> {
         Ok(vm)
     }
 
-    /// Gives a machine that is being deployed, and of which surely nothing is on its host, to another host: with another
-    /// order number, for it is another order. `None`, and nothing is changed, if it is not being deployed any more or its
-    /// host has reported since.
+    /// Makes of a machine what a change says, and adds to its history: the one way in which a machine is changed. A
+    /// compare-and-set: `None`, and nothing is changed, if the machine is not what the change was made from.
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
-    pub fn move_to(&self, vm: &Vm, host: &PhysicalHost, now: Moment) -> Result<Option<Vm>, RegistryError> {
-        let new = Vm {
-            physical_host: host.clone(),
-            placed: Placed::Again,
-            number: vm.number.next(clock::millis()),
-            sequence: 0,
-            stage: None,
-            percent: None,
-            place: None,
-            // The new host is left in peace with it as long as the first one was.
-            changed: now,
-            deadline: Some(now.plus_seconds(TRANSITION_LIMIT)),
-            ..vm.clone()
-        };
-        let rows = self.connection.execute(
-            "UPDATE vm SET physical_host = :host, placed = :placed, order_number = :number, sequence = 0, stage = NULL,
-                percent = NULL, place = NULL, changed = :changed, deadline = :deadline
-             WHERE id = :id AND state = 'deploying' AND physical_host = :before AND order_number = :ordered
-                AND sequence = :heard",
-            named_params! {
-                ":id": vm.id.to_string(),
-                ":before": vm.physical_host.as_str(),
-                ":ordered": vm.number.get(),
-                ":heard": vm.sequence,
-                ":host": host.as_str(),
-                ":placed": new.placed.as_str(),
-                ":number": new.number.get(),
-                ":changed": now.unix(),
-                ":deadline": new.deadline.map(Moment::unix),
-            },
-        )?;
-        Ok((rows == 1).then_some(new))
-    }
-
-    /// Lets `event` happen to a machine: its state becomes what the table of states says, and `edit`
-    /// changes what goes with that (stage, fault, order …). A compare-and-set on id and old state:
-    /// `None`, and nothing is changed, if the event means nothing in that state or the machine is in
-    /// another state by now.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
-    pub fn advance(
+    pub fn apply(
         &self,
         old: &Vm,
-        event: Event,
+        change: Change,
         now: Moment,
-        edit: impl FnOnce(&mut Vm),
+        actor: &Actor,
     ) -> Result<Option<Vm>, RegistryError> {
-        let Some(state) = state::next(old.state, event) else { return Ok(None) };
-        let mut new = old.clone();
-        edit(&mut new);
-        new.state = state;
-        if state != old.state {
-            new.changed = now;
+        let Change { vm: new, history, .. } = change;
+        if new != *old && !self.replace(old, &new)? {
+            return Ok(None);
         }
-        new.was_deployed |= state == State::Deployed;
-        new.place = new.place.filter(|_| state == State::Deploying);
-        if let Some(saving) = &mut new.saving {
-            // A save that was given up may be carried out all the same; nothing is removed after it then.
-            saving.then_terminate &= state == State::Saving;
+        for (what, detail) in &history {
+            self.record(new.id, now, actor, what, detail)?;
         }
-        new.deadline = state.is_transitional().then(|| now.plus_seconds(TRANSITION_LIMIT));
+        Ok(Some(new))
+    }
+
+    fn replace(&self, old: &Vm, new: &Vm) -> Result<bool, RegistryError> {
         let fault = new.fault.as_ref().and_then(|fault| serde_json::to_string(fault).ok());
         let rows = self.connection.execute(
-            "UPDATE vm SET state = :state, stage = :stage, percent = :percent, place = :place,
-                fault = :fault, last_order = :order, order_number = :number,
-                sequence = :sequence, changed = :changed, deadline = :deadline,
-                on_node = :on_node, was_deployed = :was_deployed, wanted = :wanted, deletion = :deletion,
-                save_as = :save_as, then_terminate = :then_terminate, silent = :silent
-             WHERE id = :id AND state = :old",
+            "UPDATE vm SET physical_host = :host, placed = :placed, lease = :lease, expires = :expires, state = :state,
+                stage = :stage, percent = :percent, place = :place, fault = :fault, last_order = :order,
+                order_number = :number, sequence = :sequence, changed = :changed, deadline = :deadline,
+                on_node = :on_node, was_deployed = :was_deployed, wanted = :wanted, protected = :protected,
+                deletion = :deletion, save_as = :save_as, then_terminate = :then_terminate, silent = :silent
+             WHERE id = :id AND state = :old_state AND order_number = :old_number AND sequence = :old_sequence",
             named_params! {
                 ":id": new.id.to_string(),
-                ":old": old.state.as_str(),
+                ":old_state": old.state.as_str(),
+                ":old_number": old.number.get(),
+                ":old_sequence": old.sequence,
+                ":host": new.physical_host.as_str(),
+                ":placed": new.placed.as_str(),
+                ":lease": new.lease.to_string(),
+                ":expires": new.expires.map(Moment::unix),
                 ":state": new.state.as_str(),
                 ":stage": new.stage.map(Stage::as_str),
                 ":percent": new.percent.map(Percent::get),
@@ -570,53 +584,14 @@ impl Writer<'_> {
                 ":on_node": new.on_node.as_str(),
                 ":was_deployed": new.was_deployed,
                 ":wanted": new.wanted.as_str(),
+                ":protected": new.protected,
                 ":deletion": new.deletion.map(Moment::unix),
                 ":save_as": new.saving.as_ref().map(|saving| saving.name.as_str()),
                 ":then_terminate": new.saving.as_ref().is_some_and(|saving| saving.then_terminate),
                 ":silent": new.silent,
             },
         )?;
-        Ok((rows == 1).then_some(new))
-    }
-
-    /// Sets a machine's lease, whatever its state, and takes back the date on which its disk was to be removed.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
-    pub fn set_lease(&self, id: VmId, lease: Term, now: Moment) -> Result<(), RegistryError> {
-        self.connection.execute(
-            "UPDATE vm SET lease = ?2, expires = ?3, deletion = NULL WHERE id = ?1",
-            (id.to_string(), lease.to_string(), lease.end(now).map(Moment::unix)),
-        )?;
-        Ok(())
-    }
-
-    /// Sets the date before which a machine's disk is not removed.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
-    pub fn set_deletion(&self, id: VmId, deletion: Moment) -> Result<(), RegistryError> {
-        self.connection
-            .execute("UPDATE vm SET deletion = ?2 WHERE id = ?1", (id.to_string(), deletion.unix()))?;
-        Ok(())
-    }
-
-    /// Guards a machine against being terminated by hand, or ends that.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
-    pub fn protect(&self, id: VmId, protected: bool) -> Result<(), RegistryError> {
-        self.connection.execute("UPDATE vm SET protected = ?2 WHERE id = ?1", (id.to_string(), protected))?;
-        Ok(())
-    }
-
-    /// Counts a machine's silence: how many times in a row it did not answer.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
-    pub fn set_silent(&self, id: VmId, silent: u32) -> Result<(), RegistryError> {
-        self.connection.execute("UPDATE vm SET silent = ?2 WHERE id = ?1", (id.to_string(), silent))?;
-        Ok(())
+        Ok(rows == 1)
     }
 
     /// Removes machines that have been gone since before `before`, with all that was noted about them.
@@ -632,45 +607,6 @@ impl Writer<'_> {
         Ok(self
             .connection
             .execute("DELETE FROM vm WHERE state = 'notDeployed' AND changed < ?1", [before.unix()])?)
-    }
-
-    /// Remembers that nothing of a machine is at its node, whatever its state.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
-    pub fn not_on_node(&self, id: VmId) -> Result<(), RegistryError> {
-        self.connection
-            .execute("UPDATE vm SET on_node = ?2 WHERE id = ?1", (id.to_string(), OnNode::No.as_str()))?;
-        Ok(())
-    }
-
-    /// Remembers what is wrong with a machine, whatever its state.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
-    pub fn set_fault(&self, id: VmId, fault: &Fault) -> Result<(), RegistryError> {
-        let fault = serde_json::to_string(fault).ok();
-        self.connection.execute("UPDATE vm SET fault = ?2 WHERE id = ?1", (id.to_string(), fault))?;
-        Ok(())
-    }
-
-    /// Forgets what a machine's disk was to be saved as, whatever its state.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
-    pub fn forget_save(&self, id: VmId) -> Result<(), RegistryError> {
-        self.connection
-            .execute("UPDATE vm SET save_as = NULL, then_terminate = 0 WHERE id = ?1", [id.to_string()])?;
-        Ok(())
-    }
-
-    /// Remembers that what went wrong with a machine is no longer so, whatever its state.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
-    pub fn forget_fault(&self, id: VmId) -> Result<(), RegistryError> {
-        self.connection.execute("UPDATE vm SET fault = NULL WHERE id = ?1", [id.to_string()])?;
-        Ok(())
     }
 }
 
@@ -704,6 +640,31 @@ pub(in crate::server) mod tests {
             )
         });
         made.unwrap()
+    }
+
+    impl Writer<'_> {
+        /// Lets an event happen to a machine, for tests.
+        pub fn advance(
+            &self,
+            old: &Vm,
+            event: Event,
+            now: Moment,
+            edit: impl FnOnce(&mut Vm),
+        ) -> Result<Option<Vm>, RegistryError> {
+            let mut new = old.clone();
+            edit(&mut new);
+            let Some(new) = new.after(event, now) else { return Ok(None) };
+            let actor = Actor { who: "test".to_owned(), from: "-".to_owned() };
+            self.apply(old, Change::silent(new), now, &actor)
+        }
+
+        /// Sets the lease of a machine, for tests.
+        pub fn set_lease(&self, id: VmId, lease: Term, since: Moment) -> Result<(), RegistryError> {
+            let old = self.vm(id)?.unwrap();
+            let new = Vm { lease, expires: lease.end(since), deletion: None, ..old.clone() };
+            assert!(self.replace(&old, &new)?);
+            Ok(())
+        }
     }
 
     fn registry() -> (tempfile::TempDir, Registry) {

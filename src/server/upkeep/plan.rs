@@ -1,21 +1,21 @@
 //! What upkeep finds to do about one machine, as data: planned from what is known, shown by `--dry-run`, carried out
 //! under the write lock if the machine still is as it was.
 
+use crate::server::machine::life::{self, At, Interest};
+use crate::server::registry::vm::Change;
 use std::fmt;
 
 use crate::model::fault::Fault;
 use crate::model::lease::{Lease, Moment};
 use crate::model::stage::Order;
-use crate::model::state::{Event, State};
+use crate::model::state::State;
 use crate::system::clock;
 
-use crate::server::machine::leases;
 use crate::server::machine::moving::Mover;
-use crate::server::machine::orders;
 use crate::server::registry::event::Actor;
 use crate::server::registry::notice::Given;
 use crate::server::registry::upkeep::Life;
-use crate::server::registry::vm::{OnNode, Vm, Wanted};
+use crate::server::registry::vm::{OnNode, Vm};
 use crate::server::registry::{RegistryError, Writer};
 
 /// One thing to do about one machine.
@@ -168,181 +168,65 @@ pub fn carry_out(
     if !same {
         return Ok(None);
     }
-    let hand = Hand { writer, ground, vm };
-    match &step.act {
-        Act::Warn(before) => hand.warn(*before),
+    let Ground { now, life: portal, grace, actor, mover } = ground;
+    let at = At { moment: now, millis: clock::millis() };
+    let given = Given { at: now, lived: portal.lived };
+    let order = |order, interest| Some(life::ordered(&vm, order, interest, None, at)?.telling(order));
+    let change = match &step.act {
+        Act::Warn(before) => {
+            let is_new = writer.note(vm.id, &warning(*before), vm.expires.unwrap_or(now), given)?;
+            is_new.then(|| Change::silent(vm.clone()))
+        }
+        Act::TellSilent => {
+            // Not about a lease: one for each silence.
+            let is_new = writer.note(vm.id, SILENT, vm.created, given)?;
+            is_new.then(|| Change::silent(vm.clone()))
+        }
         // Not its owner's wish: an extension starts it again.
-        Act::StopForLease => hand.order(Order::Stop, |_| {}),
-        Act::Expire => {
-            let Ground { now, grace, actor, .. } = ground;
-            Ok(leases::expire(writer, &hand.vm, grace, now, actor)?.map(|vm| (vm, None)))
+        Act::StopForLease => order(Order::Stop, Interest::Portal),
+        Act::Expire => life::expired(&vm, grace, at),
+        Act::TellEnded | Act::PutOff => {
+            writer.forget_notice(vm.id, ENDED)?;
+            writer.note(vm.id, ENDED, vm.expires.unwrap_or(now), given)?;
+            Some(life::kept_for(&vm, grace, at))
         }
-        Act::TellEnded | Act::PutOff => hand.begin_grace(),
-        Act::Hold => hand.hold(),
-        Act::BringBack => hand.bring_back(),
-        Act::Delete | Act::DeleteSilent => hand.order(Order::Terminate, |_| {}),
-        Act::Forget => hand.happens(
-            Event::Forget,
-            "removed",
-            "its lease is over, and nothing of it is on its host",
-            |vm| vm.order = Order::Terminate,
-        ),
-        Act::GiveUp { fault, on_node } => hand.give_up(fault, *on_node),
-        Act::Gone => hand.happens(Event::Terminated, "terminated", "nothing of it is left", |vm| {
-            vm.on_node = OnNode::No;
-        }),
-        Act::Missing => hand.missing(),
-        Act::FoundAgain => {
-            writer.forget_fault(hand.vm.id)?;
-            hand.noted("found again", "its host has it")
+        Act::Hold => {
+            writer.forget_notice(vm.id, ENDED)?;
+            Some(life::kept_for(&vm, grace, at))
         }
-        Act::FoundStopped => {
-            hand.happens(Event::Stopped, "found stopped", "it does not run on its host", |vm| {
-                vm.wanted = Wanted::Stopped;
-            })
+        Act::BringBack => life::brought_back(&vm, at),
+        Act::Delete | Act::DeleteSilent => order(Order::Terminate, Interest::Portal),
+        Act::Forget => life::forgotten(&vm, "its lease is over, and nothing of it is on its host", at),
+        Act::GiveUp { fault, on_node } => {
+            if vm.state == State::Deploying
+                && *on_node == OnNode::No
+                && let Some(moved) = mover.elsewhere(writer, &vm, fault, actor)?
+            {
+                return Ok(Some((moved, Some(Order::Deploy))));
+            }
+            life::given_up(&vm, fault, *on_node, at)
         }
-        Act::FoundRunning => hand.happens(Event::Deployed, "found running", "it runs on its host", |vm| {
-            vm.wanted = Wanted::Running;
-            vm.fault = None;
-        }),
-        Act::Resume => {
-            // What it was stopped for is still to be read.
-            let fault = hand.vm.fault.clone();
-            hand.order(Order::Start, |vm| vm.fault = fault)
-        }
-        Act::NothingThere => {
-            writer.not_on_node(hand.vm.id)?;
-            Ok(Some((hand.vm, None)))
-        }
-        Act::Again => {
-            let order = hand.vm.order;
-            hand.order(order, |_| {})
-        }
+        Act::Gone => life::found_gone(&vm, at),
+        Act::Missing => life::missing(&vm),
+        Act::FoundAgain => Some(life::found_again(&vm)),
+        Act::FoundStopped => life::found_stopped(&vm, at),
+        Act::FoundRunning => life::found_running(&vm, at),
+        Act::Resume => order(Order::Start, Interest::Recovery),
+        Act::NothingThere => Some(life::not_there(&vm)),
+        Act::Again => order(vm.order, Interest::Portal),
         Act::RemoveLeftover => {
-            hand.record("removal ordered", "its host still had something of it")?;
-            // Its last order is done; this is another.
-            let number = hand.vm.number.next(clock::millis());
-            Ok(Some((Vm { number, ..hand.vm }, Some(Order::Terminate))))
+            writer.record(vm.id, now, actor, "removal ordered", "its host still had something of it")?;
+            // Its last order is done; this is another, which the registry need not know.
+            let number = vm.number.next(at.millis);
+            return Ok(Some((Vm { number, ..vm }, Some(Order::Terminate))));
         }
-        Act::Silent(times) => {
-            writer.set_silent(hand.vm.id, *times)?;
-            Ok(Some((hand.vm, None)))
-        }
+        Act::Silent(times) => Some(life::silent(&vm, *times)),
         Act::Answers => {
-            writer.set_silent(hand.vm.id, 0)?;
-            writer.forget_notice(hand.vm.id, SILENT)?;
-            Ok(Some((hand.vm, None)))
+            writer.forget_notice(vm.id, SILENT)?;
+            Some(life::silent(&vm, 0))
         }
-        Act::TellSilent => hand.tell_silent(),
-    }
-}
-
-/// One machine under the write lock.
-struct Hand<'a> {
-    writer: &'a Writer<'a>,
-    ground: Ground<'a>,
-    vm: Vm,
-}
-
-impl Hand<'_> {
-    fn record(&self, what: &str, detail: &str) -> Result<(), RegistryError> {
-        self.writer.record(self.vm.id, self.ground.now, self.ground.actor, what, detail)
-    }
-
-    /// That a notice is given now.
-    fn given(&self) -> Given {
-        Given { at: self.ground.now, lived: self.ground.life.lived }
-    }
-
-    /// The end of the lease that notices are about.
-    fn lease_end(&self) -> Moment {
-        self.vm.expires.unwrap_or(self.ground.now)
-    }
-
-    fn noted(self, what: &str, detail: &str) -> Result<Option<Done>, RegistryError> {
-        self.record(what, detail)?;
-        Ok(Some((self.vm, None)))
-    }
-
-    fn happens(
-        &self,
-        event: Event,
-        what: &str,
-        detail: &str,
-        edit: impl FnOnce(&mut Vm),
-    ) -> Result<Option<Done>, RegistryError> {
-        let changed = self.writer.advance(&self.vm, event, self.ground.now, edit)?;
-        if changed.is_some() {
-            self.record(what, detail)?;
-        }
-        Ok(changed.map(|vm| (vm, None)))
-    }
-
-    fn order(&self, order: Order, edit: impl FnOnce(&mut Vm)) -> Result<Option<Done>, RegistryError> {
-        let given = orders::give_with(self.writer, &self.vm, order, self.ground.actor, edit)?;
-        Ok(given.map(|vm| (vm, Some(order))))
-    }
-
-    fn warn(self, before: Lease) -> Result<Option<Done>, RegistryError> {
-        let end = self.lease_end();
-        if !self.writer.note(self.vm.id, &warning(before), end, self.given())? {
-            return Ok(None);
-        }
-        Ok(Some((self.vm, None)))
-    }
-
-    fn begin_grace(self) -> Result<Option<Done>, RegistryError> {
-        let deletion = self.ground.now.plus_seconds(self.ground.grace.seconds());
-        self.writer.forget_notice(self.vm.id, ENDED)?;
-        self.writer.note(self.vm.id, ENDED, self.lease_end(), self.given())?;
-        self.writer.set_deletion(self.vm.id, deletion)?;
-        Ok(Some((Vm { deletion: Some(deletion), ..self.vm }, None)))
-    }
-
-    /// Its grace begins when its owner has been told, and not before.
-    fn hold(self) -> Result<Option<Done>, RegistryError> {
-        let deletion = self.ground.now.plus_seconds(self.ground.grace.seconds());
-        self.writer.forget_notice(self.vm.id, ENDED)?;
-        self.writer.set_deletion(self.vm.id, deletion)?;
-        Ok(Some((Vm { deletion: Some(deletion), ..self.vm }, None)))
-    }
-
-    fn bring_back(&self) -> Result<Option<Done>, RegistryError> {
-        if self.vm.wanted == Wanted::Stopped {
-            let detail = "the clock was wrong when it ended";
-            return self.happens(Event::Stopped, "lease not over", detail, |vm| vm.deletion = None);
-        }
-        self.record("lease not over", "the clock was wrong when it ended")?;
-        self.order(Order::Start, |vm| vm.deletion = None)
-    }
-
-    fn give_up(&self, fault: &Fault, on_node: OnNode) -> Result<Option<Done>, RegistryError> {
-        let order = self.vm.order;
-        if self.vm.state == State::Deploying
-            && on_node == OnNode::No
-            && let Some(moved) =
-                self.ground.mover.elsewhere(self.writer, &self.vm, fault, self.ground.actor)?
-        {
-            return Ok(Some((moved, Some(Order::Deploy))));
-        }
-        self.happens(Event::Failed, &format!("{order} failed"), &fault.to_string(), |vm| {
-            vm.fault = Some(fault.clone());
-            vm.on_node = on_node;
-            vm.wanted = orders::wanted_after_failure(order).unwrap_or(vm.wanted);
-        })
-    }
-
-    fn missing(self) -> Result<Option<Done>, RegistryError> {
-        let Ok(machine) = self.vm.machine_name() else { return Ok(None) };
-        self.writer.set_fault(self.vm.id, &Fault::MachineMissing { machine })?;
-        self.noted("missing", "its host has no such machine any more")
-    }
-
-    fn tell_silent(self) -> Result<Option<Done>, RegistryError> {
-        // Not about a lease: one for each silence.
-        if !self.writer.note(self.vm.id, SILENT, self.vm.created, self.given())? {
-            return Ok(None);
-        }
-        Ok(Some((self.vm, None)))
-    }
+    };
+    let Some(change) = change else { return Ok(None) };
+    let next = change.next;
+    Ok(writer.apply(&vm, change, now, actor)?.map(|vm| (vm, next)))
 }

@@ -1,0 +1,775 @@
+//! What a node's report means for a machine, as it is when the report comes. Pure, but for [`take`], which enters it.
+
+use crate::model::lease::Lease;
+use crate::model::stage::Order;
+use crate::model::state::{Event, State};
+use crate::model::wire::{News, NextOrder, Report, StatusReply, Verdict};
+
+use super::life::{self, At, Interest};
+use super::now;
+use crate::server::registry::event::Actor;
+use crate::server::registry::image::Image;
+use crate::server::registry::vm::{Change, OnNode, Vm};
+use crate::server::registry::{RegistryError, Writer};
+
+/// What a report has led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// What its node is told.
+    pub reply: StatusReply,
+    /// What happened to the machine, if something did that people care about.
+    pub news: Option<(&'static str, String)>,
+    /// Whether a deploy has failed by it.
+    pub deploy_failed: bool,
+}
+
+/// What a report means for a machine.
+struct Meaning {
+    reply: StatusReply,
+    news: Option<(&'static str, String)>,
+    change: Option<Change>,
+    /// Whether its disk has been saved as what it was to be saved as.
+    is_saved: bool,
+}
+
+/// Enters what a report means for the machine as it is now, within a transaction.
+///
+/// # Errors
+/// [`RegistryError`] when SQLite refuses.
+pub fn take(
+    writer: &Writer<'_>,
+    report: &Report,
+    grace: Lease,
+    actor: &Actor,
+) -> Result<Outcome, RegistryError> {
+    let at = now();
+    let Some(vm) = writer.vm(report.id)? else {
+        let reply = StatusReply { verdict: Verdict::Unknown, next: None };
+        return Ok(Outcome { reply, news: None, deploy_failed: false });
+    };
+    if let Some(facts) = &report.host {
+        writer.keep_facts(&vm.physical_host, facts, at.moment)?;
+    }
+    let Meaning { reply, news, change, is_saved } = meaning(&vm, report, grace, at);
+    if is_saved {
+        keep_image(writer, &vm, report, at)?;
+    }
+    let has_changed = change.is_some();
+    if let Some(change) = change {
+        writer.apply(&vm, change, at.moment, actor)?;
+    }
+    let of_a_deploy = has_changed && report.order == Order::Deploy && vm.state == State::Deploying;
+    if of_a_deploy && report.news == News::Done {
+        writer.host_works(&vm.physical_host)?;
+    }
+    let deploy_failed = of_a_deploy && matches!(report.news, News::Failed { .. });
+    Ok(Outcome { reply, news, deploy_failed })
+}
+
+/// Whether a report says that a deploy has failed, as far as it still matters, and that nothing of the machine is on its host.
+pub fn leaves_nothing(vm: &Vm, report: &Report) -> bool {
+    let judged = judge(vm, report);
+    report.order == Order::Deploy && judged.event == Some(Event::Failed) && judged.on_node == Some(OnNode::No)
+}
+
+fn meaning(vm: &Vm, report: &Report, grace: Lease, at: At) -> Meaning {
+    let Judged { verdict, event, on_node, news } = judge(vm, report);
+    let lines = |news: &Option<(&'static str, String)>| {
+        news.iter().map(|(what, detail)| ((*what).to_owned(), detail.clone())).collect::<Vec<_>>()
+    };
+    let Some(event) = event else {
+        let known =
+            if on_node == Some(OnNode::No) { life::not_there(vm) } else { Change::silent(vm.clone()) };
+        let change = Change { history: lines(&news), ..known };
+        let next = unheard(vm, report);
+        return Meaning { reply: StatusReply { verdict, next }, news, change: Some(change), is_saved: false };
+    };
+    let is_saved = matches!(report.news, News::Saved { .. }) && vm.saving.is_some();
+    let becomes = life::reported(vm, report, event, on_node, at);
+    let (new, follows) = match becomes {
+        Some(new) => (new, true),
+        None if is_saved => (life::saved_late(vm), false),
+        None if event == Event::Deployed && vm.state == State::Deployed && vm.fault.is_some() => {
+            (life::mended(vm), false)
+        }
+        None => {
+            let reply = StatusReply { verdict, next: None };
+            return Meaning { reply, news: None, change: None, is_saved };
+        }
+    };
+    let change = Change { history: lines(&news), ..Change::silent(new) };
+    let ends = is_saved && vm.saving.as_ref().is_some_and(|saving| saving.then_terminate);
+    let followed = || {
+        let end = |new: &Vm| ended(new, at);
+        let stop = |new: &Vm| life::after_stop(new, vm, report.order, grace, at);
+        if ends { change.clone().then(end) } else { change.clone().then(stop) }
+    };
+    let change = follows.then(followed).flatten().unwrap_or(change);
+    let next = change.next.map(|_| last_order(&change.vm));
+    Meaning { reply: StatusReply { verdict, next }, news, change: Some(change), is_saved }
+}
+
+/// A machine whose disk has been saved is to be removed then.
+fn ended(vm: &Vm, at: At) -> Option<Change> {
+    Some(life::ordered(vm, Order::Terminate, Interest::Owner, None, at)?.telling(Order::Terminate))
+}
+
+/// The order that was given in the answer to a report which the node now repeats, because it never saw that answer.
+fn unheard(vm: &Vm, report: &Report) -> Option<NextOrder> {
+    let ended = !matches!(report.news, News::Progress { .. });
+    let waits = vm.state.is_transitional() && vm.sequence == 0 && vm.order != report.order;
+    (ended && waits && !matches!(vm.order, Order::Deploy | Order::Save)).then(|| last_order(vm))
+}
+
+/// The order that was last given about a machine.
+fn last_order(vm: &Vm) -> NextOrder {
+    NextOrder { order: vm.order, number: vm.number }
+}
+
+/// Remembers the image that a machine's disk has been saved as.
+fn keep_image(writer: &Writer<'_>, vm: &Vm, report: &Report, at: At) -> Result<(), RegistryError> {
+    let (News::Saved { bytes }, Some(saving)) = (&report.news, &vm.saving) else { return Ok(()) };
+    writer.keep_image(&Image {
+        owner: vm.owner.clone(),
+        name: saving.name.clone(),
+        host: vm.physical_host.clone(),
+        base: vm.image.clone(),
+        bytes: *bytes,
+        disk: vm.disk,
+        shared: false,
+        saved: at.moment,
+    })
+}
+
+/// What a report means.
+struct Judged {
+    verdict: Verdict,
+    /// What happens to the machine.
+    event: Option<Event>,
+    /// What is known about its host now.
+    on_node: Option<OnNode>,
+    /// A line for its history.
+    news: Option<(&'static str, String)>,
+}
+
+/// Judges a report by the machine as it is now. Reports may be late, repeated, or about an order that was
+/// given up. What the node says of the last order is believed all the same, as far as the table of states allows
+/// it, but for one thing: a machine that counts as failed or gone must not come to life behind its owner's
+/// back, so the node is told to undo its deploy, which it does unless the machine has run by then.
+fn judge(vm: &Vm, report: &Report) -> Judged {
+    let nothing = |verdict| Judged { verdict, event: None, on_node: None, news: None };
+    let Report { order, news, number, .. } = report;
+    // Whether the report says that nothing of the machine is at its node.
+    let ended =
+        matches!((order, news), (Order::Deploy, News::Failed { .. }) | (Order::Terminate, News::Done));
+    if !vm.state.is_live() {
+        return nothing(if ended { Verdict::Continue } else { Verdict::Abandon });
+    }
+    if vm.state == State::Failed && *order == Order::Deploy && !ended {
+        // What has run is kept by its node, and is its owner's to terminate.
+        let line = match news {
+            News::Done => ("runs all the same", "its deploy counts as failed; terminate it to remove it"),
+            _ => ("told to undo it", "its host reported work on a machine that counts as failed"),
+        };
+        return Judged { news: Some((line.0, line.1.to_owned())), ..nothing(Verdict::Abandon) };
+    }
+    // Of an order before the last, though it may have been of the same kind.
+    let is_late = *order == vm.order && *number < vm.number;
+    if is_late || *order == vm.order && report.sequence < vm.sequence {
+        return nothing(Verdict::Continue);
+    }
+    // The server had given up waiting for the answer, but the node had the order.
+    let given_up = vm.state == State::Failed && *order == Order::Terminate && vm.order == Order::Terminate;
+    if vm.state == State::Failed && ended && !given_up {
+        // Undone by the node after all; the reason for which the deploy counts as failed stays.
+        let undone = vm.on_node == OnNode::Maybe;
+        return Judged {
+            on_node: undone.then_some(OnNode::No),
+            news: undone.then(|| ("removed by its host", "nothing of it is left there".to_owned())),
+            ..nothing(Verdict::Continue)
+        };
+    }
+    if *order != vm.order {
+        return nothing(Verdict::Continue);
+    }
+    let (event, line) = match (news, order) {
+        // The percentage alone is no news.
+        (News::Progress { stage, .. }, _) => {
+            (Event::Progress, (vm.stage != Some(*stage)).then(|| ("stage", stage.to_string())))
+        }
+        (News::Done, Order::Deploy) => (Event::Deployed, Some(("deployed", "it runs".to_owned()))),
+        (News::Done, Order::Start) => (Event::Deployed, Some(("started", "it runs".to_owned()))),
+        (News::Done, Order::Reboot) => (Event::Deployed, Some(("rebooted", "it runs again".to_owned()))),
+        (News::Saved { .. }, Order::Save) => {
+            let name = vm.saving.as_ref().map(|saving| saving.name.to_string());
+            (Event::Stopped, Some(("saved", format!("as the image {}", name.unwrap_or_default()))))
+        }
+        (News::Saved { .. }, _) => return nothing(Verdict::Continue),
+        // It was shut down for that, whatever it was before.
+        (News::Failed { fault }, Order::Save) => (Event::Stopped, Some(("save failed", fault.to_string()))),
+        // Without an image's size there is no image.
+        (News::Done, Order::Stop | Order::Save) => {
+            (Event::Stopped, Some(("stopped", "its disk is kept".to_owned())))
+        }
+        (News::Done, Order::Terminate) => (
+            if given_up { Event::Forget } else { Event::Terminated },
+            Some(("terminated", "nothing of it is left".to_owned())),
+        ),
+        (News::Failed { fault }, Order::Deploy) => {
+            (Event::Failed, Some(("deploy failed", fault.to_string())))
+        }
+        (News::Failed { fault }, Order::Terminate) => {
+            (Event::Failed, Some(("terminate failed", fault.to_string())))
+        }
+        (News::Failed { fault }, Order::Stop) => (Event::Failed, Some(("stop failed", fault.to_string()))),
+        (News::Failed { fault }, Order::Start) => (Event::Failed, Some(("start failed", fault.to_string()))),
+        // It was shut down, and did not come up again.
+        (News::Failed { fault }, Order::Reboot) => {
+            (Event::Stopped, Some(("reboot failed", fault.to_string())))
+        }
+    };
+    let leaves_console = matches!(news, News::Failed { fault } if fault.leaves_console());
+    let on_node = if ended && !leaves_console { OnNode::No } else { OnNode::Maybe };
+    Judged { verdict: Verdict::Continue, event: Some(event), on_node: Some(on_node), news: line }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::fault::Fault;
+    use crate::model::lease::Term;
+    use crate::model::stage::Stage;
+    use crate::model::stage::{OrderNumber, Percent};
+    use crate::server::machine::orders;
+    use crate::server::registry::Registry;
+    use crate::server::registry::vm::Saving;
+    use crate::server::registry::vm::tests::entered;
+    use crate::system::clock;
+
+    struct Ground {
+        _dir: tempfile::TempDir,
+        registry: Registry,
+        vm: Vm,
+    }
+
+    fn actor() -> Actor {
+        Actor { who: "host node1".to_owned(), from: "192.0.2.1".to_owned() }
+    }
+
+    impl Ground {
+        /// A machine that is being deployed.
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
+            let vm = entered(&mut registry, "alice", "node1", "vm1");
+            Self { _dir: dir, registry, vm }
+        }
+
+        /// A machine that runs.
+        fn deployed() -> Self {
+            let mut ground = Self::new();
+            ground.report(Order::Deploy, 9, News::Done);
+            ground
+        }
+
+        fn report(&mut self, order: Order, sequence: u32, news: News) -> Verdict {
+            self.reported(order, sequence, news).reply.verdict
+        }
+
+        fn reported(&mut self, order: Order, sequence: u32, news: News) -> Outcome {
+            let report = Report { id: self.vm.id, order, number: self.vm.number, sequence, news, host: None };
+            let outcome =
+                self.registry.write(|writer| take(writer, &report, "7d".parse().unwrap(), &actor())).unwrap();
+            self.vm = self.registry.read(|reader| reader.vm(report.id)).unwrap().unwrap();
+            outcome
+        }
+
+        /// What comes next after the end of an order.
+        fn next(&mut self, order: Order, news: News) -> Option<Order> {
+            let next = self.reported(order, 9, news).reply.next;
+            assert!(
+                next.is_none_or(|next| next.number == self.vm.number && next.order == self.vm.order),
+                "{next:?}"
+            );
+            next.map(|next| next.order)
+        }
+
+        /// Its disk is to be saved as the image `new`.
+        fn save(&mut self, then_terminate: bool) {
+            let given = self.registry.write(|writer| {
+                let saving = Saving { name: "new".parse().unwrap(), then_terminate };
+                orders::give(writer, &self.vm, Order::Save, Interest::Portal, Some(saving), &actor())
+            });
+            self.vm = given.unwrap().unwrap();
+        }
+
+        /// The lease ends so many seconds from now.
+        fn lease(&mut self, seconds: i64) {
+            let term: Term = "1m".parse().unwrap();
+            let since = clock::now().plus_seconds(seconds - 60);
+            let set: Result<_, RegistryError> =
+                self.registry.write(|writer| writer.set_lease(self.vm.id, term, since));
+            set.unwrap();
+            self.vm = self.registry.read(|reader| reader.vm(self.vm.id)).unwrap().unwrap();
+        }
+
+        /// It is to be stopped because its lease is over, not because its owner wants that.
+        fn stop_for_its_lease(&mut self) {
+            let given = self.registry.write(|writer| {
+                orders::give(writer, &self.vm, Order::Stop, Interest::Portal, None, &actor())
+            });
+            self.vm = given.unwrap().unwrap();
+        }
+
+        fn images(&self) -> Vec<Image> {
+            self.registry.read(|reader| reader.images()).unwrap()
+        }
+
+        /// Reports something that must change nothing.
+        #[track_caller]
+        fn in_vain(&mut self, order: Order, sequence: u32, news: News) {
+            let (before, told) = (self.vm.clone(), self.history());
+            assert_eq!(self.report(order, sequence, news), Verdict::Continue);
+            assert_eq!((&self.vm, self.history()), (&before, told));
+        }
+
+        fn give(&mut self, order: Order) {
+            let given = self
+                .registry
+                .write(|writer| orders::give(writer, &self.vm, order, Interest::Owner, None, &actor()));
+            self.vm = given.unwrap().unwrap();
+        }
+
+        /// The server gives up waiting for the node's answer.
+        fn give_up(&mut self) {
+            let done: Result<_, RegistryError> = self.registry.write(|writer| {
+                writer.advance(&self.vm, Event::Failed, clock::now(), |vm| {
+                    vm.fault = Some(Fault::HostSilent { host: vm.physical_host.clone(), seconds: 7 });
+                })
+            });
+            self.vm = done.unwrap().unwrap();
+        }
+
+        fn history(&self) -> Vec<String> {
+            let events = self.registry.read(|reader| reader.history(self.vm.id)).unwrap();
+            events.into_iter().map(|event| event.what).collect()
+        }
+    }
+
+    fn progress(stage: Stage, percent: u8) -> News {
+        News::Progress { stage, percent: Percent::try_from(percent).ok(), place: None }
+    }
+
+    fn waiting(place: u32) -> News {
+        News::Progress { stage: Stage::Accepted, percent: None, place: Some(place) }
+    }
+
+    fn fault() -> Fault {
+        Fault::FilesystemFailed { detail: "x".to_owned() }
+    }
+
+    const SAVED: News = News::Saved { bytes: 77 };
+
+    fn failed() -> News {
+        News::Failed { fault: fault() }
+    }
+
+    #[test]
+    fn a_deploy_is_followed_to_its_end() {
+        let mut ground = Ground::new();
+        let mut report = |n, news| {
+            assert_eq!(ground.report(Order::Deploy, n, news), Verdict::Continue);
+            ground.vm.clone()
+        };
+        report(1, progress(Stage::Accepted, 0));
+        report(2, progress(Stage::Unpack, 10));
+        assert_eq!(report(3, progress(Stage::Unpack, 90)).percent.map(u8::from), Some(90));
+        let vm = report(4, News::Done);
+        assert_eq!((vm.state, vm.stage), (State::Deployed, None));
+        assert_eq!(ground.history(), ["stage", "stage", "deployed"]);
+    }
+
+    #[test]
+    fn every_order_is_followed_to_its_end() {
+        for (order, before, during, after, told) in [
+            (Order::Terminate, State::Deployed, State::Terminating, State::NotDeployed, "terminated"),
+            (Order::Stop, State::Deployed, State::Stopping, State::Stopped, "stopped"),
+            (Order::Start, State::Stopped, State::Starting, State::Deployed, "started"),
+            (Order::Reboot, State::Deployed, State::Rebooting, State::Deployed, "rebooted"),
+        ] {
+            let mut ground = Ground::deployed();
+            if before == State::Stopped {
+                ground.give(Order::Stop);
+                ground.report(Order::Stop, 1, News::Done);
+            }
+            assert_eq!(ground.vm.state, before);
+            ground.give(order);
+            for (n, stage) in (1..).zip(order.stages()) {
+                assert_eq!(ground.report(order, n, progress(*stage, 0)), Verdict::Continue);
+                assert_eq!((ground.vm.state, ground.vm.stage), (during, Some(*stage)));
+                assert!(ground.vm.deadline.is_some());
+            }
+            ground.report(order, 9, News::Done);
+            let Vm { state, stage, deadline, fault, on_node, .. } = ground.vm.clone();
+            assert_eq!((state, stage, deadline, fault), (after, None, None, None), "{order}");
+            assert_eq!(on_node == OnNode::No, order == Order::Terminate);
+            assert_eq!(ground.history().last().map(String::as_str), Some(told));
+            // Repeated, it is no news, and nothing comes to life.
+            for news in [News::Done, progress(order.stages()[0], 0)] {
+                let verdict = if news == News::Done || order != Order::Terminate {
+                    Verdict::Continue
+                } else {
+                    Verdict::Abandon
+                };
+                let before = (ground.vm.clone(), ground.history());
+                assert_eq!(ground.report(order, 9, news), verdict, "{order}");
+                assert_eq!((ground.vm.clone(), ground.history()), before);
+            }
+        }
+    }
+
+    #[test]
+    fn what_goes_wrong_is_kept_with_the_machine() {
+        for (order, after) in [
+            (Order::Terminate, State::Failed),
+            (Order::Stop, State::Deployed),
+            (Order::Start, State::Stopped),
+            (Order::Reboot, State::Stopped),
+        ] {
+            let mut ground = Ground::deployed();
+            if order == Order::Start {
+                ground.give(Order::Stop);
+                ground.report(Order::Stop, 1, News::Done);
+            }
+            ground.give(order);
+            ground.report(order, 1, progress(order.stages()[0], 0));
+            assert_eq!(ground.report(order, 2, failed()), Verdict::Continue);
+            assert_eq!((ground.vm.state, ground.vm.fault.as_ref()), (after, Some(&fault())), "{order}");
+            assert_eq!(ground.vm.stage.is_some(), after == State::Failed, "{order}");
+            assert_eq!(ground.vm.on_node, OnNode::Maybe);
+            assert_eq!(ground.history().last().cloned(), Some(format!("{order} failed")));
+            ground.in_vain(order, 2, progress(order.stages()[0], 0));
+            // The next order makes it good.
+            let next = if after == State::Stopped { Order::Start } else { Order::Terminate };
+            ground.give(next);
+            assert_eq!(ground.vm.fault, None);
+        }
+    }
+
+    #[test]
+    fn a_deploy_that_waits_has_a_place() {
+        let mut ground = Ground::new();
+        for place in [3, 2] {
+            ground.report(Order::Deploy, 1, waiting(place));
+            assert_eq!((ground.vm.state, ground.vm.place), (State::Deploying, Some(place)));
+        }
+        assert_eq!(ground.history(), ["stage"], "to move up is no news");
+        ground.report(Order::Deploy, 2, waiting(0));
+        assert_eq!(ground.vm.place, None, "places count from one");
+        ground.report(Order::Deploy, 3, waiting(1));
+        let elsewhere = News::Progress { stage: Stage::Volumes, percent: None, place: Some(1) };
+        ground.report(Order::Deploy, 4, elsewhere);
+        assert_eq!((ground.vm.stage, ground.vm.place), (Some(Stage::Volumes), None));
+        // Nor does anything else that happens keep it.
+        for order in [Order::Deploy, Order::Terminate] {
+            let mut ground = Ground::new();
+            ground.report(Order::Deploy, 1, waiting(3));
+            match order {
+                Order::Terminate => ground.give(order),
+                _ => drop(ground.report(order, 2, failed())),
+            }
+            assert_eq!(ground.vm.place, None, "{order}");
+        }
+    }
+
+    #[test]
+    fn late_and_repeated_reports_change_nothing() {
+        let mut ground = Ground::new();
+        ground.report(Order::Deploy, 5, progress(Stage::Unpack, 50));
+        ground.in_vain(Order::Deploy, 4, progress(Stage::Volumes, 0));
+        ground.report(Order::Deploy, 6, News::Done);
+        ground.in_vain(Order::Deploy, 6, News::Done);
+        ground.in_vain(Order::Deploy, 7, failed());
+        assert_eq!(ground.vm.state, State::Deployed);
+        ground.give(Order::Terminate);
+        ground.in_vain(Order::Deploy, 8, News::Done);
+        assert_eq!(ground.vm.state, State::Terminating);
+        assert_eq!(ground.report(Order::Terminate, 1, News::Done), Verdict::Continue);
+        assert_eq!(ground.vm.state, State::NotDeployed);
+        assert_eq!(ground.report(Order::Deploy, 9, News::Done), Verdict::Abandon);
+    }
+
+    #[test]
+    fn reports_of_earlier_orders_change_nothing() {
+        let mut ground = Ground::deployed();
+        ground.give(Order::Stop);
+        ground.report(Order::Stop, 3, News::Done);
+        ground.give(Order::Start);
+        let late = |order: Order| [progress(order.stages()[0], 5), News::Done, failed()];
+        for news in late(Order::Stop).into_iter().chain([progress(Stage::Unpack, 3)]) {
+            ground.in_vain(Order::Stop, 9, news);
+        }
+        ground.report(Order::Start, 1, News::Done);
+        for news in late(Order::Stop) {
+            ground.in_vain(Order::Stop, 9, news);
+        }
+        ground.give(Order::Reboot);
+        for news in late(Order::Start).into_iter().chain([News::Done]) {
+            ground.in_vain(Order::Start, 9, news);
+        }
+        for news in late(Order::Deploy) {
+            ground.in_vain(Order::Deploy, 99, news);
+        }
+        ground.give(Order::Terminate);
+        for order in [Order::Stop, Order::Start, Order::Reboot] {
+            for news in late(order) {
+                ground.in_vain(order, 9, news);
+            }
+        }
+        assert_eq!(ground.vm.state, State::Terminating);
+        // Failed, it is no other: no late word of an order in between makes it run or be undone.
+        ground.report(Order::Terminate, 1, failed());
+        for order in [Order::Stop, Order::Start, Order::Reboot] {
+            for news in late(order) {
+                ground.in_vain(order, 9, news);
+            }
+        }
+    }
+
+    #[test]
+    fn an_order_that_was_given_up_may_have_been_carried_out() {
+        // How it looked when the server gave up, the node's last word, and what is true then.
+        for (order, given_up, word, after) in [
+            (Order::Stop, State::Deployed, News::Done, State::Stopped),
+            (Order::Reboot, State::Deployed, News::Done, State::Deployed),
+            (Order::Reboot, State::Deployed, failed(), State::Stopped),
+            (Order::Start, State::Stopped, News::Done, State::Deployed),
+        ] {
+            let mut ground = Ground::deployed();
+            if order == Order::Start {
+                ground.give(Order::Stop);
+                ground.report(Order::Stop, 1, News::Done);
+            }
+            ground.give(order);
+            ground.give_up();
+            assert_eq!(ground.vm.state, given_up, "{order}");
+            ground.in_vain(order, 1, progress(order.stages()[0], 0));
+            assert_eq!(ground.report(order, 2, word.clone()), Verdict::Continue);
+            assert_eq!(ground.vm.state, after, "{order} {word:?}");
+            let failed = matches!(word, News::Failed { .. });
+            assert_eq!(ground.vm.fault.is_some(), failed, "{order} {word:?}");
+            assert_eq!(ground.report(order, 2, word.clone()), Verdict::Continue);
+            assert_eq!(ground.vm.state, after, "{order} {word:?}, twice");
+        }
+    }
+
+    #[test]
+    fn what_a_failed_machine_said_is_kept_at_its_host() {
+        let mut ground = Ground::new();
+        let fault = Fault::DidNotRun { detail: "it crashed".to_owned() };
+        ground.report(Order::Deploy, 1, News::Failed { fault });
+        assert_eq!((ground.vm.state, ground.vm.on_node), (State::Failed, OnNode::Maybe));
+    }
+
+    #[test]
+    fn a_failed_deploy_leaves_nothing_and_keeps_its_reason() {
+        let mut ground = Ground::new();
+        ground.report(Order::Deploy, 1, progress(Stage::Start, 0));
+        ground.report(Order::Deploy, 2, failed());
+        assert_eq!((ground.vm.state, ground.vm.on_node), (State::Failed, OnNode::No));
+        assert_eq!(ground.vm.fault, Some(fault()));
+        assert_eq!(ground.vm.stage, Some(Stage::Start), "how far it had come");
+    }
+
+    #[test]
+    fn what_counts_as_failed_does_not_come_to_life() {
+        let mut ground = Ground::new();
+        ground.give_up();
+        for news in [progress(Stage::Accepted, 0), News::Done] {
+            assert_eq!(ground.report(Order::Deploy, 1, news), Verdict::Abandon);
+        }
+        assert_eq!(ground.vm.on_node, OnNode::Maybe);
+        assert_eq!(ground.report(Order::Deploy, 2, failed()), Verdict::Continue);
+        assert_eq!((ground.vm.state, ground.vm.on_node), (State::Failed, OnNode::No));
+    }
+
+    #[test]
+    fn what_was_saved_is_remembered_and_the_machine_is_as_it_was() {
+        for (stopped, next, after) in
+            [(true, None, State::Stopped), (false, Some(Order::Start), State::Starting)]
+        {
+            let mut ground = Ground::deployed();
+            if stopped {
+                ground.give(Order::Stop);
+                ground.report(Order::Stop, 1, News::Done);
+            }
+            ground.save(false);
+            ground.report(Order::Save, 1, progress(Stage::Shutdown, 0));
+            ground.report(Order::Save, 2, progress(Stage::Pack, 40));
+            assert_eq!((ground.vm.state, ground.vm.stage), (State::Saving, Some(Stage::Pack)));
+            assert!(ground.images().is_empty());
+            assert_eq!(ground.next(Order::Save, SAVED), next);
+            assert_eq!((ground.vm.state, &ground.vm.saving), (after, &None));
+            let [image] = &ground.images()[..] else { panic!("{:?}", ground.images()) };
+            let Image { owner, name, host, base, bytes, disk, shared, .. } = image;
+            assert_eq!((owner, host, base), (&ground.vm.owner, &ground.vm.physical_host, &ground.vm.image));
+            assert_eq!((name.as_str(), *bytes, *disk, *shared), ("new", 77, ground.vm.disk, false));
+            // Its node may not have seen the answer; it gets the same one, and nothing happens twice.
+            let history = ground.history();
+            assert_eq!(ground.next(Order::Save, SAVED), next);
+            assert_eq!((ground.history(), ground.images().len()), (history, 1));
+        }
+    }
+
+    #[test]
+    fn what_was_saved_to_be_terminated_is_terminated_next() {
+        let mut ground = Ground::deployed();
+        ground.save(true);
+        assert_eq!(ground.next(Order::Save, SAVED), Some(Order::Terminate));
+        assert_eq!((ground.vm.state, ground.vm.order), (State::Terminating, Order::Terminate));
+        assert_eq!(ground.images().len(), 1);
+        assert_eq!(ground.next(Order::Save, SAVED), Some(Order::Terminate), "it never saw the answer");
+        assert_eq!(ground.next(Order::Terminate, News::Done), None);
+        assert_eq!(ground.vm.state, State::NotDeployed);
+        assert_eq!(ground.images().len(), 1, "it outlives the machine");
+    }
+
+    #[test]
+    fn a_machine_whose_disk_could_not_be_saved_is_as_it_was() {
+        for then_terminate in [false, true] {
+            let mut ground = Ground::deployed();
+            ground.save(then_terminate);
+            assert_eq!(ground.next(Order::Save, failed()), Some(Order::Start));
+            assert_eq!((ground.vm.state, ground.vm.fault.as_ref()), (State::Starting, Some(&fault())));
+            ground.report(Order::Start, 1, News::Done);
+            assert_eq!((ground.vm.state, ground.vm.fault.as_ref()), (State::Deployed, Some(&fault())));
+            assert_eq!((&ground.vm.saving, ground.images().len()), (&None, 0));
+            ground.give(Order::Stop);
+            assert_eq!(ground.vm.fault, None);
+            ground.report(Order::Stop, 1, News::Done);
+            ground.save(then_terminate);
+            assert_eq!(ground.next(Order::Save, failed()), None);
+            assert_eq!((ground.vm.state, ground.vm.fault.as_ref()), (State::Stopped, Some(&fault())));
+        }
+    }
+
+    #[test]
+    fn a_save_that_was_given_up_may_have_been_carried_out() {
+        for stopped in [true, false] {
+            let mut ground = Ground::deployed();
+            if stopped {
+                ground.give(Order::Stop);
+                ground.report(Order::Stop, 1, News::Done);
+            }
+            ground.save(true);
+            let fault = Fault::HostSilent { host: ground.vm.physical_host.clone(), seconds: 7 };
+            let trouble = crate::server::nodes::Trouble { fault, taken: OnNode::Maybe };
+            let vm = ground.vm.clone();
+            orders::settle(&mut ground.registry, vm, Order::Save, Err(trouble), &actor()).unwrap();
+            ground.report(Order::Save, 1, progress(Stage::Pack, 5));
+            let before = if stopped { State::Stopped } else { State::Deployed };
+            assert_eq!(ground.vm.state, before);
+            // The image is there; what was to follow was given up, and nothing is removed.
+            let next = ground.next(Order::Save, SAVED);
+            assert_eq!(next, (!stopped).then_some(Order::Start));
+            assert_eq!((ground.images().len(), &ground.vm.saving), (1, &None));
+            assert_eq!(ground.history().iter().filter(|what| *what == "saved").count(), 1);
+            ground.report(Order::Save, 9, SAVED);
+            assert_eq!(ground.history().iter().filter(|what| *what == "saved").count(), 1);
+        }
+    }
+
+    #[test]
+    fn a_stop_that_was_given_up_and_came_about_is_not_undone() {
+        let mut ground = Ground::deployed();
+        ground.give(Order::Stop);
+        let fault = Fault::HostSilent { host: ground.vm.physical_host.clone(), seconds: 7 };
+        let trouble = crate::server::nodes::Trouble { fault, taken: OnNode::Maybe };
+        let vm = ground.vm.clone();
+        orders::settle(&mut ground.registry, vm, Order::Stop, Err(trouble), &actor()).unwrap();
+        assert_eq!(ground.next(Order::Stop, News::Done), None);
+        assert_eq!(ground.vm.state, State::Stopped);
+    }
+
+    #[test]
+    fn what_is_stopped_after_the_end_of_its_lease_has_expired() {
+        let mut ground = Ground::deployed();
+        ground.lease(-1);
+        ground.stop_for_its_lease();
+        assert_eq!(ground.next(Order::Stop, News::Done), None);
+        let deletion = ground.vm.deletion.expect("a date");
+        assert_eq!(ground.vm.state, State::Expired);
+        assert!(deletion > clock::now().plus_seconds(6 * 86_400), "{deletion}");
+        assert_eq!(ground.history().last().map(String::as_str), Some("lease ended"));
+        // To save its disk, or to fail to, puts off nothing.
+        for news in [SAVED, failed()] {
+            ground.save(false);
+            assert_eq!(ground.next(Order::Save, news), None);
+            assert_eq!((ground.vm.state, ground.vm.deletion), (State::Expired, Some(deletion)));
+        }
+    }
+
+    #[test]
+    fn a_lease_that_is_extended_while_its_machine_is_stopped_starts_it_again() {
+        let mut ground = Ground::deployed();
+        ground.lease(-1);
+        ground.stop_for_its_lease();
+        ground.lease(600);
+        assert_eq!(ground.next(Order::Stop, News::Done), Some(Order::Start));
+        assert_eq!((ground.vm.state, ground.vm.deletion), (State::Starting, None));
+        assert_eq!(ground.next(Order::Stop, News::Done), Some(Order::Start), "it never saw the answer");
+        assert_eq!(ground.next(Order::Start, News::Done), None);
+        assert_eq!(ground.vm.state, State::Deployed);
+        // What its owner stopped stays stopped.
+        ground.give(Order::Stop);
+        assert_eq!(ground.next(Order::Stop, News::Done), None);
+        assert_eq!(ground.vm.state, State::Stopped);
+    }
+
+    #[test]
+    fn a_terminate_that_was_given_up_may_still_succeed() {
+        let mut ground = Ground::deployed();
+        ground.give(Order::Terminate);
+        ground.report(Order::Terminate, 1, failed());
+        assert_eq!((ground.vm.state, ground.vm.on_node), (State::Failed, OnNode::Maybe));
+        ground.in_vain(Order::Terminate, 2, progress(Stage::Remove, 0));
+        ground.report(Order::Terminate, 3, News::Done);
+        assert_eq!(ground.vm.state, State::NotDeployed);
+    }
+
+    #[test]
+    fn an_unknown_machine_is_kept() {
+        let mut ground = Ground::new();
+        let id = crate::model::names::VmId::generate();
+        for order in Order::ALL {
+            let number = OrderNumber::default();
+            let report = Report { id, order, number, sequence: 1, news: News::Done, host: None };
+            let outcome = ground
+                .registry
+                .write(|writer| take(writer, &report, "7d".parse().unwrap(), &actor()))
+                .unwrap();
+            assert_eq!(outcome.reply.verdict, Verdict::Unknown);
+        }
+    }
+
+    #[test]
+    fn a_late_word_on_an_earlier_order_of_the_same_kind_changes_nothing() {
+        let mut ground = Ground::deployed();
+        ground.give(Order::Reboot);
+        let first = ground.vm.number;
+        ground.report(Order::Reboot, 3, News::Done);
+        ground.give(Order::Reboot);
+        assert!(ground.vm.number > first);
+        let late = Report {
+            id: ground.vm.id,
+            order: Order::Reboot,
+            number: first,
+            sequence: 9,
+            news: News::Done,
+            host: None,
+        };
+        ground.registry.write(|writer| take(writer, &late, "7d".parse().unwrap(), &actor())).unwrap();
+        let vm = ground.registry.read(|reader| reader.vm(late.id)).unwrap().unwrap();
+        assert_eq!(vm.state, State::Rebooting);
+    }
+}
