@@ -127,7 +127,9 @@ const SERVER: [Case; 24] = [
         |p| same_elsewhere(p, |p| add(p, "common.cfg", "\"none.invalid\" = \"\"\n")),
         &[],
     ),
-    case("machines' names", |p| same_elsewhere(p, |p| add(p, "common.cfg", "\"127.0.11\" = \"\"\n")), &[]),
+    case("machines' names", |p| same_elsewhere(p, |p| add(p, "common.cfg", "\"192.0.523\" = \"\"\n")), &[]),
+    // One that is every machine's own.
+    case("machines' names", |p| same_elsewhere(p, |p| add(p, "common.cfg", "\"127.0.1.1\" = \"\"\n")), &[]),
     Case {
         // internal/status can't read it either.
         fails: &["portal answers"],
@@ -452,7 +454,8 @@ fn give_key_rights(key: &Path) {
 /// A portal as `vgrid-check` likes it, as far as one below /tmp can be: with rights, and names with an address.
 fn portal(hosts: Vec<(&'static str, u32)>) -> Portal {
     let portal = Setup { hosts, images: vec!["tiny"], names: 0, ..Setup::default() }.start();
-    add(&portal, "common.cfg", "\"127.0.0.11\" = \"\"\n\"127.0.0.12\" = \"\"\n");
+    // Addresses of no machine (RFC 5737).
+    add(&portal, "common.cfg", "\"192.0.2.11\" = \"\"\n\"192.0.2.12\" = \"\"\n");
     set_mode(&portal.path("var"), 0o700);
     set_mode(&portal.path("var/node"), 0o700);
     give_key_rights(&portal.path("etc/key"));

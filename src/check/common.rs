@@ -212,6 +212,14 @@ fn machine_names(common: &Common) -> Seen<Vec<(VirtualHost, Ipv4Addr)>> {
             ));
             continue;
         };
+        if let Some(why) = address::unusable(ip) {
+            let from = address::astray(host.as_str()).map_or(String::new(), |from| format!(" ({from})"));
+            problems.push(Problem::new(
+                format!("{host} has the address {ip}{from}, which {why}"),
+                "give it an address of its own, in the DNS or in /etc/hosts",
+            ));
+            continue;
+        }
         if let Some(other) = owners.insert(ip, host) {
             problems.push(Problem::new(
                 format!("{other} and {host} have the same address {ip}"),

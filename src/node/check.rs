@@ -135,14 +135,22 @@ fn server(checks: &mut Checks, ground: &Ground, request: &RequestId) {
     let node = ground.node.as_ref();
     let name = checks.check("server's name", node, |node| {
         let server = &node.general.server_hostname;
-        if address::resolves(server.as_str()) {
-            Ok(Seen::well((), server))
-        } else {
-            Err(Problem::new(
+        if !address::resolves(server.as_str()) {
+            return Err(Problem::new(
                 format!("{server}, the serverHostname of node.cfg, has no address"),
                 "enter it in the DNS or in /etc/hosts, or mend serverHostname",
-            ))
+            ));
         }
+        // Where server and node are one machine, its name may well be its own.
+        if ground.server.as_ref().known().is_none()
+            && let Some(from) = address::astray(server.as_str())
+        {
+            return Err(Problem::new(
+                format!("{server}, the serverHostname of node.cfg, has a loopback address here: {from}"),
+                "give it the server's address there; or if the server is this machine, see why server.cfg is not here",
+            ));
+        }
+        Ok(Seen::well((), server))
     });
     let answered = checks.check("server answers", node.and(name), |(node, ())| {
         let url = node.server_url("status");

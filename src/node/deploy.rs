@@ -100,7 +100,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
 
 /// Whether something answers at an address. Where it can't be asked, nothing does: the log says so.
 fn answers(ip: Ipv4Addr) -> bool {
-    // ping(8), fping(8): the status is 0 if an answer came.
+    // ping(8), fping(8): the status is 0 if an answer came, and 1 if none did.
     let ping = match (exec::find(&["ping"]), exec::find(&["fping"])) {
         (Some(ping), _) => Run::new(ping).args(["-n", "-q", "-c", "1", "-W", "1"]),
         (None, Some(fping)) => Run::new(fping).args(["-q", "-r", "0", "-t", "1000"]),
@@ -109,7 +109,7 @@ fn answers(ip: Ipv4Addr) -> bool {
             return false;
         }
     };
-    ping.arg(ip.to_string()).limit(Duration::from_secs(3)).run().is_ok()
+    ping.arg(ip.to_string()).limit(Duration::from_secs(3)).says_no_by(1).run().is_ok()
 }
 
 /// Checks what needs no look at the host's state.

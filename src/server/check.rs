@@ -106,10 +106,27 @@ pub fn run(checks: &mut Checks, ground: &Ground) {
                 "enter it in the DNS or in /etc/hosts, or take it out of [PhysicalHostsPool] of common.cfg",
             )
         });
-        let (note, problems) = (format!("all {} have an address", known.len()), problems.collect());
+        let (astray, known): (Vec<_>, Vec<_>) =
+            known.into_iter().partition(|host| where_astray(host).is_some());
+        let astray = astray.iter().filter_map(|host| Some((host, where_astray(host)?))).map(|(host, from)| {
+            Problem::new(
+                format!("{host} has a loopback address here, so this machine would ask itself: {from}"),
+                "give it the host's own address there; if this machine is it: hostnamectl set-hostname NAME",
+            )
+        });
+        let problems = problems.chain(astray).collect();
+        let note = format!("all {} have an address", known.len());
         Ok(Seen::partly((!known.is_empty()).then_some(known), note, problems))
     });
     nodes(checks, ground, &request, hosts);
+}
+
+/// Where a host that is another machine has a loopback address from, if it has one. On a host's own machine that is as Debian
+/// installs it, and works.
+fn where_astray(host: &PhysicalHost) -> Option<String> {
+    let own = nix::unistd::gethostname().unwrap_or_default();
+    let is_here = host.is_called(&own.to_string_lossy()) || host.as_str() == "localhost";
+    if is_here { None } else { address::astray(host.as_str()) }
 }
 
 fn nodes(checks: &mut Checks, ground: &Ground, request: &RequestId, hosts: Found<Vec<PhysicalHost>>) {

@@ -41,6 +41,32 @@ fn of_interface(interface: &InterfaceAddress) -> Option<IpAddr> {
     v4().or_else(v6)
 }
 
+/// The line of a hosts file (hosts(5)) that gives a name a loopback address, as people find it: its number and its text.
+pub fn loopback_line(hosts: &str, name: &str) -> Option<(usize, String)> {
+    (1..).zip(hosts.lines()).find_map(|(number, line)| {
+        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+        let address: IpAddr = words.next()?.parse().ok()?;
+        let is_it = address.is_loopback() && words.any(|word| word.eq_ignore_ascii_case(name));
+        is_it.then(|| (number, line.trim().to_owned()))
+    })
+}
+
+/// Where a name that is not this machine's has a loopback address from, if it has one: then whoever calls that name reaches
+/// itself. An address in place of a name is what it is.
+pub fn astray(name: &str) -> Option<String> {
+    if name.parse::<IpAddr>().is_ok() || !resolve(name).any(|address| address.is_loopback()) {
+        return None;
+    }
+    let line = std::fs::read_to_string(HOSTS).ok().and_then(|hosts| loopback_line(&hosts, name));
+    Some(match line {
+        Some((number, text)) => format!("line {number} of {HOSTS}: {text}"),
+        None => "the DNS".to_owned(),
+    })
+}
+
+/// hosts(5).
+const HOSTS: &str = "/etc/hosts";
+
 /// Why no other machine can have an address, if so.
 pub fn unusable(address: Ipv4Addr) -> Option<&'static str> {
     match () {
@@ -63,6 +89,17 @@ pub fn ipv4(name: &str) -> Option<Ipv4Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_line_that_makes_a_name_loopback_is_found() {
+        let hosts = "127.0.0.1\tlocalhost\n# 127.0.1.1 old\n127.0.1.1\tNode1.example.org node1 # Debian\n\
+                     192.0.2.7 node7\n::1 six\nno line\n";
+        let found = |name| loopback_line(hosts, name).map(|(number, _)| number);
+        assert_eq!(found("node1.example.org"), Some(3));
+        assert_eq!((found("node1"), found("six"), found("localhost")), (Some(3), Some(5), Some(1)));
+        assert_eq!((found("node7"), found("old"), found("Debian")), (None, None, None));
+        assert_eq!(loopback_line(hosts, "node1").unwrap().1, "127.0.1.1\tNode1.example.org node1 # Debian");
+    }
 
     #[test]
     fn what_no_other_machine_can_have_is_named() {

@@ -28,6 +28,8 @@ pub struct Run {
     limit: Duration,
     input: Input,
     output: Output,
+    /// The exit status, other than 0, that is an answer and no failure.
+    answer: Option<i32>,
 }
 
 #[derive(Debug)]
@@ -139,6 +141,7 @@ impl Run {
             limit: Duration::from_secs(60),
             input: Input::Nothing,
             output: Output::Collect,
+            answer: None,
         }
     }
 
@@ -157,6 +160,12 @@ impl Run {
     /// The time after which it is killed.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
+        self
+    }
+
+    /// An exit status that says no, as that of grep(1) does, and is not logged as a failure. It still is an [`ExecError`].
+    pub fn says_no_by(mut self, status: i32) -> Self {
+        self.answer = Some(status);
         self
     }
 
@@ -260,6 +269,14 @@ impl Run {
         let milliseconds = began.elapsed().as_millis();
         match &result {
             Ok(_) => log::event(Level::Info, "exec", &[("argv", &argv), ("ms", &milliseconds)]),
+            Err(error) if error.code().is_some() && error.code() == self.answer => {
+                let status = error.code().unwrap_or_default();
+                log::event(
+                    Level::Info,
+                    "exec",
+                    &[("argv", &argv), ("status", &status), ("ms", &milliseconds)],
+                );
+            }
             Err(error) => {
                 log::event(Level::Warning, "exec.failed", &[("error", error), ("ms", &milliseconds)]);
             }

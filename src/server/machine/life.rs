@@ -368,3 +368,201 @@ pub fn after_stop(vm: &Vm, before: &Vm, order: Order, grace: Lease, at: At) -> O
     // What went wrong with saving is still to be read.
     Some(ordered(vm, Order::Start, Interest::Recovery, None, at)?.telling(Order::Start))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::state::next;
+    use crate::server::registry::Registry;
+    use crate::server::registry::vm::tests::entered;
+
+    const AT: At = At { moment: Moment::from_unix(1_000_000), millis: 1_000_000_000 };
+
+    /// A machine in a state, as it would be if its last order was the one that led there.
+    fn machine(state: State) -> Vm {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
+        let vm = entered(&mut registry, "alice", "node1", "vm1");
+        let order = match state {
+            State::Stopping => Order::Stop,
+            State::Starting => Order::Start,
+            State::Rebooting => Order::Reboot,
+            State::Saving => Order::Save,
+            State::Terminating => Order::Terminate,
+            _ => Order::Deploy,
+        };
+        let deletion = (state == State::Expired).then_some(Moment::from_unix(2_000_000));
+        let deadline = state.is_transitional().then_some(Moment::from_unix(999_999));
+        Vm { state, order, deletion, deadline, sequence: 7, ..vm }
+    }
+
+    fn saving() -> Saving {
+        Saving { name: "new".parse().unwrap(), then_terminate: true }
+    }
+
+    fn fault() -> Fault {
+        Fault::HostSilent { host: "node1".parse().unwrap(), seconds: 7 }
+    }
+
+    /// What is true of every machine.
+    #[track_caller]
+    fn is_sound(vm: &Vm) {
+        assert_eq!(vm.deadline.is_some(), vm.state.is_transitional(), "{vm:?}");
+        assert!(vm.place.is_none() || vm.state == State::Deploying, "{vm:?}");
+        let ends = vm.saving.as_ref().is_some_and(|saving| saving.then_terminate);
+        assert!(
+            !ends || vm.state == State::Saving,
+            "nothing is removed after a save that was given up: {vm:?}"
+        );
+        assert_eq!(vm.expires.is_none(), vm.lease == Term::Never, "{vm:?}");
+    }
+
+    #[test]
+    fn an_order_is_given_where_the_table_of_states_allows_it_and_is_another_unless_it_is_the_same() {
+        for state in State::ALL {
+            for order in Order::ALL {
+                let vm = Vm { fault: Some(fault()), ..machine(state) };
+                let with = (order == Order::Save).then(saving);
+                let given = ordered(&vm, order, Interest::Owner, with, AT);
+                let allowed = event(order).and_then(|event| next(state, event));
+                assert_eq!(given.as_ref().map(|given| given.vm.state), allowed, "{order} while {state}");
+                let Some(Change { vm: given, history, .. }) = given else { continue };
+                is_sound(&given);
+                let again = state.is_transitional() && vm.order == order;
+                assert_eq!(given.number > vm.number, !again, "{order} while {state}");
+                assert_eq!((given.order, given.sequence, &given.fault), (order, 0, &None));
+                assert_eq!(given.saving.is_some(), order == Order::Save);
+                let detail = if again { "again" } else { "" };
+                assert_eq!(history, [(format!("{order} ordered"), detail.to_owned())]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_its_owner_wants_changes_by_their_own_orders_alone() {
+        let running = machine(State::Deployed);
+        let wanted = |interest| ordered(&running, Order::Stop, interest, None, AT).unwrap().vm.wanted;
+        assert_eq!(wanted(Interest::Owner), Wanted::Stopped);
+        assert_eq!(
+            wanted(Interest::Portal),
+            Wanted::Running,
+            "it is started again when its lease is extended"
+        );
+        // Nor is it tried again behind their back when it comes to nothing.
+        for (order, after) in [
+            (Order::Stop, Wanted::Running),
+            (Order::Start, Wanted::Stopped),
+            (Order::Reboot, Wanted::Stopped),
+        ] {
+            for wanted in [Wanted::Running, Wanted::Stopped] {
+                let vm = Vm { order, wanted, state: State::Starting, ..machine(State::Starting) };
+                assert_eq!(refused(&vm, order, &fault(), OnNode::Maybe, AT).vm.wanted, after, "{order}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_order_that_no_host_took_leaves_what_was_there() {
+        for (state, order, after) in [
+            (State::Deploying, Order::Deploy, State::Failed),
+            (State::Stopping, Order::Stop, State::Deployed),
+            (State::Starting, Order::Start, State::Stopped),
+            (State::Rebooting, Order::Reboot, State::Deployed),
+            (State::Saving, Order::Save, State::Deployed),
+            (State::Terminating, Order::Terminate, State::Failed),
+        ] {
+            let vm = Vm { saving: (order == Order::Save).then(saving), ..machine(state) };
+            for taken in [OnNode::No, OnNode::Maybe] {
+                let Change { vm: left, history, .. } = refused(&vm, order, &fault(), taken, AT);
+                is_sound(&left);
+                assert_eq!((left.state, left.fault.as_ref()), (after, Some(&fault())), "{order}");
+                let on_node = if order == Order::Deploy { taken } else { OnNode::Maybe };
+                assert_eq!(left.on_node, on_node, "{order}");
+                assert_eq!(left.saving.is_some(), order == Order::Save && taken == OnNode::Maybe);
+                assert_eq!(history, [(format!("{order} failed"), fault().to_string())]);
+            }
+            // Another was given meanwhile.
+            let other = Vm { order: Order::Terminate, ..machine(State::Terminating) };
+            if order != Order::Terminate {
+                assert_eq!(refused(&other, order, &fault(), OnNode::No, AT).vm, other);
+            }
+        }
+        // A disk that was stopped, or kept after its lease, is that again.
+        let stopped = Vm { wanted: Wanted::Stopped, ..machine(State::Saving) };
+        assert_eq!(refused(&stopped, Order::Save, &fault(), OnNode::No, AT).vm.state, State::Stopped);
+        let kept = Vm { deletion: Some(Moment::from_unix(5)), ..machine(State::Saving) };
+        let kept = refused(&kept, Order::Save, &fault(), OnNode::No, AT).vm;
+        assert_eq!((kept.state, kept.deletion), (State::Expired, Some(Moment::from_unix(5))));
+    }
+
+    #[test]
+    fn a_lease_that_ended_ends_once() {
+        let grace: Lease = "7d".parse().unwrap();
+        let first = expired(&machine(State::Stopped), grace, AT).unwrap().vm;
+        assert_eq!((first.state, first.deletion), (State::Expired, Some(AT.moment.plus_seconds(7 * 86_400))));
+        let later = At { moment: AT.moment.plus_seconds(86_400), ..AT };
+        let again = Vm { state: State::Stopped, ..first.clone() };
+        assert_eq!(
+            expired(&again, grace, later).unwrap().vm.deletion,
+            first.deletion,
+            "a date that was given holds"
+        );
+        for state in State::ALL.into_iter().filter(|state| *state != State::Stopped) {
+            assert_eq!(expired(&machine(state), grace, AT), None, "{state}");
+        }
+    }
+
+    #[test]
+    fn an_extension_brings_back_what_was_there() {
+        let term: Term = "2d".parse().unwrap();
+        for state in State::ALL {
+            for wanted in [Wanted::Running, Wanted::Stopped] {
+                let vm = Vm { wanted, ..machine(state) };
+                let Change { vm: new, next, history } = extended(&vm, term, AT);
+                is_sound(&new);
+                assert_eq!((new.lease, new.expires), (term, Some(AT.moment.plus_seconds(2 * 86_400))));
+                assert_eq!(new.deletion, None);
+                let (becomes, tells) = match (state, wanted) {
+                    (State::Expired, Wanted::Running) => (State::Starting, Some(Order::Start)),
+                    (State::Expired, Wanted::Stopped) => (State::Stopped, None),
+                    (other, _) => (other, None),
+                };
+                assert_eq!((new.state, next), (becomes, tells), "{state}");
+                assert_eq!(history[0].0, "lease set");
+            }
+        }
+    }
+
+    #[test]
+    fn a_machine_is_moved_while_it_is_being_deployed_and_is_another_order_then() {
+        let other: PhysicalHost = "node2".parse().unwrap();
+        for state in State::ALL {
+            let vm = Vm { stage: Some(Stage::Unpack), ..machine(state) };
+            let Some(Change { vm: new, history, .. }) = moved(&vm, &other, &fault(), AT) else {
+                assert_ne!(state, State::Deploying);
+                continue;
+            };
+            is_sound(&new);
+            assert_eq!((state, new.state), (State::Deploying, State::Deploying));
+            assert!(new.number > vm.number && new.physical_host == other && new.placed == Placed::Again);
+            assert_eq!((new.sequence, new.stage, new.changed), (0, None, AT.moment));
+            assert!(history[0].1.contains("It is tried on node2 instead."), "{history:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_found_is_believed_where_it_can_be_true() {
+        for state in State::ALL {
+            let vm = machine(state);
+            let found =
+                [found_stopped(&vm, AT), found_running(&vm, AT), found_gone(&vm, AT), brought_back(&vm, AT)];
+            for change in found.into_iter().flatten() {
+                is_sound(&change.vm);
+                assert_ne!(change.vm.state, state);
+            }
+            assert_eq!(found_gone(&vm, AT).is_some(), state == State::Terminating);
+            let known = found_again(&missing(&vm).unwrap().vm).vm;
+            assert_eq!(known, Vm { fault: None, ..vm });
+        }
+    }
+}
