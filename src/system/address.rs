@@ -52,9 +52,10 @@ pub fn loopback_line(hosts: &str, name: &str) -> Option<(usize, String)> {
 }
 
 /// Where a name that is not this machine's has a loopback address from, if it has one: then whoever calls that name reaches
-/// itself. An address in place of a name is what it is.
+/// itself. `localhost` (RFC 6761, section 6.3) and an address in place of a name are what they are.
 pub fn astray(name: &str) -> Option<String> {
-    if name.parse::<IpAddr>().is_ok() || !resolve(name).any(|address| address.is_loopback()) {
+    let is_plain = name == "localhost" || name.parse::<IpAddr>().is_ok();
+    if is_plain || !resolve(name).any(|address| address.is_loopback()) {
         return None;
     }
     let line = std::fs::read_to_string(HOSTS).ok().and_then(|hosts| loopback_line(&hosts, name));
