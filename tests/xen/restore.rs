@@ -106,7 +106,7 @@ fn press(host: &Host, what: &str, machine: &Machine) -> (u16, String) {
 fn restore(host: &Host) {
     host.sh("date -s '+1 hour' && systemctl stop apache2");
     let said = host.sh(&format!("vgrid-registry restore {BACKUP}; systemctl start apache2"));
-    assert!(said.contains("machines 6,") && said.contains("vgrid-upkeep"), "{said}");
+    assert!(said.contains("machines 5,") && said.contains("vgrid-upkeep"), "{said}");
 }
 
 #[test]
@@ -115,37 +115,27 @@ fn after_a_restore_ten_machines_keep_their_disks_and_are_adopted_or_removed() {
         make_room(host);
         let before = host.inventory();
 
-        // Of before the backup: one that is stopped, one that runs, three that will be removed, one that is still being made.
-        let first = deploy(
-            host,
-            [("alice", "vm1"), ("alice", "vm2"), ("alice", "vm3"), ("alice", "vm4"), ("bob", "vm5")],
-        );
+        // Of before the backup: one that is stopped, one that runs, two that will be removed, one that is still being made.
+        let first = deploy(host, [("alice", "vm1"), ("alice", "vm2"), ("alice", "vm3"), ("alice", "vm4")]);
         wait(host, "deployed", &first);
-        let [started, stopped, given_to_bob, made_anew, terminated] = first;
+        let [started, stopped, given_to_bob, made_anew] = first;
         give(host, "stop", &[&started]);
         wait(host, "stopped", [&started]);
         let [half_made] = deploy(host, [("alice", "vm6")]);
         let said = host.sh(&format!("runuser -u www-data -- vgrid-registry backup {BACKUP}"));
-        assert!(said.contains("machines 6,"), "{said}");
+        assert!(said.contains("machines 5,"), "{said}");
 
-        // Of since then. The names of two that are removed are given out again.
+        // Since then ten machines change. The names of the two that are removed are given out again.
         give(host, "start", &[&started]);
         give(host, "stop", &[&stopped]);
-        give(host, "terminate", &[&given_to_bob, &made_anew, &terminated]);
-        wait(host, "notDeployed", [&given_to_bob, &made_anew, &terminated]);
+        give(host, "terminate", &[&given_to_bob, &made_anew]);
+        wait(host, "notDeployed", [&given_to_bob, &made_anew]);
         let since = deploy(
             host,
-            [
-                ("bob", "vm3"),
-                ("alice", "vm4"),
-                ("alice", "vm12"),
-                ("alice", "vm11"),
-                ("bob", "vm10"),
-                ("bob", "vm9"),
-            ],
+            [("bob", "vm3"), ("alice", "vm4"), ("alice", "vm12"), ("alice", "vm11"), ("bob", "vm9")],
         );
         wait(host, "deployed", since.iter().chain([&started, &half_made]));
-        let [bobs, anew, runs, rests, others, marked] = &since;
+        let [bobs, anew, runs, rests, marked] = &since;
         give(host, "stop", &[rests, marked]);
         wait(host, "stopped", [&stopped, rests, marked]);
         host.sh(&format!("mount {MARKED} /mnt && echo mine > /mnt/kept && umount /mnt"));
@@ -174,7 +164,7 @@ fn after_a_restore_ten_machines_keep_their_disks_and_are_adopted_or_removed() {
         let disks =
             since.iter().flat_map(|m| ["root", "swap"].map(|kind| format!("xen-{kind}-{}", m.domain())));
         assert_eq!(unknown(&page, "volume"), sorted(disks));
-        let gone = [&given_to_bob, &made_anew, &terminated];
+        let gone = [&given_to_bob, &made_anew];
         assert_eq!(
             told(&page, "missing", "id"),
             sorted(gone.iter().map(|machine| machine.id.clone())),
@@ -207,7 +197,7 @@ fn after_a_restore_ten_machines_keep_their_disks_and_are_adopted_or_removed() {
         wait(host, "notDeployed", gone);
         host.wait_for("bob", &new, "deployed", PATIENCE);
         let addresses = host.sh("grep -h '^ip = ' /etc/xen/auto/*.cfg /etc/xen/auto/.*.stopped | sort");
-        assert_eq!(addresses.lines().count(), 10, "{addresses}");
+        assert_eq!(addresses.lines().count(), 9, "{addresses}");
         assert_eq!(
             host.sh(&format!("echo '{addresses}' | uniq -d")).trim(),
             "",
@@ -228,7 +218,7 @@ fn after_a_restore_ten_machines_keep_their_disks_and_are_adopted_or_removed() {
             );
         }
         assert_eq!(volumes(host), kept);
-        let removed = [runs, rests, others];
+        let removed = [runs, rests];
         for machine in removed {
             let (status, text) = press(host, "remove", machine);
             assert_eq!(status, 202, "{}: {text}", machine.name);
@@ -236,7 +226,7 @@ fn after_a_restore_ten_machines_keep_their_disks_and_are_adopted_or_removed() {
         wait_for_workers(host);
         let of_removed = |volume: &String| removed.iter().any(|machine| volume.contains(&machine.id));
         let (lost, kept): (Vec<String>, Vec<String>) = kept.into_iter().partition(of_removed);
-        assert_eq!(lost.len(), 6, "{lost:#?}");
+        assert_eq!(lost.len(), 4, "{lost:#?}");
         assert_eq!(volumes(host), kept, "{}", host.log());
         host.heal("after all differences were seen to");
         let page = administration(host);
