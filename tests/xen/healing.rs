@@ -85,7 +85,7 @@ impl Host {
 }
 
 /// Has names and places for a machine for every stage.
-fn make_room(host: &Host) {
+pub fn make_room(host: &Host) {
     host.sh("for n in $(seq 9 12); do echo \"10.0.2.$((20 + n)) vm$n\" >> /etc/hosts; \
          sed -i \"/^\\[VirtualHostsPool\\]/a vm$n = \\\"\\\"\" /etc/vgrid/common.cfg; done; \
          sed -i 's/^xenhost = .*/xenhost = 12/' /etc/vgrid/common.cfg");

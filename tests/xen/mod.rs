@@ -14,6 +14,7 @@ mod networks;
 mod orders;
 mod power;
 mod reports;
+mod restore;
 mod save;
 mod signed;
 mod strangers;

@@ -33,6 +33,8 @@ struct View<'a> {
     jobs: BTreeMap<VmId, &'a Job>,
     volumes: BTreeSet<VmId>,
     domains: BTreeSet<&'a str>,
+    /// The machines that it has records of, by name.
+    recorded: BTreeSet<&'a str>,
 }
 
 impl<'a> View<'a> {
@@ -41,7 +43,14 @@ impl<'a> View<'a> {
             jobs: info.jobs.iter().map(|job| (job.id, job)).collect(),
             volumes: info.volumes.iter().filter_map(|volume| volume.machine).collect(),
             domains: info.domains.iter().map(|domain| domain.name.as_str()).collect(),
+            recorded: info.jobs.iter().map(|job| job.machine.as_str()).collect(),
         }
+    }
+
+    /// Whether a machine runs. A domain of its name is another's if the host has a record of that name and none of this machine:
+    /// its owner has made a new one under the old name, of which a registry that was put back knows nothing.
+    fn runs(&self, vm: &Vm, name: &str) -> bool {
+        self.domains.contains(name) && (self.jobs.contains_key(&vm.id) || !self.recorded.contains(name))
     }
 }
 
@@ -65,7 +74,7 @@ fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Act> {
         return None;
     }
     let name = vm.machine_name().ok()?;
-    let runs = view.domains.contains(name.as_str());
+    let runs = view.runs(vm, name.as_str());
     let there = job.is_some() || runs || view.volumes.contains(&vm.id);
     let at_work = job.is_some_and(|job| job.work == Some(vm.order));
     match vm.state {
@@ -262,5 +271,20 @@ mod tests {
         assert_eq!(judged(&missing, &info()), None, "it is known");
         told.jobs = vec![job(&missing, None)];
         assert_eq!(judged(&missing, &told), Some(Act::FoundAgain));
+    }
+
+    #[test]
+    fn a_machine_whose_name_another_has_taken_is_missing() {
+        let old = vm(State::Deployed);
+        let mut told = info();
+        told.domains.push(domain("alice_vm1"));
+        assert_eq!(judged(&old, &told), None, "whose it is nobody says");
+        let new = vm(State::Deployed);
+        told.jobs.push(job(&new, None));
+        assert_eq!(judged(&old, &told), Some(Act::Missing));
+        assert_eq!(judged(&new, &told), None);
+        // The record of a removal may outlive its machine.
+        told.jobs.push(job(&old, Some(Order::Terminate)));
+        assert_eq!(judged(&new, &told), None);
     }
 }
