@@ -6,16 +6,22 @@
 //! compared nothing. Read what has changed before it is committed: it changes for every script, and for every node that
 //! is updated later than its server.
 //!
-//! `registry.sql` is never written anew. The programs of version 11 of its schema left it, at work under a clock that was set;
-//! only its ids were replaced by shorter ones. What a later version makes of it is its migrations' work.
+//! `registry.sql` is never written anew. The programs of version 11 of its schema left it, at work under a clock that was set.
+//! Only its ids were replaced by shorter ones, the hosts' version by one that never was, and a few columns filled that were
+//! empty (`silent`, `restored`, a user's address). What a later version makes of it is its migrations' work.
+//!
+//! A section of a text is a request, the answer's status, type, length and body, what nodes were told (`-->`), and what changed
+//! in the registry (`+` and `-`).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use vgrid::model::fault::Fault;
 use vgrid::model::lease::Moment;
 use vgrid::model::names::VmId;
@@ -23,14 +29,14 @@ use vgrid::model::sign::{Key, Nonce, Recipient, Signed, SignedAnswer, token};
 use vgrid::model::size::Amount;
 use vgrid::model::stage::{Order, OrderNumber, Percent, Stage};
 use vgrid::model::wire::{
-    Accepted, ConsoleTail, DeployOrder, Discarded, ImageDone, ImageOrder, MachineOrder, News, NodeInfo,
-    NodeRefusal, Report, SaveOrder, StatusReply, Stranger, Verdict,
+    Accepted, ConsoleTail, DeployOrder, Discarded, Domain, ImageDone, ImageOrder, MachineOrder, News,
+    NodeInfo, NodeRefusal, Report, SaveOrder, SavedFile, StatusReply, Stranger, Verdict, Volume,
 };
 use vgrid::node::jobs::Record;
 
 use crate::support::apache::web_user;
 use crate::support::http::{Answer, Ask};
-use crate::support::node::{Conduct, facts};
+use crate::support::node::{Conduct, facts, nothing, with_machines};
 use crate::support::portal::{Portal, STATUS, Setup};
 
 /// A portal of the same configuration as the one that left the registry.
@@ -70,7 +76,8 @@ const LIKE_OTHERS: [&str; 4] = ["vm4", "vm16", "vm19", "vm21"];
 /// The portal with that registry, which every request finds as it was.
 struct Ground {
     portal: Portal,
-    pristine: PathBuf,
+    /// The registry's file, to the byte.
+    pristine: Vec<u8>,
     machines: Vec<Machine>,
     rows: BTreeMap<String, Vec<Vec<String>>>,
 }
@@ -87,7 +94,7 @@ impl Ground {
             file.query_row("SELECT id FROM identity", [], |row| row.get(0)).expect("an identity");
         portal.registry = identity.parse().expect("an identity");
         let sql = "SELECT id, virtual_host, owner, state, last_order, order_number FROM vm ORDER BY id";
-        let machines = file
+        let machines: Vec<Machine> = file
             .prepare(sql)
             .expect("machines")
             .query_map([], |row| {
@@ -103,24 +110,41 @@ impl Ground {
             .and_then(Iterator::collect)
             .expect("machines");
         file.close().expect("the registry");
-        let rows = rows(&pristine);
-        Self { portal, pristine, machines, rows }
+        portal.nodes.has(Ipv4Addr::LOCALHOST, on_its_host(&machines));
+        let pristine = fs::read(pristine).expect("the registry");
+        let mut ground = Self { portal, pristine, machines, rows: BTreeMap::new() };
+        ground.restore();
+        // Whoever opens it first brings it up to date.
+        ground.portal.get("admin", "list?format=text").send().expect(200);
+        let file = ground.portal.path("var/registry.sqlite");
+        ground.pristine = fs::read(&file).expect("the registry");
+        ground.rows = rows(&file);
+        ground
     }
 
-    /// Puts the registry back as it was. Nobody has it open between two requests.
+    /// Whether the registry is as it was. Nobody has it open between two requests.
+    fn is_pristine(&self) -> bool {
+        let at = |ending: &str| self.portal.path(&format!("var/registry.sqlite{ending}"));
+        let unwritten = fs::metadata(at("-wal")).is_ok_and(|facts| facts.len() > 0);
+        !unwritten && fs::read(at("")).is_ok_and(|now| now == self.pristine)
+    }
+
+    /// Puts the registry back as it was.
     fn restore(&self) {
-        let file = self.portal.path("var/registry.sqlite");
+        if self.is_pristine() {
+            return;
+        }
         let fresh = self.portal.path("var/registry.sqlite.next");
-        fs::copy(&self.pristine, &fresh).expect("a copy");
+        fs::write(&fresh, &self.pristine).expect("a copy");
         if let Some(user) = web_user() {
-            std::os::unix::fs::chown(&fresh, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
-                .expect("a copy");
+            let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+            std::os::unix::fs::chown(&fresh, Some(uid), Some(gid)).expect("a copy");
         }
         for ending in ["-wal", "-shm"] {
             // Only who wrote leaves them.
             let _ = fs::remove_file(self.portal.path(&format!("var/registry.sqlite{ending}")));
         }
-        fs::rename(fresh, file).expect("the registry");
+        fs::rename(fresh, self.portal.path("var/registry.sqlite")).expect("the registry");
     }
 
     /// A text with the ids of machines in place of `{vm1}`, `{vm2}` …
@@ -150,7 +174,7 @@ impl Ground {
         let before = self.portal.nodes.received().len();
         let answer = send();
         let kind = answer.header("content-type").unwrap_or_default();
-        let mut body = self.steady(&answer.text());
+        let mut body = steady(&answer.text());
         if title.contains(" list?") {
             body = without_ago(&body);
         }
@@ -159,20 +183,29 @@ impl Ground {
         if !body.ends_with('\n') {
             text.push('\n');
         }
-        for told in self.portal.nodes.received().drain(before..) {
-            let body = self.steady(&String::from_utf8_lossy(&told.body));
-            let _ = writeln!(text, "--> {} {} {body}", told.at, told.path);
-        }
-        text + &self.steady(&self.changes())
+        text + &self.effects(before)
+    }
+
+    /// What the nodes were told after so many requests, and what has changed in the registry.
+    fn effects(&self, before: usize) -> String {
+        let told = self.portal.nodes.received().split_off(before);
+        let told = told.into_iter().map(|told| {
+            let body = String::from_utf8_lossy(&told.body).into_owned();
+            format!("--> {} {} {body}\n", told.at, told.path)
+        });
+        steady(&(told.collect::<String>() + &self.changes()))
     }
 
     /// What the registry has that it had not: of a row that was changed its first column and those that differ, of a new
     /// one all that is not empty.
     fn changes(&self) -> String {
+        if self.is_pristine() {
+            return String::new();
+        }
         let now = rows(&self.portal.path("var/registry.sqlite"));
         let mut text = String::new();
         for (table, after) in now {
-            let before = &self.rows[&table];
+            let before = self.rows.get(&table).map_or(&[][..], Vec::as_slice);
             let gone: Vec<_> = before.iter().filter(|row| !after.contains(row)).collect();
             for row in after.iter().filter(|row| !before.contains(row)) {
                 let was = gone.iter().find(|was| was[0] == row[0]);
@@ -189,23 +222,64 @@ impl Ground {
         }
         text
     }
+}
 
-    /// A text without what differs from run to run: ids and numbers of requests that were made just now, forms' tokens, the version.
-    fn steady(&self, text: &str) -> String {
-        let is_part = |c: char| matches!(c, '0'..='9' | 'a'..='f' | '-');
-        let made_just_now = |word: &str| match word.len() {
-            _ if REGISTRY.contains(word) || !word.starts_with(|c: char| c.is_ascii_hexdigit()) => None,
-            12 if !word.contains('-') => Some("(request)"),
-            36 if word.parse::<VmId>().is_ok() => Some("(id)"),
-            32.. if !word.contains('-') => Some("(token)"),
-            _ => None,
-        };
-        let pieces = text.split_inclusive(|c| !is_part(c)).map(|piece| {
-            let word = piece.trim_end_matches(|c| !is_part(c));
-            made_just_now(word).map_or_else(|| piece.to_owned(), |name| piece.replacen(word, name, 1))
-        });
-        pieces.collect::<String>().replace(vgrid::VERSION, "(version)")
+/// A text without what differs from run to run: ids and numbers of requests that were made just now, forms' tokens, the version.
+fn steady(text: &str) -> String {
+    let is_part = |c: char| matches!(c, '0'..='9' | 'a'..='f' | '-');
+    let made_just_now = |word: &str| match word.len() {
+        _ if REGISTRY.contains(word) || !word.starts_with(|c: char| c.is_ascii_hexdigit()) => None,
+        12 if !word.contains('-') => Some("(request)"),
+        36 if word.parse::<VmId>().is_ok() => Some("(id)"),
+        32.. if !word.contains('-') => Some("(token)"),
+        _ => None,
+    };
+    let pieces = text.split_inclusive(|c| !is_part(c)).map(|piece| {
+        let word = piece.trim_end_matches(|c| !is_part(c));
+        made_just_now(word).map_or_else(|| piece.to_owned(), |name| piece.replacen(word, name, 1))
+    });
+    pieces.collect::<String>().replace(vgrid::VERSION, "(version)")
+}
+
+/// What the one host has that is asked: its machines, and what is nobody's.
+fn on_its_host(machines: &[Machine]) -> NodeInfo {
+    let name = |vm: &Machine| format!("{}_{}", vm.owner.replace(' ', "_"), vm.name);
+    let there = |vm: &&Machine| !["failed", "notDeployed", "deploying"].contains(&vm.state.as_str());
+    let all: Vec<(&Machine, String)> = machines.iter().filter(there).map(|vm| (vm, name(vm))).collect();
+    let named: Vec<(&str, &str)> = all.iter().map(|(vm, name)| (vm.id.as_str(), name.as_str())).collect();
+    let mut info = with_machines(&named);
+    let stopped = |id: &str| {
+        let vm = machines.iter().find(|vm| vm.id == id);
+        vm.is_some_and(|vm| ["stopped", "expired"].contains(&vm.state.as_str()))
+    };
+    for job in &mut info.jobs {
+        job.stopped = stopped(&job.id.to_string());
     }
+    info.domains.retain(|domain| all.iter().any(|(vm, name)| *name == domain.name && !stopped(&vm.id)));
+    let stranger: VmId = "01936f5e-0000-7000-8000-0000000000aa".parse().expect("an id");
+    let order = json!({
+        "id": stranger, "number": 1, "user": "dave d", "physical_host": "localhost", "virtual_host": "vm22",
+        "image": "tiny", "memory": 128, "disk": 1,
+    });
+    let mut job = info.jobs[0].clone();
+    job.id = stranger;
+    job.machine = "dave_d_vm22".parse().expect("a name");
+    job.order = serde_json::from_value(order).expect("an order");
+    info.jobs.push(job);
+    let (memory, state) = (Amount::from_mib(128), "-b----".to_owned());
+    for (id, name) in [(90, "dave_d_vm22"), (91, "by-hand")] {
+        info.domains.push(Domain { name: name.to_owned(), id, memory, state: state.clone() });
+    }
+    info.volumes = vec![Volume {
+        name: "xen-root-dave_d_vm22".to_owned(),
+        size: Amount::from_mib(1024),
+        machine: Some(stranger),
+        open: true,
+    }];
+    info.saved = ["dave_d_old", "alice_web-2026.11", "carol_c_base"]
+        .map(|stem| SavedFile { stem: stem.to_owned(), bytes: 4711 })
+        .to_vec();
+    info
 }
 
 /// What is in each table of a registry: rows of `column=value`. Mails' ids differ from run to run, and their texts are prose.
@@ -389,11 +463,10 @@ fn messages_are_signed_as_they_were() {
 /// What is asked for as text and as JSON: who, and what (see [`Ground::ask`]).
 const PAGES: &[(&str, &str)] = &[
     ("alice", "GET list"),
-    ("alice", "GET list?page=2"),
-    ("alice", "GET list?scope=mine"),
     ("admin", "GET list"),
     ("admin", "GET list?scope=mine"),
     ("bob", "GET list"),
+    ("bob", "GET list?page=2"),
     ("carol c", "GET list"),
     ("admin", "GET show?id={vm2}"),
     ("admin", "GET show?id={vm13}"),
@@ -499,7 +572,7 @@ const ACTS: &[(&str, &str)] = &[
     ("alice", "GET show?id=1"),
     ("alice", "GET history?since=yesterday"),
     ("alice", "POST reboot id={vm1}&id={vm1}"),
-    ("alice", "POST reboot"),
+    ("alice", "GET reboot"),
     ("alice", "POST list x=1"),
     ("alice", "DELETE show?id={vm1}"),
     ("alice", "PUT deploy x=1"),
@@ -539,7 +612,9 @@ fn pages_are_as_they_were() {
     let mut acts = both(ACTS);
     // While the portal is closed, for who uses it.
     let closing = "POST admin?format=json do=close&kind=portal&reason=The+hall+is+moved";
-    for (user, what) in [("alice", "GET list"), ("alice", "POST stop id={vm1}"), ("admin", "GET list")] {
+    for (user, what) in
+        [("bob", "GET list"), ("bob", "POST stop id={vm18}"), ("admin", "GET list?scope=mine")]
+    {
         for what in ["text", "json"].map(|format| in_format(what, format)) {
             acts += &ground.record(&format!("{user}, closed: {what}"), || {
                 ground.ask("admin", closing).send().expect(200);
@@ -635,5 +710,38 @@ fn reports_mean_for_each_machine_what_they_did() {
             });
         }
     }
+    let id = "01936f5e-0000-7000-8000-0000000000ff".parse().expect("an id");
+    let (order, number) = (Order::Deploy, OrderNumber::default());
+    let unknown = Report { id, order, number, sequence: 1, news: News::Done, host: None };
+    let body = serde_json::to_vec(&unknown).expect("JSON");
+    text += &ground.record("a machine that nobody knows", || {
+        ground.portal.signed(STATUS, body, &ground.portal.key).send()
+    });
     golden(&[("reports.txt".to_owned(), text)]);
+}
+
+#[test]
+fn upkeep_does_what_it_did() {
+    const HOUR: i64 = 3600;
+    let ground = Ground::new();
+    let nodes = &ground.portal.nodes;
+    let mut text = String::new();
+    for (title, after, there) in [
+        ("as the registry has it", 0, true),
+        ("three days later", 72 * HOUR, true),
+        ("one hour later, and its host has lost everything", HOUR, false),
+        ("forty days later", 40 * 24 * HOUR, true),
+    ] {
+        ground.restore();
+        ground.portal.stop_clock(NOW.plus_seconds(after));
+        nodes.has(Ipv4Addr::LOCALHOST, if there { on_its_host(&ground.machines) } else { nothing() });
+        let before = nodes.received().len();
+        ground.portal.upkeep(&[]);
+        // Hosts are asked at the same time.
+        let effects = ground.effects(before);
+        let mut lines: Vec<&str> = effects.lines().collect();
+        lines.sort_unstable();
+        let _ = writeln!(text, "=== {title}\n{}", lines.join("\n"));
+    }
+    golden(&[("upkeep.txt".to_owned(), text)]);
 }
