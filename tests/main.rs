@@ -12,6 +12,7 @@ mod config_files;
 mod environment;
 mod extend;
 mod file_systems;
+mod golden;
 mod guest;
 mod harness;
 mod history;

@@ -83,16 +83,33 @@ impl Default for Setup {
 /// The library that sets the clock of a program, of Debian's package faketime.
 const CLOCK: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
-/// What sets the clock of a program: the file holds how far it is ahead of the machine's (faketime(1)).
+/// A zone with daylight saving, as New York has it since 2007 (tzset(3)): nothing may depend on it.
+const ZONE: &str = "EST5EDT,M3.2.0,M11.1.0";
+
+/// What sets the clock of a program: the file holds how far it is ahead of the machine's, or at what time it stands still
+/// (faketime(1)).
 fn clock_variables(dir: &Path) -> [(&'static str, String); 4] {
     [
-        // A zone with daylight saving, as New York has it since 2007 (tzset(3)): nothing may depend on it.
-        ("TZ", "EST5EDT,M3.2.0,M11.1.0".to_owned()),
+        ("TZ", ZONE.to_owned()),
         ("LD_PRELOAD", CLOCK.to_owned()),
         ("FAKETIME_TIMESTAMP_FILE", dir.join("etc/clock").display().to_string()),
         // Threads wait for real time.
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
     ]
+}
+
+/// Removes what killed programs whose clock was set have left: libfaketime makes two files for each process, and the next
+/// one with the same number does not start when they are there.
+fn sweep_clocks() {
+    let Ok(entries) = fs::read_dir("/dev/shm") else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = ["faketime_shm_", "sem.faketime_sem_"].into_iter().find_map(|p| name.strip_prefix(p));
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            // Another test may do the same.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// A number that is higher than that of every order, whatever the clock was when it was given: that of the last one.
@@ -208,9 +225,21 @@ impl Portal {
     /// Sets the programs' clock so many seconds ahead of the machine's.
     pub fn set_clock(&self, ahead: i64) {
         self.ahead.store(ahead, Ordering::SeqCst);
+        self.write_clock(&format!("{ahead:+}s\n"));
+    }
+
+    /// Stops the programs' clock at a moment.
+    pub fn stop_clock(&self, at: Moment) {
+        self.ahead.store(at.since(clock::now()), Ordering::SeqCst);
+        let zone = jiff::tz::TimeZone::posix(ZONE).expect("a time zone");
+        let at = jiff::Timestamp::from_second(at.unix()).expect("a time").to_zoned(zone);
+        self.write_clock(&at.strftime("%Y-%m-%d %H:%M:%S\n").to_string());
+    }
+
+    fn write_clock(&self, text: &str) {
         // Put in place as a whole: programs read it at any moment.
         let (file, fresh) = (self.path("etc/clock"), self.path("etc/clock.new"));
-        fs::write(&fresh, format!("{ahead:+}s\n")).expect("the clock's file");
+        fs::write(&fresh, text).expect("the clock's file");
         fs::rename(fresh, file).expect("the clock's file");
     }
 
@@ -405,6 +434,7 @@ impl Setup {
         });
         let portal = Portal { apache, nodes, key, registry, dir, ahead: AtomicI64::new(0), stage };
         if self.clock {
+            sweep_clocks();
             portal.set_clock(0);
         }
         portal
