@@ -5,7 +5,7 @@ use crate::model::fault::Fault;
 use crate::model::lease::{Lease, Moment, Term};
 use crate::model::names::PhysicalHost;
 use crate::model::stage::{Order, OrderNumber, Stage};
-use crate::model::state::{Event, State};
+use crate::model::state::{self, Event, State};
 use crate::model::wire::{News, Report};
 
 use crate::server::registry::vm::{Change, OnNode, Placed, Saving, Vm, Wanted};
@@ -53,12 +53,13 @@ fn wanted(order: Order) -> Option<Wanted> {
     }
 }
 
-/// What becomes of that when the order comes to nothing: nothing is tried again behind the owner's back.
-fn wanted_after_failure(order: Order) -> Option<Wanted> {
-    match order {
-        Order::Start | Order::Reboot => Some(Wanted::Stopped),
-        Order::Stop => Some(Wanted::Running),
-        Order::Deploy | Order::Terminate | Order::Save => None,
+/// What becomes of that when the order comes to nothing: what the machine is then, so that nothing is tried again behind the
+/// owner's back.
+fn wanted_after_failure(order: Order, becomes: Option<State>) -> Option<Wanted> {
+    match (order, becomes?) {
+        (Order::Start | Order::Stop | Order::Reboot, State::Deployed) => Some(Wanted::Running),
+        (Order::Start | Order::Stop | Order::Reboot, State::Stopped) => Some(Wanted::Stopped),
+        _ => None,
     }
 }
 
@@ -134,8 +135,9 @@ pub fn brought_back(vm: &Vm, at: At) -> Option<Change> {
 pub fn refused(vm: &Vm, order: Order, fault: &Fault, taken: OnNode, at: At) -> Change {
     let line = (format!("{order} failed"), fault.to_string());
     let failed = (vm.order == order).then(|| {
-        after(vm, undone(vm, order), at, |vm| {
-            came_to_nothing(vm, order, fault);
+        let event = undone(vm, order);
+        after(vm, event, at, |vm| {
+            came_to_nothing(vm, order, event, fault);
             // Of any other machine something is there, whether its node took the order or not.
             if order == Order::Deploy {
                 vm.on_node = taken;
@@ -159,16 +161,16 @@ fn undone(vm: &Vm, order: Order) -> Event {
 }
 
 /// What every order leaves that came to nothing.
-fn came_to_nothing(vm: &mut Vm, order: Order, fault: &Fault) {
+fn came_to_nothing(vm: &mut Vm, order: Order, event: Event, fault: &Fault) {
     vm.fault = Some(fault.clone());
-    vm.wanted = wanted_after_failure(order).unwrap_or(vm.wanted);
+    vm.wanted = wanted_after_failure(order, state::next(vm.state, event)).unwrap_or(vm.wanted);
 }
 
 /// The portal waits no longer for what was ordered last.
 pub fn given_up(vm: &Vm, fault: &Fault, on_node: OnNode, at: At) -> Option<Change> {
     let order = vm.order;
     let failed = after(vm, Event::Failed, at, |vm| {
-        came_to_nothing(vm, order, fault);
+        came_to_nothing(vm, order, Event::Failed, fault);
         vm.on_node = on_node;
     })?;
     Some(Change::with(failed, format!("{order} failed"), fault.to_string()))
@@ -329,7 +331,7 @@ pub fn reported(vm: &Vm, report: &Report, event: Event, on_node: Option<OnNode>,
                 // How far it had come is shown with what is failed for good.
                 vm.stage = vm.stage.filter(|_| matches!(report.order, Order::Deploy | Order::Terminate));
                 vm.percent = None;
-                came_to_nothing(vm, report.order, fault);
+                came_to_nothing(vm, report.order, event, fault);
             }
         }
     })
@@ -448,17 +450,25 @@ mod tests {
             Wanted::Running,
             "it is started again when its lease is extended"
         );
-        // Nor is it tried again behind their back when it comes to nothing.
-        for (order, after) in [
-            (Order::Stop, Wanted::Running),
-            (Order::Start, Wanted::Stopped),
-            (Order::Reboot, Wanted::Stopped),
+        // What comes to nothing is not tried again behind their back, and what runs on is still wanted to.
+        for (order, state, after) in [
+            (Order::Stop, State::Stopping, Wanted::Running),
+            (Order::Start, State::Starting, Wanted::Stopped),
+            (Order::Reboot, State::Rebooting, Wanted::Running),
         ] {
             for wanted in [Wanted::Running, Wanted::Stopped] {
-                let vm = Vm { order, wanted, state: State::Starting, ..machine(State::Starting) };
+                let vm = Vm { wanted, ..machine(state) };
                 assert_eq!(refused(&vm, order, &fault(), OnNode::Maybe, AT).vm.wanted, after, "{order}");
+                assert_eq!(given_up(&vm, &fault(), OnNode::Maybe, AT).unwrap().vm.wanted, after, "{order}");
             }
         }
+        // Its host says that it shut it down, and could not start it.
+        let rebooting = machine(State::Rebooting);
+        let (order, number) = (Order::Reboot, rebooting.number);
+        let news = News::Failed { fault: fault() };
+        let report = Report { id: rebooting.id, order, number, sequence: 9, news, host: None };
+        let stopped = reported(&rebooting, &report, Event::Stopped, None, AT).unwrap();
+        assert_eq!((stopped.state, stopped.wanted), (State::Stopped, Wanted::Stopped));
     }
 
     #[test]
