@@ -53,9 +53,10 @@ check:
 	$(CARGO) clippy --locked --no-default-features --features node -- -D warnings
 
 # Scenarios that take minutes each: owners' keys, mishaps in every stage, reboots and power cuts, two hosts, queues,
-# saved images, disks that attack the host, a liar in the server's place and a lost registry, a registry of an hour ago, and each
-# thing that vgrid-check looks at broken once.
-DEEP = xen::check xen::healing xen::hostile xen::keys xen::loss xen::orders xen::power xen::reports xen::restore xen::save xen::two
+# saved images, disks that attack the host, a liar in the server's place and a lost registry, a registry of an hour ago, networks,
+# thirty deploys at once, what is unknown on a host, and each thing that vgrid-check looks at broken once.
+DEEP = xen::check xen::healing xen::hostile xen::keys xen::life::thirty xen::loss xen::networks xen::orders \
+	xen::power xen::reports xen::restore xen::save xen::strangers xen::two
 
 test:
 	tests/xenhost/packages test
