@@ -78,7 +78,8 @@ fn state(host: &Host, machine: &Machine) -> String {
 /// The volumes as LVM knows them, with whose they are.
 fn volumes(host: &Host) -> Vec<String> {
     let all = host.sh("lvs --noheadings -o lv_name,lv_uuid,lv_tags vg1 | sort");
-    all.lines().map(|line| line.trim().to_owned()).collect()
+    // The columns are as wide as their widest entry.
+    all.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
 }
 
 /// All that there is of machines: who runs, under which number; volumes; configurations and records, with what is in them.
