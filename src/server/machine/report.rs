@@ -78,11 +78,12 @@ fn meaning(vm: &Vm, report: &Report, grace: Lease, at: At) -> Meaning {
         news.iter().map(|(what, detail)| ((*what).to_owned(), detail.clone())).collect::<Vec<_>>()
     };
     let Some(event) = event else {
-        let known =
-            if on_node == Some(OnNode::No) { life::not_there(vm) } else { Change::silent(vm.clone()) };
-        let change = Change { history: lines(&news), ..known };
+        let is_gone = on_node == Some(OnNode::No);
+        let known = if is_gone { life::not_there(vm) } else { Change::silent(vm.clone()) };
+        let says_something = is_gone || news.is_some();
+        let change = says_something.then(|| Change { history: lines(&news), ..known });
         let next = unheard(vm, report);
-        return Meaning { reply: StatusReply { verdict, next }, news, change: Some(change), is_saved: false };
+        return Meaning { reply: StatusReply { verdict, next }, news, change, is_saved: false };
     };
     let is_saved = matches!(report.news, News::Saved { .. }) && vm.saving.is_some();
     let becomes = life::reported(vm, report, event, on_node, at);
@@ -237,6 +238,7 @@ fn judge(vm: &Vm, report: &Report) -> Judged {
 mod tests {
     use super::*;
     use crate::model::fault::Fault;
+    use crate::model::names::PhysicalHost;
     use crate::model::lease::Term;
     use crate::model::stage::Stage;
     use crate::model::stage::{OrderNumber, Percent};
@@ -387,6 +389,20 @@ mod tests {
         let vm = report(4, News::Done);
         assert_eq!((vm.state, vm.stage), (State::Deployed, None));
         assert_eq!(ground.history(), ["stage", "stage", "deployed"]);
+    }
+
+    #[test]
+    fn a_late_word_on_a_deploy_says_nothing_of_its_host() {
+        let mut ground = Ground::new();
+        ground.report(Order::Deploy, 5, progress(Stage::Unpack, 10));
+        let failed = ground.reported(Order::Deploy, 4, News::Failed { fault: Fault::PrivilegeRefused });
+        assert!(!failed.deploy_failed && failed.news.is_none(), "administrators would hear of it");
+        let host: PhysicalHost = "node1".parse().unwrap();
+        let fails = |writer: &Writer<'_>| writer.host_failed(&host, clock::now(), |_| 60);
+        ground.registry.write(fails).unwrap();
+        ground.reported(Order::Deploy, 4, News::Done);
+        let failures = ground.registry.read(|reader| reader.failures()).unwrap();
+        assert_eq!(failures.len(), 1, "its host would count as one that works");
     }
 
     #[test]
