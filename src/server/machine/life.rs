@@ -1,16 +1,14 @@
 //! What machines become. Pure: from a machine and what happens to it comes a [`Change`], which the registry applies. The
 //! one place that decides what goes with a state: stage, fault, order, what is wanted, what is kept.
 
+use super::leases;
 use crate::model::fault::Fault;
 use crate::model::lease::{Lease, Moment, Term};
 use crate::model::names::PhysicalHost;
 use crate::model::stage::{Order, OrderNumber, Stage};
 use crate::model::state::{self, Event, State};
 use crate::model::wire::{News, Report};
-
 use crate::server::registry::vm::{Change, OnNode, Placed, Saving, Vm, Wanted};
-
-use super::leases;
 
 /// When something happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,15 +77,14 @@ fn beside(vm: &Vm, edit: impl FnOnce(&mut Vm)) -> Vm {
 
 // ----- orders -----
 
-/// Somebody gives an order about a machine that is there. `None` if its state does not allow it. `saving` goes with the order
-/// to save its disk.
+/// Somebody gives an order about a machine that is there, which its host must be told ([`Change::next`]). `None` if its state
+/// does not allow it. `saving` goes with the order to save its disk.
 pub fn ordered(vm: &Vm, order: Order, interest: Interest, saving: Option<Saving>, at: At) -> Option<Change> {
     let again = is_again(vm, order);
     let given = after(vm, event(order)?, at, |vm| {
         give(vm, order, again, at);
-        match interest {
-            Interest::Owner => vm.wanted = wanted(order).unwrap_or(vm.wanted),
-            Interest::Portal | Interest::Recovery => {}
+        if interest == Interest::Owner {
+            vm.wanted = wanted(order).unwrap_or(vm.wanted);
         }
         if order == Order::Save && vm.state == State::Stopped {
             // It is not to be started afterwards.
@@ -98,7 +95,8 @@ pub fn ordered(vm: &Vm, order: Order, interest: Interest, saving: Option<Saving>
             vm.fault = None;
         }
     })?;
-    Some(Change::with(given, format!("{order} ordered"), if again { "again" } else { "" }))
+    let detail = if again { "again" } else { "" };
+    Some(Change { next: Some(order), ..Change::with(given, format!("{order} ordered"), detail) })
 }
 
 /// Whether an order is under way, so that giving it once more is giving it again.
@@ -126,8 +124,9 @@ pub fn brought_back(vm: &Vm, at: At) -> Option<Change> {
         let stopped = after(vm, Event::Stopped, at, |vm| vm.deletion = None)?;
         return Some(Change::with(stopped, what, detail));
     }
-    let noted = Change::with(beside(vm, |vm| vm.deletion = None), what, detail);
-    noted.then(|vm| Some(ordered(vm, Order::Start, Interest::Portal, None, at)?.telling(Order::Start)))
+    let back = beside(vm, |vm| vm.deletion = None);
+    let started = ordered(&back, Order::Start, Interest::Portal, None, at)?;
+    Some(Change::with(back, what, detail).and(|_| Some(started)))
 }
 
 /// A machine's node did not take an order that was given before. It becomes what the table of states says, unless it got
@@ -238,17 +237,11 @@ pub fn extended(vm: &Vm, term: Term, at: At) -> Change {
         vm.expires = end;
         vm.deletion = None;
     });
-    let set = Change::with(set, "lease set", format!("{term}; {told}"));
-    if vm.state != State::Expired {
-        return set;
-    }
-    let and_then = match vm.wanted {
-        Wanted::Stopped => set.clone().then(|vm| after(vm, Event::Stopped, at, |_| {}).map(Change::silent)),
-        Wanted::Running => set
-            .clone()
-            .then(|vm| Some(ordered(vm, Order::Start, Interest::Owner, None, at)?.telling(Order::Start))),
-    };
-    and_then.unwrap_or(set)
+    Change::with(set, "lease set", format!("{term}; {told}")).and(|vm| match (vm.state, vm.wanted) {
+        (State::Expired, Wanted::Stopped) => after(vm, Event::Stopped, at, |_| {}).map(Change::silent),
+        (State::Expired, Wanted::Running) => ordered(vm, Order::Start, Interest::Owner, None, at),
+        _ => None,
+    })
 }
 
 /// The date before which a machine's disk is not removed is so long from now.
@@ -368,7 +361,7 @@ pub fn after_stop(vm: &Vm, before: &Vm, order: Order, grace: Lease, at: At) -> O
         return None;
     }
     // What went wrong with saving is still to be read.
-    Some(ordered(vm, Order::Start, Interest::Recovery, None, at)?.telling(Order::Start))
+    ordered(vm, Order::Start, Interest::Recovery, None, at)
 }
 
 #[cfg(test)]

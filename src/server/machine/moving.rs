@@ -5,19 +5,19 @@ use super::now;
 use crate::config::{self, Common};
 use crate::model::fault::Fault;
 use crate::model::stage::{Order, Stage};
-use crate::system::clock;
-use crate::system::log::Level;
-
+use crate::model::wire::Accepted;
 use crate::server::audit;
 use crate::server::machine::failures;
 use crate::server::machine::orders;
 use crate::server::machine::placement::{Load, Need, choose};
 use crate::server::machine::pool::{known, loads};
 use crate::server::mail::Post;
-use crate::server::nodes::Nodes;
+use crate::server::nodes::{Nodes, Trouble};
 use crate::server::registry::event::Actor;
 use crate::server::registry::vm::{OnNode, Placed, Vm};
 use crate::server::registry::{Registry, RegistryError, Writer};
+use crate::system::clock;
+use crate::system::log::Level;
 
 /// Who finds another host.
 #[derive(Debug, Clone, Copy)]
@@ -59,10 +59,25 @@ impl<'a> Mover<'a> {
                 vm = moved;
                 continue;
             }
-            return orders::settle_with(registry, vm, Order::Deploy, answer, actor, |writer, vm, fault| {
-                failures::deploy_failed(writer, &self.post(), vm, fault, clock::now())
-            });
+            return self.settle(registry, vm, answer, actor);
         }
+    }
+
+    /// Enters what the host of a machine answered when it was told to make it; administrators hear of what concerns them.
+    /// Gives back the machine as it is now, and the fault that its owner must know of.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn settle(
+        &self,
+        registry: &mut Registry,
+        vm: Vm,
+        answer: Result<Accepted, Trouble>,
+        actor: &Actor,
+    ) -> Result<(Vm, Option<Fault>), RegistryError> {
+        orders::settle_with(registry, vm, Order::Deploy, answer, actor, |writer, vm, fault| {
+            failures::deploy_failed(writer, &self.post(), vm, fault, clock::now())
+        })
     }
 
     /// Gives a machine that its host could not make, and of which surely nothing is there, to another host, within a

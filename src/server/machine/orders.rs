@@ -6,14 +6,13 @@ use super::now;
 use crate::model::fault::Fault;
 use crate::model::stage::Order;
 use crate::model::wire::{Accepted, DeployOrder, MachineOrder, SaveOrder};
-use crate::system::clock;
-use crate::system::log::Level;
-
 use crate::server::audit;
 use crate::server::nodes::{Nodes, Trouble};
 use crate::server::registry::event::Actor;
 use crate::server::registry::vm::{Saving, Vm};
 use crate::server::registry::{Registry, RegistryError, Writer};
+use crate::system::clock;
+use crate::system::log::Level;
 
 /// Records that an order about a machine that is there is given, within a transaction; `saving` goes with the order to save
 /// its disk. `None`, and nothing is changed, if the machine's state does not allow it.

@@ -1,12 +1,11 @@
 //! What a node's report means for a machine, as it is when the report comes. Pure, but for [`take`], which enters it.
 
+use super::life::{self, At, Interest};
+use super::now;
 use crate::model::lease::Lease;
 use crate::model::stage::Order;
 use crate::model::state::{Event, State};
 use crate::model::wire::{News, NextOrder, Report, StatusReply, Verdict};
-
-use super::life::{self, At, Interest};
-use super::now;
 use crate::server::registry::event::Actor;
 use crate::server::registry::image::Image;
 use crate::server::registry::vm::{Change, OnNode, Vm};
@@ -98,21 +97,14 @@ fn meaning(vm: &Vm, report: &Report, grace: Lease, at: At) -> Meaning {
             return Meaning { reply, news: None, change: None, is_saved };
         }
     };
-    let change = Change { history: lines(&news), ..Change::silent(new) };
     let ends = is_saved && vm.saving.as_ref().is_some_and(|saving| saving.then_terminate);
-    let followed = || {
-        let end = |new: &Vm| ended(new, at);
-        let stop = |new: &Vm| life::after_stop(new, vm, report.order, grace, at);
-        if ends { change.clone().then(end) } else { change.clone().then(stop) }
-    };
-    let change = follows.then(followed).flatten().unwrap_or(change);
+    let change = Change { history: lines(&news), ..Change::silent(new) }.and(|new| match (follows, ends) {
+        (false, _) => None,
+        (true, true) => life::ordered(new, Order::Terminate, Interest::Owner, None, at),
+        (true, false) => life::after_stop(new, vm, report.order, grace, at),
+    });
     let next = change.next.map(|_| last_order(&change.vm));
     Meaning { reply: StatusReply { verdict, next }, news, change: Some(change), is_saved }
-}
-
-/// A machine whose disk has been saved is to be removed then.
-fn ended(vm: &Vm, at: At) -> Option<Change> {
-    Some(life::ordered(vm, Order::Terminate, Interest::Owner, None, at)?.telling(Order::Terminate))
 }
 
 /// The order that was given in the answer to a report which the node now repeats, because it never saw that answer.
@@ -238,8 +230,8 @@ fn judge(vm: &Vm, report: &Report) -> Judged {
 mod tests {
     use super::*;
     use crate::model::fault::Fault;
-    use crate::model::names::PhysicalHost;
     use crate::model::lease::Term;
+    use crate::model::names::PhysicalHost;
     use crate::model::stage::Stage;
     use crate::model::stage::{OrderNumber, Percent};
     use crate::server::machine::orders;

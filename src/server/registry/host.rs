@@ -7,7 +7,6 @@ use crate::model::lease::Moment;
 use crate::model::names::{ImageTag, PhysicalHost};
 use crate::model::size::Amount;
 use crate::model::wire::HostFacts;
-
 use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 
 /// What a host last said, and when.
@@ -215,11 +214,11 @@ impl Writer<'_> {
     pub fn note_fault(&self, host: &PhysicalHost, fault: &Fault, now: Moment) -> Result<bool, RegistryError> {
         // What is older counts no more, nor does what a clock noted that was wrong.
         self.connection.execute("DELETE FROM told_fault WHERE abs(at - ?1) > ?2", (now.unix(), EPISODE))?;
-        let is_news = self.connection.execute(
+        let rows = self.connection.execute(
             "INSERT INTO told_fault (host, kind, subject, at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
             (host.as_str(), fault.code(), fault.subject(), now.unix()),
         )?;
-        Ok(is_news == 1)
+        Ok(rows == 1)
     }
 
     /// Remembers that a deploy has succeeded on a host: whatever failed there for its own sake does so no more.

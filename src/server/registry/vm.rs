@@ -12,11 +12,10 @@ use crate::model::names::{
 use crate::model::size::{GiB, MiB};
 use crate::model::stage::{Order, OrderNumber, Percent, Stage};
 use crate::model::state::{self, Event, State};
-use crate::system::clock;
-
 use crate::server::registry::event::Actor;
 use crate::server::registry::user::Owner;
 use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
+use crate::system::clock;
 
 /// How long a machine may stay in a state of transition without a word from its node, in seconds, before
 /// upkeep may declare it failed. Unpacking a large image is one stage, but reports its percentage.
@@ -169,16 +168,11 @@ impl Change {
         Self { vm, history: Vec::new(), next: None }
     }
 
-    /// The same; its host must be told this order then.
-    pub fn telling(self, order: Order) -> Self {
-        Self { next: Some(order), ..self }
-    }
-
-    /// This one, and what becomes of the machine after it; `None` if nothing does.
-    pub fn then(mut self, next: impl FnOnce(&Vm) -> Option<Self>) -> Option<Self> {
-        let after = next(&self.vm)?;
+    /// This one, and what becomes of the machine after it, if something does.
+    pub fn and(mut self, next: impl FnOnce(&Vm) -> Option<Self>) -> Self {
+        let Some(after) = next(&self.vm) else { return self };
         self.history.extend(after.history);
-        Some(Self { vm: after.vm, history: self.history, next: after.next.or(self.next) })
+        Self { vm: after.vm, history: self.history, next: after.next.or(self.next) }
     }
 }
 

@@ -19,6 +19,7 @@ use std::sync::mpsc::sync_channel;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::unistd::{Uid, User};
+use plan::{Act, Ground, Step};
 use thiserror::Error;
 
 use crate::config::{self, Common, ConfigError};
@@ -28,9 +29,6 @@ use crate::model::names::{PhysicalHost, RequestId};
 use crate::model::stage::Order;
 use crate::model::state::State;
 use crate::model::wire::{Accepted, NodeInfo};
-use crate::system::log::{self, Level};
-use crate::system::{clock, lock};
-
 use crate::server::audit;
 use crate::server::machine::failures;
 use crate::server::machine::moving::Mover;
@@ -44,7 +42,8 @@ use crate::server::registry::upkeep::Life;
 use crate::server::registry::user::Owner;
 use crate::server::registry::vm::{Scope, Vm};
 use crate::server::registry::{Reader, Registry, RegistryError, Writer};
-use plan::{Act, Ground, Step};
+use crate::system::log::{self, Level};
+use crate::system::{clock, lock};
 
 /// How many hosts are talked to at a time. Each that hangs holds one place for the node's time limit.
 const HOSTS_AT_A_TIME: usize = 100;

@@ -1,22 +1,21 @@
 //! What upkeep finds to do about one machine, as data: planned from what is known, shown by `--dry-run`, carried out
 //! under the write lock if the machine still is as it was.
 
-use crate::server::machine::life::{self, At, Interest};
-use crate::server::registry::vm::Change;
 use std::fmt;
 
 use crate::model::fault::Fault;
 use crate::model::lease::{Lease, Moment};
 use crate::model::stage::Order;
 use crate::model::state::State;
-use crate::system::clock;
-
+use crate::server::machine::life::{self, At, Interest};
 use crate::server::machine::moving::Mover;
 use crate::server::registry::event::Actor;
 use crate::server::registry::notice::Given;
 use crate::server::registry::upkeep::Life;
+use crate::server::registry::vm::Change;
 use crate::server::registry::vm::{OnNode, Vm};
 use crate::server::registry::{RegistryError, Writer};
+use crate::system::clock;
 
 /// One thing to do about one machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,7 +170,7 @@ pub fn carry_out(
     let Ground { now, life: portal, grace, actor, mover } = ground;
     let at = At { moment: now, millis: clock::millis() };
     let given = Given { at: now, lived: portal.lived };
-    let order = |order, interest| Some(life::ordered(&vm, order, interest, None, at)?.telling(order));
+    let order = |order, interest| life::ordered(&vm, order, interest, None, at);
     let change = match &step.act {
         Act::Warn(before) => {
             let is_new = writer.note(vm.id, &warning(*before), vm.expires.unwrap_or(now), given)?;
