@@ -213,7 +213,7 @@ fn machine_names(common: &Common) -> Seen<Vec<(VirtualHost, Ipv4Addr)>> {
             continue;
         };
         if let Some(why) = address::unusable(ip) {
-            let from = address::astray(host.as_str()).map_or(String::new(), |from| format!(" ({from})"));
+            let from = address::astray(host.as_str()).map(|from| format!(" ({from})")).unwrap_or_default();
             problems.push(Problem::new(
                 format!("{host} has the address {ip}{from}, which {why}"),
                 "give it an address of its own, in the DNS or in /etc/hosts",

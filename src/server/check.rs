@@ -13,15 +13,14 @@ use crate::config::mail::{MailServer, Transport};
 use crate::model::lease::Moment;
 use crate::model::names::{PhysicalHost, RegistryId, RequestId};
 use crate::model::sign::{Key, Recipient, SignFault};
+use crate::model::text::ago;
 use crate::model::wire::{NodeInfo, NodeRefusal};
 use crate::remote::{Answer, Client, RemoteError};
-use crate::system::{address, clock};
-use crate::template::page;
-
-use crate::model::text::ago;
 use crate::server::mail;
 use crate::server::registry::upkeep::LONGEST_GAP;
 use crate::server::registry::{Registry, RegistryError};
+use crate::system::{address, clock};
+use crate::template::page;
 
 /// The page templates; the layout is read with each.
 const PAGES: [&str; 13] = [
@@ -95,26 +94,22 @@ pub fn run(checks: &mut Checks, ground: &Ground) {
         portal_answers(&Own::new(&ground.own_url, &request, &server.general.ca_file))
     });
     let hosts = checks.check("hosts' names", ground.common.as_ref(), |common| {
-        let (known, unknown): (Vec<_>, Vec<_>) = common
-            .physical_hosts
-            .iter()
-            .map(|(host, _)| host.clone())
-            .partition(|host| address::resolves(host.as_str()));
-        let problems = unknown.iter().map(|host| {
-            Problem::new(
-                format!("{host} has no address"),
-                "enter it in the DNS or in /etc/hosts, or take it out of [PhysicalHostsPool] of common.cfg",
-            )
-        });
-        let (astray, known): (Vec<_>, Vec<_>) =
-            known.into_iter().partition(|host| where_astray(host).is_some());
-        let astray = astray.iter().filter_map(|host| Some((host, where_astray(host)?))).map(|(host, from)| {
-            Problem::new(
-                format!("{host} has a loopback address here, so this machine would ask itself: {from}"),
-                "give it the host's own address there; if this machine is it: hostnamectl set-hostname NAME",
-            )
-        });
-        let problems = problems.chain(astray).collect();
+        let (mut known, mut problems) = (Vec::new(), Vec::new());
+        for (host, _) in &common.physical_hosts {
+            if !address::resolves(host.as_str()) {
+                problems.push(Problem::new(
+                    format!("{host} has no address"),
+                    "enter it in the DNS or in /etc/hosts, or take it out of [PhysicalHostsPool] of common.cfg",
+                ));
+            } else if let Some(from) = where_astray(host) {
+                problems.push(Problem::new(
+                    format!("{host} has a loopback address here, so this machine would ask itself: {from}"),
+                    "give it the host's own address there; if this machine is it: hostnamectl set-hostname NAME",
+                ));
+            } else {
+                known.push(host.clone());
+            }
+        }
         let note = format!("all {} have an address", known.len());
         Ok(Seen::partly((!known.is_empty()).then_some(known), note, problems))
     });
