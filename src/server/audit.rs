@@ -1,9 +1,8 @@
 //! What is ordered, and what becomes of it, in the log: one form for all orders.
 
-use crate::system::log::{self, Level};
-
 use crate::server::registry::event::Actor;
 use crate::server::registry::vm::Vm;
+use crate::system::log::{self, Level};
 
 /// Logs an order about a machine, or its outcome, with who gave it and from where.
 pub fn record(level: Level, what: &str, vm: &Vm, actor: &Actor, detail: &str) {

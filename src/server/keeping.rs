@@ -6,7 +6,6 @@ use thiserror::Error;
 
 use crate::config::{self, ConfigError};
 use crate::model::names::RegistryId;
-
 use crate::server::registry::file::{Restored, Summary};
 use crate::server::registry::{Registry, RegistryError};
 

@@ -16,7 +16,6 @@ use crate::model::wire::{
     NodeRefusal, SaveOrder, Stranger,
 };
 use crate::remote::{Answer, Client, RemoteError};
-
 use crate::server::registry::vm::OnNode;
 use crate::server::registry::{Registry, RegistryError};
 

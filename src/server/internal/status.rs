@@ -6,17 +6,16 @@ use crate::config::{self, Common};
 use crate::model::fault::Fault;
 use crate::model::stage::Order;
 use crate::model::wire::{News, Report, StatusReply, Verdict};
-use crate::server::machine::report;
-use crate::system::log::{self, Level};
-use crate::system::{address, clock};
-
 use crate::server::audit;
 use crate::server::machine::failures;
 use crate::server::machine::moving::Mover;
+use crate::server::machine::report;
 use crate::server::mail::Post;
 use crate::server::nodes::Nodes;
 use crate::server::registry::event::Actor;
 use crate::server::registry::{Registry, RegistryError};
+use crate::system::log::{self, Level};
+use crate::system::{address, clock};
 
 /// Answers `internal/status`: a [`Report`] in, a [`StatusReply`] out. The signature has been checked.
 ///

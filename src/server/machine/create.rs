@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::image::{self, Named};
+use super::placement::{Against, Known, Load, Need, choose, first_free};
+use super::pool::{known, loads};
+use super::quota;
 use crate::config::{Common, Quota};
 use crate::model::digest::digest;
 use crate::model::folding::Folding;
@@ -11,12 +15,6 @@ use crate::model::names::{
 };
 use crate::model::size::{GiB, MiB};
 use crate::model::text::ended;
-use crate::system::clock;
-
-use super::image::{self, Named};
-use super::placement::{Against, Known, Load, Need, choose, first_free};
-use super::pool::{known, loads};
-use super::quota;
 use crate::server::registry::closed::{self, Kind};
 use crate::server::registry::event::Actor;
 use crate::server::registry::image::Image;
@@ -24,6 +22,7 @@ use crate::server::registry::request::Given;
 use crate::server::registry::user::{Owner, Registered};
 use crate::server::registry::vm::{NewVm, Placed, Vm};
 use crate::server::registry::{Registry, RegistryError, Writer};
+use crate::system::clock;
 
 /// A part of what is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,12 +2,11 @@
 
 use crate::model::fault::Fault;
 use crate::model::lease::Moment;
-use crate::system::log::{self, Level};
-
 use crate::server::machine::placement::pause;
 use crate::server::mail::{Notice, Post, Posted};
 use crate::server::registry::vm::Vm;
 use crate::server::registry::{RegistryError, Writer};
+use crate::system::log::{self, Level};
 
 /// Remembers that a machine could not be deployed, within the transaction that records it. Administrators are told if the reason
 /// concerns them; of the same fault, again and again, they hear once.

@@ -6,7 +6,6 @@ use std::str::FromStr;
 use crate::config::Common;
 use crate::model::folding::Folding;
 use crate::model::names::{ImageName, NameFault, SavedImage, UserName};
-
 use crate::server::registry::image::Image;
 use crate::server::registry::user::Owner;
 use crate::server::registry::{Reader, RegistryError};

@@ -1,7 +1,6 @@
-//! The rules of leases: when one is over, and what happens then.
+//! The rules of leases: when one is over.
 
 use crate::model::lease::Moment;
-
 use crate::server::registry::vm::Vm;
 
 /// Whether the lease of a machine is over.

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::placement::{self, Known, Load};
 use crate::config::Common;
 use crate::model::lease::Moment;
 use crate::model::names::PhysicalHost;
-
-use super::placement::{self, Known, Load};
 use crate::server::registry::closed::{self, Kind};
 use crate::server::registry::{Reader, RegistryError};
 

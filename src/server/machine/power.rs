@@ -1,9 +1,8 @@
 //! What an order means for a machine in each of its states.
 
+use super::life;
 use crate::model::stage::Order;
 use crate::model::state::{self, State};
-
-use super::life;
 
 /// What an order means for a machine as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]

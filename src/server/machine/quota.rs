@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::create::Part;
 use crate::config::Quota;
 use crate::model::size::{Amount, GiB, MiB};
-
-use super::create::Part;
 use crate::server::registry::image::ImageUsage;
 use crate::server::registry::user::Owner;
 use crate::server::registry::vm::Usage;

@@ -1,23 +1,22 @@
 //! When and how the disk of a machine is saved as an image: for who asks for that, and for who has the machine removed
 //! afterwards.
 
-use super::life::Interest;
 use thiserror::Error;
 
+use super::life::Interest;
+use super::power::{self, Meaning};
+use super::{orders, quota};
 use crate::config::Quota;
 use crate::model::fault::Fault;
 use crate::model::names::{ImageName, SavedImage, VirtualHost};
 use crate::model::stage::Order;
 use crate::model::state::State;
-use crate::system::log::Level;
-
-use super::power::{self, Meaning};
-use super::{orders, quota};
 use crate::server::audit;
 use crate::server::nodes::Nodes;
 use crate::server::registry::event::Actor;
 use crate::server::registry::vm::{Saving, Vm};
 use crate::server::registry::{Reader, Registry, RegistryError, Writer};
+use crate::system::log::Level;
 
 /// Why a disk is not saved under a name, or an image not given it.
 #[derive(Debug, Error)]

@@ -1,7 +1,6 @@
 //! Who may be rid of a machine, and how.
 
 use crate::model::state::State;
-
 use crate::server::registry::vm::Vm;
 
 /// Whether somebody may have a machine forgotten without its host's consent: an administrator always, its

@@ -6,9 +6,8 @@ use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart};
 
 use crate::model::mail::Address;
-use crate::server::registry::mail::Waiting;
-
 use crate::server::mail::notice::line;
+use crate::server::registry::mail::Waiting;
 
 /// The last second of the year 9999, after which RFC 5322 knows no date (and the writer of dates panics).
 const LAST: i64 = 253_402_300_799;

@@ -15,12 +15,11 @@ pub use send::{Sent, answers, send_due};
 use crate::config;
 use crate::model::lease::Moment;
 use crate::model::mail::Address;
-use crate::system::log::{self, Level};
-use crate::template::{TemplateError, mail};
-
 use crate::server::registry::mail::Letter;
 use crate::server::registry::user::Owner;
 use crate::server::registry::{Reader, RegistryError, Writer};
+use crate::system::log::{self, Level};
+use crate::template::{TemplateError, mail};
 
 /// What became of something that was to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

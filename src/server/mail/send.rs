@@ -4,13 +4,12 @@ use crate::config;
 use crate::config::mail::{Outlet, Transport};
 use crate::model::lease::Moment;
 use crate::model::mail::Address;
+use crate::server::mail::letter::{Trouble, letter};
+use crate::server::mail::{sendmail, smtp};
 use crate::server::registry::event::Actor;
 use crate::server::registry::mail::Waiting;
 use crate::server::registry::{Registry, RegistryError};
 use crate::system::log::{self, Level};
-
-use crate::server::mail::letter::{Trouble, letter};
-use crate::server::mail::{sendmail, smtp};
 
 /// How long to wait before each further try, in minutes; after the last, as long as that again and again.
 const PAUSES: [i64; 4] = [1, 5, 15, 60];

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use crate::model::fault::detail;
 use crate::model::mail::Address;
-use crate::system::exec::Run;
-
 use crate::server::mail::letter::{OnItsWay, Trouble};
+use crate::system::exec::Run;
 
 /// The time it has for one mail.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -14,7 +14,6 @@ use lettre::transport::smtp::response::{Category, Code, Detail, Severity};
 use crate::config::mail::{Encryption, MailServer};
 use crate::model::fault::detail;
 use crate::model::mail::{Address, MailDomain};
-
 use crate::server::mail::letter::{OnItsWay, Trouble, address};
 
 /// The time within which a server must be connected, and must have answered each command.

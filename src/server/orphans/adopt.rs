@@ -1,23 +1,22 @@
 //! A machine that is on a host and unknown to the registry becomes the portal's: the registry was put back from a backup that
 //! is older than the machine. An administrator says so, machine by machine; nothing on the host is changed.
 
+use super::Target;
 use crate::cgi::reply::Refusal;
 use crate::model::lease::{Lease, Moment, Term};
 use crate::model::names::{Label, ROOT_PREFIX, SWAP_PREFIX, VmId};
 use crate::model::stage::OrderNumber;
 use crate::model::wire::{DeployOrder, Job, NodeInfo};
-use crate::server::machine::{self, life};
-use crate::system::clock;
-use crate::system::log::Level;
-
-use super::Target;
 use crate::server::audit;
+use crate::server::machine::{self, life};
 use crate::server::nodes::Nodes;
 use crate::server::registry::event::Actor;
 use crate::server::registry::stray::StrayKind;
 use crate::server::registry::user::{Owner, Registered};
 use crate::server::registry::vm::{NewVm, Placed, Vm};
 use crate::server::registry::{Registry, RegistryError, Writer};
+use crate::system::clock;
+use crate::system::log::Level;
 
 /// What its host says of a machine that can be adopted.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,16 +16,15 @@ use crate::cgi::request::Fields;
 use crate::model::fault::Fault;
 use crate::model::names::{MachineName, PhysicalHost, SavedImage, StrangerDomain, StrangerVolume, VmId};
 use crate::model::stage::{Order, OrderNumber};
-use crate::model::wire::{Domain, ImageAct, ImageOrder, Job, MachineOrder, NodeInfo, Stranger};
-use crate::system::clock;
-
 use crate::model::text::one_line;
+use crate::model::wire::{Domain, ImageAct, ImageOrder, Job, MachineOrder, NodeInfo, Stranger};
 use crate::server::audit;
 use crate::server::nodes::{Nodes, Trouble};
 use crate::server::registry::event::{Actor, Filter, Happening};
 use crate::server::registry::stray::{Found, StrayKind};
 use crate::server::registry::vm::{OnNode, Scope, Vm};
 use crate::server::registry::{Reader, Registry, RegistryError};
+use crate::system::clock;
 
 /// What the history says of a removal: that it is going to be tried, that it has been done, that it was not.
 const ORDERED: &str = "stray removal ordered";

@@ -4,14 +4,13 @@ use crate::cgi::policy::{self, Endpoint};
 use crate::cgi::reply::Refusal;
 use crate::cgi::serve::UserCall;
 use crate::model::names::{UserName, VmId};
-use crate::system::log::{self, Level};
-
 use crate::model::text::{ended, sentence};
 use crate::server::registry::closed::Closed;
 use crate::server::registry::event::Actor;
 use crate::server::registry::user::{Owner, Person};
 use crate::server::registry::vm::Vm;
 use crate::server::registry::{Reader, Registry, RegistryError};
+use crate::system::log::{self, Level};
 
 /// Opens the registry for a page that only reads.
 ///

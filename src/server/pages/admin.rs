@@ -10,8 +10,6 @@ use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common};
 use crate::model::lease::Moment;
 use crate::model::names::{PhysicalHost, Reason, VirtualHost};
-use crate::system::clock;
-
 use crate::model::text::{ago, one_line};
 use crate::server::audit;
 use crate::server::machine::placement::Load;
@@ -28,6 +26,7 @@ use crate::server::registry::stray::Found;
 use crate::server::registry::upkeep::{LONGEST_GAP, Life};
 use crate::server::registry::vm::{Scope, Vm};
 use crate::server::registry::{Reader, RegistryError, Writer};
+use crate::system::clock;
 
 /// How many unknown things of each host a page shows; programs get all that are remembered.
 const UNKNOWN: usize = 50;

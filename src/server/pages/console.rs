@@ -7,7 +7,6 @@ use crate::cgi::request::Format;
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common};
 use crate::model::wire::ConsoleTail;
-
 use crate::server::nodes::Nodes;
 use crate::server::pages::access;
 use crate::server::pages::view::MachineView;

@@ -1,7 +1,5 @@
 //! `user/extend`: sets a machine's lease anew, and guards it against being terminated by hand.
 
-use crate::server::machine::life::{self, At};
-use crate::server::machine::now;
 use serde::Serialize;
 
 use crate::cgi::reply::{Refusal, Reply};
@@ -10,9 +8,9 @@ use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common, Leases};
 use crate::model::lease::{Moment, Term};
 use crate::model::stage::Order;
-use crate::system::log::Level;
-
 use crate::server::audit;
+use crate::server::machine::life::{self, At};
+use crate::server::machine::now;
 use crate::server::machine::orders;
 use crate::server::machine::power;
 use crate::server::nodes::Nodes;
@@ -22,6 +20,7 @@ use crate::server::pages::view::{MachineView, ordered};
 use crate::server::registry::Writer;
 use crate::server::registry::event::Actor;
 use crate::server::registry::vm::Vm;
+use crate::system::log::Level;
 
 /// The page that asks.
 #[derive(Debug, Serialize)]

@@ -6,7 +6,6 @@ use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::{Fields, Format};
 use crate::cgi::serve::{UserCall, View};
 use crate::model::lease::Moment;
-
 use crate::model::text::one_line;
 use crate::server::pages::access;
 use crate::server::pages::view::TimeView;

@@ -1,5 +1,4 @@
-//! `user/images`: the images that people saved, and what can be done with them. Which of them somebody may use is
-//! decided here, for `user/deploy`, too.
+//! `user/images`: the images that people saved, and what can be done with them.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +11,6 @@ use crate::config::{self, Common};
 use crate::model::fault::Fault;
 use crate::model::names::{ImageName, SavedImage, UserName};
 use crate::model::wire::{ImageAct, ImageOrder};
-use crate::system::clock;
-use crate::system::log::{self, Level};
-
 use crate::server::machine::quota;
 use crate::server::machine::save::check_free;
 use crate::server::nodes::{Nodes, Trouble};
@@ -27,6 +23,8 @@ use crate::server::registry::image::Image;
 use crate::server::registry::user::Owner;
 use crate::server::registry::vm::OnNode;
 use crate::server::registry::{Reader, Registry, RegistryError, Writer};
+use crate::system::clock;
+use crate::system::log::{self, Level};
 
 /// The page.
 #[derive(Debug, Serialize)]

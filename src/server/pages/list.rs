@@ -6,14 +6,13 @@ use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::Format;
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common};
-use crate::system::clock;
-
 use crate::model::text::one_line;
 use crate::server::machine::pool::loads;
 use crate::server::machine::quota::QuotaView;
 use crate::server::pages::access;
 use crate::server::pages::view::{HostView, MachineView};
 use crate::server::registry::vm::Scope;
+use crate::system::clock;
 
 /// How many machines a page shows.
 const PER_PAGE: u32 = 100;

@@ -1,8 +1,8 @@
 //! What people and their scripts ask for: one file a URL of `bin/user`, but for [`power`], which has three.
 //!
 //! A page reads its fields, has a room below do the work, and shows what became of it. No page knows another. What they
-//! share is in [`access`] (who may do what), [`target`] (which machine is meant), [`once`] (an order that comes twice)
-//! and [`view`] (what pages show).
+//! share is in [`access`] (who may do what), [`target`] (which machine is meant), [`naming`] (what an image is called), [`once`]
+//! (an order that comes twice) and [`view`] (what pages show).
 
 pub mod access;
 pub mod admin;

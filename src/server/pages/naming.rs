@@ -1,11 +1,10 @@
 //! The names of saved images, in the fields of several forms.
 
+use super::view::field_fault;
 use crate::cgi::reply::Refusal;
 use crate::cgi::request::Fields;
 use crate::model::names::ImageName;
 use crate::model::text::sentence;
-
-use super::view::field_fault;
 use crate::server::machine::save::NotSaved;
 
 /// Reads the name for an image from a field.

@@ -1,16 +1,14 @@
 //! `user/stop`, `user/start` and `user/reboot`: a machine shut down and started again, with its disk, its name
 //! and its place on its host kept.
 
-use crate::server::machine::life::Interest;
 use serde::Serialize;
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common};
 use crate::model::stage::Order;
-use crate::system::log::Level;
-
 use crate::server::audit;
+use crate::server::machine::life::Interest;
 use crate::server::machine::orders;
 use crate::server::machine::power::{Meaning, meaning};
 use crate::server::nodes::Nodes;
@@ -20,6 +18,7 @@ use crate::server::pages::view::{MachineView, ordered};
 use crate::server::registry::Writer;
 use crate::server::registry::event::Actor;
 use crate::server::registry::vm::Vm;
+use crate::system::log::Level;
 
 /// The page that asks.
 #[derive(Debug, Serialize)]

@@ -1,7 +1,5 @@
-//! `user/save`: asks, and then has the disk of a machine that is shut down saved as an image. What this has in common
-//! with `user/terminate`, which can have a disk saved first, is here, too.
+//! `user/save`: asks, and then has the disk of a machine that is shut down saved as an image.
 
-use crate::server::pages::target::Target;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -10,11 +8,11 @@ use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common};
 use crate::model::state::State;
-
 use crate::server::machine::save;
 use crate::server::nodes::Nodes;
 use crate::server::pages::access;
 use crate::server::pages::naming;
+use crate::server::pages::target::Target;
 use crate::server::pages::view::{MachineView, ask_again, ordered};
 use crate::server::registry::vm::Saving;
 

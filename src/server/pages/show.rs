@@ -7,7 +7,6 @@ use crate::cgi::request::Format;
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common};
 use crate::model::state::State;
-
 use crate::model::text::one_line;
 use crate::server::pages::access;
 use crate::server::pages::view::{MachineView, StageView, TimeView, stages};

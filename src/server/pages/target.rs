@@ -1,10 +1,9 @@
 //! Which machine a request means.
 
+use super::access;
 use crate::cgi::reply::Refusal;
 use crate::cgi::serve::UserCall;
 use crate::model::names::{VirtualHost, VmId};
-
-use super::access;
 use crate::server::registry::Reader;
 use crate::server::registry::vm::Vm;
 

@@ -1,7 +1,5 @@
 //! `user/terminate`: asks, and then has a machine removed, with its disk saved as an image first if that is wanted.
 
-use crate::server::machine::life::{self, Interest};
-use crate::server::machine::now;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -12,9 +10,9 @@ use crate::config::{self, Common};
 use crate::model::names::ImageName;
 use crate::model::stage::Order;
 use crate::model::state::State;
-use crate::system::log::Level;
-
 use crate::server::audit;
+use crate::server::machine::life::{self, Interest};
+use crate::server::machine::now;
 use crate::server::machine::orders;
 use crate::server::machine::save;
 use crate::server::machine::terminate::may_force;
@@ -26,6 +24,7 @@ use crate::server::pages::view::{MachineView, ask_again, ordered};
 use crate::server::registry::Writer;
 use crate::server::registry::event::Actor;
 use crate::server::registry::vm::{OnNode, Saving, Vm};
+use crate::system::log::Level;
 
 /// The page that asks.
 #[derive(Debug, Serialize)]

@@ -1,7 +1,6 @@
 //! What administrators have closed: the portal, hosts, virtual host names.
 
 use crate::model::lease::Moment;
-
 use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 
 /// What can be closed.

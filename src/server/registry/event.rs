@@ -2,7 +2,6 @@
 
 use crate::model::lease::Moment;
 use crate::model::names::VmId;
-
 use crate::server::registry::user::Owner;
 use crate::server::registry::{Reader, RegistryError, Writer, all};
 

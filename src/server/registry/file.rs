@@ -15,11 +15,10 @@ use rusqlite::{Connection, OpenFlags, backup::Backup};
 
 use crate::model::lease::Moment;
 use crate::model::names::RegistryId;
-use crate::system::{clock, lock};
-
 use crate::server::registry::{
     PATIENCE, Reader, Registry, RegistryError, connect, identity, known_version, migrate,
 };
+use crate::system::{clock, lock};
 
 /// Its owner writes, its group may read.
 const MODE: u32 = 0o640;

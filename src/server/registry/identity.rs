@@ -4,9 +4,8 @@ use rusqlite::Connection;
 
 use crate::model::lease::Moment;
 use crate::model::names::RegistryId;
-use crate::system::clock;
-
 use crate::server::registry::{Reader, RegistryError, Writer, all};
+use crate::system::clock;
 
 impl Reader<'_> {
     /// The registry's identity: made with it, and the same for its whole life, through backup and restore.

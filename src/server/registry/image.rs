@@ -5,7 +5,6 @@ use rusqlite::OptionalExtension as _;
 use crate::model::lease::Moment;
 use crate::model::names::{ImageName, ImageTag, PhysicalHost, SavedImage, UserName, VirtualHost, VmId};
 use crate::model::size::GiB;
-
 use crate::server::registry::user::Owner;
 use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 

@@ -3,7 +3,6 @@
 use uuid::Uuid;
 
 use crate::model::lease::Moment;
-
 use crate::server::registry::{Reader, RegistryError, Writer, all};
 
 /// A mail that waits.

@@ -34,11 +34,10 @@ use std::time::Duration;
 
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior};
+use schema::{MIGRATIONS, NEWEST};
 use thiserror::Error;
 
 use crate::model::names::RegistryId;
-
-use schema::{MIGRATIONS, NEWEST};
 
 /// How long a writer waits for the others before it gives up. A hundred deploys at once take a second or
 /// two one after the other; Apache gives a CGI program a minute.

@@ -4,7 +4,6 @@ use rusqlite::OptionalExtension as _;
 
 use crate::model::lease::Moment;
 use crate::model::names::VmId;
-
 use crate::server::registry::{Reader, RegistryError, Writer};
 
 /// A notice that was given.

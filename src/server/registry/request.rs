@@ -3,7 +3,6 @@
 use rusqlite::OptionalExtension as _;
 
 use crate::model::names::VmId;
-
 use crate::server::registry::user::Owner;
 use crate::server::registry::vm::Vm;
 use crate::server::registry::{Reader, RegistryError, Writer};

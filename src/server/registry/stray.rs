@@ -1,11 +1,10 @@
 //! What was found on hosts that this portal did not order, or no longer knows. Nothing is decided by it: an
 //! administrator looks and acts.
 
-use crate::model::lease::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::model::lease::Moment;
 use crate::model::names::{MachineName, PhysicalHost, VOLUME_PREFIXES, VirtualHost};
-
 use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 
 /// What kind of thing it is.

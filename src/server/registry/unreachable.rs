@@ -1,7 +1,6 @@
 //! Owners who can't be told anything: there was mail for them, and they have no address.
 
 use crate::model::lease::Moment;
-
 use crate::server::registry::user::Owner;
 use crate::server::registry::{Reader, RegistryError, Writer, all};
 

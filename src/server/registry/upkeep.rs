@@ -3,7 +3,6 @@
 use rusqlite::OptionalExtension as _;
 
 use crate::model::lease::Moment;
-
 use crate::server::registry::{Reader, RegistryError, Writer};
 
 /// The longest time between two runs of upkeep that counts as lived, in seconds. After a longer one the portal was

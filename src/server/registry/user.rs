@@ -8,9 +8,8 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use crate::model::folding::{Folding, folded};
 use crate::model::lease::Moment;
 use crate::model::names::UserName;
-use crate::system::log::{self, Level};
-
 use crate::server::registry::{Reader, Registry, RegistryError, Writer};
+use crate::system::log::{self, Level};
 
 /// The owner of a machine: a user's canonical name (blanks as underscores).
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,6 @@ use crate::model::lease::Moment;
 use crate::model::names::VmId;
 use crate::model::state::State;
 use crate::model::wire::{Job, NodeInfo};
-
 use crate::server::machine::leases;
 use crate::server::registry::vm::{OnNode, Vm, Wanted};
 use crate::server::upkeep::plan::{Act, Step};

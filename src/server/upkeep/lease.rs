@@ -7,7 +7,6 @@
 use crate::config::Leases;
 use crate::model::lease::{Lease, Moment, Term};
 use crate::model::state::State;
-
 use crate::server::registry::notice::Given;
 use crate::server::registry::upkeep::Life;
 use crate::server::registry::vm::{OnNode, Vm};

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use crate::config::Upkeep;
 use crate::model::names::VirtualHost;
-use crate::system::exec::{ExecError, Run};
-
 use crate::server::registry::vm::Vm;
 use crate::server::upkeep::plan::Act;
+use crate::system::exec::{ExecError, Run};
 
 /// Where Debian and the Red Hats have it.
 const FPING: [&str; 2] = ["/usr/bin/fping", "/usr/sbin/fping"];

@@ -4,15 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
+use super::{Declined, SAVED};
 use crate::cgi::request::Fields;
 use crate::config::{Common, Leases};
 use crate::model::lease::Lease;
 use crate::model::names::{ImageTag, NameFault, PhysicalHost, VirtualHost};
-
 use crate::model::text::sentence;
 use crate::server::machine::create::{Source, Wish};
-
-use super::{Declined, SAVED};
 
 /// What leaves a choice to vGrid, besides an empty field.
 const AUTO: &str = "auto";

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::{FIELDS, SAVED};
 use crate::cgi::policy;
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{Common, Leases};
 use crate::model::names::{SavedImage, VmId};
-
 use crate::model::text::one_line;
 use crate::server::machine::image::Named;
 use crate::server::machine::pool::loads;
@@ -22,8 +22,6 @@ use crate::server::registry::closed::{self, Kind};
 use crate::server::registry::image::Image;
 use crate::server::registry::user::Owner;
 use crate::server::registry::vm::Vm;
-
-use super::{FIELDS, SAVED};
 
 /// What the form proposes for the memory, in MiB, and for the partition, in GiB.
 const PROPOSED_MEMORY: &str = "256";

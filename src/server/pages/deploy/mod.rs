@@ -10,8 +10,6 @@ use crate::cgi::request::Format;
 use crate::cgi::serve::UserCall;
 use crate::config::{self, Common};
 use crate::model::state::State;
-use crate::system::log::{self, Level};
-
 use crate::server::audit;
 use crate::server::machine::create::{self, Asking, Mark, NotTaken, Part, Taken, When, take_on};
 use crate::server::machine::moving::Mover;
@@ -20,6 +18,7 @@ use crate::server::pages::access;
 use crate::server::pages::once;
 use crate::server::pages::view::{field_fault, ordered};
 use crate::server::registry::vm::Vm;
+use crate::system::log::{self, Level};
 
 /// The fields of the form.
 const FIELDS: [&str; 8] = [

@@ -2,13 +2,12 @@
 
 use serde::Serialize;
 
+use super::TimeView;
 use crate::config::Common;
 use crate::model::lease::Moment;
 use crate::model::size::Amount;
 use crate::model::stage::Percent;
 use crate::model::text::{ago, one_line};
-
-use super::TimeView;
 use crate::server::machine::placement::Load;
 use crate::server::registry::host::Host;
 

@@ -2,10 +2,9 @@
 
 use serde::Serialize;
 
+use super::TimeView;
 use crate::config::Common;
 use crate::model::size::Amount;
-
-use super::TimeView;
 use crate::server::machine::image::{Named, obstacle};
 use crate::server::registry::image::Image;
 use crate::server::registry::user::Owner;

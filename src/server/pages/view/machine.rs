@@ -4,13 +4,12 @@ use std::cmp::Ordering;
 
 use serde::Serialize;
 
+use super::TimeView;
 use crate::config::Common;
 use crate::model::fault::Fault;
 use crate::model::stage::{Percent, Stage};
 use crate::model::state::State;
 use crate::model::text::one_line;
-
-use super::TimeView;
 use crate::server::machine::terminate::may_force;
 use crate::server::registry::vm::Vm;
 

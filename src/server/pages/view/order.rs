@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::MachineView;
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::Format;
 use crate::cgi::serve::{UserCall, View};
 use crate::config::Common;
 use crate::model::fault::Fault;
-use crate::system::log::{self, Level};
-
-use super::MachineView;
 use crate::server::registry::vm::Vm;
+use crate::system::log::{self, Level};
 
 /// What became of an order: the machine, and why it was not carried out if it was not.
 #[derive(Debug, Serialize)]
