@@ -10,6 +10,7 @@ use crate::support::http::Answer;
 use crate::support::node::{Conduct, Received, nothing, with_machines};
 use crate::support::portal::{Portal, Setup, state_of, with_query};
 use vgrid::model::fault::Fault;
+use vgrid::model::lease::Moment;
 use vgrid::model::names::VmId;
 use vgrid::model::size::Amount;
 use vgrid::model::stage::Order;
@@ -37,8 +38,14 @@ fn seen(portal: &Portal) -> Value {
 
 /// Writes into the registry what upkeep does.
 fn enter(portal: &Portal, work: impl FnOnce(&Writer<'_>) -> Result<(), RegistryError>) {
+    enter_at(portal, clock::now(), work);
+}
+
+/// The same, at another moment.
+fn enter_at(portal: &Portal, at: Moment, work: impl FnOnce(&Writer<'_>) -> Result<(), RegistryError>) {
     portal.get("admin", "deploy").send().expect(200);
     let mut registry = Registry::open(&portal.path("var/registry.sqlite")).expect("the registry");
+    registry.stop_clock(at);
     registry.write(work).expect("an entry");
 }
 
@@ -321,8 +328,8 @@ fn the_whole_is_on_one_page() {
     let portal = Portal::start();
     let id = portal.deployed("alice");
     let now = clock::now();
-    enter(&portal, |writer| {
-        writer.live_on(now.plus_seconds(-600))?;
+    enter_at(&portal, now.plus_seconds(-600), |writer| writer.live_on().map(drop));
+    enter_at(&portal, now, |writer| {
         writer.keep_contact(&Contact {
             name: "127.0.0.2".parse().expect("a host"),
             tried: now,
@@ -332,14 +339,14 @@ fn the_whole_is_on_one_page() {
         })?;
         let stray = |kind, name: &str| Stray { kind, name: name.to_owned(), detail: "128 MiB".to_owned() };
         let strays = [stray(StrayKind::Domain, "o'dd <one>"), stray(StrayKind::Volume, "xen-root-x_vm1")];
-        writer.keep_strays(&"localhost".parse().expect("a host"), &strays.each_ref(), now)?;
+        writer.keep_strays(&"localhost".parse().expect("a host"), &strays.each_ref())?;
         let letter = Letter {
             recipient: "alice@example.org".to_owned(),
             subject: "Your lease <ends>".to_owned(),
             plain: "secret words".to_owned(),
             html: String::new(),
         };
-        writer.queue(&letter, now)?;
+        writer.queue(&letter)?;
         let waiting = writer.mail_waiting(9)?;
         writer.postpone(&waiting[0].id, "connection refused", now.plus_seconds(900))
     });
@@ -391,7 +398,7 @@ fn the_whole_is_on_one_page() {
     }
     assert!(text.contains(&format!("name\tvm1\ttaken\t-\t{id}\talice\n")), "{text}");
     // It is not there twice that upkeep has stopped.
-    enter(&portal, |writer| writer.live_on(now.plus_seconds(-8000)).map(drop));
+    enter_at(&portal, now.plus_seconds(-8000), |writer| writer.live_on().map(drop));
     let page = seen(&portal);
     assert!(page["upkeep"]["warning"].as_str().is_some_and(|text| text.contains("INSTALL.md")), "{page}");
     portal.assert_no_panic();
@@ -643,7 +650,7 @@ fn what_is_not_a_stranger_any_more_is_left_alone() {
             stray(StrayKind::Domain, "alice_vm1"),
             stray(StrayKind::Volume, "xen-root-alice_vm1"),
         ];
-        writer.keep_strays(&"localhost".parse().expect("a host"), &seen.each_ref(), clock::now()).map(drop)
+        writer.keep_strays(&"localhost".parse().expect("a host"), &seen.each_ref()).map(drop)
     });
     for (kind, name, why) in [
         ("record", id.as_str(), "belongs to the portal by now"),

@@ -26,9 +26,10 @@ fn whats(events: &[Value]) -> Vec<&str> {
 /// Adds to the registry what no request of a test can do.
 fn record(portal: &Portal, about: &str, at: i64, who: &str, what: &str, detail: &str) {
     let mut registry = Registry::open(&portal.path("var/registry.sqlite")).expect("the registry");
+    registry.stop_clock(Moment::from_unix(at));
     let actor = Actor { who: who.to_owned(), from: "192.0.2.9".to_owned() };
     let done: Result<(), RegistryError> =
-        registry.write(|writer| writer.record_about(about, Moment::from_unix(at), &actor, what, detail));
+        registry.write_as(&actor, |writer| writer.record_about(about, what, detail));
     done.expect("an event");
 }
 
@@ -167,9 +168,10 @@ fn a_long_history_comes_in_pages_and_as_one_table() {
     portal.list("admin");
     let mut registry = Registry::open(&portal.path("var/registry.sqlite")).expect("the registry");
     let actor = Actor { who: "host node1".to_owned(), from: "192.0.2.1".to_owned() };
-    let done: Result<(), RegistryError> = registry.write(|writer| {
+    let done: Result<(), RegistryError> = registry.write_as(&actor, |writer| {
         for n in 0..250 {
-            writer.record_about("node1", Moment::from_unix(1000 + n), &actor, "tick", &n.to_string())?;
+            let writer = writer.back_at(Moment::from_unix(1000 + n));
+            writer.record_about("node1", "tick", &n.to_string())?;
         }
         Ok(())
     });
@@ -243,9 +245,9 @@ fn a_table_that_is_cut_off_says_so() {
     portal.list("admin");
     let mut registry = Registry::open(&portal.path("var/registry.sqlite")).expect("the registry");
     let actor = Actor { who: "host node1".to_owned(), from: "192.0.2.1".to_owned() };
-    let done: Result<(), RegistryError> = registry.write(|writer| {
+    let done: Result<(), RegistryError> = registry.write_as(&actor, |writer| {
         for n in 0..=100_000 {
-            writer.record_about("node1", Moment::from_unix(1000 + n), &actor, "tick", "")?;
+            writer.back_at(Moment::from_unix(1000 + n)).record_about("node1", "tick", "")?;
         }
         Ok(())
     });

@@ -58,8 +58,9 @@ impl Outbox {
 
     /// A machine of somebody.
     fn machine(&mut self, owner: &str, name: &str, label: &str) -> Vm {
+        self.registry.stop_clock(THEN);
         let vm: Result<Vm, RegistryError> = self.registry.write(|writer| {
-            let Registered::Known(owner) = writer.register(&owner.parse().expect("a user"), THEN)? else {
+            let Registered::Known(owner) = writer.register(&owner.parse().expect("a user"))? else {
                 panic!("{owner} is somebody else");
             };
             let new = NewVm {
@@ -74,7 +75,7 @@ impl Outbox {
                 lease: "7d".parse().expect("a lease"),
                 from: None,
             };
-            writer.enter(new, THEN)
+            writer.enter(new)
         });
         vm.expect("a machine")
     }
@@ -83,7 +84,8 @@ impl Outbox {
     fn tell(&mut self, vm: &Vm) -> Posted {
         let post = Post::new(&self.config);
         let notice = Notice::LeaseEnds { machine: vm, ends: THEN.plus_seconds(86_400) };
-        self.registry.write(|writer| post.to_owner(writer, &vm.owner, &notice, THEN)).expect("an outbox")
+        self.registry.stop_clock(THEN);
+        self.registry.write(|writer| post.to_owner(writer, &vm.owner, &notice)).expect("an outbox")
     }
 
     /// Puts so many mails to `user1`, `user2` … into it.
@@ -96,7 +98,8 @@ impl Outbox {
 
     /// As upkeep does, so many seconds after it was filled.
     fn send(&mut self, after: i64) -> Sent {
-        send_due(&mut self.registry, &self.config, THEN.plus_seconds(after), 100).expect("a registry")
+        self.registry.stop_clock(THEN.plus_seconds(after));
+        send_due(&mut self.registry, &self.config, 100).expect("a registry")
     }
 
     /// What the history says of mail.
@@ -170,7 +173,7 @@ fn many_mails_take_one_connection() {
     let mut outbox = Outbox::to(&sink);
     outbox.fill(30);
     // Not more than asked for, the oldest first.
-    let first = send_due(&mut outbox.registry, &outbox.config, THEN, 10).expect("a registry");
+    let first = send_due(&mut outbox.registry, &outbox.config, 10).expect("a registry");
     assert_eq!(first, sent(10, 20, 0));
     assert_eq!(arrived(&sink), users(10));
     assert_eq!(outbox.send(0), sent(20, 0, 0));
@@ -341,7 +344,8 @@ fn two_runs_at_once_send_nothing_twice() {
             .map(|_| {
                 scope.spawn(|| {
                     let mut registry = Registry::open(&file).expect("a registry");
-                    send_due(&mut registry, &outbox.config, THEN, 100).expect("a run").sent
+                    registry.stop_clock(THEN);
+                    send_due(&mut registry, &outbox.config, 100).expect("a run").sent
                 })
             })
             .collect();
@@ -361,8 +365,8 @@ fn a_process_empties_the_outbox_that_it_is_told() {
     let (dir, now) = told.split_once(' ').expect("a folder and a time");
     let config = config::Server::load(Path::new(dir)).expect("server.cfg");
     let mut registry = Registry::open(&Path::new(dir).join("registry.sqlite")).expect("a registry");
-    let now = Moment::from_unix(now.parse().expect("seconds"));
-    send_due(&mut registry, &config, now, 100).expect("a run");
+    registry.stop_clock(Moment::from_unix(now.parse().expect("seconds")));
+    send_due(&mut registry, &config, 100).expect("a run");
 }
 
 #[test]
@@ -430,7 +434,7 @@ fn mail_finds_its_way_by_table_sign_in_or_domain() {
     let fault = Fault::PrivilegeRefused;
     let notice = Notice::DeployFailed { machine: &nobody, fault: &fault };
     let post = Post::new(&outbox.config);
-    let posted = outbox.registry.write(|writer| post.to_administrators(writer, &notice, THEN));
+    let posted = outbox.registry.write(|writer| post.to_administrators(writer, &notice));
     assert_eq!(posted.expect("an outbox"), Posted::Queued(2), "no address twice");
     outbox.send(0);
     assert_eq!(
@@ -607,7 +611,7 @@ fn portal(sink: &Sink, variable: &str) -> Portal {
 fn send_all(portal: &Portal, sink: &Sink) -> Vec<Mail> {
     let config = config::Server::load(&portal.path("etc")).expect("server.cfg");
     let mut registry = Registry::open(&config.general.registry_file).expect("the registry");
-    send_due(&mut registry, &config, vgrid::system::clock::now(), 100).expect("a run");
+    send_due(&mut registry, &config, 100).expect("a run");
     sink.taken().map_mails()
 }
 

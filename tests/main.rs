@@ -39,6 +39,7 @@ mod scripts;
 mod sign_in;
 mod sudoers;
 mod support;
+mod unchanged;
 mod unreachable_owners;
 mod upkeep;
 mod user_names;

@@ -17,18 +17,23 @@
   let timer = 0;
   let busy = false;
   let stopped = false;
+  // What the last fresh copy was made of. The server says 304 while that is the same.
+  let tag = "";
 
   const moving = () => document.querySelector("[data-moving]") !== null;
 
-  async function fetchPage(url) {
+  async function fetchPage(url, known = "") {
+    const headers = { Accept: "text/html" };
+    if (known) headers["If-None-Match"] = known;
     const response = await fetch(url, {
       cache: "no-store",
-      headers: { Accept: "text/html" },
+      headers,
       signal: AbortSignal.timeout(TIME_LIMIT),
     });
+    if (response.status === 304) return { status: 304, page: null, tag: known };
     const text = await response.text();
     const page = new DOMParser().parseFromString(text, "text/html");
-    return { status: response.status, page };
+    return { status: response.status, page, tag: response.headers.get("ETag") ?? "" };
   }
 
   // What makes a child the same one in a fresh copy: its id, or the link that a table's row begins with.
@@ -134,9 +139,13 @@
     if (busy || stopped || document.hidden || !moving()) return;
     busy = true;
     try {
-      const { status, page } = await fetchPage(location.href);
-      if (status === 200 && page.querySelector("[data-live]")) {
+      const { status, page, tag: fresh } = await fetchPage(location.href, tag);
+      if (status === 304) {
         delay = PERIOD;
+        complain("");
+      } else if (status === 200 && page.querySelector("[data-live]")) {
+        delay = PERIOD;
+        tag = fresh;
         complain("");
         update(page);
       } else if (status >= 400 && status < 500) {

@@ -58,6 +58,16 @@ impl Reply {
         Self::text(303, format!("See {location}\n")).with(http::header::LOCATION, location)
     }
 
+    /// The caller has it already, as the tag says.
+    pub fn not_modified(tag: &str) -> Self {
+        Self::text(304, String::new()).tagged(tag)
+    }
+
+    /// Names what this answer is made of. Weak: it is not compared byte by byte.
+    pub fn tagged(self, tag: &str) -> Self {
+        self.with(http::header::ETAG, format!("W/\"{tag}\""))
+    }
+
     /// One more header. A value that no header can have is left out.
     pub fn with(mut self, name: http::HeaderName, value: impl Into<String>) -> Self {
         self.extra.push((name, value.into()));
@@ -99,8 +109,11 @@ impl Reply {
             http::StatusCode::from_u16(self.status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
         let length = response.body().len();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        // An answer without content says nothing of its content (RFC 9110, section 15.4.5).
+        if self.status != 304 {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(CSP, HeaderValue::from_static(CONTENT_SECURITY_POLICY));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -1,10 +1,56 @@
 //! Sentences and lines: what several rooms do to texts before somebody reads them.
 
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 
 /// Takes out what would break a line into two or a column into two.
 pub fn one_line(text: &str) -> String {
     text.replace(char::is_control, " ")
+}
+
+/// A line for scripts: columns with tabs between them. No column holds a tab or a line break, whatever it was made of.
+#[derive(Debug, Default)]
+pub struct Row {
+    text: String,
+    is_begun: bool,
+}
+
+impl Row {
+    /// A row of these columns.
+    pub fn of(columns: &[&dyn Display]) -> Self {
+        columns.iter().fold(Self::default(), Self::and)
+    }
+
+    /// One more column.
+    #[must_use]
+    pub fn and(mut self, column: impl Display) -> Self {
+        if self.is_begun {
+            self.text.push('\t');
+        }
+        self.is_begun = true;
+        let begin = self.text.len();
+        // Writing to a String can't fail.
+        let _ = write!(self.text, "{column}");
+        if self.text[begin..].contains(char::is_control) {
+            let clean = one_line(&self.text[begin..]);
+            self.text.replace_range(begin.., &clean);
+        }
+        self
+    }
+
+    /// One more column, `-` for what is not known or not so.
+    #[must_use]
+    pub fn or_dash(self, column: Option<impl Display>) -> Self {
+        match column {
+            Some(column) => self.and(column),
+            None => self.and("-"),
+        }
+    }
+
+    /// The line, with its end.
+    pub fn line(mut self) -> String {
+        self.text.push('\n');
+        self.text
+    }
 }
 
 /// What somebody gave as a reason, as the end of a sentence of ours.
@@ -36,6 +82,12 @@ pub fn ago(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_is_one_line_whatever_is_in_it() {
+        let row = Row::of(&[&"", &7, &"a\tb\r\nc"]).or_dash(None::<u8>).or_dash(Some("\u{85}")).and("");
+        assert_eq!(row.line(), "\t7\ta b  c\t-\t \t\n");
+    }
 
     #[test]
     fn spans_are_told_in_one_unit() {

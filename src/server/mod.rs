@@ -3,11 +3,12 @@
 //! From above: [`pages`] (one file a URL of `bin/user`) and [`internal`] (the nodes' reports) answer requests; [`upkeep`] is
 //! what cron starts, [`check`] the server's part of `vgrid-check`, [`keeping`] what `vgrid-registry` does. They have
 //! [`machine`] do the work, and [`orphans`] what concerns things that hosts have and the registry does not
-//! know. Below are calls to nodes ([`nodes`]), what owners and administrators must know ([`mail`]), the log of what was done
+//! know; [`closing`] closes the portal, hosts and names. Below are calls to nodes ([`nodes`]), what owners and administrators must know ([`mail`]), the log of what was done
 //! to whose machine ([`audit`]), and the [`registry`].
 
 pub mod audit;
 pub mod check;
+pub mod closing;
 pub mod internal;
 pub mod keeping;
 pub mod machine;

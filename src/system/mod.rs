@@ -8,3 +8,4 @@ pub mod lock;
 pub mod log;
 pub mod once;
 pub mod pin;
+pub mod stamp;

@@ -559,19 +559,16 @@ pub fn enter_machines(
     host: impl Fn(usize) -> String,
     many: usize,
 ) -> Vec<VmId> {
-    use vgrid::server::machine::life::{self, At};
-    use vgrid::server::registry::event::Actor;
+    use vgrid::server::machine::life;
     use vgrid::server::registry::user::Registered;
     use vgrid::server::registry::vm::{NewVm, Placed};
 
     use vgrid::server::registry::{Registry, RegistryError};
     assert!(registry.exists(), "nobody has used the portal yet");
-    let now = clock::now();
     let mut registry = Registry::open(registry).expect("the registry");
-    let actor = Actor { who: "test".to_owned(), from: "-".to_owned() };
     let entered: Result<Vec<VmId>, RegistryError> = registry.write(|writer| {
         let mut ids = Vec::new();
-        let Registered::Known(owner) = writer.register(&owner.parse().expect("a user"), now)? else {
+        let Registered::Known(owner) = writer.register(&owner.parse().expect("a user"))? else {
             panic!("{owner} is somebody else");
         };
         for n in 1..=many {
@@ -587,10 +584,9 @@ pub fn enter_machines(
                 lease: "7d".parse().expect("a lease"),
                 from: None,
             };
-            let vm = writer.enter(new, now)?;
-            let at = At { moment: now, millis: clock::millis() };
-            let change = life::adopted(&vm, vm.number, true, at).expect("it runs");
-            writer.apply(&vm, change, now, &actor)?;
+            let vm = writer.enter(new)?;
+            let change = life::adopted(&vm, vm.number, true, writer.at()).expect("it runs");
+            writer.apply(&vm, change)?;
             ids.push(vm.id);
         }
         Ok(ids)

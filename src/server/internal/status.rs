@@ -14,8 +14,8 @@ use crate::server::mail::Post;
 use crate::server::nodes::Nodes;
 use crate::server::registry::event::Actor;
 use crate::server::registry::{Registry, RegistryError};
+use crate::system::address;
 use crate::system::log::{self, Level};
-use crate::system::{address, clock};
 
 /// Answers `internal/status`: a [`Report`] in, a [`StatusReply`] out. The signature has been checked.
 ///
@@ -23,7 +23,7 @@ use crate::system::{address, clock};
 /// 409 for a host that obeys another registry, 400 for what is no report, 403 for one from another address than that of the machine's host, 503 when
 /// the registry is locked for too long; the node reports again then.
 pub fn handle(call: &InternalCall<'_>) -> Result<Reply, Refusal> {
-    let mut registry = Registry::open(&call.config.general.registry_file)?;
+    let registry = Registry::open(&call.config.general.registry_file)?;
     let identity = registry.read(|reader| reader.identity())?;
     if let Some(obeyed) = call.registry.filter(|obeyed| *obeyed != identity) {
         return Err(Refusal::conflict(format!(
@@ -52,16 +52,17 @@ pub fn handle(call: &InternalCall<'_>) -> Result<Reply, Refusal> {
             vm.id, vm.physical_host
         )));
     }
-    let actor = Actor { who: format!("host {}", vm.physical_host), from };
+    let mut registry =
+        registry.acting(Actor { who: format!("host {}", vm.physical_host), from: from.clone() });
     if let (Order::Deploy, News::Failed { fault }) = (report.order, &report.news)
-        && has_moved_on(call, &mut registry, &report, fault, &actor)?
+        && has_moved_on(call, &mut registry, &report, fault)?
     {
         return answer(&StatusReply { verdict: Verdict::Continue, next: None });
     }
     let outcome = registry.write(|writer| {
-        let outcome = report::take(writer, &report, call.config.leases.grace, &actor)?;
+        let outcome = report::take(writer, &report, call.config.leases.grace)?;
         if let (true, News::Failed { fault }) = (outcome.deploy_failed, &report.news) {
-            failures::deploy_failed(writer, &Post::new(&call.config), &vm, fault, clock::now())?;
+            failures::deploy_failed(writer, &Post::new(&call.config), &vm, fault)?;
         }
         Ok::<_, RegistryError>(outcome)
     })?;
@@ -71,7 +72,7 @@ pub fn handle(call: &InternalCall<'_>) -> Result<Reply, Refusal> {
             "report",
             &[
                 ("host", &vm.physical_host),
-                ("from", &actor.from),
+                ("from", &from),
                 ("machine", &vm.id),
                 ("owner", &vm.owner.as_str()),
                 ("name", &vm.virtual_host),
@@ -90,7 +91,6 @@ fn has_moved_on(
     registry: &mut Registry,
     report: &Report,
     fault: &Fault,
-    actor: &Actor,
 ) -> Result<bool, Refusal> {
     let common = Common::load(&config::directory())?;
     // Read before anything is recorded: without it no node can be called.
@@ -102,13 +102,13 @@ fn has_moved_on(
             return Ok(None);
         }
         if let Some(facts) = &report.host {
-            writer.keep_facts(&vm.physical_host, facts, clock::now())?;
+            writer.keep_facts(&vm.physical_host, facts)?;
         }
-        mover.elsewhere(writer, &vm, fault, actor)
+        mover.elsewhere(writer, &vm, fault)
     });
     let Some(moved) = moved? else { return Ok(false) };
-    audit::record(Level::Warning, "deploy-moved", &moved, actor, &fault.to_string());
+    audit::record(Level::Warning, "deploy-moved", &moved, registry.actor(), &fault.to_string());
     // Should this end before the other host is told, upkeep finds out.
-    mover.deploy(registry, &nodes, moved, actor)?;
+    mover.deploy(registry, &nodes, moved)?;
     Ok(true)
 }

@@ -16,13 +16,11 @@ use crate::model::names::{
 use crate::model::size::{GiB, MiB};
 use crate::model::text::ended;
 use crate::server::registry::closed::{self, Kind};
-use crate::server::registry::event::Actor;
 use crate::server::registry::image::Image;
 use crate::server::registry::request::Given;
 use crate::server::registry::user::{Owner, Registered};
 use crate::server::registry::vm::{NewVm, Placed, Vm};
 use crate::server::registry::{Registry, RegistryError, Writer};
-use crate::system::clock;
 
 /// A part of what is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -159,8 +157,6 @@ pub struct Asking<'a> {
     pub folding: Folding,
     /// What they may have.
     pub quota: Quota,
-    /// In whose name it is recorded.
-    pub actor: &'a Actor,
     /// What marks the order, if something does.
     pub mark: Option<&'a Mark>,
 }
@@ -183,11 +179,11 @@ pub fn take_on(
     asking: Asking<'_>,
     wish: Wish,
 ) -> Result<Taken, NotTaken> {
-    let Asking { user, folding, quota, actor, mark } = asking;
+    let Asking { user, folding, quota, mark } = asking;
     let digest = wish.digest();
     registry.write(|writer| {
-        let now = clock::now();
-        let owner = match writer.register_with(user, folding, now)? {
+        let (reader, now) = (writer.reader(), writer.now());
+        let owner = match writer.register_with(user, folding)? {
             Registered::Known(owner) => owner,
             Registered::Taken(known) => return Err(NotTaken::SomebodyElse(known)),
         };
@@ -204,16 +200,16 @@ pub fn take_on(
         if !faults.is_empty() {
             return Err(NotTaken::Declined(Declined { when: When::Now, faults }));
         }
-        let loads = loads(**writer, common)?;
+        let loads = loads(reader, common)?;
         let (image, from, physical_host, placed) = match &wish.source {
             Source::Tag(tag) => {
                 let need = Need { memory: wish.memory.amount(), disk: wish.disk.amount(), image: tag };
-                let host = place(&loads, wish.host.as_ref(), &known(**writer, now)?, need, now)?;
+                let host = place(&loads, wish.host.as_ref(), &known(reader, now)?, need, now)?;
                 let placed = if wish.host.is_none() { Placed::ByPortal } else { Placed::AsAsked };
                 (tag.clone(), None, host, placed)
             }
             Source::Saved(named, base) => {
-                let named = named.clone().resolved(**writer, folding)?;
+                let named = named.clone().resolved(reader, folding)?;
                 let image = saved(writer, common, &owner, &named, base.as_ref(), &wish)?;
                 let host = place_of(&image, &loads)?;
                 (image.base.clone(), Some(image.id()), host, Placed::AsAsked)
@@ -232,7 +228,7 @@ pub fn take_on(
             lease: Term::For(wish.lease),
             from,
         };
-        let vm = writer.enter_as(mark.map_or_else(VmId::generate, Mark::machine), new, now)?;
+        let vm = writer.enter_as(mark.map_or_else(VmId::generate, Mark::machine), new)?;
         if let Some(mark) = mark {
             writer.remember(&vm.owner, &mark.text(), &digest, vm.id)?;
         }
@@ -240,7 +236,7 @@ pub fn take_on(
         if let Some(SavedImage { owner, name }) = &vm.from {
             detail = format!("{detail}, from the saved image {owner}/{name}");
         }
-        writer.record(vm.id, now, actor, "deploy ordered", &detail)?;
+        writer.record(vm.id, "deploy ordered", &detail)?;
         Ok(Taken::New(vm))
     })
 }
@@ -255,7 +251,7 @@ fn saved(
     wish: &Wish,
 ) -> Result<Image, NotTaken> {
     let declined = |when, sentence: String| NotTaken::Declined(Declined::one(when, Part::Image, sentence));
-    let Some(image) = image::usable(**writer, &named.clone().by(owner), owner)? else {
+    let Some(image) = image::usable(writer.reader(), &named.clone().by(owner), owner)? else {
         return Err(declined(When::Ever, format!("There is no saved image {named} that you may use.")));
     };
     if let Some(obstacle) = image::obstacle(&image, common) {
@@ -452,22 +448,17 @@ mod tests {
         }
     }
 
-    fn actor() -> Actor {
-        Actor { who: "alice".to_owned(), from: "192.0.2.1".to_owned() }
-    }
-
     fn take_on(
         registry: &mut Registry,
         common: &Common,
         user: &UserName,
         quota: Quota,
         wish: Wish,
-        actor: &Actor,
     ) -> Result<Vm, NotTaken> {
         match super::take_on(
             registry,
             common,
-            Asking { user, folding: Folding::Off, quota, actor, mark: None },
+            Asking { user, folding: Folding::Off, quota, mark: None },
             wish,
         ) {
             Ok(Taken::New(vm) | Taken::Before(vm)) => Ok(vm),
@@ -493,8 +484,7 @@ mod tests {
                         let user: UserName = format!("user{n}").parse().unwrap();
                         start.wait();
                         let mut registry = Registry::open(file).unwrap();
-                        match take_on(&mut registry, common, &user, Quota::default(), wish.clone(), &actor())
-                        {
+                        match take_on(&mut registry, common, &user, Quota::default(), wish.clone()) {
                             Ok(_) => 1,
                             Err(NotTaken::Declined(declined)) => {
                                 assert_eq!(declined.when, When::Now, "{declined:?}");
@@ -547,7 +537,7 @@ mod tests {
                 name: name.map(|name| name.parse().unwrap()),
                 ..wish()
             };
-            take_on(&mut registry, &common, &alice(), Quota::default(), wish, &actor())
+            take_on(&mut registry, &common, &alice(), Quota::default(), wish)
         };
         let first = ask(None, None).unwrap();
         assert_eq!((first.physical_host.as_str(), first.virtual_host.as_str()), ("node1", "vm0"));
@@ -574,16 +564,16 @@ mod tests {
             bytes: 5,
             disk: GiB::new(3).unwrap(),
             shared: false,
-            saved: clock::now(),
+            saved: crate::system::clock::now(),
         };
         let kept: Result<(), RegistryError> = registry.write(|writer| {
-            writer.register(&alice, clock::now())?;
+            writer.register(&alice)?;
             writer.keep_image(&image)
         });
         kept.unwrap();
         let ask = |registry: &mut Registry, common: &Common, user: &UserName, named: &str, more: Wish| {
             let source = Source::Saved(named.parse().unwrap(), None);
-            take_on(registry, common, user, Quota::default(), Wish { source, ..more }, &actor())
+            take_on(registry, common, user, Quota::default(), Wish { source, ..more })
         };
         let large = || Wish { disk: GiB::new(3).unwrap(), ..wish() };
         for named in ["web", "alice/web", "alice/nothing"] {
@@ -597,7 +587,7 @@ mod tests {
         assert_eq!((refused.when, told), (When::Ever, vec![Part::Disk, Part::Host]));
         let source = Source::Saved("web".parse().unwrap(), Some("other".parse().unwrap()));
         let other = Wish { source, ..large() };
-        let refused = declined(take_on(&mut registry, &common, &alice, Quota::default(), other, &actor()));
+        let refused = declined(take_on(&mut registry, &common, &alice, Quota::default(), other));
         assert!(refused.faults[&Part::Base].contains("goes back to the image tiny"), "{refused:?}");
         for changed in [
             Common { images: vec![("other".parse().unwrap(), String::new())], ..common.clone() },
@@ -625,7 +615,7 @@ mod tests {
         common.virtual_hosts.push((long.clone(), String::new()));
         for name in [None, Some(long)] {
             let wish = Wish { name, ..wish() };
-            let refused = declined(take_on(&mut registry, &common, &user, Quota::default(), wish, &actor()));
+            let refused = declined(take_on(&mut registry, &common, &user, Quota::default(), wish));
             assert_eq!(refused.when, When::Ever, "{refused:?}");
         }
     }
@@ -638,10 +628,10 @@ mod tests {
         let room = Fault::NotEnoughMemory { needed: Amount::from_mib(2), free: Amount::from_mib(1) };
         let silent = Fault::HostSilent { host: "node1".parse().unwrap(), seconds: 7 };
         for (fault, taken) in [(room, OnNode::No), (silent, OnNode::Maybe)] {
-            let vm = take_on(&mut registry, &common, &alice(), Quota::default(), wish(), &actor()).unwrap();
+            let vm = take_on(&mut registry, &common, &alice(), Quota::default(), wish()).unwrap();
             let id = vm.id;
             let trouble = Trouble { fault: fault.clone(), taken };
-            orders::settle(&mut registry, vm, Order::Deploy, Err(trouble), &actor()).unwrap();
+            orders::settle(&mut registry, vm, Order::Deploy, Err(trouble)).unwrap();
             let vm = registry.read(|reader| reader.vm(id)).unwrap().unwrap();
             assert_eq!((vm.state, vm.on_node, vm.fault), (State::Failed, taken, Some(fault)));
         }

@@ -1,7 +1,6 @@
 //! Deploys that fail: what is remembered of their host, and who hears of it.
 
 use crate::model::fault::Fault;
-use crate::model::lease::Moment;
 use crate::server::machine::placement::pause;
 use crate::server::mail::{Notice, Post, Posted};
 use crate::server::registry::vm::Vm;
@@ -18,13 +17,12 @@ pub fn deploy_failed(
     post: &Post<'_>,
     machine: &Vm,
     fault: &Fault,
-    now: Moment,
 ) -> Result<(), RegistryError> {
     if fault.is_the_hosts_own() {
-        writer.host_failed(&machine.physical_host, now, pause)?;
+        writer.host_failed(&machine.physical_host, pause)?;
     }
-    if fault.concerns_administrators() && writer.note_fault(&machine.physical_host, fault, now)? {
-        let posted = post.to_administrators(writer, &Notice::DeployFailed { machine, fault }, now)?;
+    if fault.concerns_administrators() && writer.note_fault(&machine.physical_host, fault)? {
+        let posted = post.to_administrators(writer, &Notice::DeployFailed { machine, fault })?;
         if posted == Posted::NoAddress {
             log::event(Level::Warning, "no-mail-address", &[("owner", &"any administrator")]);
         }

@@ -3,21 +3,13 @@
 
 use super::leases;
 use crate::model::fault::Fault;
-use crate::model::lease::{Lease, Moment, Term};
+use crate::model::lease::{Lease, Term};
 use crate::model::names::PhysicalHost;
 use crate::model::stage::{Order, OrderNumber, Stage};
 use crate::model::state::{self, Event, State};
 use crate::model::wire::{News, Report};
+use crate::server::registry::At;
 use crate::server::registry::vm::{Change, OnNode, Placed, Saving, Vm, Wanted};
-
-/// When something happens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct At {
-    /// The time, as everything else is told by.
-    pub moment: Moment,
-    /// The same in milliseconds, from which orders get their numbers.
-    pub millis: u64,
-}
 
 /// In whose interest an order is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -367,6 +359,7 @@ pub fn after_stop(vm: &Vm, before: &Vm, order: Order, grace: Lease, at: At) -> O
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::lease::Moment;
     use crate::model::state::next;
     use crate::server::registry::Registry;
     use crate::server::registry::vm::tests::entered;

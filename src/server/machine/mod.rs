@@ -2,6 +2,8 @@
 
 pub mod create;
 pub mod failures;
+#[cfg(test)]
+pub(in crate::server) mod fixture;
 pub mod image;
 pub mod leases;
 pub mod life;
@@ -14,10 +16,3 @@ pub mod quota;
 pub mod report;
 pub mod save;
 pub mod terminate;
-
-use crate::system::clock;
-
-/// Now, for what happens in a transaction.
-pub fn now() -> life::At {
-    life::At { moment: clock::now(), millis: clock::millis() }
-}

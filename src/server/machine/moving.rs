@@ -1,7 +1,6 @@
 //! Having a machine made: by the host that was chosen, and if that can't and vGrid chose it, by another one, once.
 
 use super::life;
-use super::now;
 use crate::config::{self, Common};
 use crate::model::fault::Fault;
 use crate::model::stage::{Order, Stage};
@@ -13,10 +12,8 @@ use crate::server::machine::placement::{Load, Need, choose};
 use crate::server::machine::pool::{known, loads};
 use crate::server::mail::Post;
 use crate::server::nodes::{Nodes, Trouble};
-use crate::server::registry::event::Actor;
 use crate::server::registry::vm::{OnNode, Placed, Vm};
 use crate::server::registry::{Registry, RegistryError, Writer};
-use crate::system::clock;
 use crate::system::log::Level;
 
 /// Who finds another host.
@@ -46,20 +43,24 @@ impl<'a> Mover<'a> {
         registry: &mut Registry,
         nodes: &Nodes<'_>,
         mut vm: Vm,
-        actor: &Actor,
     ) -> Result<(Vm, Option<Fault>), RegistryError> {
         loop {
             let answer = orders::tell(nodes, &vm, Order::Deploy);
             if let Err(trouble) = &answer
                 && trouble.taken == OnNode::No
-                && let Some(moved) =
-                    registry.write(|writer| self.elsewhere(writer, &vm, &trouble.fault, actor))?
+                && let Some(moved) = registry.write(|writer| self.elsewhere(writer, &vm, &trouble.fault))?
             {
-                audit::record(Level::Warning, "deploy-moved", &moved, actor, &trouble.fault.to_string());
+                audit::record(
+                    Level::Warning,
+                    "deploy-moved",
+                    &moved,
+                    registry.actor(),
+                    &trouble.fault.to_string(),
+                );
                 vm = moved;
                 continue;
             }
-            return self.settle(registry, vm, answer, actor);
+            return self.settle(registry, vm, answer);
         }
     }
 
@@ -73,10 +74,9 @@ impl<'a> Mover<'a> {
         registry: &mut Registry,
         vm: Vm,
         answer: Result<Accepted, Trouble>,
-        actor: &Actor,
     ) -> Result<(Vm, Option<Fault>), RegistryError> {
-        orders::settle_with(registry, vm, Order::Deploy, answer, actor, |writer, vm, fault| {
-            failures::deploy_failed(writer, &self.post(), vm, fault, clock::now())
+        orders::settle_with(registry, vm, Order::Deploy, answer, |writer, vm, fault| {
+            failures::deploy_failed(writer, &self.post(), vm, fault)
         })
     }
 
@@ -91,7 +91,6 @@ impl<'a> Mover<'a> {
         writer: &Writer<'_>,
         vm: &Vm,
         fault: &Fault,
-        actor: &Actor,
     ) -> Result<Option<Vm>, RegistryError> {
         // It may have changed since it was read.
         let Some(vm) = writer.vm(vm.id)?.filter(|now| now.number == vm.number && now.sequence == vm.sequence)
@@ -103,16 +102,16 @@ impl<'a> Mover<'a> {
         if vm.placed != Placed::ByPortal || !fault.sends_elsewhere() || has_run {
             return Ok(None);
         }
-        let at = now();
-        let mut loads = loads(**writer, self.common)?;
+        let at = writer.at();
+        let mut loads = loads(writer.reader(), self.common)?;
         loads.retain(|load| load.host != vm.physical_host);
-        let known = known(**writer, at.moment)?;
+        let known = known(writer.reader(), at.moment)?;
         let need = Need { memory: vm.memory.amount(), disk: vm.disk.amount(), image: &vm.image };
         let against = |load: &Load| known.get(&load.host).and_then(|known| known.against(need, at.moment));
         let Ok(load) = choose(&loads, against) else { return Ok(None) };
         let Some(change) = life::moved(&vm, &load.host, fault, at) else { return Ok(None) };
-        let Some(moved) = writer.apply(&vm, change, at.moment, actor)? else { return Ok(None) };
-        failures::deploy_failed(writer, &self.post(), &vm, fault, at.moment)?;
+        let Some(moved) = writer.apply(&vm, change)? else { return Ok(None) };
+        failures::deploy_failed(writer, &self.post(), &vm, fault)?;
         Ok(Some(moved))
     }
 }

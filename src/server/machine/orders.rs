@@ -2,16 +2,13 @@
 //! node is told, and what becomes of the node's answer.
 
 use super::life::{self, Interest};
-use super::now;
 use crate::model::fault::Fault;
 use crate::model::stage::Order;
 use crate::model::wire::{Accepted, DeployOrder, MachineOrder, SaveOrder};
 use crate::server::audit;
 use crate::server::nodes::{Nodes, Trouble};
-use crate::server::registry::event::Actor;
 use crate::server::registry::vm::{Saving, Vm};
 use crate::server::registry::{Registry, RegistryError, Writer};
-use crate::system::clock;
 use crate::system::log::Level;
 
 /// Records that an order about a machine that is there is given, within a transaction; `saving` goes with the order to save
@@ -25,11 +22,9 @@ pub fn give(
     order: Order,
     interest: Interest,
     saving: Option<Saving>,
-    actor: &Actor,
 ) -> Result<Option<Vm>, RegistryError> {
-    let at = now();
-    let Some(change) = life::ordered(vm, order, interest, saving, at) else { return Ok(None) };
-    writer.apply(vm, change, at.moment, actor)
+    let Some(change) = life::ordered(vm, order, interest, saving, writer.at()) else { return Ok(None) };
+    writer.apply(vm, change)
 }
 
 /// The message to the node of a machine.
@@ -81,9 +76,8 @@ pub fn settle(
     vm: Vm,
     order: Order,
     answer: Result<Accepted, Trouble>,
-    actor: &Actor,
 ) -> Result<(Vm, Option<Fault>), RegistryError> {
-    settle_with(registry, vm, order, answer, actor, |_, _, _| Ok(()))
+    settle_with(registry, vm, order, answer, |_, _, _| Ok(()))
 }
 
 /// As [`settle`]. When the order came to nothing `also` happens with the machine as it is now and the reason, in the
@@ -96,13 +90,12 @@ pub fn settle_with(
     vm: Vm,
     order: Order,
     answer: Result<Accepted, Trouble>,
-    actor: &Actor,
     also: impl FnOnce(&Writer<'_>, &Vm, &Fault) -> Result<(), RegistryError>,
 ) -> Result<(Vm, Option<Fault>), RegistryError> {
     let trouble = match answer {
         Ok(accepted) => {
             let vm = registry.write(|writer| {
-                writer.keep_facts(&vm.physical_host, &accepted.host, clock::now())?;
+                writer.keep_facts(&vm.physical_host, &accepted.host)?;
                 // Its worker may have reported before it answered.
                 Ok::<_, RegistryError>(writer.vm(vm.id)?.unwrap_or(vm))
             })?;
@@ -111,7 +104,7 @@ pub fn settle_with(
         Err(trouble) => trouble,
     };
     let vm = registry.write(|writer| {
-        let vm = give_up(writer, vm, order, &trouble, actor)?;
+        let vm = give_up(writer, vm, order, &trouble)?;
         if !has_reported_on(&vm, order) {
             also(writer, &vm, &trouble.fault)?;
         }
@@ -119,7 +112,7 @@ pub fn settle_with(
     })?;
     let has_it = has_reported_on(&vm, order);
     let what = format!("{order}-{}", if has_it { "unanswered" } else { "failed" });
-    audit::record(Level::Warning, &what, &vm, actor, &trouble.fault.to_string());
+    audit::record(Level::Warning, &what, &vm, registry.actor(), &trouble.fault.to_string());
     Ok((vm, Some(trouble.fault).filter(|_| !has_it)))
 }
 
@@ -129,20 +122,13 @@ fn has_reported_on(vm: &Vm, order: Order) -> bool {
 }
 
 /// Records that a node did not take an order, unless it has reported on it.
-fn give_up(
-    writer: &Writer<'_>,
-    vm: Vm,
-    order: Order,
-    trouble: &Trouble,
-    actor: &Actor,
-) -> Result<Vm, RegistryError> {
-    let at = now();
+fn give_up(writer: &Writer<'_>, vm: Vm, order: Order, trouble: &Trouble) -> Result<Vm, RegistryError> {
     let present = writer.vm(vm.id)?.unwrap_or(vm);
     if has_reported_on(&present, order) {
         return Ok(present);
     }
-    let change = life::refused(&present, order, &trouble.fault, trouble.taken, at);
-    Ok(writer.apply(&present, change, at.moment, actor)?.unwrap_or(present))
+    let change = life::refused(&present, order, &trouble.fault, trouble.taken, writer.at());
+    Ok(writer.apply(&present, change)?.unwrap_or(present))
 }
 
 #[cfg(test)]
@@ -150,54 +136,18 @@ mod tests {
     use super::*;
     use crate::model::state::Event;
     use crate::model::state::State;
+    use crate::server::machine::fixture::OneMachine;
     use crate::server::registry::vm::OnNode;
-    use crate::server::registry::vm::tests::entered;
-
-    struct Ground {
-        _dir: tempfile::TempDir,
-        registry: Registry,
-        vm: Vm,
-    }
-
-    fn actor() -> Actor {
-        Actor { who: "alice".to_owned(), from: "192.0.2.1".to_owned() }
-    }
 
     fn silent() -> Trouble {
         let fault = Fault::HostSilent { host: "node1".parse().unwrap(), seconds: 7 };
         Trouble { fault, taken: OnNode::Maybe }
     }
 
-    impl Ground {
-        /// A machine that runs.
-        fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
-            let vm = entered(&mut registry, "alice", "node1", "vm1");
-            let mut ground = Self { _dir: dir, registry, vm };
-            ground.happens(Event::Deployed);
-            ground
-        }
-
-        fn happens(&mut self, event: Event) {
-            let done: Result<_, RegistryError> =
-                self.registry.write(|writer| writer.advance(&self.vm, event, clock::now(), |_| {}));
-            self.vm = done.unwrap().unwrap();
-        }
-
-        fn give(&mut self, order: Order) -> bool {
-            let given = self
-                .registry
-                .write(|writer| give(writer, &self.vm, order, Interest::Owner, None, &actor()))
-                .unwrap();
-            let allowed = given.is_some();
-            self.vm = given.unwrap_or_else(|| self.vm.clone());
-            allowed
-        }
-
+    impl OneMachine {
         fn settle(&mut self, order: Order, answer: Result<Accepted, Trouble>) -> Option<Fault> {
             let vm = self.vm.clone();
-            let (vm, fault) = settle(&mut self.registry, vm, order, answer, &actor()).unwrap();
+            let (vm, fault) = settle(&mut self.registry, vm, order, answer).unwrap();
             assert_eq!(self.registry.read(|reader| reader.vm(vm.id)).unwrap().unwrap(), vm);
             self.vm = vm;
             fault
@@ -209,29 +159,29 @@ mod tests {
         for (order, before) in
             [(Order::Stop, State::Deployed), (Order::Reboot, State::Deployed), (Order::Start, State::Stopped)]
         {
-            let mut ground = Ground::new();
+            let mut one = OneMachine::running();
             if before == State::Stopped {
-                ground.happens(Event::Stopped);
+                one.happens(Event::Stopped, |_| {});
             }
             // Again and again.
             for _ in 0..2 {
-                assert!(ground.give(order), "{order}");
-                assert!(ground.vm.state.is_transitional() && ground.vm.fault.is_none());
-                assert_eq!(ground.settle(order, Err(silent())), Some(silent().fault));
-                assert_eq!((ground.vm.state, ground.vm.fault.as_ref()), (before, Some(&silent().fault)));
-                assert_eq!(ground.vm.on_node, OnNode::Maybe);
+                assert!(one.is_ordered(order), "{order}");
+                assert!(one.vm.state.is_transitional() && one.vm.fault.is_none());
+                assert_eq!(one.settle(order, Err(silent())), Some(silent().fault));
+                assert_eq!((one.vm.state, one.vm.fault.as_ref()), (before, Some(&silent().fault)));
+                assert_eq!(one.vm.on_node, OnNode::Maybe);
             }
         }
     }
 
     #[test]
     fn an_order_can_be_given_again_until_it_is_done() {
-        let mut ground = Ground::new();
+        let mut one = OneMachine::running();
         for order in [Order::Stop, Order::Terminate] {
-            assert!(ground.give(order) && ground.give(order), "{order}");
-            assert_eq!((ground.vm.order, ground.vm.sequence), (order, 0));
+            assert!(one.is_ordered(order) && one.is_ordered(order), "{order}");
+            assert_eq!((one.vm.order, one.vm.sequence), (order, 0));
         }
-        let told: Vec<_> = ground.registry.read(|reader| reader.history(ground.vm.id)).unwrap();
+        let told: Vec<_> = one.registry.read(|reader| reader.history(one.vm.id)).unwrap();
         let told: Vec<_> = told.iter().map(|event| (event.what.as_str(), event.detail.as_str())).collect();
         let expected = [
             ("stop ordered", ""),
@@ -240,28 +190,27 @@ mod tests {
             ("terminate ordered", "again"),
         ];
         assert_eq!(told, expected);
-        assert!(!ground.give(Order::Start) && !ground.give(Order::Stop) && !ground.give(Order::Deploy));
-        assert_eq!(ground.vm.order, Order::Terminate);
+        assert!(
+            !one.is_ordered(Order::Start) && !one.is_ordered(Order::Stop) && !one.is_ordered(Order::Deploy)
+        );
+        assert_eq!(one.vm.order, Order::Terminate);
     }
 
     #[test]
     fn a_later_order_is_not_given_up_for_an_earlier_one() {
-        let mut ground = Ground::new();
-        ground.give(Order::Stop);
-        ground.give(Order::Terminate);
-        assert_eq!(ground.settle(Order::Stop, Err(silent())), Some(silent().fault), "it was not stopped");
-        assert_eq!((ground.vm.state, ground.vm.fault.as_ref()), (State::Terminating, None));
+        let mut one = OneMachine::running();
+        assert!(one.is_ordered(Order::Stop));
+        assert!(one.is_ordered(Order::Terminate));
+        assert_eq!(one.settle(Order::Stop, Err(silent())), Some(silent().fault), "it was not stopped");
+        assert_eq!((one.vm.state, one.vm.fault.as_ref()), (State::Terminating, None));
     }
 
     #[test]
     fn a_host_that_reports_on_an_order_has_it() {
-        let mut ground = Ground::new();
-        ground.give(Order::Stop);
-        let reported: Result<_, RegistryError> = ground
-            .registry
-            .write(|writer| writer.advance(&ground.vm, Event::Progress, clock::now(), |vm| vm.sequence = 1));
-        ground.vm = reported.unwrap().unwrap();
-        assert_eq!(ground.settle(Order::Stop, Err(silent())), None);
-        assert_eq!((ground.vm.state, ground.vm.fault.as_ref()), (State::Stopping, None));
+        let mut one = OneMachine::running();
+        assert!(one.is_ordered(Order::Stop));
+        one.happens(Event::Progress, |vm| vm.sequence = 1);
+        assert_eq!(one.settle(Order::Stop, Err(silent())), None);
+        assert_eq!((one.vm.state, one.vm.fault.as_ref()), (State::Stopping, None));
     }
 }

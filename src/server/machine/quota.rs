@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::create::Part;
 use crate::config::Quota;
 use crate::model::size::{Amount, GiB, MiB};
+use crate::model::text::Row;
 use crate::server::registry::image::ImageUsage;
 use crate::server::registry::user::Owner;
 use crate::server::registry::vm::Usage;
@@ -126,13 +127,11 @@ impl QuotaView {
     /// A comment for scripts: `# quota`, then of machines, memory (MiB) and disk (GiB) what the caller has and may
     /// have; tab-separated, `-` for no limit.
     pub fn line(&self) -> String {
-        let mut line = "# quota".to_owned();
-        for Share { used, limit } in [&self.machines, &self.memory_mib, &self.disk_gib] {
-            let limit = limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string());
-            line.push_str(&format!("\t{used}\t{limit}"));
-        }
-        line.push('\n');
-        line
+        let shares = [&self.machines, &self.memory_mib, &self.disk_gib];
+        shares
+            .iter()
+            .fold(Row::of(&[&"# quota"]), |row, share| row.and(share.used).or_dash(share.limit))
+            .line()
     }
 }
 

@@ -1,15 +1,13 @@
 //! What a node's report means for a machine, as it is when the report comes. Pure, but for [`take`], which enters it.
 
-use super::life::{self, At, Interest};
-use super::now;
+use super::life::{self, Interest};
 use crate::model::lease::Lease;
 use crate::model::stage::Order;
 use crate::model::state::{Event, State};
 use crate::model::wire::{News, NextOrder, Report, StatusReply, Verdict};
-use crate::server::registry::event::Actor;
 use crate::server::registry::image::Image;
 use crate::server::registry::vm::{Change, OnNode, Vm};
-use crate::server::registry::{RegistryError, Writer};
+use crate::server::registry::{At, RegistryError, Writer};
 
 /// What a report has led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,27 +33,21 @@ struct Meaning {
 ///
 /// # Errors
 /// [`RegistryError`] when SQLite refuses.
-pub fn take(
-    writer: &Writer<'_>,
-    report: &Report,
-    grace: Lease,
-    actor: &Actor,
-) -> Result<Outcome, RegistryError> {
-    let at = now();
+pub fn take(writer: &Writer<'_>, report: &Report, grace: Lease) -> Result<Outcome, RegistryError> {
     let Some(vm) = writer.vm(report.id)? else {
         let reply = StatusReply { verdict: Verdict::Unknown, next: None };
         return Ok(Outcome { reply, news: None, deploy_failed: false });
     };
     if let Some(facts) = &report.host {
-        writer.keep_facts(&vm.physical_host, facts, at.moment)?;
+        writer.keep_facts(&vm.physical_host, facts)?;
     }
-    let Meaning { reply, news, change, is_saved } = meaning(&vm, report, grace, at);
+    let Meaning { reply, news, change, is_saved } = meaning(&vm, report, grace, writer.at());
     if is_saved {
-        keep_image(writer, &vm, report, at)?;
+        keep_image(writer, &vm, report)?;
     }
     let has_changed = change.is_some();
     if let Some(change) = change {
-        writer.apply(&vm, change, at.moment, actor)?;
+        writer.apply(&vm, change)?;
     }
     let of_a_deploy = has_changed && report.order == Order::Deploy && vm.state == State::Deploying;
     if of_a_deploy && report.news == News::Done {
@@ -120,7 +112,7 @@ fn last_order(vm: &Vm) -> NextOrder {
 }
 
 /// Remembers the image that a machine's disk has been saved as.
-fn keep_image(writer: &Writer<'_>, vm: &Vm, report: &Report, at: At) -> Result<(), RegistryError> {
+fn keep_image(writer: &Writer<'_>, vm: &Vm, report: &Report) -> Result<(), RegistryError> {
     let (News::Saved { bytes }, Some(saving)) = (&report.news, &vm.saving) else { return Ok(()) };
     writer.keep_image(&Image {
         owner: vm.owner.clone(),
@@ -130,7 +122,7 @@ fn keep_image(writer: &Writer<'_>, vm: &Vm, report: &Report, at: At) -> Result<(
         bytes: *bytes,
         disk: vm.disk,
         shared: false,
-        saved: at.moment,
+        saved: writer.now(),
     })
 }
 
@@ -234,36 +226,17 @@ mod tests {
     use crate::model::names::PhysicalHost;
     use crate::model::stage::Stage;
     use crate::model::stage::{OrderNumber, Percent};
+    use crate::server::machine::fixture::OneMachine;
     use crate::server::machine::orders;
-    use crate::server::registry::Registry;
     use crate::server::registry::vm::Saving;
-    use crate::server::registry::vm::tests::entered;
     use crate::system::clock;
 
-    struct Ground {
-        _dir: tempfile::TempDir,
-        registry: Registry,
-        vm: Vm,
-    }
-
-    fn actor() -> Actor {
-        Actor { who: "host node1".to_owned(), from: "192.0.2.1".to_owned() }
-    }
-
-    impl Ground {
-        /// A machine that is being deployed.
-        fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
-            let vm = entered(&mut registry, "alice", "node1", "vm1");
-            Self { _dir: dir, registry, vm }
-        }
-
-        /// A machine that runs.
+    impl OneMachine {
+        /// Its host has reported that it runs.
         fn deployed() -> Self {
-            let mut ground = Self::new();
-            ground.report(Order::Deploy, 9, News::Done);
-            ground
+            let mut one = Self::deploying();
+            one.report(Order::Deploy, 9, News::Done);
+            one
         }
 
         fn report(&mut self, order: Order, sequence: u32, news: News) -> Verdict {
@@ -272,9 +245,8 @@ mod tests {
 
         fn reported(&mut self, order: Order, sequence: u32, news: News) -> Outcome {
             let report = Report { id: self.vm.id, order, number: self.vm.number, sequence, news, host: None };
-            let outcome =
-                self.registry.write(|writer| take(writer, &report, "7d".parse().unwrap(), &actor())).unwrap();
-            self.vm = self.registry.read(|reader| reader.vm(report.id)).unwrap().unwrap();
+            let outcome = self.registry.write(|writer| take(writer, &report, "7d".parse().unwrap())).unwrap();
+            self.reload();
             outcome
         }
 
@@ -292,7 +264,7 @@ mod tests {
         fn save(&mut self, then_terminate: bool) {
             let given = self.registry.write(|writer| {
                 let saving = Saving { name: "new".parse().unwrap(), then_terminate };
-                orders::give(writer, &self.vm, Order::Save, Interest::Portal, Some(saving), &actor())
+                orders::give(writer, &self.vm, Order::Save, Interest::Portal, Some(saving))
             });
             self.vm = given.unwrap().unwrap();
         }
@@ -304,14 +276,14 @@ mod tests {
             let set: Result<_, RegistryError> =
                 self.registry.write(|writer| writer.set_lease(self.vm.id, term, since));
             set.unwrap();
-            self.vm = self.registry.read(|reader| reader.vm(self.vm.id)).unwrap().unwrap();
+            self.reload();
         }
 
         /// It is to be stopped because its lease is over, not because its owner wants that.
         fn stop_for_its_lease(&mut self) {
-            let given = self.registry.write(|writer| {
-                orders::give(writer, &self.vm, Order::Stop, Interest::Portal, None, &actor())
-            });
+            let given = self
+                .registry
+                .write(|writer| orders::give(writer, &self.vm, Order::Stop, Interest::Portal, None));
             self.vm = given.unwrap().unwrap();
         }
 
@@ -327,26 +299,11 @@ mod tests {
             assert_eq!((&self.vm, self.history()), (&before, told));
         }
 
-        fn give(&mut self, order: Order) {
-            let given = self
-                .registry
-                .write(|writer| orders::give(writer, &self.vm, order, Interest::Owner, None, &actor()));
-            self.vm = given.unwrap().unwrap();
-        }
-
         /// The server gives up waiting for the node's answer.
         fn give_up(&mut self) {
-            let done: Result<_, RegistryError> = self.registry.write(|writer| {
-                writer.advance(&self.vm, Event::Failed, clock::now(), |vm| {
-                    vm.fault = Some(Fault::HostSilent { host: vm.physical_host.clone(), seconds: 7 });
-                })
+            self.happens(Event::Failed, |vm| {
+                vm.fault = Some(Fault::HostSilent { host: vm.physical_host.clone(), seconds: 7 });
             });
-            self.vm = done.unwrap().unwrap();
-        }
-
-        fn history(&self) -> Vec<String> {
-            let events = self.registry.read(|reader| reader.history(self.vm.id)).unwrap();
-            events.into_iter().map(|event| event.what).collect()
         }
     }
 
@@ -370,30 +327,30 @@ mod tests {
 
     #[test]
     fn a_deploy_is_followed_to_its_end() {
-        let mut ground = Ground::new();
+        let mut one = OneMachine::deploying();
         let mut report = |n, news| {
-            assert_eq!(ground.report(Order::Deploy, n, news), Verdict::Continue);
-            ground.vm.clone()
+            assert_eq!(one.report(Order::Deploy, n, news), Verdict::Continue);
+            one.vm.clone()
         };
         report(1, progress(Stage::Accepted, 0));
         report(2, progress(Stage::Unpack, 10));
         assert_eq!(report(3, progress(Stage::Unpack, 90)).percent.map(u8::from), Some(90));
         let vm = report(4, News::Done);
         assert_eq!((vm.state, vm.stage), (State::Deployed, None));
-        assert_eq!(ground.history(), ["stage", "stage", "deployed"]);
+        assert_eq!(one.history(), ["stage", "stage", "deployed"]);
     }
 
     #[test]
     fn a_late_word_on_a_deploy_says_nothing_of_its_host() {
-        let mut ground = Ground::new();
-        ground.report(Order::Deploy, 5, progress(Stage::Unpack, 10));
-        let failed = ground.reported(Order::Deploy, 4, News::Failed { fault: Fault::PrivilegeRefused });
+        let mut one = OneMachine::deploying();
+        one.report(Order::Deploy, 5, progress(Stage::Unpack, 10));
+        let failed = one.reported(Order::Deploy, 4, News::Failed { fault: Fault::PrivilegeRefused });
         assert!(!failed.deploy_failed && failed.news.is_none(), "administrators would hear of it");
         let host: PhysicalHost = "node1".parse().unwrap();
-        let fails = |writer: &Writer<'_>| writer.host_failed(&host, clock::now(), |_| 60);
-        ground.registry.write(fails).unwrap();
-        ground.reported(Order::Deploy, 4, News::Done);
-        let failures = ground.registry.read(|reader| reader.failures()).unwrap();
+        let fails = |writer: &Writer<'_>| writer.host_failed(&host, |_| 60);
+        one.registry.write(fails).unwrap();
+        one.reported(Order::Deploy, 4, News::Done);
+        let failures = one.registry.read(|reader| reader.failures()).unwrap();
         assert_eq!(failures.len(), 1, "its host would count as one that works");
     }
 
@@ -405,23 +362,23 @@ mod tests {
             (Order::Start, State::Stopped, State::Starting, State::Deployed, "started"),
             (Order::Reboot, State::Deployed, State::Rebooting, State::Deployed, "rebooted"),
         ] {
-            let mut ground = Ground::deployed();
+            let mut one = OneMachine::deployed();
             if before == State::Stopped {
-                ground.give(Order::Stop);
-                ground.report(Order::Stop, 1, News::Done);
+                assert!(one.is_ordered(Order::Stop));
+                one.report(Order::Stop, 1, News::Done);
             }
-            assert_eq!(ground.vm.state, before);
-            ground.give(order);
+            assert_eq!(one.vm.state, before);
+            assert!(one.is_ordered(order));
             for (n, stage) in (1..).zip(order.stages()) {
-                assert_eq!(ground.report(order, n, progress(*stage, 0)), Verdict::Continue);
-                assert_eq!((ground.vm.state, ground.vm.stage), (during, Some(*stage)));
-                assert!(ground.vm.deadline.is_some());
+                assert_eq!(one.report(order, n, progress(*stage, 0)), Verdict::Continue);
+                assert_eq!((one.vm.state, one.vm.stage), (during, Some(*stage)));
+                assert!(one.vm.deadline.is_some());
             }
-            ground.report(order, 9, News::Done);
-            let Vm { state, stage, deadline, fault, on_node, .. } = ground.vm.clone();
+            one.report(order, 9, News::Done);
+            let Vm { state, stage, deadline, fault, on_node, .. } = one.vm.clone();
             assert_eq!((state, stage, deadline, fault), (after, None, None, None), "{order}");
             assert_eq!(on_node == OnNode::No, order == Order::Terminate);
-            assert_eq!(ground.history().last().map(String::as_str), Some(told));
+            assert_eq!(one.history().last().map(String::as_str), Some(told));
             // Repeated, it is no news, and nothing comes to life.
             for news in [News::Done, progress(order.stages()[0], 0)] {
                 let verdict = if news == News::Done || order != Order::Terminate {
@@ -429,9 +386,9 @@ mod tests {
                 } else {
                     Verdict::Abandon
                 };
-                let before = (ground.vm.clone(), ground.history());
-                assert_eq!(ground.report(order, 9, news), verdict, "{order}");
-                assert_eq!((ground.vm.clone(), ground.history()), before);
+                let before = (one.vm.clone(), one.history());
+                assert_eq!(one.report(order, 9, news), verdict, "{order}");
+                assert_eq!((one.vm.clone(), one.history()), before);
             }
         }
     }
@@ -444,102 +401,102 @@ mod tests {
             (Order::Start, State::Stopped),
             (Order::Reboot, State::Stopped),
         ] {
-            let mut ground = Ground::deployed();
+            let mut one = OneMachine::deployed();
             if order == Order::Start {
-                ground.give(Order::Stop);
-                ground.report(Order::Stop, 1, News::Done);
+                assert!(one.is_ordered(Order::Stop));
+                one.report(Order::Stop, 1, News::Done);
             }
-            ground.give(order);
-            ground.report(order, 1, progress(order.stages()[0], 0));
-            assert_eq!(ground.report(order, 2, failed()), Verdict::Continue);
-            assert_eq!((ground.vm.state, ground.vm.fault.as_ref()), (after, Some(&fault())), "{order}");
-            assert_eq!(ground.vm.stage.is_some(), after == State::Failed, "{order}");
-            assert_eq!(ground.vm.on_node, OnNode::Maybe);
-            assert_eq!(ground.history().last().cloned(), Some(format!("{order} failed")));
-            ground.in_vain(order, 2, progress(order.stages()[0], 0));
+            assert!(one.is_ordered(order));
+            one.report(order, 1, progress(order.stages()[0], 0));
+            assert_eq!(one.report(order, 2, failed()), Verdict::Continue);
+            assert_eq!((one.vm.state, one.vm.fault.as_ref()), (after, Some(&fault())), "{order}");
+            assert_eq!(one.vm.stage.is_some(), after == State::Failed, "{order}");
+            assert_eq!(one.vm.on_node, OnNode::Maybe);
+            assert_eq!(one.history().last().cloned(), Some(format!("{order} failed")));
+            one.in_vain(order, 2, progress(order.stages()[0], 0));
             // The next order makes it good.
             let next = if after == State::Stopped { Order::Start } else { Order::Terminate };
-            ground.give(next);
-            assert_eq!(ground.vm.fault, None);
+            assert!(one.is_ordered(next));
+            assert_eq!(one.vm.fault, None);
         }
     }
 
     #[test]
     fn a_deploy_that_waits_has_a_place() {
-        let mut ground = Ground::new();
+        let mut one = OneMachine::deploying();
         for place in [3, 2] {
-            ground.report(Order::Deploy, 1, waiting(place));
-            assert_eq!((ground.vm.state, ground.vm.place), (State::Deploying, Some(place)));
+            one.report(Order::Deploy, 1, waiting(place));
+            assert_eq!((one.vm.state, one.vm.place), (State::Deploying, Some(place)));
         }
-        assert_eq!(ground.history(), ["stage"], "to move up is no news");
-        ground.report(Order::Deploy, 2, waiting(0));
-        assert_eq!(ground.vm.place, None, "places count from one");
-        ground.report(Order::Deploy, 3, waiting(1));
+        assert_eq!(one.history(), ["stage"], "to move up is no news");
+        one.report(Order::Deploy, 2, waiting(0));
+        assert_eq!(one.vm.place, None, "places count from one");
+        one.report(Order::Deploy, 3, waiting(1));
         let elsewhere = News::Progress { stage: Stage::Volumes, percent: None, place: Some(1) };
-        ground.report(Order::Deploy, 4, elsewhere);
-        assert_eq!((ground.vm.stage, ground.vm.place), (Some(Stage::Volumes), None));
+        one.report(Order::Deploy, 4, elsewhere);
+        assert_eq!((one.vm.stage, one.vm.place), (Some(Stage::Volumes), None));
         // Nor does anything else that happens keep it.
         for order in [Order::Deploy, Order::Terminate] {
-            let mut ground = Ground::new();
-            ground.report(Order::Deploy, 1, waiting(3));
+            let mut one = OneMachine::deploying();
+            one.report(Order::Deploy, 1, waiting(3));
             match order {
-                Order::Terminate => ground.give(order),
-                _ => drop(ground.report(order, 2, failed())),
+                Order::Terminate => assert!(one.is_ordered(order)),
+                _ => drop(one.report(order, 2, failed())),
             }
-            assert_eq!(ground.vm.place, None, "{order}");
+            assert_eq!(one.vm.place, None, "{order}");
         }
     }
 
     #[test]
     fn late_and_repeated_reports_change_nothing() {
-        let mut ground = Ground::new();
-        ground.report(Order::Deploy, 5, progress(Stage::Unpack, 50));
-        ground.in_vain(Order::Deploy, 4, progress(Stage::Volumes, 0));
-        ground.report(Order::Deploy, 6, News::Done);
-        ground.in_vain(Order::Deploy, 6, News::Done);
-        ground.in_vain(Order::Deploy, 7, failed());
-        assert_eq!(ground.vm.state, State::Deployed);
-        ground.give(Order::Terminate);
-        ground.in_vain(Order::Deploy, 8, News::Done);
-        assert_eq!(ground.vm.state, State::Terminating);
-        assert_eq!(ground.report(Order::Terminate, 1, News::Done), Verdict::Continue);
-        assert_eq!(ground.vm.state, State::NotDeployed);
-        assert_eq!(ground.report(Order::Deploy, 9, News::Done), Verdict::Abandon);
+        let mut one = OneMachine::deploying();
+        one.report(Order::Deploy, 5, progress(Stage::Unpack, 50));
+        one.in_vain(Order::Deploy, 4, progress(Stage::Volumes, 0));
+        one.report(Order::Deploy, 6, News::Done);
+        one.in_vain(Order::Deploy, 6, News::Done);
+        one.in_vain(Order::Deploy, 7, failed());
+        assert_eq!(one.vm.state, State::Deployed);
+        assert!(one.is_ordered(Order::Terminate));
+        one.in_vain(Order::Deploy, 8, News::Done);
+        assert_eq!(one.vm.state, State::Terminating);
+        assert_eq!(one.report(Order::Terminate, 1, News::Done), Verdict::Continue);
+        assert_eq!(one.vm.state, State::NotDeployed);
+        assert_eq!(one.report(Order::Deploy, 9, News::Done), Verdict::Abandon);
     }
 
     #[test]
     fn reports_of_earlier_orders_change_nothing() {
-        let mut ground = Ground::deployed();
-        ground.give(Order::Stop);
-        ground.report(Order::Stop, 3, News::Done);
-        ground.give(Order::Start);
+        let mut one = OneMachine::deployed();
+        assert!(one.is_ordered(Order::Stop));
+        one.report(Order::Stop, 3, News::Done);
+        assert!(one.is_ordered(Order::Start));
         let late = |order: Order| [progress(order.stages()[0], 5), News::Done, failed()];
         for news in late(Order::Stop).into_iter().chain([progress(Stage::Unpack, 3)]) {
-            ground.in_vain(Order::Stop, 9, news);
+            one.in_vain(Order::Stop, 9, news);
         }
-        ground.report(Order::Start, 1, News::Done);
+        one.report(Order::Start, 1, News::Done);
         for news in late(Order::Stop) {
-            ground.in_vain(Order::Stop, 9, news);
+            one.in_vain(Order::Stop, 9, news);
         }
-        ground.give(Order::Reboot);
+        assert!(one.is_ordered(Order::Reboot));
         for news in late(Order::Start).into_iter().chain([News::Done]) {
-            ground.in_vain(Order::Start, 9, news);
+            one.in_vain(Order::Start, 9, news);
         }
         for news in late(Order::Deploy) {
-            ground.in_vain(Order::Deploy, 99, news);
+            one.in_vain(Order::Deploy, 99, news);
         }
-        ground.give(Order::Terminate);
+        assert!(one.is_ordered(Order::Terminate));
         for order in [Order::Stop, Order::Start, Order::Reboot] {
             for news in late(order) {
-                ground.in_vain(order, 9, news);
+                one.in_vain(order, 9, news);
             }
         }
-        assert_eq!(ground.vm.state, State::Terminating);
+        assert_eq!(one.vm.state, State::Terminating);
         // Failed, it is no other: no late word of an order in between makes it run or be undone.
-        ground.report(Order::Terminate, 1, failed());
+        one.report(Order::Terminate, 1, failed());
         for order in [Order::Stop, Order::Start, Order::Reboot] {
             for news in late(order) {
-                ground.in_vain(order, 9, news);
+                one.in_vain(order, 9, news);
             }
         }
     }
@@ -553,52 +510,52 @@ mod tests {
             (Order::Reboot, State::Deployed, failed(), State::Stopped),
             (Order::Start, State::Stopped, News::Done, State::Deployed),
         ] {
-            let mut ground = Ground::deployed();
+            let mut one = OneMachine::deployed();
             if order == Order::Start {
-                ground.give(Order::Stop);
-                ground.report(Order::Stop, 1, News::Done);
+                assert!(one.is_ordered(Order::Stop));
+                one.report(Order::Stop, 1, News::Done);
             }
-            ground.give(order);
-            ground.give_up();
-            assert_eq!(ground.vm.state, given_up, "{order}");
-            ground.in_vain(order, 1, progress(order.stages()[0], 0));
-            assert_eq!(ground.report(order, 2, word.clone()), Verdict::Continue);
-            assert_eq!(ground.vm.state, after, "{order} {word:?}");
+            assert!(one.is_ordered(order));
+            one.give_up();
+            assert_eq!(one.vm.state, given_up, "{order}");
+            one.in_vain(order, 1, progress(order.stages()[0], 0));
+            assert_eq!(one.report(order, 2, word.clone()), Verdict::Continue);
+            assert_eq!(one.vm.state, after, "{order} {word:?}");
             let failed = matches!(word, News::Failed { .. });
-            assert_eq!(ground.vm.fault.is_some(), failed, "{order} {word:?}");
-            assert_eq!(ground.report(order, 2, word.clone()), Verdict::Continue);
-            assert_eq!(ground.vm.state, after, "{order} {word:?}, twice");
+            assert_eq!(one.vm.fault.is_some(), failed, "{order} {word:?}");
+            assert_eq!(one.report(order, 2, word.clone()), Verdict::Continue);
+            assert_eq!(one.vm.state, after, "{order} {word:?}, twice");
         }
     }
 
     #[test]
     fn what_a_failed_machine_said_is_kept_at_its_host() {
-        let mut ground = Ground::new();
+        let mut one = OneMachine::deploying();
         let fault = Fault::DidNotRun { detail: "it crashed".to_owned() };
-        ground.report(Order::Deploy, 1, News::Failed { fault });
-        assert_eq!((ground.vm.state, ground.vm.on_node), (State::Failed, OnNode::Maybe));
+        one.report(Order::Deploy, 1, News::Failed { fault });
+        assert_eq!((one.vm.state, one.vm.on_node), (State::Failed, OnNode::Maybe));
     }
 
     #[test]
     fn a_failed_deploy_leaves_nothing_and_keeps_its_reason() {
-        let mut ground = Ground::new();
-        ground.report(Order::Deploy, 1, progress(Stage::Start, 0));
-        ground.report(Order::Deploy, 2, failed());
-        assert_eq!((ground.vm.state, ground.vm.on_node), (State::Failed, OnNode::No));
-        assert_eq!(ground.vm.fault, Some(fault()));
-        assert_eq!(ground.vm.stage, Some(Stage::Start), "how far it had come");
+        let mut one = OneMachine::deploying();
+        one.report(Order::Deploy, 1, progress(Stage::Start, 0));
+        one.report(Order::Deploy, 2, failed());
+        assert_eq!((one.vm.state, one.vm.on_node), (State::Failed, OnNode::No));
+        assert_eq!(one.vm.fault, Some(fault()));
+        assert_eq!(one.vm.stage, Some(Stage::Start), "how far it had come");
     }
 
     #[test]
     fn what_counts_as_failed_does_not_come_to_life() {
-        let mut ground = Ground::new();
-        ground.give_up();
+        let mut one = OneMachine::deploying();
+        one.give_up();
         for news in [progress(Stage::Accepted, 0), News::Done] {
-            assert_eq!(ground.report(Order::Deploy, 1, news), Verdict::Abandon);
+            assert_eq!(one.report(Order::Deploy, 1, news), Verdict::Abandon);
         }
-        assert_eq!(ground.vm.on_node, OnNode::Maybe);
-        assert_eq!(ground.report(Order::Deploy, 2, failed()), Verdict::Continue);
-        assert_eq!((ground.vm.state, ground.vm.on_node), (State::Failed, OnNode::No));
+        assert_eq!(one.vm.on_node, OnNode::Maybe);
+        assert_eq!(one.report(Order::Deploy, 2, failed()), Verdict::Continue);
+        assert_eq!((one.vm.state, one.vm.on_node), (State::Failed, OnNode::No));
     }
 
     #[test]
@@ -606,178 +563,175 @@ mod tests {
         for (stopped, next, after) in
             [(true, None, State::Stopped), (false, Some(Order::Start), State::Starting)]
         {
-            let mut ground = Ground::deployed();
+            let mut one = OneMachine::deployed();
             if stopped {
-                ground.give(Order::Stop);
-                ground.report(Order::Stop, 1, News::Done);
+                assert!(one.is_ordered(Order::Stop));
+                one.report(Order::Stop, 1, News::Done);
             }
-            ground.save(false);
-            ground.report(Order::Save, 1, progress(Stage::Shutdown, 0));
-            ground.report(Order::Save, 2, progress(Stage::Pack, 40));
-            assert_eq!((ground.vm.state, ground.vm.stage), (State::Saving, Some(Stage::Pack)));
-            assert!(ground.images().is_empty());
-            assert_eq!(ground.next(Order::Save, SAVED), next);
-            assert_eq!((ground.vm.state, &ground.vm.saving), (after, &None));
-            let [image] = &ground.images()[..] else { panic!("{:?}", ground.images()) };
+            one.save(false);
+            one.report(Order::Save, 1, progress(Stage::Shutdown, 0));
+            one.report(Order::Save, 2, progress(Stage::Pack, 40));
+            assert_eq!((one.vm.state, one.vm.stage), (State::Saving, Some(Stage::Pack)));
+            assert!(one.images().is_empty());
+            assert_eq!(one.next(Order::Save, SAVED), next);
+            assert_eq!((one.vm.state, &one.vm.saving), (after, &None));
+            let [image] = &one.images()[..] else { panic!("{:?}", one.images()) };
             let Image { owner, name, host, base, bytes, disk, shared, .. } = image;
-            assert_eq!((owner, host, base), (&ground.vm.owner, &ground.vm.physical_host, &ground.vm.image));
-            assert_eq!((name.as_str(), *bytes, *disk, *shared), ("new", 77, ground.vm.disk, false));
+            assert_eq!((owner, host, base), (&one.vm.owner, &one.vm.physical_host, &one.vm.image));
+            assert_eq!((name.as_str(), *bytes, *disk, *shared), ("new", 77, one.vm.disk, false));
             // Its node may not have seen the answer; it gets the same one, and nothing happens twice.
-            let history = ground.history();
-            assert_eq!(ground.next(Order::Save, SAVED), next);
-            assert_eq!((ground.history(), ground.images().len()), (history, 1));
+            let history = one.history();
+            assert_eq!(one.next(Order::Save, SAVED), next);
+            assert_eq!((one.history(), one.images().len()), (history, 1));
         }
     }
 
     #[test]
     fn what_was_saved_to_be_terminated_is_terminated_next() {
-        let mut ground = Ground::deployed();
-        ground.save(true);
-        assert_eq!(ground.next(Order::Save, SAVED), Some(Order::Terminate));
-        assert_eq!((ground.vm.state, ground.vm.order), (State::Terminating, Order::Terminate));
-        assert_eq!(ground.images().len(), 1);
-        assert_eq!(ground.next(Order::Save, SAVED), Some(Order::Terminate), "it never saw the answer");
-        assert_eq!(ground.next(Order::Terminate, News::Done), None);
-        assert_eq!(ground.vm.state, State::NotDeployed);
-        assert_eq!(ground.images().len(), 1, "it outlives the machine");
+        let mut one = OneMachine::deployed();
+        one.save(true);
+        assert_eq!(one.next(Order::Save, SAVED), Some(Order::Terminate));
+        assert_eq!((one.vm.state, one.vm.order), (State::Terminating, Order::Terminate));
+        assert_eq!(one.images().len(), 1);
+        assert_eq!(one.next(Order::Save, SAVED), Some(Order::Terminate), "it never saw the answer");
+        assert_eq!(one.next(Order::Terminate, News::Done), None);
+        assert_eq!(one.vm.state, State::NotDeployed);
+        assert_eq!(one.images().len(), 1, "it outlives the machine");
     }
 
     #[test]
     fn a_machine_whose_disk_could_not_be_saved_is_as_it_was() {
         for then_terminate in [false, true] {
-            let mut ground = Ground::deployed();
-            ground.save(then_terminate);
-            assert_eq!(ground.next(Order::Save, failed()), Some(Order::Start));
-            assert_eq!((ground.vm.state, ground.vm.fault.as_ref()), (State::Starting, Some(&fault())));
-            ground.report(Order::Start, 1, News::Done);
-            assert_eq!((ground.vm.state, ground.vm.fault.as_ref()), (State::Deployed, Some(&fault())));
-            assert_eq!((&ground.vm.saving, ground.images().len()), (&None, 0));
-            ground.give(Order::Stop);
-            assert_eq!(ground.vm.fault, None);
-            ground.report(Order::Stop, 1, News::Done);
-            ground.save(then_terminate);
-            assert_eq!(ground.next(Order::Save, failed()), None);
-            assert_eq!((ground.vm.state, ground.vm.fault.as_ref()), (State::Stopped, Some(&fault())));
+            let mut one = OneMachine::deployed();
+            one.save(then_terminate);
+            assert_eq!(one.next(Order::Save, failed()), Some(Order::Start));
+            assert_eq!((one.vm.state, one.vm.fault.as_ref()), (State::Starting, Some(&fault())));
+            one.report(Order::Start, 1, News::Done);
+            assert_eq!((one.vm.state, one.vm.fault.as_ref()), (State::Deployed, Some(&fault())));
+            assert_eq!((&one.vm.saving, one.images().len()), (&None, 0));
+            assert!(one.is_ordered(Order::Stop));
+            assert_eq!(one.vm.fault, None);
+            one.report(Order::Stop, 1, News::Done);
+            one.save(then_terminate);
+            assert_eq!(one.next(Order::Save, failed()), None);
+            assert_eq!((one.vm.state, one.vm.fault.as_ref()), (State::Stopped, Some(&fault())));
         }
     }
 
     #[test]
     fn a_save_that_was_given_up_may_have_been_carried_out() {
         for stopped in [true, false] {
-            let mut ground = Ground::deployed();
+            let mut one = OneMachine::deployed();
             if stopped {
-                ground.give(Order::Stop);
-                ground.report(Order::Stop, 1, News::Done);
+                assert!(one.is_ordered(Order::Stop));
+                one.report(Order::Stop, 1, News::Done);
             }
-            ground.save(true);
-            let fault = Fault::HostSilent { host: ground.vm.physical_host.clone(), seconds: 7 };
+            one.save(true);
+            let fault = Fault::HostSilent { host: one.vm.physical_host.clone(), seconds: 7 };
             let trouble = crate::server::nodes::Trouble { fault, taken: OnNode::Maybe };
-            let vm = ground.vm.clone();
-            orders::settle(&mut ground.registry, vm, Order::Save, Err(trouble), &actor()).unwrap();
-            ground.report(Order::Save, 1, progress(Stage::Pack, 5));
+            let vm = one.vm.clone();
+            orders::settle(&mut one.registry, vm, Order::Save, Err(trouble)).unwrap();
+            one.report(Order::Save, 1, progress(Stage::Pack, 5));
             let before = if stopped { State::Stopped } else { State::Deployed };
-            assert_eq!(ground.vm.state, before);
+            assert_eq!(one.vm.state, before);
             // The image is there; what was to follow was given up, and nothing is removed.
-            let next = ground.next(Order::Save, SAVED);
+            let next = one.next(Order::Save, SAVED);
             assert_eq!(next, (!stopped).then_some(Order::Start));
-            assert_eq!((ground.images().len(), &ground.vm.saving), (1, &None));
-            assert_eq!(ground.history().iter().filter(|what| *what == "saved").count(), 1);
-            ground.report(Order::Save, 9, SAVED);
-            assert_eq!(ground.history().iter().filter(|what| *what == "saved").count(), 1);
+            assert_eq!((one.images().len(), &one.vm.saving), (1, &None));
+            assert_eq!(one.history().iter().filter(|what| *what == "saved").count(), 1);
+            one.report(Order::Save, 9, SAVED);
+            assert_eq!(one.history().iter().filter(|what| *what == "saved").count(), 1);
         }
     }
 
     #[test]
     fn a_stop_that_was_given_up_and_came_about_is_not_undone() {
-        let mut ground = Ground::deployed();
-        ground.give(Order::Stop);
-        let fault = Fault::HostSilent { host: ground.vm.physical_host.clone(), seconds: 7 };
+        let mut one = OneMachine::deployed();
+        assert!(one.is_ordered(Order::Stop));
+        let fault = Fault::HostSilent { host: one.vm.physical_host.clone(), seconds: 7 };
         let trouble = crate::server::nodes::Trouble { fault, taken: OnNode::Maybe };
-        let vm = ground.vm.clone();
-        orders::settle(&mut ground.registry, vm, Order::Stop, Err(trouble), &actor()).unwrap();
-        assert_eq!(ground.next(Order::Stop, News::Done), None);
-        assert_eq!(ground.vm.state, State::Stopped);
+        let vm = one.vm.clone();
+        orders::settle(&mut one.registry, vm, Order::Stop, Err(trouble)).unwrap();
+        assert_eq!(one.next(Order::Stop, News::Done), None);
+        assert_eq!(one.vm.state, State::Stopped);
     }
 
     #[test]
     fn what_is_stopped_after_the_end_of_its_lease_has_expired() {
-        let mut ground = Ground::deployed();
-        ground.lease(-1);
-        ground.stop_for_its_lease();
-        assert_eq!(ground.next(Order::Stop, News::Done), None);
-        let deletion = ground.vm.deletion.expect("a date");
-        assert_eq!(ground.vm.state, State::Expired);
+        let mut one = OneMachine::deployed();
+        one.lease(-1);
+        one.stop_for_its_lease();
+        assert_eq!(one.next(Order::Stop, News::Done), None);
+        let deletion = one.vm.deletion.expect("a date");
+        assert_eq!(one.vm.state, State::Expired);
         assert!(deletion > clock::now().plus_seconds(6 * 86_400), "{deletion}");
-        assert_eq!(ground.history().last().map(String::as_str), Some("lease ended"));
+        assert_eq!(one.history().last().map(String::as_str), Some("lease ended"));
         // To save its disk, or to fail to, puts off nothing.
         for news in [SAVED, failed()] {
-            ground.save(false);
-            assert_eq!(ground.next(Order::Save, news), None);
-            assert_eq!((ground.vm.state, ground.vm.deletion), (State::Expired, Some(deletion)));
+            one.save(false);
+            assert_eq!(one.next(Order::Save, news), None);
+            assert_eq!((one.vm.state, one.vm.deletion), (State::Expired, Some(deletion)));
         }
     }
 
     #[test]
     fn a_lease_that_is_extended_while_its_machine_is_stopped_starts_it_again() {
-        let mut ground = Ground::deployed();
-        ground.lease(-1);
-        ground.stop_for_its_lease();
-        ground.lease(600);
-        assert_eq!(ground.next(Order::Stop, News::Done), Some(Order::Start));
-        assert_eq!((ground.vm.state, ground.vm.deletion), (State::Starting, None));
-        assert_eq!(ground.next(Order::Stop, News::Done), Some(Order::Start), "it never saw the answer");
-        assert_eq!(ground.next(Order::Start, News::Done), None);
-        assert_eq!(ground.vm.state, State::Deployed);
+        let mut one = OneMachine::deployed();
+        one.lease(-1);
+        one.stop_for_its_lease();
+        one.lease(600);
+        assert_eq!(one.next(Order::Stop, News::Done), Some(Order::Start));
+        assert_eq!((one.vm.state, one.vm.deletion), (State::Starting, None));
+        assert_eq!(one.next(Order::Stop, News::Done), Some(Order::Start), "it never saw the answer");
+        assert_eq!(one.next(Order::Start, News::Done), None);
+        assert_eq!(one.vm.state, State::Deployed);
         // What its owner stopped stays stopped.
-        ground.give(Order::Stop);
-        assert_eq!(ground.next(Order::Stop, News::Done), None);
-        assert_eq!(ground.vm.state, State::Stopped);
+        assert!(one.is_ordered(Order::Stop));
+        assert_eq!(one.next(Order::Stop, News::Done), None);
+        assert_eq!(one.vm.state, State::Stopped);
     }
 
     #[test]
     fn a_terminate_that_was_given_up_may_still_succeed() {
-        let mut ground = Ground::deployed();
-        ground.give(Order::Terminate);
-        ground.report(Order::Terminate, 1, failed());
-        assert_eq!((ground.vm.state, ground.vm.on_node), (State::Failed, OnNode::Maybe));
-        ground.in_vain(Order::Terminate, 2, progress(Stage::Remove, 0));
-        ground.report(Order::Terminate, 3, News::Done);
-        assert_eq!(ground.vm.state, State::NotDeployed);
+        let mut one = OneMachine::deployed();
+        assert!(one.is_ordered(Order::Terminate));
+        one.report(Order::Terminate, 1, failed());
+        assert_eq!((one.vm.state, one.vm.on_node), (State::Failed, OnNode::Maybe));
+        one.in_vain(Order::Terminate, 2, progress(Stage::Remove, 0));
+        one.report(Order::Terminate, 3, News::Done);
+        assert_eq!(one.vm.state, State::NotDeployed);
     }
 
     #[test]
     fn an_unknown_machine_is_kept() {
-        let mut ground = Ground::new();
+        let mut one = OneMachine::deploying();
         let id = crate::model::names::VmId::generate();
         for order in Order::ALL {
             let number = OrderNumber::default();
             let report = Report { id, order, number, sequence: 1, news: News::Done, host: None };
-            let outcome = ground
-                .registry
-                .write(|writer| take(writer, &report, "7d".parse().unwrap(), &actor()))
-                .unwrap();
+            let outcome = one.registry.write(|writer| take(writer, &report, "7d".parse().unwrap())).unwrap();
             assert_eq!(outcome.reply.verdict, Verdict::Unknown);
         }
     }
 
     #[test]
     fn a_late_word_on_an_earlier_order_of_the_same_kind_changes_nothing() {
-        let mut ground = Ground::deployed();
-        ground.give(Order::Reboot);
-        let first = ground.vm.number;
-        ground.report(Order::Reboot, 3, News::Done);
-        ground.give(Order::Reboot);
-        assert!(ground.vm.number > first);
+        let mut one = OneMachine::deployed();
+        assert!(one.is_ordered(Order::Reboot));
+        let first = one.vm.number;
+        one.report(Order::Reboot, 3, News::Done);
+        assert!(one.is_ordered(Order::Reboot));
+        assert!(one.vm.number > first);
         let late = Report {
-            id: ground.vm.id,
+            id: one.vm.id,
             order: Order::Reboot,
             number: first,
             sequence: 9,
             news: News::Done,
             host: None,
         };
-        ground.registry.write(|writer| take(writer, &late, "7d".parse().unwrap(), &actor())).unwrap();
-        let vm = ground.registry.read(|reader| reader.vm(late.id)).unwrap().unwrap();
+        one.registry.write(|writer| take(writer, &late, "7d".parse().unwrap())).unwrap();
+        let vm = one.registry.read(|reader| reader.vm(late.id)).unwrap().unwrap();
         assert_eq!(vm.state, State::Rebooting);
     }
 }

@@ -13,7 +13,6 @@ use crate::model::stage::Order;
 use crate::model::state::State;
 use crate::server::audit;
 use crate::server::nodes::Nodes;
-use crate::server::registry::event::Actor;
 use crate::server::registry::vm::{Saving, Vm};
 use crate::server::registry::{Reader, Registry, RegistryError, Writer};
 use crate::system::log::Level;
@@ -93,10 +92,10 @@ fn obstacle_before_the_end(vm: &Vm) -> Option<String> {
 ///
 /// # Errors
 /// [`NotSaved`], and nothing is changed.
-pub fn begin(writer: &Writer<'_>, vm: &Vm, saving: Saving, actor: &Actor) -> Result<Vm, NotSaved> {
+pub fn begin(writer: &Writer<'_>, vm: &Vm, saving: Saving) -> Result<Vm, NotSaved> {
     let image = SavedImage { owner: vm.owner.user_name().clone(), name: saving.name.clone() };
-    check_free(**writer, &image, Some(vm))?;
-    let given = orders::give(writer, vm, Order::Save, Interest::Owner, Some(saving), actor)?;
+    check_free(writer.reader(), &image, Some(vm))?;
+    let given = orders::give(writer, vm, Order::Save, Interest::Owner, Some(saving))?;
     let sentence = "The disk of this machine can't be saved now. Try again later.";
     given.ok_or_else(|| NotSaved::State(sentence.to_owned()))
 }
@@ -135,13 +134,12 @@ pub fn carry_out(
     registry: &mut Registry,
     nodes: &Nodes<'_>,
     vm: Vm,
-    actor: &Actor,
 ) -> Result<(Vm, Option<Fault>), RegistryError> {
     let then_terminate = vm.saving.as_ref().is_some_and(|saving| saving.then_terminate);
     let detail = if then_terminate { "ordered, and to be terminated then" } else { "ordered" };
-    audit::record(Level::Info, "save", &vm, actor, detail);
+    audit::record(Level::Info, "save", &vm, registry.actor(), detail);
     let answer = orders::tell(nodes, &vm, Order::Save);
-    orders::settle(registry, vm, Order::Save, answer, actor)
+    orders::settle(registry, vm, Order::Save, answer)
 }
 
 /// A name for an image of a machine's disk that its owner may like: the machine's label or else its name, as far as

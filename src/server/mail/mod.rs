@@ -56,13 +56,12 @@ impl<'c> Post<'c> {
         writer: &Writer<'_>,
         owner: &Owner,
         notice: &Notice<'_>,
-        now: Moment,
     ) -> Result<Posted, RegistryError> {
         if self.config.mail.outlet.is_none() {
             return Ok(Posted::NoTransport);
         }
-        let address = self.address(**writer, owner)?;
-        self.queue(writer, address.iter(), notice, now)
+        let address = self.address(writer.reader(), owner)?;
+        self.queue(writer, address.iter(), notice)
     }
 
     /// Tells all administrators who have an address.
@@ -73,12 +72,11 @@ impl<'c> Post<'c> {
         &self,
         writer: &Writer<'_>,
         notice: &Notice<'_>,
-        now: Moment,
     ) -> Result<Posted, RegistryError> {
         if self.config.mail.outlet.is_none() {
             return Ok(Posted::NoTransport);
         }
-        self.queue(writer, self.config.administrators_mail().into_iter(), notice, now)
+        self.queue(writer, self.config.administrators_mail().into_iter(), notice)
     }
 
     /// Whether mail is sent at all.
@@ -123,13 +121,12 @@ impl<'c> Post<'c> {
         writer: &Writer<'_>,
         addresses: impl Iterator<Item = &'a Address>,
         notice: &Notice<'_>,
-        now: Moment,
     ) -> Result<Posted, RegistryError> {
         let mut addresses = addresses.peekable();
         if addresses.peek().is_none() {
             return Ok(Posted::NoAddress);
         }
-        let written = match self.compose(notice, now) {
+        let written = match self.compose(notice, writer.now()) {
             Ok(written) => written,
             // What the mail would have told has happened all the same, and must be recorded.
             Err(error) => {
@@ -145,7 +142,7 @@ impl<'c> Post<'c> {
                 plain: written.plain.clone(),
                 html: written.html.clone(),
             };
-            writer.queue(&letter, now)?;
+            writer.queue(&letter)?;
             queued += 1;
         }
         Ok(Posted::Queued(queued))

@@ -2,7 +2,6 @@
 
 use crate::config;
 use crate::config::mail::{Outlet, Transport};
-use crate::model::lease::Moment;
 use crate::model::mail::Address;
 use crate::server::mail::letter::{Trouble, letter};
 use crate::server::mail::{sendmail, smtp};
@@ -64,17 +63,13 @@ impl<'a> Carrier<'a> {
 ///
 /// # Errors
 /// [`RegistryError`] when SQLite refuses. What was sent until then is sent.
-pub fn send_due(
-    registry: &mut Registry,
-    config: &config::Server,
-    now: Moment,
-    limit: u32,
-) -> Result<Sent, RegistryError> {
+pub fn send_due(registry: &mut Registry, config: &config::Server, limit: u32) -> Result<Sent, RegistryError> {
     let mut sent = Sent::default();
     if let Some(outlet) = &config.mail.outlet {
+        let now = registry.now();
         let due = registry.read(|reader| reader.mail_due(now, limit))?;
         let mut carrier = Carrier::of(outlet);
-        let done = send(registry, outlet, &due, now, &mut carrier, &mut sent);
+        let done = send(registry, outlet, &due, &mut carrier, &mut sent);
         carrier.close();
         done?;
     }
@@ -86,12 +81,11 @@ fn send(
     registry: &mut Registry,
     outlet: &Outlet,
     due: &[Waiting],
-    now: Moment,
     carrier: &mut Carrier<'_>,
     sent: &mut Sent,
 ) -> Result<(), RegistryError> {
     for mail in due {
-        if !registry.write(|writer| writer.claim_mail(&mail.id, now, now.plus_seconds(CLAIM)))? {
+        if !registry.write(|writer| writer.claim_mail(&mail.id, writer.now().plus_seconds(CLAIM)))? {
             continue;
         }
         let delivered = carrier.deliver(mail, outlet);
@@ -109,17 +103,17 @@ fn send(
                 sent.sent += 1;
             }
             Err(Trouble::Refused(why)) => {
-                give_up(registry, outlet, mail, &why, now)?;
+                give_up(registry, outlet, mail, &why)?;
                 facts("mail-refused", Level::Error, &why);
                 sent.given_up += 1;
             }
             Err(Trouble::Later(why)) => {
-                postpone(registry, mail, &why, now)?;
+                postpone(registry, mail, &why)?;
                 facts("mail-postponed", Level::Warning, &why);
             }
             // The others stay due: the next run tries them, each with the first of it.
             Err(Trouble::Unreachable(why)) => {
-                postpone(registry, mail, &why, now)?;
+                postpone(registry, mail, &why)?;
                 facts("mail-unreachable", Level::Warning, &why);
                 break;
             }
@@ -141,26 +135,20 @@ fn taken(registry: &mut Registry, mail: &Waiting) -> Result<(), RegistryError> {
     result
 }
 
-fn postpone(registry: &mut Registry, mail: &Waiting, why: &str, now: Moment) -> Result<(), RegistryError> {
+fn postpone(registry: &mut Registry, mail: &Waiting, why: &str) -> Result<(), RegistryError> {
     let pause = PAUSES.get(mail.tries as usize).or(PAUSES.last()).map_or(0, |minutes| minutes * 60);
-    registry.write(|writer| writer.postpone(&mail.id, why, now.plus_seconds(pause)))
+    registry.write(|writer| writer.postpone(&mail.id, why, writer.now().plus_seconds(pause)))
 }
 
-fn give_up(
-    registry: &mut Registry,
-    outlet: &Outlet,
-    mail: &Waiting,
-    why: &str,
-    now: Moment,
-) -> Result<(), RegistryError> {
+fn give_up(registry: &mut Registry, outlet: &Outlet, mail: &Waiting, why: &str) -> Result<(), RegistryError> {
     let from = match &outlet.transport {
         Transport::Smtp(server) => server.host.clone(),
         Transport::Sendmail(program) => program.display().to_string(),
     };
     let actor = Actor { who: "mail server".to_owned(), from };
     let detail = format!("{:?}: {why}", mail.subject);
-    registry.write(|writer| {
-        writer.record_about(&mail.recipient, now, &actor, "mail refused", &detail)?;
+    registry.write_as(&actor, |writer| {
+        writer.record_about(&mail.recipient, "mail refused", &detail)?;
         writer.unqueue(&mail.id)
     })
 }

@@ -3,19 +3,17 @@
 
 use super::Target;
 use crate::cgi::reply::Refusal;
-use crate::model::lease::{Lease, Moment, Term};
+use crate::model::lease::{Lease, Term};
 use crate::model::names::{Label, ROOT_PREFIX, SWAP_PREFIX, VmId};
 use crate::model::stage::OrderNumber;
 use crate::model::wire::{DeployOrder, Job, NodeInfo};
 use crate::server::audit;
-use crate::server::machine::{self, life};
+use crate::server::machine::life;
 use crate::server::nodes::Nodes;
-use crate::server::registry::event::Actor;
 use crate::server::registry::stray::StrayKind;
 use crate::server::registry::user::{Owner, Registered};
 use crate::server::registry::vm::{NewVm, Placed, Vm};
 use crate::server::registry::{Registry, RegistryError, Writer};
-use crate::system::clock;
 use crate::system::log::Level;
 
 /// What its host says of a machine that can be adopted.
@@ -39,7 +37,6 @@ pub fn can_be(kind: StrayKind, name: &str) -> bool {
 pub fn adopt(
     registry: &mut Registry,
     nodes: &Nodes<'_>,
-    actor: &Actor,
     target: &Target,
     lease: Lease,
 ) -> Result<(), Refusal> {
@@ -57,7 +54,6 @@ pub fn adopt(
     let found = find(id, &info).map_err(refused)?;
     let lease = Term::For(lease);
     let vm = registry.write(|writer| {
-        let now = clock::now();
         if let Some(known) = writer.vm(id)? {
             let state = known.state;
             return Err(refused(&format!("the portal knows it ({state}). Look at its page.")));
@@ -69,7 +65,7 @@ pub fn adopt(
                 other.owner.as_str()
             )));
         }
-        let owner = match writer.register_owner(&found.order.user, now)? {
+        let owner = match writer.register_owner(&found.order.user)? {
             Registered::Known(owner) => owner,
             Registered::Taken(other) => {
                 let user = &found.order.user;
@@ -78,9 +74,9 @@ pub fn adopt(
                 )));
             }
         };
-        Ok(enter(writer, owner, &found, target, lease, now, actor)?)
+        Ok(enter(writer, owner, &found, target, lease)?)
     })?;
-    audit::record(Level::Info, "adopt", &vm, actor, "it was unknown");
+    audit::record(Level::Info, "adopt", &vm, registry.actor(), "it was unknown");
     Ok(())
 }
 
@@ -106,8 +102,6 @@ fn enter(
     found: &Found,
     target: &Target,
     lease: Term,
-    now: Moment,
-    actor: &Actor,
 ) -> Result<Vm, RegistryError> {
     let order = &found.order;
     let new = NewVm {
@@ -122,10 +116,9 @@ fn enter(
         lease,
         from: order.saved.clone(),
     };
-    let vm = writer.enter_as(order.id, new, now)?;
-    let at = machine::now();
-    let adopted = match life::adopted(&vm, found.number, found.runs, at) {
-        Some(change) => writer.apply(&vm, change, at.moment, actor)?,
+    let vm = writer.enter_as(order.id, new)?;
+    let adopted = match life::adopted(&vm, found.number, found.runs, writer.at()) {
+        Some(change) => writer.apply(&vm, change)?,
         None => None,
     };
     writer.forget_stray(&target.host, StrayKind::Record, &target.name)?;

@@ -20,7 +20,7 @@ use crate::model::text::one_line;
 use crate::model::wire::{Domain, ImageAct, ImageOrder, Job, MachineOrder, NodeInfo, Stranger};
 use crate::server::audit;
 use crate::server::nodes::{Nodes, Trouble};
-use crate::server::registry::event::{Actor, Filter, Happening};
+use crate::server::registry::event::{Filter, Happening};
 use crate::server::registry::stray::{Found, StrayKind};
 use crate::server::registry::vm::{OnNode, Scope, Vm};
 use crate::server::registry::{Reader, Registry, RegistryError};
@@ -186,24 +186,18 @@ impl Target {
 /// # Errors
 /// 404 for what is not in the list of what is unknown, 409 for what is not unknown any more or can't be removed, with the
 /// reason, the host's own among them; 502 when the host can't be used; 503.
-pub fn remove(
-    registry: &mut Registry,
-    nodes: &Nodes<'_>,
-    actor: &Actor,
-    target: &Target,
-) -> Result<Removal, Refusal> {
+pub fn remove(registry: &mut Registry, nodes: &Nodes<'_>, target: &Target) -> Result<Removal, Refusal> {
     let (host, label) = (&target.host, target.label());
     registry.read(|reader| target.must_be_listed(reader))?;
     let info = nodes.info(host).map_err(|trouble| target.not_done(&trouble))?;
     let way = registry.write(|writer| {
-        let now = clock::now();
-        writer.keep_facts(host, &info.host, now)?;
+        writer.keep_facts(host, &info.host)?;
         // Read after the host was asked: of all that it was told to make there is an entry by now.
-        let way = judge(**writer, target, &info)?;
-        writer.record_about(host.as_str(), now, actor, ORDERED, &label)?;
+        let way = judge(writer.reader(), target, &info)?;
+        writer.record_about(host.as_str(), ORDERED, &label)?;
         Ok::<_, Refusal>(way)
     })?;
-    audit::act(ORDERED, host.as_str(), actor, &label);
+    audit::act(ORDERED, host.as_str(), registry.actor(), &label);
     let done = match &way {
         Way::Machine(order) => nodes
             .order(Order::Terminate, host, order)
@@ -211,28 +205,27 @@ pub fn remove(
         Way::Image(order) => nodes.image(host, order).map(|done| (Removal::Done, Some(done.host))),
         Way::Stranger(stranger) => nodes.discard(host, stranger).map(|_| (Removal::Done, None)),
     };
-    let now = clock::now();
     match done {
         Ok((removal, facts)) => {
             registry.write(|writer| {
                 if let Some(facts) = &facts {
-                    writer.keep_facts(host, facts, now)?;
+                    writer.keep_facts(host, facts)?;
                 }
                 if removal == Removal::Done {
                     writer.forget_stray(host, target.kind, &target.name)?;
-                    writer.record_about(host.as_str(), now, actor, REMOVED, &label)?;
+                    writer.record_about(host.as_str(), REMOVED, &label)?;
                 }
                 Ok::<_, RegistryError>(())
             })?;
             if removal == Removal::Done {
-                audit::act(REMOVED, host.as_str(), actor, &label);
+                audit::act(REMOVED, host.as_str(), registry.actor(), &label);
             }
             Ok(removal)
         }
         Err(trouble) => {
             let detail = format!("{label}: {}", trouble.fault);
-            registry.write(|writer| writer.record_about(host.as_str(), now, actor, FAILED, &detail))?;
-            audit::act(FAILED, host.as_str(), actor, &detail);
+            registry.write(|writer| writer.record_about(host.as_str(), FAILED, &detail))?;
+            audit::act(FAILED, host.as_str(), registry.actor(), &detail);
             Err(target.not_done(&trouble))
         }
     }
@@ -385,7 +378,6 @@ mod tests {
     use crate::model::size::Amount;
     use crate::model::wire::{SavedFile, Volume};
     use crate::server::registry::Registry;
-    use crate::server::registry::event::Actor;
     use crate::server::registry::stray::Stray;
     use crate::server::registry::vm::tests::entered;
 
@@ -531,10 +523,9 @@ mod tests {
         let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let at = Moment::from_unix;
         let host: PhysicalHost = "node1".parse().unwrap();
-        let actor = Actor { who: "admin".to_owned(), from: "192.0.2.1".to_owned() };
         let mut happens = |now: i64, what: &str, detail: &str| {
             let done: Result<_, RegistryError> =
-                registry.write(|writer| writer.record_about("node1", at(now), &actor, what, detail));
+                registry.write_at(at(now), |writer| writer.record_about("node1", what, detail));
             done.unwrap();
             let found = |name: &str| Found {
                 host: host.clone(),

@@ -26,7 +26,7 @@ pub fn registry_to_read(call: &UserCall<'_>) -> Result<Registry, Refusal> {
     Ok(registry)
 }
 
-/// Opens the registry for a page that changes something, and keeps the caller's address of mail. The one place where
+/// Opens the registry for a page that changes something in the caller's name, and keeps the caller's address of mail. The one place where
 /// a closed portal refuses: who changes anything for somebody comes by here.
 ///
 /// # Errors
@@ -35,7 +35,8 @@ pub fn registry_to_read(call: &UserCall<'_>) -> Result<Registry, Refusal> {
 pub fn registry(call: &UserCall<'_>) -> Result<Registry, Refusal> {
     no_administrator_s_double(call)?;
     let file = &call.config.general.registry_file;
-    let mut registry = Registry::open(file).map_err(|error| unopened(call, error))?;
+    let registry = Registry::open(file).map_err(|error| unopened(call, error))?;
+    let mut registry = registry.acting(actor(call));
     if !call.administrator
         && let Some(closed) = registry.read(|reader| reader.portal_closed())?
     {
@@ -92,7 +93,7 @@ fn told(closed: &Closed, administrator: bool) -> String {
 }
 
 /// The caller, as history and log name them.
-pub fn actor(call: &UserCall<'_>) -> Actor {
+fn actor(call: &UserCall<'_>) -> Actor {
     Actor { who: call.user.to_string(), from: call.request.from() }
 }
 

@@ -9,8 +9,7 @@ use crate::config::{self, Common, Leases};
 use crate::model::lease::{Moment, Term};
 use crate::model::stage::Order;
 use crate::server::audit;
-use crate::server::machine::life::{self, At};
-use crate::server::machine::now;
+use crate::server::machine::life;
 use crate::server::machine::orders;
 use crate::server::machine::power;
 use crate::server::nodes::Nodes;
@@ -93,11 +92,10 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let wish = read_wish(call)?;
     // Read before anything is recorded: without it no node can be called.
     let nodes = Nodes::new(&call.config, &call.request.id)?;
-    let actor = access::actor(call);
     let mut registry = access::registry(call)?;
     let step = registry.write(|writer| {
-        let vm = target.find(call, **writer)?;
-        apply(writer, &vm, wish, &call.config.leases, call.administrator, now(), &actor)
+        let vm = target.find(call, writer.reader())?;
+        apply(writer, &vm, wish, &call.config.leases, call.administrator)
     })?;
     match step {
         Step::Confirm(vm, sentence) => {
@@ -107,13 +105,13 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
             Err(Refusal::conflict(format!("{sentence} Give confirm=1 to have it so.")))
         }
         Step::Done(vm) => {
-            log(&vm, &actor);
+            log(&vm, registry.actor());
             ordered(call, &common, &vm, None)
         }
         Step::Start(vm) => {
-            log(&vm, &actor);
+            log(&vm, registry.actor());
             let answer = orders::tell(&nodes, &vm, Order::Start);
-            let (vm, fault) = orders::settle(&mut registry, vm, Order::Start, answer, &actor)?;
+            let (vm, fault) = orders::settle(&mut registry, vm, Order::Start, answer)?;
             ordered(call, &common, &vm, fault.as_ref())
         }
     }
@@ -168,9 +166,8 @@ fn apply(
     wish: Wish,
     leases: &Leases,
     administrator: bool,
-    at: At,
-    actor: &Actor,
 ) -> Result<Step, Refusal> {
+    let at = writer.at();
     if let Some(sentence) = power::past_use(vm.state) {
         return Err(Refusal::conflict(sentence));
     }
@@ -194,12 +191,12 @@ fn apply(
     }
     let mut vm = vm.clone();
     if let Some(change) = wish.protected.and_then(|protected| life::protected(&vm, protected)) {
-        vm = writer.apply(&vm, change, at.moment, actor)?.unwrap_or(vm);
+        vm = writer.apply(&vm, change)?.unwrap_or(vm);
     }
     let Some(term) = term else { return Ok(Step::Done(vm)) };
     let change = life::extended(&vm, term, at);
     let starts = change.next.is_some();
-    let vm = writer.apply(&vm, change, at.moment, actor)?.unwrap_or(vm);
+    let vm = writer.apply(&vm, change)?.unwrap_or(vm);
     Ok(if starts { Step::Start(vm) } else { Step::Done(vm) })
 }
 
@@ -229,44 +226,21 @@ fn is_sooner(end: Option<Moment>, than: Option<Moment>) -> bool {
 mod tests {
     use super::*;
     use crate::model::state::{Event, State};
+    use crate::server::machine::fixture::OneMachine;
+    use crate::server::registry::RegistryError;
     use crate::server::registry::vm::Wanted;
-    use crate::server::registry::vm::tests::entered;
-    use crate::server::registry::{Registry, RegistryError};
 
     const NOW: Moment = Moment::from_unix(1_000_000);
 
-    struct Ground {
-        _dir: tempfile::TempDir,
-        registry: Registry,
-        vm: Vm,
-    }
-
-    fn at() -> At {
-        At { moment: NOW, millis: 0 }
-    }
-
-    fn actor() -> Actor {
-        Actor { who: "alice".to_owned(), from: "192.0.2.1".to_owned() }
-    }
-
-    impl Ground {
-        /// A machine that runs for ten days more.
-        fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
-            let vm = entered(&mut registry, "alice", "node1", "vm1");
-            let done: Result<_, RegistryError> = registry.write(|writer| {
-                writer.advance(&vm, Event::Deployed, NOW, |_| {})?;
-                writer.set_lease(vm.id, "10d".parse().unwrap(), NOW)?;
-                writer.vm(vm.id)
-            });
-            Self { _dir: dir, registry, vm: done.unwrap().unwrap() }
-        }
-
-        fn happens(&mut self, event: Event, edit: impl FnOnce(&mut Vm)) {
-            let done: Result<_, RegistryError> =
-                self.registry.write(|writer| writer.advance(&self.vm, event, NOW, edit));
-            self.vm = done.unwrap().unwrap();
+    impl OneMachine {
+        /// It runs for ten days more.
+        fn leased() -> Self {
+            let mut one = Self::running();
+            let set: Result<_, RegistryError> =
+                one.registry.write(|writer| writer.set_lease(one.vm.id, "10d".parse().unwrap(), NOW));
+            set.unwrap();
+            one.reload();
+            one
         }
 
         fn apply(&mut self, term: &str, confirmed: bool, administrator: bool) -> Result<Step, Refusal> {
@@ -276,10 +250,9 @@ mod tests {
 
         fn wish(&mut self, wish: Wish, administrator: bool) -> Result<Step, Refusal> {
             let leases = Leases::default();
-            let step = self
-                .registry
-                .write(|writer| apply(writer, &self.vm, wish, &leases, administrator, at(), &actor()));
-            self.vm = self.registry.read(|reader| reader.vm(self.vm.id)).unwrap().unwrap();
+            let step =
+                self.registry.write_at(NOW, |writer| apply(writer, &self.vm, wish, &leases, administrator));
+            self.reload();
             step
         }
 
@@ -290,49 +263,49 @@ mod tests {
 
     #[test]
     fn a_lease_is_counted_from_now_and_has_a_maximum() {
-        let mut ground = Ground::new();
-        assert!(matches!(ground.apply("20d", false, false), Ok(Step::Done(_))));
-        assert_eq!(ground.days_left(), Some(20));
-        assert!(matches!(ground.apply("", false, false), Ok(Step::Done(_))), "as long as the last time");
-        assert_eq!(ground.days_left(), Some(20));
-        assert_eq!(ground.apply("91d", false, false).unwrap_err().status, 400);
-        assert_eq!(ground.apply("never", false, false).unwrap_err().status, 400);
-        assert_eq!(ground.days_left(), Some(20));
-        assert!(matches!(ground.apply("400d", false, true), Ok(Step::Done(_))));
-        assert!(matches!(ground.apply("never", false, true), Ok(Step::Done(_))));
-        assert_eq!(ground.days_left(), None);
+        let mut one = OneMachine::leased();
+        assert!(matches!(one.apply("20d", false, false), Ok(Step::Done(_))));
+        assert_eq!(one.days_left(), Some(20));
+        assert!(matches!(one.apply("", false, false), Ok(Step::Done(_))), "as long as the last time");
+        assert_eq!(one.days_left(), Some(20));
+        assert_eq!(one.apply("91d", false, false).unwrap_err().status, 400);
+        assert_eq!(one.apply("never", false, false).unwrap_err().status, 400);
+        assert_eq!(one.days_left(), Some(20));
+        assert!(matches!(one.apply("400d", false, true), Ok(Step::Done(_))));
+        assert!(matches!(one.apply("never", false, true), Ok(Step::Done(_))));
+        assert_eq!(one.days_left(), None);
         // Its owner does not lose what an administrator gave by asking for nothing in particular.
-        assert!(matches!(ground.apply("", false, false), Ok(Step::Done(_))));
-        assert_eq!(ground.days_left(), None);
+        assert!(matches!(one.apply("", false, false), Ok(Step::Done(_))));
+        assert_eq!(one.days_left(), None);
     }
 
     #[test]
     fn no_lease_becomes_shorter_unasked() {
-        let mut ground = Ground::new();
-        assert!(matches!(ground.apply("3d", false, false), Ok(Step::Confirm(..))));
-        assert_eq!(ground.days_left(), Some(10));
-        assert!(matches!(ground.apply("3d", true, false), Ok(Step::Done(_))));
-        assert_eq!(ground.days_left(), Some(3));
-        ground.apply("never", false, true).unwrap();
-        assert!(matches!(ground.apply("80d", false, false), Ok(Step::Confirm(..))), "never comes last");
+        let mut one = OneMachine::leased();
+        assert!(matches!(one.apply("3d", false, false), Ok(Step::Confirm(..))));
+        assert_eq!(one.days_left(), Some(10));
+        assert!(matches!(one.apply("3d", true, false), Ok(Step::Done(_))));
+        assert_eq!(one.days_left(), Some(3));
+        one.apply("never", false, true).unwrap();
+        assert!(matches!(one.apply("80d", false, false), Ok(Step::Confirm(..))), "never comes last");
     }
 
     #[test]
     fn what_has_expired_becomes_what_it_was() {
         for wanted in [Wanted::Running, Wanted::Stopped] {
-            let mut ground = Ground::new();
-            ground.happens(Event::Stopped, |vm| vm.wanted = wanted);
-            ground.happens(Event::Expire, |vm| vm.deletion = Some(NOW));
-            let step = ground.apply("5d", true, false).unwrap();
-            assert_eq!((ground.days_left(), ground.vm.deletion), (Some(5), None));
+            let mut one = OneMachine::leased();
+            one.happens(Event::Stopped, |vm| vm.wanted = wanted);
+            one.happens(Event::Expire, |vm| vm.deletion = Some(NOW));
+            let step = one.apply("5d", true, false).unwrap();
+            assert_eq!((one.days_left(), one.vm.deletion), (Some(5), None));
             match wanted {
                 Wanted::Running => {
                     assert!(matches!(step, Step::Start(_)));
-                    assert_eq!((ground.vm.state, ground.vm.order), (State::Starting, Order::Start));
+                    assert_eq!((one.vm.state, one.vm.order), (State::Starting, Order::Start));
                 }
                 Wanted::Stopped => {
                     assert!(matches!(step, Step::Done(_)));
-                    assert_eq!(ground.vm.state, State::Stopped);
+                    assert_eq!(one.vm.state, State::Stopped);
                 }
             }
         }
@@ -340,26 +313,26 @@ mod tests {
 
     #[test]
     fn a_machine_is_guarded_and_its_lease_left_alone() {
-        let mut ground = Ground::new();
+        let mut one = OneMachine::leased();
         for protected in [true, false] {
             let wish = Wish { term: None, confirmed: false, protected: Some(protected) };
-            assert!(matches!(ground.wish(wish, false), Ok(Step::Done(_))));
-            assert_eq!((ground.vm.protected, ground.days_left()), (protected, Some(10)));
+            assert!(matches!(one.wish(wish, false), Ok(Step::Done(_))));
+            assert_eq!((one.vm.protected, one.days_left()), (protected, Some(10)));
         }
         // All or nothing.
         let wish = Wish { term: Some("1d".parse().unwrap()), confirmed: false, protected: Some(true) };
-        assert!(matches!(ground.wish(wish, false), Ok(Step::Confirm(..))));
-        assert!(!ground.vm.protected);
+        assert!(matches!(one.wish(wish, false), Ok(Step::Confirm(..))));
+        assert!(!one.vm.protected);
     }
 
     #[test]
     fn what_is_on_its_way_out_gets_no_lease() {
-        let mut ground = Ground::new();
-        ground.happens(Event::Terminate, |_| {});
-        assert_eq!(ground.apply("20d", false, true).unwrap_err().status, 409);
-        ground.happens(Event::Failed, |_| {});
-        assert_eq!(ground.apply("20d", false, true).unwrap_err().status, 409);
-        ground.happens(Event::Forget, |_| {});
-        assert_eq!(ground.apply("20d", false, true).unwrap_err().status, 409);
+        let mut one = OneMachine::leased();
+        one.happens(Event::Terminate, |_| {});
+        assert_eq!(one.apply("20d", false, true).unwrap_err().status, 409);
+        one.happens(Event::Failed, |_| {});
+        assert_eq!(one.apply("20d", false, true).unwrap_err().status, 409);
+        one.happens(Event::Forget, |_| {});
+        assert_eq!(one.apply("20d", false, true).unwrap_err().status, 409);
     }
 }

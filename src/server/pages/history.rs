@@ -6,7 +6,7 @@ use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::{Fields, Format};
 use crate::cgi::serve::{UserCall, View};
 use crate::model::lease::Moment;
-use crate::model::text::one_line;
+use crate::model::text::{Row, one_line};
 use crate::server::pages::access;
 use crate::server::pages::view::TimeView;
 use crate::server::registry::event::{Filter, Told};
@@ -100,9 +100,10 @@ impl View for HistoryView {
     /// machine's owner, the machine's id, detail; what does not apply is empty. Then `# page`, its number, and `more`
     /// if there are more.
     fn text(&self) -> String {
-        let events = self.events.iter().map(|event| event.columns().map(one_line).join("\t") + "\n");
+        let events =
+            self.events.iter().map(|event| event.columns().iter().fold(Row::default(), Row::and).line());
         let more = if self.next.is_some() { "more" } else { "last" };
-        let page = format!("# page\t{}\t{more}\n", self.page);
+        let page = Row::of(&[&"# page", &self.page, &more]).line();
         events.chain([page]).collect()
     }
 }

@@ -18,12 +18,10 @@ use crate::server::pages::access;
 use crate::server::pages::naming;
 use crate::server::pages::view::ImageView;
 use crate::server::pages::view::{ask_again, field_fault};
-use crate::server::registry::event::Actor;
 use crate::server::registry::image::Image;
 use crate::server::registry::user::Owner;
 use crate::server::registry::vm::OnNode;
 use crate::server::registry::{Reader, Registry, RegistryError, Writer};
-use crate::system::clock;
 use crate::system::log::{self, Level};
 
 /// The page.
@@ -219,16 +217,15 @@ fn carry_out(call: &UserCall<'_>, common: &Common, act: Act) -> Result<Reply, Re
         (_, None) => None,
         (_, Some(_)) => return Err(Refusal::bad_request("The field newName goes with do=rename.")),
     };
-    let actor = access::actor(call);
     let mut registry = access::registry(call)?;
     let caller = registry.read(|reader| access::caller(call, reader))?;
     let find = |reader: Reader<'_>| find(call, reader, &caller);
     let image = match act {
         Act::Share | Act::Unshare => registry.write(|writer| {
-            let image = find(**writer)?;
+            let image = find(writer.reader())?;
             let shared = act == Act::Share;
             writer.share_image(&image.id(), shared)?;
-            record(writer, &image, act, &actor, "")?;
+            record(writer, &image, act, "")?;
             Ok::<_, Refusal>(Image { shared, ..image })
         })?,
         Act::Delete | Act::Rename => {
@@ -238,7 +235,7 @@ fn carry_out(call: &UserCall<'_>, common: &Common, act: Act) -> Result<Reply, Re
                 check_idle(reader, &image, new_name.as_ref())?;
                 Ok::<_, Refusal>(image)
             })?;
-            at_its_host(&mut registry, &nodes, image, new_name, &actor)?
+            at_its_host(&mut registry, &nodes, image, new_name)?
         }
     };
     let host = image.host.as_str();
@@ -246,8 +243,8 @@ fn carry_out(call: &UserCall<'_>, common: &Common, act: Act) -> Result<Reply, Re
         Level::Info,
         "image",
         &[
-            ("user", &actor.who),
-            ("from", &actor.from),
+            ("user", &registry.actor().who),
+            ("from", &registry.actor().from),
             ("done", &act.done()),
             ("owner", &image.owner.as_str()),
             ("name", &image.name),
@@ -280,7 +277,6 @@ fn at_its_host(
     nodes: &Nodes<'_>,
     image: Image,
     new_name: Option<ImageName>,
-    actor: &Actor,
 ) -> Result<Image, Refusal> {
     let id = image.id();
     let (act, order) = match &new_name {
@@ -291,17 +287,17 @@ fn at_its_host(
         .image(&image.host, &ImageOrder { image: id.clone(), act: order })
         .map_err(|trouble| not_done(&image, act, &trouble))?;
     let kept = registry.write(|writer| {
-        writer.keep_facts(&image.host, &done.host, clock::now())?;
+        writer.keep_facts(&image.host, &done.host)?;
         let Some(name) = &new_name else {
             writer.remove_image(&id)?;
-            record(writer, &image, act, actor, "")?;
+            record(writer, &image, act, "")?;
             return Ok::<_, Refusal>(true);
         };
         let as_renamed = SavedImage { name: name.clone(), ..id.clone() };
         let renamed =
             writer.being_saved_as(&as_renamed, None)?.is_none() && writer.rename_image(&id, name)?;
         if renamed {
-            record(writer, &image, act, actor, &format!("it is called {name} now"))?;
+            record(writer, &image, act, &format!("it is called {name} now"))?;
         }
         Ok(renamed)
     })?;
@@ -330,15 +326,9 @@ fn not_done(image: &Image, act: Act, trouble: &Trouble) -> Refusal {
 }
 
 /// Adds to the portal's history what was done with an image.
-fn record(
-    writer: &Writer<'_>,
-    image: &Image,
-    act: Act,
-    actor: &Actor,
-    detail: &str,
-) -> Result<(), RegistryError> {
+fn record(writer: &Writer<'_>, image: &Image, act: Act, detail: &str) -> Result<(), RegistryError> {
     let subject = format!("{}/{}", image.owner.as_str(), image.name);
-    writer.record_about(&subject, clock::now(), actor, &format!("image {}", act.done()), detail)
+    writer.record_about(&subject, &format!("image {}", act.done()), detail)
 }
 
 #[cfg(test)]
@@ -395,7 +385,7 @@ mod tests {
             bytes: 5,
             disk: vm.disk,
             shared: false,
-            saved: clock::now(),
+            saved: crate::system::clock::now(),
         };
         let (old, other) = (image("old"), image("new"));
         registry.write(|writer| writer.keep_image(&old)).unwrap();
@@ -414,9 +404,8 @@ mod tests {
         let config = config::Server::load(dir.path()).unwrap();
         let request = crate::model::names::RequestId::generate();
         let nodes = Nodes::new(&config, &request).unwrap();
-        let actor = Actor { who: "alice".to_owned(), from: "192.0.2.1".to_owned() };
         let new = Some(other.name.clone());
-        let refused = at_its_host(&mut registry, &nodes, old.clone(), new, &actor).unwrap_err();
+        let refused = at_its_host(&mut registry, &nodes, old.clone(), new).unwrap_err();
         assert_eq!((refused.status, refused.fields.len()), (409, 1));
         let told: Vec<_> = node.join().unwrap().into_iter().map(|told| (told.image.name, told.act)).collect();
         let there = (old.name.clone(), ImageAct::Rename(other.name.clone()));

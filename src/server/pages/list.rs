@@ -6,11 +6,11 @@ use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::Format;
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common};
-use crate::model::text::one_line;
+use crate::model::text::Row;
 use crate::server::machine::pool::loads;
 use crate::server::machine::quota::QuotaView;
-use crate::server::pages::access;
 use crate::server::pages::view::{HostView, MachineView};
+use crate::server::pages::{access, unchanged};
 use crate::server::registry::vm::Scope;
 use crate::system::clock;
 
@@ -51,8 +51,8 @@ impl View for ListView {
     fn text(&self) -> String {
         let machines = self.machines.iter().map(MachineView::line);
         let hosts = self.hosts.iter().map(HostView::line);
-        let page = format!("# page\t{}\t{}\t{}\n", self.page, self.pages, self.total);
-        let closed = self.closed.iter().map(|sentence| format!("# closed\t{}\n", one_line(sentence)));
+        let page = Row::of(&[&"# page", &self.page, &self.pages, &self.total]).line();
+        let closed = self.closed.iter().map(|sentence| Row::of(&[&"# closed", sentence]).line());
         machines.chain(hosts).chain([self.quota.line()]).chain(closed).chain([page]).collect()
     }
 }
@@ -66,6 +66,10 @@ impl View for ListView {
 /// 400 for an unknown field or a page that is no number, 403 for `scope=all` by others, 503 when the
 /// registry is locked for too long.
 pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
+    unchanged::unless_known::<ListView>(call, || page(call))
+}
+
+fn page(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let fields = &call.request.fields;
     fields.only(&["scope", "page", "format"])?;
     let all = match fields.get("scope") {

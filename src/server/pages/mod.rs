@@ -2,7 +2,7 @@
 //!
 //! A page reads its fields, has a room below do the work, and shows what became of it. No page knows another. What they
 //! share is in [`access`] (who may do what), [`target`] (which machine is meant), [`naming`] (what an image is called), [`once`]
-//! (an order that comes twice) and [`view`] (what pages show).
+//! (an order that comes twice), [`unchanged`] (a page that is asked for again and again) and [`view`] (what pages show).
 
 pub mod access;
 pub mod admin;
@@ -19,4 +19,5 @@ pub mod save;
 pub mod show;
 pub mod target;
 pub mod terminate;
+pub mod unchanged;
 pub mod view;

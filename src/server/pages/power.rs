@@ -16,7 +16,6 @@ use crate::server::pages::access;
 use crate::server::pages::target::Target;
 use crate::server::pages::view::{MachineView, ordered};
 use crate::server::registry::Writer;
-use crate::server::registry::event::Actor;
 use crate::server::registry::vm::Vm;
 use crate::system::log::Level;
 
@@ -87,28 +86,27 @@ fn handle(call: &UserCall<'_>, order: Order) -> Result<Reply, Refusal> {
     }
     // Read before anything is recorded: without it no node can be called.
     let nodes = Nodes::new(&call.config, &call.request.id)?;
-    let actor = access::actor(call);
     let mut registry = access::registry(call)?;
     let (vm, told) = registry.write(|writer| {
-        let vm = target.find(call, **writer)?;
-        begin(writer, vm, order, &actor)
+        let vm = target.find(call, writer.reader())?;
+        begin(writer, vm, order)
     })?;
     if !told {
         return ordered(call, &common, &vm, None);
     }
-    audit::record(Level::Info, order.as_str(), &vm, &actor, "ordered");
+    audit::record(Level::Info, order.as_str(), &vm, registry.actor(), "ordered");
     let answer = orders::tell(&nodes, &vm, order);
-    let (vm, fault) = orders::settle(&mut registry, vm, order, answer, &actor)?;
+    let (vm, fault) = orders::settle(&mut registry, vm, order, answer)?;
     ordered(call, &common, &vm, fault.as_ref())
 }
 
 /// Records the order, within a transaction. Says whether the machine's host must be told.
-fn begin(writer: &Writer<'_>, vm: Vm, order: Order, actor: &Actor) -> Result<(Vm, bool), Refusal> {
+fn begin(writer: &Writer<'_>, vm: Vm, order: Order) -> Result<(Vm, bool), Refusal> {
     match meaning(order, vm.state) {
         Meaning::Already(_) => Ok((vm, false)),
         Meaning::Not(sentence) => Err(Refusal::conflict(sentence)),
         Meaning::Tell => {
-            let given = orders::give(writer, &vm, order, Interest::Owner, None, actor)?;
+            let given = orders::give(writer, &vm, order, Interest::Owner, None)?;
             Ok(given.map_or((vm, false), |vm| (vm, true)))
         }
     }

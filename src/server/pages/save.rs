@@ -65,20 +65,19 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
 fn act(call: &UserCall<'_>, common: &Common, target: &Target) -> Result<Reply, Refusal> {
     // Read before anything is recorded: without it no node can be called.
     let nodes = Nodes::new(&call.config, &call.request.id)?;
-    let actor = access::actor(call);
     let mut registry = access::registry(call)?;
     let vm = registry.write(|writer| {
-        let vm = target.find(call, **writer)?;
+        let vm = target.find(call, writer.reader())?;
         let name = naming::read(&call.request.fields, "name")?;
         if let Some(obstacle) = save::obstacle(&vm, &name) {
             return Err(Refusal::conflict(obstacle));
         }
         let quota = call.config.quota(vm.owner.user_name());
-        save::check_quota(quota, **writer, &vm).map_err(|why| naming::refusal(why, "name"))?;
-        save::begin(writer, &vm, Saving { name, then_terminate: false }, &actor)
+        save::check_quota(quota, writer.reader(), &vm).map_err(|why| naming::refusal(why, "name"))?;
+        save::begin(writer, &vm, Saving { name, then_terminate: false })
             .map_err(|why| naming::refusal(why, "name"))
     })?;
-    let (vm, fault) = save::carry_out(&mut registry, &nodes, vm, &actor)?;
+    let (vm, fault) = save::carry_out(&mut registry, &nodes, vm)?;
     ordered(call, common, &vm, fault.as_ref())
 }
 

@@ -7,9 +7,9 @@ use crate::cgi::request::Format;
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{self, Common};
 use crate::model::state::State;
-use crate::model::text::one_line;
-use crate::server::pages::access;
+use crate::model::text::Row;
 use crate::server::pages::view::{MachineView, StageView, TimeView, stages};
+use crate::server::pages::{access, unchanged};
 
 /// The page.
 #[derive(Debug, Serialize)]
@@ -42,7 +42,7 @@ impl View for ShowView {
     fn text(&self) -> String {
         let history = self.history.iter().map(|event| {
             let EventView { at, what, who, from, detail } = event;
-            format!("# {}\t{what}\t{who}\t{from}\t{}\n", at.iso, one_line(detail))
+            Row::of(&[&format_args!("# {}", at.iso), what, who, from, detail]).line()
         });
         std::iter::once(self.machine.line()).chain(history).collect()
     }
@@ -53,6 +53,10 @@ impl View for ShowView {
 /// # Errors
 /// 400, 403 for others' machines, 404, 503 when the registry is locked for too long.
 pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
+    unchanged::unless_known::<ShowView>(call, || page(call))
+}
+
+fn page(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let fields = &call.request.fields;
     fields.only(&["id", "format"])?;
     let id = fields.required("id")?;

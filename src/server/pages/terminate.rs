@@ -12,7 +12,6 @@ use crate::model::stage::Order;
 use crate::model::state::State;
 use crate::server::audit;
 use crate::server::machine::life::{self, Interest};
-use crate::server::machine::now;
 use crate::server::machine::orders;
 use crate::server::machine::save;
 use crate::server::machine::terminate::may_force;
@@ -22,7 +21,6 @@ use crate::server::pages::naming;
 use crate::server::pages::target::Target;
 use crate::server::pages::view::{MachineView, ask_again, ordered};
 use crate::server::registry::Writer;
-use crate::server::registry::event::Actor;
 use crate::server::registry::vm::{OnNode, Saving, Vm};
 use crate::system::log::Level;
 
@@ -133,40 +131,33 @@ fn read_way(call: &UserCall<'_>) -> Result<Way, Refusal> {
 fn act(call: &UserCall<'_>, common: &Common, target: &Target) -> Result<Reply, Refusal> {
     let way = read_way(call)?;
     let nodes = Nodes::new(&call.config, &call.request.id)?;
-    let actor = access::actor(call);
     let mut registry = access::registry(call)?;
     let step = registry.write(|writer| {
-        let vm = target.find(call, **writer)?;
+        let vm = target.find(call, writer.reader())?;
         if let Way::SavedAs(_) = way {
             let quota = call.config.quota(vm.owner.user_name());
-            save::check_quota(quota, **writer, &vm).map_err(|why| naming::refusal(why, "saveAs"))?;
+            save::check_quota(quota, writer.reader(), &vm).map_err(|why| naming::refusal(why, "saveAs"))?;
         }
-        begin(writer, vm, &way, call.administrator, &actor)
+        begin(writer, vm, &way, call.administrator)
     })?;
     let (vm, fault) = match step {
         Step::Gone(vm) => {
             let detail = if way == Way::ByForce { "forgotten by force" } else { "nothing left" };
-            audit::record(Level::Info, "terminate", &vm, &actor, detail);
+            audit::record(Level::Info, "terminate", &vm, registry.actor(), detail);
             (vm, None)
         }
         Step::Tell(vm) => {
-            audit::record(Level::Info, "terminate", &vm, &actor, "ordered");
+            audit::record(Level::Info, "terminate", &vm, registry.actor(), "ordered");
             let answer = orders::tell(&nodes, &vm, Order::Terminate);
-            orders::settle(&mut registry, vm, Order::Terminate, answer, &actor)?
+            orders::settle(&mut registry, vm, Order::Terminate, answer)?
         }
-        Step::Save(vm) => save::carry_out(&mut registry, &nodes, vm, &actor)?,
+        Step::Save(vm) => save::carry_out(&mut registry, &nodes, vm)?,
     };
     ordered(call, common, &vm, fault.as_ref())
 }
 
 /// Records the order, within a transaction.
-fn begin(
-    writer: &Writer<'_>,
-    vm: Vm,
-    way: &Way,
-    administrator: bool,
-    actor: &Actor,
-) -> Result<Step, Refusal> {
+fn begin(writer: &Writer<'_>, vm: Vm, way: &Way, administrator: bool) -> Result<Step, Refusal> {
     if !vm.state.is_live() {
         return Ok(Step::Gone(vm));
     }
@@ -190,19 +181,18 @@ fn begin(
             return Err(Refusal::conflict(obstacle));
         }
         let saving = Saving { name: name.clone(), then_terminate: true };
-        let begun = save::begin(writer, &vm, saving, actor);
+        let begun = save::begin(writer, &vm, saving);
         return begun.map(Step::Save).map_err(|why| naming::refusal(why, "saveAs"));
     }
     if force || vm.on_node == OnNode::No {
-        let at = now();
         let why = if force { "by force; its host was not asked" } else { "nothing of it is on its host" };
-        let gone = match life::forgotten(&vm, why, at) {
-            Some(change) => writer.apply(&vm, change, at.moment, actor)?,
+        let gone = match life::forgotten(&vm, why, writer.at()) {
+            Some(change) => writer.apply(&vm, change)?,
             None => None,
         };
         return Ok(Step::Gone(gone.unwrap_or(vm)));
     }
-    let told = orders::give(writer, &vm, Order::Terminate, Interest::Owner, None, actor)?;
+    let told = orders::give(writer, &vm, Order::Terminate, Interest::Owner, None)?;
     Ok(Step::Tell(told.unwrap_or(vm)))
 }
 
@@ -216,11 +206,6 @@ mod tests {
     use crate::server::nodes::Trouble;
     use crate::server::registry::vm::tests::entered;
     use crate::server::registry::{Registry, RegistryError};
-    use crate::system::clock;
-
-    fn actor() -> Actor {
-        Actor { who: "alice".to_owned(), from: "192.0.2.1".to_owned() }
-    }
 
     fn ground() -> (tempfile::TempDir, Registry, Vm) {
         let dir = tempfile::tempdir().unwrap();
@@ -233,13 +218,12 @@ mod tests {
         registry.write(|writer| {
             let vm = writer.vm(id)?.unwrap();
             let way = if force { Way::ByForce } else { Way::Plainly };
-            begin(writer, vm, &way, administrator, &actor())
+            begin(writer, vm, &way, administrator)
         })
     }
 
     fn advance(registry: &mut Registry, vm: &Vm, event: Event, edit: impl FnOnce(&mut Vm)) -> Vm {
-        let done: Result<_, RegistryError> =
-            registry.write(|writer| writer.advance(vm, event, clock::now(), edit));
+        let done: Result<_, RegistryError> = registry.write(|writer| writer.advance(vm, event, edit));
         done.unwrap().unwrap()
     }
 
@@ -254,7 +238,7 @@ mod tests {
         let fault = Fault::HostSilent { host: vm.physical_host.clone(), seconds: 7 };
         let trouble = Trouble { fault: fault.clone(), taken: OnNode::Maybe };
         let (failed, told) =
-            orders::settle(&mut registry, vm.clone(), Order::Terminate, Err(trouble), &actor()).unwrap();
+            orders::settle(&mut registry, vm.clone(), Order::Terminate, Err(trouble)).unwrap();
         assert_eq!((failed.state, failed.fault.as_ref()), (State::Failed, Some(&fault)));
         assert_eq!(told, Some(fault));
         assert!(matches!(order(&mut registry, vm.id, false, false), Ok(Step::Tell(_))));
@@ -289,15 +273,14 @@ mod tests {
         let (_dir, mut registry, vm) = ground();
         let vm = advance(&mut registry, &vm, Event::Deployed, |_| {});
         let change = life::protected(&vm, true).unwrap();
-        let guarded: Result<_, RegistryError> =
-            registry.write(|writer| writer.apply(&vm, change, clock::now(), &actor()));
+        let guarded: Result<_, RegistryError> = registry.write(|writer| writer.apply(&vm, change));
         let vm = guarded.unwrap().unwrap();
         for administrator in [false, true] {
             let refused = order(&mut registry, vm.id, false, administrator).unwrap_err();
             assert!(refused.status == 409 && refused.sentence.contains("user/extend"), "{refused:?}");
             let saved: Result<Step, Refusal> = registry.write(|writer| {
                 let vm = writer.vm(vm.id)?.unwrap();
-                begin(writer, vm, &Way::SavedAs("new".parse().unwrap()), administrator, &actor())
+                begin(writer, vm, &Way::SavedAs("new".parse().unwrap()), administrator)
             });
             assert_eq!(saved.unwrap_err().status, 409);
         }

@@ -81,14 +81,14 @@ fn read_closed(mut cells: Cells<'_>) -> Result<Closed, RegistryError> {
 }
 
 impl Writer<'_> {
-    /// Closes something, or changes the reason for which it is closed.
+    /// Closes something, or changes the reason for which it is closed: the actor does it, now.
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
-    pub fn close(&self, closed: &Closed) -> Result<(), RegistryError> {
+    pub fn close(&self, kind: Kind, name: &str, reason: &str) -> Result<(), RegistryError> {
         self.connection.execute(
             "INSERT OR REPLACE INTO closed (kind, name, reason, who, since) VALUES (?1, ?2, ?3, ?4, ?5)",
-            (closed.kind.as_str(), &closed.name, &closed.reason, &closed.who, closed.since.unix()),
+            (kind.as_str(), name, reason, &self.actor().who, self.now().unix()),
         )?;
         Ok(())
     }
@@ -116,17 +116,17 @@ mod tests {
             kind,
             name: name.to_owned(),
             reason: reason.to_owned(),
-            who: "admin".to_owned(),
+            who: "vgrid".to_owned(),
             since: Moment::from_unix(5),
         };
         let portal = close(Kind::Portal, "", "moving");
         let host = close(Kind::Host, "node1", "a disk is broken");
-        let done: Result<(), RegistryError> = registry.write(|writer| {
+        let done: Result<(), RegistryError> = registry.write_at(Moment::from_unix(5), |writer| {
             assert_eq!(writer.portal_closed()?, None);
-            writer.close(&close(Kind::Host, "node1", "?"))?;
-            writer.close(&host)?;
-            writer.close(&portal)?;
-            writer.close(&close(Kind::Name, "node1", "a name that is also a host's"))?;
+            writer.close(Kind::Host, "node1", "?")?;
+            writer.close(Kind::Host, "node1", "a disk is broken")?;
+            writer.close(Kind::Portal, "", "moving")?;
+            writer.close(Kind::Name, "node1", "a name that is also a host's")?;
             assert_eq!(writer.portal_closed()?.as_ref(), Some(&portal));
             let all = writer.closed()?;
             assert_eq!((all.len(), find(&all, Kind::Host, "node1")), (3, Some(&host)));

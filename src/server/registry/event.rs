@@ -14,6 +14,13 @@ pub struct Actor {
     pub from: String,
 }
 
+impl Actor {
+    /// The portal itself, by one of its programs.
+    pub fn portal() -> Self {
+        Self { who: "vgrid".to_owned(), from: "-".to_owned() }
+    }
+}
+
 /// One thing that happened to a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Happening {
@@ -120,17 +127,11 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
-    pub fn record_about(
-        &self,
-        subject: &str,
-        now: Moment,
-        actor: &Actor,
-        what: &str,
-        detail: &str,
-    ) -> Result<(), RegistryError> {
+    pub fn record_about(&self, subject: &str, what: &str, detail: &str) -> Result<(), RegistryError> {
+        let Actor { who, from } = self.actor;
         self.connection.execute(
             "INSERT INTO event (subject, at, who, origin, what, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            (subject, now.unix(), &actor.who, &actor.from, what, detail),
+            (subject, self.now().unix(), who, from, what, detail),
         )?;
         Ok(())
     }
@@ -151,17 +152,11 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
-    pub fn record(
-        &self,
-        id: VmId,
-        now: Moment,
-        actor: &Actor,
-        what: &str,
-        detail: &str,
-    ) -> Result<(), RegistryError> {
+    pub fn record(&self, id: VmId, what: &str, detail: &str) -> Result<(), RegistryError> {
+        let Actor { who, from } = self.actor;
         self.connection.execute(
             "INSERT INTO event (vm, at, who, origin, what, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            (id.to_string(), now.unix(), &actor.who, &actor.from, what, detail),
+            (id.to_string(), self.now().unix(), who, from, what, detail),
         )?;
         Ok(())
     }

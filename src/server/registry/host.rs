@@ -142,12 +142,7 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
-    pub fn keep_facts(
-        &self,
-        host: &PhysicalHost,
-        facts: &HostFacts,
-        now: Moment,
-    ) -> Result<(), RegistryError> {
+    pub fn keep_facts(&self, host: &PhysicalHost, facts: &HostFacts) -> Result<(), RegistryError> {
         // SQLite's numbers have a sign; no host has so much memory that it matters.
         let mib = |amount: Amount| i64::try_from(amount.mib()).unwrap_or(i64::MAX);
         self.connection.execute(
@@ -164,7 +159,7 @@ impl Writer<'_> {
                 mib(facts.disk_total),
                 &facts.version,
                 &facts.common_digest,
-                now.unix(),
+                self.now().unix(),
             ),
         )?;
         Ok(())
@@ -190,12 +185,8 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
-    pub fn host_failed(
-        &self,
-        host: &PhysicalHost,
-        now: Moment,
-        pause: impl Fn(u32) -> i64,
-    ) -> Result<(), RegistryError> {
+    pub fn host_failed(&self, host: &PhysicalHost, pause: impl Fn(u32) -> i64) -> Result<(), RegistryError> {
+        let now = self.now();
         let before = self.failures()?.remove(host);
         let is_another = before.is_none_or(|before| now.since(before.last) >= pause(before.count));
         self.connection.execute(
@@ -211,7 +202,8 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
-    pub fn note_fault(&self, host: &PhysicalHost, fault: &Fault, now: Moment) -> Result<bool, RegistryError> {
+    pub fn note_fault(&self, host: &PhysicalHost, fault: &Fault) -> Result<bool, RegistryError> {
+        let now = self.now();
         // What is older counts no more, nor does what a clock noted that was wrong.
         self.connection.execute("DELETE FROM told_fault WHERE abs(at - ?1) > ?2", (now.unix(), EPISODE))?;
         let rows = self.connection.execute(
@@ -254,7 +246,7 @@ mod tests {
         for free in [100, 0] {
             facts.memory_free = Amount::from_mib(free);
             let kept: Result<(), RegistryError> =
-                registry.write(|writer| writer.keep_facts(&name, &facts, Moment::from_unix(5)));
+                registry.write_at(Moment::from_unix(5), |writer| writer.keep_facts(&name, &facts));
             kept.unwrap();
         }
         let hosts = registry.read(|reader| reader.hosts()).unwrap();
@@ -270,7 +262,7 @@ mod tests {
         let host: PhysicalHost = "node1".parse().unwrap();
         let at = Moment::from_unix;
         let fails = |registry: &mut Registry, now| {
-            registry.write(|writer| writer.host_failed(&host, at(now), |_| 60)).unwrap();
+            registry.write_at(at(now), |writer| writer.host_failed(&host, |_| 60)).unwrap();
             registry.read(|reader| reader.failures()).unwrap()[&host]
         };
         assert_eq!(fails(&mut registry, 100).count, 1);
@@ -289,7 +281,7 @@ mod tests {
         let missing = |tag: &str| Fault::ImageMissing { tag: tag.parse().unwrap() };
         let internal = |request: &str| Fault::Internal { request: request.to_owned() };
         let mut is_news = |fault: &Fault, now| {
-            registry.write(|writer| writer.note_fault(&host, fault, Moment::from_unix(now))).unwrap()
+            registry.write_at(Moment::from_unix(now), |writer| writer.note_fault(&host, fault)).unwrap()
         };
         assert!(is_news(&internal("1"), 100) && !is_news(&internal("2"), 200));
         assert!(is_news(&Fault::PrivilegeRefused, 200), "another kind");
@@ -298,7 +290,7 @@ mod tests {
         assert!(is_news(&internal("4"), 0), "the clock was a day ahead");
         registry.write(|writer| writer.host_works(&host)).unwrap();
         let mut is_news = |fault: &Fault, now| {
-            registry.write(|writer| writer.note_fault(&host, fault, Moment::from_unix(now))).unwrap()
+            registry.write_at(Moment::from_unix(now), |writer| writer.note_fault(&host, fault)).unwrap()
         };
         assert!(is_news(&internal("5"), 300) && !is_news(&missing("a"), 301));
     }

@@ -37,9 +37,9 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
-    pub fn compared(&self, now: Moment) -> Result<(), RegistryError> {
-        self.connection
-            .execute("UPDATE identity SET compared = ?1 WHERE restored IS NOT NULL", [now.unix()])?;
+    pub fn compared(&self) -> Result<(), RegistryError> {
+        const SQL: &str = "UPDATE identity SET compared = ?1 WHERE restored IS NOT NULL";
+        self.connection.execute(SQL, [self.now().unix()])?;
         Ok(())
     }
 }

@@ -294,10 +294,9 @@ mod tests {
     fn a_name_is_taken_while_a_disk_is_being_saved_under_it() {
         let (_dir, mut registry, vm) = ground();
         let new = image(&vm, "new", 1).id();
-        let now = Moment::from_unix(5);
         let ordered: Result<_, RegistryError> = registry.write(|writer| {
-            let vm = writer.advance(&vm, Event::Deployed, now, |_| {})?.unwrap();
-            writer.advance(&vm, Event::Save, now, |vm| {
+            let vm = writer.advance(&vm, Event::Deployed, |_| {})?.unwrap();
+            writer.advance(&vm, Event::Save, |vm| {
                 vm.saving = Some(Saving { name: new.name.clone(), then_terminate: true });
             })
         });
@@ -307,7 +306,7 @@ mod tests {
         assert_eq!(asked(Some(vm.id)), None);
         let given_up: Result<_, RegistryError> = registry.write(|writer| {
             let vm = writer.vm(vm.id)?.unwrap();
-            writer.advance(&vm, Event::Failed, now, |_| {})
+            writer.advance(&vm, Event::Failed, |_| {})
         });
         let saving = given_up.unwrap().unwrap().saving.unwrap();
         assert!(!saving.then_terminate && saving.name == new.name, "{saving:?}");

@@ -107,7 +107,7 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
-    pub fn queue(&self, letter: &Letter, now: Moment) -> Result<(), RegistryError> {
+    pub fn queue(&self, letter: &Letter) -> Result<(), RegistryError> {
         self.connection.execute(
             "INSERT INTO mail (id, recipient, subject, plain, html, queued, next_try)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)",
@@ -117,7 +117,7 @@ impl Writer<'_> {
                 &letter.subject,
                 &letter.plain,
                 &letter.html,
-                now.unix(),
+                self.now().unix(),
             ),
         )?;
         Ok(())
@@ -128,9 +128,9 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
-    pub fn claim_mail(&self, id: &str, now: Moment, until: Moment) -> Result<bool, RegistryError> {
+    pub fn claim_mail(&self, id: &str, until: Moment) -> Result<bool, RegistryError> {
         let sql = format!("UPDATE mail SET next_try = ?4 WHERE id = ?3 AND {DUE}");
-        Ok(self.connection.execute(&sql, (now.unix(), LONGEST_PAUSE, id, until.unix()))? == 1)
+        Ok(self.connection.execute(&sql, (self.now().unix(), LONGEST_PAUSE, id, until.unix()))? == 1)
     }
 
     /// Takes a mail out of the outbox: it was sent, or never can be.
@@ -171,12 +171,12 @@ mod tests {
             plain: String::new(),
             html: String::new(),
         };
-        let queued: Result<(), RegistryError> = registry.write(|writer| writer.queue(&letter, at(0)));
+        let queued: Result<(), RegistryError> = registry.write_at(at(0), |writer| writer.queue(&letter));
         queued.unwrap();
         let due = |registry: &Registry, now| registry.read(|reader| reader.mail_due(now, 9)).unwrap();
         assert_eq!(due(&registry, at(0)).len(), 1);
         let id = due(&registry, at(0))[0].id.clone();
-        let mut claim = |now, until| registry.write(|writer| writer.claim_mail(&id, now, until)).unwrap();
+        let mut claim = |now, until| registry.write_at(now, |writer| writer.claim_mail(&id, until)).unwrap();
         assert!(claim(at(0), at(60)));
         assert!(!claim(at(0), at(60)) && !claim(at(59), at(99)));
         assert!(claim(at(60), at(120)), "its sender was killed");
@@ -185,9 +185,9 @@ mod tests {
         postponed.unwrap();
         let due = due(&registry, at(200));
         assert_eq!((due.len(), due[0].tries, due[0].error.as_deref()), (1, 1, Some("no")));
-        let gone: Result<_, RegistryError> = registry.write(|writer| {
+        let gone: Result<_, RegistryError> = registry.write_at(at(200), |writer| {
             writer.unqueue(&id)?;
-            Ok((writer.count_mail()?, writer.claim_mail(&id, at(200), at(300))?))
+            Ok((writer.count_mail()?, writer.claim_mail(&id, at(300))?))
         });
         assert_eq!(gone.unwrap(), (0, false));
     }

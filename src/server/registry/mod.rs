@@ -34,10 +34,13 @@ use std::time::Duration;
 
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior};
-use schema::{MIGRATIONS, NEWEST};
+use schema::{MIGRATIONS, NEWEST, SCHEMA};
 use thiserror::Error;
 
+use crate::model::lease::Moment;
 use crate::model::names::RegistryId;
+use crate::server::registry::event::Actor;
+use crate::system::clock;
 
 /// How long a writer waits for the others before it gives up. A hundred deploys at once take a second or
 /// two one after the other; Apache gives a CGI program a minute.
@@ -144,12 +147,31 @@ impl From<rusqlite::Error> for RegistryError {
     }
 }
 
+/// The moment at which something happens: one for all that a transaction does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct At {
+    /// The time, in seconds.
+    pub moment: Moment,
+    /// The same time in milliseconds, from which orders get their numbers.
+    pub millis: u64,
+}
+
+impl At {
+    /// A moment, with no milliseconds beyond it.
+    pub fn of(moment: Moment) -> Self {
+        Self { moment, millis: u64::try_from(moment.unix()).unwrap_or_default().saturating_mul(1000) }
+    }
+}
+
 /// The open registry.
 #[derive(Debug)]
 pub struct Registry {
     connection: Connection,
     /// Shared with all who have it open. Dropped after the connection.
     _held: File,
+    actor: Actor,
+    /// The moment at which everything happens, where that is not the present.
+    stopped: Option<Moment>,
 }
 
 /// Reads, within one transaction: everything that is read belongs to one moment.
@@ -159,9 +181,13 @@ pub struct Reader<'c> {
 }
 
 /// Reads and writes, within one transaction that holds the write lock from its beginning.
+///
+/// It happens at one moment and has one actor: whatever it records is recorded as done by them, at that time.
 #[derive(Debug)]
 pub struct Writer<'c> {
     reader: Reader<'c>,
+    at: At,
+    actor: &'c Actor,
 }
 
 impl<'c> Deref for Writer<'c> {
@@ -169,6 +195,33 @@ impl<'c> Deref for Writer<'c> {
 
     fn deref(&self) -> &Reader<'c> {
         &self.reader
+    }
+}
+
+impl<'c> Writer<'c> {
+    /// What can only read, within the same transaction.
+    pub fn reader(&self) -> Reader<'c> {
+        self.reader
+    }
+
+    /// When this transaction takes place: the moment at which it got the write lock.
+    pub fn at(&self) -> At {
+        self.at
+    }
+
+    /// The same as [`at`](Self::at), in seconds.
+    pub fn now(&self) -> Moment {
+        self.at.moment
+    }
+
+    /// The same transaction at another moment, to fill a registry with a past. For tests.
+    pub fn back_at(&self, moment: Moment) -> Writer<'_> {
+        Writer { reader: self.reader, at: At::of(moment), actor: self.actor }
+    }
+
+    /// In whose name it writes.
+    pub fn actor(&self) -> &'c Actor {
+        self.actor
     }
 }
 
@@ -205,6 +258,14 @@ impl Registry {
         }
     }
 
+    /// The files of a registry. Each write changes one of them: it goes to the second, until that is copied into the first.
+    /// Source: "Write-Ahead Logging" in SQLite's documentation.
+    pub fn files(file: &Path) -> [PathBuf; 2] {
+        let mut log = file.as_os_str().to_owned();
+        log.push("-wal");
+        [file.to_owned(), log.into()]
+    }
+
     /// The version of a registry's schema. Nothing is made or brought up to date.
     ///
     /// # Errors
@@ -216,7 +277,36 @@ impl Registry {
     fn connect(file: &Path, access: OpenFlags) -> Result<Self, RegistryError> {
         file::look(file)?;
         let held = file::share(file)?;
-        Ok(Self { connection: connect(file, access)?, _held: held })
+        Ok(Self { connection: connect(file, access)?, _held: held, actor: Actor::portal(), stopped: None })
+    }
+
+    /// The same registry, in which `actor` does what is done from now on. Before that, it is the portal itself.
+    #[must_use]
+    pub fn acting(mut self, actor: Actor) -> Self {
+        self.actor = actor;
+        self
+    }
+
+    /// Stops the clock: from now on everything happens at that moment. For tests.
+    pub fn stop_clock(&mut self, at: Moment) {
+        self.stopped = Some(at);
+    }
+
+    /// The present.
+    pub fn now(&self) -> Moment {
+        self.stopped.unwrap_or_else(clock::now)
+    }
+
+    fn at(&self) -> At {
+        match self.stopped {
+            Some(moment) => At::of(moment),
+            None => At { moment: clock::now(), millis: clock::millis() },
+        }
+    }
+
+    /// Who does what is done.
+    pub fn actor(&self) -> &Actor {
+        &self.actor
     }
 
     fn version(&self, file: &Path) -> Result<u32, RegistryError> {
@@ -247,9 +337,32 @@ impl Registry {
         &mut self,
         work: impl FnOnce(&Writer<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
+        self.transact(&self.actor, || self.at(), work)
+    }
+
+    /// As [`write`](Self::write), for once in the name of somebody else.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write).
+    pub fn write_as<T, E: From<RegistryError>>(
+        &mut self,
+        actor: &Actor,
+        work: impl FnOnce(&Writer<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.transact(actor, || self.at(), work)
+    }
+
+    fn transact<T, E: From<RegistryError>>(
+        &self,
+        actor: &Actor,
+        at: impl FnOnce() -> At,
+        work: impl FnOnce(&Writer<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
         let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)
             .map_err(RegistryError::from)?;
-        let result = work(&Writer { reader: Reader { connection: &transaction } })?;
+        // Only now: the lock may have been waited for.
+        let at = at();
+        let result = work(&Writer { reader: Reader { connection: &transaction }, at, actor })?;
         transaction.commit().map_err(RegistryError::from)?;
         Ok(result)
     }
@@ -295,7 +408,10 @@ fn not_beyond(known: u32, found: u32) -> Result<u32, RegistryError> {
 fn migrate(connection: &Connection) -> Result<(), RegistryError> {
     // Read again: another process may have been faster.
     let found = version(connection)?;
-    for (to, step) in MIGRATIONS.iter().filter(|(to, _)| *to > found) {
+    if found == 0 {
+        connection.execute_batch(&without_comments(SCHEMA))?;
+    }
+    for (to, step) in MIGRATIONS.iter().filter(|(to, _)| found > 0 && *to > found) {
         connection.execute_batch(step)?;
         if let Some((_, fill_in)) = AFTER.iter().find(|(version, _)| version == to) {
             fill_in(connection)?;
@@ -304,6 +420,11 @@ fn migrate(connection: &Connection) -> Result<(), RegistryError> {
     identity::ensure(connection)?;
     connection.pragma_update(None, "user_version", NEWEST)?;
     Ok(())
+}
+
+/// Statements without their comments. No text in them has two hyphens.
+fn without_comments(sql: &str) -> String {
+    sql.lines().map(|line| line.split("--").next().unwrap_or_default().trim_end().to_owned() + "\n").collect()
 }
 
 /// Reads a row's columns one after the other, in the order of the query. By position: asking SQLite for
@@ -380,6 +501,18 @@ fn all<T>(
         found.push(read(Cells::of(row))?);
     }
     Ok(found)
+}
+
+#[cfg(test)]
+impl Registry {
+    /// As [`write`](Self::write), at a moment of the test's choice.
+    pub(in crate::server) fn write_at<T, E: From<RegistryError>>(
+        &mut self,
+        moment: Moment,
+        work: impl FnOnce(&Writer<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.transact(&self.actor, || At::of(moment), work)
+    }
 }
 
 #[cfg(test)]
@@ -497,8 +630,9 @@ mod tests {
         let shape = |connection: &Connection| -> Vec<(String, String)> {
             let sql = "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name";
             let mut statement = connection.prepare(sql).unwrap();
-            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
-            rows.map(Result::unwrap).collect()
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, String>(1)?))).unwrap();
+            // What was added later stands on a line of its own.
+            rows.map(Result::unwrap).map(|(name, sql)| (name, sql.replace([' ', '\n'], ""))).collect()
         };
         let fresh = Registry::create(&dir.path().join("fresh.sqlite")).unwrap();
         assert_eq!(shape(&registry.connection), shape(&fresh.connection));
@@ -516,7 +650,7 @@ mod tests {
         assert!(matches!(not_beyond(1, found), Err(RegistryError::TooNew { found: NEWEST, known: 1 })));
         let stopped: Result<_, RegistryError> = registry.write(|writer| {
             let vm = writer.vm(id_1(1).parse().unwrap())?.unwrap();
-            writer.advance(&vm, crate::model::state::Event::Stop, vm.created, |_| {})
+            writer.advance(&vm, crate::model::state::Event::Stop, |_| {})
         });
         assert!(stopped.unwrap().is_some());
     }
@@ -556,7 +690,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let failed: Result<(), RegistryError> = registry.write(|writer| {
-            writer.register(&"a b".parse().unwrap(), crate::system::clock::now())?;
+            writer.register(&"a b".parse().unwrap())?;
             Err(RegistryError::Busy)
         });
         assert!(failed.is_err());

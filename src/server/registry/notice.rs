@@ -31,14 +31,15 @@ impl Reader<'_> {
 }
 
 impl Writer<'_> {
-    /// Remembers a notice. `false`, and nothing is changed, if it had been given before.
+    /// Remembers a notice that is given now, when the portal has lived for `lived` seconds. `false`, and nothing is changed,
+    /// if it had been given before.
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
-    pub fn note(&self, id: VmId, kind: &str, lease_end: Moment, given: Given) -> Result<bool, RegistryError> {
+    pub fn note(&self, id: VmId, kind: &str, lease_end: Moment, lived: i64) -> Result<bool, RegistryError> {
         let rows = self.connection.execute(
             "INSERT OR IGNORE INTO notice (vm, kind, lease_end, at, lived) VALUES (?1, ?2, ?3, ?4, ?5)",
-            (id.to_string(), kind, lease_end.unix(), given.at.unix(), given.lived),
+            (id.to_string(), kind, lease_end.unix(), self.now().unix(), lived),
         )?;
         Ok(rows == 1)
     }

@@ -70,9 +70,9 @@ mod tests {
         let twice: Result<(), RegistryError> =
             registry.write(|writer| writer.remember(&vm.owner, "a", "wish", vm.id));
         assert!(twice.is_err());
-        let gone: Result<usize, RegistryError> = registry.write(|writer| {
-            let vm = writer.advance(&vm, Event::Failed, Moment::from_unix(5), |_| {})?.unwrap();
-            writer.advance(&vm, Event::Forget, Moment::from_unix(6), |_| {})?;
+        let gone: Result<usize, RegistryError> = registry.write_at(Moment::from_unix(6), |writer| {
+            let vm = writer.advance(&vm, Event::Failed, |_| {})?.unwrap();
+            writer.advance(&vm, Event::Forget, |_| {})?;
             writer.prune_gone(Moment::from_unix(7))
         });
         assert_eq!(gone.unwrap(), 1);

@@ -1,10 +1,14 @@
-//! The tables of the registry, version by version. A version that was shipped never changes.
+//! The tables of the registry: those of today (`schema.sql`), and what changed from version to version. A version that
+//! was shipped never changes.
 
 /// The version of the schema that this program knows.
 pub const NEWEST: u32 = 11;
 
-/// What brings the schema to each version from the one before. Each runs in a transaction, with SQLite's
-/// check of foreign keys on.
+/// The schema of that version, as a new registry gets it.
+pub const SCHEMA: &str = include_str!("schema.sql");
+
+/// What brings the schema of each earlier version to the next. Each runs in a transaction, with SQLite's check of foreign
+/// keys on.
 pub const MIGRATIONS: [(u32, &str); 9] = [
     (1, SCHEMA_1),
     (2, SCHEMA_2),

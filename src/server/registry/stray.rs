@@ -145,12 +145,7 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
-    pub fn keep_strays(
-        &self,
-        host: &PhysicalHost,
-        found: &[&Stray],
-        now: Moment,
-    ) -> Result<Vec<Stray>, RegistryError> {
+    pub fn keep_strays(&self, host: &PhysicalHost, found: &[&Stray]) -> Result<Vec<Stray>, RegistryError> {
         let known = self.strays_on(host)?;
         let known: BTreeMap<(StrayKind, &str), &str> =
             known.iter().map(|known| (known.stray.key(), known.stray.detail.as_str())).collect();
@@ -169,7 +164,7 @@ impl Writer<'_> {
                 Some(_) => {}
                 None => new.push((*stray).clone()),
             }
-            let (kind, since) = (stray.kind.as_str(), now.unix());
+            let (kind, since) = (stray.kind.as_str(), self.now().unix());
             statement.execute((host.as_str(), kind, &stray.name, &stray.detail, since))?;
         }
         Ok(new)

@@ -20,9 +20,9 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
-    pub fn note_unreachable(&self, owner: &Owner, now: Moment) -> Result<bool, RegistryError> {
+    pub fn note_unreachable(&self, owner: &Owner) -> Result<bool, RegistryError> {
         const SQL: &str = "INSERT INTO unreachable (owner, since) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
-        Ok(self.connection.execute(SQL, (owner.as_str(), now.unix()))? == 1)
+        Ok(self.connection.execute(SQL, (owner.as_str(), self.now().unix()))? == 1)
     }
 
     /// Remembers that an owner can be told things again.

@@ -49,7 +49,8 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// [`RegistryError`] when SQLite refuses.
-    pub fn live_on(&self, now: Moment) -> Result<Life, RegistryError> {
+    pub fn live_on(&self) -> Result<Life, RegistryError> {
+        let now = self.now();
         let life = self.life()?.at(now);
         self.connection.execute(
             "INSERT OR REPLACE INTO upkeep (only, last, lived) VALUES (1, ?1, ?2)",

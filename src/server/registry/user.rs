@@ -6,7 +6,6 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
 use crate::model::folding::{Folding, folded};
-use crate::model::lease::Moment;
 use crate::model::names::UserName;
 use crate::server::registry::{Reader, Registry, RegistryError, Writer};
 use crate::system::log::{self, Level};
@@ -193,11 +192,11 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// As for [`person`](Reader::person).
-    pub fn register_owner(&self, canonical: &UserName, now: Moment) -> Result<Registered, RegistryError> {
+    pub fn register_owner(&self, canonical: &UserName) -> Result<Registered, RegistryError> {
         let owner = Owner::of(canonical);
         match self.raw_name(&owner)? {
             Some(_) => Ok(Registered::Known(owner)),
-            None => self.register(canonical, now),
+            None => self.register(canonical),
         }
     }
 
@@ -205,27 +204,22 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// As for [`person`](Reader::person).
-    pub fn register(&self, user: &UserName, now: Moment) -> Result<Registered, RegistryError> {
-        self.register_with(user, Folding::Off, now)
+    pub fn register(&self, user: &UserName) -> Result<Registered, RegistryError> {
+        self.register_with(user, Folding::Off)
     }
 
     /// As [`register`](Self::register), with or without folding.
     ///
     /// # Errors
     /// As for [`person`](Reader::person).
-    pub fn register_with(
-        &self,
-        user: &UserName,
-        folding: Folding,
-        now: Moment,
-    ) -> Result<Registered, RegistryError> {
+    pub fn register_with(&self, user: &UserName, folding: Folding) -> Result<Registered, RegistryError> {
         match self.person(user, folding)? {
             Person::Known(owner) => Ok(Registered::Known(owner)),
             Person::Taken(raw) => Ok(Registered::Taken(raw)),
             Person::New(owner) => {
                 self.connection.execute(
                     "INSERT INTO user (canonical, raw, since, folded) VALUES (?1, ?2, ?3, ?4)",
-                    (owner.as_str(), user.as_str(), now.unix(), folded(owner.as_str())),
+                    (owner.as_str(), user.as_str(), self.now().unix(), folded(owner.as_str())),
                 )?;
                 Ok(Registered::Known(owner))
             }
@@ -238,14 +232,12 @@ mod tests {
     use super::*;
     use crate::server::registry::schema;
 
-    const NOW: Moment = Moment::from_unix(1);
-
     fn name(text: &str) -> UserName {
         text.parse().unwrap()
     }
 
     fn register(registry: &mut Registry, user: &str, folding: Folding) -> Registered {
-        registry.write(|writer| writer.register_with(&name(user), folding, NOW)).unwrap()
+        registry.write(|writer| writer.register_with(&name(user), folding)).unwrap()
     }
 
     #[test]

@@ -155,11 +155,9 @@ mod tests {
             State::Terminating => Order::Terminate,
             _ => Order::Deploy,
         };
-        let done: Result<Vm, RegistryError> = registry.write(|writer| {
+        let done: Result<Vm, RegistryError> = registry.write_at(long_ago, |writer| {
             events.iter().try_fold(vm, |vm, event| {
-                Ok(writer
-                    .advance(&vm, *event, long_ago, |vm| vm.order = order)?
-                    .expect("an event for its state"))
+                Ok(writer.advance(&vm, *event, |vm| vm.order = order)?.expect("an event for its state"))
             })
         });
         // It was entered long before.

@@ -113,8 +113,8 @@ mod tests {
             let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
             let vm = entered(&mut registry, "alice", "node1", "vm1");
             let now = START;
-            let vm: Result<_, RegistryError> = registry.write(|writer| {
-                writer.advance(&vm, Event::Deployed, now, |_| {})?;
+            let vm: Result<_, RegistryError> = registry.write_at(now, |writer| {
+                writer.advance(&vm, Event::Deployed, |_| {})?;
                 writer.set_lease(vm.id, lease.parse().unwrap(), now)?;
                 writer.vm(vm.id)
             });

@@ -4,18 +4,15 @@
 use std::fmt;
 
 use crate::model::fault::Fault;
-use crate::model::lease::{Lease, Moment};
+use crate::model::lease::Lease;
 use crate::model::stage::Order;
 use crate::model::state::State;
-use crate::server::machine::life::{self, At, Interest};
+use crate::server::machine::life::{self, Interest};
 use crate::server::machine::moving::Mover;
-use crate::server::registry::event::Actor;
-use crate::server::registry::notice::Given;
 use crate::server::registry::upkeep::Life;
 use crate::server::registry::vm::Change;
 use crate::server::registry::vm::{OnNode, Vm};
 use crate::server::registry::{RegistryError, Writer};
-use crate::system::clock;
 
 /// One thing to do about one machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,7 +105,7 @@ impl fmt::Display for Step {
             Act::RemoveLeftover => {
                 f.write_str("it is gone, and its host still has something of it: remove that")
             }
-            Act::Silent(times) => write!(f, "no answer, for the {times}. time"),
+            Act::Silent(times) => write!(f, "no answer, {times} in a row"),
             Act::Answers => f.write_str("it answers again"),
             Act::TellSilent => f.write_str("tell its owner that it does not answer"),
             Act::DeleteSilent => f.write_str("remove it, for it has not answered for so long"),
@@ -119,14 +116,10 @@ impl fmt::Display for Step {
 /// What carrying out a plan needs to know.
 #[derive(Debug, Clone, Copy)]
 pub struct Ground<'a> {
-    /// When this run began.
-    pub now: Moment,
     /// The portal's own clock.
     pub life: Life,
     /// How long disks are kept.
     pub grace: Lease,
-    /// In whose name things are done.
-    pub actor: &'a Actor,
     /// Who finds another host for what could not be made.
     pub mover: Mover<'a>,
 }
@@ -167,18 +160,17 @@ pub fn carry_out(
     if !same {
         return Ok(None);
     }
-    let Ground { now, life: portal, grace, actor, mover } = ground;
-    let at = At { moment: now, millis: clock::millis() };
-    let given = Given { at: now, lived: portal.lived };
+    let Ground { life: portal, grace, mover } = ground;
+    let (at, now, lived) = (writer.at(), writer.now(), portal.lived);
     let order = |order, interest| life::ordered(&vm, order, interest, None, at);
     let change = match &step.act {
         Act::Warn(before) => {
-            let is_new = writer.note(vm.id, &warning(*before), vm.expires.unwrap_or(now), given)?;
+            let is_new = writer.note(vm.id, &warning(*before), vm.expires.unwrap_or(now), lived)?;
             is_new.then(|| Change::silent(vm.clone()))
         }
         Act::TellSilent => {
             // Not about a lease: one for each silence.
-            let is_new = writer.note(vm.id, SILENT, vm.created, given)?;
+            let is_new = writer.note(vm.id, SILENT, vm.created, lived)?;
             is_new.then(|| Change::silent(vm.clone()))
         }
         // Not its owner's wish: an extension starts it again.
@@ -186,7 +178,7 @@ pub fn carry_out(
         Act::Expire => life::expired(&vm, grace, at),
         Act::TellEnded | Act::PutOff => {
             writer.forget_notice(vm.id, ENDED)?;
-            writer.note(vm.id, ENDED, vm.expires.unwrap_or(now), given)?;
+            writer.note(vm.id, ENDED, vm.expires.unwrap_or(now), lived)?;
             Some(life::kept_for(&vm, grace, at))
         }
         Act::Hold => {
@@ -199,7 +191,7 @@ pub fn carry_out(
         Act::GiveUp { fault, on_node } => {
             if vm.state == State::Deploying
                 && *on_node == OnNode::No
-                && let Some(moved) = mover.elsewhere(writer, &vm, fault, actor)?
+                && let Some(moved) = mover.elsewhere(writer, &vm, fault)?
             {
                 return Ok(Some((moved, Some(Order::Deploy))));
             }
@@ -214,7 +206,7 @@ pub fn carry_out(
         Act::NothingThere => Some(life::not_there(&vm)),
         Act::Again => order(vm.order, Interest::Portal),
         Act::RemoveLeftover => {
-            writer.record(vm.id, now, actor, "removal ordered", "its host still had something of it")?;
+            writer.record(vm.id, "removal ordered", "its host still had something of it")?;
             // Its last order is done; this is another, which the registry need not know.
             let number = vm.number.next(at.millis);
             return Ok(Some((Vm { number, ..vm }, Some(Order::Terminate))));
@@ -227,5 +219,5 @@ pub fn carry_out(
     };
     let Some(change) = change else { return Ok(None) };
     let next = change.next;
-    Ok(writer.apply(&vm, change, now, actor)?.map(|vm| (vm, next)))
+    Ok(writer.apply(&vm, change)?.map(|vm| (vm, next)))
 }

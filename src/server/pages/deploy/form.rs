@@ -10,7 +10,7 @@ use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::{UserCall, View};
 use crate::config::{Common, Leases};
 use crate::model::names::{SavedImage, VmId};
-use crate::model::text::one_line;
+use crate::model::text::Row;
 use crate::server::machine::image::Named;
 use crate::server::machine::pool::loads;
 use crate::server::machine::quota::QuotaView;
@@ -92,14 +92,14 @@ impl View for DeployView {
     /// `savedImage` takes, host, image that it was made from, smallest partition (GiB); `host`, name, machines, maximum, `open` or `disabled`; `name`, name, `free`, `taken` or `disabled`; `lease`, default,
     /// maximum; then what the caller has and may have (see [`QuotaView::line`]).
     fn text(&self) -> String {
-        let images = self.images.iter().map(|i| format!("image\t{}\t{}\n", i.tag, one_line(&i.description)));
+        let images = self.images.iter().map(|i| Row::of(&[&"image", &i.tag, &i.description]).line());
         let saved = self.saved.iter().filter(|s| s.image.obstacle.is_none()).map(|s| {
             let ImageView { id, host, base, disk_gib, .. } = &s.image;
-            format!("saved\t{id}\t{host}\t{base}\t{disk_gib}\n")
+            Row::of(&[&"saved", id, host, base, disk_gib]).line()
         });
         let hosts = self.hosts.iter().map(|h| {
             let status = if h.disabled.is_some() { "disabled" } else { "open" };
-            format!("host\t{}\t{}\t{}\t{status}\n", h.name, h.machines, h.maximum)
+            Row::of(&[&"host", &h.name, &h.machines, &h.maximum, &status]).line()
         });
         let names = self.names.iter().map(|n| {
             let status = match (n.taken, &n.disabled) {
@@ -107,9 +107,9 @@ impl View for DeployView {
                 (false, Some(_)) => "disabled",
                 (false, None) => "free",
             };
-            format!("name\t{}\t{status}\n", n.name)
+            Row::of(&[&"name", &n.name, &status]).line()
         });
-        let lease = format!("lease\t{}\t{}\n", self.default_lease, self.maximum_lease);
+        let lease = Row::of(&[&"lease", &self.default_lease, &self.maximum_lease]).line();
         images.chain(saved).chain(hosts).chain(names).chain([lease, self.quota.line()]).collect()
     }
 }

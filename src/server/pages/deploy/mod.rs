@@ -112,14 +112,13 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     // Read before anything is recorded: without it no node can be called.
     let nodes = Nodes::new(&call.config, &call.request.id)?;
     let mut registry = access::registry(call)?;
-    let actor = access::actor(call);
     let quota = call.config.quota(&call.user);
     let folding = call.config.folding();
-    let asking = Asking { user: &call.user, folding, quota, actor: &actor, mark: mark.as_ref() };
+    let asking = Asking { user: &call.user, folding, quota, mark: mark.as_ref() };
     let vm = match take_on(&mut registry, &common, asking, wish) {
         Ok(Taken::New(vm)) => vm,
         Ok(Taken::Before(vm)) => {
-            audit::record(Level::Info, "deploy", &vm, &actor, "the same order again");
+            audit::record(Level::Info, "deploy", &vm, registry.actor(), "the same order again");
             return ordered(call, &common, &vm, vm.fault.as_ref().filter(|_| vm.state == State::Failed));
         }
         Err(NotTaken::Registry(error)) => return Err(error.into()),
@@ -135,8 +134,8 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     };
     // Of somebody's first machine: nobody knew them before.
     access::keep_mail(call, &mut registry);
-    audit::record(Level::Info, "deploy", &vm, &actor, "ordered");
-    let (vm, fault) = Mover::new(&call.config, &common).deploy(&mut registry, &nodes, vm, &actor)?;
+    audit::record(Level::Info, "deploy", &vm, registry.actor(), "ordered");
+    let (vm, fault) = Mover::new(&call.config, &common).deploy(&mut registry, &nodes, vm)?;
     ordered(call, &common, &vm, fault.as_ref())
 }
 

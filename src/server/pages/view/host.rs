@@ -7,7 +7,7 @@ use crate::config::Common;
 use crate::model::lease::Moment;
 use crate::model::size::Amount;
 use crate::model::stage::Percent;
-use crate::model::text::{ago, one_line};
+use crate::model::text::{Row, ago, one_line};
 use crate::server::machine::placement::Load;
 use crate::server::registry::host::Host;
 
@@ -76,22 +76,16 @@ impl HostView {
     /// and all space, last contact (RFC 3339), version, `differs` if its common.cfg is another,
     /// and `disabled` if it gets no new machines; tab-separated, `-` for what is not known or not so.
     pub fn line(&self) -> String {
-        let or_dash = |value: Option<&str>| value.unwrap_or("-").to_owned();
-        let columns = [
-            "# host".to_owned(),
-            self.name.clone(),
-            self.machines.to_string(),
-            self.maximum.to_string(),
-            or_dash(self.memory_free.as_deref()),
-            or_dash(self.memory_total.as_deref()),
-            or_dash(self.disk_free.as_deref()),
-            or_dash(self.disk_total.as_deref()),
-            or_dash(self.seen.as_ref().map(|seen| seen.iso.as_str())),
-            or_dash(self.version.as_deref()),
-            or_dash(self.differs.then_some("differs")),
-            or_dash(self.disabled.as_ref().map(|_| "disabled")),
-        ];
-        columns.join("\t") + "\n"
+        Row::of(&[&"# host", &self.name, &self.machines, &self.maximum])
+            .or_dash(self.memory_free.as_ref())
+            .or_dash(self.memory_total.as_ref())
+            .or_dash(self.disk_free.as_ref())
+            .or_dash(self.disk_total.as_ref())
+            .or_dash(self.seen.as_ref().map(|seen| &seen.iso))
+            .or_dash(self.version.as_ref())
+            .or_dash(self.differs.then_some("differs"))
+            .or_dash(self.disabled.as_ref().map(|_| "disabled"))
+            .line()
     }
 }
 

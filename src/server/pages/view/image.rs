@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::TimeView;
 use crate::config::Common;
 use crate::model::size::Amount;
+use crate::model::text::Row;
 use crate::server::machine::image::{Named, obstacle};
 use crate::server::registry::image::Image;
 use crate::server::registry::user::Owner;
@@ -71,17 +72,8 @@ impl ImageView {
     /// The image as a line for scripts, tab-separated: what `savedImage` takes, owner, host, base image, size in
     /// bytes, smallest partition (GiB), when it was saved (RFC 3339), `shared` or `private`.
     pub fn line(&self) -> String {
-        let (bytes, disk) = (self.bytes.to_string(), self.disk_gib.to_string());
-        let columns = [
-            self.id.as_str(),
-            &self.owner,
-            &self.host,
-            &self.base,
-            &bytes,
-            &disk,
-            &self.saved.iso,
-            if self.shared { "shared" } else { "private" },
-        ];
-        columns.join("\t") + "\n"
+        let Self { id, owner, host, base, bytes, disk_gib, saved, shared, .. } = self;
+        let shared = if *shared { "shared" } else { "private" };
+        Row::of(&[id, owner, host, base, bytes, disk_gib, &saved.iso, &shared]).line()
     }
 }

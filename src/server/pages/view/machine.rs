@@ -9,7 +9,7 @@ use crate::config::Common;
 use crate::model::fault::Fault;
 use crate::model::stage::{Percent, Stage};
 use crate::model::state::State;
-use crate::model::text::one_line;
+use crate::model::text::{Row, one_line};
 use crate::server::machine::terminate::may_force;
 use crate::server::registry::vm::Vm;
 
@@ -128,22 +128,14 @@ impl MachineView {
             (Some(stage), percent, _) => doing(stage, percent),
             (None, _, reason) => reason.clone().unwrap_or_default(),
         };
-        let memory = self.memory_mib.to_string();
-        let disk = self.disk_gib.to_string();
-        let columns = [
-            self.id.as_str(),
-            self.state,
-            &self.virtual_host,
-            &self.physical_host,
-            &self.image,
-            &memory,
-            &disk,
-            &self.owner,
-            self.expires.as_ref().map_or(NEVER, |expires| &expires.iso),
-            &self.label,
-            &doing,
-        ];
-        columns.join("\t") + "\n"
+        let Self {
+            id, state, virtual_host, physical_host, image, memory_mib, disk_gib, owner, label, ..
+        } = self;
+        Row::of(&[id, state, virtual_host, physical_host, image, memory_mib, disk_gib, owner])
+            .and(self.expires.as_ref().map_or(NEVER, |expires| &expires.iso))
+            .and(label)
+            .and(doing)
+            .line()
     }
 }
 

@@ -1,21 +1,18 @@
-//! Machines: the rows, the counts, and the one way in which a machine's state changes.
+//! Machines as the registry knows them: what there is to know ([`Vm`]), how it is read, and the one way in which it
+//! changes ([`Writer::apply`](super::Writer::apply)).
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use rusqlite::named_params;
+mod read;
+mod write;
 
 use crate::model::fault::Fault;
 use crate::model::lease::{Moment, Term};
 use crate::model::names::{
-    ImageName, ImageTag, Label, MachineName, NameFault, PhysicalHost, SavedImage, UserName, VirtualHost, VmId,
+    ImageName, ImageTag, Label, MachineName, NameFault, PhysicalHost, SavedImage, VirtualHost, VmId,
 };
 use crate::model::size::{GiB, MiB};
 use crate::model::stage::{Order, OrderNumber, Percent, Stage};
 use crate::model::state::{self, Event, State};
-use crate::server::registry::event::Actor;
 use crate::server::registry::user::Owner;
-use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
-use crate::system::clock;
 
 /// How long a machine may stay in a state of transition without a word from its node, in seconds, before
 /// upkeep may declare it failed. Unpacking a large image is one stage, but reports its percentage.
@@ -263,375 +260,30 @@ impl OnNode {
     }
 }
 
-/// `SELECT` with the columns that [`read_vm`] reads, in its order.
-macro_rules! select_vm {
-    ($rest:literal) => {
-        concat!(
-            "SELECT id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, label, lease, state, \
-             stage, percent, place, fault, last_order, order_number, sequence, created, changed, expires, deadline, \
-             on_node, was_deployed, wanted, protected, deletion, save_as, then_terminate, from_owner, from_name, \
-             silent, placed FROM vm WHERE ",
-            $rest
-        )
-    };
-}
-
-fn read_vm(mut cells: Cells<'_>) -> Result<Vm, RegistryError> {
-    let cells = &mut cells;
-    let moment = |cells: &mut Cells<'_>| cells.get().map(Moment::from_unix);
-    let perhaps =
-        |cells: &mut Cells<'_>| Ok::<_, RegistryError>(cells.get::<Option<i64>>()?.map(Moment::from_unix));
-    Ok(Vm {
-        id: cells.parsed()?,
-        owner: Owner::of(&cells.parsed::<UserName>()?),
-        virtual_host: cells.parsed()?,
-        physical_host: cells.parsed()?,
-        image: cells.parsed()?,
-        memory: memory(cells)?,
-        disk: disk(cells)?,
-        label: cells.parsed()?,
-        lease: cells.parsed()?,
-        state: cells.word(State::from_name)?,
-        stage: stage(cells)?,
-        percent: percent(cells)?,
-        place: cells.get()?,
-        fault: fault(cells)?,
-        order: cells.word(Order::from_name)?,
-        number: cells.whole(OrderNumber::of)?,
-        sequence: cells.number()?,
-        created: moment(cells)?,
-        changed: moment(cells)?,
-        expires: perhaps(cells)?,
-        deadline: perhaps(cells)?,
-        on_node: cells.word(|text| match text {
-            "no" => Some(OnNode::No),
-            "maybe" => Some(OnNode::Maybe),
-            _ => None,
-        })?,
-        was_deployed: cells.get()?,
-        wanted: cells.word(|text| match text {
-            "running" => Some(Wanted::Running),
-            "stopped" => Some(Wanted::Stopped),
-            _ => None,
-        })?,
-        protected: cells.get()?,
-        deletion: perhaps(cells)?,
-        saving: {
-            let (name, then_terminate) = (cells.perhaps()?, cells.get()?);
-            name.map(|name| Saving { name, then_terminate })
-        },
-        from: {
-            let (owner, name) = (cells.perhaps()?, cells.perhaps()?);
-            owner.zip(name).map(|(owner, name)| SavedImage { owner, name })
-        },
-        silent: cells.number()?,
-        placed: cells.word(|text| Placed::ALL.into_iter().find(|placed| placed.as_str() == text))?,
-    })
-}
-
-fn memory(cells: &mut Cells<'_>) -> Result<MiB, RegistryError> {
-    cells.number::<u32>().and_then(|n| MiB::new(n).map_err(|_| cells.corrupt(&n)))
-}
-
-fn disk(cells: &mut Cells<'_>) -> Result<GiB, RegistryError> {
-    cells.number::<u32>().and_then(|n| GiB::new(n).map_err(|_| cells.corrupt(&n)))
-}
-
-// A stage or a fault that another version wrote is no reason to show no machine at all.
-
-fn stage(cells: &mut Cells<'_>) -> Result<Option<Stage>, RegistryError> {
-    Ok(cells.get::<Option<String>>()?.and_then(|name| Stage::from_name(&name)))
-}
-
-fn percent(cells: &mut Cells<'_>) -> Result<Option<Percent>, RegistryError> {
-    Ok(cells.get::<Option<u8>>()?.and_then(|percent| percent.try_into().ok()))
-}
-
-fn fault(cells: &mut Cells<'_>) -> Result<Option<Fault>, RegistryError> {
-    Ok(cells.get::<Option<String>>()?.and_then(|json| serde_json::from_str(&json).ok()))
-}
-
-impl Reader<'_> {
-    /// A machine, also one that has ended; `None` if there never was one with that id.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses or the row is not what this program writes.
-    pub fn vm(&self, id: VmId) -> Result<Option<Vm>, RegistryError> {
-        let found = all(self.connection, select_vm!("id = ?1"), [id.to_string()], read_vm)?;
-        Ok(found.into_iter().next())
-    }
-
-    /// The live machine that occupies a name.
-    ///
-    /// # Errors
-    /// As for [`vm`](Self::vm).
-    pub fn vm_named(&self, name: &VirtualHost) -> Result<Option<Vm>, RegistryError> {
-        const SQL: &str = select_vm!("virtual_host = ?1 AND state <> 'notDeployed'");
-        Ok(all(self.connection, SQL, [name.as_str()], read_vm)?.into_iter().next())
-    }
-
-    /// Live machines, the newest first.
-    ///
-    /// # Errors
-    /// As for [`vm`](Self::vm).
-    pub fn live(&self, scope: Scope<'_>, limit: u32, offset: u32) -> Result<Vec<Vm>, RegistryError> {
-        match scope {
-            Scope::Of(owner) => all(
-                self.connection,
-                select_vm!("owner = ?1 AND state <> 'notDeployed' ORDER BY id DESC LIMIT ?2 OFFSET ?3"),
-                (owner.as_str(), limit, offset),
-                read_vm,
-            ),
-            Scope::All => all(
-                self.connection,
-                select_vm!("state <> 'notDeployed' ORDER BY id DESC LIMIT ?1 OFFSET ?2"),
-                (limit, offset),
-                read_vm,
-            ),
-        }
-    }
-
-    /// How many live machines there are.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
-    pub fn count(&self, scope: Scope<'_>) -> Result<u32, RegistryError> {
-        let count = match scope {
-            Scope::Of(owner) => self.connection.query_row(
-                "SELECT count(*) FROM vm WHERE owner = ?1 AND state <> 'notDeployed'",
-                [owner.as_str()],
-                |row| row.get(0),
-            ),
-            Scope::All => {
-                self.connection
-                    .query_row("SELECT count(*) FROM vm WHERE state <> 'notDeployed'", [], |row| row.get(0))
-            }
-        };
-        Ok(count?)
-    }
-
-    /// What the live machines of an owner take.
-    ///
-    /// # Errors
-    /// As for [`vm`](Self::vm).
-    pub fn usage(&self, owner: &Owner) -> Result<Usage, RegistryError> {
-        const SQL: &str = "SELECT count(*), coalesce(sum(memory_mib), 0), coalesce(sum(disk_gib), 0) FROM vm
-                           WHERE owner = ?1 AND state <> 'notDeployed'";
-        let found = all(self.connection, SQL, [owner.as_str()], |mut cells| {
-            Ok(Usage { machines: cells.number()?, memory_mib: cells.number()?, disk_gib: cells.number()? })
-        })?;
-        Ok(found.into_iter().next().unwrap_or_default())
-    }
-
-    /// How many live machines each host has; hosts without any are not in it.
-    ///
-    /// # Errors
-    /// As for [`vm`](Self::vm).
-    pub fn live_by_host(&self) -> Result<BTreeMap<PhysicalHost, u32>, RegistryError> {
-        const SQL: &str = "SELECT physical_host, count(*) FROM vm
-                           WHERE state <> 'notDeployed' GROUP BY physical_host";
-        let counts = all(self.connection, SQL, [], |mut cells| Ok((cells.parsed()?, cells.number()?)))?;
-        Ok(counts.into_iter().collect())
-    }
-
-    /// The names that live machines occupy.
-    ///
-    /// # Errors
-    /// As for [`vm`](Self::vm).
-    pub fn names_taken(&self) -> Result<BTreeSet<VirtualHost>, RegistryError> {
-        const SQL: &str = "SELECT virtual_host FROM vm WHERE state <> 'notDeployed'";
-        Ok(all(self.connection, SQL, [], |mut cells| cells.parsed())?.into_iter().collect())
-    }
-}
-
-impl Writer<'_> {
-    /// Enters a machine as `deploying`. That slot and name are free is the caller's to have checked, in
-    /// the same transaction.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses, also when the name is occupied after all.
-    pub fn enter(&self, new: NewVm, now: Moment) -> Result<Vm, RegistryError> {
-        self.enter_as(VmId::generate(), new, now)
-    }
-
-    /// As [`enter`](Self::enter), under an id that was given before.
-    ///
-    /// # Errors
-    /// As for [`enter`](Self::enter), and when there is such a machine already.
-    pub fn enter_as(&self, id: VmId, new: NewVm, now: Moment) -> Result<Vm, RegistryError> {
-        let vm = Vm {
-            id,
-            owner: new.owner,
-            virtual_host: new.virtual_host,
-            physical_host: new.physical_host,
-            placed: new.placed,
-            image: new.image,
-            memory: new.memory,
-            disk: new.disk,
-            label: new.label,
-            lease: new.lease,
-            state: State::Deploying,
-            stage: None,
-            percent: None,
-            place: None,
-            fault: None,
-            order: Order::Deploy,
-            number: OrderNumber::default().next(clock::millis()),
-            sequence: 0,
-            created: now,
-            changed: now,
-            expires: new.lease.end(now),
-            deadline: Some(now.plus_seconds(TRANSITION_LIMIT)),
-            // The call to the node follows, and this process may be killed right after it.
-            on_node: OnNode::Maybe,
-            was_deployed: false,
-            wanted: Wanted::Running,
-            protected: false,
-            deletion: None,
-            saving: None,
-            from: new.from,
-            silent: 0,
-        };
-        self.connection.execute(
-            "INSERT INTO vm (id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, label,
-                lease, state, last_order, order_number, sequence, created, changed, expires, deadline, on_node,
-                was_deployed, wanted, from_owner, from_name, placed)
-             VALUES (:id, :owner, :virtual_host, :physical_host, :image, :memory, :disk, :label,
-                :lease, :state, :order, :number, 0, :now, :now, :expires, :deadline, :on_node, 0, :wanted,
-                :from_owner, :from_name, :placed)",
-            named_params! {
-                ":id": vm.id.to_string(),
-                ":owner": vm.owner.as_str(),
-                ":virtual_host": vm.virtual_host.as_str(),
-                ":physical_host": vm.physical_host.as_str(),
-                ":image": vm.image.as_str(),
-                ":memory": vm.memory.get(),
-                ":disk": vm.disk.get(),
-                ":label": vm.label.as_str(),
-                ":lease": vm.lease.to_string(),
-                ":state": vm.state.as_str(),
-                ":order": vm.order.as_str(),
-                ":number": vm.number.get(),
-                ":now": now.unix(),
-                ":expires": vm.expires.map(Moment::unix),
-                ":deadline": vm.deadline.map(Moment::unix),
-                ":on_node": vm.on_node.as_str(),
-                ":wanted": vm.wanted.as_str(),
-                ":from_owner": vm.from.as_ref().map(|image| image.owner.as_str()),
-                ":from_name": vm.from.as_ref().map(|image| image.name.as_str()),
-                ":placed": vm.placed.as_str(),
-            },
-        )?;
-        Ok(vm)
-    }
-
-    /// Makes of a machine what a change says, and adds to its history: the one way in which a machine is changed. A
-    /// compare-and-set: `None`, and nothing is changed, if the machine is not what the change was made from.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
-    pub fn apply(
-        &self,
-        old: &Vm,
-        change: Change,
-        now: Moment,
-        actor: &Actor,
-    ) -> Result<Option<Vm>, RegistryError> {
-        let Change { vm: new, history, .. } = change;
-        if new != *old && !self.replace(old, &new)? {
-            return Ok(None);
-        }
-        for (what, detail) in &history {
-            self.record(new.id, now, actor, what, detail)?;
-        }
-        Ok(Some(new))
-    }
-
-    fn replace(&self, old: &Vm, new: &Vm) -> Result<bool, RegistryError> {
-        let fault = new.fault.as_ref().and_then(|fault| serde_json::to_string(fault).ok());
-        let rows = self.connection.execute(
-            "UPDATE vm SET physical_host = :host, placed = :placed, lease = :lease, expires = :expires, state = :state,
-                stage = :stage, percent = :percent, place = :place, fault = :fault, last_order = :order,
-                order_number = :number, sequence = :sequence, changed = :changed, deadline = :deadline,
-                on_node = :on_node, was_deployed = :was_deployed, wanted = :wanted, protected = :protected,
-                deletion = :deletion, save_as = :save_as, then_terminate = :then_terminate, silent = :silent
-             WHERE id = :id AND state = :old_state AND order_number = :old_number AND sequence = :old_sequence",
-            named_params! {
-                ":id": new.id.to_string(),
-                ":old_state": old.state.as_str(),
-                ":old_number": old.number.get(),
-                ":old_sequence": old.sequence,
-                ":host": new.physical_host.as_str(),
-                ":placed": new.placed.as_str(),
-                ":lease": new.lease.to_string(),
-                ":expires": new.expires.map(Moment::unix),
-                ":state": new.state.as_str(),
-                ":stage": new.stage.map(Stage::as_str),
-                ":percent": new.percent.map(Percent::get),
-                ":place": new.place,
-                ":fault": fault,
-                ":order": new.order.as_str(),
-                ":number": new.number.get(),
-                ":sequence": new.sequence,
-                ":changed": new.changed.unix(),
-                ":deadline": new.deadline.map(Moment::unix),
-                ":on_node": new.on_node.as_str(),
-                ":was_deployed": new.was_deployed,
-                ":wanted": new.wanted.as_str(),
-                ":protected": new.protected,
-                ":deletion": new.deletion.map(Moment::unix),
-                ":save_as": new.saving.as_ref().map(|saving| saving.name.as_str()),
-                ":then_terminate": new.saving.as_ref().is_some_and(|saving| saving.then_terminate),
-                ":silent": new.silent,
-            },
-        )?;
-        Ok(rows == 1)
-    }
-
-    /// Removes machines that have been gone since before `before`, with all that was noted about them.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
-    pub fn prune_gone(&self, before: Moment) -> Result<usize, RegistryError> {
-        const GONE: &str = "SELECT id FROM vm WHERE state = 'notDeployed' AND changed < ?1";
-        for table in ["event", "notice", "deploy_request"] {
-            let sql = format!("DELETE FROM {table} WHERE vm IN ({GONE})");
-            self.connection.execute(&sql, [before.unix()])?;
-        }
-        Ok(self
-            .connection
-            .execute("DELETE FROM vm WHERE state = 'notDeployed' AND changed < ?1", [before.unix()])?)
-    }
-}
-
 #[cfg(test)]
 pub(in crate::server) mod tests {
     use super::*;
-    use crate::server::registry::Registry;
     use crate::server::registry::user::Registered;
+    use crate::server::registry::{Registry, RegistryError, Writer};
 
     /// A machine of `owner` on `host` under `name`, for tests.
     pub fn entered(registry: &mut Registry, owner: &str, host: &str, name: &str) -> Vm {
-        let now = Moment::from_unix(1000);
-        let made: Result<Vm, RegistryError> = registry.write(|writer| {
-            let Registered::Known(owner) = writer.register(&owner.parse().unwrap(), now)? else {
+        let made: Result<Vm, RegistryError> = registry.write_at(Moment::from_unix(1000), |writer| {
+            let Registered::Known(owner) = writer.register(&owner.parse().unwrap())? else {
                 panic!("{owner} is somebody else");
             };
-            writer.enter(
-                NewVm {
-                    owner,
-                    virtual_host: name.parse().unwrap(),
-                    physical_host: host.parse().unwrap(),
-                    placed: Placed::ByPortal,
-                    image: "tiny".parse().unwrap(),
-                    memory: MiB::new(128).unwrap(),
-                    disk: GiB::new(1).unwrap(),
-                    label: Label::default(),
-                    lease: Term::Never,
-                    from: None,
-                },
-                now,
-            )
+            writer.enter(NewVm {
+                owner,
+                virtual_host: name.parse().unwrap(),
+                physical_host: host.parse().unwrap(),
+                placed: Placed::ByPortal,
+                image: "tiny".parse().unwrap(),
+                memory: MiB::new(128).unwrap(),
+                disk: GiB::new(1).unwrap(),
+                label: Label::default(),
+                lease: Term::Never,
+                from: None,
+            })
         });
         made.unwrap()
     }
@@ -642,14 +294,12 @@ pub(in crate::server) mod tests {
             &self,
             old: &Vm,
             event: Event,
-            now: Moment,
             edit: impl FnOnce(&mut Vm),
         ) -> Result<Option<Vm>, RegistryError> {
             let mut new = old.clone();
             edit(&mut new);
-            let Some(new) = new.after(event, now) else { return Ok(None) };
-            let actor = Actor { who: "test".to_owned(), from: "-".to_owned() };
-            self.apply(old, Change::silent(new), now, &actor)
+            let Some(new) = new.after(event, self.now()) else { return Ok(None) };
+            self.apply(old, Change::silent(new))
         }
 
         /// Sets the lease of a machine, for tests.
@@ -669,7 +319,7 @@ pub(in crate::server) mod tests {
 
     fn advance(registry: &mut Registry, vm: &Vm, event: Event) -> Option<Vm> {
         let done: Result<_, RegistryError> =
-            registry.write(|writer| writer.advance(vm, event, Moment::from_unix(2000), |_| {}));
+            registry.write_at(Moment::from_unix(2000), |writer| writer.advance(vm, event, |_| {}));
         done.unwrap()
     }
 
@@ -698,21 +348,18 @@ pub(in crate::server) mod tests {
         let (_dir, mut registry) = registry();
         let first = entered(&mut registry, "alice", "node1", "vm1");
         let again: Result<Vm, RegistryError> = registry.write(|writer| {
-            writer.enter(
-                NewVm {
-                    owner: first.owner.clone(),
-                    virtual_host: first.virtual_host.clone(),
-                    physical_host: first.physical_host.clone(),
-                    placed: first.placed,
-                    image: first.image.clone(),
-                    memory: first.memory,
-                    disk: first.disk,
-                    label: Label::default(),
-                    lease: first.lease,
-                    from: None,
-                },
-                first.created,
-            )
+            writer.enter(NewVm {
+                owner: first.owner.clone(),
+                virtual_host: first.virtual_host.clone(),
+                physical_host: first.physical_host.clone(),
+                placed: first.placed,
+                image: first.image.clone(),
+                memory: first.memory,
+                disk: first.disk,
+                label: Label::default(),
+                lease: first.lease,
+                from: None,
+            })
         });
         assert!(matches!(again, Err(RegistryError::Sql(_))));
         advance(&mut registry, &first, Event::Forget).unwrap();

@@ -1,0 +1,194 @@
+//! Reading machines.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::fault::Fault;
+use crate::model::lease::Moment;
+use crate::model::names::{PhysicalHost, SavedImage, UserName, VirtualHost, VmId};
+use crate::model::size::{GiB, MiB};
+use crate::model::stage::{Order, OrderNumber, Percent, Stage};
+use crate::model::state::State;
+use crate::server::registry::user::Owner;
+use crate::server::registry::vm::{OnNode, Placed, Saving, Scope, Usage, Vm, Wanted};
+use crate::server::registry::{Cells, Reader, RegistryError, all};
+
+/// `SELECT` with the columns that [`read_vm`] reads, in its order.
+macro_rules! select_vm {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, label, lease, state, \
+             stage, percent, place, fault, last_order, order_number, sequence, created, changed, expires, deadline, \
+             on_node, was_deployed, wanted, protected, deletion, save_as, then_terminate, from_owner, from_name, \
+             silent, placed FROM vm WHERE ",
+            $rest
+        )
+    };
+}
+
+fn read_vm(mut cells: Cells<'_>) -> Result<Vm, RegistryError> {
+    let cells = &mut cells;
+    let moment = |cells: &mut Cells<'_>| cells.get().map(Moment::from_unix);
+    let perhaps =
+        |cells: &mut Cells<'_>| Ok::<_, RegistryError>(cells.get::<Option<i64>>()?.map(Moment::from_unix));
+    Ok(Vm {
+        id: cells.parsed()?,
+        owner: Owner::of(&cells.parsed::<UserName>()?),
+        virtual_host: cells.parsed()?,
+        physical_host: cells.parsed()?,
+        image: cells.parsed()?,
+        memory: memory(cells)?,
+        disk: disk(cells)?,
+        label: cells.parsed()?,
+        lease: cells.parsed()?,
+        state: cells.word(State::from_name)?,
+        stage: stage(cells)?,
+        percent: percent(cells)?,
+        place: cells.get()?,
+        fault: fault(cells)?,
+        order: cells.word(Order::from_name)?,
+        number: cells.whole(OrderNumber::of)?,
+        sequence: cells.number()?,
+        created: moment(cells)?,
+        changed: moment(cells)?,
+        expires: perhaps(cells)?,
+        deadline: perhaps(cells)?,
+        on_node: cells.word(|text| match text {
+            "no" => Some(OnNode::No),
+            "maybe" => Some(OnNode::Maybe),
+            _ => None,
+        })?,
+        was_deployed: cells.get()?,
+        wanted: cells.word(|text| match text {
+            "running" => Some(Wanted::Running),
+            "stopped" => Some(Wanted::Stopped),
+            _ => None,
+        })?,
+        protected: cells.get()?,
+        deletion: perhaps(cells)?,
+        saving: {
+            let (name, then_terminate) = (cells.perhaps()?, cells.get()?);
+            name.map(|name| Saving { name, then_terminate })
+        },
+        from: {
+            let (owner, name) = (cells.perhaps()?, cells.perhaps()?);
+            owner.zip(name).map(|(owner, name)| SavedImage { owner, name })
+        },
+        silent: cells.number()?,
+        placed: cells.word(|text| Placed::ALL.into_iter().find(|placed| placed.as_str() == text))?,
+    })
+}
+
+fn memory(cells: &mut Cells<'_>) -> Result<MiB, RegistryError> {
+    cells.number::<u32>().and_then(|n| MiB::new(n).map_err(|_| cells.corrupt(&n)))
+}
+
+fn disk(cells: &mut Cells<'_>) -> Result<GiB, RegistryError> {
+    cells.number::<u32>().and_then(|n| GiB::new(n).map_err(|_| cells.corrupt(&n)))
+}
+
+// A stage or a fault that another version wrote is no reason to show no machine at all.
+
+fn stage(cells: &mut Cells<'_>) -> Result<Option<Stage>, RegistryError> {
+    Ok(cells.get::<Option<String>>()?.and_then(|name| Stage::from_name(&name)))
+}
+
+fn percent(cells: &mut Cells<'_>) -> Result<Option<Percent>, RegistryError> {
+    Ok(cells.get::<Option<u8>>()?.and_then(|percent| percent.try_into().ok()))
+}
+
+fn fault(cells: &mut Cells<'_>) -> Result<Option<Fault>, RegistryError> {
+    Ok(cells.get::<Option<String>>()?.and_then(|json| serde_json::from_str(&json).ok()))
+}
+
+impl Reader<'_> {
+    /// A machine, also one that has ended; `None` if there never was one with that id.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses or the row is not what this program writes.
+    pub fn vm(&self, id: VmId) -> Result<Option<Vm>, RegistryError> {
+        let found = all(self.connection, select_vm!("id = ?1"), [id.to_string()], read_vm)?;
+        Ok(found.into_iter().next())
+    }
+
+    /// The live machine that occupies a name.
+    ///
+    /// # Errors
+    /// As for [`vm`](Self::vm).
+    pub fn vm_named(&self, name: &VirtualHost) -> Result<Option<Vm>, RegistryError> {
+        const SQL: &str = select_vm!("virtual_host = ?1 AND state <> 'notDeployed'");
+        Ok(all(self.connection, SQL, [name.as_str()], read_vm)?.into_iter().next())
+    }
+
+    /// Live machines, the newest first.
+    ///
+    /// # Errors
+    /// As for [`vm`](Self::vm).
+    pub fn live(&self, scope: Scope<'_>, limit: u32, offset: u32) -> Result<Vec<Vm>, RegistryError> {
+        match scope {
+            Scope::Of(owner) => all(
+                self.connection,
+                select_vm!("owner = ?1 AND state <> 'notDeployed' ORDER BY id DESC LIMIT ?2 OFFSET ?3"),
+                (owner.as_str(), limit, offset),
+                read_vm,
+            ),
+            Scope::All => all(
+                self.connection,
+                select_vm!("state <> 'notDeployed' ORDER BY id DESC LIMIT ?1 OFFSET ?2"),
+                (limit, offset),
+                read_vm,
+            ),
+        }
+    }
+
+    /// How many live machines there are.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn count(&self, scope: Scope<'_>) -> Result<u32, RegistryError> {
+        let count = match scope {
+            Scope::Of(owner) => self.connection.query_row(
+                "SELECT count(*) FROM vm WHERE owner = ?1 AND state <> 'notDeployed'",
+                [owner.as_str()],
+                |row| row.get(0),
+            ),
+            Scope::All => {
+                self.connection
+                    .query_row("SELECT count(*) FROM vm WHERE state <> 'notDeployed'", [], |row| row.get(0))
+            }
+        };
+        Ok(count?)
+    }
+
+    /// What the live machines of an owner take.
+    ///
+    /// # Errors
+    /// As for [`vm`](Self::vm).
+    pub fn usage(&self, owner: &Owner) -> Result<Usage, RegistryError> {
+        const SQL: &str = "SELECT count(*), coalesce(sum(memory_mib), 0), coalesce(sum(disk_gib), 0) FROM vm
+                           WHERE owner = ?1 AND state <> 'notDeployed'";
+        let found = all(self.connection, SQL, [owner.as_str()], |mut cells| {
+            Ok(Usage { machines: cells.number()?, memory_mib: cells.number()?, disk_gib: cells.number()? })
+        })?;
+        Ok(found.into_iter().next().unwrap_or_default())
+    }
+
+    /// How many live machines each host has; hosts without any are not in it.
+    ///
+    /// # Errors
+    /// As for [`vm`](Self::vm).
+    pub fn live_by_host(&self) -> Result<BTreeMap<PhysicalHost, u32>, RegistryError> {
+        const SQL: &str = "SELECT physical_host, count(*) FROM vm
+                           WHERE state <> 'notDeployed' GROUP BY physical_host";
+        let counts = all(self.connection, SQL, [], |mut cells| Ok((cells.parsed()?, cells.number()?)))?;
+        Ok(counts.into_iter().collect())
+    }
+
+    /// The names that live machines occupy.
+    ///
+    /// # Errors
+    /// As for [`vm`](Self::vm).
+    pub fn names_taken(&self) -> Result<BTreeSet<VirtualHost>, RegistryError> {
+        const SQL: &str = "SELECT virtual_host FROM vm WHERE state <> 'notDeployed'";
+        Ok(all(self.connection, SQL, [], |mut cells| cells.parsed())?.into_iter().collect())
+    }
+}

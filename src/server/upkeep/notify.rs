@@ -1,0 +1,75 @@
+//! The mail that goes with what upkeep does about a machine.
+
+use std::fmt;
+
+use crate::model::stage::Order;
+use crate::model::state::State;
+use crate::server::machine::failures;
+use crate::server::mail::{Notice, Post, Posted};
+use crate::server::registry::vm::Vm;
+use crate::server::registry::{RegistryError, Writer};
+use crate::server::upkeep::plan::{self, Act};
+use crate::system::log::{self, Level};
+
+/// Writes the mail that goes with what was done about a machine, which is now `vm`.
+pub(super) fn tell(post: &Post<'_>, writer: &Writer<'_>, vm: &Vm, act: &Act) -> Result<(), RegistryError> {
+    let notice = match act {
+        Act::Warn(_) => Notice::LeaseEnds { machine: vm, ends: vm.expires.unwrap_or(writer.now()) },
+        Act::TellEnded => Notice::LeaseEnded { machine: vm, deletion: vm.deletion.unwrap_or(writer.now()) },
+        Act::Delete => Notice::Deleted { machine: vm },
+        Act::TellSilent => Notice::Silent { machine: vm },
+        Act::DeleteSilent => Notice::SilentTerminated { machine: vm },
+        Act::GiveUp { fault, .. } if vm.order == Order::Deploy && vm.state == State::Failed => {
+            return failures::deploy_failed(writer, post, vm, fault);
+        }
+        _ => return Ok(()),
+    };
+    let posted = post.to_owner(writer, &vm.owner, &notice)?;
+    note(posted, &vm.owner.as_str());
+    match posted {
+        Posted::Queued(_) => writer.note_reachable(&vm.owner)?,
+        Posted::NoAddress if writer.note_unreachable(&vm.owner)? => {
+            let notice = Notice::Unreachable { machine: vm };
+            note(post.to_administrators(writer, &notice)?, &"administrators");
+        }
+        Posted::NoAddress | Posted::NoTransport | Posted::Unwritten => {}
+    }
+    let record = match posted {
+        Posted::Queued(_) => Some(("owner told", "")),
+        Posted::NoAddress => Some(("owner not told", "; no address is known")),
+        Posted::NoTransport => Some(("owner not told", "; mail is off")),
+        Posted::Unwritten => None,
+    };
+    if let (Some(of_what), Some((what, why))) = (news(vm, act), record) {
+        writer.record(vm.id, what, &format!("{of_what}{why}"))?;
+    }
+    // Who can't be told for a broken template is told when it is mended, and nothing is removed before.
+    match act {
+        Act::Warn(before) if posted == Posted::Unwritten => {
+            writer.forget_notice(vm.id, &plan::warning(*before))
+        }
+        Act::TellEnded if matches!(posted, Posted::Unwritten | Posted::NoAddress) => {
+            writer.forget_notice(vm.id, plan::ENDED)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a machine's history says that its owner was told, where nothing else in it says so.
+fn news(vm: &Vm, act: &Act) -> Option<String> {
+    match act {
+        Act::Warn(_) => vm.expires.map(|end| format!("the lease ends {end}")),
+        Act::TellEnded => {
+            vm.deletion.map(|deletion| format!("the lease has ended; the disk is kept until {deletion}"))
+        }
+        Act::TellSilent => Some("it does not answer".to_owned()),
+        _ => None,
+    }
+}
+
+/// Logs that a notice reached nobody.
+pub(super) fn note(posted: Posted, whom: &dyn fmt::Display) {
+    if matches!(posted, Posted::NoAddress | Posted::Unwritten) {
+        log::event(Level::Warning, "nobody-told", &[("whom", whom)]);
+    }
+}
