@@ -78,7 +78,7 @@ fn a_machine_s_life_in_a_browser() {
     // To stop, a question first; to start, one click. Neither needs a reload to be seen.
     browser.click("a[href^='stop?id=']");
     browser.wait("document.querySelector('form[action=stop]')");
-    assert!(browser.text().contains("its name and its place on the host are kept"), "{}", browser.text());
+    assert!(browser.text().contains("Its disk, name and place on the host are kept"), "{}", browser.text());
     assert_eq!(portal.show("alice", &id)["machine"]["state"], "deployed", "to be asked was enough");
     browser.click("form[action=stop] button");
     browser.wait("document.querySelector('#machine .s.stopping')");
