@@ -249,7 +249,7 @@ fn a_lease_in_a_browser() {
     browser.click("#do-extend");
     browser.wait("document.querySelector('input[name=protect]')");
     browser.click("input[name=protect] ~ .acts button");
-    browser.wait("document.body.innerText.includes('protected against being terminated')");
+    browser.wait("document.body.innerText.includes('protected from being terminated')");
     portal.get("alice", &format!("terminate?id={id}&format=json")).send().expect(409).says("protected");
     portal.assert_no_panic();
 }
