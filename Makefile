@@ -1,11 +1,11 @@
-## make demo       a working portal with an emulated Xen host behind it, on http://127.0.0.1:8080
-## make demo-stop  ends it
-## make quick      format, lints, and all tests that need no emulated host
-## make test       everything is tested, on the emulated host too
-## make test-deep  the scenarios that take minutes each
-## make test-turn  one of those, another with each commit: what CI runs after "make test"
-## make bench      speed, as ratios to references measured in the same run
-## make install    on a real server or host; see INSTALL.md
+## make demo       start a portal with an emulated Xen host behind it, on http://127.0.0.1:8080
+## make demo-stop  stop it
+## make quick      check formatting and lints, run all tests that need no emulated host
+## make test       run all tests, including those on the emulated host, except the long scenarios
+## make test-deep  run the long scenarios, which take minutes each
+## make test-turn  run one long scenario, a different one for each commit; CI does, after "make test"
+## make bench      measure speed, relative to references from the same run
+## make install    install on a real server or host; see INSTALL.md
 SHELL = /bin/sh
 CARGO ?= cargo
 DESTDIR ?=
@@ -28,8 +28,8 @@ BINS = $(foreach dir,user internal node,$(addprefix $(dir)-,$(call programs,$(di
 
 .PHONY: help build demo demo-stop quick test test-deep deep-list test-turn check bench install install-server install-node install-common source clean
 
-# The pages that are asked for all the time are linked statically, for a CGI program is mostly its own start.
-# They look up no names, which glibc can't do well without its shared libraries.
+# The most frequently requested pages are linked statically, because a CGI program spends most of its
+# time starting. They resolve no names, which glibc can't do well without its shared libraries.
 STATIC = user-list user-show
 STATIC_FLAGS = -C target-feature=+crt-static -C relocation-model=static
 
@@ -45,16 +45,17 @@ demo:
 demo-stop:
 	tests/xenhost/demo stop
 
-# Formatting, lints, and each half without the other.
+# Formatting, lints, and each half built without the other.
 check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --features server -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --features node -- -D warnings
 
-# Scenarios that take minutes each: owners' keys, mishaps in every stage, reboots and power cuts, two hosts, queues,
-# saved images, disks that attack the host, a liar in the server's place and a lost registry, a registry of an hour ago, networks,
-# thirty deploys at once, what is unknown on a host, and each thing that vgrid-check looks at broken once.
+# Scenarios that take minutes each: owners' keys, mishaps in every stage, reboots and power cuts, two hosts,
+# queues, saved images, disks that attack the host, an impostor in the server's place and a lost registry,
+# a registry restored from an hour ago, networks, thirty deploys at once, unknown things on a host, and
+# every check of vgrid-check broken once.
 DEEP = xen::check xen::healing xen::hostile xen::keys xen::life::thirty xen::loss xen::networks xen::orders \
 	xen::power xen::reports xen::restore xen::save xen::strangers xen::two
 
@@ -72,12 +73,12 @@ test-deep:
 help:
 	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
 
-# The names of those scenarios, as the tests themselves tell them: none can be forgotten.
+# The names of those scenarios, as listed by the test binary, so that none can be forgotten.
 deep-list:
 	@$(CARGO) test --locked --quiet --test integration -- --list $(DEEP) | sed -n 's/: test$$//p'
 
-# By the count of commits, so that each has its turn and none rots. A clone without all of its history runs the first. It is
-# shown as it goes on, so that one which is cut off is known.
+# The number of commits selects the scenario, so that each gets its turn and none rots. A shallow clone
+# runs the first. The output is shown live, so that an aborted run still tells which scenario it was.
 test-turn:
 	tests/xenhost/packages test
 	$(MAKE) build
@@ -88,7 +89,7 @@ test-turn:
 	echo "the turn of commit $$count: $$name" && \
 	VGRID_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --test integration -- --exact "$$name" --nocapture
 
-# The loop of who changes something. The programs are debug builds.
+# The development loop. The programs are debug builds.
 quick:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
@@ -109,21 +110,21 @@ define install-cgi
 	for f in $(2); do install -m 755 $(PROGRAMS)/$(1)-$$f $(LIB)/cgi-bin/$(1)/$$f || exit 1; done
 endef
 
-# Configuration that is there is never overwritten; the example is put beside it.
+# Existing configuration is never overwritten; the example is installed next to it.
 install-config = install -d $(dir $(2)) && \
 	if [ -e $(2) ]; then install -m 644 $(1) $(2).example; else install -m 644 $(1) $(2); fi
 
 install-common:
 	$(call install-config,etc/common.cfg,$(ETC)/common.cfg)
 	install -d $(APACHE) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SYSCONFDIR)/logrotate.d
-	# No example beside it: logrotate would read that, too.
+	# No example next to it: logrotate would read that, too.
 	[ -e $(DESTDIR)$(SYSCONFDIR)/logrotate.d/vgrid ] || \
 		install -m 644 etc/logrotate.d/vgrid $(DESTDIR)$(SYSCONFDIR)/logrotate.d/vgrid
 	for f in $(filter-out registry,$(call programs,cli)); do \
 		install -m 755 $(PROGRAMS)/vgrid-$$f $(DESTDIR)$(PREFIX)/bin/vgrid-$$f || exit 1; done
 
-# On a machine that had no server.cfg before, the registry is made. Not in a package, whose postinst does that, and not
-# where a portal was: there a registry that is missing is to be brought back.
+# Create the registry on a machine that had no server.cfg before. Not in a package, whose postinst does
+# that, and not where there was a portal: there, a missing registry must be restored.
 NEW_PORTAL := $(if $(DESTDIR)$(wildcard $(ETC)/server.cfg),,yes)
 
 install-server: install-common source
@@ -160,7 +161,7 @@ install-node: install-common
 	install -m 440 etc/sudoers.d/vgrid $(DESTDIR)$(SYSCONFDIR)/sudoers.d/vgrid
 	install -m 644 apache/vgrid-node.conf $(APACHE)/vgrid-node.conf
 
-# The source of the version that is installed, which every page links to, as the licence asks.
+# The source of the installed version. Every page links to it, as the licence requires.
 source:
 	install -d $(PROGRAMS)
 	if git rev-parse --git-dir >/dev/null 2>&1; \

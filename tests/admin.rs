@@ -409,7 +409,7 @@ fn upkeep_that_never_ran_is_told() {
     let portal = Portal::start();
     let page = portal.get("admin", "admin").send().expect(200);
     well_made(&page);
-    page.says("Upkeep has never run.").says("Nothing, as far as upkeep has seen.");
+    page.says("Upkeep has never run.").says("Upkeep has found nothing unknown.");
 }
 
 #[test]
@@ -537,7 +537,7 @@ fn what_is_unknown_on_hosts_has_a_button_each_and_goes_as_what_it_is() {
     assert_eq!(page["unknown"][2]["ordered"]["who"], "admin", "{page}");
     let form = [&naming("record", OF_DAVE, "html")[..], &[("token", &token)]].concat();
     portal.post("admin", "admin", &form).like_a_browser().send().expect(303);
-    portal.get("admin", "admin").send().expect(200).says("admin has ordered its removal").says("under way");
+    portal.get("admin", "admin").send().expect(200).says("admin ordered its removal").says("in progress");
     let mut ended: Vec<Value> = portal.nodes.orders("terminate").iter().map(Received::json).collect();
     for order in &mut ended {
         let number = order.as_object_mut().and_then(|order| order.remove("number"));

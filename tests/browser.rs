@@ -78,7 +78,7 @@ fn a_machine_s_life_in_a_browser() {
     // To stop, a question first; to start, one click. Neither needs a reload to be seen.
     browser.click("a[href^='stop?id=']");
     browser.wait("document.querySelector('form[action=stop]')");
-    assert!(browser.text().contains("its name and its place on the host are kept"), "{}", browser.text());
+    assert!(browser.text().contains("Its disk, name and place on the host are kept"), "{}", browser.text());
     assert_eq!(portal.show("alice", &id)["machine"]["state"], "deployed", "to be asked was enough");
     browser.click("form[action=stop] button");
     browser.wait("document.querySelector('#machine .s.stopping')");
@@ -249,7 +249,7 @@ fn a_lease_in_a_browser() {
     browser.click("#do-extend");
     browser.wait("document.querySelector('input[name=protect]')");
     browser.click("input[name=protect] ~ .acts button");
-    browser.wait("document.body.innerText.includes('protected against being terminated')");
+    browser.wait("document.body.innerText.includes('protected from being terminated')");
     portal.get("alice", &format!("terminate?id={id}&format=json")).send().expect(409).says("protected");
     portal.assert_no_panic();
 }

@@ -101,7 +101,13 @@ fn administrators_see_all_and_others_what_is_theirs() {
             well_made(&portal.get(user, &format!("history?format={form}")).send().expect(200));
         }
     }
-    portal.get("admin", "history").send().expect(200).says("localhost").says("of alice").says("As a table");
+    portal
+        .get("admin", "history")
+        .send()
+        .expect(200)
+        .says("localhost")
+        .says("of alice")
+        .says("Download as CSV");
     portal.get("alice", "history").send().expect(200).says("History of my machines");
     portal.assert_no_panic();
 }

@@ -119,7 +119,7 @@ fn the_disk_of_a_stopped_machine_is_saved() {
     }
     // Who thinks that it takes too long can give the order again, but no other.
     let page = browse(&portal, "alice", &format!("save?id={id}"));
-    assert!(page.contains("under way already") && page.contains("value=\"web-1.0\""), "{page}");
+    assert!(page.contains("already in progress") && page.contains("value=\"web-1.0\""), "{page}");
     save(&portal, "alice", &id, "web-1.0").expect(202);
     save(&portal, "alice", &id, "other").expect(409).says("being saved as the image web-1.0");
     portal.order("alice", Order::Start, &id).expect(409).says("being saved as an image");
@@ -406,7 +406,7 @@ fn an_image_is_renamed_and_deleted_at_its_host_first() {
 
     // A browser is asked, and sent back to the list.
     let page = browse(&portal, "alice", "images?name=four&do=delete");
-    assert!(page.contains("Delete four?") && page.contains("There is no way back"), "{page}");
+    assert!(page.contains("Delete four?") && page.contains("This cannot be undone"), "{page}");
     let token = page.split("name=\"token\" value=\"").nth(1).and_then(|rest| rest.split('"').next());
     let fields = [("do", "delete"), ("name", "four")];
     portal.post("alice", "images", &fields).like_a_browser().send().expect(403);

@@ -19,7 +19,7 @@ pub fn well_made(answer: &Answer) {
         assert!(text.starts_with("<!doctype html>"), "{answer}");
         let inline = inline_code(&text);
         assert!(inline.is_empty(), "{inline:?} in {answer}");
-        assert!(text.contains("its source"), "no link to the source: {answer}");
+        assert!(text.contains(">source code</a>"), "no link to the source: {answer}");
         assert!(text.contains("<title>") && text.contains("lang=\"en\""), "{answer}");
     } else if kind.starts_with("application/json") {
         answer.json();

@@ -219,7 +219,7 @@ fn a_deploy_that_was_accepted_and_fails_later_is_tried_on_the_next_host_once() {
     assert_eq!(whereabouts(&portal, &id), at("127.0.0.2", "deploying", 2));
     assert!(history(&portal, &id).contains("It is tried on 127.0.0.2 instead"));
     let page = portal.get("bob", &format!("show?id={id}")).send().expect(200);
-    page.says("The host that was chosen first could not make it").says("127.0.0.2");
+    page.says("The first host could not deploy it").says("127.0.0.2");
     // The first host never saw that answer, and says so again: nothing happens, and it is content.
     let again = Report {
         id: id.parse().expect("an id"),

@@ -216,7 +216,7 @@ fn what_cannot_be_done_now_is_told_in_a_sentence() {
             let message = refused.json()["error"]["message"].as_str().unwrap_or_default().to_owned();
             assert!(message.contains(words) && message.ends_with('.'), "{order} while {before}: {message}");
             let form = portal.post("alice", order.as_str(), &[("id", id), ("format", "html")]);
-            form.send().expect(409).says("Not possible now").says(words);
+            form.send().expect(409).says("Not possible right now").says(words);
             portal.get("alice", &format!("{order}?id={id}&format=text")).send().expect(409).says(words);
             assert_eq!(state(&portal, id), before, "after {order}");
             // Who only looks is told the same, and not asked.
@@ -303,7 +303,7 @@ fn a_browser_is_asked_first_and_needs_its_token() {
         let answer = send(&[("id", &id), ("token", &token)]).expect(303);
         assert_eq!(answer.header("location"), Some(format!("show?id={id}").as_str()));
         assert_eq!(state(&portal, &id), during);
-        question().says("under way already").says("again</button>");
+        question().says("already in progress").says("again</button>");
     }
     // The form on a stopped machine's page starts it without a question, with the same token.
     let id = ready(&portal, Order::Start);

@@ -87,7 +87,7 @@ fn who_could_not_be_told_loses_nothing_and_administrators_hear_of_it_once() {
     let told: Vec<_> =
         waiting(&portal).into_iter().filter(|(_, what)| what.contains("can't be reached")).collect();
     assert_eq!(told, [("admin@example.org".to_owned(), "alice can't be reached by mail".to_owned())]);
-    portal.get("admin", "admin").send().expect(200).says("alice has no address of mail");
+    portal.get("admin", "admin").send().expect(200).says("alice has had no mail address since");
     portal.get("admin", "admin?format=text").send().expect(200).says("unreachable\talice\t");
     let history = || portal.show("admin", &id)["history"].to_string();
     assert!(history().contains("owner not told") && !history().contains("owner told"), "{}", history());

@@ -303,18 +303,18 @@ mod tests {
             })
             .collect();
         let notices = [
-            (Notice::LeaseEnds { machine: &vm, ends: later }, "in 3 days, at 2026-11-25 09:01 UTC"),
+            (Notice::LeaseEnds { machine: &vm, ends: later }, "in 3 days, on 2026-11-25 09:01 UTC"),
             (Notice::LeaseEnded { machine: &vm, deletion: later }, "kept until 2026-11-25 09:01 UTC"),
             (Notice::Deleted { machine: &vm }, "not extended while its disk was kept"),
-            (Notice::Silent { machine: &vm }, "After 48 such pings it is terminated"),
+            (Notice::Silent { machine: &vm }, "After 48 unanswered pings it is terminated"),
             (Notice::SilentTerminated { machine: &vm }, "24 pings in a row"),
             (Notice::DeployFailed { machine: &vm, fault: &fault }, "can't be reached (refused)"),
             (
                 Notice::HostVanished { host: &host, since: now, reason: "no\r\nanswer", machines: 2 },
                 "2 machines are",
             ),
-            (Notice::HostBack { host: &host, since: now }, "had not since 2026-11-22"),
-            (Notice::Unreachable { machine: &vm }, "has no address of mail"),
+            (Notice::HostBack { host: &host, since: now }, "had not answered since 2026-11-22"),
+            (Notice::Unreachable { machine: &vm }, "has no mail address"),
             (Notice::Strays { host: &host, strays: &strays }, "and 10 more"),
         ];
         assert_eq!(notices.map(|(notice, _)| notice.kind()), KINDS);
