@@ -99,18 +99,9 @@ fn machine_name(order: &MachineOrder) -> Result<MachineName, Refusal> {
         .map_err(|fault| Refusal::bad_request(format!("The machine's name {fault}.")))
 }
 
-/// The refusal of an order, with the status that goes with the fault: 503 when the host itself is not in
-/// order, 409 when this order can't be carried out.
+/// The refusal of an order, with the status that goes with the fault.
 fn refuse(fault: Fault) -> Refusal {
-    let status = match fault {
-        Fault::PrivilegeRefused
-        | Fault::ToolstackMissing { .. }
-        | Fault::VolumeGroupMissing { .. }
-        | Fault::TimedOut { .. }
-        | Fault::Internal { .. } => 503,
-        _ => 409,
-    };
-    Refusal::fault(status, fault)
+    Refusal::fault(fault.node_status(), fault)
 }
 
 /// What a machine's template is filled in with.
