@@ -22,12 +22,12 @@ use crate::model::wire::{DeployOrder, HostFacts, News, NextOrder, Report, Status
 use crate::system::log::{self, Level};
 use crate::system::{clock, detach, pin};
 
+use super::host;
 use super::image::{self, CopyError};
-use super::jobs::{JobError, Jobs, Packed, Record, Saving, Slot, Taken};
+use super::jobs::{JobError, Jobs, Record, Saving, Slot, Taken};
 use super::privileged::Helper;
 use super::report::Reporter;
-use super::saved::{Draft, Store};
-use super::{deploy, host};
+use super::saved::{self, Draft, Packed, Store};
 
 /// How old what a report says about the host may be.
 const HOST_AGE: Duration = Duration::from_secs(15);
@@ -323,7 +323,7 @@ impl Worker<'_> {
         let Ok(settings) = self.config.image(&order.image) else {
             return Err(Fault::ImageUnknown { tag: order.image.clone() }.into());
         };
-        let (file, bytes) = deploy::source(self.config, order, &settings).map_err(|(fault, error)| {
+        let (file, bytes) = saved::source(self.config, order, &settings).map_err(|(fault, error)| {
             log::event(Level::Error, "image.missing", &[("error", &error)]);
             fault
         })?;
