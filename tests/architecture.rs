@@ -58,32 +58,35 @@ fn bare(source: &str) -> String {
 
 /// The modules of the crate's top that some code names, by `crate::…` or `vgrid::…`.
 fn imports(code: &str) -> BTreeSet<String> {
+    ["crate::", "vgrid::"].into_iter().flat_map(|root| named_below(code, root)).collect()
+}
+
+/// The names that code has right below a path, one by one or in braces.
+fn named_below(code: &str, path: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
-    for root in ["crate::", "vgrid::"] {
-        for (at, _) in code.match_indices(root) {
-            let after = &code[at + root.len()..];
-            if let Some(list) = after.strip_prefix('{') {
-                // One level of braces at a time: `use crate::{a::{b, c}, d}`.
-                let mut depth = 0;
-                let mut item = String::new();
-                for c in list.chars() {
-                    match c {
-                        '{' => depth += 1,
-                        '}' if depth == 0 => break,
-                        '}' => depth -= 1,
-                        ',' if depth == 0 => {
-                            found.insert(word(item.trim()));
-                            item.clear();
-                        }
-                        c if depth == 0 => item.push(c),
-                        _ => {}
+    for (at, _) in code.match_indices(path) {
+        let after = &code[at + path.len()..];
+        if let Some(list) = after.strip_prefix('{') {
+            // One level of braces at a time: `use crate::{a::{b, c}, d}`.
+            let mut depth = 0;
+            let mut item = String::new();
+            for c in list.chars() {
+                match c {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => {
+                        found.insert(word(item.trim()));
+                        item.clear();
                     }
+                    c if depth == 0 => item.push(c),
+                    _ => {}
                 }
-                found.insert(word(item.trim()));
-            } else {
-                found.insert(word(after));
             }
+            found.insert(word(item.trim()));
+        } else {
+            found.insert(word(after));
         }
     }
     found.remove("");
@@ -118,8 +121,11 @@ fn imports_go_down_only() {
     }
 }
 
-/// The rooms of the server from above: each knows those after it, and of those in its own line only itself.
-const FLOORS: [&[&str]; 6] = [
+/// Rooms of one half of the crate, from above: each knows those in later lines, and of its own line
+/// only itself.
+type Floors = [&'static [&'static str]];
+
+const SERVER: &Floors = &[
     &["pages", "internal", "check", "keeping", "upkeep"],
     &["orphans", "closing"],
     &["machine"],
@@ -131,32 +137,84 @@ const FLOORS: [&[&str]; 6] = [
 /// What the pages have in common; all other files there are pages.
 const SHARED: [&str; 6] = ["access", "naming", "once", "target", "unchanged", "view"];
 
-/// The modules that code names right below a path.
-fn named_below(code: &str, path: &str) -> BTreeSet<String> {
-    let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
-    code.match_indices(path)
-        .map(|(at, _)| word(&code[at + path.len()..]))
-        .filter(|name| !name.is_empty())
-        .collect()
-}
+const NODE: &Floors = &[
+    &["endpoints", "worker", "check"],
+    &["privileged", "report"],
+    &["helper"],
+    &["host"],
+    &["jobs"],
+    &["saved"],
+    &["image", "filesystem", "hypervisor", "lvm"],
+];
 
-#[test]
-fn the_server_s_rooms_know_what_is_below_them() {
-    let floor = |room: &str| FLOORS.iter().position(|rooms| rooms.contains(&room));
-    for (file, code) in code_below("src/server") {
+/// Asserts that the rooms of a half know only what is below them.
+fn assert_floors(half: &str, floors: &Floors) {
+    let floor = |room: &str| floors.iter().position(|rooms| rooms.contains(&room));
+    let folder = format!("src/{half}/");
+    let files = code_below(&folder);
+    let room_of = |file: &str| -> String {
+        file.trim_start_matches(&folder).split(['/', '.']).next().unwrap_or_default().to_owned()
+    };
+    let rooms: BTreeSet<String> = files.keys().map(|file| room_of(file)).collect();
+    for (file, code) in &files {
         let code = code.split("#[cfg(test)]").next().unwrap_or_default();
-        let room =
-            file.trim_start_matches("src/server/").split(['/', '.']).next().unwrap_or_default().to_owned();
+        let room = room_of(file);
         if room == "mod" {
             continue;
         }
         let own = floor(&room).unwrap_or_else(|| panic!("{file} has no floor; give it one here"));
-        for known in named_below(code, "crate::server::") {
-            let its = floor(&known).unwrap_or_else(|| panic!("{file} names {known}, which has no floor"));
-            assert!(known == room || its > own, "{file} must not know {known}");
+        let mut known = named_below(code, &format!("crate::{half}::"));
+        // `super` is the half in the only file of a room and in its `mod.rs`, and the room elsewhere.
+        let below = file.trim_start_matches(&folder);
+        if !below.contains('/') || below == format!("{room}/mod.rs") {
+            known.extend(named_below(code, "super::"));
         }
-        if room == "machine" {
-            assert!(!code.contains("crate::cgi"), "{file} knows CGI");
+        assert!(!code.contains("super::super::"), "{file} climbs by super::");
+        // What is left out are constants and functions of the half itself.
+        for known in known.intersection(&rooms) {
+            let its = floor(known).unwrap_or_else(|| panic!("{file} names {known}, which has no floor"));
+            assert!(*known == room || its > own, "{file} must not know {known}");
+        }
+    }
+}
+
+#[test]
+fn the_server_s_rooms_know_what_is_below_them() {
+    assert_floors("server", SERVER);
+    for (file, code) in code_below("src/server/machine") {
+        let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+        assert!(!imports(code).contains("cgi"), "{file} knows CGI");
+    }
+}
+
+#[test]
+fn the_node_s_rooms_know_what_is_below_them() {
+    assert_floors("node", NODE);
+    for (file, code) in code_below("src/node") {
+        let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+        let room = file.trim_start_matches("src/node/").split(['/', '.']).next().unwrap_or_default();
+        let may_know_cgi = ["endpoints", "check"].contains(&room);
+        assert!(may_know_cgi || !imports(code).contains("cgi"), "{file} knows CGI");
+        // It runs as root, by itself: what the others keep is not for it to trust.
+        let known = named_below(code, "crate::node::");
+        let kept_by_others = known.contains("jobs") || known.contains("saved");
+        assert!(room != "helper" || !kept_by_others, "{file} knows records or saved images");
+    }
+}
+
+#[test]
+fn no_endpoint_of_the_node_knows_another() {
+    for (file, code) in code_below("src/node/endpoints") {
+        let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+        let name = file.trim_start_matches("src/node/endpoints/").trim_end_matches(".rs");
+        if name == "mod" {
+            continue;
+        }
+        let mut known = named_below(code, "node::endpoints::");
+        known.extend(named_below(code, "super::"));
+        for other in known {
+            let is_endpoint = ENDPOINTS.iter().any(|endpoint| endpoint.name == format!("node/{other}"));
+            assert!(!is_endpoint && other != "power", "{file} must not know {other}");
         }
     }
 }

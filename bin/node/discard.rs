@@ -1,7 +1,7 @@
-//! `cgi-bin/node/discard`: POST, a Stranger. Called by the server; see [`vgrid::node::discard`].
+//! `cgi-bin/node/discard`: POST, a Stranger. Called by the server; see [`vgrid::node::endpoints::discard`].
 
 use vgrid::cgi::{policy, serve};
 
 fn main() {
-    serve::server_only(&policy::NODE_DISCARD, vgrid::node::discard::handle);
+    serve::server_only(&policy::NODE_DISCARD, vgrid::node::endpoints::discard::handle);
 }

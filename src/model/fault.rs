@@ -394,14 +394,15 @@ impl Fault {
             )
     }
 
-    /// The HTTP status by which programs learn of it: 503 when trying again helps, 502 when the host could not be
-    /// used, 409 when it had a reason to refuse.
+    /// The HTTP status of a page that tells of it: 503 when trying again helps, 502 when the host
+    /// could not be used, 409 when it had a reason to refuse.
     pub fn status(&self) -> u16 {
-        match self {
-            Self::HostBusy { .. } => 503,
-            fault if fault.is_the_hosts_own() => 502,
-            _ => 409,
-        }
+        self.blame().statuses().page
+    }
+
+    /// The HTTP status with which a node refuses an order for it.
+    pub fn node_status(&self) -> u16 {
+        self.blame().statuses().node
     }
 
     /// Whether the same machine may well be made on another host, where this one refused it, could not be used or failed.
@@ -460,18 +461,58 @@ impl Fault {
 
     /// Whether the host could not be used at all, rather than having a reason to refuse this order.
     pub fn is_the_hosts_own(&self) -> bool {
-        matches!(
-            self,
+        matches!(self.blame(), Blame::Host | Blame::Connection)
+    }
+
+    /// What is to blame for it; [`Blame::statuses`] has the HTTP statuses that follow from that.
+    fn blame(&self) -> Blame {
+        match self {
+            Self::ToolstackMissing { .. }
+            | Self::VolumeGroupMissing { .. }
+            | Self::PrivilegeRefused
+            | Self::Internal { .. }
+            | Self::TimedOut { .. } => Blame::Host,
             Self::HostDown { .. }
-                | Self::HostSilent { .. }
-                | Self::HostGarbled { .. }
-                | Self::HostRefused { .. }
-                | Self::ToolstackMissing { .. }
-                | Self::VolumeGroupMissing { .. }
-                | Self::PrivilegeRefused
-                | Self::Internal { .. }
-                | Self::TimedOut { .. }
-        )
+            | Self::HostSilent { .. }
+            | Self::HostGarbled { .. }
+            | Self::HostRefused { .. } => Blame::Connection,
+            Self::HostBusy { .. } => Blame::Load,
+            _ => Blame::Order,
+        }
+    }
+}
+
+/// What is to blame for a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blame {
+    /// The order: the host has a reason to refuse this one.
+    Order,
+    /// The host, which can carry out no order at present.
+    Host,
+    /// The connection to the host, or what answers in its place. Only the server finds that out.
+    Connection,
+    /// The host's load. Only the server says so; a busy node refuses without a fault.
+    Load,
+}
+
+/// The HTTP statuses of a fault.
+struct Statuses {
+    /// Of the server's page.
+    page: u16,
+    /// Of the node's refusal.
+    node: u16,
+}
+
+impl Blame {
+    /// A node that is out of order calls itself unavailable (503); for the server's callers it is a
+    /// bad gateway (502). A node never has the faults that only the server finds out.
+    fn statuses(self) -> Statuses {
+        match self {
+            Self::Order => Statuses { page: 409, node: 409 },
+            Self::Host => Statuses { page: 502, node: 503 },
+            Self::Connection => Statuses { page: 502, node: 409 },
+            Self::Load => Statuses { page: 503, node: 409 },
+        }
     }
 }
 
@@ -504,6 +545,33 @@ mod tests {
         let json = serde_json::to_string(&fault).unwrap();
         assert_eq!(json, r#"{"code":"not-enough-memory","needed":512,"free":7}"#);
         assert_eq!(serde_json::from_str::<Fault>(&json).unwrap(), fault);
+    }
+
+    #[test]
+    fn a_fault_has_a_status_for_nodes_and_one_for_pages() {
+        let host: PhysicalHost = "node1".parse().unwrap();
+        let text = || "x".to_owned();
+        let statuses = |fault: Fault| (fault.node_status(), fault.status());
+        for of_the_host in [
+            Fault::PrivilegeRefused,
+            Fault::ToolstackMissing { detail: text() },
+            Fault::VolumeGroupMissing { name: text() },
+            Fault::TimedOut { what: text(), seconds: 1 },
+            Fault::Internal { request: text() },
+        ] {
+            assert_eq!(statuses(of_the_host), (503, 502));
+        }
+        for of_the_connection in [
+            Fault::HostDown { host: host.clone(), detail: text() },
+            Fault::HostSilent { host: host.clone(), seconds: 1 },
+            Fault::HostGarbled { host: host.clone(), detail: text() },
+            Fault::HostRefused { host: host.clone(), status: 403, detail: text() },
+        ] {
+            assert_eq!(statuses(of_the_connection), (409, 502));
+        }
+        assert_eq!(statuses(Fault::HostBusy { host, detail: text() }), (409, 503));
+        assert_eq!(statuses(Fault::OrderOutdated), (409, 409));
+        assert_eq!(statuses(Fault::StrangersProtected), (409, 409));
     }
 
     #[test]

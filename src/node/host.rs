@@ -9,11 +9,11 @@ use crate::model::fault::Fault;
 use crate::model::size::Amount;
 use crate::model::stage::Order;
 use crate::model::wire::{HostFacts, Volume};
-use crate::node::jobs::{Jobs, NodeLock, Record};
 use crate::system::clock;
 use crate::system::log::{self, Level};
 
 use super::hypervisor::{Listed, Memory};
+use super::jobs::{Durability, Jobs, NodeLock, Record};
 use super::lvm::{self, Group};
 
 /// What Xen needs for a PV domain beside its memory: libxl adds 2 MiB when it looks for enough
@@ -154,7 +154,7 @@ fn kept(jobs: &Jobs) -> Option<HostState> {
 }
 
 fn keep(jobs: &Jobs, state: &HostState) -> io::Result<()> {
-    jobs.write(&jobs.host_file(), &serde_json::to_vec(state)?, false)
+    jobs.write(&jobs.host_file(), &serde_json::to_vec(state)?, Durability::Unsynced)
 }
 
 #[cfg(test)]

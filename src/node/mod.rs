@@ -1,117 +1,41 @@
 //! Layer 2: the part on each host of the pool.
 //!
+//! It is three programs, from above:
+//!
 //! | module | runs as | what it does |
 //! | --- | --- | --- |
-//! | [`deploy`], [`terminate`], [`power`], [`save`], [`saved`], [`discard`], [`info`], [`console`] | the web server's user, under Apache | answer the server's orders and questions |
-//! | [`worker`] | the web server's user, detached | carries out one order, reports its stages |
+//! | [`endpoints`] | the web server's user, under Apache | answer the server's orders and questions |
+//! | [`worker`] | the web server's user, detached | carries out one order, and reports its stages |
 //! | [`helper`] | root, by sudo | the only program that does; a fixed list of verbs |
 //!
-//! The others are theirs: [`jobs`] keeps the records, [`host`] knows what the host has free,
-//! [`privileged`] calls the helper, [`report`] talks to the server, [`image`] decompresses, [`filesystem`] knows
-//! superblocks, [`lvm`] and [`hypervisor`] understand the programs that the helper runs. [`check`] has the node's part of `vgrid-check`.
+//! [`check`] is the node's part of `vgrid-check`. Below the endpoints and the worker are
+//! [`privileged`], which calls the helper, and [`report`], which talks to the server; below the
+//! helper are [`host`] (what the host has, and what of it is free), [`jobs`] (the records),
+//! [`saved`] (the images that people saved), [`image`] (compression), [`filesystem`] (superblocks),
+//! [`lvm`] and [`hypervisor`] (the programs that the helper runs).
 
 pub mod check;
-pub mod console;
-pub mod deploy;
-pub mod discard;
+pub mod endpoints;
 pub mod filesystem;
 pub mod helper;
 pub mod host;
 pub mod hypervisor;
 pub mod image;
-pub mod info;
 pub mod jobs;
 pub mod lvm;
-pub mod power;
 pub mod privileged;
 pub mod report;
-pub mod save;
 pub mod saved;
-pub mod terminate;
 pub mod worker;
 
-use std::time::Duration;
-
-use serde::de::DeserializeOwned;
-
-use crate::cgi::reply::{Refusal, Reply};
-use crate::cgi::serve::NodeCall;
-use crate::config::{self, Common};
-use crate::model::fault::Fault;
 use crate::model::names::{MachineName, UserName, VirtualHost, VolumeGroup};
 use crate::model::size::MiB;
-use crate::model::wire::MachineOrder;
 use crate::template::machine::Values;
-
-use jobs::{Jobs, NodeLock};
 
 /// The program that runs as root.
 pub const HELPER: &str = "/usr/lib/vgrid/vgrid-helper";
 /// The program that carries out one order.
 pub const WORKER: &str = "/usr/lib/vgrid/vgrid-worker";
-
-/// The longest console tail that is handed out, in bytes.
-pub const CONSOLE_BYTES: u32 = 64 << 10;
-
-/// What every program of the node needs: `common.cfg`, and the records, swept.
-struct Node {
-    common: Common,
-    jobs: Jobs,
-}
-
-impl Node {
-    /// Opens the records and starts a worker for whatever an earlier one left unfinished.
-    fn open(call: &NodeCall<'_>) -> Result<Self, Refusal> {
-        let common = Common::load(&config::directory())?;
-        let jobs = Jobs::open(&call.config.general.state_directory).map_err(|error| {
-            Refusal::internal(format!("{}: {error}", call.config.general.state_directory.display()))
-        })?;
-        jobs.sweep();
-        saved::Store::new(&call.config).sweep();
-        Ok(Self { common, jobs })
-    }
-
-    /// Takes the node's lock, under which orders are judged, or refuses.
-    fn lock(&self, patience: Duration) -> Result<NodeLock, Refusal> {
-        self.jobs
-            .lock_node(patience)
-            .map_err(Refusal::internal)?
-            .ok_or_else(|| Refusal::busy("This host is busy with other orders. Try again in a moment."))
-    }
-}
-
-/// The order in a request's body.
-fn order<T: DeserializeOwned>(call: &NodeCall<'_>) -> Result<T, Refusal> {
-    serde_json::from_slice(&call.request.body)
-        .map_err(|error| Refusal::bad_request(format!("This is not an order that this node knows: {error}.")))
-}
-
-/// The order in a request's body, about a machine that is there, and that machine's name.
-fn machine_order(call: &NodeCall<'_>) -> Result<(MachineOrder, MachineName), Refusal> {
-    let order: MachineOrder = order(call)?;
-    let machine = machine_name(&order)?;
-    Ok((order, machine))
-}
-
-/// The name of the machine that an order is about.
-fn machine_name(order: &MachineOrder) -> Result<MachineName, Refusal> {
-    MachineName::new(&order.user, &order.virtual_host)
-        .map_err(|fault| Refusal::bad_request(format!("The machine's name {fault}.")))
-}
-
-/// The refusal of an order, with the status that goes with the fault: 503 when the host itself is not in
-/// order, 409 when this order can't be carried out.
-fn refuse(fault: Fault) -> Refusal {
-    let status = match fault {
-        Fault::PrivilegeRefused
-        | Fault::ToolstackMissing { .. }
-        | Fault::VolumeGroupMissing { .. }
-        | Fault::TimedOut { .. }
-        | Fault::Internal { .. } => 503,
-        _ => 409,
-    };
-    Refusal::fault(status, fault)
-}
 
 /// What a machine's template is filled in with.
 fn template_values(
@@ -134,16 +58,12 @@ fn template_values(
     }
 }
 
-/// A JSON answer of 202: the order is taken.
-fn accepted(id: crate::model::names::VmId, host: crate::model::wire::HostFacts) -> Result<Reply, Refusal> {
-    Reply::json(202, &crate::model::wire::Accepted { id, host })
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::config::{self, Common};
     use crate::template::machine;
 
     fn etc() -> &'static Path {

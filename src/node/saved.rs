@@ -1,87 +1,74 @@
-//! Saved images: the files `user_name.tar.gz` (or `.tar.zst`) in `imageDirectory`, and `node/image`, which renames and
-//! deletes them. They belong to the web server's user. A file that `[VMImageFiles]` names is the administrator's and is
-//! none of them, whatever its name looks like.
+//! Saved images: the files `user_name.tar.gz` (or `.tar.zst`) in `imageDirectory`. They belong to
+//! the web server's user. A file that `[VMImageFiles]` names is the administrator's and never one
+//! of them, whatever its name looks like.
 //!
-//! An image is written under a name that begins with a dot, and gets its own when it is whole, never another's.
-//! While it is written it is locked (see [`lock`]), so one that was left over by a kill is found by its free lock.
+//! An image is written under a name that begins with a dot. Once it is whole it gets its own name,
+//! and never replaces another file. It is locked while it is written (see [`lock`]), so a free lock
+//! tells what a kill has left over.
 
 use std::fs::{File, Metadata, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, fallocate, renameat2};
 use nix::sys::statvfs::statvfs;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::cgi::reply::{Refusal, Reply};
-use crate::cgi::serve::NodeCall;
-use crate::config::{self, Compression, Share};
+use crate::config::{self, Compression, ImageSettings, Share};
 use crate::model::fault::Fault;
 use crate::model::names::{ImageName, SavedImage};
-use crate::model::wire::{ImageAct, ImageDone, ImageOrder, SavedFile};
+use crate::model::wire::{DeployOrder, SavedFile};
 use crate::system::lock;
 use crate::system::log::{self, Level};
 
-use super::jobs::{Packed, Record};
-use super::privileged::Helper;
-use super::{Node, host, image, order, refuse};
+use super::image;
 
-/// How long an order waits for others to be taken or refused.
-const PATIENCE: Duration = Duration::from_secs(4);
-
-/// How old what the answer says about the host may be. Nothing is decided by it.
-const MAX_AGE: Duration = Duration::from_secs(60);
-
-/// What an image leaves free on its disk at least, in bytes, however small that is: the node's records and the registry
-/// may be on the same.
+/// How many bytes images leave free on their disk at least, however small the disk: it may hold the
+/// node's records and the registry, too.
 const KEPT_FREE: u64 = 64 << 20;
 
 /// How much is written between two looks at what is free.
 const LOOK: u64 = 8 << 20;
 
-/// Renames or deletes an image. 200 when that is done, or had been done before.
-pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
-    let node = Node::open(call)?;
-    let ImageOrder { image, act }: ImageOrder = order(call)?;
-    let helper = Helper::new(&call.request.id);
-    let lock = node.lock(PATIENCE)?;
-    let state = host::state(&node.jobs, &lock, host::ago(MAX_AGE), || helper.info()).map_err(refuse)?;
-    let records = node.jobs.list().map_err(Refusal::internal)?;
-    let store = Store::new(&call.config);
-    let what = match &act {
-        ImageAct::Delete => {
-            store.delete(&image).map_err(Refusal::internal)?;
-            "deleted".to_owned()
-        }
-        ImageAct::Rename(name) => {
-            let exists = || refuse(Fault::ImageExists { name: name.clone() });
-            let renamed = SavedImage { owner: image.owner.clone(), name: name.clone() };
-            if is_being_saved(&records, &renamed) {
-                return Err(exists());
-            }
-            store.rename(&image, &renamed).map_err(|error| match error {
-                RenameError::Taken => exists(),
-                RenameError::Missing => refuse(Fault::SavedImageMissing { name: image.name.clone() }),
-                RenameError::File(error) => Refusal::internal(error),
-            })?;
-            format!("renamed to {name}")
-        }
-    };
-    log::event(
-        Level::Info,
-        "image.changed",
-        &[("image", &image.stem()), ("what", &what), ("from", &call.request.from())],
-    );
-    Reply::json(200, &ImageDone { host: state.facts(&records, &node.common.digest) })
+/// Opens what a deploy unpacks, and says how long it is: the saved image that the order names, or
+/// else the file of its tag.
+///
+/// # Errors
+/// The fault, and a sentence for the log.
+pub fn source(
+    config: &config::Node,
+    order: &DeployOrder,
+    settings: &ImageSettings,
+) -> Result<(File, u64), (Fault, String)> {
+    match &order.saved {
+        Some(saved) => Store::new(config).open(saved).map_err(|error| {
+            (Fault::SavedImageMissing { name: saved.name.clone() }, format!("{}: {error}", saved.stem()))
+        }),
+        None => image::open(&settings.file).map_err(|error| {
+            (
+                Fault::ImageMissing { tag: order.image.clone() },
+                format!("{}: {error}", settings.file.display()),
+            )
+        }),
+    }
 }
 
-/// Whether some machine's disk is being saved as that image.
-pub fn is_being_saved(records: &[Record], image: &SavedImage) -> bool {
-    let is_same = |record: &Record| record.saving.as_ref().is_some_and(|s| s.image.stem() == image.stem());
-    records.iter().any(|record| !record.done && is_same(record))
+/// The file of an image that has been written: enough to know it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packed {
+    /// Its inode.
+    pub inode: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
+impl From<&Metadata> for Packed {
+    fn from(facts: &Metadata) -> Self {
+        Self { inode: facts.ino(), bytes: facts.len() }
+    }
 }
 
 /// Why an image was not renamed.
@@ -181,7 +168,7 @@ impl Store {
         facts.is_file() && facts.len() > 0 && !self.is_configured(path, facts)
     }
 
-    /// The image's file, and how it is compressed.
+    /// The image's file, and its compression.
     fn find(&self, image: &SavedImage) -> io::Result<Option<(PathBuf, Compression)>> {
         for compression in Compression::ALL {
             let path = self.path(image, compression);
@@ -192,7 +179,7 @@ impl Store {
         Ok(None)
     }
 
-    /// Whether there is anything of that name already, be it a saved image or not.
+    /// Whether there is a file of that name already, be it a saved image or not.
     pub fn is_taken(&self, image: &SavedImage) -> io::Result<bool> {
         for compression in Compression::ALL {
             if facts(&self.path(image, compression))?.is_some() {
@@ -202,7 +189,7 @@ impl Store {
         Ok(false)
     }
 
-    /// Opens an image's file; says how long it is.
+    /// Opens an image's file, and says how long it is.
     pub fn open(&self, image: &SavedImage) -> io::Result<(File, u64)> {
         match self.find(image)? {
             Some((path, _)) => image::open(&path),
@@ -210,7 +197,7 @@ impl Store {
         }
     }
 
-    /// Whether the image is there, and is that very file.
+    /// Whether the image is there and is that very file.
     pub fn has(&self, image: &SavedImage, packed: Packed) -> io::Result<bool> {
         match self.find(image)? {
             Some((path, _)) => Ok(facts(&path)?.is_some_and(|facts| Packed::from(&facts) == packed)),
@@ -235,7 +222,8 @@ impl Store {
         Ok(found)
     }
 
-    /// Removes an image. One that is gone already is no error; who is unpacking it goes on with what it has opened.
+    /// Removes an image; one that is gone already is no error. A worker that is unpacking it goes
+    /// on with the file that it has opened.
     pub fn delete(&self, image: &SavedImage) -> io::Result<()> {
         while let Some((path, _)) = self.find(image)? {
             std::fs::remove_file(&path)?;
@@ -243,7 +231,8 @@ impl Store {
         self.sync()
     }
 
-    /// Gives an image another name. That it has it already is no error; another image of that name is one.
+    /// Renames an image; one that has been renamed already is no error. Another image of that name
+    /// is one.
     pub fn rename(&self, image: &SavedImage, renamed: &SavedImage) -> Result<(), RenameError> {
         let Some((from, compression)) = self.find(image)? else {
             return if self.find(renamed)?.is_some() { Ok(()) } else { Err(RenameError::Missing) };
@@ -294,14 +283,14 @@ impl Store {
             unlooked: 0,
             is_published: false,
         };
-        // There may be one that a kill has left.
+        // A kill may have left something in it.
         draft.file.set_len(0)?;
         draft.file.set_permissions(Permissions::from_mode(0o640))?;
         Ok(Some(draft))
     }
 
-    /// Removes what a killed worker has left of images that never became whole. Called at the beginning of every
-    /// request, so it never fails, it only logs.
+    /// Removes the unfinished images that killed workers left behind. Every request begins with
+    /// this, so it never fails; it logs instead.
     pub fn sweep(&self) {
         if let Err(error) = self.try_sweep() {
             log::event(
@@ -331,13 +320,13 @@ impl Store {
         Ok(())
     }
 
-    /// Else a loss of power could bring the old name back.
+    /// Without this a loss of power could bring the old name back.
     fn sync(&self) -> io::Result<()> {
         File::open(&self.dir)?.sync_all()
     }
 }
 
-/// How the name of an image ends that is being written.
+/// The ending of an unfinished image's name.
 const UNFINISHED: &str = ".new";
 
 /// An image that is being written; removed when dropped, unless it has been published.
@@ -350,7 +339,7 @@ pub struct Draft {
     target: PathBuf,
     /// How much has been written.
     written: u64,
-    /// How much of the disk it has for itself.
+    /// How much of the disk is reserved for it.
     reserved: u64,
     /// How much has been written since the last look at what is free.
     unlooked: u64,
@@ -358,9 +347,9 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Sets space apart for an image of that size, so that nothing that is written meanwhile can take it.
-    /// [`io::ErrorKind::StorageFull`] when there is not so much. Who calls this holds the node's lock: two images
-    /// must not count on the same space.
+    /// Reserves space for an image of that size, so that nothing else that is written meanwhile can
+    /// take it. [`io::ErrorKind::StorageFull`] when there is not that much. The caller holds the
+    /// node's lock: two images must not count on the same space.
     pub fn reserve(&mut self, bytes: u64) -> io::Result<()> {
         if self.store.room()? < bytes {
             return Err(io::ErrorKind::StorageFull.into());
@@ -368,22 +357,23 @@ impl Draft {
         let length = i64::try_from(bytes).map_err(|_| io::ErrorKind::StorageFull)?;
         match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length.max(1)) {
             Ok(()) => self.reserved = bytes,
-            // Not every file system can do that (NFS can't). What is free is looked at while it is written, too.
+            // Not every file system can do that (NFS can't). Each write looks at what is free, too.
             Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {}
             Err(error) => return Err(error.into()),
         }
         Ok(())
     }
 
-    /// Gives back what was reserved in vain, and sees to it that what was written survives a loss of power.
+    /// Gives back the space that was reserved and not used, and syncs what was written.
     pub fn seal(&self) -> io::Result<Packed> {
-        // The same size as before: that frees what lies beyond it.
+        // This is the size that it has; setting it frees the blocks beyond.
         self.file.set_len(self.written)?;
         self.file.sync_all()?;
         Ok(Packed::from(&self.file.metadata()?))
     }
 
-    /// Gives the image its name. [`io::ErrorKind::AlreadyExists`] when there is something of that name.
+    /// Gives the image its name. [`io::ErrorKind::AlreadyExists`] when there is something of that
+    /// name.
     pub fn publish(mut self) -> io::Result<()> {
         if self.store.is_taken(&self.image)? {
             return Err(io::ErrorKind::AlreadyExists.into());

@@ -7,24 +7,26 @@ use crate::cgi::serve::NodeCall;
 use crate::model::fault::Fault;
 use crate::model::stage::Order;
 use crate::model::wire::MachineOrder;
+use crate::node::host;
+use crate::node::jobs::{Jobs, Record, Taken};
+use crate::node::privileged::Helper;
 use crate::system::clock;
 use crate::system::log::{self, Level};
 
-use super::jobs::{Jobs, Record, Taken};
-use super::privileged::Helper;
-use super::{Node, accepted, host, machine_order, refuse};
+use super::{Node, accepted, being_worked_on, machine_name, order, refuse};
 
-/// How long to wait for a worker to die, or for a lock that is about to be let go.
+/// How long to wait for a worker to die, or for a lock that is about to be released.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// How old what the answer says about the host may be. Nothing is decided by it.
+/// How old the host's state in the answer may be. Nothing is decided by it.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
-/// Answers an order with 202: whether the machine is there, being made, being removed, or was never heard of.
-/// The report says how it ended.
+/// Answers an order with 202, whether the machine is there, being made, being removed, or unknown.
+/// A report will say how it ended.
 pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let node = Node::open(call)?;
-    let (order, machine) = machine_order(call)?;
+    let order: MachineOrder = order(call)?;
+    let machine = machine_name(&order)?;
 
     let helper = Helper::new(&call.request.id);
     let lock = node.lock(PATIENCE)?;
@@ -32,7 +34,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     drop(lock);
 
     if let Some(taken) = take(&node.jobs, &order)? {
-        // A record that can't be read is replaced: the order has all that a terminate needs.
+        // A record that can't be read is replaced: the order has all that is needed.
         let known = taken.read().unwrap_or_else(|error| {
             log::event(Level::Error, "job.unreadable", &[("error", &error)]);
             None
@@ -49,7 +51,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
             "terminate.accepted",
             &[("vm", &record.id), ("machine", &record.machine), ("from", &call.request.from())],
         );
-        // Should this fail, the record stays, and the next request's sweep starts the worker.
+        // If this fails the record stays, and the next request's sweep starts the worker.
         taken.start("begin").map_err(Refusal::internal)?;
     } else {
         log::event(Level::Info, "terminate.repeated", &[("vm", &order.id), ("from", &call.request.from())]);
@@ -58,7 +60,8 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     accepted(order.id, state.facts(&records, &node.common.digest))
 }
 
-/// Takes the machine's lock, from a deploy that is under way if need be. `None` if it is being removed already.
+/// Takes the machine's lock, if need be from the worker that holds it. `None` if that is removing
+/// the machine already.
 fn take(jobs: &Jobs, order: &MachineOrder) -> Result<Option<Taken>, Refusal> {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -68,13 +71,13 @@ fn take(jobs: &Jobs, order: &MachineOrder) -> Result<Option<Taken>, Refusal> {
         match jobs.read(order.id) {
             Ok(Some(record)) if record.work == Order::Terminate => return Ok(None),
             Ok(Some(record)) if order.number < record.number => return Err(refuse(Fault::OrderOutdated)),
-            // Its helper, if one runs, is stopped by the helper of the worker that comes after it.
+            // If its helper still runs, the helper of the next worker stops it.
             Ok(Some(record)) => Jobs::stop_worker(&record),
             Ok(None) => {}
             Err(error) => log::event(Level::Error, "job.unreadable", &[("error", &error)]),
         }
         if Instant::now() >= end {
-            return Err(Refusal::busy("This machine is being worked on. Try again in a moment."));
+            return Err(being_worked_on());
         }
     }
 }

@@ -6,22 +6,22 @@ use crate::model::fault::{self, Fault};
 use crate::model::names::SavedImage;
 use crate::model::stage::Order;
 use crate::model::wire::SaveOrder;
+use crate::node::jobs::Saving;
+use crate::node::saved::Store;
 
-use super::jobs::Saving;
-use super::saved::{self, Store};
-use super::{order, power};
+use super::{handover, order};
 
-/// Answers an order with 202 if it is taken, or had been taken before; 409 or 503 with the [`Fault`]. A machine that
-/// is stopped already is as good as one that runs.
+/// Answers an order with 202 if it is taken, or was taken before; with 409 or 503 and the [`Fault`]
+/// if not. The machine may run or be stopped.
 pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let SaveOrder { machine, name }: SaveOrder = order(call)?;
     let image = SavedImage { owner: machine.user.clone(), name: name.clone() };
     let saving = Saving { image: image.clone(), file: None };
-    power::take(call, &machine, Order::Save, Some(saving), |_, records, _| {
+    handover::to_worker(call, &machine, Order::Save, Some(saving), |_, records, _| {
         let failed = |error: std::io::Error| Fault::SaveFailed {
             detail: fault::detail(&format!("the folder of images: {error}")),
         };
-        if saved::is_being_saved(records, &image)
+        if records.iter().any(|record| record.saves_as(&image))
             || Store::new(&call.config).is_taken(&image).map_err(failed)?
         {
             return Err(Fault::ImageExists { name });

@@ -1,41 +1,41 @@
-//! `node/deploy`: takes an order if the host can carry it out, and leaves the rest to a worker.
+//! `node/deploy`: takes an order if the host can carry it out, and starts a worker for it.
 
-use std::fs::File;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::NodeCall;
-use crate::config::{self, Common, ImageSettings};
-use crate::model::fault::Fault;
+use crate::config::{Common, ImageSettings};
+use crate::model::fault::{self, Fault};
 use crate::model::names::{MachineName, VOLUME_PREFIXES, VolumeGroup};
 use crate::model::size::Amount;
 use crate::model::wire::DeployOrder;
+use crate::node::host::{self, HostState, OVERHEAD};
+use crate::node::jobs::Record;
+use crate::node::privileged::Helper;
+use crate::node::{WORKER, saved, template_values};
 use crate::system::exec::{self, Run};
 use crate::system::log::{self, Level};
 use crate::system::{address, clock};
 use crate::template::{TemplateError, machine};
 
-use super::host::{self, HostState, OVERHEAD};
-use super::jobs::Record;
-use super::privileged::Helper;
-use super::saved::Store;
-use super::{Node, accepted, image, order, refuse, template_values};
+use super::{Node, accepted, being_worked_on, order, refuse};
 
-/// How long an order waits for others to be taken or refused.
+/// How long an order waits for others to be judged.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How old what is known of the host may be: many orders at once are judged by one look.
+/// How old the host's state may be: one look serves many orders at once.
 const MAX_AGE: Duration = Duration::from_secs(3);
 
-/// What an order comes to on this host.
+/// What an order means on this host.
 struct Plan {
     machine: MachineName,
     image: ImageSettings,
     ip: Ipv4Addr,
 }
 
-/// Answers an order: 202 if it is taken, or had been taken before; 409 or 503 with the [`Fault`].
+/// Answers an order with 202 if it is taken, or was taken before; with 409 or 503 and the [`Fault`]
+/// if not.
 pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let began = clock::millis();
     let since = host::ago(MAX_AGE);
@@ -44,7 +44,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let helper = Helper::new(&call.request.id);
 
     let plan = plan(call, &node.common, &order)?;
-    // A repeated order is about a machine that may answer by now.
+    // The machine of a repeated order may answer by now.
     let is_new = node.jobs.read(order.id).is_ok_and(|known| known.is_none());
     if is_new && answers(plan.ip) {
         let host = order.virtual_host.clone();
@@ -60,7 +60,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let group = &call.config.general.volume_group_name;
     let state = match check(&state, &records, &order, &plan, group) {
         Ok(()) => state,
-        // Perhaps it has been removed a moment ago.
+        // It may have been removed a moment ago.
         Err(Fault::VolumeExists { .. } | Fault::DomainExists { .. }) if state.taken < began => {
             let state = host::state(&node.jobs, &lock, began, || helper.info()).map_err(refuse)?;
             check(&state, &records, &order, &plan, group).map_err(refuse)?;
@@ -70,7 +70,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     };
 
     let Some(taken) = node.jobs.take(order.id, PATIENCE).map_err(Refusal::internal)? else {
-        return Err(Refusal::busy("This machine is being worked on. Try again in a moment."));
+        return Err(being_worked_on());
     };
     let id = order.id;
     let mut record = Record::new(
@@ -88,17 +88,18 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
         &[("vm", &id), ("machine", &record.machine), ("from", &call.request.from())],
     );
     if let Err(error) = taken.start("begin") {
-        // Nothing has been made; the record must not stay to be recovered.
+        // Nothing has been made, so nothing must be left to recover.
         if let Ok(Some(taken)) = node.jobs.take(id, Duration::ZERO) {
             taken.delete().map_err(Refusal::internal)?;
         }
-        return Err(Refusal::internal(format!("{}: {error}", super::WORKER)));
+        return Err(Refusal::internal(format!("{WORKER}: {error}")));
     }
     records.push(record);
     accepted(id, state.facts(&records, &node.common.digest))
 }
 
-/// Whether something answers at an address. Where it can't be asked, nothing does: the log says so.
+/// Whether something answers at an address. No, if there is no program to ask with; the log says
+/// so.
 fn answers(ip: Ipv4Addr) -> bool {
     // ping(8), fping(8): the status is 0 if an answer came, and 1 if none did.
     let ping = match (exec::find(&["ping"]), exec::find(&["fping"])) {
@@ -112,7 +113,7 @@ fn answers(ip: Ipv4Addr) -> bool {
     ping.arg(ip.to_string()).limit(Duration::from_secs(3)).says_no_by(1).run().is_ok()
 }
 
-/// Checks what needs no look at the host's state.
+/// Checks what can be judged without the host's state.
 fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Plan, Refusal> {
     let own = nix::unistd::gethostname().map_err(Refusal::internal)?;
     let own = own.to_string_lossy();
@@ -138,7 +139,7 @@ fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Pla
         .config
         .image(tag)
         .map_err(|error| refuse(Fault::ImageUnknown { tag: tag.clone() }).logged(error))?;
-    source(&call.config, order, &image).map_err(|(fault, error)| refuse(fault).logged(error))?;
+    saved::source(&call.config, order, &image).map_err(|(fault, error)| refuse(fault).logged(error))?;
     let ip = address::ipv4(order.virtual_host.as_str())
         .ok_or_else(|| refuse(Fault::NameUnresolved { host: order.virtual_host.clone() }))?;
     let host = || order.virtual_host.clone();
@@ -149,7 +150,7 @@ fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Pla
     let values = template_values(&machine, &order.user, &order.virtual_host, ip, order.memory, group, extra);
     match machine::render_file(&image.template, &values) {
         Ok(_) => {}
-        // Only the helper needs to be able to read it.
+        // Only the helper, being root, needs to read it.
         Err(TemplateError::Unreadable { source, .. })
             if source.kind() == std::io::ErrorKind::PermissionDenied => {}
         Err(error) => {
@@ -160,32 +161,12 @@ fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Pla
             };
             return Err(refuse(Fault::TemplateError {
                 template: template.into_owned(),
-                detail: crate::model::fault::detail(&detail),
+                detail: fault::detail(&detail),
             })
             .logged(error));
         }
     }
     Ok(Plan { machine, image, ip })
-}
-
-/// Opens what a deploy unpacks, and says how long it is: the saved image of the order, or else its image's file. If
-/// it isn't there, the fault, and what the log is told.
-pub(super) fn source(
-    config: &config::Node,
-    order: &DeployOrder,
-    settings: &ImageSettings,
-) -> Result<(File, u64), (Fault, String)> {
-    match &order.saved {
-        Some(saved) => Store::new(config).open(saved).map_err(|error| {
-            (Fault::SavedImageMissing { name: saved.name.clone() }, format!("{}: {error}", saved.stem()))
-        }),
-        None => image::open(&settings.file).map_err(|error| {
-            (
-                Fault::ImageMissing { tag: order.image.clone() },
-                format!("{}: {error}", settings.file.display()),
-            )
-        }),
-    }
 }
 
 /// Checks the order against what the host has and has promised.
@@ -199,7 +180,7 @@ fn check(
     let Plan { machine, image, .. } = plan;
     let storage = state.storage.as_ref().map_err(Clone::clone)?;
     let machines = state.machines.as_ref().map_err(Clone::clone)?;
-    // Of this machine, or of another owner's that has, or had, the same name and so the same address.
+    // By this machine, or by another owner's machine with the same name, and so the same address.
     let is_taken = |name: &str| {
         name == machine.as_str()
             || name

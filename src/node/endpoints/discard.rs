@@ -1,18 +1,18 @@
-//! `node/discard`: removes something on this host that vGrid did not make. The server asks for it when an
-//! administrator has said so, and never by itself.
+//! `node/discard`: removes something on this host that vGrid did not make. The server asks for it
+//! only when an administrator has ordered it.
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::NodeCall;
 use crate::model::fault::Fault;
 use crate::model::wire::{Discarded, Stranger};
+use crate::node::jobs::Record;
+use crate::node::privileged::Helper;
 use crate::system::log::{self, Level};
 
-use super::jobs::Record;
-use super::privileged::Helper;
 use super::{Node, order, refuse};
 
-/// Answers a [`Stranger`] with 200 when it is gone. What a record of this host is about is refused here; the rest, and
-/// whether the host's root allows it at all, the helper judges.
+/// Answers a [`Stranger`] with 200 when it is gone. This refuses what belongs to a machine with a
+/// record here; the helper judges the rest, and whether the host's root allows it at all.
 pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let node = Node::open(call)?;
     let stranger: Stranger = order(call)?;
@@ -26,7 +26,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     Reply::json(200, &Discarded { stranger })
 }
 
-/// Whether something is of a machine that this host has a record of.
+/// Whether something belongs to the machine of a record.
 fn is_about(record: &Record, stranger: &Stranger) -> bool {
     match stranger {
         Stranger::Domain { name, .. } => name.as_str() == record.machine.as_str(),

@@ -7,24 +7,20 @@ use crate::cgi::serve::NodeCall;
 use crate::config;
 use crate::model::size::Amount;
 use crate::model::wire::{Domain, ImageFile, NodeInfo, SavedFile};
+use crate::node::host;
+use crate::node::hypervisor::Listed;
+use crate::node::image;
+use crate::node::jobs::Record;
+use crate::node::privileged::Helper;
+use crate::node::saved::Store;
 use crate::system::log::{self, Level};
 
-use super::privileged::Helper;
-use super::saved::Store;
-use super::{Node, host, refuse};
+use super::{Node, refuse};
 
 /// How long to wait for orders that are being judged.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The images that people saved here; none where the folder can't be read, which `vgrid-check` tells.
-fn saved(config: &config::Node) -> Vec<SavedFile> {
-    Store::new(config).list().unwrap_or_else(|error| {
-        log::event(Level::Error, "images.not-listed", &[("error", &error)]);
-        Vec::new()
-    })
-}
-
-/// Answers with a [`NodeInfo`]. Where the toolstack or the volume group is missing its part is empty.
+/// Answers with a [`NodeInfo`]. The part of a toolstack or volume group that is missing is empty.
 pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let since = host::ago(Duration::ZERO);
     let node = Node::open(call)?;
@@ -41,16 +37,16 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
         Ok(machines) => (machines.toolstack, machines.domains),
         Err(_) => ("none".to_owned(), Vec::new()),
     };
-    let domain = |listed: super::hypervisor::Listed| Domain {
+    let domain = |listed: Listed| Domain {
         name: listed.name,
         id: listed.id,
         memory: Amount::from_mib(listed.memory.mib()),
         state: listed.state,
     };
-    // Those that can be asked for, also where `default` stands for all of them.
+    // All tags that can be asked for, even if `default` stands for all of them in node.cfg.
     let images = node.common.images.iter().map(|(tag, _)| {
         let file = call.config.image(tag).map(|image| image.file);
-        let bytes = file.ok().and_then(|file| super::image::open(&file).ok()).map(|(_, bytes)| bytes);
+        let bytes = file.ok().and_then(|file| image::open(&file).ok()).map(|(_, bytes)| bytes);
         ImageFile { tag: tag.clone(), bytes }
     });
     Reply::json(
@@ -60,9 +56,18 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
             toolstack,
             domains: domains.into_iter().map(domain).collect(),
             volumes: state.storage.map(|storage| storage.volumes).unwrap_or_default(),
-            jobs: records.iter().map(super::jobs::Record::job).collect(),
+            jobs: records.iter().map(Record::job).collect(),
             images: images.collect(),
             saved: saved(&call.config),
         },
     )
+}
+
+/// The images that people saved here; none if the folder can't be read, which `vgrid-check`
+/// complains about.
+fn saved(config: &config::Node) -> Vec<SavedFile> {
+    Store::new(config).list().unwrap_or_else(|error| {
+        log::event(Level::Error, "images.not-listed", &[("error", &error)]);
+        Vec::new()
+    })
 }

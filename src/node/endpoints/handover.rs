@@ -1,4 +1,4 @@
-//! `node/stop`, `node/start`, `node/reboot`: has a worker stop or start a machine that is there.
+//! Hands an order about a machine that is there to a worker.
 
 use std::time::Duration;
 
@@ -7,36 +7,26 @@ use crate::cgi::serve::NodeCall;
 use crate::model::fault::Fault;
 use crate::model::stage::Order;
 use crate::model::wire::MachineOrder;
+use crate::node::host::{self, HostState};
+use crate::node::jobs::{Record, Saving};
+use crate::node::privileged::Helper;
 use crate::system::clock;
 use crate::system::log::{self, Level};
 
-use super::host::{self, HostState, OVERHEAD};
-use super::jobs::{Record, Saving};
-use super::privileged::Helper;
-use super::{Node, accepted, machine_name, order, refuse};
+use super::{Node, accepted, being_worked_on, machine_name, refuse};
 
-/// How long an order waits for others to be taken or refused.
+/// How long an order waits for others to be judged.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 /// How long it waits for a worker that is about to end.
 const SHORT: Duration = Duration::from_millis(500);
 
-/// How old what is known of the host may be: many orders at once are judged by one look.
+/// How old the host's state may be: one look serves many orders at once.
 const MAX_AGE: Duration = Duration::from_secs(3);
 
-/// Answers an order with 202 if it is taken, or had been taken before; 409 or 503 with the [`Fault`]. What is
-/// stopped (or runs) already is no error: the worker finds nothing to do and reports that.
-pub fn handle(call: &NodeCall<'_>, work: Order) -> Result<Reply, Refusal> {
-    let order: MachineOrder = order(call)?;
-    take(call, &order, work, None, |state, records, known| match work {
-        Order::Stop => Ok(()),
-        _ => check(state, records, known),
-    })
-}
-
-/// Has a worker carry out an order about a machine that is there, unless `judge` has something against it.
-/// `saving` is what the order is about beside the machine.
-pub(super) fn take(
+/// Has a worker carry out an order about a machine that is there, unless `judge` objects. `saving`
+/// is the image that the machine's disk is to become, if that is the order.
+pub(super) fn to_worker(
     call: &NodeCall<'_>,
     order: &MachineOrder,
     work: Order,
@@ -61,9 +51,8 @@ pub(super) fn take(
         log::event(Level::Info, "order.repeated", &[("vm", &order.id), ("order", &work)]);
         accepted(order.id, state.facts(&records, &node.common.digest))
     };
-    let busy = || Refusal::busy("This machine is being worked on. Try again in a moment.");
     let Some(taken) = node.jobs.take(order.id, SHORT).map_err(Refusal::internal)? else {
-        return if is_same(known) && !known.done { repeated() } else { Err(busy()) };
+        return if is_same(known) && !known.done { repeated() } else { Err(being_worked_on()) };
     };
     // Again, under its lock.
     let Some(known) = taken.read().map_err(Refusal::internal)? else {
@@ -73,7 +62,7 @@ pub(super) fn take(
         return Err(refuse(Fault::OrderOutdated));
     }
     if is_same(&known) {
-        // It has been carried out, or its worker was killed. The server has not heard how it ended.
+        // It has been carried out, or its worker was killed. The server has not heard the outcome.
         let mut record = Record { told: false, ..known };
         taken.write(&mut record).map_err(Refusal::internal)?;
         taken.start("recover").map_err(Refusal::internal)?;
@@ -83,7 +72,7 @@ pub(super) fn take(
         return Err(refuse(Fault::OrderOutdated));
     }
     if !known.done {
-        return Err(busy());
+        return Err(being_worked_on());
     }
     judge(&state, &records, &known).map_err(refuse)?;
     let (request, now) = (call.request.id.clone(), clock::now());
@@ -94,18 +83,8 @@ pub(super) fn take(
         "order.accepted",
         &[("vm", &record.id), ("machine", &machine), ("order", &work), ("from", &call.request.from())],
     );
-    // Should this fail, the record stays, and the next request's sweep brings it to an end.
+    // If this fails the record stays, and the next request's sweep brings the work to an end.
     taken.start("begin").map_err(Refusal::internal)?;
     let records = node.jobs.list().map_err(Refusal::internal)?;
     accepted(order.id, state.facts(&records, &node.common.digest))
-}
-
-/// Checks that there is memory for a machine that does not run.
-fn check(state: &HostState, records: &[Record], known: &Record) -> Result<(), Fault> {
-    let machines = state.machines.as_ref().map_err(Clone::clone)?;
-    let is_up = machines.domains.iter().any(|domain| domain.is(known.id, &known.machine, !known.stopped));
-    let Some(order) = known.order.as_ref().filter(|_| !is_up) else { return Ok(()) };
-    let needed = order.memory.amount().plus(OVERHEAD);
-    let free = machines.memory.free.minus(state.reserved(records).memory);
-    if needed > free { Err(Fault::NotEnoughMemory { needed, free }) } else { Ok(()) }
 }

@@ -1,0 +1,57 @@
+//! `node/image`: renames or deletes a saved image.
+
+use std::time::Duration;
+
+use crate::cgi::reply::{Refusal, Reply};
+use crate::cgi::serve::NodeCall;
+use crate::model::fault::Fault;
+use crate::model::names::SavedImage;
+use crate::model::wire::{ImageAct, ImageDone, ImageOrder};
+use crate::node::host;
+use crate::node::privileged::Helper;
+use crate::node::saved::{RenameError, Store};
+use crate::system::log::{self, Level};
+
+use super::{Node, order, refuse};
+
+/// How long an order waits for others to be judged.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// How old the host's state in the answer may be. Nothing is decided by it.
+const MAX_AGE: Duration = Duration::from_secs(60);
+
+/// Answers with an [`ImageDone`] when the image is renamed or deleted, or had been before.
+pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
+    let node = Node::open(call)?;
+    let ImageOrder { image, act }: ImageOrder = order(call)?;
+    let helper = Helper::new(&call.request.id);
+    let lock = node.lock(PATIENCE)?;
+    let state = host::state(&node.jobs, &lock, host::ago(MAX_AGE), || helper.info()).map_err(refuse)?;
+    let records = node.jobs.list().map_err(Refusal::internal)?;
+    let store = Store::new(&call.config);
+    let what = match &act {
+        ImageAct::Delete => {
+            store.delete(&image).map_err(Refusal::internal)?;
+            "deleted".to_owned()
+        }
+        ImageAct::Rename(name) => {
+            let exists = || refuse(Fault::ImageExists { name: name.clone() });
+            let renamed = SavedImage { owner: image.owner.clone(), name: name.clone() };
+            if records.iter().any(|record| record.saves_as(&renamed)) {
+                return Err(exists());
+            }
+            store.rename(&image, &renamed).map_err(|error| match error {
+                RenameError::Taken => exists(),
+                RenameError::Missing => refuse(Fault::SavedImageMissing { name: image.name.clone() }),
+                RenameError::File(error) => Refusal::internal(error),
+            })?;
+            format!("renamed to {name}")
+        }
+    };
+    log::event(
+        Level::Info,
+        "image.changed",
+        &[("image", &image.stem()), ("what", &what), ("from", &call.request.from())],
+    );
+    Reply::json(200, &ImageDone { host: state.facts(&records, &node.common.digest) })
+}

@@ -1,0 +1,32 @@
+//! `node/stop`, `node/start`, `node/reboot`: has a worker stop or start a machine that is there.
+
+use crate::cgi::reply::{Refusal, Reply};
+use crate::cgi::serve::NodeCall;
+use crate::model::fault::Fault;
+use crate::model::stage::Order;
+use crate::model::wire::MachineOrder;
+use crate::node::host::{HostState, OVERHEAD};
+use crate::node::jobs::Record;
+
+use super::{handover, order};
+
+/// Answers an order with 202 if it is taken, or was taken before; with 409 or 503 and the [`Fault`]
+/// if not. A machine that is stopped (or runs) already is no error: the worker finds nothing to do,
+/// and reports that.
+pub fn handle(call: &NodeCall<'_>, work: Order) -> Result<Reply, Refusal> {
+    let order: MachineOrder = order(call)?;
+    handover::to_worker(call, &order, work, None, |state, records, known| match work {
+        Order::Stop => Ok(()),
+        _ => check_memory(state, records, known),
+    })
+}
+
+/// Checks that there is memory for the machine, if it does not run.
+fn check_memory(state: &HostState, records: &[Record], known: &Record) -> Result<(), Fault> {
+    let machines = state.machines.as_ref().map_err(Clone::clone)?;
+    let is_up = machines.domains.iter().any(|domain| domain.is(known.id, &known.machine, !known.stopped));
+    let Some(order) = known.order.as_ref().filter(|_| !is_up) else { return Ok(()) };
+    let needed = order.memory.amount().plus(OVERHEAD);
+    let free = machines.memory.free.minus(state.reserved(records).memory);
+    if needed > free { Err(Fault::NotEnoughMemory { needed, free }) } else { Ok(()) }
+}

@@ -1,0 +1,191 @@
+//! What a node remembers of one machine.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::fault::Fault;
+use crate::model::lease::Moment;
+use crate::model::names::{MachineName, RequestId, SavedImage, VirtualHost, VmId};
+use crate::model::size::Amount;
+use crate::model::stage::{Order, OrderNumber, Stage};
+use crate::model::wire::{DeployOrder, Job, MachineOrder};
+use crate::node::saved::Packed;
+
+/// What is known of one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The machine.
+    pub id: VmId,
+    /// Its name.
+    pub machine: MachineName,
+    /// Its name in the DNS.
+    pub virtual_host: VirtualHost,
+    /// The order that made it; absent when all that this node ever heard of it is a terminate.
+    pub order: Option<DeployOrder>,
+    /// Its address.
+    pub ip: Option<Ipv4Addr>,
+    /// The size of its swap volume.
+    pub swap: Amount,
+    /// What was ordered last.
+    pub work: Order,
+    /// The number of that order; no order with a lower one is carried out any more.
+    #[serde(default)]
+    pub number: OrderNumber,
+    /// Whether that has been carried out or given up, so that only the report is left to do.
+    pub done: bool,
+    /// The stage it is in.
+    pub stage: Option<Stage>,
+    /// Why it failed. A deploy that failed is being undone.
+    pub failed: Option<Fault>,
+    /// Whether the server knows the outcome.
+    pub told: bool,
+    /// Whether the machine has been stopped: its configuration is put aside, and it has no domain.
+    pub stopped: bool,
+    /// The request that ordered the work, for the log.
+    pub request: RequestId,
+    /// The number of the last report.
+    pub sequence: u32,
+    /// When the work was ordered.
+    pub since: Moment,
+    /// When this record was last written, in milliseconds since 1970.
+    pub changed: u64,
+    /// The worker's process.
+    pub worker: Option<i32>,
+    /// When finishing it was last tried without success.
+    pub tried: Option<Moment>,
+    /// The image that its disk becomes, if that is what was ordered last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saving: Option<Saving>,
+}
+
+impl Record {
+    /// The record of a deploy that is about to begin.
+    pub fn new(
+        order: DeployOrder,
+        machine: MachineName,
+        ip: Option<Ipv4Addr>,
+        swap: Amount,
+        request: RequestId,
+        now: Moment,
+    ) -> Self {
+        let blank = Self::blank(order.id, machine, order.virtual_host.clone(), Order::Deploy, request, now);
+        Self { number: order.number, order: Some(order), ip, swap, ..blank }
+    }
+
+    /// The record of a terminate for a machine that this node has never heard of.
+    pub fn unknown(order: &MachineOrder, machine: MachineName, request: RequestId, now: Moment) -> Self {
+        let blank =
+            Self::blank(order.id, machine, order.virtual_host.clone(), Order::Terminate, request, now);
+        Self { number: order.number, ..blank }
+    }
+
+    fn blank(
+        id: VmId,
+        machine: MachineName,
+        virtual_host: VirtualHost,
+        work: Order,
+        request: RequestId,
+        now: Moment,
+    ) -> Self {
+        Self {
+            id,
+            machine,
+            virtual_host,
+            order: None,
+            ip: None,
+            swap: Amount::default(),
+            work,
+            number: OrderNumber::default(),
+            done: false,
+            stage: None,
+            failed: None,
+            told: false,
+            stopped: false,
+            request,
+            sequence: 0,
+            since: now,
+            changed: 0,
+            worker: None,
+            tried: None,
+            saving: None,
+        }
+    }
+
+    /// The record of another order about the same machine.
+    pub fn ordered(self, work: Order, number: OrderNumber, request: RequestId, now: Moment) -> Self {
+        Self {
+            work,
+            number,
+            done: false,
+            stage: None,
+            failed: None,
+            told: false,
+            request,
+            since: now,
+            worker: None,
+            tried: None,
+            saving: None,
+            ..self
+        }
+    }
+
+    /// Whether a worker still has something to do.
+    pub fn is_unfinished(&self) -> bool {
+        !self.done || !self.told
+    }
+
+    /// Whether its disk is being saved as that image.
+    pub fn saves_as(&self, image: &SavedImage) -> bool {
+        !self.done && self.saving.as_ref().is_some_and(|saving| saving.image.stem() == image.stem())
+    }
+
+    /// Whether this is a deploy that has been accepted and has not begun.
+    pub(super) fn waits(&self) -> bool {
+        self.work == Order::Deploy
+            && !self.done
+            && self.failed.is_none()
+            && matches!(self.stage, None | Some(Stage::Accepted))
+    }
+
+    /// The record for `node/info`.
+    pub fn job(&self) -> Job {
+        Job {
+            id: self.id,
+            machine: self.machine.clone(),
+            work: (!self.done).then_some(self.work),
+            stage: self.stage.filter(|_| !self.done),
+            stopped: self.stopped,
+            since: self.since,
+            number: self.number,
+            order: self.order.clone(),
+        }
+    }
+}
+
+/// The image that a machine's disk is being saved as, or was when that was last ordered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saving {
+    /// The image.
+    pub image: SavedImage,
+    /// Its file, recorded just before that gets its name.
+    #[serde(default)]
+    pub file: Option<Packed>,
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// The record of a terminate for an unknown machine.
+    pub fn terminating() -> Record {
+        let order = MachineOrder {
+            id: VmId::generate(),
+            number: OrderNumber::default(),
+            user: "alice".parse().unwrap(),
+            virtual_host: "vm1".parse().unwrap(),
+        };
+        let machine = "alice_vm1".parse().unwrap();
+        Record::unknown(&order, machine, "r".parse().unwrap(), Moment::from_unix(1))
+    }
+}

@@ -1,0 +1,198 @@
+//! Deploys: waits for a slot, then makes the machine step by step.
+//!
+//! Whatever stage it fails in, one verb of the helper, `undo`, removes all that was made: domain,
+//! configuration, file systems in use, volumes.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::model::fault::{self, Fault};
+use crate::model::stage::{Order, Percent, Stage};
+use crate::model::wire::{DeployOrder, News};
+use crate::node::image::{self, CopyError};
+use crate::node::jobs::JobError;
+use crate::node::saved;
+use crate::system::log::{self, Level};
+
+use super::{Stop, Worker};
+
+/// How often a deploy that waits looks whether it is its turn.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// After how many looks it sweeps, so that it does not wait for a deploy whose worker was killed.
+const SWEEP: u64 = 10;
+
+/// How often it reports that it still waits: the server gives up a deploy that it does not hear of.
+const KEEP_ALIVE: Duration = Duration::from_secs(300);
+
+/// The work of one stage of a deploy.
+type Step = fn(&mut Worker<'_>, &DeployOrder) -> Result<(), Stop>;
+
+/// The stages of a deploy once it has a slot.
+const STEPS: [(Stage, Step); 6] = [
+    (Stage::Volumes, |worker, order| {
+        let machine = &worker.record.machine;
+        Ok(worker.helper.make_volumes(order.id, machine, &order.image, order.disk)?)
+    }),
+    (Stage::Filesystems, |worker, order| {
+        Ok(worker.helper.make_filesystems(order.id, &worker.record.machine, &order.image)?)
+    }),
+    (Stage::Unpack, unpack),
+    (Stage::Configure, configure),
+    (Stage::Start, |worker, order| {
+        Ok(worker.helper.start(order.id, &worker.record.machine, order.memory)?)
+    }),
+    (Stage::Verify, |worker, order| Ok(worker.helper.verify(order.id, &worker.record.machine)?)),
+];
+
+impl Worker<'_> {
+    pub(super) fn deploy(&mut self) -> Result<(), JobError> {
+        match self.make_machine() {
+            Ok(()) => {
+                self.slot = None;
+                self.finish(None)
+            }
+            Err(Stop::Failed(fault)) => self.give_up(fault),
+            Err(Stop::Abandoned) => self.abandon(),
+            Err(Stop::Unrecorded(error)) => Err(error),
+        }
+    }
+
+    fn make_machine(&mut self) -> Result<(), Stop> {
+        let Some(order) = self.record.order.clone() else {
+            return Err(self.internal("a deploy without its order").into());
+        };
+        self.wait_for_a_slot()?;
+        for (stage, work) in STEPS {
+            self.enter(stage)?;
+            work(self, &order)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until this deploy is the first in the queue and a slot is free.
+    fn wait_for_a_slot(&mut self) -> Result<(), Stop> {
+        let unreadable = |worker: &Self, error: io::Error| worker.internal(&format!("the queue: {error}"));
+        let id = self.record.id;
+        self.record.stage = Some(Stage::Accepted);
+        self.write_record()?;
+        let mut told: Option<(u32, Instant)> = None;
+        for look in 1.. {
+            let place = self.jobs.place(id).map_err(|error| unreadable(self, error))?;
+            if place == 1 {
+                let most = self.config.general.parallel_deploys;
+                self.slot = self.jobs.take_slot(most).map_err(|error| unreadable(self, error))?;
+            }
+            if self.slot.is_some() {
+                break;
+            }
+            if told.is_none_or(|(was, at)| was != place || at.elapsed() >= KEEP_ALIVE) {
+                told = Some((place, Instant::now()));
+                log::event(Level::Info, "deploy.waits", &[("vm", &id), ("place", &place)]);
+                self.report_stage(Stage::Accepted, Some(place))?;
+            }
+            if look % SWEEP == 0 {
+                self.jobs.sweep();
+            }
+            std::thread::sleep(LOOK);
+        }
+        // If it has waited, the report of the next stage says that this is over.
+        if told.is_none() { self.report_stage(Stage::Accepted, None) } else { Ok(()) }
+    }
+
+    /// Undoes a deploy that the server has given up, and does not tell it.
+    fn abandon(&mut self) -> Result<(), JobError> {
+        log::event(Level::Warning, "deploy.abandoned", &[("vm", &self.record.id)]);
+        self.record.told = true;
+        self.give_up(Fault::Interrupted { stage: self.record.stage })
+    }
+
+    /// Undoes a deploy, and tells the server why, unless it knows.
+    pub(super) fn give_up(&mut self, fault: Fault) -> Result<(), JobError> {
+        let fault = match fault {
+            // The helper's caller does not know the stage.
+            Fault::Interrupted { stage: None } => Fault::Interrupted { stage: self.record.stage },
+            other => other,
+        };
+        log::event(
+            Level::Warning,
+            "deploy.failed",
+            &[("vm", &self.record.id), ("machine", &self.record.machine), ("why", &fault)],
+        );
+        // From now on it is a deploy that failed, whatever was ordered last.
+        self.record.work = Order::Deploy;
+        self.record.done = false;
+        self.record.failed = Some(fault.clone());
+        self.write_record()?;
+        let undone = self.helper.undo(self.record.id, &self.record.machine);
+        if let Err(left) = &undone {
+            log::event(Level::Error, "undo.failed", &[("vm", &self.record.id), ("why", left)]);
+        }
+        // What a machine said before it failed is for its owner to read, until the machine is
+        // terminated.
+        if undone.is_ok() && (self.record.told || !fault.leaves_console()) {
+            self.forget_console();
+        }
+        if !self.record.told {
+            let host = self.host(Duration::ZERO);
+            let report = self.report(News::Failed { fault }, host)?;
+            self.record.told = self.reporter.deliver(&report).is_some();
+        }
+        if undone.is_ok() && self.record.told { self.forget() } else { self.later() }
+    }
+}
+
+/// Streams the image through the helper's tar.
+fn unpack(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
+    let Ok(settings) = worker.config.image(&order.image) else {
+        return Err(Fault::ImageUnknown { tag: order.image.clone() }.into());
+    };
+    let (file, bytes) = saved::source(worker.config, order, &settings).map_err(|(fault, error)| {
+        log::event(Level::Error, "image.missing", &[("error", &error)]);
+        fault
+    })?;
+    // Faults name a saved image by its name; every such name could be a tag.
+    let saved = order.saved.as_ref().and_then(|saved| saved.name.as_str().parse().ok());
+    let tag = saved.unwrap_or_else(|| order.image.clone());
+    let (helper, machine) = (worker.helper.clone(), worker.record.machine.clone());
+    let (fed, result) = worker.while_reporting(Stage::Unpack, |progress| {
+        helper.unpack(order.id, &machine, &tag, |pipe| {
+            image::enlarge(pipe);
+            Ok(image::copy(file, pipe, |read| progress.note(Percent::of(read, bytes))))
+        })
+    })?;
+    // A damaged image makes tar fail, too, and tar's words would hide why.
+    match (fed, result) {
+        (Some(Ok(Err(CopyError::Corrupt(detail)))), _) => {
+            Err(Fault::ImageCorrupt { tag, detail: fault::detail(&detail) }.into())
+        }
+        (_, Err(fault)) => Err(fault.into()),
+        (Some(Ok(Err(CopyError::Nested(folder)))), Ok(())) => {
+            Err(Fault::ImageNested { tag, folder: fault::detail(&folder) }.into())
+        }
+        (Some(Ok(Ok(_))), Ok(())) => Ok(()),
+        (Some(Ok(Err(error))), Ok(())) => Err(worker.internal(&error.to_string()).into()),
+        (Some(Err(error)), Ok(())) => Err(worker.internal(&error.to_string()).into()),
+        (None, Ok(())) => Err(worker.internal("the image was not copied").into()),
+    }
+}
+
+fn configure(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
+    let Some(ip) = worker.record.ip else {
+        return Err(worker.internal("a deploy without an address").into());
+    };
+    let machine = &worker.record.machine;
+    Ok(worker.helper.configure(order.id, machine, &order.image, order.memory, ip, &order.user)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deploy_goes_through_all_its_stages() {
+        let steps = STEPS.into_iter().map(|(stage, _)| stage);
+        let stages: Vec<Stage> = std::iter::once(Stage::Accepted).chain(steps).collect();
+        assert_eq!(stages, Order::Deploy.stages());
+    }
+}

@@ -1,0 +1,328 @@
+//! The worker: carries out one order, detached from the request that brought it.
+//!
+//! `vgrid-worker begin|recover ID`, with the machine's lock as standard input. It may be killed at
+//! any moment: the record says what was being done, and `recover` brings that to an end.
+//!
+//! | file | what is there |
+//! | --- | --- |
+//! | `mod` | the program, and which order it carries out |
+//! | `deploy`, `power`, `save`, `remove` | one kind of order each: its stages, and what undoes them |
+//! | `recover` | what becomes of an order whose worker was killed |
+//! | `progress` | what the server hears while an order is carried out |
+//! | `outcome` | what is recorded and reported when it has ended |
+
+mod deploy;
+mod outcome;
+mod power;
+mod progress;
+mod recover;
+mod remove;
+mod save;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Common};
+use crate::model::fault::Fault;
+use crate::model::names::VmId;
+use crate::model::stage::{Order, Stage};
+use crate::node::jobs::{JobError, Jobs, Record, Slot, Taken};
+use crate::node::privileged::Helper;
+use crate::node::report::Reporter;
+use crate::system::log::{self, Level};
+use crate::system::{detach, pin};
+
+#[derive(Debug, Parser)]
+#[command(name = "vgrid-worker", version, about = "Carries out one order on a vGrid node")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Verb {
+    /// Carry out the order of this record
+    Begin {
+        /// The machine's id
+        id: VmId,
+    },
+    /// Bring the work of a worker that is gone to an end
+    Recover {
+        /// The machine's id
+        id: VmId,
+    },
+}
+
+/// The program's `main`. Exit status: 0 when the order was carried out or its failure reported, 1
+/// when nothing could be done, 2 for bad usage.
+pub fn main() -> ExitCode {
+    if let Err(error) = detach::cut_off() {
+        return fail(&format!("can't detach: {error}"));
+    }
+    match run(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => fail(&sentence),
+    }
+}
+
+fn fail(sentence: &str) -> ExitCode {
+    log::event(Level::Error, "worker.failed", &[("why", &sentence)]);
+    // Nobody reads this under Apache, but somebody does who starts the worker by hand.
+    let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("vgrid-worker: {sentence}\n"));
+    ExitCode::FAILURE
+}
+
+fn run(verb: Verb) -> Result<(), String> {
+    let (Verb::Begin { id } | Verb::Recover { id }) = verb;
+    let dir = config::directory();
+    let config = config::Node::load(&dir).map_err(|error| error.to_string())?;
+    let common = Common::load(&dir).map_err(|error| error.to_string())?;
+    let key = config.key().map_err(|error| error.to_string())?;
+    let state = &config.general.state_directory;
+    let jobs = Jobs::open(state).map_err(|error| format!("{}: {error}", state.display()))?;
+    let Some(taken) = jobs.adopt(id).map_err(|error| format!("the lock of {id}: {error}"))? else {
+        return Err(format!("another worker is at work on {id}"));
+    };
+    let registry = pin::read(state).map_err(|error| error.to_string())?;
+    let record = match taken.read() {
+        Ok(Some(record)) => record,
+        Ok(None) => return Err(format!("there is no record of {id}")),
+        Err(error) => return Err(error.to_string()),
+    };
+    let request = record.request.clone();
+    log::start("worker", request.clone(), Some(&config.general.log_file));
+    let mut worker = Worker {
+        reporter: Reporter::new(&config, &key, registry, &request),
+        helper: Helper::new(&request),
+        config: &config,
+        common: &common,
+        jobs,
+        taken,
+        record,
+        slot: None,
+    };
+    worker.record.worker = i32::try_from(std::process::id()).ok();
+    worker.write_record().map_err(|error| error.to_string())?;
+    let done = match verb {
+        Verb::Begin { .. } => worker.begin(),
+        Verb::Recover { .. } => worker.recover(),
+    };
+    done.map_err(|error| error.to_string())
+}
+
+struct Worker<'a> {
+    config: &'a config::Node,
+    common: &'a Common,
+    jobs: Jobs,
+    taken: Taken,
+    record: Record,
+    reporter: Reporter<'a>,
+    helper: Helper,
+    /// Held while a deploy is at work.
+    slot: Option<Slot>,
+}
+
+/// Why the work goes no further.
+enum Stop {
+    /// Something went wrong.
+    Failed(Fault),
+    /// The server has given up this deploy, and the machine has never run.
+    Abandoned,
+    /// The record can't be written, so whatever was made now would be forgotten.
+    Unrecorded(JobError),
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Failed(fault)
+    }
+}
+
+impl From<JobError> for Stop {
+    fn from(error: JobError) -> Self {
+        Self::Unrecorded(error)
+    }
+}
+
+/// A stage, and the work that is done in it.
+type Step = (Stage, fn(&mut Worker<'_>) -> Result<(), Stop>);
+
+/// How an order about a machine that is there is carried out.
+struct Plan {
+    /// The stages, one after another.
+    steps: &'static [Step],
+    /// Cleans up after a step that failed, whichever it was, and reports the fault.
+    undo: fn(&mut Worker<'_>, Fault) -> Result<(), JobError>,
+}
+
+impl Worker<'_> {
+    /// Carries out the order of the record.
+    fn begin(&mut self) -> Result<(), JobError> {
+        match self.record.work {
+            Order::Deploy => self.deploy(),
+            Order::Terminate => self.terminate(),
+            Order::Stop => self.carry_out(&power::STOP),
+            Order::Start => self.carry_out(&power::START),
+            Order::Reboot => self.carry_out(&power::REBOOT),
+            Order::Save => self.carry_out(&save::SAVE),
+        }
+    }
+
+    fn carry_out(&mut self, plan: &Plan) -> Result<(), JobError> {
+        match self.walk(plan.steps) {
+            Ok(()) => self.finish(None),
+            Err(Stop::Failed(fault)) => (plan.undo)(self, fault),
+            // Only deploys are ever abandoned.
+            Err(Stop::Abandoned) => (plan.undo)(self, Fault::Interrupted { stage: self.record.stage }),
+            Err(Stop::Unrecorded(error)) => Err(error),
+        }
+    }
+
+    fn walk(&mut self, steps: &[Step]) -> Result<(), Stop> {
+        for (stage, work) in steps {
+            self.enter(*stage)?;
+            work(self)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the record; it survives a loss of power.
+    fn write_record(&mut self) -> Result<(), JobError> {
+        self.taken.write(&mut self.record)
+    }
+
+    /// The fault for what can't happen; `detail` goes into the log only.
+    fn internal(&self, detail: &str) -> Fault {
+        log::event(Level::Error, "worker.internal", &[("vm", &self.record.id), ("detail", &detail)]);
+        Fault::Internal { request: self.record.request.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::names::{RegistryId, RequestId};
+    use crate::model::sign::Key;
+    use crate::model::sign::tests::http_answer;
+    use crate::model::stage::OrderNumber;
+    use crate::model::wire::MachineOrder;
+    use crate::system::clock;
+
+    /// A server that gives every report the same answer.
+    #[derive(Clone)]
+    pub struct TestServer {
+        pub key: Key,
+        pub registry: RegistryId,
+        /// The answer.
+        pub body: String,
+    }
+
+    impl TestServer {
+        pub fn saying(body: &str) -> Self {
+            let key = Key::new(&"k".repeat(64)).unwrap();
+            Self { key, registry: RegistryId::generate(), body: body.to_owned() }
+        }
+
+        /// Takes that many reports. Returns its URL.
+        pub fn start(&self, reports: usize) -> String {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let server = self.clone();
+            std::thread::spawn(move || {
+                for _ in 0..reports {
+                    let (mut stream, _) = listener.accept().unwrap();
+                    let (mut received, mut buffer) = (String::new(), [0; 4096]);
+                    while !received.contains("\"news\"") {
+                        let length = stream.read(&mut buffer).unwrap();
+                        received.push_str(&String::from_utf8_lossy(&buffer[..length]));
+                    }
+                    let TestServer { key, registry, body } = &server;
+                    let answer = http_answer(&received, key, Some(*registry), (200, "OK"), body);
+                    stream.write_all(answer.as_bytes()).unwrap();
+                }
+            });
+            url
+        }
+    }
+
+    /// A node that obeys the server of one registry, and an order about one machine on it.
+    pub struct TestNode {
+        dir: tempfile::TempDir,
+        config: config::Node,
+        common: Common,
+        key: Key,
+        request: RequestId,
+        registry: RegistryId,
+        pub order: MachineOrder,
+    }
+
+    impl TestNode {
+        /// A node whose server is at `url` and has, as far as the node knows, that registry.
+        pub fn new(url: &str, registry: RegistryId) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+            write(
+                "node.cfg",
+                &format!(
+                    "[General]\nserverHostname = \"s\"\nserverURL = \"{url}\"\nimageDirectory = \"/none\"\n\
+                     volumeGroupName = \"none\"\n"
+                ),
+            );
+            write("common.cfg", "[VMImages]\n[PhysicalHostsPool]\n[VirtualHostsPool]\n");
+            let config = config::Node::load(dir.path()).unwrap();
+            let common = Common::load(dir.path()).unwrap();
+            let order = MachineOrder {
+                id: VmId::generate(),
+                number: OrderNumber::default().next(5),
+                user: "eve".parse().unwrap(),
+                virtual_host: "vm9".parse().unwrap(),
+            };
+            let key = Key::new(&"k".repeat(64)).unwrap();
+            Self { dir, config, common, key, request: "abc".parse().unwrap(), registry, order }
+        }
+
+        pub fn jobs(&self) -> Jobs {
+            Jobs::open(self.dir.path()).unwrap()
+        }
+
+        /// A worker for an order about the machine.
+        pub fn worker(&self, edit: impl FnOnce(&mut Record)) -> Worker<'_> {
+            let machine = "eve_vm9".parse().unwrap();
+            let mut record = Record::unknown(&self.order, machine, self.request.clone(), clock::now());
+            edit(&mut record);
+            let jobs = self.jobs();
+            let mut worker = Worker {
+                reporter: Reporter::new(&self.config, &self.key, Some(self.registry), &self.request),
+                helper: Helper::new(&self.request),
+                config: &self.config,
+                common: &self.common,
+                taken: jobs.take(self.order.id, Duration::ZERO).unwrap().unwrap(),
+                jobs,
+                record,
+                slot: None,
+            };
+            worker.write_record().unwrap();
+            worker
+        }
+    }
+
+    #[test]
+    fn every_plan_goes_through_the_stages_of_its_order() {
+        let plans = [
+            (Order::Stop, &power::STOP),
+            (Order::Start, &power::START),
+            (Order::Reboot, &power::REBOOT),
+            (Order::Save, &save::SAVE),
+        ];
+        for (order, plan) in plans {
+            let stages: Vec<Stage> = plan.steps.iter().map(|(stage, _)| *stage).collect();
+            assert_eq!(stages, order.stages(), "{order}");
+        }
+    }
+}

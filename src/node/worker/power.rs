@@ -1,0 +1,74 @@
+//! Stops, starts and reboots a machine that is there.
+
+use crate::model::fault::Fault;
+use crate::model::stage::Stage;
+use crate::node::jobs::JobError;
+use crate::system::log::{self, Level};
+
+use super::{Plan, Stop, Worker};
+
+/// Stops the machine, or has it run on.
+pub(super) const STOP: Plan = Plan { steps: &[(Stage::Shutdown, shut_down)], undo: not_stopped };
+
+/// Starts the machine, or leaves it stopped.
+pub(super) const START: Plan =
+    Plan { steps: &[(Stage::Start, start), (Stage::Verify, verify)], undo: not_started };
+
+/// Stops and starts the machine, or leaves it stopped.
+pub(super) const REBOOT: Plan = Plan {
+    steps: &[(Stage::Shutdown, shut_down), (Stage::Start, start), (Stage::Verify, verify)],
+    undo: not_started,
+};
+
+pub(super) fn shut_down(worker: &mut Worker<'_>) -> Result<(), Stop> {
+    worker.helper.stop(worker.record.id, &worker.record.machine)?;
+    worker.record.stopped = true;
+    Ok(worker.write_record()?)
+}
+
+fn start(worker: &mut Worker<'_>) -> Result<(), Stop> {
+    let Some(memory) = worker.record.order.as_ref().map(|order| order.memory) else {
+        return Err(worker.internal("a machine without its order").into());
+    };
+    worker.record.stopped = false;
+    worker.write_record()?;
+    Ok(worker.helper.start(worker.record.id, &worker.record.machine, memory)?)
+}
+
+fn verify(worker: &mut Worker<'_>) -> Result<(), Stop> {
+    Ok(worker.helper.verify(worker.record.id, &worker.record.machine)?)
+}
+
+/// Has the machine come back with its host, as it did before, and reports why it was not stopped.
+fn not_stopped(worker: &mut Worker<'_>, fault: Fault) -> Result<(), JobError> {
+    let fault = match fault {
+        Fault::Interrupted { .. } => Fault::StopFailed { detail: "the work was interrupted".to_owned() },
+        other => other,
+    };
+    if let Some(memory) = worker.record.order.as_ref().map(|order| order.memory)
+        && let Err(why) = worker.helper.start(worker.record.id, &worker.record.machine, memory)
+    {
+        log::event(Level::Error, "start.failed", &[("vm", &worker.record.id), ("why", &why)]);
+    }
+    worker.finish(Some(fault))
+}
+
+/// Stops what may have been started, and reports why.
+pub(super) fn not_started(worker: &mut Worker<'_>, fault: Fault) -> Result<(), JobError> {
+    let fault = match fault {
+        Fault::Interrupted { .. } => Fault::StartInterrupted { stage: worker.record.stage },
+        other => other,
+    };
+    worker.leave_stopped();
+    worker.finish(Some(fault))
+}
+
+impl Worker<'_> {
+    /// Stops the machine, whatever state it is in. A failure is logged.
+    pub(super) fn leave_stopped(&mut self) {
+        match self.helper.stop(self.record.id, &self.record.machine) {
+            Ok(()) => self.record.stopped = true,
+            Err(left) => log::event(Level::Error, "stop.failed", &[("vm", &self.record.id), ("why", &left)]),
+        }
+    }
+}

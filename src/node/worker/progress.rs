@@ -1,0 +1,207 @@
+//! What the server hears while an order is carried out, and what its answers may lead to.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use crate::model::stage::{Order, Percent, Stage};
+use crate::model::wire::{HostFacts, News, Report, StatusReply, Verdict};
+use crate::node::host;
+use crate::node::jobs::{JobError, Record};
+use crate::system::log::{self, Level};
+
+use super::{Stop, Worker};
+
+/// How old the host's state in the report of a stage may be.
+const HOST_AGE: Duration = Duration::from_secs(15);
+
+/// The time between two reports of a percentage.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// What the thread that works and the thread that reports share.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    percent: AtomicU8,
+    abandoned: AtomicBool,
+}
+
+impl Progress {
+    /// Notes how far the work is, for the next report. Says whether the work is to go on.
+    #[must_use]
+    pub(super) fn note(&self, percent: Percent) -> bool {
+        self.percent.store(percent.get(), Ordering::Relaxed);
+        !self.is_abandoned()
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+}
+
+impl Worker<'_> {
+    /// Records and reports that a stage begins.
+    pub(super) fn enter(&mut self, stage: Stage) -> Result<(), Stop> {
+        self.record.stage = Some(stage);
+        self.write_record()?;
+        log::event(
+            Level::Info,
+            "stage",
+            &[
+                ("vm", &self.record.id),
+                ("machine", &self.record.machine),
+                ("order", &self.record.work),
+                ("stage", &stage.as_str()),
+            ],
+        );
+        self.report_stage(stage, None)
+    }
+
+    /// Reports a stage, and the place in the queue of a deploy that waits.
+    pub(super) fn report_stage(&mut self, stage: Stage, place: Option<u32>) -> Result<(), Stop> {
+        let percent = matches!(stage, Stage::Unpack | Stage::Pack).then(|| Percent::of(0, 1));
+        let host = self.host(HOST_AGE);
+        let report = self.report(News::Progress { stage, percent, place }, host)?;
+        if self.send(&report) { Ok(()) } else { Err(Stop::Abandoned) }
+    }
+
+    /// Runs `work` while another thread reports how far it is.
+    ///
+    /// # Errors
+    /// [`Stop::Abandoned`] if the server gave the work up meanwhile; [`Progress::note`] told `work`
+    /// so.
+    pub(super) fn while_reporting<T>(
+        &mut self,
+        stage: Stage,
+        work: impl FnOnce(&Progress) -> T,
+    ) -> Result<T, Stop> {
+        let progress = Progress::default();
+        let (done, ended) = channel::<()>();
+        let outcome = thread::scope(|scope| {
+            let progress = &progress;
+            scope.spawn(move || self.report_percentages(stage, progress, &ended));
+            let outcome = work(progress);
+            drop(done);
+            outcome
+        });
+        if progress.is_abandoned() { Err(Stop::Abandoned) } else { Ok(outcome) }
+    }
+
+    /// Reports each new percentage, until the other end of `ended` is dropped.
+    fn report_percentages(&mut self, stage: Stage, progress: &Progress, ended: &Receiver<()>) {
+        let mut last = 0;
+        while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            let now = progress.percent.load(Ordering::Relaxed);
+            if now == last {
+                continue;
+            }
+            last = now;
+            let news = News::Progress { stage, percent: Percent::try_from(now).ok(), place: None };
+            let Ok(report) = self.report(news, None) else { continue };
+            if !self.send(&report) {
+                progress.abandoned.store(true, Ordering::Relaxed);
+                return;
+            }
+        }
+    }
+
+    /// Makes the next report.
+    pub(super) fn report(&mut self, news: News, host: Option<HostFacts>) -> Result<Report, JobError> {
+        self.record.sequence = self.record.sequence.saturating_add(1);
+        self.taken.note(&mut self.record)?;
+        let Record { id, work: order, number, sequence, .. } = self.record;
+        Ok(Report { id, order, number, sequence, news, host })
+    }
+
+    /// Sends a report of progress, once. Says whether the work is to go on, as it does when the
+    /// report is lost: the server may be back when there is more to say.
+    fn send(&self, report: &Report) -> bool {
+        match self.reporter.send(report) {
+            Ok(StatusReply { verdict, .. }) => !self.obeys(verdict),
+            Err(error) => {
+                log::event(Level::Warning, "report.lost", &[("vm", &report.id), ("error", &error)]);
+                true
+            }
+        }
+    }
+
+    /// The host's state for a report, at most that old; absent when it can't be found out now.
+    pub(super) fn host(&self, max_age: Duration) -> Option<HostFacts> {
+        let since = host::ago(max_age);
+        let lock = self.jobs.lock_node(Duration::from_secs(5)).ok().flatten()?;
+        let state = host::state(&self.jobs, &lock, since, || self.helper.info()).ok()?;
+        let records = self.jobs.list().ok()?;
+        Some(state.facts(&records, &self.common.digest))
+    }
+
+    /// Whether the work is to be undone because the server said so. Only a deploy ever is, and only
+    /// before its machine is started: a machine that has run has a disk that somebody may want,
+    /// whatever the server believes.
+    pub(super) fn obeys(&self, verdict: Verdict) -> bool {
+        let never_ran = self.record.work == Order::Deploy
+            && !self.record.done
+            && !matches!(self.record.stage, Some(Stage::Verify));
+        let Record { id, machine, .. } = &self.record;
+        match verdict {
+            Verdict::Continue => false,
+            Verdict::Abandon if never_ran => true,
+            Verdict::Abandon | Verdict::Unknown => {
+                log::event(
+                    Level::Warning,
+                    "machine.kept",
+                    &[("vm", id), ("machine", machine), ("verdict", &format!("{verdict:?}"))],
+                );
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::names::RegistryId;
+    use crate::model::sign::Key;
+    use crate::node::worker::tests::{TestNode, TestServer};
+
+    /// Whether work is abandoned for what the server answers when a stage begins.
+    fn is_abandoned(server: &TestServer, obeyed: RegistryId, work: Order, stage: Stage) -> bool {
+        let node = TestNode::new(&server.start(1), obeyed);
+        let mut worker = node.worker(|record| record.work = work);
+        let outcome = worker.enter(stage);
+        assert!(node.jobs().read(node.order.id).unwrap().is_some(), "the record stays");
+        matches!(outcome, Err(Stop::Abandoned))
+    }
+
+    #[test]
+    fn only_a_deploy_that_never_ran_is_abandoned() {
+        let server = TestServer::saying(r#"{"verdict":"abandon"}"#);
+        for order in Order::ALL {
+            for &stage in order.stages() {
+                let expected = order == Order::Deploy && stage != Stage::Verify;
+                let abandoned = is_abandoned(&server, server.registry, order, stage);
+                assert_eq!(abandoned, expected, "{order} {stage}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_machine_that_the_server_does_not_know_is_kept() {
+        let server = TestServer::saying(r#"{"verdict":"unknown"}"#);
+        for order in Order::ALL {
+            for &stage in order.stages() {
+                assert!(!is_abandoned(&server, server.registry, order, stage), "{order} {stage}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_answers_in_the_server_s_place_is_not_obeyed() {
+        let server = TestServer::saying(r#"{"verdict":"abandon"}"#);
+        let stranger = TestServer { key: Key::new(&"x".repeat(64)).unwrap(), ..server.clone() };
+        assert!(!is_abandoned(&stranger, server.registry, Order::Deploy, Stage::Volumes));
+        // It knows the key, but has another registry: it lost the one in which the machines are.
+        assert!(!is_abandoned(&server, RegistryId::generate(), Order::Deploy, Stage::Volumes));
+        assert!(is_abandoned(&server, server.registry, Order::Deploy, Stage::Volumes));
+    }
+}

@@ -1,0 +1,86 @@
+//! Removes a machine.
+//!
+//! | stage | what it does | if it fails |
+//! | --- | --- | --- |
+//! | shutdown | `stop` shuts the machine down | that is logged, and the removal ends it |
+//! | remove | `undo` removes domain, configuration and volumes | a later sweep tries again |
+//!
+//! Nothing undoes a removal. The server's verdict on a stage has no effect here.
+
+use std::time::Duration;
+
+use crate::model::fault::Fault;
+use crate::model::stage::Stage;
+use crate::model::wire::News;
+use crate::node::jobs::JobError;
+use crate::node::saved::Store;
+use crate::system::log::{self, Level};
+
+use super::{Stop, Worker};
+
+impl Worker<'_> {
+    pub(super) fn terminate(&mut self) -> Result<(), JobError> {
+        let (id, machine) = (self.record.id, self.record.machine.clone());
+        if let Err(Stop::Unrecorded(error)) = self.enter(Stage::Shutdown) {
+            return Err(error);
+        }
+        if let Err(fault) = self.helper.stop(id, &machine) {
+            log::event(Level::Warning, "stop.failed", &[("vm", &id), ("why", &fault)]);
+        }
+        if let Err(Stop::Unrecorded(error)) = self.enter(Stage::Remove) {
+            return Err(error);
+        }
+        let removed = self.helper.undo(id, &machine);
+        match &removed {
+            Ok(()) => {
+                self.forget_console();
+                log::event(
+                    Level::Info,
+                    "done",
+                    &[("vm", &id), ("machine", &machine), ("order", &"terminate")],
+                );
+            }
+            Err(fault) => log::event(Level::Error, "terminate.failed", &[("vm", &id), ("why", fault)]),
+        }
+        // The worker that was killed for this may have been writing an image.
+        Store::new(self.config).sweep();
+        self.removed(removed)
+    }
+
+    /// Reports how a removal has ended, and forgets the machine if it is gone. It does so for any
+    /// verdict: a server that has never heard of the machine needs to hear no more of it.
+    fn removed(&mut self, removed: Result<(), Fault>) -> Result<(), JobError> {
+        let gone = removed.is_ok();
+        let host = self.host(Duration::ZERO);
+        let report =
+            self.report(removed.map_or_else(|fault| News::Failed { fault }, |()| News::Done), host)?;
+        let told = self.reporter.deliver(&report).is_some();
+        if gone && told { self.forget() } else { self.later() }
+    }
+
+    /// Removes the machine's console output. A failure is logged: it holds nothing that another
+    /// machine needs.
+    pub(super) fn forget_console(&self) {
+        if let Err(why) = self.helper.forget_console(&self.record.machine) {
+            log::event(Level::Warning, "console.kept", &[("vm", &self.record.id), ("why", &why)]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::worker::tests::{TestNode, TestServer};
+
+    #[test]
+    fn a_machine_that_the_server_never_heard_of_is_forgotten_when_it_is_gone() {
+        let server = TestServer::saying(r#"{"verdict":"unknown"}"#);
+        let node = TestNode::new(&server.start(2), server.registry);
+        let mut worker = node.worker(|_| {});
+        worker.removed(Err(Fault::RemovalFailed { detail: "in use".to_owned() })).unwrap();
+        let left = node.jobs().read(node.order.id).unwrap().expect("it is still there");
+        assert!(left.tried.is_some() && left.is_unfinished(), "a later sweep carries on: {left:?}");
+        worker.removed(Ok(())).unwrap();
+        assert_eq!(node.jobs().read(node.order.id).unwrap(), None);
+    }
+}

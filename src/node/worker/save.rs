@@ -1,0 +1,130 @@
+//! Shuts a machine down and saves its disk as an image.
+
+use std::io;
+use std::time::Duration;
+
+use crate::model::fault::{self, Fault};
+use crate::model::size::Amount;
+use crate::model::stage::{Percent, Stage};
+use crate::node::image::{self, CopyError};
+use crate::node::jobs::{JobError, Jobs, Saving};
+use crate::node::saved::{Draft, Store};
+use crate::system::log::{self, Level};
+
+use super::power::shut_down;
+use super::{Plan, Stop, Worker};
+
+/// Saves the disk, or leaves no image. The machine is left stopped either way.
+pub(super) const SAVE: Plan =
+    Plan { steps: &[(Stage::Shutdown, shut_down), (Stage::Pack, pack)], undo: not_saved };
+
+/// How long to wait for the node's lock before space is reserved without it.
+const RESERVE: Duration = Duration::from_secs(30);
+
+/// Has the helper's tar read the disk, and makes an image of the stream. The image gets its name
+/// when it is whole.
+fn pack(worker: &mut Worker<'_>) -> Result<(), Stop> {
+    let Some(image) = worker.record.saving.as_ref().map(|saving| saving.image.clone()) else {
+        return Err(worker.internal("a disk to be saved, and no name for the image").into());
+    };
+    let exists = || Stop::from(Fault::ImageExists { name: image.name.clone() });
+    let store = Store::new(worker.config);
+    // `publish` looks again; this saves reading a disk in vain.
+    if store.is_taken(&image).map_err(|error| not_written(&error))? {
+        return Err(exists());
+    }
+    let Some(mut draft) = store.draft(&image).map_err(|error| not_written(&error))? else {
+        return Err(exists());
+    };
+    fill(worker, &mut draft)?;
+    let packed = draft.seal().map_err(|error| not_written(&error))?;
+    if let Some(saving) = &mut worker.record.saving {
+        saving.file = Some(packed);
+    }
+    worker.write_record()?;
+    draft.publish().map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => exists(),
+        _ => not_written(&error).into(),
+    })
+}
+
+/// Compresses the stream from the helper's tar. Space is reserved before anything is written.
+fn fill(worker: &mut Worker<'_>, draft: &mut Draft) -> Result<(), Stop> {
+    let (id, machine) = (worker.record.id, worker.record.machine.clone());
+    let compression = worker.config.general.saved_images;
+    let (helper, jobs) = (worker.helper.clone(), worker.jobs.clone());
+    let mut most = None;
+    let (packed, result) = worker.while_reporting(Stage::Pack, |progress| {
+        helper.pack(id, &machine, |beginning, pipe| {
+            image::enlarge(pipe);
+            reserve(&jobs, draft, beginning.expected).map_err(CopyError::Write)?;
+            image::pack(pipe, draft, compression, |read| {
+                let goes_on = progress.note(Percent::of(read, beginning.expected));
+                // The helper sees to that, too.
+                most = (read > beginning.most).then_some(beginning.most);
+                most.is_none() && goes_on
+            })
+        })
+    })?;
+    if let Some(most) = most {
+        return Err(Fault::DiskInconsistent { most: Amount::from_mib(most >> 20) }.into());
+    }
+    // When the disk for images is full nobody reads what tar writes, so tar fails, too; and when
+    // tar fails its stream breaks off.
+    match (packed, result) {
+        (Some(Err(CopyError::Write(error))), _) => Err(not_written(&error).into()),
+        (_, Err(fault)) => Err(fault.into()),
+        (Some(Ok(())), Ok(())) => Ok(()),
+        (Some(Err(error)), Ok(())) => {
+            Err(Fault::SaveFailed { detail: fault::detail(&error.to_string()) }.into())
+        }
+        (None, Ok(())) => Err(worker.internal("the disk was not packed").into()),
+    }
+}
+
+/// Reserves space for an image, while nobody else on this host does.
+fn reserve(jobs: &Jobs, draft: &mut Draft, bytes: u64) -> io::Result<()> {
+    let lock = jobs.lock_node(RESERVE)?;
+    if lock.is_none() {
+        log::event(Level::Warning, "image.crowded", &[("waited", &RESERVE.as_secs())]);
+    }
+    draft.reserve(bytes)
+}
+
+/// Why an image could not be written.
+fn not_written(error: &io::Error) -> Fault {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::NoRoomForImage,
+        _ => Fault::SaveFailed { detail: fault::detail(&format!("writing it: {error}")) },
+    }
+}
+
+/// Leaves the machine stopped, and reports why there is no image.
+fn not_saved(worker: &mut Worker<'_>, fault: Fault) -> Result<(), JobError> {
+    let fault = match fault {
+        Fault::Interrupted { .. } => Fault::SaveInterrupted,
+        other => other,
+    };
+    if let Some(saving) = &mut worker.record.saving {
+        saving.file = None;
+    }
+    // This also ends what a killed helper has left running on the disk.
+    worker.leave_stopped();
+    worker.finish(Some(fault))
+}
+
+/// Finishes a save whose image has got its name, and undoes any other.
+pub(super) fn recover(worker: &mut Worker<'_>) -> Result<(), JobError> {
+    let store = Store::new(worker.config);
+    if let Some(Saving { image, file: Some(packed) }) = &worker.record.saving {
+        match store.has(image, *packed) {
+            Ok(true) => return worker.finish(None),
+            Ok(false) => {}
+            Err(error) => {
+                log::event(Level::Error, "image.lost", &[("image", &image.stem()), ("error", &error)]);
+            }
+        }
+    }
+    store.sweep();
+    not_saved(worker, Fault::SaveInterrupted)
+}
