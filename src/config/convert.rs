@@ -1,6 +1,8 @@
-//! From vGrid's configuration syntax of 2007 (Python's `ConfigParser`) to TOML.
+//! Converts vGrid's configuration syntax of 2007 (Python's `ConfigParser`) to TOML.
 
 use thiserror::Error;
+
+use super::source::looks_old;
 
 /// Why a text can't be converted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -13,23 +15,23 @@ pub enum ConvertError {
         /// The line.
         text: String,
     },
-    /// It is TOML as it stands.
+    /// The text is TOML as it stands.
     #[error("this is TOML already; there is nothing to convert")]
     AlreadyToml,
-    /// The result would not be TOML; a key or a section is there twice, for instance.
+    /// The result would not be TOML, for instance because a key or a section is there twice.
     #[error("the result would not be TOML: {0}")]
     NotToml(String),
 }
 
-/// The places where a number is meant. Everything else is text.
+/// Whether a value is meant as a number. All others are text.
 fn is_number(section: &str, key: &str) -> bool {
     matches!(section, "PhysicalHostsPool" | "VMSwapSize") || key == "nodeTimeout"
 }
 
-/// Converts a file's text, comments included. The result is valid TOML; whether its keys are known shows when
-/// it is loaded.
+/// Converts a file's text, comments included. The result is valid TOML; loading it shows whether
+/// its keys are known.
 pub fn convert(old: &str) -> Result<String, ConvertError> {
-    if !super::looks_old(old) && toml::from_str::<toml::Table>(old).is_ok() {
+    if !looks_old(old) && toml::from_str::<toml::Table>(old).is_ok() {
         return Err(ConvertError::AlreadyToml);
     }
     let mut out = String::with_capacity(old.len() + old.len() / 8);
@@ -37,7 +39,7 @@ pub fn convert(old: &str) -> Result<String, ConvertError> {
     let mut pending: Option<(String, String)> = None;
     for (index, line) in old.lines().enumerate() {
         let text = line.trim();
-        // ConfigParser takes an indented line for the continuation of the value before it.
+        // To ConfigParser an indented line continues the value before it.
         if line.starts_with([' ', '\t'])
             && !text.is_empty()
             && !text.starts_with(['#', ';'])
@@ -79,7 +81,7 @@ fn flush(out: &mut String, section: &str, pending: &mut Option<(String, String)>
     }
 }
 
-/// A key as TOML writes it: bare where it can be, else in quotes.
+/// A key as TOML writes it: bare if it can be, else in quotes.
 fn toml_key(key: &str) -> String {
     if !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) {
         key.to_owned()

@@ -7,39 +7,40 @@ use serde::Deserialize;
 
 use crate::model::mail::{Address, MailDomain};
 
-use super::{ConfigError, Source, UserVariable, default_ca, is_http};
+use super::source::{ConfigError, Source, is_http};
+use super::{CA_FILE, UserVariable};
 
 const SECTION: &str = "Mail";
 
-/// Mail: whether and how it leaves the portal, and where it goes.
+/// Whether and how mail leaves the portal, and where it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mail {
-    /// How it leaves; `None` if none is sent.
+    /// How mail leaves; `None` if none is sent.
     pub outlet: Option<Outlet>,
-    /// The environment variable in which Apache gives the address of who is signed in.
+    /// The environment variable in which Apache gives the mail address of the signed-in user.
     pub env_mail_variable: Option<UserVariable>,
-    /// What follows the `@` for whom nothing else is known.
+    /// The domain of the addresses of users for whom no other address is known.
     pub domain: Option<MailDomain>,
-    /// Where the portal's pages are, for links in mail: `https://portal.example.org/cgi-bin/user`, without a slash
-    /// at its end.
+    /// Where the portal's pages are, for links in mail: `https://portal.example.org/cgi-bin/user`,
+    /// without a trailing slash.
     pub portal_url: Option<String>,
 }
 
 /// How mail leaves the portal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outlet {
-    /// Who it is from.
+    /// The sender's address.
     pub sender: Address,
-    /// The way.
+    /// What it is handed to.
     pub transport: Transport,
 }
 
-/// The way of mail.
+/// What mail is handed to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transport {
-    /// By SMTP to a mail server.
+    /// A mail server, over SMTP.
     Smtp(MailServer),
-    /// Through the program `sendmail`, by its absolute path.
+    /// The program `sendmail`, by its absolute path.
     Sendmail(PathBuf),
 }
 
@@ -50,39 +51,38 @@ pub struct MailServer {
     pub host: String,
     /// Its port.
     pub port: u16,
-    /// Whether what is said to it is encrypted.
+    /// Whether the connection is encrypted.
     pub encryption: Encryption,
-    /// What it asks for before it takes mail.
+    /// What it wants before it takes mail.
     pub login: Option<Login>,
-    /// The certificates that its own must be signed by, as PEM.
+    /// The CA certificates that its own is checked against, as PEM.
     pub ca_file: PathBuf,
 }
 
-/// Name and password for a mail server.
+/// User name and password for a mail server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
-    /// The name.
+    /// The user name.
     pub user: String,
     /// The file that holds the password.
     pub password_file: PathBuf,
 }
 
-/// Whether what is said to a mail server is encrypted.
+/// Whether the connection to a mail server is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Encryption {
-    /// It is not.
+    /// Not at all.
     None,
-    /// From STARTTLS on (RFC 3207); without it nothing is sent.
+    /// From STARTTLS on (RFC 3207); if the server lacks it, nothing is sent.
     StartTls,
     /// From the beginning (RFC 8314).
     Tls,
 }
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Kind {
-    #[default]
     None,
     Smtp,
     Sendmail,
@@ -90,47 +90,33 @@ enum Kind {
 
 /// The section as it is written.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Raw {
-    #[serde(default)]
     transport: Kind,
-    #[serde(default = "default_server")]
     server: String,
     encryption: Option<Encryption>,
-    #[serde(default)]
     user: String,
     password_file: Option<PathBuf>,
-    #[serde(default = "default_ca")]
     ca_file: PathBuf,
-    #[serde(default = "default_sendmail")]
     sendmail: PathBuf,
-    #[serde(default)]
     sender: String,
     #[serde(rename = "EnvMailVariable")]
     env_mail_variable: Option<UserVariable>,
-    #[serde(default)]
     domain: String,
-    #[serde(rename = "portalURL", default)]
+    #[serde(rename = "portalURL")]
     portal_url: String,
-}
-
-fn default_server() -> String {
-    "localhost".into()
-}
-fn default_sendmail() -> PathBuf {
-    "/usr/sbin/sendmail".into()
 }
 
 impl Default for Raw {
     fn default() -> Self {
         Self {
             transport: Kind::None,
-            server: default_server(),
+            server: "localhost".into(),
             encryption: None,
             user: String::new(),
             password_file: None,
-            ca_file: default_ca(),
-            sendmail: default_sendmail(),
+            ca_file: CA_FILE.into(),
+            sendmail: "/usr/sbin/sendmail".into(),
             sender: String::new(),
             env_mail_variable: None,
             domain: String::new(),
@@ -140,7 +126,8 @@ impl Default for Raw {
 }
 
 impl Raw {
-    /// Checks everything, also what is not needed at present: who switches mail on meets no old mistakes.
+    /// Checks everything, even what is not in use, so that switching mail on brings up no old
+    /// mistakes.
     pub(super) fn check(self, source: &Source) -> Result<Mail, ConfigError> {
         let wrong = |key: &str, message: &str| source.value(SECTION, key, message);
         let server = self.server(source)?;
@@ -193,7 +180,8 @@ impl Raw {
         let not_a_server = "must be host or host:port, for instance mail.example.org:587";
         let (host, port) = host_and_port(&self.server).ok_or_else(|| wrong("server", not_a_server))?;
         let near = is_this_machine(&host);
-        // Mail holds names of people and machines: only what stays on this machine travels openly unasked.
+        // Mail holds names of people and machines. Unless told otherwise, it goes unencrypted only
+        // if it stays on this machine.
         let encryption =
             self.encryption.unwrap_or(if near { Encryption::None } else { Encryption::StartTls });
         if login.is_some() && encryption == Encryption::None && !near {

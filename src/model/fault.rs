@@ -1,5 +1,5 @@
-//! What can go wrong with a machine, in words that its owner understands. A fault travels from the node
-//! to the server and is kept with the machine; its data is structured, its prose is here.
+//! What can go wrong with a machine, in words that its owner understands. A fault travels from the
+//! node to the server as structured data, and is kept with the machine. Its prose is here.
 
 use std::net::Ipv4Addr;
 
@@ -22,7 +22,7 @@ pub enum Fault {
         /// The image.
         tag: ImageTag,
     },
-    /// The image's file is not there or can't be read.
+    /// The image's file is missing or can't be read.
     #[error(
         "The file of the image {tag} is missing on this host. Choose another image, or tell an administrator."
     )]
@@ -30,7 +30,7 @@ pub enum Fault {
         /// The image.
         tag: ImageTag,
     },
-    /// The archive is damaged, cut off, or no archive at all.
+    /// The image's file is damaged, truncated, or no archive at all.
     #[error("The image {tag} is damaged ({detail}). Tell an administrator.")]
     ImageCorrupt {
         /// The image.
@@ -39,7 +39,7 @@ pub enum Fault {
         #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
-    /// All of the image lies in one folder.
+    /// The whole image is in one folder.
     #[error(
         "No machine can be started from the image {tag}: all of it lies in one folder, {folder}, and there is neither an init nor a /boot beside it. Tell an administrator to pack what is in that folder, not the folder (tar -C {folder} -czf IMAGE .)."
     )]
@@ -50,7 +50,7 @@ pub enum Fault {
         #[serde(deserialize_with = "cleaned")]
         folder: String,
     },
-    /// The image did not fit into the partition.
+    /// The image does not fit into the partition.
     #[error("The image {tag} does not fit into {partition}. Deploy it with a larger partition.")]
     ImageTooLarge {
         /// The image.
@@ -58,34 +58,34 @@ pub enum Fault {
         /// The size of the root partition.
         partition: Amount,
     },
-    /// The host's free memory does not suffice.
+    /// The host has too little free memory.
     #[error(
         "This host has only {free} of memory free, and {needed} are needed. Ask for less, choose another host, or stop or terminate a machine."
     )]
     NotEnoughMemory {
         /// What was asked for.
         needed: Amount,
-        /// What is free, reservations of other deploys taken off.
+        /// What is free, less what other deploys reserve.
         free: Amount,
     },
-    /// The volume group is full.
+    /// The volume group has too little free space.
     #[error(
         "This host has only {free} of disk space free, and {needed} are needed. Ask for less, choose another host, or terminate a machine."
     )]
     NotEnoughSpace {
         /// Root and swap together.
         needed: Amount,
-        /// What is free, reservations of other deploys taken off.
+        /// What is free, less what other deploys reserve.
         free: Amount,
     },
-    /// The volume group of the node's configuration does not exist.
+    /// The volume group that the node's configuration names does not exist.
     #[error("The volume group {name} is missing on this host. Tell an administrator.")]
     VolumeGroupMissing {
         /// Its name.
         #[serde(deserialize_with = "cleaned")]
         name: String,
     },
-    /// The machine's name has an address that no machine can have.
+    /// The machine's name resolves to an address that no machine can have.
     #[error(
         "The name {host} has the address {address}, which {why}. Choose another name, and tell an administrator: its entry in the DNS or /etc/hosts is wrong."
     )]
@@ -98,7 +98,7 @@ pub enum Fault {
         #[serde(deserialize_with = "cleaned")]
         why: String,
     },
-    /// Something answers at the address of the machine's name.
+    /// Something already answers at the address of the machine's name.
     #[error(
         "Something answers at {address}, the address of {host}, so another machine has it. Choose another name, and tell an administrator."
     )]
@@ -108,7 +108,7 @@ pub enum Fault {
         /// Its address.
         address: Ipv4Addr,
     },
-    /// A volume of that name is there that is not this machine's.
+    /// Another volume has the name that this machine's is to get.
     #[error(
         "A volume named {volume} is already there on this host, left over from something else. Choose another name or host, or tell an administrator."
     )]
@@ -117,7 +117,7 @@ pub enum Fault {
         #[serde(deserialize_with = "cleaned")]
         volume: String,
     },
-    /// A domain of that name runs that is not this machine.
+    /// Another domain runs under this machine's name.
     #[error(
         "A machine named {domain} already runs on this host. Choose another name or host, or tell an administrator."
     )]
@@ -125,7 +125,7 @@ pub enum Fault {
         /// The domain.
         domain: MachineName,
     },
-    /// The virtual host name has no address.
+    /// The machine's name has no address.
     #[error(
         "The name {host} has no IPv4 address in the DNS, as this host sees it. Choose another name, or tell an administrator."
     )]
@@ -133,7 +133,8 @@ pub enum Fault {
         /// The name.
         host: VirtualHost,
     },
-    /// The machine's configuration could not be rendered, or the toolstack can't read it.
+    /// The template of the machine's configuration can't be rendered, or the toolstack can't read
+    /// what it renders to.
     #[error("The configuration template {template} has an error ({detail}). Tell an administrator.")]
     TemplateError {
         /// The template's name.
@@ -143,14 +144,14 @@ pub enum Fault {
         #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
-    /// Neither `xl` nor `xm` is there, or it does not answer.
+    /// Neither `xl` nor `xm` is installed, or it does not answer.
     #[error("The Xen tools are missing on this host or do not answer ({detail}). Tell an administrator.")]
     ToolstackMissing {
         /// What was tried.
         #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
-    /// sudo would not let the web server's user run the helper.
+    /// sudo does not let the web server's user run the helper.
     #[error(
         "This host does not let vGrid do its work (sudo refused). Tell an administrator: sudoers lacks vGrid's rule."
     )]
@@ -169,20 +170,20 @@ pub enum Fault {
         #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
-    /// The machine was started but stopped again.
+    /// The machine was started, but stopped again.
     #[error("The machine was started but did not keep running ({detail}). Its console may say why.")]
     DidNotRun {
         /// What was seen.
         #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
-    /// The worker was killed, or the host went down.
+    /// The worker of a deploy was killed, or the host went down.
     #[error("The work was interrupted ({}; killed, or the host was restarted or its disk full). What had been made is removed; deploy again.", stage.map_or("before it began".to_owned(), |s| s.to_string()))]
     Interrupted {
         /// How far it had come.
         stage: Option<Stage>,
     },
-    /// As [`Interrupted`](Self::Interrupted), of a machine that was to be started: nothing of it is lost.
+    /// As [`Interrupted`](Self::Interrupted), but in starting a machine, of which nothing is lost.
     #[error("Starting was interrupted ({}; killed, or the host was restarted or its disk full). The machine is stopped; start it again.", stage.map_or("before it began".to_owned(), |s| s.to_string()))]
     StartInterrupted {
         /// How far it had come.
@@ -195,19 +196,19 @@ pub enum Fault {
         #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
-    /// The machine that is to be stopped or started is not there.
+    /// The machine to stop or start is not there.
     #[error("This host has no machine {machine} any more. Terminate it, so that its name is free again.")]
     MachineMissing {
         /// Its name.
         machine: MachineName,
     },
-    /// A later order about this machine has been carried out, or is being carried out.
+    /// The node has already carried out, or begun, a later order for this machine.
     #[error(
         "This host has a later order about this machine already. Look at the machine's page, and give the order anew."
     )]
     OrderOutdated,
-    /// The machine runs, but its kernel was not handed the owner's name that the template has for it. pygrub of
-    /// old Xen versions is known to hand on the word `None` instead of `extra`.
+    /// The machine runs, but its kernel was not given the owner's name from the template. The
+    /// pygrub of old Xen versions is known to pass on the word `None` in place of `extra`.
     #[error(
         "The machine was started, but its kernel was not told whose it is, so nobody could log in (its command line: {detail}). Tell an administrator: the boot loader loses `extra`; INSTALL.md, \"Boot loaders\", says what helps."
     )]
@@ -216,7 +217,7 @@ pub enum Fault {
         #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
-    /// The machine could not be removed altogether.
+    /// The machine could not be removed completely.
     #[error(
         "Not everything of the machine could be removed ({detail}). Terminate it again, or tell an administrator."
     )]
@@ -239,15 +240,15 @@ pub enum Fault {
         "The image does not fit on this host's disk for images. Nothing of the machine is lost. Delete saved images that you need no more, or tell an administrator."
     )]
     NoRoomForImage,
-    /// The disk's file system yields more than the disk can hold.
+    /// The disk's file system yields more data than the disk can hold.
     #[error(
         "The disk was not saved as an image: its file system yields more than the {most} that the disk can hold, so it is damaged, or many files share their content. Nothing of the machine is lost. Start it, have its file system checked (fsck) or those files removed, and save it again."
     )]
     DiskInconsistent {
-        /// What it can hold, and the headers of an archive.
+        /// The size of the largest archive that a sound disk of this size could give.
         most: Amount,
     },
-    /// There is an image of that name already.
+    /// The owner already has an image of that name.
     #[error(
         "There is a saved image called {name} already. Choose another name, or delete or rename that one first."
     )]
@@ -255,44 +256,44 @@ pub enum Fault {
         /// Its name.
         name: ImageName,
     },
-    /// The saved image is not there.
+    /// The host no longer has the saved image.
     #[error("The saved image {name} is not on this host any more. Choose another image.")]
     SavedImageMissing {
         /// Its name.
         name: ImageName,
     },
-    /// As [`Interrupted`](Self::Interrupted), of a disk that was to be saved.
+    /// As [`Interrupted`](Self::Interrupted), but in saving a disk.
     #[error(
         "Saving the disk was interrupted (killed, or the host was restarted or its disk full). Nothing of the machine is lost; save it again."
     )]
     SaveInterrupted,
-    /// Root has not allowed vGrid to remove what it did not make.
+    /// The host's configuration does not allow vGrid to remove what it did not make.
     #[error(
         "This host lets vGrid remove only what vGrid made. Set removeStrangers = true under [General] of its node.cfg, or type the command there, as root."
     )]
     StrangersProtected,
-    /// What was to be removed as a stranger is none, or can't be removed.
+    /// What was to be removed as a stranger turns out to be none, or can't be removed.
     #[error(
         "It was left alone: {why}. Look again after the next upkeep, or type the command there, as root."
     )]
     StrangerKept {
-        /// What speaks against it.
+        /// Why it was not removed.
         #[serde(deserialize_with = "cleaned")]
         why: String,
     },
     /// A program took too long.
     #[error("{what} did not end within {seconds} s and was stopped. Try again, or tell an administrator.")]
     TimedOut {
-        /// The work that took too long.
+        /// What it was to do.
         #[serde(deserialize_with = "cleaned")]
         what: String,
         /// Its time limit.
         seconds: u64,
     },
-    /// Something else, whose detail is in the node's log.
+    /// Anything else; the node's log has the detail.
     #[error("Something went wrong on the host. Tell an administrator the number {request}.")]
     Internal {
-        /// The request id under which the log has the detail.
+        /// The request id under which to find the detail.
         #[serde(deserialize_with = "cleaned")]
         request: String,
     },
@@ -301,7 +302,7 @@ pub enum Fault {
     HostDown {
         /// The node.
         host: PhysicalHost,
-        /// What the connection said.
+        /// The error of the connection.
         #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
@@ -313,16 +314,16 @@ pub enum Fault {
         /// The time limit.
         seconds: u64,
     },
-    /// What answered is not a vGrid node, or a broken one.
+    /// What answered is no vGrid node, or a broken one.
     #[error("The host {host} answered something that makes no sense ({detail}). Tell an administrator.")]
     HostGarbled {
         /// The node.
         host: PhysicalHost,
-        /// What was wrong with the answer.
+        /// What is wrong with the answer.
         #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
-    /// The node had so much to do that it took no order.
+    /// The node was too busy to accept an order.
     #[error("The host {host} is busy ({detail}). Nothing was done; try again in a minute.")]
     HostBusy {
         /// The node.
@@ -331,7 +332,7 @@ pub enum Fault {
         #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
-    /// The node would not take orders from this server.
+    /// The node does not take orders from this server.
     #[error("The host {host} refused the order (HTTP {status}: {detail}). Tell an administrator.")]
     HostRefused {
         /// The node.
@@ -345,18 +346,19 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Whether the machine came so far that its host keeps what it said on its console, for its owner to read.
+    /// Whether the machine got far enough to write to its console, so that its host keeps the
+    /// output for the owner to read.
     pub fn leaves_console(&self) -> bool {
         matches!(self, Self::StartFailed { .. } | Self::DidNotRun { .. } | Self::ParametersLost { .. })
     }
 
-    /// Its kind, by the name that it has on the wire.
+    /// The kind of fault, by its name on the wire.
     pub fn code(&self) -> String {
         let json = serde_json::to_value(self).unwrap_or_default();
         json["code"].as_str().unwrap_or("unknown").to_owned()
     }
 
-    /// The image or the name that it is about; empty if it is about the host itself.
+    /// The image or name that the fault is about; empty if it is about the host itself.
     pub fn subject(&self) -> &str {
         match self {
             Self::ImageUnknown { tag }
@@ -372,8 +374,8 @@ impl Fault {
         }
     }
 
-    /// Whether administrators are to hear of it when a deploy fails for it: the host can't be used, or something is
-    /// wrong there that will hit others, too, and that its user can't mend.
+    /// Whether administrators are told when a deploy fails with this fault: the host can't be used,
+    /// or something is wrong there that will affect others too, and that the user can't fix.
     pub fn concerns_administrators(&self) -> bool {
         self.is_the_hosts_own()
             || matches!(
@@ -394,8 +396,8 @@ impl Fault {
             )
     }
 
-    /// The HTTP status of a page that tells of it: 503 when trying again helps, 502 when the host
-    /// could not be used, 409 when it had a reason to refuse.
+    /// The HTTP status that tells programs of the fault: 503 if trying again helps, 502 if the host
+    /// could not be used, 409 if it had a reason to refuse.
     pub fn status(&self) -> u16 {
         self.blame().statuses().page
     }
@@ -405,10 +407,11 @@ impl Fault {
         self.blame().statuses().node
     }
 
-    /// Whether the same machine may well be made on another host, where this one refused it, could not be used or failed.
+    /// Whether a deploy that failed with this fault is worth trying on another host.
     ///
-    /// Not where it is unknown who refused it ([`HostRefused`](Self::HostRefused)), or whether: then there could be two. Nor
-    /// where the machine has run: what it said is on that host, for its owner to read.
+    /// Not if it is unclear whether the host refused it, or what refused it
+    /// ([`HostRefused`](Self::HostRefused)): the machine could then exist twice. Nor if the machine
+    /// has run: its console output is on that host, for the owner to read.
     pub fn sends_elsewhere(&self) -> bool {
         match self {
             Self::HostDown { .. }
@@ -429,20 +432,20 @@ impl Fault {
             | Self::Interrupted { .. }
             | Self::TimedOut { .. }
             | Self::Internal { .. } => true,
-            // It may have been taken all the same.
+            // The host may have accepted it all the same.
             Self::HostSilent { .. }
             | Self::HostGarbled { .. }
             | Self::HostRefused { .. }
-            // Elsewhere it would be the same.
+            // Every host would say the same.
             | Self::ImageNested { .. }
             | Self::ImageTooLarge { .. }
             | Self::AddressUnusable { .. }
             | Self::AddressInUse { .. }
-            // It has been started there.
+            // The machine has been started there.
             | Self::StartFailed { .. }
             | Self::DidNotRun { .. }
             | Self::ParametersLost { .. }
-            // Not about a deploy, or about what is on this host alone.
+            // Not about a deploy, or about something that only this host has.
             | Self::StartInterrupted { .. }
             | Self::StopFailed { .. }
             | Self::MachineMissing { .. }
@@ -459,7 +462,8 @@ impl Fault {
         }
     }
 
-    /// Whether the host could not be used at all, rather than having a reason to refuse this order.
+    /// Whether the host could not be used at all, as opposed to having a reason to refuse this
+    /// order.
     pub fn is_the_hosts_own(&self) -> bool {
         matches!(self.blame(), Blame::Host | Blame::Connection)
     }
@@ -516,15 +520,15 @@ impl Blame {
     }
 }
 
-/// The longest `detail` that is kept, in characters.
+/// The most characters of a `detail` that are kept.
 const DETAIL_MAX: usize = 200;
 
-/// What a node says is made fit for a sentence where it enters.
+/// Deserialises a text, made fit for a sentence (see [`detail`]).
 fn cleaned<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     String::deserialize(deserializer).map(|text| detail(&text))
 }
 
-/// Makes a program's output fit for a sentence: one line, nothing invisible, not endless.
+/// Makes a program's output fit for a sentence: one line of limited length, nothing invisible.
 pub fn detail(text: &str) -> String {
     let line = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
     let line = line.replace(|c: char| c.is_control() || is_invisible(c), " ");
@@ -580,7 +584,7 @@ mod tests {
         let tag: ImageTag = "tiny".parse().unwrap();
         let amount = Amount::from_mib(1);
         let text = || "x".to_owned();
-        // All that can become of a deploy.
+        // All faults that a deploy can end with.
         let faults = [
             Fault::ImageUnknown { tag: tag.clone() },
             Fault::ImageMissing { tag: tag.clone() },

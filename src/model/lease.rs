@@ -1,4 +1,4 @@
-//! Points in time and spans of time: [`Moment`] and [`Lease`].
+//! Points in time, and how long a machine may live: [`Moment`], [`Lease`] and [`Term`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,27 +12,27 @@ use thiserror::Error;
 pub struct Moment(i64);
 
 impl Moment {
-    /// So many seconds since 1970 (UTC).
+    /// The moment that many seconds after the beginning of 1970 (UTC).
     pub const fn from_unix(seconds: i64) -> Self {
         Self(seconds)
     }
 
-    /// The moment in an HTTP header: `Sun, 22 Nov 2026 09:05:00 GMT` (RFC 9110, section 5.6.7).
+    /// Reads a date from an HTTP header: `Sun, 22 Nov 2026 09:05:00 GMT` (RFC 9110, section 5.6.7).
     pub fn from_http(text: &str) -> Option<Self> {
         let time = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok()?;
         Some(Self(time.as_second()))
     }
 
-    /// The moment in RFC 3339: `2026-11-22T09:05:00Z`.
+    /// Reads a time in RFC 3339: `2026-11-22T09:05:00Z`.
     pub fn from_rfc3339(text: &str) -> Option<Self> {
         let time: jiff::Timestamp = text.trim().parse().ok()?;
         Some(Self(time.as_second()))
     }
 
-    /// When a day begins in UTC, and when the next one does: `2026-11-22`.
+    /// Reads a day, `2026-11-22`: when it begins in UTC, and when the next one does.
     pub fn from_day(text: &str) -> Option<(Self, Self)> {
         let text = text.trim();
-        // What follows the day would be read, too, and forgotten.
+        // jiff would accept a time after the day, and ignore it.
         let day: jiff::civil::Date = text.parse().ok().filter(|_| text.len() == "2026-11-22".len())?;
         let begin = jiff::tz::Offset::UTC.to_timestamp(day.at(0, 0, 0, 0)).ok()?;
         let begin = Self(begin.as_second());
@@ -44,24 +44,25 @@ impl Moment {
         self.0
     }
 
-    /// The moment so many seconds later.
+    /// The moment that many seconds later.
     pub const fn plus_seconds(self, seconds: i64) -> Self {
         Self(self.0.saturating_add(seconds))
     }
 
-    /// Seconds from `earlier` to this moment; negative if it is later.
+    /// Seconds from `earlier` to this moment; negative if `earlier` is the later one.
     pub const fn since(self, earlier: Self) -> i64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// RFC 3339 in UTC: `2026-11-22T09:05:00Z`.
+    /// In RFC 3339, in UTC: `2026-11-22T09:05:00Z`.
     pub fn rfc3339(self) -> String {
         let t = self.civil();
         let (year, month, day) = (t.year(), t.month(), t.day());
         format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", t.hour(), t.minute(), t.second())
     }
 
-    /// Date and time in UTC. (A list shows hundreds of them: `strftime` would take a tenth of its time.)
+    /// Date and time in UTC.
+    // A list shows hundreds of them, and would spend a tenth of its time in `strftime`.
     fn civil(self) -> jiff::civil::DateTime {
         let bounded = self.0.clamp(jiff::Timestamp::MIN.as_second(), jiff::Timestamp::MAX.as_second());
         let timestamp = jiff::Timestamp::from_second(bounded).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
@@ -70,7 +71,7 @@ impl Moment {
 }
 
 impl fmt::Display for Moment {
-    /// For people: `2026-11-22 09:05 UTC`.
+    /// As people read it: `2026-11-22 09:05 UTC`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let t = self.civil();
         let (year, month, day) = (t.year(), t.month(), t.day());
@@ -99,7 +100,7 @@ pub enum LeaseFault {
 impl Lease {
     const MAX_MINUTES: u32 = 3650 * 24 * 60;
 
-    /// The span in seconds.
+    /// The lease in seconds.
     pub fn seconds(self) -> i64 {
         i64::from(self.minutes) * 60
     }
@@ -134,7 +135,7 @@ impl FromStr for Lease {
 }
 
 impl Lease {
-    /// For people: `7 days`, `1 hour`.
+    /// As people read it: `7 days`, `1 hour`.
     pub fn in_words(self) -> String {
         let (count, unit) = match self.minutes {
             m if m % (24 * 60) == 0 => (m / (24 * 60), "day"),
@@ -169,13 +170,13 @@ impl From<Lease> for String {
     }
 }
 
-/// For how long a machine may live.
+/// How long a machine may live, or that it may live for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Term {
-    /// So long.
+    /// As long as the lease.
     For(Lease),
-    /// For ever; only an administrator can give that.
+    /// For ever. Only an administrator can grant that.
     Never,
 }
 
@@ -183,7 +184,7 @@ impl Term {
     /// The word for a lease without an end.
     const NEVER: &str = "never";
 
-    /// When it ends, counted from `now`; `None` for never.
+    /// When a term that begins now ends; `None` for never.
     pub fn end(self, now: Moment) -> Option<Moment> {
         match self {
             Self::For(lease) => Some(now.plus_seconds(lease.seconds())),

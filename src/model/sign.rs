@@ -1,10 +1,11 @@
-//! Signatures on what server and nodes say to each other: HMAC-SHA-256 (RFC 2104, FIPS 180-4) under the key that
-//! all of them share.
+//! Signatures on the messages between server and nodes: HMAC-SHA-256 (RFC 2104, FIPS 180-4) with
+//! the key that all of them share.
 //!
-//! A request is signed with everything that makes it this request and no other: whom it is for, the registry that
-//! its sender goes by, a nonce, the time, method, path with query, and body. So it is worth nothing on another host,
-//! for another server, or a second time. An answer is signed with the signature of its request, so whoever answers
-//! in the other's place has to know the key, and an answer recorded earlier does not fit.
+//! The signature of a request covers everything that makes it this request and no other: the
+//! recipient, the sender's registry, a nonce, the time, the method, the path with its query, and
+//! the body. So a recorded request is worthless on another host, with another registry, or a second
+//! time. The signature of an answer covers the signature of its request. So nobody can answer in
+//! the recipient's place without the key, and no recorded answer fits another request.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,21 +20,24 @@ use super::names::{NameFault, PhysicalHost, RegistryId};
 
 /// The request header that carries the time of signing, in seconds since 1970.
 pub const TIME_HEADER: &str = "X-Vgrid-Time";
-/// The header that carries the signature of a request or an answer, in lower-case hexadecimal.
+/// The header that carries the signature of a request or answer, in lower-case hexadecimal.
 pub const SIGNATURE_HEADER: &str = "X-Vgrid-Signature";
-/// The request header that carries the request id, so that both logs have the same.
+/// The request header that carries the request id, so that it is the same in both logs.
 pub const REQUEST_HEADER: &str = "X-Vgrid-Request";
-/// The request header that names whom the request is for.
+/// The request header that names the recipient.
 pub const RECIPIENT_HEADER: &str = "X-Vgrid-To";
 /// The request header that carries the nonce.
 pub const NONCE_HEADER: &str = "X-Vgrid-Nonce";
-/// The header of requests and answers that carries the identity of the registry that the sender goes by.
+/// The header of requests and answers that carries the identity of the sender's registry.
 pub const REGISTRY_HEADER: &str = "X-Vgrid-Registry";
 
-/// How far the clocks of server and node may be apart, in seconds.
+/// How far the clocks of server and node may differ, in seconds.
 pub const MAX_SKEW: i64 = 300;
 
-/// A shared secret. Not printable.
+/// The length of SHA-256's digests.
+const SIGNATURE_BYTES: usize = 32;
+
+/// The secret that server and nodes share. `Debug` does not print it.
 #[derive(Clone)]
 pub struct Key(Vec<u8>);
 
@@ -41,7 +45,7 @@ impl Key {
     /// The fewest characters that a key may have.
     pub const MIN: usize = 32;
 
-    /// Takes the text of a key file, less white space at its ends; `None` if it is too short.
+    /// Takes the text of a key file, without white space at its ends; `None` if it is too short.
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim();
         (text.len() >= Self::MIN).then(|| Self(text.as_bytes().to_vec()))
@@ -54,12 +58,12 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Whom a request is for.
+/// The recipient of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recipient {
     /// The server.
     Server,
-    /// A host of the pool, by the name that the pool has for it.
+    /// A host of the pool, by its name in the pool.
     Node(PhysicalHost),
 }
 
@@ -84,12 +88,12 @@ impl FromStr for Recipient {
     }
 }
 
-/// Makes a request unlike every other: 32 lower-case hexadecimal digits.
+/// A value that no two requests share: 32 lower-case hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nonce(String);
 
 impl Nonce {
-    /// A new one.
+    /// A new nonce.
     pub fn generate() -> Self {
         Self(uuid::Uuid::now_v7().simple().to_string())
     }
@@ -109,33 +113,33 @@ impl FromStr for Nonce {
     }
 }
 
-/// What of a request is signed.
+/// What the signature of a request covers.
 #[derive(Debug, Clone, Copy)]
 pub struct Signed<'a> {
-    /// Whom it is for.
+    /// The recipient.
     pub to: &'a Recipient,
-    /// The registry that its sender goes by: the server's own, or the one that a node obeys, if it has met one.
+    /// The sender's registry: the server's own, or the one that a node obeys, if it has met one.
     pub registry: Option<RegistryId>,
-    /// What makes it unlike every other.
+    /// What tells it from every other request.
     pub nonce: &'a Nonce,
     /// When it was signed.
     pub time: Moment,
     /// The HTTP method, in capitals.
     pub method: &'a str,
-    /// The path and, after a `?`, the query, as they are on the request line.
+    /// The path and, after a `?`, the query, as on the request line.
     pub path_and_query: &'a str,
     /// The body; empty if there is none.
     pub body: &'a [u8],
 }
 
-/// What of an answer is signed.
+/// What the signature of an answer covers.
 #[derive(Debug, Clone, Copy)]
 pub struct SignedAnswer<'a> {
-    /// The signature of the request that it answers.
+    /// The signature of the answered request.
     pub request: &'a str,
     /// The HTTP status.
     pub status: u16,
-    /// The registry that its sender goes by.
+    /// The sender's registry.
     pub registry: Option<RegistryId>,
     /// The body.
     pub body: &'a [u8],
@@ -147,7 +151,7 @@ pub enum SignFault {
     /// One of the headers is missing or unreadable.
     #[error("the message is not signed")]
     Missing,
-    /// Signed with another key, or changed on its way.
+    /// Signed with another key, or changed in transit.
     #[error("the signature is wrong: do server and node have the same key?")]
     Wrong,
     /// Signed too long ago, or in the future.
@@ -155,7 +159,7 @@ pub enum SignFault {
     Stale(i64),
 }
 
-/// A MAC over parts that can't run into each other, for each is preceded by its length.
+/// A MAC over several parts. Each is preceded by its length, so that none can run into the next.
 fn mac(key: &Key, parts: &[&[u8]]) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(&key.0).expect("HMAC takes keys of any length");
     for part in parts {
@@ -186,7 +190,7 @@ impl Signed<'_> {
         mac(key, &parts)
     }
 
-    /// The headers that make it a signed request, the signature last.
+    /// The headers that sign the request; the signature is the last of them.
     pub fn headers(&self, key: &Key) -> Vec<(&'static str, String)> {
         let mut headers = vec![
             (RECIPIENT_HEADER, self.to.to_string()),
@@ -198,12 +202,9 @@ impl Signed<'_> {
         headers
     }
 
-    /// Checks a signature, in constant time, and that it was made within [`MAX_SKEW`] of `now`.
-    ///
-    /// # Errors
-    /// [`SignFault`], with the reason.
+    /// Checks the signature, in constant time, and that it was made within [`MAX_SKEW`] of `now`.
     pub fn verify(&self, key: &Key, signature: &str, now: Moment) -> Result<(), SignFault> {
-        let given = unhex(signature).ok_or(SignFault::Missing)?;
+        let given = unhex(signature, SIGNATURE_BYTES).ok_or(SignFault::Missing)?;
         self.mac(key).verify_slice(&given).map_err(|_| SignFault::Wrong)?;
         let skew = now.since(self.time);
         if skew.abs() > MAX_SKEW { Err(SignFault::Stale(skew)) } else { Ok(()) }
@@ -217,28 +218,43 @@ impl SignedAnswer<'_> {
         mac(key, &[b"answer", request.as_bytes(), status.as_bytes(), registry.as_bytes(), body])
     }
 
-    /// The headers that make it a signed answer.
+    /// The headers that sign the answer.
     pub fn headers(&self, key: &Key) -> Vec<(&'static str, String)> {
         let mut headers = vec![(SIGNATURE_HEADER, hex(&self.mac(key).finalize().into_bytes()))];
         headers.extend(self.registry.map(|id| (REGISTRY_HEADER, id.to_string())));
         headers
     }
 
-    /// Whether a signature is this answer's, in constant time.
+    /// Whether a signature is this answer's. Compares in constant time.
     pub fn is_signed_by(&self, key: &Key, signature: &str) -> bool {
-        unhex(signature).is_some_and(|given| self.mac(key).verify_slice(&given).is_ok())
+        unhex(signature, SIGNATURE_BYTES).is_some_and(|given| self.mac(key).verify_slice(&given).is_ok())
     }
 }
 
-/// A keyed digest of some words, for tokens that only this key's holder can have made.
+/// A token for some words, which only a holder of the key can make: half of their MAC, in
+/// lower-case hexadecimal.
 pub fn token(key: &Key, words: &[&str]) -> String {
-    let parts: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
-    hex(&mac(key, &parts).finalize().into_bytes()[..16])
+    hex(&token_mac(key, words).finalize().into_bytes()[..TOKEN_BYTES])
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
+/// Whether a text is the [`token`] for these words. Compares in constant time.
+pub fn is_token(key: &Key, words: &[&str], given: &str) -> bool {
+    // `unhex` takes capitals, too, but a token has one spelling.
+    let bytes = unhex(given, TOKEN_BYTES).filter(|bytes| hex(bytes) == given);
+    bytes.is_some_and(|bytes| token_mac(key, words).verify_truncated_left(&bytes).is_ok())
+}
+
+const TOKEN_BYTES: usize = 16;
+
+fn token_mac(key: &Key, words: &[&str]) -> Hmac<Sha256> {
+    let parts: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+    mac(key, &parts)
+}
+
+/// As many bytes as asked for, from hexadecimal.
+fn unhex(text: &str, bytes: usize) -> Option<Vec<u8>> {
     let text = text.as_bytes();
-    if text.len() != 64 {
+    if text.len() != 2 * bytes {
         return None;
     }
     text.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
@@ -248,7 +264,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 pub(crate) mod tests {
     use super::*;
 
-    /// The answer of somebody who knows the key to a request, of which `head` holds the head: as HTTP.
+    /// A signed HTTP answer to the request that has this head, as a holder of the key makes it.
     pub fn http_answer(
         head: &str,
         key: &Key,
@@ -309,7 +325,7 @@ pub(crate) mod tests {
             Signed { method: "GET", ..request },
             Signed { path_and_query: "/a?b=d", ..request },
             Signed { body: b"bodY", ..request },
-            // What moves from one part into its neighbour is another request, too.
+            // Moving bytes from one part to the next makes another request, too.
             Signed { path_and_query: "/a?b=", body: b"cbody", ..request },
         ] {
             assert_eq!(changed.verify(&ours, &signature, time), Err(SignFault::Wrong), "{changed:?}");
@@ -340,6 +356,21 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_token_fits_its_words_and_key() {
+        let ours = key("0123456789abcdef0123456789abcdef");
+        let token = token(&ours, &["form", "alice", "1"]);
+        assert!(is_token(&ours, &["form", "alice", "1"], &token));
+        for words in [["form", "alice", "2"], ["form", "alic", "e1"], ["", "alice", "1"]] {
+            assert!(!is_token(&ours, &words, &token), "{words:?}");
+        }
+        assert!(!is_token(&key("1123456789abcdef0123456789abcdef"), &["form", "alice", "1"], &token));
+        let longer = format!("{token}00");
+        for other in ["", &token[..30], &longer, &token.to_uppercase(), &"0".repeat(32), &"é".repeat(16)] {
+            assert!(!is_token(&ours, &["form", "alice", "1"], other), "{other:?}");
+        }
+    }
+
+    #[test]
     fn a_recipient_is_read_as_it_is_written() {
         for to in [Recipient::Server, Recipient::Node("node1.example.org".parse().unwrap())] {
             assert_eq!(to.to_string().parse(), Ok(to));
@@ -352,7 +383,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_mac_is_the_one_of_rfc_4231() {
-        // Test case 2 of RFC 4231 has a key of four bytes, which `Key::new` refuses.
+        // The key of test case 2 has four bytes, so `Key::new` would refuse it.
         let mac = Hmac::<Sha256>::new_from_slice(b"Jefe").unwrap();
         let digest = mac.chain_update("what do ya want for nothing?").finalize().into_bytes();
         assert!(hex(&digest).starts_with("5bdcc146bf60754e6a042426089575c7"));

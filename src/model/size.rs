@@ -1,4 +1,4 @@
-//! Sizes, each in the one unit its type says. A bare integer is never a size.
+//! Sizes, each with its unit as its type. A bare integer is never a size.
 
 use std::fmt;
 
@@ -11,12 +11,12 @@ pub enum SizeFault {
     /// Not a whole number.
     #[error("{given:?} is not a whole number of {unit}")]
     NotANumber {
-        /// What was given, cut to a printable length.
+        /// What was given, truncated.
         given: String,
         /// The unit that was expected.
         unit: &'static str,
     },
-    /// A whole number, but outside what any machine can have.
+    /// A whole number, but out of the range that a machine can have.
     #[error("must be from {min} to {max} {unit}")]
     OutOfRange {
         /// The smallest accepted value.
@@ -36,12 +36,12 @@ macro_rules! size {
         pub struct $name(u32);
 
         impl $name {
-            /// The smallest value that a request may name.
+            /// The smallest value that a request may ask for.
             pub const MIN: u32 = $min;
-            /// The largest value that a request may name.
+            /// The largest value that a request may ask for.
             pub const MAX: u32 = $max;
 
-            /// Checks the bounds.
+            /// A size of `value`, if it is within the bounds.
             pub fn new(value: u32) -> Result<Self, SizeFault> {
                 if (Self::MIN..=Self::MAX).contains(&value) {
                     Ok(Self(value))
@@ -65,7 +65,7 @@ macro_rules! size {
                     let given = text.chars().take(24).collect();
                     return Err(SizeFault::NotANumber { given, unit: $unit });
                 }
-                // All digits, so the only way to fail is to be too large.
+                // It is all digits, so it can only fail by being too large.
                 Self::new(text.parse().unwrap_or(u32::MAX))
             }
         }
@@ -114,8 +114,8 @@ impl MiB {
     }
 }
 
-/// An amount of memory or space that was measured or added up, in MiB; unlike [`MiB`] and [`GiB`] it
-/// is not what somebody asked for, so it may be zero and has no upper bound.
+/// An amount of memory or space that was measured or added up, in MiB. Unlike a [`MiB`] or [`GiB`],
+/// nobody asked for it, so it may be zero and has no upper bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Amount(u64);
@@ -136,7 +136,7 @@ impl Amount {
         self.0.saturating_mul(1 << 20)
     }
 
-    /// What is left when `other` is taken away; never less than nothing.
+    /// The amount less `other`; nothing if `other` is larger.
     pub const fn minus(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
     }
@@ -154,7 +154,7 @@ impl std::iter::Sum for Amount {
 }
 
 impl fmt::Display for Amount {
-    /// MiB below one GiB, else GiB with one decimal, rounded down.
+    /// In MiB below one GiB, else in GiB with one decimal, rounded down.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0 < 1024 {
             write!(f, "{} MiB", self.0)

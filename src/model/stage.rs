@@ -1,5 +1,5 @@
-//! What a node can be ordered to do with a machine, and the stages of each order's work. The lists are the
-//! code's: tests walk through them, so a new stage can't be forgotten.
+//! What a node can be ordered to do with a machine, and the stages of carrying out each order.
+//! Tests walk through the lists of both, so none can be forgotten there.
 
 use std::fmt;
 
@@ -9,39 +9,43 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
-    /// Make it.
+    /// Make the machine.
     Deploy,
-    /// Shut it down and remove all of it.
+    /// Shut it down, and remove all of it.
     Terminate,
-    /// Shut it down; its disk stays.
+    /// Shut it down, and keep its disk.
     Stop,
-    /// Start what was stopped.
+    /// Start it after a stop.
     Start,
-    /// Shut it down and start it again.
+    /// Shut it down, and start it again.
     Reboot,
-    /// Shut it down and save its disk as an image.
+    /// Shut it down, and save its disk as an image.
     Save,
 }
 
-/// The number of an order about one machine: later orders have higher ones, and the same order repeated has the same.
-/// It is the time at which the order was given, in milliseconds since 1970, or one more than the last if that is
-/// higher: so it grows even over a registry that was restored from a backup and has forgotten the last ones.
+/// The number of an order for one machine. Later orders have higher numbers, and a repeated order
+/// has the same number.
+///
+/// It is the time at which the order was given, in milliseconds since 1970, or one more than the
+/// last number if that is higher. So it grows even after a registry was restored from a backup and
+/// has forgotten the last orders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct OrderNumber(u64);
 
 impl OrderNumber {
-    /// The number of an order that is given at `millis` since 1970, after the one with this number.
+    /// The number of the order after this one, given `millis` milliseconds after the beginning of
+    /// 1970.
     pub fn next(self, millis: u64) -> Self {
         Self(self.0.saturating_add(1).max(millis))
     }
 
-    /// As it is stored: SQLite's numbers have a sign.
+    /// As the registry stores it: SQLite's integers are signed.
     pub fn get(self) -> i64 {
         i64::try_from(self.0).unwrap_or(i64::MAX)
     }
 
-    /// As it was stored; `None` for what is no such number.
+    /// From what the registry stored; `None` if that can't be one.
     pub fn of(stored: i64) -> Option<Self> {
         u64::try_from(stored).ok().map(Self)
     }
@@ -58,7 +62,8 @@ impl Order {
     pub const ALL: [Self; 6] =
         [Self::Deploy, Self::Terminate, Self::Stop, Self::Start, Self::Reboot, Self::Save];
 
-    /// The order's name: on the wire, in the registry, and of the endpoints that give it.
+    /// The order's name: on the wire, in the registry, and in the URL of the endpoint that takes
+    /// it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Deploy => "deploy",
@@ -75,7 +80,7 @@ impl Order {
         Self::ALL.into_iter().find(|order| order.as_str() == name)
     }
 
-    /// The stages of its work, in the order in which they happen.
+    /// The stages of carrying it out, from first to last.
     pub fn stages(self) -> &'static [Stage] {
         match self {
             Self::Deploy => &[
@@ -106,11 +111,11 @@ impl fmt::Display for Order {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
-    /// The node has accepted the order; the deploy waits until it may begin.
+    /// The node has accepted the order; the deploy waits for its turn.
     Accepted,
     /// Root and swap volumes are being made.
     Volumes,
-    /// The file system and the swap area are being made.
+    /// The file system and swap area are being made.
     Filesystems,
     /// The image is being unpacked; carries a percentage.
     Unpack,
@@ -118,11 +123,11 @@ pub enum Stage {
     Configure,
     /// The toolstack is starting the machine.
     Start,
-    /// The machine is watched until it is seen to run.
+    /// The machine is being watched until it is seen to run.
     Verify,
-    /// The machine is being shut down: asked first, then forced.
+    /// The machine is being shut down: it is asked first, then forced.
     Shutdown,
-    /// Domain, configuration and volumes are being removed.
+    /// The domain, its configuration and its volumes are being removed.
     Remove,
     /// The file system is being packed into an image; carries a percentage.
     Pack,
@@ -183,13 +188,13 @@ impl fmt::Display for Stage {
     }
 }
 
-/// Hundredths done, 0 to 100.
+/// How much is done, in percent: 0 to 100.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub struct Percent(u8);
 
 impl Percent {
-    /// The share that `done` is of `total`; 100 when `total` is zero.
+    /// `done` as a percentage of `total`; 100 if `total` is zero.
     pub fn of(done: u64, total: u64) -> Self {
         match total {
             0 => Self(100),

@@ -1,4 +1,4 @@
-//! The messages between server and nodes: JSON bodies over HTTP, signed (see [`super::sign`]).
+//! The messages between server and nodes: JSON over HTTP, signed (see [`super::sign`]).
 //!
 //! | from | to | message | answers |
 //! | --- | --- | --- | --- |
@@ -29,16 +29,16 @@ use super::stage::{Order, OrderNumber, Percent, Stage};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeployOrder {
-    /// The machine's id; a repeated order with the same id changes nothing.
+    /// The machine's id. Repeating an order with the same id changes nothing.
     pub id: VmId,
-    /// The number of this order, the first about this machine.
+    /// The number of this order, which is the first for this machine.
     #[serde(default)]
     pub number: OrderNumber,
     /// Its owner.
     pub user: UserName,
-    /// The node it is for.
+    /// The node that is to make it.
     pub physical_host: PhysicalHost,
-    /// The name it gets.
+    /// The machine's DNS name.
     pub virtual_host: VirtualHost,
     /// The image to unpack.
     pub image: ImageTag,
@@ -46,19 +46,20 @@ pub struct DeployOrder {
     pub memory: MiB,
     /// The size of its root partition.
     pub disk: GiB,
-    /// The saved image that is unpacked in place of the file of `image`, which all else is taken from.
+    /// The saved image to unpack in place of the file of `image`, which still gives everything
+    /// else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saved: Option<SavedImage>,
 }
 
-/// Do something with a machine that is there; what, the endpoint says.
+/// Do to an existing machine what the endpoint says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MachineOrder {
     /// The machine's id.
     pub id: VmId,
-    /// The number of this order. A node carries out none that is older than one that it has carried out, and the same
-    /// one once.
+    /// The number of this order. A node carries out each order once, and none that is older than
+    /// one that it has carried out.
     pub number: OrderNumber,
     /// Its owner.
     pub user: UserName,
@@ -66,7 +67,7 @@ pub struct MachineOrder {
     pub virtual_host: VirtualHost,
 }
 
-/// Save the disk of a machine that is there as an image of its owner's.
+/// Save the disk of an existing machine as an image of its owner's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SaveOrder {
@@ -76,38 +77,38 @@ pub struct SaveOrder {
     pub name: ImageName,
 }
 
-/// Do something with a saved image.
+/// Rename or delete a saved image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageOrder {
     /// The image.
     pub image: SavedImage,
-    /// What.
+    /// What to do with it.
     pub act: ImageAct,
 }
 
-/// What can be done with a saved image.
+/// What can be done with a saved image. Both are idempotent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ImageAct {
-    /// Remove it; that it is gone already is as good.
+    /// Delete it. Succeeds if it is already gone.
     Delete,
-    /// Give it this name; that it has it already is as good.
+    /// Give it this name. Succeeds if it already has it.
     Rename(ImageName),
 }
 
-/// That has been done.
+/// An [`ImageOrder`] has been carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageDone {
     /// What the host has free now.
     pub host: HostFacts,
 }
 
-/// Remove something that vGrid did not make; that it is gone already is as good.
+/// Remove something that vGrid did not make. Succeeds if it is already gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Stranger {
-    /// A volume without the tag of a machine.
+    /// A volume that has no machine's tag.
     Volume {
         /// Its name.
         name: StrangerVolume,
@@ -116,7 +117,7 @@ pub enum Stranger {
     Domain {
         /// Its name.
         name: StrangerDomain,
-        /// Its number, as it was listed: another is another domain.
+        /// Its number, as it was listed. A domain of another number is another domain.
         number: u32,
     },
 }
@@ -130,19 +131,19 @@ impl fmt::Display for Stranger {
     }
 }
 
-/// That has been done.
+/// A [`Stranger`] has been removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Discarded {
-    /// What it was.
+    /// What has been removed.
     pub stranger: Stranger,
 }
 
-/// The node has taken an order (or had taken it before).
+/// The node has accepted an order, now or earlier.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
-    /// The machine the order was about.
+    /// The machine that the order is for.
     pub id: VmId,
-    /// What the host has free, the order's reservation taken off.
+    /// What the host has free, less what the order reserves.
     pub host: HostFacts,
 }
 
@@ -153,14 +154,14 @@ pub struct NodeRefusal {
     pub fault: Fault,
 }
 
-/// What a host has, as it says itself with every message.
+/// What a host has, by its own account, which comes with every message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFacts {
-    /// Memory that no domain has.
+    /// Memory that no domain uses.
     pub memory_free: Amount,
-    /// All memory of the host.
+    /// All of the host's memory.
     pub memory_total: Amount,
-    /// Free space of the volume group.
+    /// Free space in the volume group.
     pub disk_free: Amount,
     /// Size of the volume group.
     pub disk_total: Amount,
@@ -172,7 +173,7 @@ pub struct HostFacts {
     pub common_digest: String,
 }
 
-/// A node tells how a machine is getting on.
+/// A node reports how work on a machine is going.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// The machine.
@@ -181,15 +182,15 @@ pub struct Report {
     pub order: Order,
     /// Its number.
     pub number: OrderNumber,
-    /// Counts up within one order; a report with a lower number than the last is late.
+    /// Counts up within one order. A report with a lower number than the last one is late.
     pub sequence: u32,
     /// What happened.
     pub news: News,
-    /// What the host has free now; absent when the host could not be asked.
+    /// What the host has free now; absent if it could not be found out.
     pub host: Option<HostFacts>,
 }
 
-/// What happened to a machine, as far as its order is concerned.
+/// What happened in carrying out an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum News {
@@ -197,40 +198,41 @@ pub enum News {
     Progress {
         /// The stage.
         stage: Stage,
-        /// How much of it is done, for stages that can tell.
+        /// How much of it is done, if the stage can tell.
         percent: Option<Percent>,
-        /// The place in the queue, from 1, of a deploy that has to wait for others.
+        /// The place in the queue, from 1, of a deploy that waits for others.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         place: Option<u32>,
     },
-    /// The order has been carried out: the machine runs, is stopped, or nothing of it is left.
+    /// The order has been carried out: the machine runs, or is stopped, or nothing of it is left.
     Done,
     /// The disk has been saved as an image, and the machine is stopped.
     Saved {
         /// The size of the image's file.
         bytes: u64,
     },
-    /// It has not. After a deploy nothing of the machine is left, after a removal something is; after a start
-    /// or a reboot it is stopped, so it is after saving its disk, and after a stop it is as it was.
+    /// The order could not be carried out. After a deploy, nothing of the machine is left; after a
+    /// removal, something is. After a start, a reboot or a save, the machine is stopped; after a
+    /// stop, it is as it was.
     Failed {
         /// Why.
         fault: Fault,
     },
 }
 
-/// What the server makes of a report.
+/// The server's decision on a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// Go on.
     Continue,
-    /// The server has given this deploy up. Undo it, unless the machine has run: then keep it.
+    /// The server has given up this deploy. Undo it, unless the machine has run; then keep it.
     Abandon,
-    /// The server does not know this machine. Keep it as it is.
+    /// The server does not know this machine. Leave it as it is.
     Unknown,
 }
 
-/// An order that is given in the answer to a report.
+/// An order that comes with the answer to a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextOrder {
     /// What to do.
@@ -239,12 +241,13 @@ pub struct NextOrder {
     pub number: OrderNumber,
 }
 
-/// The body of an answer from `internal/status`.
+/// The body of the answer from `internal/status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusReply {
-    /// What to do.
+    /// Whether to go on.
     pub verdict: Verdict,
-    /// What has been ordered meanwhile and comes next with this machine; the node need not be told again.
+    /// What has been ordered for this machine meanwhile, and comes next. The server does not call
+    /// the node about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<NextOrder>,
 }
@@ -252,10 +255,10 @@ pub struct StatusReply {
 /// The last part of a machine's console output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsoleTail {
-    /// The output, with everything unprintable replaced.
+    /// The output, with unprintable characters replaced.
     #[serde(deserialize_with = "bounds::console")]
     pub text: String,
-    /// Whether there was more before it.
+    /// Whether earlier output was cut off.
     pub truncated: bool,
 }
 
@@ -267,7 +270,7 @@ pub struct NodeInfo {
     /// The toolstack in use: `xl` or `xm`.
     #[serde(deserialize_with = "bounds::word")]
     pub toolstack: String,
-    /// All domains, the control domain included.
+    /// All domains, including the control domain.
     #[serde(deserialize_with = "bounds::list")]
     pub domains: Vec<Domain>,
     /// All volumes of the volume group.
@@ -294,7 +297,7 @@ pub struct Domain {
     pub id: u32,
     /// Its memory.
     pub memory: Amount,
-    /// The state column of `xl list`, for instance `-b----`.
+    /// The state column of `xl list`, such as `-b----`.
     #[serde(deserialize_with = "bounds::word")]
     pub state: String,
 }
@@ -307,7 +310,7 @@ pub struct Volume {
     pub name: String,
     /// Its size.
     pub size: Amount,
-    /// The machine it was made for, by its tag; absent for what vGrid did not make.
+    /// The machine that it was made for, according to its tag; absent if vGrid did not make it.
     pub machine: Option<VmId>,
     /// Whether something has it open.
     pub open: bool,
@@ -320,18 +323,18 @@ pub struct Job {
     pub id: VmId,
     /// Its name.
     pub machine: MachineName,
-    /// What is being done with it, if something is.
+    /// The order that is being carried out, if any.
     pub work: Option<Order>,
-    /// The stage of that.
+    /// The stage of that order.
     pub stage: Option<Stage>,
-    /// Whether it has been stopped.
+    /// Whether the machine is stopped, by order.
     pub stopped: bool,
     /// When the record was made.
     pub since: Moment,
-    /// The number of the last order that was taken.
+    /// The number of the last order that the node accepted.
     #[serde(default)]
     pub number: OrderNumber,
-    /// How it was ordered; absent when a terminate is all that the node ever heard of it.
+    /// The order that made it; absent if a terminate is all that the node has ever heard of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<DeployOrder>,
 }
@@ -351,6 +354,6 @@ pub struct SavedFile {
 pub struct ImageFile {
     /// Its key.
     pub tag: ImageTag,
-    /// The size of its file in bytes; absent if it can't be read.
+    /// The size of its file in bytes; absent if the file can't be read.
     pub bytes: Option<u64>,
 }

@@ -1,0 +1,104 @@
+//! Whether a call by a person is meant to change something, and may.
+
+use crate::cgi::reply::Refusal;
+use crate::cgi::request::{Format, Request};
+use crate::cgi::sender::{Elsewhere, Sender, accepts_pages};
+use crate::config;
+use crate::model::names::UserName;
+use crate::model::origin::Origin;
+use crate::model::sign::{self, Key};
+use crate::system::clock;
+
+use super::people::UserCall;
+
+/// Fields that say how to show something, and never what to do.
+const PASSIVE: [&str; 3] = ["format", "like", "scope"];
+
+/// Fields that say which machine is meant. In a script's request they are enough to act.
+const MACHINE: [&str; 2] = ["id", "vmHostname"];
+
+/// Whether the call is meant to change something, and may.
+///
+/// A script (wget) says what it wants with a GET or a POST. A browser is known by headers that only
+/// browsers send. It changes something only by a POST from a form of ours, which a token proves.
+pub(super) fn intent(call: &UserCall<'_>) -> Result<bool, Refusal> {
+    let request = call.request;
+    let asks = request.is_post || request.fields.names().any(|name| !PASSIVE.contains(&name));
+    // A HEAD asks what a GET would say (wget --spider); its answer could not tell what had been
+    // done.
+    if !call.endpoint.changes || !asks || request.is_head {
+        return Ok(false);
+    }
+    let host = request.header("host").unwrap_or_default();
+    let is_ours = |origin: &Origin| origin.is_at(host) || call.config.is_portal(origin);
+    match Sender::of(&request.headers, is_ours) {
+        Sender::Script => return Ok(true),
+        // A browser's GET shows a page wherever it comes from: people open links in webmail.
+        Sender::Elsewhere(_) if shows_only(request) => return Ok(false),
+        Sender::Elsewhere(elsewhere) => return Err(led_here(&elsewhere, host)),
+        Sender::Browser(_) if !request.is_post && request.format == Format::Html => return Ok(false),
+        // Whoever wants no page fills in no form, either.
+        Sender::Browser(header)
+            if request.format != Format::Html
+                && (!request.is_post || request.fields.get("token").is_none()) =>
+        {
+            return Err(Refusal::bad_request(format!(
+                "Nothing was done: the header {header} is a browser's, and a browser acts by the portal's \
+                 forms only. A script sends none of Sec-Fetch-Site, Origin, Referer and Accept-Language, and \
+                 no text/html in Accept."
+            )));
+        }
+        Sender::Browser(_) => {}
+    }
+    let given = request.fields.get("token").unwrap_or_default();
+    if is_form_token(&call.config.key()?, &call.user, given) {
+        return Ok(true);
+    }
+    Err(Refusal::forbidden("This form is too old, or not from this portal. Open it again and send it again."))
+}
+
+/// The token that a form carries: it proves that this server made the form today, for this user.
+pub(super) fn form_token(config: &config::Server, user: &UserName) -> Result<String, Refusal> {
+    Ok(sign::token(&config.key()?, &["form", user.as_str(), &day(0)]))
+}
+
+/// Whether a token is one that [`form_token`] gave this user today or yesterday.
+fn is_form_token(key: &Key, user: &UserName, given: &str) -> bool {
+    [0, 1].into_iter().any(|ago| sign::is_token(key, &["form", user.as_str(), &day(ago)], given))
+}
+
+/// The day so many days ago, counted since 1970 (UTC).
+fn day(days_ago: i64) -> String {
+    (clock::now().unix() / 86_400 - days_ago).to_string()
+}
+
+/// Whether a request that another site led here is for a page alone: no program reads the answer,
+/// and either a person opens a link or no field says what to do.
+fn shows_only(request: &Request) -> bool {
+    let accepts_pages = request.header("accept").is_some_and(accepts_pages);
+    let is_plain = |name| PASSIVE.contains(&name) || MACHINE.contains(&name);
+    !request.is_post
+        && request.format == Format::Html
+        && (accepts_pages || request.fields.names().all(is_plain))
+}
+
+/// The refusal of what another site would have a browser do.
+fn led_here(elsewhere: &Elsewhere, host: &str) -> Refusal {
+    let (why, more) = match elsewhere {
+        Elsewhere::Site => ("your browser was sent here by another site".to_owned(), String::new()),
+        Elsewhere::Page(origin) => (
+            format!(
+                "your browser was sent here by another site, {origin:.200}, while Apache was asked for {host:.200}"
+            ),
+            format!(
+                " If {origin:.200} is the portal, behind a proxy, an administrator names it in portalURLs in \
+                 [General] of server.cfg."
+            ),
+        ),
+        Elsewhere::Unreadable(header) => (
+            format!("the header {header} can't be read, so another site may have sent your browser here"),
+            String::new(),
+        ),
+    };
+    Refusal::forbidden(format!("Refused: {why}. Open the portal and do it there.{more}"))
+}

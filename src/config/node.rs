@@ -1,0 +1,422 @@
+//! `node.cfg`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::model::names::{ImageTag, PhysicalHost, VolumeGroup};
+use crate::model::sign::Key;
+use crate::model::size::MiB;
+
+use super::source::{ConfigError, Source, is_http, missing, read_key};
+use super::{CA_FILE, KEY_FILE};
+
+/// `node.cfg`.
+#[derive(Debug, Clone)]
+// So far there is one type of machine; a second one will give it a size.
+#[allow(clippy::zero_sized_map_values)]
+pub struct Node {
+    /// `[General]`.
+    pub general: NodeGeneral,
+    files: BTreeMap<String, String>,
+    templates: BTreeMap<String, String>,
+    swaps: BTreeMap<String, MiB>,
+    types: BTreeMap<String, VmType>,
+    makers: BTreeMap<String, String>,
+    source: PathBuf,
+}
+
+/// `[General]` of `node.cfg`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "RawGeneral")]
+pub struct NodeGeneral {
+    /// The machine that the portal runs on, whose orders alone are obeyed.
+    pub server_hostname: PhysicalHost,
+    /// Where the server's `internal` programs are; absent:
+    /// `http://SERVERHOSTNAME/cgi-bin/internal`.
+    server_url: Option<String>,
+    /// The folder of the image files.
+    pub image_directory: PathBuf,
+    /// The share of that folder's disk that saved images leave free.
+    pub image_directory_reserve: Share,
+    /// How saved images are compressed.
+    pub saved_images: Compression,
+    /// The volume group that the machines' volumes are made in.
+    pub volume_group_name: VolumeGroup,
+    /// `auto`, `xl` or `xm`.
+    pub toolstack: Toolstack,
+    /// Where the toolstack looks, after a reboot, for the machines to start.
+    pub xen_auto_directory: PathBuf,
+    /// Where xenconsoled logs the consoles (`XENCONSOLED_ARGS="--log=guest"`).
+    pub console_log_directory: PathBuf,
+    /// How many deploys may be at work at a time; others wait for their turn.
+    pub parallel_deploys: u8,
+    /// Seconds that a machine has to shut down by itself before it is forced.
+    shutdown_timeout: u16,
+    /// Whether the helper may remove domains and volumes that vGrid did not make.
+    pub remove_strangers: bool,
+    /// The folder of the machines' templates.
+    pub template_directory: PathBuf,
+    /// Where the node keeps its records; belongs to the web server's user.
+    pub state_directory: PathBuf,
+    /// The file with the key that server and nodes share.
+    pub key_file: PathBuf,
+    /// The log, where there is no syslog.
+    pub log_file: PathBuf,
+    /// The CA certificates that the server's https is checked against, as PEM.
+    pub ca_file: PathBuf,
+}
+
+/// `[General]` as it is written: everything has a default but what differs from host to host.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase", expecting = "struct NodeGeneral")]
+struct RawGeneral {
+    server_hostname: Option<PhysicalHost>,
+    #[serde(rename = "serverURL")]
+    server_url: Option<String>,
+    image_directory: Option<PathBuf>,
+    image_directory_reserve: Share,
+    saved_images: Compression,
+    volume_group_name: Option<VolumeGroup>,
+    toolstack: Toolstack,
+    xen_auto_directory: PathBuf,
+    console_log_directory: PathBuf,
+    parallel_deploys: u8,
+    shutdown_timeout: u16,
+    remove_strangers: bool,
+    template_directory: PathBuf,
+    state_directory: PathBuf,
+    key_file: PathBuf,
+    log_file: PathBuf,
+    ca_file: PathBuf,
+}
+
+impl Default for RawGeneral {
+    fn default() -> Self {
+        Self {
+            server_hostname: None,
+            server_url: None,
+            image_directory: None,
+            image_directory_reserve: Share(10),
+            saved_images: Compression::Gzip,
+            volume_group_name: None,
+            toolstack: Toolstack::Auto,
+            xen_auto_directory: "/etc/xen/auto".into(),
+            console_log_directory: "/var/log/xen/console".into(),
+            parallel_deploys: 3,
+            shutdown_timeout: 60,
+            remove_strangers: false,
+            template_directory: "/etc/vgrid/vmtmpl".into(),
+            state_directory: "/var/lib/vgrid/node".into(),
+            key_file: KEY_FILE.into(),
+            log_file: "/var/lib/vgrid/node.log".into(),
+            ca_file: CA_FILE.into(),
+        }
+    }
+}
+
+impl TryFrom<RawGeneral> for NodeGeneral {
+    type Error = String;
+
+    fn try_from(raw: RawGeneral) -> Result<Self, String> {
+        Ok(Self {
+            server_hostname: raw.server_hostname.ok_or_else(|| missing("serverHostname"))?,
+            server_url: raw.server_url,
+            image_directory: raw.image_directory.ok_or_else(|| missing("imageDirectory"))?,
+            image_directory_reserve: raw.image_directory_reserve,
+            saved_images: raw.saved_images,
+            volume_group_name: raw.volume_group_name.ok_or_else(|| missing("volumeGroupName"))?,
+            toolstack: raw.toolstack,
+            xen_auto_directory: raw.xen_auto_directory,
+            console_log_directory: raw.console_log_directory,
+            parallel_deploys: raw.parallel_deploys,
+            shutdown_timeout: raw.shutdown_timeout,
+            remove_strangers: raw.remove_strangers,
+            template_directory: raw.template_directory,
+            state_directory: raw.state_directory,
+            key_file: raw.key_file,
+            log_file: raw.log_file,
+            ca_file: raw.ca_file,
+        })
+    }
+}
+
+/// Which program controls the machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Toolstack {
+    /// `xl` if it is installed, else `xm`.
+    Auto,
+    /// `xl`, Xen 4.1 and later.
+    Xl,
+    /// `xm`, before Xen 4.5.
+    Xm,
+}
+
+/// The types of machine that `[VMTypes]` may name. libvirt will be the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VmType {
+    /// A Xen domain.
+    Xen,
+}
+
+/// How saved images are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+pub enum Compression {
+    /// `.tar.gz`, which everything can read.
+    #[default]
+    #[serde(rename = "gz")]
+    Gzip,
+    /// `.tar.zst`: smaller, and made in a fraction of the time.
+    #[serde(rename = "zst")]
+    Zstd,
+}
+
+impl Compression {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Gzip, Self::Zstd];
+
+    /// How the names of such files end.
+    pub fn ending(self) -> &'static str {
+        match self {
+            Self::Gzip => ".tar.gz",
+            Self::Zstd => ".tar.zst",
+        }
+    }
+}
+
+/// A part of a whole, written `"10%"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Share(u8);
+
+impl Share {
+    /// The largest share, in percent: a larger one would leave nothing to use.
+    const MOST: u8 = 95;
+
+    /// This share of `whole`, rounded down.
+    pub fn of(self, whole: u64) -> u64 {
+        // Divides before it multiplies, so that no whole is too large.
+        whole / 100 * u64::from(self.0) + whole % 100 * u64::from(self.0) / 100
+    }
+}
+
+impl TryFrom<String> for Share {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let digits = text.strip_suffix('%').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let number = digits.and_then(|digits| digits.parse().ok()).filter(|number| *number <= Self::MOST);
+        number.map(Self).ok_or_else(|| format!("{text:?} is not a share from \"0%\" to \"{}%\"", Self::MOST))
+    }
+}
+
+/// What a node knows about one image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSettings {
+    /// The image file, an absolute path.
+    pub file: PathBuf,
+    /// The template of its machines' configuration, an absolute path.
+    pub template: PathBuf,
+    /// The size of its machines' swap volume.
+    pub swap: MiB,
+    /// Its machines' type.
+    pub vm_type: VmType,
+    /// The program that makes its file system, and its arguments; the device comes last.
+    pub make_filesystem: Vec<String>,
+}
+
+/// Why an image can't be used on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("node.cfg has no [{section}] for {tag} and no default")]
+pub struct NoSetting {
+    /// The section that lacks it.
+    pub section: &'static str,
+    /// The image.
+    pub tag: ImageTag,
+}
+
+impl Node {
+    /// The most deploys that may be at work at a time.
+    const MOST_DEPLOYS: u8 = 64;
+
+    /// The longest time that a machine may have to shut down, in seconds.
+    pub const LONGEST_SHUTDOWN: u16 = 600;
+
+    /// Reads `node.cfg` from a folder.
+    // See `Node`.
+    #[allow(clippy::zero_sized_map_values)]
+    pub fn load(dir: &Path) -> Result<Self, ConfigError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Raw {
+            #[serde(rename = "General")]
+            general: NodeGeneral,
+            #[serde(rename = "VMImageFiles", default)]
+            files: BTreeMap<String, String>,
+            #[serde(rename = "VMConfigTemplates", default)]
+            templates: BTreeMap<String, String>,
+            #[serde(rename = "VMSwapSize", default)]
+            swaps: BTreeMap<String, MiB>,
+            #[serde(rename = "VMTypes", default)]
+            types: BTreeMap<String, VmType>,
+            #[serde(rename = "XenDeployerFSCreateCmd", default)]
+            makers: BTreeMap<String, String>,
+        }
+        let source = Source::read(dir, "node.cfg")?;
+        let raw: Raw = source.parse()?;
+        let sections: [(&'static str, Vec<&String>); 5] = [
+            ("VMImageFiles", raw.files.keys().collect()),
+            ("VMConfigTemplates", raw.templates.keys().collect()),
+            ("VMSwapSize", raw.swaps.keys().collect()),
+            ("VMTypes", raw.types.keys().collect()),
+            ("XenDeployerFSCreateCmd", raw.makers.keys().collect()),
+        ];
+        for (section, keys) in sections {
+            for key in keys {
+                key.parse::<ImageTag>().map_err(|fault| source.value(section, key, fault))?;
+            }
+        }
+        if let Some(url) = raw.general.server_url.as_deref().filter(|url| !is_http(url)) {
+            return Err(source.value("General", "serverURL", format!("{url:?} is not a URL")));
+        }
+        if raw.general.parallel_deploys == 0 || raw.general.parallel_deploys > Self::MOST_DEPLOYS {
+            let message = format!("must be from 1 to {}", Self::MOST_DEPLOYS);
+            return Err(source.value("General", "parallelDeploys", message));
+        }
+        if raw.general.shutdown_timeout == 0 || raw.general.shutdown_timeout > Self::LONGEST_SHUTDOWN {
+            let message = format!("must be from 1 to {} seconds", Self::LONGEST_SHUTDOWN);
+            return Err(source.value("General", "shutdownTimeout", message));
+        }
+        for (key, command) in &raw.makers {
+            if !command.starts_with('/') {
+                return Err(source.value("XenDeployerFSCreateCmd", key, "must begin with an absolute path"));
+            }
+        }
+        for (section, table) in [("VMImageFiles", &raw.files), ("VMConfigTemplates", &raw.templates)] {
+            for (key, name) in table {
+                if name.split('/').any(|part| part == ".." || part.is_empty()) && !name.starts_with('/') {
+                    return Err(source.value(section, key, "must be a file's name, without .."));
+                }
+            }
+        }
+        Ok(Self {
+            general: raw.general,
+            files: raw.files,
+            templates: raw.templates,
+            swaps: raw.swaps,
+            types: raw.types,
+            makers: raw.makers,
+            source: source.file,
+        })
+    }
+
+    /// How long a machine has to shut down by itself before it is forced.
+    pub fn shutdown_timeout(&self) -> Duration {
+        Duration::from_secs(self.general.shutdown_timeout.into())
+    }
+
+    /// The URL of one of the server's `internal` programs.
+    pub fn server_url(&self, program: &str) -> String {
+        let base = self
+            .general
+            .server_url
+            .clone()
+            .unwrap_or_else(|| format!("http://{}/cgi-bin/internal", self.general.server_hostname));
+        format!("{}/{program}", base.trim_end_matches('/'))
+    }
+
+    /// Reads the key that server and nodes share.
+    pub fn key(&self) -> Result<Key, ConfigError> {
+        read_key(&self.general.key_file, &self.source)
+    }
+
+    /// The images that this node has a file for.
+    pub fn images(&self) -> impl Iterator<Item = ImageTag> {
+        self.files.keys().filter(|key| *key != "default").filter_map(|key| key.parse().ok())
+    }
+
+    /// The absolute paths of all files that `[VMImageFiles]` names.
+    pub fn image_files(&self) -> impl Iterator<Item = PathBuf> {
+        self.files.values().map(|name| self.general.image_directory.join(name))
+    }
+
+    /// The settings of an image; each falls back to its section's `default`.
+    pub fn image(&self, tag: &ImageTag) -> Result<ImageSettings, NoSetting> {
+        fn get<'a, T>(
+            table: &'a BTreeMap<String, T>,
+            section: &'static str,
+            tag: &ImageTag,
+        ) -> Result<&'a T, NoSetting> {
+            table
+                .get(tag.as_str())
+                .or_else(|| table.get("default"))
+                .ok_or_else(|| NoSetting { section, tag: tag.clone() })
+        }
+        let maker = get(&self.makers, "XenDeployerFSCreateCmd", tag)?;
+        Ok(ImageSettings {
+            file: self.general.image_directory.join(get(&self.files, "VMImageFiles", tag)?),
+            template: self.general.template_directory.join(get(&self.templates, "VMConfigTemplates", tag)?),
+            swap: *get(&self.swaps, "VMSwapSize", tag)?,
+            vm_type: *get(&self.types, "VMTypes", tag)?,
+            make_filesystem: maker.split_whitespace().map(str::to_owned).collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_a_percentage() {
+        let share = |text: &str| Share::try_from(text.to_owned());
+        assert_eq!(share("0%").unwrap().of(u64::MAX), 0);
+        assert_eq!(share("95%").unwrap().of(199), 189);
+        for text in ["", "%", "10", "96%", "+5%", "-1%", "10 %", "1e1%", "256%", "10%%"] {
+            assert!(share(text).unwrap_err().contains("is not a share"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_differs_from_host_to_host_has_no_default() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut text = "[General]\n".to_owned();
+        for (key, value) in [("serverHostname", "s"), ("imageDirectory", "/i"), ("volumeGroupName", "vg1")] {
+            std::fs::write(dir.path().join("node.cfg"), &text).unwrap();
+            let said = Node::load(dir.path()).unwrap_err().to_string();
+            assert!(said.ends_with(&format!("node.cfg, line 1: missing field `{key}`")), "{said}");
+            text.push_str(&format!("{key} = \"{value}\"\n"));
+        }
+        std::fs::write(dir.path().join("node.cfg"), &text).unwrap();
+        Node::load(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn each_setting_of_an_image_falls_back_to_the_default() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(
+            dir.path().join("node.cfg"),
+            "[General]\nserverHostname = \"s\"\nimageDirectory = \"/img\"\nvolumeGroupName = \"vg1\"\n\
+             [VMImageFiles]\ntiny = \"tiny.tar.gz\"\n[VMConfigTemplates]\ndefault = \"xen-xvda\"\ntiny = \"xen-sda\"\n\
+             [VMSwapSize]\ndefault = 64\n[VMTypes]\ndefault = \"xen\"\n\
+             [XenDeployerFSCreateCmd]\ndefault = \"/sbin/mkfs.ext4 -q -F\"\n",
+        )
+        .unwrap();
+        let node = Node::load(dir.path()).unwrap();
+        let tiny = node.image(&"tiny".parse().unwrap()).unwrap();
+        assert_eq!(tiny.file, Path::new("/img/tiny.tar.gz"));
+        assert_eq!(tiny.template, Path::new("/etc/vgrid/vmtmpl/xen-sda"));
+        assert_eq!((tiny.swap.get(), tiny.make_filesystem.len()), (64, 3));
+        assert_eq!(node.image_files().collect::<Vec<_>>(), [Path::new("/img/tiny.tar.gz")]);
+        assert_eq!(node.general.saved_images, Compression::Gzip);
+        assert_eq!(node.general.image_directory_reserve.of(2_000), 200);
+        assert!(!node.general.remove_strangers, "nobody has allowed it");
+        assert_eq!(node.image(&"other".parse().unwrap()).unwrap_err().section, "VMImageFiles");
+        assert_eq!(node.server_url("status"), "http://s/cgi-bin/internal/status");
+    }
+}

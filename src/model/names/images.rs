@@ -1,0 +1,85 @@
+//! Names of images.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{NameFault, UserName, check_length, string_name};
+
+/// The key of an image in `[VMImages]`: up to 64 letters, digits, `.`, `_`, `+` and `-`, not
+/// beginning with `.` or `-`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ImageTag(String);
+
+string_name!(ImageTag);
+
+impl FromStr for ImageTag {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        check_length(text, 64)?;
+        if let Some(c) =
+            text.chars().find(|&c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '+' | '-')))
+        {
+            return Err(NameFault::BadCharacter(c));
+        }
+        match text.chars().next() {
+            Some(c @ ('.' | '-')) => Err(NameFault::BadEdge(c)),
+            _ => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
+/// What a person calls an image that they saved: up to 40 lower-case letters, digits, `.` and `-`,
+/// with a letter or digit at either end.
+///
+/// It has no underscore, because the last one in the name of its file ([`SavedImage::stem`]) marks
+/// where it begins.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ImageName(String);
+
+string_name!(ImageName);
+
+impl FromStr for ImageName {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        check_length(text, 40)?;
+        if let Some(c) =
+            text.chars().find(|c| !(c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-')))
+        {
+            return Err(NameFault::BadCharacter(c));
+        }
+        match text.chars().next().into_iter().chain(text.chars().last()).find(|c| matches!(c, '.' | '-')) {
+            Some(c) => Err(NameFault::BadEdge(c)),
+            None => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
+/// An image that somebody saved.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedImage {
+    /// Who owns it.
+    pub owner: UserName,
+    /// What its owner calls it.
+    pub name: ImageName,
+}
+
+impl SavedImage {
+    /// The name of its file without the ending: `user_name`, where the user is the canonical name,
+    /// encoded as in a volume's name. No two people and no two images share one.
+    pub fn stem(&self) -> String {
+        format!("{}_{}", self.owner.in_volume_name(), self.name)
+    }
+
+    /// The image with that [`stem`](Self::stem), under its owner's canonical name; `None` if no
+    /// image has it.
+    pub fn from_stem(stem: &str) -> Option<Self> {
+        let (owner, name) = stem.rsplit_once('_')?;
+        Some(Self { owner: UserName::from_volume_name(owner)?, name: name.parse().ok()? })
+    }
+}

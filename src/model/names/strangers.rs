@@ -1,0 +1,128 @@
+//! Names of what a host has and vGrid may not have made.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::volumes::check_lvm_characters;
+use super::{MachineName, NameFault, VOLUME_PREFIXES, check_length, string_name};
+
+/// The name of a volume that looks like a machine's, but that vGrid may not have made: one of
+/// [`VOLUME_PREFIXES`] and something after it, up to 100 characters in all, of those that lvm(8)
+/// allows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct StrangerVolume(String);
+
+string_name!(StrangerVolume);
+
+impl StrangerVolume {
+    /// The machine to which a volume of this name would belong; `None` if no machine can have it.
+    pub fn machine(&self) -> Option<MachineName> {
+        VOLUME_PREFIXES.iter().find_map(|prefix| self.0.strip_prefix(prefix)?.parse().ok())
+    }
+}
+
+impl FromStr for StrangerVolume {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        check_length(text, 100)?;
+        check_lvm_characters(text)?;
+        let rest = VOLUME_PREFIXES.iter().find_map(|prefix| text.strip_prefix(prefix));
+        match rest.ok_or(NameFault::BadPrefix)? {
+            "" => Err(NameFault::BadEdge('-')),
+            _ => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
+/// The name of a domain that vGrid may not have made: up to 100 printable ASCII characters without
+/// blanks, quotes and slashes, not beginning with `-`.
+///
+/// It is not digits only, which `xl` takes for a domain's number. It is neither the control domain's
+/// name nor `(null)`, as which `xl` lists a domain that is only half there and could be anybody's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct StrangerDomain(String);
+
+string_name!(StrangerDomain);
+
+impl FromStr for StrangerDomain {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        check_length(text, 100)?;
+        let is_bad = |c: &char| !c.is_ascii_graphic() || matches!(c, '"' | '\'' | '`' | '/' | '\\');
+        if let Some(c) = text.chars().find(is_bad) {
+            return Err(NameFault::BadCharacter(c));
+        }
+        if text.starts_with('-') {
+            return Err(NameFault::BadEdge('-'));
+        }
+        if text.bytes().all(|byte| byte.is_ascii_digit()) || matches!(text, "Domain-0" | "(null)") {
+            return Err(NameFault::NotADomain);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_have_names_that_can_be_nothing_else() {
+        for good in ["xen-root-x", "xen-swap-alice_vm1", "xen-root-a+b.c_d-"] {
+            assert_eq!(good.parse::<StrangerVolume>().unwrap().as_str(), good);
+        }
+        assert_eq!(
+            "xen-swap-alice_vm1".parse::<StrangerVolume>().unwrap().machine(),
+            "alice_vm1".parse().ok()
+        );
+        assert_eq!("xen-root-old".parse::<StrangerVolume>().unwrap().machine(), None);
+        for bad in [
+            "",
+            "root",
+            "vg1/xen-root-x",
+            "xen-root-",
+            "xen-swap-",
+            "-xen-root-x",
+            "Xen-root-x",
+            "xen-root-x y",
+            "xen-root-../x",
+            "xen-root-x\n",
+            "xen-root-x@y",
+            "xen-root-x%y",
+            "xen-root-é",
+            "axen-root-x",
+            &format!("xen-root-{}", "x".repeat(92)),
+        ] {
+            assert!(bad.parse::<StrangerVolume>().is_err(), "{bad:?} was accepted");
+        }
+        for good in ["somebody", "a", "1a", "a:b;c$(d)", "domain-0", "x".repeat(100).as_str()] {
+            assert_eq!(good.parse::<StrangerDomain>().unwrap().as_str(), good);
+        }
+        for bad in [
+            "",
+            "0",
+            "17",
+            "Domain-0",
+            "(null)",
+            "-a",
+            "--all",
+            "a b",
+            "a/b",
+            "a'b",
+            "a\"b",
+            "a`b",
+            "a\\b",
+            "a\tb",
+            "a\0",
+            "é",
+            &"x".repeat(101),
+        ] {
+            assert!(bad.parse::<StrangerDomain>().is_err(), "{bad:?} was accepted");
+        }
+    }
+}
