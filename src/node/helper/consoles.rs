@@ -1,27 +1,43 @@
-//! Keeping the logs of consoles short. A guest writes as much to its console as it likes, and xenconsoled to the disk of
-//! the host as much as the guest does: its only limit is one of rate, some 60 to 300 KB/s (`RATE_LIMIT_ALLOWANCE` in its
-//! io.c). So every `info`, which upkeep asks for every few minutes, cuts off what is old.
+//! The console logs of machines, and keeping them short.
+//!
+//! A guest may write to its console without end, and xenconsoled writes it all to the host's disk.
+//! It limits only the rate, to some 60 to 300 KB/s (`RATE_LIMIT_ALLOWANCE` in its io.c). So every
+//! `info`, which upkeep calls every few minutes, cuts off the oldest part.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 
-use super::Host;
+use super::failure::Failure;
+use super::host::Host;
+use super::{files, trust};
+use crate::model::names::MachineName;
 use crate::system::log::{self, Level};
 
-/// So much of the disk, in bytes, a console's log may take before it is cut.
+/// How much of the disk a console log may take before it is cut, in bytes.
 pub const MOST: u64 = 4 << 20;
-/// So much of its end is left then.
+/// How much of its end is kept then, in bytes.
 const KEPT: u64 = 1 << 20;
 
 impl Host {
-    /// Cuts the logs of vGrid's machines that have become long. What goes wrong is only logged: it must not keep anybody
-    /// from learning what the host has.
-    pub fn trim_consoles(&self) {
+    /// The file of the machine's console log. `None` if this host logs no consoles.
+    pub(super) fn console_log(&self, machine: &MachineName) -> Result<Option<PathBuf>, Failure> {
+        let dir = &self.config.general.console_log_directory;
+        if dir.symlink_metadata().is_err() {
+            log::event(Level::Warning, "console.not-logged", &[("directory", &dir.display())]);
+            return Ok(None);
+        }
+        // The name that xenconsoled --log=guest gives it.
+        Ok(Some(trust::directory(dir)?.join(format!("guest-{machine}.log"))))
+    }
+
+    /// Cuts the console logs of vGrid's machines that have grown long. Errors are only logged: they
+    /// must not keep `info` from answering.
+    pub(super) fn trim_consoles(&self) {
         let machines = match self.configurations() {
             Ok(made) => made.into_iter().filter_map(|made| made.machine()).collect::<Vec<_>>(),
             Err(failure) => {
@@ -49,20 +65,29 @@ impl Host {
     }
 }
 
+/// Removes a console log, and the older one that logrotate made of it (etc/logrotate.d/vgrid).
+pub(super) fn remove_log(log: &Path) -> Result<(), Failure> {
+    let mut older = log.as_os_str().to_owned();
+    older.push(".1");
+    files::remove(Path::new(&older))?;
+    files::remove(log)
+}
+
 /// How many bytes of the disk a file takes. Holes do not count.
 pub fn taken(facts: &std::fs::Metadata) -> u64 {
     facts.blocks().saturating_mul(512)
 }
 
-/// Cuts off the beginning of a log that takes more than `most` bytes, and leaves about `kept` of its end; says how much
-/// that was. Its writer, which has opened it with `O_APPEND`, goes on at the end, wherever that is.
+/// Cuts the beginning off a log that takes more than `most` bytes, and keeps about `kept` bytes of
+/// its end. Returns the number of bytes cut. The log's writer has opened it with `O_APPEND`, and so
+/// goes on at the new end.
 fn trim(path: &Path, most: u64, kept: u64) -> io::Result<u64> {
     let file = OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)?;
     let facts = file.metadata()?;
     if !facts.is_file() || taken(&facts) <= most {
         return Ok(0);
     }
-    // Whole blocks: others can't be taken out.
+    // Only whole blocks can be taken out.
     let block = facts.blksize().max(4096);
     let cut = facts.len().saturating_sub(kept) / block * block;
     if cut == 0 {
@@ -77,7 +102,8 @@ fn trim(path: &Path, most: u64, kept: u64) -> io::Result<u64> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Whether the file system can't do that at all. EINVAL is for a block that is larger than it says.
+/// Whether the file system does not support the operation. It reports EINVAL if its blocks are
+/// larger than it says.
 fn is_unable(error: &io::Error) -> bool {
     error
         .raw_os_error()
@@ -89,18 +115,19 @@ fn offset(cut: u64) -> io::Result<i64> {
     i64::try_from(cut).map_err(|_| io::ErrorKind::FileTooLarge.into())
 }
 
-/// Takes the beginning out; nothing that is written meanwhile is lost (ext4, XFS).
+/// Takes the beginning out of the file (ext4, XFS). What is written meanwhile is kept.
 fn collapse(file: &File, cut: u64) -> io::Result<()> {
     Ok(fallocate(file, FallocateFlags::FALLOC_FL_COLLAPSE_RANGE, 0, offset(cut)?)?)
 }
 
-/// Gives the space of the beginning back, but not its length; nothing is lost either (Btrfs, tmpfs, ext3).
+/// Frees the space of the beginning, but leaves a hole of its length (Btrfs, tmpfs, ext3). What is
+/// written meanwhile is kept.
 fn punch(file: &File, cut: u64) -> io::Result<()> {
     let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     Ok(fallocate(file, flags, 0, offset(cut)?)?)
 }
 
-/// Writes the end anew. What comes between reading and cutting is lost.
+/// Writes the end anew. What is written between reading and cutting is lost.
 fn rewrite(mut file: &File, cut: u64) -> io::Result<()> {
     let mut end = Vec::new();
     file.seek(SeekFrom::Start(cut))?;
@@ -114,13 +141,13 @@ fn rewrite(mut file: &File, cut: u64) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// A log with numbered lines of sixteen bytes, and its writer.
+    /// A log of numbered lines of sixteen bytes, and its writer.
     fn log(lines: usize) -> (tempfile::TempDir, File) {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = OpenOptions::new().append(true).create(true).open(dir.path().join("log")).unwrap();
         let text: Vec<String> = (0..lines).map(|n| format!("line {n:010}\n")).collect();
         writer.write_all(text.concat().as_bytes()).unwrap();
-        // Else the blocks are not counted yet.
+        // Else its blocks are not counted yet.
         writer.sync_all().unwrap();
         (dir, writer)
     }

@@ -1,9 +1,10 @@
-//! One helper at a time for one machine, and an end to those that a killed one left behind.
+//! Lets one helper at a time work on a machine, and ends what a killed helper left running.
 //!
-//! The lock is a file in a folder of root's. Its content names the holder: its process number, which is also
-//! the number of the session that it and all the programs it runs belong to, when it was started, and the id of
-//! the machine. A holder that ends by itself removes it; so a lock that is free and names a holder tells of one
-//! that was killed, some of whose programs (a tar, a mkfs) may still be running.
+//! The lock is a file in a folder of root's. Its content names the holder: its process id, which is
+//! also the id of the session that it and all its programs belong to, its start time, and the
+//! machine's id. A holder that ends by itself removes the file. So a lock that is free but names a
+//! holder belonged to a helper that was killed, and some of its programs (tar, mkfs) may still be
+//! running.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
@@ -16,24 +17,24 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::Failure;
+use super::failure::Failure;
 use crate::model::fault::Fault;
 use crate::model::names::{MachineName, VmId};
 use crate::system::lock;
 use crate::system::log::{self, Level};
 
-/// The folder of locks and mount points; gone with the next boot.
+/// The folder of locks and mount points. It does not outlive a boot.
 const DIR: &str = "/run/vgrid";
 
-/// How long a verb waits for another on the same machine.
+/// How long a verb waits for another one on the same machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long `undo` waits before it kills the other, and again before it gives up.
+/// How long a verb that takes over waits before it kills the holder.
 const SHORT: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Holder {
     pid: i32,
-    /// Field 22 of /proc/PID/stat: tells a process from a later one with the same number.
+    /// Field 22 of /proc/PID/stat. It tells a process from a later one with the same id.
     started: u64,
     id: VmId,
 }
@@ -50,7 +51,7 @@ pub struct MachineLock {
     path: PathBuf,
 }
 
-/// Makes the folder if need be, and sees that it is root's alone.
+/// Makes the folder if it is missing, and checks that it is root's alone.
 fn run_directory() -> Result<PathBuf, Failure> {
     let dir = PathBuf::from(DIR);
     match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
@@ -68,18 +69,19 @@ fn run_directory() -> Result<PathBuf, Failure> {
     }
 }
 
-/// The right to start a machine, for a host starts one after the other.
+/// The right to start a machine. A host starts one at a time.
 #[derive(Debug)]
 pub struct StartLock {
     _file: Option<File>,
 }
 
 impl StartLock {
-    /// How long a start waits for the others. It happens after that, too, for it may succeed all the same.
+    /// How long a start waits for others. Then it goes ahead anyway, for it may still succeed.
     const PATIENCE: Duration = Duration::from_secs(180);
 
-    /// Waits until no other machine is being started. Several at once slow each other down so much that
-    /// the toolstack's own limits are hit: libxl gives a hotplug script 40 s (seen on an emulated host with five).
+    /// Waits until no other machine is being started. Several at once slow each other down so much
+    /// that they exceed the toolstack's own limits: libxl gives a hotplug script 40 s (seen with
+    /// five machines on an emulated host).
     pub fn take() -> Result<Self, Failure> {
         let path = run_directory()?.join("start.lock");
         let file = lock::take_within(&path, Self::PATIENCE).map_err(Failure::internal)?;
@@ -91,7 +93,7 @@ impl StartLock {
 }
 
 impl MachineLock {
-    /// Takes the lock, waiting for another verb to end.
+    /// Takes the lock, and waits for another verb to end.
     pub fn take(id: VmId, machine: &MachineName) -> Result<Self, Failure> {
         let path = run_directory()?.join(format!("{machine}.lock"));
         match lock::take_within(&path, PATIENCE).map_err(Failure::internal)? {
@@ -100,13 +102,13 @@ impl MachineLock {
         }
     }
 
-    /// Takes the lock from whoever is at work on the same machine.
+    /// Takes the lock, and kills the holder if it does not end soon.
     pub fn take_over(id: VmId, machine: &MachineName) -> Result<Self, Failure> {
         let path = run_directory()?.join(format!("{machine}.lock"));
         if let Some(file) = lock::take_within(&path, SHORT).map_err(Failure::internal)? {
             return Self::hold(id, machine, file, path);
         }
-        // Somebody else's machine of the same name: theirs is waited for, not killed.
+        // Work on another machine of the same name is waited for, not killed.
         if let Some(holder) =
             File::open(&path).ok().as_mut().and_then(holder).filter(|holder| holder.id == id)
         {
@@ -142,7 +144,8 @@ impl MachineLock {
 }
 
 impl Drop for MachineLock {
-    /// The file goes before the lock does; who waits for it notices (see [`lock::try_take`]).
+    /// Removes the file before the lock is released. Whoever waits for it notices (see
+    /// [`lock::try_take`]).
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_file(&self.path) {
             log::event(
@@ -161,10 +164,10 @@ fn holder(file: &mut File) -> Option<Holder> {
     serde_json::from_str(&text).ok()
 }
 
-/// A running process, by /proc (see proc(5)).
+/// A running process, as /proc shows it (proc(5)).
 #[derive(Debug)]
 pub struct Process {
-    /// Its number.
+    /// Its process id.
     pub pid: i32,
     session: i32,
     started: u64,
@@ -173,7 +176,7 @@ pub struct Process {
 impl Process {
     fn read(pid: i32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name, in parentheses, may hold anything; the fields after it are: state ppid pgrp session …
+        // The name, in parentheses, may contain anything. After it come: state ppid pgrp session …
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         // A zombie (state Z) holds nothing and can't be killed.
         if fields.first() == Some(&"Z") {
@@ -182,7 +185,7 @@ impl Process {
         Some(Self { pid, session: fields.get(3)?.parse().ok()?, started: fields.get(19)?.parse().ok()? })
     }
 
-    /// All of them.
+    /// All running processes.
     pub fn all() -> Vec<Self> {
         std::fs::read_dir("/proc")
             .into_iter()
@@ -201,7 +204,7 @@ impl Process {
             .collect()
     }
 
-    /// Its arguments, its name first.
+    /// Its arguments, the name of the program first.
     pub fn arguments(&self) -> Vec<String> {
         self.strings("cmdline")
     }
@@ -211,7 +214,7 @@ impl Process {
         std::fs::metadata(format!("/proc/{}", self.pid)).is_ok_and(|facts| facts.uid() == 0)
     }
 
-    /// Whether it has the environment that [`crate::system::exec`] gives to what it runs.
+    /// Whether it has the environment that [`crate::system::exec`] gives the programs it runs.
     fn has_our_environment(&self) -> bool {
         let environment = self.strings("environ");
         [format!("PATH={}", crate::system::detach::PATH), "HOME=/".to_owned(), "LC_ALL=C".to_owned()]
@@ -219,23 +222,23 @@ impl Process {
             .all(|variable| environment.contains(variable))
     }
 
-    /// Kills it; one that is gone is no error.
+    /// Kills it. One that is gone is no error.
     pub fn kill(&self) {
         let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
     }
 }
 
-/// Kills a helper and all that it runs, or what is still running of one that is gone.
+/// Kills a helper and all that it runs, or what a dead one left running.
 fn end_session(holder: &Holder) {
     let own = std::process::id().cast_signed();
     if holder.pid == own || holder.pid <= 1 {
         return;
     }
     let is_holder = |process: &Process| process.pid == holder.pid && process.started == holder.started;
-    // Again and again: a program may start another while the list is read.
+    // Repeatedly, for a program may start another while the list is read.
     for round in 0..100 {
         let processes: Vec<_> = Process::all().into_iter().filter(|p| p.session == holder.pid).collect();
-        // The number has been given to another session since.
+        // The id belongs to another session by now.
         if processes.iter().any(|process| process.pid == holder.pid && !is_holder(process)) {
             return;
         }
@@ -257,7 +260,7 @@ fn end_session(holder: &Holder) {
     }
 }
 
-/// Kills the processes that `minds` says would start the machine again.
+/// Kills the processes of root's whose arguments `minds` recognizes.
 pub fn kill_minders(minds: impl Fn(&[String]) -> bool) {
     for process in Process::all() {
         if process.is_roots() && minds(&process.arguments()) {
@@ -267,8 +270,8 @@ pub fn kill_minders(minds: impl Fn(&[String]) -> bool) {
     }
 }
 
-/// Lifts the limits that the caller may have set: sudo passes them on, and LVM or tar must not be stopped half-way
-/// by a limit on the size of files or on processor time.
+/// Lifts the resource limits that the caller may have set. sudo passes them on, and a limit on file
+/// size or processor time must not stop LVM or tar half-way.
 pub fn lift_limits() -> nix::Result<()> {
     for resource in [
         Resource::RLIMIT_FSIZE,
@@ -282,7 +285,7 @@ pub fn lift_limits() -> nix::Result<()> {
     Ok(())
 }
 
-/// Removes an empty folder; one that is not there is no error.
+/// Removes an empty folder. One that is gone is no error.
 pub fn remove_directory(path: &Path) -> Result<(), Failure> {
     match std::fs::remove_dir(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -307,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_session_whose_number_was_given_away_is_left_alone() {
-        // This process is in some session; were it killed, the test would notice.
+        // This process is in some session. If it were killed, the test would notice.
         let own = Process::read(std::process::id().cast_signed()).unwrap();
         let id = VmId::generate();
         end_session(&Holder { pid: own.session, started: own.started + 1_000_000, id });

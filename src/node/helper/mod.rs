@@ -1,50 +1,49 @@
-//! The helper: all that runs as root, `vgrid-helper VERB ARGUMENTS…`.
+//! The helper, the only program that runs as root: `vgrid-helper VERB ARGUMENTS…`.
 //!
-//! Each argument is parsed into its type before anything happens. Nothing else comes from outside: not the
-//! environment, not a path. The configuration is that of `/etc/vgrid`, and every folder that a file is opened
-//! in must be root's alone (see [`trust`]). What changes something holds the machine's lock (see [`guard`]) and
-//! touches only what carries the machine's id: volumes by their tag, the configuration file by its first line,
-//! the domain by its UUID. The one verb that is about something else, [`discard`], is refused unless the host's root has
-//! allowed it.
+//! Each argument is parsed into its type before anything happens. Nothing else comes from outside:
+//! no environment, no path. The configuration is that of `/etc/vgrid`, and every folder that holds
+//! a file it opens must be writable by root alone (see [`trust`]).
 //!
-//! Success is exit status 0, with JSON on standard output where the verb has an answer. Failure is 1, with a
-//! [`Fault`] as JSON on standard output (on standard error for `pack`, whose standard output is the archive) and a
-//! sentence on standard error. Bad usage is 2.
+//! A verb that changes a machine holds the machine's lock (see [`guard`]) and touches only what
+//! carries the machine's id: volumes by their tag, the configuration file by its first line, the
+//! domain by its UUID. The one verb for anything else, `discard`, is refused unless the host's root
+//! has allowed it.
+//!
+//! The exit status is 0 on success, with JSON on standard output if the verb has an answer. It is 1
+//! on failure, with a [`Fault`](crate::model::fault::Fault) as JSON on standard output (on standard
+//! error for `pack`, whose standard output is the archive) and a sentence on standard error. It is
+//! 2 on bad usage.
 
+mod configurations;
 pub(super) mod consoles;
-mod discard;
+mod domains;
+mod failure;
+mod features;
+mod files;
 mod guard;
+mod host;
 pub mod limits;
-mod machine;
-mod pack;
+mod namespace;
+mod nobody;
+mod run;
 pub(super) mod trust;
-mod unpack;
+mod verbs;
 mod volumes;
 
-use std::io;
 use std::net::Ipv4Addr;
-use std::path::Path;
-use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::{Parser, Subcommand};
 use percent_encoding::percent_decode_str;
-use serde::Serialize;
 
-use crate::config::{self, ImageSettings};
-use crate::model::fault::Fault;
 use crate::model::names::{
     ImageTag, MachineName, NameFault, RequestId, StrangerDomain, StrangerVolume, UserName, VmId,
 };
 use crate::model::size::{GiB, MiB};
-use crate::system::detach;
-use crate::system::log::{self, Level};
 
-use super::hypervisor::{self, Hypervisor, HypervisorError};
-use super::lvm::{Lvm, LvmError};
-use guard::MachineLock;
-pub use pack::Beginning;
-pub(super) use pack::as_nobody;
+pub(super) use nobody::as_nobody;
+pub use run::main;
+pub use verbs::pack::Beginning;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -94,7 +93,8 @@ enum Verb {
         /// Its image
         image: ImageTag,
     },
-    /// Write the file system of a stopped machine to standard output: a line of JSON, then a plain tar archive
+    /// Write the file system of a stopped machine to standard output: a line of JSON, then a plain
+    /// tar archive
     Pack {
         /// The machine's id
         id: VmId,
@@ -184,7 +184,7 @@ enum Stranger {
     },
 }
 
-/// The name of a machine's owner as [`UserName::encoded`] writes it, and nothing else.
+/// The name of a machine's owner, exactly as [`UserName::encoded`] writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Owner(UserName);
 
@@ -199,181 +199,6 @@ impl FromStr for Owner {
             None if user.encoded() != text => Err(NameFault::BadCharacter('%')),
             None => Ok(Self(user)),
         }
-    }
-}
-
-/// Why a verb was not carried out: what its caller gets, and what only root's log says.
-#[derive(Debug)]
-pub(super) struct Failure {
-    fault: Option<Fault>,
-    pub(super) detail: String,
-}
-
-impl Failure {
-    /// A failure that no user can do anything about.
-    fn internal(detail: impl std::fmt::Display) -> Self {
-        Self { fault: None, detail: detail.to_string() }
-    }
-}
-
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
-        Self { detail: fault.to_string(), fault: Some(fault) }
-    }
-}
-
-/// The program's `main`.
-pub fn main() -> ExitCode {
-    if let Err(error) = detach::start_afresh().and_then(|()| detach::cut_off()) {
-        say(&mut io::stderr(), &format!("vgrid-helper: can't detach: {error}"));
-        return ExitCode::FAILURE;
-    }
-    let cli = Cli::parse();
-    if !nix::unistd::geteuid().is_root() {
-        say(&mut io::stderr(), "vgrid-helper: only root can do this; call it through sudo");
-        return ExitCode::FAILURE;
-    }
-    if let Err(error) = guard::lift_limits() {
-        say(&mut io::stderr(), &format!("vgrid-helper: can't set limits: {error}"));
-        return ExitCode::FAILURE;
-    }
-    let request = cli.request.unwrap_or_else(RequestId::generate);
-    log::start("helper", request.clone(), None);
-    let is_stream = matches!(cli.verb, Verb::Pack { .. });
-    match run(cli.verb) {
-        Ok(answer) => {
-            if let Some(answer) = answer {
-                say(&mut io::stdout(), &answer);
-            }
-            ExitCode::SUCCESS
-        }
-        Err(Failure { fault, detail }) => {
-            log::event(Level::Warning, "helper.failed", &[("why", &detail)]);
-            let fault = fault.unwrap_or_else(|| Fault::Internal { request: request.to_string() });
-            let fault = serde_json::to_string(&fault).unwrap_or_default();
-            if is_stream {
-                say(&mut io::stderr(), &fault);
-            } else {
-                say(&mut io::stdout(), &fault);
-            }
-            say(&mut io::stderr(), &format!("vgrid-helper: {detail}"));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Writes a line to a reader who may be gone.
-fn say(stream: &mut impl io::Write, line: &str) {
-    // The work is done or undone whether or not somebody reads about it.
-    let _ = writeln!(stream, "{line}").and_then(|()| stream.flush());
-}
-
-fn answer(message: &impl Serialize) -> Result<Option<String>, Failure> {
-    serde_json::to_string(message).map(Some).map_err(Failure::internal)
-}
-
-fn run(verb: Verb) -> Result<Option<String>, Failure> {
-    let dir = trust::directory(Path::new(config::DEFAULT_DIR))?;
-    trust::file(&dir.join("node.cfg"))?;
-    let host = Host { config: config::Node::load(&dir).map_err(Failure::internal)?, dir };
-    match verb {
-        Verb::Info => {
-            host.trim_consoles();
-            return answer(&host.state());
-        }
-        Verb::Console { machine, bytes } => return answer(&host.console(&machine, bytes)?),
-        Verb::ForgetConsole { machine } => host.forget_console(&machine)?,
-        Verb::MakeVolumes { id, machine, image, disk } => {
-            let lock = MachineLock::take(id, &machine)?;
-            host.make_volumes(&lock, &host.image(&image)?, disk)?;
-        }
-        Verb::MakeFilesystems { id, machine, image } => {
-            let lock = MachineLock::take(id, &machine)?;
-            host.make_filesystems(&lock, &host.image(&image)?)?;
-        }
-        Verb::Unpack { id, machine, image } => {
-            let lock = MachineLock::take(id, &machine)?;
-            host.unpack(&lock, &image)?;
-        }
-        Verb::Pack { id, machine } => {
-            let lock = MachineLock::take(id, &machine)?;
-            host.pack(&lock)?;
-        }
-        Verb::Configure { id, machine, image, memory, ip, user } => {
-            let lock = MachineLock::take(id, &machine)?;
-            host.configure(&lock, &host.image(&image)?, memory, ip, &user.0)?;
-        }
-        Verb::Start { id, machine, memory } => {
-            let lock = MachineLock::take(id, &machine)?;
-            host.start(&lock, memory)?;
-        }
-        Verb::Verify { id, machine } => host.verify(id, &machine)?,
-        Verb::Stop { id, machine } => {
-            let lock = MachineLock::take_over(id, &machine)?;
-            host.stop(&lock)?;
-        }
-        Verb::Undo { id, machine } => {
-            let lock = MachineLock::take_over(id, &machine)?;
-            host.undo(&lock)?;
-        }
-        Verb::Discard { stranger: Stranger::Volume { name } } => host.discard_volume(&name)?,
-        Verb::Discard { stranger: Stranger::Domain { name, number } } => {
-            host.discard_domain(&name, number)?;
-        }
-    }
-    Ok(None)
-}
-
-/// The host, by its configuration.
-struct Host {
-    config: config::Node,
-    dir: std::path::PathBuf,
-}
-
-impl Host {
-    fn lvm(&self) -> Lvm<'_> {
-        Lvm::new(&self.config.general.volume_group_name)
-    }
-
-    fn hypervisor(&self) -> Result<Box<dyn Hypervisor>, HypervisorError> {
-        hypervisor::open(config::VmType::Xen, self.config.general.toolstack)
-    }
-
-    fn image(&self, tag: &ImageTag) -> Result<ImageSettings, Failure> {
-        self.config.image(tag).map_err(|error| Failure {
-            fault: Some(Fault::ImageUnknown { tag: tag.clone() }),
-            detail: error.to_string(),
-        })
-    }
-}
-
-impl From<LvmError> for Failure {
-    /// For what does not depend on which machine it was about.
-    fn from(error: LvmError) -> Self {
-        let detail = error.to_string();
-        let fault = match error {
-            LvmError::GroupMissing(group) => Some(Fault::VolumeGroupMissing { name: group.to_string() }),
-            LvmError::TimedOut { what, seconds } => Some(Fault::TimedOut { what: what.to_owned(), seconds }),
-            _ => None,
-        };
-        Self { fault, detail }
-    }
-}
-
-impl From<HypervisorError> for Failure {
-    /// For what does not depend on which machine it was about.
-    fn from(error: HypervisorError) -> Self {
-        let detail = error.to_string();
-        let fault = match error {
-            HypervisorError::TimedOut { what, seconds } => {
-                Some(Fault::TimedOut { what: what.to_owned(), seconds })
-            }
-            HypervisorError::Missing(_) | HypervisorError::Other(_) | HypervisorError::Busy(_) => {
-                Some(Fault::ToolstackMissing { detail: detail.clone() })
-            }
-            _ => None,
-        };
-        Self { fault, detail }
     }
 }
 

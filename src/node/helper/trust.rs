@@ -1,18 +1,18 @@
-//! Which folders and files root may rely on: those that nobody but root can change, all the way up.
+//! Which folders and files root may trust: those that root alone can change, all the way up.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::Failure;
+use super::failure::Failure;
 
-/// Whether nobody but root can write there.
+/// Whether root alone can write there.
 fn is_roots(path: &Path) -> std::io::Result<bool> {
     let facts = std::fs::symlink_metadata(path)?;
     Ok(facts.uid() == 0 && facts.mode() & 0o022 == 0)
 }
 
-/// Resolves the links in a folder's path and checks each part of what results. Only the result may be used:
-/// the links could be changed by somebody meanwhile.
+/// Resolves the links in a folder's path and checks each part of the result. Use only the result:
+/// others may change the links meanwhile.
 pub fn directory(path: &Path) -> Result<PathBuf, Failure> {
     let real =
         path.canonicalize().map_err(|error| Failure::internal(format!("{}: {error}", path.display())))?;
@@ -32,7 +32,7 @@ pub fn directory(path: &Path) -> Result<PathBuf, Failure> {
     Ok(real)
 }
 
-/// Checks a file and the folder that it is in.
+/// Resolves and checks a file and the folder it is in, as [`directory`] does.
 pub fn file(path: &Path) -> Result<PathBuf, Failure> {
     let real =
         path.canonicalize().map_err(|error| Failure::internal(format!("{}: {error}", path.display())))?;
@@ -55,7 +55,7 @@ mod tests {
     fn what_others_can_change_is_not_trusted() {
         assert!(directory(Path::new("/tmp")).is_err());
         assert!(directory(Path::new("/nonexistent")).is_err());
-        // A link in a folder of others to one that is root's is resolved, and only then judged.
+        // A link in somebody's folder to one of root's is resolved first, and then judged.
         assert_eq!(directory(Path::new("/proc/self/root/usr")).ok(), directory(Path::new("/usr")).ok());
         let dir = tempfile::tempdir().unwrap();
         assert!(file(&dir.path().join("none")).is_err());

@@ -1,10 +1,11 @@
-//! `pack`: the file system of a stopped machine, as a plain tar stream on standard output, after a line of JSON that
-//! says how much is in use ([`Beginning`]).
+//! `pack`: writes the file system of a stopped machine to standard output, as a line of JSON that
+//! says how much is in use ([`Beginning`]) and then a plain tar stream.
 //!
-//! The machine's owner is root in it, so whoever reads it must expect anything of it, the kernel included. It is
-//! mounted read-only, `nodev,nosuid,noexec`, as one of the few types that are read every day, in a mount namespace
-//! that ends with this program; and tar reads it as nobody, with no right but to read every file. A file system that
-//! yields more than its disk can hold (a file under many names that says that it has one) is not read any further.
+//! The machine's owner is root in it, so the file system is hostile input, to the kernel as well.
+//! It is mounted read-only and `nodev,nosuid,noexec`, only if it is of one of the few types in
+//! daily use, in a mount namespace that ends with this program. tar reads it as nobody, with the
+//! one right to read every file. Reading stops if a file system yields more than its disk can hold,
+//! as one file under many names does if its link count says one.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write as _};
@@ -13,44 +14,49 @@ use std::path::Path;
 use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
 
-use super::guard::MachineLock;
-use super::unpack::{as_nobody_with, head, in_a_namespace, program};
-use super::{Failure, Host, limits};
 use crate::model::fault::{self, Fault};
 use crate::model::size::Amount;
 use crate::node::filesystem::{self, Kind};
-use crate::node::image;
-use crate::node::lvm;
+use crate::node::helper::failure::Failure;
+use crate::node::helper::guard::MachineLock;
+use crate::node::helper::host::Host;
+use crate::node::helper::limits;
+use crate::node::helper::namespace::in_a_namespace;
+use crate::node::helper::nobody::{as_nobody, program};
+use crate::node::helper::volumes::head;
+use crate::node::{image, lvm};
 use crate::system::exec::{ExecError, Run};
 use crate::system::log::{self, Level};
 
-/// What the stream begins with: one line of JSON.
+/// The line of JSON that the stream begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Beginning {
-    /// About how many bytes will follow, if the file system is in order.
+    /// About how many bytes will follow if the file system is sound.
     pub expected: u64,
-    /// More than so many bytes never follow.
+    /// How many bytes will follow at most.
     pub most: u64,
 }
 
 impl Beginning {
-    /// The longest such line.
+    /// The longest such line, in bytes.
     const MAX: usize = 100;
 
-    /// What tar writes of a file beside its content: a header of its own and an extended one (pax(1)), each with what
-    /// fills its last block; on an average, and for long names and attributes.
+    /// What tar writes for a file besides its content, on average, in bytes: a header and an
+    /// extended header (pax(1)), padding included.
     const USUAL_HEADERS: u64 = 2 << 10;
+    /// The same for files with long names and attributes.
     const LARGE_HEADERS: u64 = 4 << 10;
 
-    /// What a file system says of itself, as far as its disk can hold that: how many bytes and how many files it has
-    /// in use, and the size of the disk in bytes. The first two are its owner's word.
+    /// What to expect of a file system that claims to have `used` bytes and `files` files in use.
+    /// These numbers are its owner's word, so `disk`, the size of the disk in bytes, caps the
+    /// result.
     fn of(used: u64, files: u64, disk: u64) -> Self {
         let headers = |each: u64| files.saturating_mul(each).min(disk);
         let most = disk.saturating_add(headers(Self::LARGE_HEADERS));
         Self { expected: used.saturating_add(headers(Self::USUAL_HEADERS)).min(most), most }
     }
 
-    /// Reads it, and not a byte more.
+    /// Reads the line, and not a byte more.
     pub fn read(stream: &mut impl Read) -> io::Result<Self> {
         let mut line = Vec::new();
         let mut byte = [0];
@@ -65,21 +71,17 @@ impl Beginning {
     }
 }
 
-/// How a file system is mounted to be read.
+/// The options for mounting a file system to read it.
 const OPTIONS: &str = "ro,nodev,nosuid,noexec,noatime";
 
-/// Runs a program as somebody who may read everything, and nothing else.
-pub fn as_nobody(what: &str) -> Run {
-    as_nobody_with("-all,+dac_read_search", what)
-}
-
-/// The file whose content tells a machine from all others. systemd makes a new one where it finds an empty one; where
-/// it finds none it can't, because the root file system is still read-only at that time (machine-id(5)).
+/// The file whose content identifies a machine. systemd fills an empty one in, but can't make a
+/// missing one, because the root file system is still read-only at that time (machine-id(5)).
 const MACHINE_ID: &str = "etc/machine-id";
 
-/// What an image has not: what would make two machines one, or let those who could enter this one enter those that
-/// others make of it; and what does not outlive a boot. Sockets tar leaves out by itself. What is in `dev` is left
-/// there: it is nothing but device nodes, without which older systems don't start.
+/// What an image does not contain: what would make two machines indistinguishable, what would let
+/// those with access to this machine into machines that others make from the image, and what does
+/// not outlive a boot. tar leaves sockets out by itself. `dev` stays: it holds nothing but device
+/// nodes, and older systems don't start without them.
 const LEFT_OUT: [&str; 16] = [
     "./etc/machine-id",
     "./var/lib/dbus/machine-id",
@@ -89,7 +91,7 @@ const LEFT_OUT: [&str; 16] = [
     "./var/lib/systemd/credential.secret",
     "./var/lib/urandom/random-seed",
     "./var/lib/random-seed",
-    // copyuserkey makes them anew for each machine's owner.
+    // copyuserkey writes them for the owner of each machine.
     "./root/.ssh/authorized_keys",
     "./root/.ssh/authorized_keys2",
     // Every file system gets its own.
@@ -101,7 +103,7 @@ const LEFT_OUT: [&str; 16] = [
     "./var/tmp/*",
 ];
 
-/// The arguments of tar. What it stores of a file is what `unpack` restores.
+/// The arguments of tar. It stores of a file what `unpack` restores.
 fn tar_arguments(target: &Path) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = [
         "--create",
@@ -113,7 +115,7 @@ fn tar_arguments(target: &Path) -> Vec<OsString> {
         "--sparse",
         "--xattrs",
         "--xattrs-include=*",
-        // Of sockets.
+        // These are sockets.
         "--warning=no-file-ignored",
         "--anchored",
     ]
@@ -125,7 +127,7 @@ fn tar_arguments(target: &Path) -> Vec<OsString> {
 }
 
 impl Host {
-    /// Packs the machine's root volume onto standard output. The machine must have been stopped.
+    /// Packs the machine's root volume to standard output. The machine must be stopped.
     pub fn pack(&self, lock: &MachineLock) -> Result<(), Failure> {
         let domains = self.hypervisor()?.domains()?;
         if domains.iter().any(|domain| domain.is(lock.id, &lock.machine, true)) {
@@ -144,7 +146,7 @@ impl Host {
     }
 }
 
-/// Mounts a file system of one of the types that are read every day. A journal that was left unfinished is carried out.
+/// Mounts a file system of one of the types in daily use. The kernel replays an unfinished journal.
 fn mount_read_only(device: &Path, target: &Path) -> Result<(), Failure> {
     let failed = |detail: &str| Failure::from(Fault::SaveFailed { detail: fault::detail(detail) });
     let read = head(device).map_err(|error| Failure::internal(format!("{}: {error}", device.display())))?;
@@ -161,7 +163,7 @@ fn mount_read_only(device: &Path, target: &Path) -> Result<(), Failure> {
         .map_err(|error| failed(&format!("its file system is damaged: {}", error.stderr())))
 }
 
-/// Whether the machine has an id of its own, in a folder that is one.
+/// Whether the machine has an id of its own. Links are not followed.
 fn has_machine_id(target: &Path) -> bool {
     let facts = |name: &str| std::fs::symlink_metadata(target.join(name));
     facts("etc").is_ok_and(|facts| facts.is_dir()) && facts(MACHINE_ID).is_ok_and(|facts| facts.is_file())
@@ -195,7 +197,7 @@ fn stream(target: &Path, disk: Amount) -> Result<(), Failure> {
     }
 }
 
-/// Copies a stream that has at most so many bytes. Whether it had no more.
+/// Copies a stream, at most `most` bytes of it. Returns whether that was all.
 fn copy_at_most(most: u64, reader: &mut impl Read, writer: &mut impl io::Write) -> io::Result<bool> {
     io::copy(&mut reader.by_ref().take(most), writer)?;
     writer.flush()?;
@@ -205,7 +207,7 @@ fn copy_at_most(most: u64, reader: &mut impl Read, writer: &mut impl io::Write) 
 fn tar_failed(error: &ExecError) -> Result<(), Failure> {
     let detail = |text: &str| Failure::from(Fault::SaveFailed { detail: fault::detail(text) });
     match error {
-        // Both setpriv and tar end with 1: the one when it can't do what it should, the other when it has warned.
+        // Both exit with 1: setpriv when it fails, tar when it has only warned.
         ExecError::Failed { stderr, .. }
             if error.code() == Some(1) && !stderr.lines().any(|line| line.starts_with("setpriv: ")) =>
         {
@@ -228,7 +230,7 @@ mod tests {
     use std::fs;
     use std::os::unix::process::ExitStatusExt as _;
 
-    /// What tar lists of a folder that has been packed by these arguments.
+    /// What tar lists of a folder that `run` has packed.
     fn listed(folder: &Path, run: Run) -> Vec<String> {
         let packed = run.args(tar_arguments(folder)).run().unwrap().stdout;
         let text = Run::new(program("tar")).args(["--list"]).input(packed).run().unwrap().text();
@@ -342,7 +344,7 @@ mod tests {
         let mib = |n: u64| n << 20;
         let plain = Beginning::of(mib(300), 10_000, mib(1024));
         assert_eq!((plain.expected >> 20, plain.most >> 20), (319, 1063));
-        // Whatever its owner has written into it.
+        // Whatever its owner has written there.
         for (used, files) in [(u64::MAX, u64::MAX), (0, u64::MAX), (u64::MAX, 0)] {
             let lie = Beginning::of(used, files, mib(1024));
             assert!(lie.expected <= lie.most && lie.most <= mib(2048), "{lie:?}");

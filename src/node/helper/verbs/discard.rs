@@ -1,37 +1,28 @@
-//! `discard`: the one verb about what vGrid did not make, for hosts whose root has allowed it
-//! (`removeStrangers` in `node.cfg`). What vGrid made it leaves alone: that goes by `undo`, with the machine's id.
+//! `discard`: removes volumes and domains that vGrid did not make, on hosts whose root has allowed
+//! it (`removeStrangers` in `node.cfg`). It leaves alone what vGrid made, which `undo` removes by
+//! the machine's id.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::OFlag;
-
-use super::machine::{GONE, HEADER, parked};
-use super::{Failure, Host};
 use crate::model::fault::{self, Fault};
-use crate::model::names::{MachineName, StrangerDomain, StrangerVolume, VmId};
+use crate::model::names::{StrangerDomain, StrangerVolume};
+use crate::node::helper::domains::GONE;
+use crate::node::helper::failure::Failure;
+use crate::node::helper::host::Host;
 use crate::node::hypervisor::{Hypervisor, HypervisorError, Listed};
 use crate::node::lvm::{LvmError, Standing};
 use crate::system::log::{self, Level};
 
-/// The pause between two looks at a domain that was destroyed.
+/// The pause between two looks at a destroyed domain.
 const PAUSE: Duration = Duration::from_millis(300);
-
-/// The refusal of what is no stranger, or can't be removed.
-fn kept(why: impl Into<String>) -> Failure {
-    Fault::StrangerKept { why: why.into() }.into()
-}
 
 impl Host {
     fn must_be_allowed(&self) -> Result<(), Failure> {
         if self.config.general.remove_strangers { Ok(()) } else { Err(Fault::StrangersProtected.into()) }
     }
 
-    /// Removes a volume of the group that carries no tag of vGrid's, that nothing has open and that nothing else goes
-    /// with. One that is gone is as good.
+    /// Removes a volume of the group that carries no tag of vGrid's, is not in use and takes no
+    /// other volume with it. One that is gone already is no error.
     pub fn discard_volume(&self, name: &StrangerVolume) -> Result<(), Failure> {
         self.must_be_allowed()?;
         let lvm = self.lvm();
@@ -52,8 +43,8 @@ impl Host {
         }
     }
 
-    /// Ends the domain that has this name and this number, if it is none of vGrid's, and waits until it is gone. One
-    /// that is gone already is as good.
+    /// Destroys the domain with this name and this number, if it is none of vGrid's, and waits
+    /// until it is gone. One that is gone already is no error.
     pub fn discard_domain(&self, name: &StrangerDomain, number: u32) -> Result<(), Failure> {
         self.must_be_allowed()?;
         let hypervisor = self.hypervisor()?;
@@ -66,73 +57,14 @@ impl Host {
         log::event(Level::Info, "stranger.removed", &[("domain", name), ("number", &number)]);
         Ok(())
     }
-
-    /// The configurations of machines that vGrid has installed here or put aside.
-    pub(super) fn configurations(&self) -> Result<Vec<Made>, Failure> {
-        let dir = self.auto_directory()?;
-        let unread =
-            |path: &Path, error: &io::Error| Failure::internal(format!("{}: {error}", path.display()));
-        let mut all = Vec::new();
-        for entry in std::fs::read_dir(&dir).map_err(|error| unread(&dir, &error))? {
-            let path = entry.map_err(|error| unread(&dir, &error))?.path();
-            all.extend(Made::read(&path).map_err(|error| unread(&path, &error))?);
-        }
-        Ok(all)
-    }
 }
 
-/// A configuration that vGrid made.
-pub(super) struct Made {
-    path: PathBuf,
-    /// The machine's id, if the file still says it as it was written.
-    id: Option<VmId>,
+/// The refusal to remove something: it is no stranger, or can't be removed.
+fn kept(why: impl Into<String>) -> Failure {
+    Fault::StrangerKept { why: why.into() }.into()
 }
 
-impl Made {
-    /// The configuration in a file, if it begins as those do that vGrid made. A link, or what is no file, is none.
-    fn read(path: &Path) -> io::Result<Option<Self>> {
-        let beginning = || {
-            let mut bytes = Vec::new();
-            if std::fs::symlink_metadata(path)?.is_file() {
-                let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)?;
-                file.take(200).read_to_end(&mut bytes)?;
-            }
-            Ok::<_, io::Error>(bytes)
-        };
-        let bytes = match beginning() {
-            // Removed since the folder was listed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other?,
-        };
-        let text = String::from_utf8_lossy(&bytes);
-        Ok(text.strip_prefix(HEADER).map(|rest| Self {
-            path: path.to_owned(),
-            id: rest.split_whitespace().next().and_then(|id| id.parse().ok()),
-        }))
-    }
-
-    /// The machine that it is of, be it installed or put aside.
-    pub(super) fn machine(&self) -> Option<MachineName> {
-        let name = self.path.file_name()?.to_str()?;
-        let aside = || name.strip_prefix('.')?.strip_suffix(".cfg.stopped");
-        aside().or_else(|| name.strip_suffix(".cfg"))?.parse().ok()
-    }
-
-    /// Whether it is the configuration of the machine of that name, be it installed or put aside.
-    fn names(&self, machine: &str) -> bool {
-        let installed = PathBuf::from(format!("{machine}.cfg"));
-        let aside = parked(&installed);
-        [installed.as_os_str(), aside.as_os_str()].into_iter().any(|name| self.path.file_name() == Some(name))
-    }
-
-    /// Whether a domain is the machine that it was made for, by name or by UUID.
-    fn is_of(&self, domain: &Listed) -> bool {
-        let same = |id: VmId| domain.uuid.is_some_and(|uuid| uuid.hyphenated().to_string() == id.to_string());
-        self.names(&domain.name) || self.id.is_some_and(same)
-    }
-}
-
-/// Says why a volume must stay, if it must.
+/// Refuses a volume that must stay, and says why.
 fn judge_volume(name: &StrangerVolume, standing: Standing) -> Result<(), String> {
     if standing.tagged {
         Err(format!("the volume {name} carries a tag of vGrid's"))
@@ -145,7 +77,8 @@ fn judge_volume(name: &StrangerVolume, standing: Standing) -> Result<(), String>
     }
 }
 
-/// The domain that has this name and this number; `None` if there is neither, and a reason if they do not go together.
+/// Finds the domain with this name and this number. `None` if there is neither, and an error if the
+/// two do not belong together.
 fn find<'a>(domains: &'a [Listed], name: &StrangerDomain, number: u32) -> Result<Option<&'a Listed>, String> {
     if number == 0 {
         return Err("the number 0 is the control domain's".to_owned());
@@ -161,8 +94,8 @@ fn find<'a>(domains: &'a [Listed], name: &StrangerDomain, number: u32) -> Result
     }
 }
 
-/// Ends a domain and waits until it is gone. While it is dying it may be listed without its name; Xen gives its number
-/// to another only after all others.
+/// Destroys a domain and waits until it is gone. It is known by its number, for while it is dying
+/// it may be listed without its name, and Xen reuses a number only after all others.
 fn destroy(hypervisor: &dyn Hypervisor, number: u32) -> Result<(), Failure> {
     let end = Instant::now() + GONE;
     loop {
@@ -182,6 +115,8 @@ fn destroy(hypervisor: &dyn Hypervisor, number: u32) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Path, PathBuf};
+
     use super::*;
     use crate::model::size::Amount;
 
@@ -218,27 +153,6 @@ mod tests {
     }
 
     #[test]
-    fn what_vgrid_made_is_known_by_its_configuration() {
-        let dir = tempfile::tempdir().unwrap();
-        let id = VmId::generate();
-        let put = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
-        let made = |name: &str| Made::read(&dir.path().join(name)).unwrap();
-        put("alice_vm1.cfg", &format!("{HEADER}{id} - made and removed by vGrid\nname = 'x'\n"));
-        put(".bob_vm2.cfg.stopped", &format!("{HEADER}changed by hand"));
-        put("other.cfg", "name = 'other'\n");
-        std::os::unix::fs::symlink(dir.path().join("alice_vm1.cfg"), dir.path().join("link.cfg")).unwrap();
-        let alice = made("alice_vm1.cfg").unwrap();
-        assert!(alice.names("alice_vm1") && !alice.names("alice_vm11") && !alice.names("bob_vm2"));
-        assert!(alice.is_of(&listed("alice_vm1", 3)) && !alice.is_of(&listed("renamed", 3)));
-        let uuid = uuid::Uuid::try_parse(&id.to_string()).ok();
-        assert!(alice.is_of(&Listed { uuid, ..listed("renamed", 3) }));
-        assert!(made(".bob_vm2.cfg.stopped").unwrap().names("bob_vm2"));
-        assert!(made("other.cfg").is_none() && made("link.cfg").is_none());
-        assert!(made("").is_none(), "a folder is none");
-        assert!(made("gone.cfg").is_none());
-    }
-
-    #[test]
     fn nothing_is_even_looked_at_unless_root_has_allowed_it() {
         let dir = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/etc"));
         let host = Host { config: crate::config::Node::load(&dir).unwrap(), dir };
@@ -250,7 +164,7 @@ mod tests {
         }
     }
 
-    /// A toolstack with one domain, which is destroyed at the third try.
+    /// A toolstack with one domain, which takes three tries to destroy.
     struct Slow(std::cell::Cell<u32>);
 
     impl Hypervisor for Slow {

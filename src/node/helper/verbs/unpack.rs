@@ -1,105 +1,51 @@
-//! `unpack`: mount, tar and unmount in one verb, in a mount namespace of its own. However it ends, no mount is
-//! left: the namespace goes with its last process.
+//! `unpack`: unpacks an image into a machine's root volume.
 //!
-//! The disk is one from which no machine has been started yet, so only vGrid has written to it; it is mounted as what it
-//! is, one of a few types; and tar writes to it as nobody, with the few rights that this takes.
+//! It mounts, runs tar and unmounts in one go, in a mount namespace of its own. No machine has been
+//! started from the volume yet, so vGrid alone has written to it. It is mounted as the type that it
+//! is, one of a few. tar writes to it as nobody, with the few rights that this takes.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _};
+use std::fs::OpenOptions;
+use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
-
-use super::guard::{self, MachineLock};
-use super::{Failure, Host, limits};
 use crate::model::fault::{self, Fault};
 use crate::model::names::ImageTag;
 use crate::model::size::Amount;
+use crate::node::helper::failure::Failure;
+use crate::node::helper::guard::MachineLock;
+use crate::node::helper::host::Host;
+use crate::node::helper::limits;
+use crate::node::helper::namespace::in_a_namespace;
+use crate::node::helper::nobody::{as_nobody_with, program};
+use crate::node::helper::volumes::head;
 use crate::node::{filesystem, lvm};
-use crate::system::exec::{self, ExecError, Run};
+use crate::system::exec::{ExecError, Run};
 use crate::system::log::{self, Level};
 
-/// What tar must be able to do to unpack a whole system: to give files to anybody, and to write where they are then
-/// not its own. See capabilities(7).
+/// The rights that tar needs to unpack a whole system: to give files to any owner, and to write
+/// where they then no longer belong to it. See capabilities(7).
 const RIGHTS: &str = "-all,+chown,+dac_override,+fowner,+fsetid,+mknod,+setfcap";
 
-/// How a file system is mounted to be filled: for that time nothing in it can be run or opened as a device from here.
+/// The options for mounting a file system to fill it. Meanwhile nothing in it can be run, or opened
+/// as a device, from here.
 const OPTIONS: &str = "nodev,nosuid,noexec,noatime";
 
-/// The extended attribute that, on a kernel without SELinux, only root with all its rights can set.
+/// The extended attribute that only root with all rights can set on a kernel without SELinux.
 const LABELS: &str = "security.selinux";
 
-/// The file that has a system with SELinux label everything anew at its first start (selinux(8)).
+/// The file that makes a system with SELinux relabel everything at its first start (selinux(8)).
 const RELABEL: &str = ".autorelabel";
 
 impl Host {
-    /// Unpacks standard input, a plain tar stream, into the machine's root volume, from which no machine has been
-    /// started yet.
+    /// Unpacks standard input, a plain tar stream, into the machine's root volume. No machine may
+    /// have been started from it yet.
     pub fn unpack(&self, lock: &MachineLock, image: &ImageTag) -> Result<(), Failure> {
         let volume = self.unused_volume(lock, &lvm::root_volume(&lock.machine))?;
         let device = self.lvm().device(&volume.name);
         let target = lock.mount_point();
         in_a_namespace(&target, || fill(&device, &target, image, volume.size))
     }
-}
-
-/// The first bytes of a device, by which its file system is known.
-pub(super) fn head(device: &Path) -> io::Result<Vec<u8>> {
-    let mut head = Vec::new();
-    File::open(device)?.take(filesystem::HEAD as u64).read_to_end(&mut head)?;
-    Ok(head)
-}
-
-/// Does something with a mount point, which exists while it is done, in a mount namespace that exists no longer.
-pub(super) fn in_a_namespace(
-    target: &Path,
-    work: impl FnOnce() -> Result<(), Failure> + Send,
-) -> Result<(), Failure> {
-    match std::fs::create_dir(target) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            return Err(Failure::internal(format!("{}: {error}", target.display())));
-        }
-        _ => {}
-    }
-    // A thread of its own has a namespace of its own, so that this one can remove the folder.
-    let result = std::thread::scope(|scope| scope.spawn(|| apart().and_then(|()| work())).join());
-    guard::remove_directory(target)?;
-    result.unwrap_or_else(|_| Err(Failure::internal("the work in the namespace broke off")))
-}
-
-/// Gives this thread, and what it starts, a mount namespace in which it can do no harm elsewhere.
-fn apart() -> Result<(), Failure> {
-    unshare(CloneFlags::CLONE_NEWNS).map_err(|error| Failure::internal(format!("unshare: {error}")))?;
-    // Else a mount made here would be seen by all.
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-        .map_err(|error| Failure::internal(format!("making mounts private: {error}")))?;
-    seal();
-    Ok(())
-}
-
-pub(super) fn program(name: &str) -> PathBuf {
-    exec::find(&[name]).unwrap_or_else(|| PathBuf::from(name))
-}
-
-/// A program that runs as nobody, with those rights and no way to more. The numbers, because the name of the group
-/// differs. See setpriv(1), capabilities(7).
-pub(super) fn as_nobody_with(rights: &str, what: &str) -> Run {
-    let run = Run::new(program("setpriv")).args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
-    ["--inh-caps", "--ambient-caps", "--bounding-set"]
-        .iter()
-        .fold(run, |run, set| run.arg(format!("{set}={rights}")))
-        .args(["--no-new-privs", "--"])
-        .arg(program(what))
-}
-
-/// tar, as it unpacks an image.
-fn unpacker(target: &Path) -> Run {
-    as_nobody_with(RIGHTS, "tar")
-        .args(["--extract", "--file=-", "--preserve-permissions", "--same-owner", "--numeric-owner"])
-        .args(["--xattrs", "--xattrs-include=*", "--warning=no-timestamp", "--directory"])
-        .arg(target)
 }
 
 fn fill(device: &Path, target: &Path, image: &ImageTag, size: Amount) -> Result<(), Failure> {
@@ -119,11 +65,11 @@ fn fill(device: &Path, target: &Path, image: &ImageTag, size: Amount) -> Result<
         if said.stderr.contains(LABELS) {
             have_it_relabelled(target)?;
         }
-        // tar reads no further than the archive's end; who writes is to find nothing wrong with that.
+        // tar stops at the archive's end. Read the rest, so that the writer gets no error.
         io::copy(&mut io::stdin().lock(), &mut io::sink())
             .map_err(|error| Failure::internal(format!("standard input: {error}")))?;
     }
-    // Unmounting writes what is still in memory, and so belongs to the work.
+    // Unmounting writes out what is still in memory, so it is part of the work.
     let unmounted = Run::new(program("umount")).arg("-n").arg(target).limit(limits::UNMOUNT).run();
     if let Err(error) = unpacked {
         return Err(tar_failed(&error, image, size).into());
@@ -136,7 +82,15 @@ fn fill(device: &Path, target: &Path, image: &ImageTag, size: Amount) -> Result<
     })
 }
 
-/// What could not be labelled as the image says is labelled by the machine itself.
+/// The tar that unpacks an image.
+fn unpacker(target: &Path) -> Run {
+    as_nobody_with(RIGHTS, "tar")
+        .args(["--extract", "--file=-", "--preserve-permissions", "--same-owner", "--numeric-owner"])
+        .args(["--xattrs", "--xattrs-include=*", "--warning=no-timestamp", "--directory"])
+        .arg(target)
+}
+
+/// Has the machine itself set the labels that tar could not set.
 fn have_it_relabelled(target: &Path) -> Result<(), Failure> {
     log::event(Level::Info, "unpack.labels", &[("file", &RELABEL)]);
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target.join(RELABEL));
@@ -150,7 +104,7 @@ fn have_it_relabelled(target: &Path) -> Result<(), Failure> {
 
 fn tar_failed(error: &ExecError, image: &ImageTag, partition: Amount) -> Fault {
     match error {
-        // The second is what tar says when only a part of its last block found room.
+        // tar says the second when only part of its last block found room.
         ExecError::Failed { stderr, .. }
             if stderr.contains("No space left on device") || stderr.contains(": Wrote only ") =>
         {
@@ -170,32 +124,11 @@ fn tar_failed(error: &ExecError, image: &ImageTag, partition: Amount) -> Fault {
     }
 }
 
-/// Makes every file system read-only, as this thread and its children see it: should an archive find a way
-/// past tar's own checks and out of its folder, it can change nothing. What is mounted later is not affected.
-fn seal() {
-    let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
-    for point in table.lines().filter_map(|line| line.split(' ').nth(4)) {
-        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
-        let result = mount(None::<&str>, unescaped(point).as_str(), None::<&str>, flags, None::<&str>);
-        if let Err(error) = result {
-            // Some pseudo file systems refuse; tar's own checks still stand.
-            log::event(Level::Info, "unpack.not-sealed", &[("mount", &point), ("error", &error)]);
-        }
-    }
-}
-
-/// A mount point as it is, of its form in mountinfo, where blanks and the like are octal (proc(5)).
-fn unescaped(point: &str) -> String {
-    ["\\040", "\\011", "\\012", "\\134"]
-        .iter()
-        .zip([" ", "\t", "\n", "\\"])
-        .fold(point.to_owned(), |point, (code, plain)| point.replace(code, plain))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
 
     #[test]
     fn tars_words_become_faults() {
@@ -261,7 +194,7 @@ mod tests {
             .run()
             .unwrap();
         let said = unpacker(to.path()).input(packed.stdout).run().unwrap();
-        // Whether nobody can set a label depends on the kernel; if not, tar says so and goes on.
+        // Whether nobody may set a label depends on the kernel. If not, tar says so and goes on.
         let listed = Run::new("python3")
             .args(["-c", "import os, sys; print(os.listxattr(sys.argv[1]))"])
             .arg(to.path().join("wall"))
@@ -292,15 +225,10 @@ mod tests {
             have_it_relabelled(dir.path()).unwrap();
         }
         assert_eq!(std::fs::metadata(dir.path().join(RELABEL)).unwrap().len(), 0);
-        // What the image has there stays, and leads nowhere.
+        // What the image has there stays, and is not followed.
         let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         std::os::unix::fs::symlink(outside.path().join("x"), dir.path().join(RELABEL)).unwrap();
         have_it_relabelled(dir.path()).unwrap();
         assert!(!outside.path().join("x").exists());
-    }
-
-    #[test]
-    fn mount_points_are_unescaped() {
-        assert_eq!(unescaped("/mnt/a\\040b\\134c"), "/mnt/a b\\c");
     }
 }

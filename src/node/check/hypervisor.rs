@@ -1,0 +1,42 @@
+//! Xen: the control domain, its toolstack, and the folder that machines are started from.
+
+use crate::check::{OrElse as _, Problem, Seen, Verdict};
+use crate::config::{self, VmType};
+use crate::node::helper::trust;
+use crate::node::hypervisor::{self, Hypervisor};
+
+/// Whether this host is Xen's control domain.
+pub fn under_xen() -> Verdict<()> {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    if read("/sys/hypervisor/type").trim() != "xen" {
+        return Err(Problem::new(
+            "this host does not run under Xen",
+            "apt-get install xen-system-amd64, and choose the entry with Xen at boot (INSTALL.md, \"A Xen host by hand\")",
+        ));
+    }
+    if read("/proc/xen/capabilities").contains("control_d") {
+        return Ok(Seen::well((), "this is the control domain"));
+    }
+    Err(Problem::new(
+        "this is not Xen's control domain, or /proc/xen is not mounted",
+        "mount -t xenfs xenfs /proc/xen; if that does not help, this is a guest",
+    ))
+}
+
+/// Whether the toolstack answers.
+pub fn toolstack(node: &config::Node) -> Verdict<Box<dyn Hypervisor>> {
+    let start = "apt-get install xen-utils && systemctl restart xen; if that fails: journalctl -u xen";
+    let toolstack = hypervisor::open(VmType::Xen, node.general.toolstack).or_else_do(start)?;
+    let memory = toolstack.memory().or_else_do(start)?;
+    let note =
+        format!("{} answers, {} of {} MiB are free", toolstack.name(), memory.free.mib(), memory.total.mib());
+    Ok(Seen::well(toolstack, note))
+}
+
+/// Whether the folder from which machines are started with the host is root's alone.
+pub fn autostart(node: &config::Node) -> Verdict<()> {
+    let folder = &node.general.xen_auto_directory;
+    let make = format!("install -d -o root -g root -m 755 {}", folder.display());
+    trust::directory(folder).map_err(|failure| Problem::new(failure.detail, make))?;
+    Ok(Seen::well((), folder.display()))
+}

@@ -1,0 +1,83 @@
+//! Images: the files to deploy from, the folder to save to, and tar.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use super::said;
+use crate::check::rights::{self, WEB_USER};
+use crate::check::{OrElse as _, Problem, Seen, Verdict};
+use crate::config::{self, Common, ImageSettings};
+use crate::model::names::ImageTag;
+use crate::node::helper::as_nobody;
+use crate::node::image;
+
+/// The installed images, with their settings.
+pub type Images = Vec<(ImageTag, ImageSettings)>;
+
+/// Finds the images of `common.cfg` on this host.
+pub fn installed(common: &Common, node: &config::Node, is_root: bool) -> Seen<Images> {
+    let (mut found, mut problems) = (Vec::new(), Vec::new());
+    for (tag, _) in &common.images {
+        match image_file(tag, node, is_root) {
+            Ok(settings) => found.push((tag.clone(), settings)),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    let note = found.iter().map(|(tag, _)| tag.as_str()).collect::<Vec<_>>().join(", ");
+    Seen::partly((!found.is_empty()).then_some(found), note, problems)
+}
+
+/// Whether users' images can be saved, renamed and deleted in the folder of images.
+pub fn can_be_saved(folder: &Path) -> Verdict<()> {
+    let path = folder.display();
+    // The sticky bit keeps the web server's user from removing what is not its own.
+    let make = format!("install -d -o root -g {WEB_USER} -m 1775 {path}");
+    rights::facts(folder, &make)?;
+    if !rights::web_user_writes(folder) {
+        return Err(Problem::new(
+            format!("{WEB_USER} can't write to {path}, so no image can be saved"),
+            make,
+        ));
+    }
+    Ok(Seen::well((), format!("{WEB_USER} can write to {path}")))
+}
+
+/// Whether tar can be run as nobody with the right to read everything.
+pub fn packing() -> Verdict<()> {
+    let said = as_nobody("tar").arg("--version").run().map_err(|error| {
+        Problem::new(
+            format!("tar can't be run with few rights, so no image can be saved: {}", said(&error)),
+            "apt-get install tar util-linux (setpriv is in it, of version 2.33 or later)",
+        )
+    })?;
+    Ok(Seen::well((), said.text().lines().next().unwrap_or_default()))
+}
+
+/// Checks one image, and finds its settings.
+fn image_file(tag: &ImageTag, node: &config::Node, is_root: bool) -> Result<ImageSettings, Problem> {
+    let settings = node.image(tag).or_else_do("add the line, or a default, to node.cfg")?;
+    let path = settings.file.display();
+    let (file, _) = image::open(&settings.file)
+        .map_err(|error| format!("the file of the image {tag}, {path}: {}", rights::words(&error)))
+        .or_else_do(format!(
+            "copy it there, or mend [VMImageFiles] in node.cfg, or take {tag} out of common.cfg"
+        ))?;
+    let mut head = Vec::new();
+    file.take(512)
+        .read_to_end(&mut head)
+        .map_err(|error| format!("{path}: {error}"))
+        .or_else_do(format!("copy {path} again"))?;
+    if image::Format::of(&head).is_none() {
+        return Err(Problem::new(
+            format!("{path} is neither a tar archive nor gzip, xz or zstd"),
+            format!("make it with: tar -C ROOT -czf {path} ."),
+        ));
+    }
+    if is_root && !rights::web_user_reads(&settings.file) {
+        return Err(Problem::new(
+            format!("{WEB_USER} can't read {path}"),
+            format!("chmod a+r {path}, and a+x its folders"),
+        ));
+    }
+    Ok(settings)
+}

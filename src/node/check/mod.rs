@@ -1,0 +1,112 @@
+//! The node's part of `vgrid-check`.
+
+mod consoles;
+mod filesystems;
+mod hypervisor;
+mod images;
+mod programs;
+mod server;
+mod storage;
+mod templates;
+
+use std::time::Duration;
+
+use super::{HELPER, WORKER};
+use crate::cgi::policy::ENDPOINTS;
+use crate::check::apache::{self, Own};
+use crate::check::common::Ground;
+use crate::check::{Checks, Found, OrElse as _, Problem, Seen, Verdict, rights};
+use crate::config::Common;
+use crate::system::exec::ExecError;
+
+/// How long the server, or the helper, may take to answer.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs the node's checks.
+pub fn run(checks: &mut Checks, ground: &Ground) {
+    let node = ground.node.as_ref();
+    let both = || ground.common.as_ref().and(ground.node.as_ref());
+    checks.check("own name", ground.common.as_ref(), own_name);
+    apache::site(checks, "node's site", &ground.includes, "vgrid-node", "/cgi-bin/node/");
+    let request = checks.request.clone();
+    checks.check("node answers", node, |node| {
+        let own = Own::new(&ground.own_url, &request, &node.general.ca_file);
+        for endpoint in ENDPOINTS.iter().filter(|endpoint| endpoint.name.starts_with("node/")) {
+            own.must_refuse(endpoint.name, endpoint.methods.contains(&"POST"))?;
+        }
+        Ok(Seen::well((), "strangers are refused"))
+    });
+    server::checks(checks, ground, &request);
+
+    checks.check_as_root("records", node.and(ground.web.as_ref()), |(node, web)| {
+        let folder = &node.general.state_directory;
+        rights::private_folder(folder, web)?;
+        Ok(Seen::well((), folder.display()))
+    });
+    let is_root = checks.is_root();
+    let images = checks.check("images", both().and(ground.web.as_ref()), |((common, node), _)| {
+        Ok(images::installed(common, node, is_root))
+    });
+    checks.check_as_root("saved images", node.and(ground.web.as_ref()), |(node, _)| {
+        images::can_be_saved(&node.general.image_directory)
+    });
+    checks.check_as_root("packing", Found::Known(()), |()| images::packing());
+    let programs = checks.check("file system programs", images.as_ref(), filesystems::makers);
+    checks.check_as_root("file systems", images.as_ref().and(programs), |(images, ())| {
+        Ok(filesystems::made(images))
+    });
+    let templates = checks.check(
+        "templates",
+        both().and(ground.names.as_ref()).and(images),
+        |(((common, node), names), images)| templates::rendered(common, node, names, &images),
+    );
+
+    let xen = checks.check("Xen", Found::Known(()), |()| hypervisor::under_xen());
+    let toolstack =
+        checks.check_as_root("toolstack", node.and(xen), |(node, ())| hypervisor::toolstack(node));
+    checks.check_as_root(
+        "templates for the toolstack",
+        templates.as_ref().and(toolstack),
+        |(files, toolstack)| templates::accepted(files, toolstack.as_ref()),
+    );
+    checks.check("bridge", templates.as_ref(), templates::bridges);
+    checks.check("autostart", node, hypervisor::autostart);
+    let logged = checks.check("consoles", node, consoles::logged);
+    checks.check_as_root("console logs", node.and(logged), |(node, ())| consoles::kept_short(node));
+
+    let group = checks.check_as_root("volume group", node, storage::volume_group);
+    checks.check("free space", node.and(group), |(node, group)| storage::free_space(node, &group));
+
+    let sudo = checks.check_as_root("sudo's configuration", Found::Known(()), |()| programs::sudoers());
+    let rule = checks.check_as_root("sudo", sudo.and(ground.web.as_ref()), |_| programs::sudo_rule());
+    let helper = checks.check("helper", Found::Known(()), |()| programs::installed(HELPER));
+    checks.check("worker", Found::Known(()), |()| programs::installed(WORKER));
+    checks.check_as_root("helper answers", rule.and(helper).and(node), |_| programs::helper_answers());
+}
+
+/// Whether `common.cfg` knows this host by its own name.
+fn own_name(common: &Common) -> Verdict<()> {
+    let own = nix::unistd::gethostname().or_else_do("hostnamectl set-hostname NAME")?;
+    let own = own.to_string_lossy();
+    let host = common.physical_hosts.iter().find(|(host, _)| host.is_called(&own));
+    match host {
+        Some((host, maximum)) => Ok(Seen::well((), format!("{host}, at most {maximum} machines"))),
+        None => Err(Problem::new(
+            format!("this host is called {own}, and [PhysicalHostsPool] of common.cfg has no such name"),
+            format!(
+                "enter it in common.cfg (on all machines): \"{own}\" = 5; or: hostnamectl set-hostname NAME"
+            ),
+        )),
+    }
+}
+
+/// What a program that failed said.
+fn said(error: &ExecError) -> String {
+    match error {
+        ExecError::Failed { stdout, stderr, .. } if stderr.is_empty() => {
+            String::from_utf8_lossy(stdout).into_owned()
+        }
+        ExecError::Failed { stderr, .. } => stderr.clone(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,123 @@
+//! The node's own programs, and sudo, by which one of them becomes root.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use super::{LIMIT, said};
+use crate::check::rights::{self, WEB_USER};
+use crate::check::{OrElse as _, Problem, Seen, Verdict};
+use crate::node::HELPER;
+use crate::node::helper::trust;
+use crate::node::host::HostState;
+use crate::system::exec::{self, ExecError, Run};
+
+/// Checks one of the node's programs: it must exist, be root's alone, and be executable.
+pub fn installed(path: &str) -> Verdict<()> {
+    let install = "make install PARTS=node";
+    trust::file(Path::new(path)).map_err(|failure| Problem::new(failure.detail, install))?;
+    let facts = rights::facts(Path::new(path), install)?;
+    let mode = facts.mode() & 0o7777;
+    if !facts.is_file() || mode & 0o6000 != 0 || mode & 0o111 != 0o111 {
+        return Err(Problem::new(format!("{path} has mode {mode:o}, not 755"), format!("chmod 755 {path}")));
+    }
+    Ok(Seen::well((), path))
+}
+
+/// Whether sudo's configuration is valid.
+pub fn sudoers() -> Verdict<()> {
+    let program =
+        exec::find(&["visudo"]).ok_or("there is no sudo on this host").or_else_do("apt-get install sudo")?;
+    Run::new(program).arg("-c").run().map_err(|error| {
+        Problem::new(
+            said(&error),
+            "mend the file that it names with: visudo -f FILE (chmod 440 FILE for its rights)",
+        )
+    })?;
+    Ok(Seen::well((), "visudo finds nothing wrong"))
+}
+
+/// Whether the web server's user may run the helper through sudo, and nothing else.
+pub fn sudo_rule() -> Verdict<()> {
+    let install = "make install PARTS=node puts the one rule into /etc/sudoers.d/vgrid";
+    let program =
+        exec::find(&["sudo"]).ok_or("there is no sudo on this host").or_else_do("apt-get install sudo")?;
+    let listed = match Run::new(program).args(["-l", "-U", WEB_USER]).run() {
+        Ok(said) => said.text(),
+        // Some versions fail if there is no rule at all.
+        Err(ExecError::Failed { .. }) => String::new(),
+        Err(error) => return Err(Problem::new(error, install)),
+    };
+    let rules = allowed(&listed);
+    let right = format!("(root) NOPASSWD: {HELPER}");
+    if !rules.contains(&right) {
+        return Err(Problem::new(format!("{WEB_USER} may not run {HELPER}"), install));
+    }
+    if let Some(setting) = in_the_way(&listed) {
+        return Err(Problem::new(
+            format!("sudo's {setting} is set for all, the helper included"),
+            format!("visudo -f /etc/sudoers.d/vgrid-local: Defaults!{HELPER} !{setting}"),
+        ));
+    }
+    let more: Vec<&str> = rules.iter().filter(|rule| **rule != right).map(String::as_str).collect();
+    if more.is_empty() {
+        Ok(Seen::well((), format!("{WEB_USER} may run the helper and nothing else")))
+    } else {
+        Err(Problem::new(
+            format!("{WEB_USER} may run more than the helper: {}", more.join(", ")),
+            format!("take the other rules for {WEB_USER} out of /etc/sudoers and /etc/sudoers.d"),
+        ))
+    }
+}
+
+/// Tries the whole way from the web server's user to root.
+pub fn helper_answers() -> Verdict<()> {
+    let run = rights::as_web_user().args(["/usr/bin/sudo", "-n", HELPER, "info"]).limit(LIMIT);
+    let answer = run.run().map_err(|error| {
+        Problem::new(said(&error), format!("see what it says: sudo -u {WEB_USER} sudo -n {HELPER} info"))
+    })?;
+    serde_json::from_slice::<HostState>(&answer.stdout)
+        .map_err(|error| format!("{HELPER} info says what this program does not understand: {error}"))
+        .or_else_do("make install PARTS=node, all of it of one version")?;
+    Ok(Seen::well((), format!("{WEB_USER} gets an answer through sudo")))
+}
+
+/// The rules in what `sudo -l -U` says that a user may run.
+fn allowed(said: &str) -> Vec<String> {
+    said.lines()
+        .skip_while(|line| !line.contains("may run the following commands"))
+        .skip(1)
+        .take_while(|line| line.starts_with(' ') || line.starts_with('\t'))
+        .map(|line| line.trim().to_owned())
+        .filter(|line| !line.is_empty())
+        .collect()
+}
+
+/// A setting that breaks the helper and is not revoked for it: the helper has no terminal, and
+/// whole images pass through it. sudo-rs has no such settings.
+fn in_the_way(said: &str) -> Option<&'static str> {
+    let words = || said.split(|c: char| c == ',' || c.is_whitespace());
+    let is_set = |setting: &str| words().any(|word| word == setting);
+    ["requiretty", "log_input", "log_output"]
+        .into_iter()
+        .find(|setting| is_set(setting) && !is_set(&format!("!{setting}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sudo_s_list_is_read() {
+        let said = "Matching Defaults entries for www-data on xenhost:\n    env_reset, mail_badpass,\n    use_pty\n\n\
+                    Runas and Command-specific defaults for www-data:\n    Defaults!/usr/lib/vgrid/vgrid-helper env_reset\n\n\
+                    User www-data may run the following commands on xenhost:\n    \
+                    (root) NOPASSWD: /usr/lib/vgrid/vgrid-helper\n    (ALL : ALL) ALL\n";
+        assert_eq!(allowed(said), ["(root) NOPASSWD: /usr/lib/vgrid/vgrid-helper", "(ALL : ALL) ALL"]);
+        assert_eq!(in_the_way(said), None);
+        let logs = said.replace("use_pty", "use_pty, log_output, log_input");
+        assert_eq!(in_the_way(&logs), Some("log_input"));
+        let mended = logs.replace("helper env_reset", "helper env_reset, !log_input, !log_output");
+        assert_eq!(in_the_way(&mended), None);
+        assert!(allowed("User www-data is not allowed to run sudo on xenhost.\n").is_empty());
+    }
+}

@@ -1,0 +1,57 @@
+//! Why a verb failed, for its caller and for the log.
+
+use crate::model::fault::Fault;
+use crate::node::hypervisor::HypervisorError;
+use crate::node::lvm::LvmError;
+
+/// Why a verb was not carried out.
+#[derive(Debug)]
+pub struct Failure {
+    /// What the caller is told. Without one, the caller is told that the fault is internal.
+    pub(super) fault: Option<Fault>,
+    /// What the log and standard error say.
+    pub detail: String,
+}
+
+impl Failure {
+    /// A failure that no user can do anything about.
+    pub(super) fn internal(detail: impl std::fmt::Display) -> Self {
+        Self { fault: None, detail: detail.to_string() }
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self { detail: fault.to_string(), fault: Some(fault) }
+    }
+}
+
+impl From<LvmError> for Failure {
+    /// The fault, as far as it does not depend on the machine.
+    fn from(error: LvmError) -> Self {
+        let detail = error.to_string();
+        let fault = match error {
+            LvmError::GroupMissing(group) => Some(Fault::VolumeGroupMissing { name: group.to_string() }),
+            LvmError::TimedOut { what, seconds } => Some(Fault::TimedOut { what: what.to_owned(), seconds }),
+            _ => None,
+        };
+        Self { fault, detail }
+    }
+}
+
+impl From<HypervisorError> for Failure {
+    /// The fault, as far as it does not depend on the machine.
+    fn from(error: HypervisorError) -> Self {
+        let detail = error.to_string();
+        let fault = match error {
+            HypervisorError::TimedOut { what, seconds } => {
+                Some(Fault::TimedOut { what: what.to_owned(), seconds })
+            }
+            HypervisorError::Missing(_) | HypervisorError::Other(_) | HypervisorError::Busy(_) => {
+                Some(Fault::ToolstackMissing { detail: detail.clone() })
+            }
+            _ => None,
+        };
+        Self { fault, detail }
+    }
+}

@@ -1,0 +1,71 @@
+//! Mount namespaces, in which the file systems of machines are mounted. However a verb ends, no
+//! mount is left: the namespace goes with its last process.
+
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+use super::failure::Failure;
+use super::guard;
+use crate::system::log::{self, Level};
+
+/// Does some work in a mount namespace of its own. The mount point `target` exists only meanwhile.
+pub(super) fn in_a_namespace(
+    target: &Path,
+    work: impl FnOnce() -> Result<(), Failure> + Send,
+) -> Result<(), Failure> {
+    match std::fs::create_dir(target) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(Failure::internal(format!("{}: {error}", target.display())));
+        }
+        _ => {}
+    }
+    // The namespace belongs to another thread, so that this one can remove the folder.
+    let result = std::thread::scope(|scope| scope.spawn(|| apart().and_then(|()| work())).join());
+    guard::remove_directory(target)?;
+    result.unwrap_or_else(|_| Err(Failure::internal("the work in the namespace broke off")))
+}
+
+/// Moves this thread, and what it starts, into a mount namespace in which it can do no harm
+/// elsewhere.
+fn apart() -> Result<(), Failure> {
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|error| Failure::internal(format!("unshare: {error}")))?;
+    // Else everybody would see the mounts made here.
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .map_err(|error| Failure::internal(format!("making mounts private: {error}")))?;
+    seal();
+    Ok(())
+}
+
+/// Makes every file system read-only for this thread and its children. Should an archive get past
+/// tar's own checks and out of its folder, it can change nothing. Later mounts are not affected.
+fn seal() {
+    let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+    for point in table.lines().filter_map(|line| line.split(' ').nth(4)) {
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+        let result = mount(None::<&str>, unescaped(point).as_str(), None::<&str>, flags, None::<&str>);
+        if let Err(error) = result {
+            // Some pseudo file systems refuse. tar's own checks still hold.
+            log::event(Level::Info, "unpack.not-sealed", &[("mount", &point), ("error", &error)]);
+        }
+    }
+}
+
+/// Decodes a mount point of mountinfo, in which blanks and the like are octal (proc(5)).
+fn unescaped(point: &str) -> String {
+    ["\\040", "\\011", "\\012", "\\134"]
+        .iter()
+        .zip([" ", "\t", "\n", "\\"])
+        .fold(point.to_owned(), |point, (code, plain)| point.replace(code, plain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_unescaped() {
+        assert_eq!(unescaped("/mnt/a\\040b\\134c"), "/mnt/a b\\c");
+    }
+}

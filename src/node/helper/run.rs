@@ -1,0 +1,120 @@
+//! One call of the helper, from its arguments to its exit status.
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use serde::Serialize;
+
+use super::failure::Failure;
+use super::guard::{self, MachineLock};
+use super::host::Host;
+use super::{Cli, Stranger, Verb, trust};
+use crate::config;
+use crate::model::fault::Fault;
+use crate::model::names::RequestId;
+use crate::system::detach;
+use crate::system::log::{self, Level};
+
+/// The `main` of the program.
+pub fn main() -> ExitCode {
+    if let Err(error) = detach::start_afresh().and_then(|()| detach::cut_off()) {
+        say(&mut io::stderr(), &format!("vgrid-helper: can't detach: {error}"));
+        return ExitCode::FAILURE;
+    }
+    let cli = Cli::parse();
+    if !nix::unistd::geteuid().is_root() {
+        say(&mut io::stderr(), "vgrid-helper: only root can do this; call it through sudo");
+        return ExitCode::FAILURE;
+    }
+    if let Err(error) = guard::lift_limits() {
+        say(&mut io::stderr(), &format!("vgrid-helper: can't set limits: {error}"));
+        return ExitCode::FAILURE;
+    }
+    let request = cli.request.unwrap_or_else(RequestId::generate);
+    log::start("helper", request.clone(), None);
+    let is_stream = matches!(cli.verb, Verb::Pack { .. });
+    match run(cli.verb) {
+        Ok(answer) => {
+            if let Some(answer) = answer {
+                say(&mut io::stdout(), &answer);
+            }
+            ExitCode::SUCCESS
+        }
+        Err(Failure { fault, detail }) => {
+            log::event(Level::Warning, "helper.failed", &[("why", &detail)]);
+            let fault = fault.unwrap_or_else(|| Fault::Internal { request: request.to_string() });
+            let fault = serde_json::to_string(&fault).unwrap_or_default();
+            if is_stream {
+                say(&mut io::stderr(), &fault);
+            } else {
+                say(&mut io::stdout(), &fault);
+            }
+            say(&mut io::stderr(), &format!("vgrid-helper: {detail}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<Option<String>, Failure> {
+    let dir = trust::directory(Path::new(config::DEFAULT_DIR))?;
+    trust::file(&dir.join("node.cfg"))?;
+    let host = Host { config: config::Node::load(&dir).map_err(Failure::internal)?, dir };
+    match verb {
+        Verb::Info => {
+            host.trim_consoles();
+            return answer(&host.state());
+        }
+        Verb::Console { machine, bytes } => return answer(&host.console(&machine, bytes)?),
+        Verb::ForgetConsole { machine } => host.forget_console(&machine)?,
+        Verb::MakeVolumes { id, machine, image, disk } => {
+            let lock = MachineLock::take(id, &machine)?;
+            host.make_volumes(&lock, &host.image(&image)?, disk)?;
+        }
+        Verb::MakeFilesystems { id, machine, image } => {
+            let lock = MachineLock::take(id, &machine)?;
+            host.make_filesystems(&lock, &host.image(&image)?)?;
+        }
+        Verb::Unpack { id, machine, image } => {
+            let lock = MachineLock::take(id, &machine)?;
+            host.unpack(&lock, &image)?;
+        }
+        Verb::Pack { id, machine } => {
+            let lock = MachineLock::take(id, &machine)?;
+            host.pack(&lock)?;
+        }
+        Verb::Configure { id, machine, image, memory, ip, user } => {
+            let lock = MachineLock::take(id, &machine)?;
+            host.configure(&lock, &host.image(&image)?, memory, ip, &user.0)?;
+        }
+        Verb::Start { id, machine, memory } => {
+            let lock = MachineLock::take(id, &machine)?;
+            host.start(&lock, memory)?;
+        }
+        Verb::Verify { id, machine } => host.verify(id, &machine)?,
+        Verb::Stop { id, machine } => {
+            let lock = MachineLock::take_over(id, &machine)?;
+            host.stop(&lock)?;
+        }
+        Verb::Undo { id, machine } => {
+            let lock = MachineLock::take_over(id, &machine)?;
+            host.undo(&lock)?;
+        }
+        Verb::Discard { stranger: Stranger::Volume { name } } => host.discard_volume(&name)?,
+        Verb::Discard { stranger: Stranger::Domain { name, number } } => {
+            host.discard_domain(&name, number)?;
+        }
+    }
+    Ok(None)
+}
+
+fn answer(message: &impl Serialize) -> Result<Option<String>, Failure> {
+    serde_json::to_string(message).map(Some).map_err(Failure::internal)
+}
+
+/// Writes a line to a reader that may be gone.
+fn say(stream: &mut impl io::Write, line: &str) {
+    // What was done is done, whether or not anybody reads about it.
+    let _ = writeln!(stream, "{line}").and_then(|()| stream.flush());
+}

@@ -1,0 +1,21 @@
+//! `forget-console`: removes the console log of a machine that is gone.
+
+use crate::model::names::MachineName;
+use crate::node::helper::consoles;
+use crate::node::helper::failure::Failure;
+use crate::node::helper::host::Host;
+
+impl Host {
+    /// Removes the console log of a machine. One that is still running is an error.
+    pub fn forget_console(&self, machine: &MachineName) -> Result<(), Failure> {
+        // Without a toolstack nothing runs that could have a console.
+        let domains = self.hypervisor().and_then(|hypervisor| hypervisor.domains()).unwrap_or_default();
+        if domains.iter().any(|domain| domain.name == machine.as_str()) {
+            return Err(Failure::internal(format!("{machine} runs, so its console log stays")));
+        }
+        match self.console_log(machine)? {
+            Some(log) => consoles::remove_log(&log),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! `make-filesystems`: makes the file system and the swap area on a machine's volumes.
+
+use crate::config::ImageSettings;
+use crate::model::fault::{self, Fault};
+use crate::node::helper::failure::Failure;
+use crate::node::helper::guard::MachineLock;
+use crate::node::helper::host::Host;
+use crate::node::helper::limits;
+use crate::node::lvm;
+use crate::system::exec::{self, ExecError, Run};
+
+impl Host {
+    /// Makes the file system, with the image's own command, and the swap area. The volumes must
+    /// never have been used.
+    pub fn make_filesystems(&self, lock: &MachineLock, image: &ImageSettings) -> Result<(), Failure> {
+        let (root, swap) = (lvm::root_volume(&lock.machine), lvm::swap_volume(&lock.machine));
+        let mkswap = exec::find(&["mkswap"]).map(|path| path.to_string_lossy().into_owned());
+        let mkswap = [mkswap.unwrap_or_else(|| "mkswap".to_owned())];
+        for (name, command) in [(root, &image.make_filesystem[..]), (swap, &mkswap[..])] {
+            let volume = self.unused_volume(lock, &name)?;
+            let [program, args @ ..] = command else {
+                return Err(Failure::internal("node.cfg: an empty XenDeployerFSCreateCmd"));
+            };
+            let run = Run::new(program).args(args).arg(self.lvm().device(&volume.name)).limit(limits::MAKE);
+            run.run().map_err(|error| making_failed(program, &error))?;
+        }
+        Ok(())
+    }
+}
+
+fn making_failed(program: &str, error: &ExecError) -> Failure {
+    let what = program.rsplit('/').next().unwrap_or(program);
+    match error {
+        ExecError::TimedOut { limit, .. } => {
+            Fault::TimedOut { what: what.to_owned(), seconds: limit.as_secs() }.into()
+        }
+        ExecError::Failed { stderr, .. } => {
+            // The mke2fs family begins with its version.
+            let said: Vec<_> = stderr.lines().filter(|line| !line.starts_with("mke2fs ")).collect();
+            Fault::FilesystemFailed { detail: fault::detail(&format!("{what}: {}", said.join("\n"))) }.into()
+        }
+        ExecError::NotStarted { source, .. } | ExecError::Pipe { source, .. } => {
+            Fault::FilesystemFailed { detail: format!("{what}: {source}") }.into()
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The verbs, one per file, as methods of [`Host`](super::host::Host).
+
+mod configure;
+mod console;
+mod discard;
+mod forget_console;
+mod info;
+mod make_filesystems;
+mod make_volumes;
+pub(super) mod pack;
+mod start;
+mod stop;
+mod undo;
+mod unpack;
+mod verify;
