@@ -5,10 +5,11 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use vgrid::cgi::policy::{ENDPOINTS, Endpoint, Role};
+use vgrid::cgi::policy::{Endpoint, Role};
 use vgrid::model::names::VmId;
 
 use crate::support::apache::Kind;
+use crate::support::endpoints;
 use crate::support::http::{Answer, Ask, raw};
 use crate::support::portal::{Portal, Setup, enter_machines, password, with_query};
 
@@ -62,19 +63,19 @@ fn both_kinds(test: impl Fn(&Portal) + Sync) {
 #[test]
 fn unknown_methods() {
     both_kinds(|portal| {
-        for endpoint in ENDPOINTS {
+        for endpoint in endpoints() {
             for method in ["BREW", "get", "OPTIONS", "PUT", "DELETE", "PATCH", "PROPFIND", "X-Y", "MKCOL"] {
                 let what = format!("{method} {}", endpoint.name);
                 let answer = ask(portal, endpoint, method, b"").send();
                 refused_with(&answer, &what, &[405]);
-                assert_eq!(answer.header("allow"), Some(endpoint.methods.join(", ").as_str()), "{what}");
+                assert_eq!(answer.header("allow"), Some(endpoint.methods().join(", ").as_str()), "{what}");
                 let answer = ask(portal, endpoint, method, b"").body("vmImage=tiny").send();
                 refused_with(&answer, &what, &[405]);
             }
             refused_with(&ask(portal, endpoint, "TRACE", b"").send(), endpoint.name, &[405]);
             refused(&ask(portal, endpoint, &"M".repeat(9000), b"").send(), endpoint.name);
             refused(&ask(portal, endpoint, "GE\x01T", b"").send(), endpoint.name);
-            let unknown = ["POST", "GET"].into_iter().find(|m| !endpoint.methods.contains(m));
+            let unknown = ["POST", "GET"].into_iter().find(|m| !endpoint.methods().contains(m));
             if let Some(method) = unknown {
                 let answer = ask(portal, endpoint, method, b"").body("").send();
                 refused_with(&answer, endpoint.name, &[405]);
@@ -89,9 +90,9 @@ const UNFINISHED: &str = "vmImage=tiny&vmMemory=128&vmPartition=1&token=";
 #[test]
 fn lengths_that_are_not_true() {
     both_kinds(|portal| {
-        for endpoint in ENDPOINTS {
+        for endpoint in endpoints() {
             // Where a body is allowed at all.
-            let method = if endpoint.methods.contains(&"POST") { "POST" } else { "GET" };
+            let method = if endpoint.methods().contains(&"POST") { "POST" } else { "GET" };
             let name = endpoint.name;
             let form = "application/x-www-form-urlencoded";
             let plain = || ask(portal, endpoint, method, b"").header("Content-Type", form);
@@ -127,12 +128,12 @@ fn lengths_that_are_not_true() {
                 );
             }
             // Longer than this endpoint takes, and really so.
-            let large = "x".repeat(endpoint.body_limit + 1);
+            let large = "x".repeat(endpoint.body_limit() + 1);
             refused_with(&plain().body(large).send(), &format!("{name}: too long"), &[413]);
             let larger = "x".repeat(900_000);
             refused_with(&plain().body(larger).send(), &format!("{name}: much too long"), &[413]);
             // Announced and never sent: the client hangs up in the middle.
-            if endpoint.body_limit > 0 {
+            if endpoint.body_limit() > 0 {
                 let cut = plain().body(UNFINISHED).length("200").send_and_shut();
                 refused_with(&cut, &format!("{name}: cut off"), &[400]);
             }
@@ -229,8 +230,8 @@ fn queries_and_headers_that_are_not_text() {
             (&longer, &[414]),
             (&many, &[400]),
         ];
-        for endpoint in ENDPOINTS {
-            let method = endpoint.methods[0];
+        for endpoint in endpoints() {
+            let method = endpoint.methods()[0];
             for (query, statuses) in queries {
                 let what = format!("{}{:.60}", endpoint.name, String::from_utf8_lossy(query));
                 let mut ask = ask(portal, endpoint, method, query);
@@ -272,11 +273,11 @@ fn headers_that_are_not_text() {
             ("Host", b"bad host", true),
             ("Content-Length", b"x", true),
         ];
-        for endpoint in ENDPOINTS {
+        for endpoint in endpoints() {
             for (name, value, is_refused) in headers {
                 let what = format!("{}: {name}: {:.40}", endpoint.name, String::from_utf8_lossy(value));
-                let mut ask = ask(portal, endpoint, endpoint.methods[0], b"");
-                if endpoint.methods[0] == "POST" {
+                let mut ask = ask(portal, endpoint, endpoint.methods()[0], b"");
+                if endpoint.methods()[0] == "POST" {
                     ask = ask.body("{}");
                 }
                 let answer = ask.header(name, value).send();
@@ -303,12 +304,12 @@ fn headers_that_are_not_text() {
 #[test]
 fn paths_beyond_a_program() {
     both_kinds(|portal| {
-        for endpoint in ENDPOINTS {
+        for endpoint in endpoints() {
             for rest in
                 ["/x", "/%0aSet-Cookie:x", "/%ff", "/%00", "/%2f..%2f..", "/..%5c", "/\u{e9}", "%20", "%00"]
             {
-                let mut ask = ask(portal, endpoint, endpoint.methods[0], rest.as_bytes());
-                if endpoint.methods[0] == "POST" {
+                let mut ask = ask(portal, endpoint, endpoint.methods()[0], rest.as_bytes());
+                if endpoint.methods()[0] == "POST" {
                     ask = ask.body("{}");
                 }
                 let answer = ask.send();

@@ -1,7 +1,8 @@
 //! Links that lead here from elsewhere (mails read in a browser, pages of others), proxies in front of the portal,
 //! and scripts that look like browsers: what only shows is shown, what would act is refused with the reason.
 
-use vgrid::cgi::policy::{ENDPOINTS, Role};
+use vgrid::cgi::policy::Role;
+use vgrid::server::endpoints::ENDPOINTS;
 
 use crate::support::http::{Answer, Ask};
 use crate::support::portal::{Portal, Setup, password, state_of, with_query};
@@ -43,7 +44,7 @@ fn forms(id: &str) -> Vec<Form> {
         form("images", vec![], &[("do", "delete"), ("name", "web")]),
     ];
     let changing = |role| matches!(role, Role::User | Role::Owner | Role::Administrator);
-    for endpoint in ENDPOINTS.iter().filter(|endpoint| endpoint.changes && changing(endpoint.role)) {
+    for endpoint in ENDPOINTS.iter().filter(|endpoint| endpoint.changes() && changing(endpoint.role)) {
         let program = endpoint.name.strip_prefix("user/").expect("a page of users");
         assert!(forms.iter().any(|form| form.program == program), "{program} is not in the table");
     }

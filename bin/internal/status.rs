@@ -1,7 +1,5 @@
 //! `cgi-bin/internal/status` (POST): how machines are getting on. Called by nodes, signed.
 
-use vgrid::cgi::{policy, serve};
-
 fn main() {
-    serve::node_only(&policy::INTERNAL_STATUS, vgrid::server::internal::status::handle);
+    vgrid::server::endpoints::STATUS.serve();
 }

@@ -1,7 +1,5 @@
 //! `cgi-bin/user/deploy` (GET, POST): the form, and having a machine made. Called by people and scripts, signed in.
 
-use vgrid::cgi::{policy, serve};
-
 fn main() {
-    serve::user(&policy::USER_DEPLOY, vgrid::server::pages::deploy::handle);
+    vgrid::server::endpoints::DEPLOY.serve();
 }

@@ -1,7 +1,5 @@
 //! `cgi-bin/user/show` (GET): one machine: state, progress, history. Called by its owner or an administrator.
 
-use vgrid::cgi::{policy, serve};
-
 fn main() {
-    serve::user(&policy::USER_SHOW, vgrid::server::pages::show::handle);
+    vgrid::server::endpoints::SHOW.serve();
 }

@@ -1,7 +1,5 @@
 //! `cgi-bin/user/start` (GET, POST): has a stopped machine started. Called by its owner or an administrator.
 
-use vgrid::cgi::{policy, serve};
-
 fn main() {
-    serve::user(&policy::USER_START, vgrid::server::pages::power::start);
+    vgrid::server::endpoints::START.serve();
 }

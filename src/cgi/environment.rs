@@ -32,8 +32,8 @@ fn check(endpoint: &Endpoint) -> Result<(), Refusal> {
     let get = |name: &str| std::env::var(name).unwrap_or_default();
 
     let method = get("REQUEST_METHOD");
-    if !endpoint.methods.contains(&method.as_str()) {
-        return Err(Refusal::method_not_allowed(endpoint.methods));
+    if !endpoint.methods().contains(&method.as_str()) {
+        return Err(Refusal::method_not_allowed(endpoint.methods()));
     }
     // Here as below, empty is not the same as absent, with which a program can be tried by hand.
     let protocol = std::env::var("SERVER_PROTOCOL").ok();
@@ -163,8 +163,8 @@ fn read_body(endpoint: &Endpoint, method: &str, length: &str, encoding: &str) ->
     }
     // All digits: what does not fit into a number is too large.
     let length = length.parse::<usize>().unwrap_or(usize::MAX);
-    if length > endpoint.body_limit {
-        return Err(Refusal::too_large(endpoint.body_limit));
+    if length > endpoint.body_limit() {
+        return Err(Refusal::too_large(endpoint.body_limit()));
     }
     let mut body = vec![0; length];
     let mut filled = 0;

@@ -9,7 +9,7 @@ use percent_encoding::percent_decode;
 use crate::model::names::RequestId;
 use crate::model::sign::REQUEST_HEADER;
 
-use super::policy::Endpoint;
+use super::policy::{Endpoint, Takes};
 use super::reply::Refusal;
 
 /// In which form the caller wants the answer.
@@ -168,8 +168,8 @@ impl Request {
             Some("html") => Format::Html,
             Some("json") => Format::Json,
             Some("text") => Format::Text,
-            Some("csv") if endpoint.csv => Format::Csv,
-            Some(_) if endpoint.csv => {
+            Some("csv") if endpoint.takes == Takes::TableQuery => Format::Csv,
+            Some(_) if endpoint.takes == Takes::TableQuery => {
                 return Err(Refusal::bad_request("format is html, json, text or csv."));
             }
             Some(_) => return Err(Refusal::bad_request("format is html, json or text.")),

@@ -9,6 +9,7 @@
 pub mod audit;
 pub mod check;
 pub mod closing;
+pub mod endpoints;
 pub mod internal;
 pub mod keeping;
 pub mod machine;

@@ -25,3 +25,8 @@ pub fn eventually<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Opt
         std::thread::sleep(Duration::from_millis(25));
     }
 }
+
+/// All endpoints, of both halves.
+pub fn endpoints() -> impl Iterator<Item = &'static vgrid::cgi::policy::Endpoint> {
+    vgrid::server::endpoints::ENDPOINTS.iter().chain(vgrid::node::endpoints::ENDPOINTS)
+}

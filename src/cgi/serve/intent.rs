@@ -26,7 +26,7 @@ pub(super) fn intent(call: &UserCall<'_>) -> Result<bool, Refusal> {
     let asks = request.is_post || request.fields.names().any(|name| !PASSIVE.contains(&name));
     // A HEAD asks what a GET would say (wget --spider); its answer could not tell what had been
     // done.
-    if !call.endpoint.changes || !asks || request.is_head {
+    if !call.endpoint.changes() || !asks || request.is_head {
         return Ok(false);
     }
     let host = request.header("host").unwrap_or_default();

@@ -1,5 +1,5 @@
-//! From Apache to a handler and back. The `main` of a CGI program is one call of [`user`],
-//! [`server_only`] or [`node_only`].
+//! From Apache to a handler and back. The `main` of a CGI program serves one endpoint: a [`Page`],
+//! an [`OrderEndpoint`] or a [`ReportEndpoint`].
 
 mod answer;
 #[cfg(feature = "server")]
@@ -19,10 +19,10 @@ use super::request::Request;
 use answer::{answer_panics, log_refusal, write_plainly};
 
 #[cfg(feature = "server")]
-pub use nodes::{InternalCall, node_only};
-pub use nodes::{NodeCall, server_only};
+pub use nodes::{InternalCall, ReportEndpoint};
+pub use nodes::{NodeCall, OrderEndpoint};
 #[cfg(feature = "server")]
-pub use people::{UserCall, View, user};
+pub use people::{Page, UserCall, View};
 
 /// Reads the request, runs `handle`, and writes the answer. `refuse` puts a refusal into the form
 /// that the caller wants.

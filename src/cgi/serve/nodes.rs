@@ -25,15 +25,34 @@ pub struct NodeCall<'a> {
     pub config: config::Node,
 }
 
-/// Serves an endpoint of the node, which only the server may call.
-///
-/// The server's request must come from its address, be signed, be for this host, speak for the
-/// registry that this host obeys, and, if it changes something, come for the first time. Every
-/// answer to it is signed.
-pub fn server_only(
+/// Answers a call by the server.
+pub type OrderHandler = fn(&NodeCall<'_>) -> Result<Reply, Refusal>;
+
+/// An endpoint of the node, which only the server may call.
+#[derive(Debug)]
+pub struct OrderEndpoint {
     endpoint: &'static Endpoint,
-    handler: impl FnOnce(&NodeCall<'_>) -> Result<Reply, Refusal>,
-) {
+    handler: OrderHandler,
+}
+
+impl OrderEndpoint {
+    /// A row of the table.
+    #[cfg(feature = "node")]
+    pub(crate) const fn new(endpoint: &'static Endpoint, handler: OrderHandler) -> Self {
+        Self { endpoint, handler }
+    }
+
+    /// Serves the request that this program was started for.
+    ///
+    /// The server's request must come from its address, be signed, be for this host, speak for the
+    /// registry that this host obeys, and, if it changes something, come for the first time. Every
+    /// answer to it is signed.
+    pub fn serve(&self) {
+        server_only(self.endpoint, self.handler);
+    }
+}
+
+fn server_only(endpoint: &'static Endpoint, handler: OrderHandler) {
     let proven = OnceCell::new();
     serve(
         endpoint,
@@ -65,15 +84,36 @@ pub struct InternalCall<'a> {
     pub registry: Option<RegistryId>,
 }
 
-/// Serves an endpoint of the server that only nodes may call.
-///
-/// The signature is checked here. Whether the sender has the address of the machine's host is
-/// checked by the handler, which knows the machine. Every answer to a node is signed.
+/// Answers a call by a node.
 #[cfg(feature = "server")]
-pub fn node_only(
+pub type ReportHandler = fn(&InternalCall<'_>) -> Result<Reply, Refusal>;
+
+/// An endpoint of the server that only nodes may call.
+#[cfg(feature = "server")]
+#[derive(Debug)]
+pub struct ReportEndpoint {
     endpoint: &'static Endpoint,
-    handler: impl FnOnce(&InternalCall<'_>) -> Result<Reply, Refusal>,
-) {
+    handler: ReportHandler,
+}
+
+#[cfg(feature = "server")]
+impl ReportEndpoint {
+    /// A row of the table.
+    pub(crate) const fn new(endpoint: &'static Endpoint, handler: ReportHandler) -> Self {
+        Self { endpoint, handler }
+    }
+
+    /// Serves the request that this program was started for.
+    ///
+    /// The signature is checked here. Whether the sender has the address of the machine's host is
+    /// checked by the handler, which knows the machine. Every answer to a node is signed.
+    pub fn serve(&self) {
+        node_only(self.endpoint, self.handler);
+    }
+}
+
+#[cfg(feature = "server")]
+fn node_only(endpoint: &'static Endpoint, handler: ReportHandler) {
     let proven = OnceCell::new();
     serve(
         endpoint,
@@ -92,7 +132,7 @@ pub fn node_only(
     );
 }
 
-/// Checks that a request is the server's; see [`server_only`].
+/// Checks that a request is the server's; see [`OrderEndpoint::serve`].
 fn check_server(request: &Request, config: &config::Node, proven: &OnceCell<Proven>) -> Result<(), Refusal> {
     let general = &config.general;
     let server = &general.server_hostname;

@@ -103,7 +103,7 @@ impl UserCall<'_> {
             source: &general.source_url,
             resources: &general.resources_url,
             endpoint: self.endpoint.name,
-            token: if self.endpoint.changes { self.form_token()? } else { String::new() },
+            token: if self.endpoint.changes() { self.form_token()? } else { String::new() },
             banner: self.banner.get().map(String::as_str),
         };
         page::render(&general.template_directory, template, &Context { portal, page })
@@ -125,8 +125,29 @@ impl UserCall<'_> {
     }
 }
 
-/// Serves a page for users.
-pub fn user(endpoint: &'static Endpoint, handler: impl FnOnce(&UserCall<'_>) -> Result<Reply, Refusal>) {
+/// Answers a call by a user.
+pub type PageHandler = fn(&UserCall<'_>) -> Result<Reply, Refusal>;
+
+/// An endpoint for people and their scripts.
+#[derive(Debug)]
+pub struct Page {
+    endpoint: &'static Endpoint,
+    handler: PageHandler,
+}
+
+impl Page {
+    /// A row of the table.
+    pub(crate) const fn new(endpoint: &'static Endpoint, handler: PageHandler) -> Self {
+        Self { endpoint, handler }
+    }
+
+    /// Serves the request that this program was started for.
+    pub fn serve(&self) {
+        user(self.endpoint, self.handler);
+    }
+}
+
+fn user(endpoint: &'static Endpoint, handler: PageHandler) {
     serve(
         endpoint,
         |request| {

@@ -12,11 +12,11 @@ mod templates;
 use std::time::Duration;
 
 use super::{HELPER, WORKER};
-use crate::cgi::policy::ENDPOINTS;
 use crate::check::apache::{self, Own};
 use crate::check::common::Ground;
 use crate::check::{Checks, Found, OrElse as _, Problem, Seen, Verdict, rights};
 use crate::config::Common;
+use crate::node::endpoints::ENDPOINTS;
 use crate::system::exec::ExecError;
 
 /// How long the server, or the helper, may take to answer.
@@ -31,8 +31,8 @@ pub fn run(checks: &mut Checks, ground: &Ground) {
     let request = checks.request.clone();
     checks.check("node answers", node, |node| {
         let own = Own::new(&ground.own_url, &request, &node.general.ca_file);
-        for endpoint in ENDPOINTS.iter().filter(|endpoint| endpoint.name.starts_with("node/")) {
-            own.must_refuse(endpoint.name, endpoint.methods.contains(&"POST"))?;
+        for endpoint in ENDPOINTS {
+            own.must_refuse(endpoint.name, endpoint.takes_body())?;
         }
         Ok(Seen::well((), "strangers are refused"))
     });

@@ -20,14 +20,28 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use crate::cgi::policy::endpoints;
 use crate::cgi::reply::{Refusal, Reply};
-use crate::cgi::serve::NodeCall;
+use crate::cgi::serve::{NodeCall, OrderEndpoint};
 use crate::config::{self, Common};
 use crate::model::fault::Fault;
 use crate::model::names::{MachineName, VmId};
 use crate::model::wire::{Accepted, HostFacts, MachineOrder};
 use crate::node::jobs::{Jobs, NodeLock};
 use crate::node::saved::Store;
+
+endpoints! {
+    DEPLOY: OrderEndpoint = "node/deploy", Server, Message => deploy::handle;
+    STOP: OrderEndpoint = "node/stop", Server, Message => power::stop;
+    START: OrderEndpoint = "node/start", Server, Message => power::start;
+    REBOOT: OrderEndpoint = "node/reboot", Server, Message => power::reboot;
+    SAVE: OrderEndpoint = "node/save", Server, Message => save::handle;
+    TERMINATE: OrderEndpoint = "node/terminate", Server, Message => terminate::handle;
+    IMAGE: OrderEndpoint = "node/image", Server, Message => image::handle;
+    DISCARD: OrderEndpoint = "node/discard", Server, Message => discard::handle;
+    INFO: OrderEndpoint = "node/info", Server, Query => info::handle;
+    CONSOLE: OrderEndpoint = "node/console", Server, Query => console::handle;
+}
 
 /// What every endpoint needs: `common.cfg`, and the records, swept.
 struct Node {

@@ -10,10 +10,25 @@ use crate::node::jobs::Record;
 
 use super::{handover, order};
 
+/// Answers `node/stop`.
+pub fn stop(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
+    handle(call, Order::Stop)
+}
+
+/// Answers `node/start`.
+pub fn start(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
+    handle(call, Order::Start)
+}
+
+/// Answers `node/reboot`.
+pub fn reboot(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
+    handle(call, Order::Reboot)
+}
+
 /// Answers an order with 202 if it is taken, or was taken before; with 409 or 503 and the [`Fault`]
 /// if not. A machine that is stopped (or runs) already is no error: the worker finds nothing to do,
 /// and reports that.
-pub fn handle(call: &NodeCall<'_>, work: Order) -> Result<Reply, Refusal> {
+fn handle(call: &NodeCall<'_>, work: Order) -> Result<Reply, Refusal> {
     let order: MachineOrder = order(call)?;
     handover::to_worker(call, &order, work, None, |state, records, known| match work {
         Order::Stop => Ok(()),

@@ -3,11 +3,11 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use crate::cgi::policy::ENDPOINTS;
 use crate::check::apache::Own;
 use crate::check::rights::{self, WEB_USER};
 use crate::check::{OrElse as _, Problem, Seen, Verdict};
 use crate::config;
+use crate::server::endpoints::ENDPOINTS;
 use crate::template::page;
 
 /// The page templates. Each is read with the layout.
@@ -94,7 +94,7 @@ pub fn templates(server: &config::Server) -> Verdict<()> {
 /// Apache turns away whoever has not signed in before it looks for the program.
 pub fn programs() -> Verdict<()> {
     let install = "make install PARTS=server";
-    let names = ENDPOINTS.iter().map(|endpoint| endpoint.name).filter(|name| !name.starts_with("node/"));
+    let names = ENDPOINTS.iter().map(|endpoint| endpoint.name);
     for name in names {
         let path = Path::new(PROGRAMS).join(name);
         let facts = rights::facts(&path, install)?;

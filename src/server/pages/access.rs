@@ -1,6 +1,6 @@
 //! Who gets at which machine.
 
-use crate::cgi::policy::{self, Endpoint};
+use crate::cgi::policy;
 use crate::cgi::reply::Refusal;
 use crate::cgi::serve::UserCall;
 use crate::model::names::{UserName, VmId};
@@ -136,12 +136,12 @@ pub fn caller(call: &UserCall<'_>, reader: Reader<'_>) -> Result<Owner, Refusal>
     }
 }
 
-/// Lets a machine through if the caller may do with it what `endpoint` does.
+/// Lets a machine through if it is the caller's, or the caller is an administrator.
 ///
 /// # Errors
 /// 403 with a sentence.
-pub fn permit(call: &UserCall<'_>, endpoint: &Endpoint, caller: &Owner, vm: Vm) -> Result<Vm, Refusal> {
-    if policy::permits(endpoint, caller.as_str(), call.administrator, vm.owner.as_str()) {
+pub fn permit(call: &UserCall<'_>, caller: &Owner, vm: Vm) -> Result<Vm, Refusal> {
+    if policy::permits(caller.as_str(), call.administrator, vm.owner.as_str()) {
         Ok(vm)
     } else {
         Err(Refusal::forbidden(
@@ -151,17 +151,12 @@ pub fn permit(call: &UserCall<'_>, endpoint: &Endpoint, caller: &Owner, vm: Vm) 
     }
 }
 
-/// The machine with an id, if the caller may do with it what `endpoint` does.
+/// The machine with an id, if it is the caller's, or the caller is an administrator.
 ///
 /// # Errors
 /// 404 if there never was one, 403 if it is not the caller's, and what `RegistryError` becomes.
-pub fn machine(
-    call: &UserCall<'_>,
-    endpoint: &Endpoint,
-    reader: Reader<'_>,
-    id: VmId,
-) -> Result<Vm, Refusal> {
+pub fn machine(call: &UserCall<'_>, reader: Reader<'_>, id: VmId) -> Result<Vm, Refusal> {
     let owner = caller(call, reader)?;
     let vm = reader.vm(id)?.ok_or_else(|| Refusal::not_found("There is no machine with this id."))?;
-    permit(call, endpoint, &owner, vm)
+    permit(call, &owner, vm)
 }

@@ -46,8 +46,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     fields.only(&["id", "format"])?;
     let id = fields.required("id")?;
     let common = Common::load(&config::directory())?;
-    let vm =
-        access::registry_to_read(call)?.read(|reader| access::machine(call, call.endpoint, reader, id))?;
+    let vm = access::registry_to_read(call)?.read(|reader| access::machine(call, reader, id))?;
     // The registry is closed by now: the host may take its time.
     let (status, tail) = fetch(call, &vm)?;
     let (tail, fault) = match tail {

@@ -62,7 +62,7 @@ fn page(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let id = fields.required("id")?;
     let common = Common::load(&config::directory())?;
     let view = access::registry_to_read(call)?.read(|reader| {
-        let vm = access::machine(call, call.endpoint, reader, id)?;
+        let vm = access::machine(call, reader, id)?;
         let history = reader.history(id)?.into_iter().map(|event| EventView {
             at: event.at.into(),
             what: event.what,

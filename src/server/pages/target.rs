@@ -37,13 +37,13 @@ impl Target {
     /// 404 if there is none, 403 if it is not the caller's, and what `RegistryError` becomes.
     pub fn find(&self, call: &UserCall<'_>, reader: Reader<'_>) -> Result<Vm, Refusal> {
         match self {
-            Self::Id(id) => access::machine(call, call.endpoint, reader, *id),
+            Self::Id(id) => access::machine(call, reader, *id),
             Self::Named(name) => {
                 let caller = access::caller(call, reader)?;
                 let vm = reader.vm_named(name)?.ok_or_else(|| {
                     Refusal::not_found(format!("No machine has the name {name} at present."))
                 })?;
-                access::permit(call, call.endpoint, &caller, vm)
+                access::permit(call, &caller, vm)
             }
         }
     }
