@@ -12,6 +12,7 @@ use vgrid::config;
 use vgrid::model::fault::Fault;
 use vgrid::model::lease::Moment;
 use vgrid::model::size::Amount;
+use vgrid::model::spec::Spec;
 use vgrid::model::stage::Order;
 use vgrid::model::wire::News;
 use vgrid::server::mail::{Notice, Post, Posted, Sent, send_due};
@@ -68,12 +69,14 @@ impl Outbox {
                 virtual_host: name.parse().expect("a name"),
                 physical_host: "node1".parse().expect("a host"),
                 placed: Placed::AsAsked,
-                image: "tiny".parse().expect("an image"),
-                memory: "128".parse().expect("a size"),
-                disk: "1".parse().expect("a size"),
+                spec: Spec {
+                    image: "tiny".parse().expect("an image"),
+                    memory: "128".parse().expect("a size"),
+                    disk: "1".parse().expect("a size"),
+                    saved: None,
+                },
                 label: label.parse().expect("a label"),
                 lease: "7d".parse().expect("a lease"),
-                from: None,
             };
             writer.enter(new)
         });

@@ -164,7 +164,7 @@ fn after_all_orders(portal: &Portal) -> NodeInfo {
             "deploy" => {
                 let order: DeployOrder = serde_json::from_value(received.json()).expect("an order");
                 let machine = MachineName::new(&order.user, &order.virtual_host).expect("a machine's name");
-                let (memory, state) = (order.memory.amount(), "-b----".to_owned());
+                let (memory, state) = (order.spec.memory.amount(), "-b----".to_owned());
                 info.domains.push(Domain { name: machine.to_string(), id: 7, memory, state });
                 for prefix in ["xen-root-", "xen-swap-"] {
                     let (name, machine) = (format!("{prefix}{machine}"), Some(order.id));

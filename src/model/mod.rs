@@ -10,6 +10,7 @@ pub mod names;
 pub mod origin;
 pub mod sign;
 pub mod size;
+pub mod spec;
 pub mod stage;
 pub mod state;
 pub mod text;

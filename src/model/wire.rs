@@ -22,7 +22,8 @@ use super::names::{
     ImageName, ImageTag, MachineName, PhysicalHost, SavedImage, StrangerDomain, StrangerVolume, UserName,
     VirtualHost, VmId,
 };
-use super::size::{Amount, GiB, MiB};
+use super::size::Amount;
+use super::spec::Spec;
 use super::stage::{Order, OrderNumber, Percent, Stage};
 
 /// Make this machine.
@@ -40,16 +41,9 @@ pub struct DeployOrder {
     pub physical_host: PhysicalHost,
     /// The machine's DNS name.
     pub virtual_host: VirtualHost,
-    /// The image to unpack.
-    pub image: ImageTag,
-    /// Its memory.
-    pub memory: MiB,
-    /// The size of its root partition.
-    pub disk: GiB,
-    /// The saved image to unpack in place of the file of `image`, which still gives everything
-    /// else.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub saved: Option<SavedImage>,
+    /// What it is made of.
+    #[serde(flatten)]
+    pub spec: Spec,
 }
 
 /// Do to an existing machine what the endpoint says.
@@ -356,4 +350,24 @@ pub struct ImageFile {
     pub tag: ImageTag,
     /// The size of its file in bytes; absent if the file can't be read.
     pub bytes: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_to_deploy_is_flat_and_has_no_field_that_is_not_known() {
+        let json = r#"{"id":"01936f5e-8c3e-7a37-a6b3-1f3c1f7c9f00","number":7,"user":"alice","physical_host":"node1","virtual_host":"vm1","image":"tiny","memory":128,"disk":1,"saved":{"owner":"alice","name":"web"}}"#;
+        let order: DeployOrder = serde_json::from_str(json).unwrap();
+        assert_eq!(serde_json::to_string(&order).unwrap(), json);
+        for (field, instead) in [("\"image\"", "\"picture\""), ("\"number\"", "\"nummer\"")] {
+            serde_json::from_str::<DeployOrder>(&json.replace(field, instead)).unwrap_err();
+        }
+        let more = json.replace("\"disk\"", "\"cpus\":2,\"disk\"");
+        let refused = serde_json::from_str::<DeployOrder>(&more).unwrap_err().to_string();
+        assert!(refused.contains("unknown field `cpus`"), "{refused}");
+        let twice = json.replace("\"disk\":1", "\"disk\":1,\"disk\":2");
+        assert!(serde_json::from_str::<DeployOrder>(&twice).is_err());
+    }
 }

@@ -78,7 +78,7 @@ impl HostState {
                     storage.volumes.iter().any(|v| v.machine == Some(record.id) && v.name == name)
                 };
                 for (name, size) in [
-                    (lvm::root_volume(&record.machine), order.disk.amount()),
+                    (lvm::root_volume(&record.machine), order.spec.disk.amount()),
                     (lvm::swap_volume(&record.machine), record.swap),
                 ] {
                     if !is_there(&name) {
@@ -94,11 +94,11 @@ impl HostState {
                     .filter(|domain| domain.is(record.id, &record.machine, true))
                     .map(|domain| domain.memory)
                     .sum();
-                let needs = order.memory.amount().plus(OVERHEAD);
+                let needs = order.spec.memory.amount().plus(OVERHEAD);
                 reserved.memory = reserved.memory.plus(if has == Amount::default() {
                     needs
                 } else {
-                    order.memory.amount().minus(has)
+                    order.spec.memory.amount().minus(has)
                 });
             }
         }
@@ -162,6 +162,7 @@ mod tests {
     use super::*;
     use crate::model::lease::Moment;
     use crate::model::names::{MachineName, VmId};
+    use crate::model::spec::Spec;
     use crate::model::stage::OrderNumber;
     use crate::model::wire::DeployOrder;
 
@@ -172,10 +173,12 @@ mod tests {
             user: "alice".parse().unwrap(),
             physical_host: "xenhost".parse().unwrap(),
             virtual_host: "vm1".parse().unwrap(),
-            image: "tiny".parse().unwrap(),
-            memory: "128".parse().unwrap(),
-            disk: "1".parse().unwrap(),
-            saved: None,
+            spec: Spec {
+                image: "tiny".parse().unwrap(),
+                memory: "128".parse().unwrap(),
+                disk: "1".parse().unwrap(),
+                saved: None,
+            },
         };
         let machine = MachineName::new(&order.user, &order.virtual_host).unwrap();
         Record {

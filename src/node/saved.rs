@@ -43,13 +43,13 @@ pub fn source(
     order: &DeployOrder,
     settings: &ImageSettings,
 ) -> Result<(File, u64), (Fault, String)> {
-    match &order.saved {
+    match &order.spec.saved {
         Some(saved) => Store::new(config).open(saved).map_err(|error| {
             (Fault::SavedImageMissing { name: saved.name.clone() }, format!("{}: {error}", saved.stem()))
         }),
         None => image::open(&settings.file).map_err(|error| {
             (
-                Fault::ImageMissing { tag: order.image.clone() },
+                Fault::ImageMissing { tag: order.spec.image.clone() },
                 format!("{}: {error}", settings.file.display()),
             )
         }),

@@ -559,6 +559,7 @@ pub fn enter_machines(
     host: impl Fn(usize) -> String,
     many: usize,
 ) -> Vec<VmId> {
+    use vgrid::model::spec::Spec;
     use vgrid::server::machine::life;
     use vgrid::server::registry::user::Registered;
     use vgrid::server::registry::vm::{NewVm, Placed};
@@ -577,12 +578,14 @@ pub fn enter_machines(
                 virtual_host: format!("vm{n}").parse().expect("a name"),
                 physical_host: host(n).parse().expect("a host"),
                 placed: Placed::AsAsked,
-                image: "tiny".parse().expect("an image"),
-                memory: "128".parse().expect("a size"),
-                disk: "1".parse().expect("a size"),
+                spec: Spec {
+                    image: "tiny".parse().expect("an image"),
+                    memory: "128".parse().expect("a size"),
+                    disk: "1".parse().expect("a size"),
+                    saved: None,
+                },
                 label: format!("number {n}").parse().expect("a label"),
                 lease: "7d".parse().expect("a lease"),
-                from: None,
             };
             let vm = writer.enter(new)?;
             let change = life::adopted(&vm, vm.number, true, writer.at()).expect("it runs");

@@ -131,7 +131,7 @@ fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Pla
     };
     let machine = MachineName::new(&order.user, &order.virtual_host)
         .map_err(|fault| Refusal::bad_request(format!("The machine's name {fault}.")))?;
-    let tag = &order.image;
+    let tag = &order.spec.image;
     if !common.has_image(tag) {
         return Err(refuse(Fault::ImageUnknown { tag: tag.clone() }));
     }
@@ -147,7 +147,8 @@ fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Pla
         return Err(refuse(Fault::AddressUnusable { host: host(), address: ip, why: why.to_owned() }));
     }
     let group = &call.config.general.volume_group_name;
-    let values = template_values(&machine, &order.user, &order.virtual_host, ip, order.memory, group, extra);
+    let values =
+        template_values(&machine, &order.user, &order.virtual_host, ip, order.spec.memory, group, extra);
     match machine::render_file(&image.template, &values) {
         Ok(_) => {}
         // Only the helper, being root, needs to read it.
@@ -205,13 +206,13 @@ fn check(
         return Err(Fault::DomainExists { domain });
     }
     let reserved = state.reserved(records);
-    let sizes = [order.disk.amount(), image.swap.amount()];
+    let sizes = [order.spec.disk.amount(), image.swap.amount()];
     let needed: Amount = sizes.into_iter().map(|size| storage.group.rounded(size)).sum();
     let free = storage.group.free.minus(reserved.disk);
     if needed > free {
         return Err(Fault::NotEnoughSpace { needed, free });
     }
-    let needed = order.memory.amount().plus(OVERHEAD);
+    let needed = order.spec.memory.amount().plus(OVERHEAD);
     let free = machines.memory.free.minus(reserved.memory);
     if needed > free {
         return Err(Fault::NotEnoughMemory { needed, free });

@@ -41,7 +41,7 @@ fn check_memory(state: &HostState, records: &[Record], known: &Record) -> Result
     let machines = state.machines.as_ref().map_err(Clone::clone)?;
     let is_up = machines.domains.iter().any(|domain| domain.is(known.id, &known.machine, !known.stopped));
     let Some(order) = known.order.as_ref().filter(|_| !is_up) else { return Ok(()) };
-    let needed = order.memory.amount().plus(OVERHEAD);
+    let needed = order.spec.memory.amount().plus(OVERHEAD);
     let free = machines.memory.free.minus(state.reserved(records).memory);
     if needed > free { Err(Fault::NotEnoughMemory { needed, free }) } else { Ok(()) }
 }

@@ -32,15 +32,15 @@ type Step = fn(&mut Worker<'_>, &DeployOrder) -> Result<(), Stop>;
 const STEPS: [(Stage, Step); 6] = [
     (Stage::Volumes, |worker, order| {
         let machine = &worker.record.machine;
-        Ok(worker.helper.make_volumes(order.id, machine, &order.image, order.disk)?)
+        Ok(worker.helper.make_volumes(order.id, machine, &order.spec.image, order.spec.disk)?)
     }),
     (Stage::Filesystems, |worker, order| {
-        Ok(worker.helper.make_filesystems(order.id, &worker.record.machine, &order.image)?)
+        Ok(worker.helper.make_filesystems(order.id, &worker.record.machine, &order.spec.image)?)
     }),
     (Stage::Unpack, unpack),
     (Stage::Configure, configure),
     (Stage::Start, |worker, order| {
-        Ok(worker.helper.start(order.id, &worker.record.machine, order.memory)?)
+        Ok(worker.helper.start(order.id, &worker.record.machine, order.spec.memory)?)
     }),
     (Stage::Verify, |worker, order| Ok(worker.helper.verify(order.id, &worker.record.machine)?)),
 ];
@@ -144,16 +144,16 @@ impl Worker<'_> {
 
 /// Streams the image through the helper's tar.
 fn unpack(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
-    let Ok(settings) = worker.config.image(&order.image) else {
-        return Err(Fault::ImageUnknown { tag: order.image.clone() }.into());
+    let Ok(settings) = worker.config.image(&order.spec.image) else {
+        return Err(Fault::ImageUnknown { tag: order.spec.image.clone() }.into());
     };
     let (file, bytes) = saved::source(worker.config, order, &settings).map_err(|(fault, error)| {
         log::event(Level::Error, "image.missing", &[("error", &error)]);
         fault
     })?;
     // Faults name a saved image by its name; every such name could be a tag.
-    let saved = order.saved.as_ref().and_then(|saved| saved.name.as_str().parse().ok());
-    let tag = saved.unwrap_or_else(|| order.image.clone());
+    let saved = order.spec.saved.as_ref().and_then(|saved| saved.name.as_str().parse().ok());
+    let tag = saved.unwrap_or_else(|| order.spec.image.clone());
     let (helper, machine) = (worker.helper.clone(), worker.record.machine.clone());
     let (fed, result) = worker.while_reporting(Stage::Unpack, |progress| {
         helper.unpack(order.id, &machine, &tag, |pipe| {
@@ -182,7 +182,7 @@ fn configure(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
         return Err(worker.internal("a deploy without an address").into());
     };
     let machine = &worker.record.machine;
-    Ok(worker.helper.configure(order.id, machine, &order.image, order.memory, ip, &order.user)?)
+    Ok(worker.helper.configure(order.id, machine, &order.spec.image, order.spec.memory, ip, &order.user)?)
 }
 
 #[cfg(test)]

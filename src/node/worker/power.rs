@@ -27,7 +27,7 @@ pub(super) fn shut_down(worker: &mut Worker<'_>) -> Result<(), Stop> {
 }
 
 fn start(worker: &mut Worker<'_>) -> Result<(), Stop> {
-    let Some(memory) = worker.record.order.as_ref().map(|order| order.memory) else {
+    let Some(memory) = worker.record.order.as_ref().map(|order| order.spec.memory) else {
         return Err(worker.internal("a machine without its order").into());
     };
     worker.record.stopped = false;
@@ -45,7 +45,7 @@ fn not_stopped(worker: &mut Worker<'_>, fault: Fault) -> Result<(), JobError> {
         Fault::Interrupted { .. } => Fault::StopFailed { detail: "the work was interrupted".to_owned() },
         other => other,
     };
-    if let Some(memory) = worker.record.order.as_ref().map(|order| order.memory)
+    if let Some(memory) = worker.record.order.as_ref().map(|order| order.spec.memory)
         && let Err(why) = worker.helper.start(worker.record.id, &worker.record.machine, memory)
     {
         log::event(Level::Error, "start.failed", &[("vm", &worker.record.id), ("why", &why)]);

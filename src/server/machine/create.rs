@@ -14,6 +14,7 @@ use crate::model::names::{
     ImageTag, Label, MachineName, NameFault, OrderName, PhysicalHost, SavedImage, UserName, VirtualHost, VmId,
 };
 use crate::model::size::{GiB, MiB};
+use crate::model::spec::Spec;
 use crate::model::text::ended;
 use crate::server::registry::closed::{self, Kind};
 use crate::server::registry::image::Image;
@@ -201,7 +202,7 @@ pub fn take_on(
             return Err(NotTaken::Declined(Declined { when: When::Now, faults }));
         }
         let loads = loads(reader, common)?;
-        let (image, from, physical_host, placed) = match &wish.source {
+        let (image, saved, physical_host, placed) = match &wish.source {
             Source::Tag(tag) => {
                 let need = Need { memory: wish.memory.amount(), disk: wish.disk.amount(), image: tag };
                 let host = place(&loads, wish.host.as_ref(), &known(reader, now)?, need, now)?;
@@ -221,19 +222,16 @@ pub fn take_on(
             virtual_host,
             physical_host,
             placed,
-            image,
-            memory: wish.memory,
-            disk: wish.disk,
+            spec: Spec { image, memory: wish.memory, disk: wish.disk, saved },
             label: wish.label,
             lease: Term::For(wish.lease),
-            from,
         };
         let vm = writer.enter_as(mark.map_or_else(VmId::generate, Mark::machine), new)?;
         if let Some(mark) = mark {
             writer.remember(&vm.owner, &mark.text(), &digest, vm.id)?;
         }
         let mut detail = format!("{} on {}", vm.virtual_host, vm.physical_host);
-        if let Some(SavedImage { owner, name }) = &vm.from {
+        if let Some(SavedImage { owner, name }) = &vm.spec.saved {
             detail = format!("{detail}, from the saved image {owner}/{name}");
         }
         writer.record(vm.id, "deploy ordered", &detail)?;
@@ -600,7 +598,10 @@ mod tests {
             registry.write(|writer| writer.share_image(&image.id(), true));
         shared.unwrap();
         let vm = ask(&mut registry, &common, &bob, "alice/web", large()).unwrap();
-        assert_eq!((&vm.physical_host, &vm.image, vm.from), (&image.host, &image.base, Some(image.id())));
+        assert_eq!(
+            (&vm.physical_host, &vm.spec.image, vm.spec.saved),
+            (&image.host, &image.base, Some(image.id()))
+        );
         let full = declined(ask(&mut registry, &common, &alice, "web", large()));
         assert!(full.when == When::Now && full.faults[&Part::Host].contains("node2 only"), "{full:?}");
     }

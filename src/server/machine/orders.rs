@@ -45,10 +45,7 @@ fn deploy_message(vm: &Vm) -> DeployOrder {
         user: vm.owner.user_name().clone(),
         physical_host: vm.physical_host.clone(),
         virtual_host: vm.virtual_host.clone(),
-        image: vm.image.clone(),
-        memory: vm.memory,
-        disk: vm.disk,
-        saved: vm.from.clone(),
+        spec: vm.spec.clone(),
     }
 }
 

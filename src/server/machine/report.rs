@@ -118,9 +118,9 @@ fn keep_image(writer: &Writer<'_>, vm: &Vm, report: &Report) -> Result<(), Regis
         owner: vm.owner.clone(),
         name: saving.name.clone(),
         host: vm.physical_host.clone(),
-        base: vm.image.clone(),
+        base: vm.spec.image.clone(),
         bytes: *bytes,
-        disk: vm.disk,
+        disk: vm.spec.disk,
         shared: false,
         saved: writer.now(),
     })
@@ -577,8 +577,8 @@ mod tests {
             assert_eq!((one.vm.state, &one.vm.saving), (after, &None));
             let [image] = &one.images()[..] else { panic!("{:?}", one.images()) };
             let Image { owner, name, host, base, bytes, disk, shared, .. } = image;
-            assert_eq!((owner, host, base), (&one.vm.owner, &one.vm.physical_host, &one.vm.image));
-            assert_eq!((name.as_str(), *bytes, *disk, *shared), ("new", 77, one.vm.disk, false));
+            assert_eq!((owner, host, base), (&one.vm.owner, &one.vm.physical_host, &one.vm.spec.image));
+            assert_eq!((name.as_str(), *bytes, *disk, *shared), ("new", 77, one.vm.spec.disk, false));
             // Its node may not have seen the answer; it gets the same one, and nothing happens twice.
             let history = one.history();
             assert_eq!(one.next(Order::Save, SAVED), next);

@@ -106,7 +106,8 @@ pub fn begin(writer: &Writer<'_>, vm: &Vm, saving: Saving) -> Result<Vm, NotSave
 /// [`NotSaved::Quota`], or what SQLite refuses.
 pub fn check_quota(quota: Quota, reader: Reader<'_>, vm: &Vm) -> Result<(), NotSaved> {
     let usage = reader.image_usage(&vm.owner, Some(vm.id))?;
-    quota::image_exceeded(quota, usage, &vm.owner, vm.disk).map_or(Ok(()), |why| Err(NotSaved::Quota(why)))
+    quota::image_exceeded(quota, usage, &vm.owner, vm.spec.disk)
+        .map_or(Ok(()), |why| Err(NotSaved::Quota(why)))
 }
 
 /// Lets the name of an image through if its owner has none of that name, and no machine of theirs other than `vm` is

@@ -148,7 +148,7 @@ impl Machine {
             label: line(vm.label.as_str()),
             owner: line(vm.owner.as_str()),
             host: vm.physical_host.to_string(),
-            image: vm.image.to_string(),
+            image: vm.spec.image.to_string(),
             page: link("show"),
             extend: link("extend"),
             terminate: link("terminate"),

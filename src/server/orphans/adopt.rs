@@ -109,12 +109,9 @@ fn enter(
         virtual_host: order.virtual_host.clone(),
         physical_host: target.host.clone(),
         placed: Placed::AsAsked,
-        image: order.image.clone(),
-        memory: order.memory,
-        disk: order.disk,
+        spec: order.spec.clone(),
         label: Label::default(),
         lease,
-        from: order.saved.clone(),
     };
     let vm = writer.enter_as(order.id, new)?;
     let adopted = match life::adopted(&vm, found.number, found.runs, writer.at()) {

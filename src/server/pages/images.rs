@@ -381,9 +381,9 @@ mod tests {
             owner: vm.owner.clone(),
             name: name.parse().unwrap(),
             host: vm.physical_host.clone(),
-            base: vm.image.clone(),
+            base: vm.spec.image.clone(),
             bytes: 5,
-            disk: vm.disk,
+            disk: vm.spec.disk,
             shared: false,
             saved: crate::system::clock::now(),
         };

@@ -232,9 +232,9 @@ mod tests {
             owner: vm.owner.clone(),
             name: name.parse().unwrap(),
             host: vm.physical_host.clone(),
-            base: vm.image.clone(),
+            base: vm.spec.image.clone(),
             bytes: 5 << 30,
-            disk: vm.disk,
+            disk: vm.spec.disk,
             shared: false,
             saved: Moment::from_unix(saved),
         }
@@ -286,7 +286,7 @@ mod tests {
             })
             .unwrap();
         assert_eq!(names(&registry.read(|reader| reader.images()).unwrap()), ["three", "two"]);
-        let from = registry.read(|reader| reader.vm(vm.id)).unwrap().unwrap().from.unwrap();
+        let from = registry.read(|reader| reader.vm(vm.id)).unwrap().unwrap().spec.saved.unwrap();
         assert_eq!(from.name, three);
     }
 

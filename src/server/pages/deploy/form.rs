@@ -212,11 +212,11 @@ fn values_for(image: &SavedImage, known: &[Image], caller: &Owner) -> Vec<(&'sta
 
 /// What a form for another machine like `vm` holds, as `caller` sees it.
 fn values_of(vm: &Vm, caller: &Owner, name_is_free: bool) -> BTreeMap<&'static str, String> {
-    let saved = vm.from.as_ref().map(|image| format!("{SAVED}{}", Named::of(image, caller)));
+    let saved = vm.spec.saved.as_ref().map(|image| format!("{SAVED}{}", Named::of(image, caller)));
     BTreeMap::from([
-        ("vmImage", saved.unwrap_or_else(|| vm.image.to_string())),
-        ("vmMemory", vm.memory.get().to_string()),
-        ("vmPartition", vm.disk.get().to_string()),
+        ("vmImage", saved.unwrap_or_else(|| vm.spec.image.to_string())),
+        ("vmMemory", vm.spec.memory.get().to_string()),
+        ("vmPartition", vm.spec.disk.get().to_string()),
         ("physicalHost", vm.physical_host.to_string()),
         ("vmHostname", if name_is_free { vm.virtual_host.to_string() } else { String::new() }),
         ("vmName", vm.label.to_string()),

@@ -82,18 +82,18 @@ impl MachineView {
     /// The view that the owner or an administrator has.
     pub fn new(vm: &Vm, common: &Common, administrator: bool) -> Self {
         let id = vm.id.to_string();
-        let description = common.images.iter().find(|(tag, _)| *tag == vm.image);
+        let description = common.images.iter().find(|(tag, _)| *tag == vm.spec.image);
         Self {
             state: vm.state.as_str(),
             virtual_host: vm.virtual_host.to_string(),
             physical_host: vm.physical_host.to_string(),
             placed: vm.placed.as_str(),
-            image: vm.image.to_string(),
-            saved_image: vm.from.as_ref().map(|image| format!("{}/{}", image.owner, image.name)),
+            image: vm.spec.image.to_string(),
+            saved_image: vm.spec.saved.as_ref().map(|image| format!("{}/{}", image.owner, image.name)),
             image_description: description
-                .map_or_else(|| vm.image.to_string(), |(_, description)| description.clone()),
-            memory_mib: vm.memory.get(),
-            disk_gib: vm.disk.get(),
+                .map_or_else(|| vm.spec.image.to_string(), |(_, description)| description.clone()),
+            memory_mib: vm.spec.memory.get(),
+            disk_gib: vm.spec.disk.get(),
             label: vm.label.to_string(),
             owner: vm.owner.as_str().to_owned(),
             created: vm.created.into(),

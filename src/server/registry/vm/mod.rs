@@ -6,10 +6,8 @@ mod write;
 
 use crate::model::fault::Fault;
 use crate::model::lease::{Moment, Term};
-use crate::model::names::{
-    ImageName, ImageTag, Label, MachineName, NameFault, PhysicalHost, SavedImage, VirtualHost, VmId,
-};
-use crate::model::size::{GiB, MiB};
+use crate::model::names::{ImageName, Label, MachineName, NameFault, PhysicalHost, VirtualHost, VmId};
+use crate::model::spec::Spec;
 use crate::model::stage::{Order, OrderNumber, Percent, Stage};
 use crate::model::state::{self, Event, State};
 use crate::server::registry::user::Owner;
@@ -91,12 +89,8 @@ pub struct Vm {
     pub physical_host: PhysicalHost,
     /// Who chose that node.
     pub placed: Placed,
-    /// Its image.
-    pub image: ImageTag,
-    /// Its memory.
-    pub memory: MiB,
-    /// The size of its root partition.
-    pub disk: GiB,
+    /// What it is made of.
+    pub spec: Spec,
     /// What its owner calls it.
     pub label: Label,
     /// For how long it was asked for, or was last extended.
@@ -137,8 +131,6 @@ pub struct Vm {
     pub deletion: Option<Moment>,
     /// What its disk is being saved as, or was when that was given up without a last word from its node.
     pub saving: Option<Saving>,
-    /// The saved image that it was made from, if it was.
-    pub from: Option<SavedImage>,
     /// How many times in a row it did not answer.
     pub silent: u32,
 }
@@ -184,18 +176,12 @@ pub struct NewVm {
     pub physical_host: PhysicalHost,
     /// Who chose that node.
     pub placed: Placed,
-    /// The image.
-    pub image: ImageTag,
-    /// The memory.
-    pub memory: MiB,
-    /// The size of the root partition.
-    pub disk: GiB,
+    /// What it will be made of.
+    pub spec: Spec,
     /// What its owner calls it.
     pub label: Label,
     /// For how long.
     pub lease: Term,
-    /// The saved image that it is made from, if it is.
-    pub from: Option<SavedImage>,
 }
 
 /// What the live machines of somebody take together, whatever their states: one that is stopped, expired or failed
@@ -277,12 +263,14 @@ pub(in crate::server) mod tests {
                 virtual_host: name.parse().unwrap(),
                 physical_host: host.parse().unwrap(),
                 placed: Placed::ByPortal,
-                image: "tiny".parse().unwrap(),
-                memory: MiB::new(128).unwrap(),
-                disk: GiB::new(1).unwrap(),
+                spec: Spec {
+                    image: "tiny".parse().unwrap(),
+                    memory: "128".parse().unwrap(),
+                    disk: "1".parse().unwrap(),
+                    saved: None,
+                },
                 label: Label::default(),
                 lease: Term::Never,
-                from: None,
             })
         });
         made.unwrap()
@@ -353,12 +341,9 @@ pub(in crate::server) mod tests {
                 virtual_host: first.virtual_host.clone(),
                 physical_host: first.physical_host.clone(),
                 placed: first.placed,
-                image: first.image.clone(),
-                memory: first.memory,
-                disk: first.disk,
+                spec: first.spec.clone(),
                 label: Label::default(),
                 lease: first.lease,
-                from: None,
             })
         });
         assert!(matches!(again, Err(RegistryError::Sql(_))));

@@ -6,6 +6,7 @@ use crate::model::fault::Fault;
 use crate::model::lease::Moment;
 use crate::model::names::{PhysicalHost, SavedImage, UserName, VirtualHost, VmId};
 use crate::model::size::{GiB, MiB};
+use crate::model::spec::Spec;
 use crate::model::stage::{Order, OrderNumber, Percent, Stage};
 use crate::model::state::State;
 use crate::server::registry::user::Owner;
@@ -16,9 +17,10 @@ use crate::server::registry::{Cells, Reader, RegistryError, all};
 macro_rules! select_vm {
     ($rest:literal) => {
         concat!(
-            "SELECT id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, label, lease, state, \
+            "SELECT id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, from_owner, from_name, \
+             label, lease, state, \
              stage, percent, place, fault, last_order, order_number, sequence, created, changed, expires, deadline, \
-             on_node, was_deployed, wanted, protected, deletion, save_as, then_terminate, from_owner, from_name, \
+             on_node, was_deployed, wanted, protected, deletion, save_as, then_terminate, \
              silent, placed FROM vm WHERE ",
             $rest
         )
@@ -35,9 +37,7 @@ fn read_vm(mut cells: Cells<'_>) -> Result<Vm, RegistryError> {
         owner: Owner::of(&cells.parsed::<UserName>()?),
         virtual_host: cells.parsed()?,
         physical_host: cells.parsed()?,
-        image: cells.parsed()?,
-        memory: memory(cells)?,
-        disk: disk(cells)?,
+        spec: spec(cells)?,
         label: cells.parsed()?,
         lease: cells.parsed()?,
         state: cells.word(State::from_name)?,
@@ -69,21 +69,21 @@ fn read_vm(mut cells: Cells<'_>) -> Result<Vm, RegistryError> {
             let (name, then_terminate) = (cells.perhaps()?, cells.get()?);
             name.map(|name| Saving { name, then_terminate })
         },
-        from: {
-            let (owner, name) = (cells.perhaps()?, cells.perhaps()?);
-            owner.zip(name).map(|(owner, name)| SavedImage { owner, name })
-        },
         silent: cells.number()?,
         placed: cells.word(|text| Placed::ALL.into_iter().find(|placed| placed.as_str() == text))?,
     })
 }
 
-fn memory(cells: &mut Cells<'_>) -> Result<MiB, RegistryError> {
-    cells.number::<u32>().and_then(|n| MiB::new(n).map_err(|_| cells.corrupt(&n)))
-}
-
-fn disk(cells: &mut Cells<'_>) -> Result<GiB, RegistryError> {
-    cells.number::<u32>().and_then(|n| GiB::new(n).map_err(|_| cells.corrupt(&n)))
+fn spec(cells: &mut Cells<'_>) -> Result<Spec, RegistryError> {
+    Ok(Spec {
+        image: cells.parsed()?,
+        memory: cells.number().and_then(|n: u32| MiB::new(n).map_err(|_| cells.corrupt(&n)))?,
+        disk: cells.number().and_then(|n: u32| GiB::new(n).map_err(|_| cells.corrupt(&n)))?,
+        saved: {
+            let (owner, name) = (cells.perhaps()?, cells.perhaps()?);
+            owner.zip(name).map(|(owner, name)| SavedImage { owner, name })
+        },
+    })
 }
 
 // A stage or a fault that another version wrote is no reason to show no machine at all.
