@@ -22,7 +22,7 @@ use answer::{answer_panics, log_refusal, write_plainly};
 pub use nodes::{InternalCall, ReportEndpoint};
 pub use nodes::{NodeCall, OrderEndpoint};
 #[cfg(feature = "server")]
-pub use people::{Page, UserCall, View};
+pub use people::{Data, Page, UserCall, View};
 
 /// Reads the request, runs `handle`, and writes the answer. `refuse` puts a refusal into the form
 /// that the caller wants.

@@ -18,13 +18,16 @@ use super::answer::log_refusal;
 use super::intent::{form_token, intent};
 use super::serve;
 
-/// What a page shows: the same data as HTML, JSON and text.
-pub trait View: Serialize {
-    /// The page's template in `templates/page/`.
-    const TEMPLATE: &'static str;
-
+/// What a program gets: the same data as JSON and as text.
+pub trait Data: Serialize {
     /// As plain text; a list has one line an item, tab-separated.
     fn text(&self) -> String;
+}
+
+/// What a page shows, to people by a template.
+pub trait View: Data {
+    /// The page's template in `templates/page/`.
+    const TEMPLATE: &'static str;
 }
 
 /// A call by somebody whom Apache has authenticated.
@@ -72,18 +75,24 @@ impl UserCall<'_> {
     /// The answer in the form that the caller wants.
     pub fn reply<V: View>(&self, status: u16, view: &V) -> Result<Reply, Refusal> {
         match self.request.format {
-            Format::Json => Reply::json(status, view),
-            Format::Text | Format::Csv => Ok(Reply::text(status, view.text())),
             Format::Html => self.page(status, V::TEMPLATE, view),
+            Format::Json | Format::Text | Format::Csv => self.data(status, view),
         }
     }
 
-    /// The answer once something has been done: a page to go to for people (303), 202 and data for
-    /// programs.
-    pub fn done<V: View>(&self, location: &str, view: &V) -> Result<Reply, Refusal> {
+    /// The answer once something has been done, or was not: people go to a page that shows what
+    /// became of it (303), programs get the data.
+    pub fn outcome(&self, status: u16, location: &str, data: &impl Data) -> Result<Reply, Refusal> {
         match self.request.format {
             Format::Html => Ok(Reply::see_other(location)),
-            Format::Json | Format::Text | Format::Csv => self.reply(202, view),
+            Format::Json | Format::Text | Format::Csv => self.data(status, data),
+        }
+    }
+
+    fn data(&self, status: u16, data: &impl Data) -> Result<Reply, Refusal> {
+        match self.request.format {
+            Format::Json => Reply::json(status, data),
+            Format::Html | Format::Text | Format::Csv => Ok(Reply::text(status, data.text())),
         }
     }
 

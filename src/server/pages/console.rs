@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::Format;
-use crate::cgi::serve::{UserCall, View};
+use crate::cgi::serve::{Data, UserCall, View};
 use crate::config::{self, Common};
 use crate::model::wire::ConsoleTail;
 use crate::server::nodes::Nodes;
@@ -26,7 +26,9 @@ struct ConsoleView {
 
 impl View for ConsoleView {
     const TEMPLATE: &'static str = "console.html";
+}
 
+impl Data for ConsoleView {
     /// The output as it is, or the sentence that says why there is none.
     fn text(&self) -> String {
         match &self.fault {

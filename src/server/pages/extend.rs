@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::Format;
-use crate::cgi::serve::{UserCall, View};
+use crate::cgi::serve::{Data, UserCall, View};
 use crate::config::{self, Common, Leases};
 use crate::model::lease::{Moment, Term};
 use crate::model::stage::Order;
@@ -39,7 +39,9 @@ struct ExtendView {
 
 impl View for ExtendView {
     const TEMPLATE: &'static str = "extend.html";
+}
 
+impl Data for ExtendView {
     /// The machine's line, as in the list.
     fn text(&self) -> String {
         self.machine.line()

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::{Fields, Format};
-use crate::cgi::serve::{UserCall, View};
+use crate::cgi::serve::{Data, UserCall, View};
 use crate::model::lease::Moment;
 use crate::model::text::{Row, one_line};
 use crate::server::pages::access;
@@ -95,7 +95,9 @@ impl EventView {
 
 impl View for HistoryView {
     const TEMPLATE: &'static str = "history.html";
+}
 
+impl Data for HistoryView {
     /// One line an event, the newest first, tab-separated: time (RFC 3339), what, who, from where, about what, the
     /// machine's owner, the machine's id, detail; what does not apply is empty. Then `# page`, its number, and `more`
     /// if there are more.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::Fields;
-use crate::cgi::serve::{UserCall, View};
+use crate::cgi::serve::{Data, UserCall, View};
 use crate::config::{self, Common};
 use crate::model::fault::Fault;
 use crate::model::names::{ImageName, SavedImage, UserName};
@@ -36,7 +36,9 @@ struct ImagesView {
 
 impl View for ImagesView {
     const TEMPLATE: &'static str = "images.html";
+}
 
+impl Data for ImagesView {
     /// One line an image (see [`ImageView::line`]).
     fn text(&self) -> String {
         self.images.iter().map(ImageView::line).collect()
@@ -57,7 +59,9 @@ struct AskView {
 
 impl View for AskView {
     const TEMPLATE: &'static str = "image.html";
+}
 
+impl Data for AskView {
     /// The image's line, as in the list.
     fn text(&self) -> String {
         self.image.line()
@@ -73,10 +77,7 @@ struct DoneView {
     done: &'static str,
 }
 
-impl View for DoneView {
-    // People are sent to the list instead.
-    const TEMPLATE: &'static str = "images.html";
-
+impl Data for DoneView {
     /// The image's line, as in the list.
     fn text(&self) -> String {
         self.image.line()
@@ -253,7 +254,7 @@ fn carry_out(call: &UserCall<'_>, common: &Common, act: Act) -> Result<Reply, Re
     );
     let location = if image.owner == caller { "images" } else { "images?scope=all" };
     let image = ImageView::new(&image, common, &caller, call.administrator);
-    call.done(location, &DoneView { image, done: act.done() })
+    call.outcome(202, location, &DoneView { image, done: act.done() })
 }
 
 /// Lets an image through that can be deleted, or renamed, now.

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::Format;
-use crate::cgi::serve::{UserCall, View};
+use crate::cgi::serve::{Data, UserCall, View};
 use crate::config::{self, Common};
 use crate::model::text::Row;
 use crate::server::machine::pool::loads;
@@ -43,7 +43,9 @@ struct ListView {
 
 impl View for ListView {
     const TEMPLATE: &'static str = "list.html";
+}
 
+impl Data for ListView {
     /// One line a machine (see [`MachineView::line`]); what else there is to know follows in lines that
     /// begin with `#`: one a host (see [`HostView::line`]), what the caller has and may have (see
     /// [`QuotaView::line`]), `# closed` and a sentence while the portal is, and `# page`, its number, the number of pages,

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use crate::cgi::reply::{Refusal, Reply};
-use crate::cgi::serve::{UserCall, View};
+use crate::cgi::serve::{Data, UserCall, View};
 use crate::config::{self, Common};
 use crate::model::stage::Order;
 use crate::server::audit;
@@ -33,7 +33,9 @@ struct PowerView {
 
 impl View for PowerView {
     const TEMPLATE: &'static str = "power.html";
+}
 
+impl Data for PowerView {
     /// The machine's line, as in the list.
     fn text(&self) -> String {
         self.machine.line()

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::cgi::reply::{Refusal, Reply};
-use crate::cgi::serve::{UserCall, View};
+use crate::cgi::serve::{Data, UserCall, View};
 use crate::config::{self, Common};
 use crate::model::state::State;
 use crate::server::machine::save;
@@ -32,7 +32,9 @@ struct SaveView {
 
 impl View for SaveView {
     const TEMPLATE: &'static str = "save.html";
+}
 
+impl Data for SaveView {
     /// The machine's line, as in the list.
     fn text(&self) -> String {
         self.machine.line()

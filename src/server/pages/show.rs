@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::Format;
-use crate::cgi::serve::{UserCall, View};
+use crate::cgi::serve::{Data, UserCall, View};
 use crate::config::{self, Common};
 use crate::model::state::State;
 use crate::model::text::Row;
@@ -36,7 +36,9 @@ struct EventView {
 
 impl View for ShowView {
     const TEMPLATE: &'static str = "show.html";
+}
 
+impl Data for ShowView {
     /// The machine's line as in the list, then what happened to it in lines that begin with `#`: time
     /// (RFC 3339), what, who, from where, detail; tab-separated.
     fn text(&self) -> String {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::cgi::reply::{Refusal, Reply};
-use crate::cgi::serve::{UserCall, View};
+use crate::cgi::serve::{Data, UserCall, View};
 use crate::config::{self, Common};
 use crate::model::names::ImageName;
 use crate::model::stage::Order;
@@ -38,7 +38,9 @@ struct TerminateView {
 
 impl View for TerminateView {
     const TEMPLATE: &'static str = "terminate.html";
+}
 
+impl Data for TerminateView {
     /// The machine's line, as in the list.
     fn text(&self) -> String {
         self.machine.line()

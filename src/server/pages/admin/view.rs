@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::cgi::reply::Refusal;
-use crate::cgi::serve::View;
+use crate::cgi::serve::{Data, View};
 use crate::config::Common;
 use crate::model::lease::Moment;
 use crate::model::names::{PhysicalHost, VirtualHost};
@@ -167,7 +167,9 @@ struct MailView {
 
 impl View for AdminView {
     const TEMPLATE: &'static str = "admin.html";
+}
 
+impl Data for AdminView {
     /// One line for each thing, tab-separated, `-` for what does not apply: `portal`, `open` or `closed`, reason, who,
     /// since; `upkeep`, last run, warning; `host`, name, `open` or `disabled`, reason, machines, maximum, last contact,
     /// version, `differs`, fault; `name`, name, `free`, `taken` or `disabled`, reason, machine's id, owner; `unknown`,

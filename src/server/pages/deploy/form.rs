@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{FIELDS, SAVED};
 use crate::cgi::reply::{Refusal, Reply};
-use crate::cgi::serve::{UserCall, View};
+use crate::cgi::serve::{Data, UserCall, View};
 use crate::config::{Common, Leases};
 use crate::model::names::{SavedImage, VmId};
 use crate::model::text::Row;
@@ -86,7 +86,9 @@ struct NameChoice {
 
 impl View for DeployView {
     const TEMPLATE: &'static str = "deploy.html";
+}
 
+impl Data for DeployView {
     /// What there is to choose from, one line each, tab-separated: `image`, tag, description; `saved`, what
     /// `savedImage` takes, host, image that it was made from, smallest partition (GiB); `host`, name, machines, maximum, `open` or `disabled`; `name`, name, `free`, `taken` or `disabled`; `lease`, default,
     /// maximum; then what the caller has and may have (see [`QuotaView::line`]).

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::MachineView;
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::Format;
-use crate::cgi::serve::{UserCall, View};
+use crate::cgi::serve::{Data, UserCall, View};
 use crate::config::Common;
 use crate::model::fault::Fault;
 use crate::server::registry::vm::Vm;
@@ -48,15 +48,13 @@ pub fn ordered(
 ) -> Result<Reply, Refusal> {
     let machine = MachineView::new(vm, common, call.administrator);
     let location = machine.url.clone();
-    let Some(fault) = fault else {
-        return call.done(&location, &OrderView { machine, error: None });
-    };
-    if call.request.format == Format::Html {
-        return Ok(Reply::see_other(&location));
-    }
-    let status = fault.status();
-    let error = OrderError { status, message: fault.to_string(), request: call.request.id.to_string() };
-    call.reply(status, &OrderView { machine, error: Some(error) })
+    let error = fault.map(|fault| OrderError {
+        status: fault.status(),
+        message: fault.to_string(),
+        request: call.request.id.to_string(),
+    });
+    let status = error.as_ref().map_or(202, |error| error.status);
+    call.outcome(status, &location, &OrderView { machine, error })
 }
 
 /// Answers a form with a mistake: for people by `page`, which asks again and says what is wrong with which field;
@@ -85,10 +83,7 @@ pub fn ask_again<V: View>(
     call.reply(refusal.status, &page(refusal.fields)?)
 }
 
-impl View for OrderView {
-    // People are sent to the machine's page instead.
-    const TEMPLATE: &'static str = "show.html";
-
+impl Data for OrderView {
     /// The machine's line, as in the list.
     fn text(&self) -> String {
         self.machine.line()
