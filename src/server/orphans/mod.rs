@@ -20,8 +20,7 @@ use crate::model::text::one_line;
 use crate::model::wire::{Domain, ImageAct, ImageOrder, Job, MachineOrder, NodeInfo, Stranger};
 use crate::server::audit;
 use crate::server::nodes::{Nodes, Trouble};
-use crate::server::registry::event::{Filter, Happening};
-use crate::server::registry::stray::{Found, StrayKind};
+use crate::server::registry::stray::StrayKind;
 use crate::server::registry::vm::{OnNode, Scope, Vm};
 use crate::server::registry::{Reader, Registry, RegistryError};
 use crate::system::clock;
@@ -30,12 +29,6 @@ use crate::system::clock;
 const ORDERED: &str = "stray removal ordered";
 const REMOVED: &str = "stray removed";
 const FAILED: &str = "stray removal failed";
-
-/// What all of these contain.
-const ANY: &str = "stray remov";
-
-/// How many such events are looked at for one page.
-const EVENTS: u32 = 1000;
 
 /// Something unknown on a host, as a request names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,28 +79,6 @@ pub fn effect(kind: StrayKind, name: &str) -> Option<&'static str> {
             .is_some()
             .then_some("The file is deleted. No machine can be made from it any more."),
     }
-}
-
-/// By whom and when the removal of each of these was ordered, where nothing is known to have come of it yet.
-///
-/// # Errors
-/// [`RegistryError`] when SQLite refuses.
-pub fn under_way(reader: Reader<'_>, found: &[Found]) -> Result<Vec<Option<Happening>>, RegistryError> {
-    let Some(oldest) = found.iter().map(|one| one.since).min() else { return Ok(Vec::new()) };
-    let filter = Filter { what: Some(ANY.to_owned()), since: Some(oldest), ..Filter::default() };
-    let told = reader.events(&filter, EVENTS, 0)?;
-    let last = |one: &Found| {
-        let label = label(one.stray.kind, &one.stray.name);
-        let is_of = |detail: &str| {
-            detail.strip_prefix(&label).is_some_and(|rest| rest.is_empty() || rest.starts_with(": "))
-        };
-        told.iter()
-            .find(|told| told.about == one.host.as_str() && is_of(&told.happening.detail))
-            .map(|told| &told.happening)
-            .filter(|happening| happening.what == ORDERED && happening.at >= one.since)
-            .cloned()
-    };
-    Ok(found.iter().map(last).collect())
 }
 
 /// What something is called in sentences.
@@ -194,6 +165,7 @@ pub fn remove(registry: &mut Registry, nodes: &Nodes<'_>, target: &Target) -> Re
         writer.keep_facts(host, &info.host)?;
         // Read after the host was asked: of all that it was told to make there is an entry by now.
         let way = judge(writer.reader(), target, &info)?;
+        writer.order_removal(host, target.kind, &target.name)?;
         writer.record_about(host.as_str(), ORDERED, &label)?;
         Ok::<_, Refusal>(way)
     })?;
@@ -224,7 +196,10 @@ pub fn remove(registry: &mut Registry, nodes: &Nodes<'_>, target: &Target) -> Re
         }
         Err(trouble) => {
             let detail = format!("{label}: {}", trouble.fault);
-            registry.write(|writer| writer.record_about(host.as_str(), FAILED, &detail))?;
+            registry.write(|writer| {
+                writer.removal_failed(host, target.kind, &target.name)?;
+                writer.record_about(host.as_str(), FAILED, &detail)
+            })?;
             audit::act(FAILED, host.as_str(), registry.actor(), &detail);
             Err(target.not_done(&trouble))
         }
@@ -378,7 +353,6 @@ mod tests {
     use crate::model::size::Amount;
     use crate::model::wire::{SavedFile, Volume};
     use crate::server::registry::Registry;
-    use crate::server::registry::stray::Stray;
     use crate::server::registry::vm::tests::entered;
 
     #[test]
@@ -515,31 +489,6 @@ mod tests {
             judged(StrayKind::Domain, "somebody").is_ok()
                 && judged(StrayKind::Volume, "xen-root-old").is_ok()
         );
-    }
-
-    #[test]
-    fn an_order_is_shown_until_it_is_known_to_have_failed() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
-        let at = Moment::from_unix;
-        let host: PhysicalHost = "node1".parse().unwrap();
-        let mut happens = |now: i64, what: &str, detail: &str| {
-            let done: Result<_, RegistryError> =
-                registry.write_at(at(now), |writer| writer.record_about("node1", what, detail));
-            done.unwrap();
-            let found = |name: &str| Found {
-                host: host.clone(),
-                stray: Stray { kind: StrayKind::Volume, name: name.to_owned(), detail: String::new() },
-                since: at(100),
-            };
-            let ordered = registry.read(|reader| under_way(reader, &[found("a"), found("ab")])).unwrap();
-            ordered.into_iter().map(|one| one.is_some()).collect::<Vec<_>>()
-        };
-        assert_eq!(happens(50, ORDERED, "volume a"), [false, false], "it was another of that name");
-        assert_eq!(happens(200, ORDERED, "volume a"), [true, false]);
-        assert_eq!(happens(200, FAILED, "volume a: it is in use"), [false, false]);
-        assert_eq!(happens(300, ORDERED, "volume ab"), [false, true]);
-        assert_eq!(happens(301, ORDERED, "volume a"), [true, true]);
     }
 
     #[test]

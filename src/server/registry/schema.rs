@@ -2,14 +2,14 @@
 //! was shipped never changes.
 
 /// The version of the schema that this program knows.
-pub const NEWEST: u32 = 11;
+pub const NEWEST: u32 = 12;
 
 /// The schema of that version, as a new registry gets it.
 pub const SCHEMA: &str = include_str!("schema.sql");
 
 /// What brings the schema of each earlier version to the next. Each runs in a transaction, with SQLite's check of foreign
 /// keys on.
-pub const MIGRATIONS: [(u32, &str); 9] = [
+pub const MIGRATIONS: [(u32, &str); 10] = [
     (1, SCHEMA_1),
     (2, SCHEMA_2),
     (3, SCHEMA_3),
@@ -19,6 +19,7 @@ pub const MIGRATIONS: [(u32, &str); 9] = [
     (9, SCHEMA_9),
     (10, SCHEMA_10),
     (11, SCHEMA_11),
+    (12, SCHEMA_12),
 ];
 
 /// Ended machines stay as `notDeployed`, for their history; every index that pages count with leaves them
@@ -359,4 +360,20 @@ CREATE TABLE told_fault (
 ) STRICT, WITHOUT ROWID;
 
 ALTER TABLE vm ADD COLUMN placed TEXT NOT NULL DEFAULT 'asked' CHECK (placed IN ('asked', 'chosen', 'again'));
+";
+
+/// By whom and when the removal of an orphan was ordered, which was read out of the history before: the last that it says of
+/// the removal of a thing is that it was ordered.
+const SCHEMA_12: &str = "
+ALTER TABLE stray ADD COLUMN ordered_by TEXT;
+ALTER TABLE stray ADD COLUMN ordered_at INTEGER CHECK ((ordered_at IS NULL) = (ordered_by IS NULL));
+
+UPDATE stray SET (ordered_by, ordered_at) = (
+    SELECT CASE what WHEN 'stray removal ordered' THEN who END, CASE what WHEN 'stray removal ordered' THEN at END
+    FROM event
+    WHERE subject = stray.host AND at >= stray.since AND what LIKE 'stray remov%'
+        AND (detail = stray.kind || ' ' || stray.name
+            OR substr(detail, 1, length(stray.kind || stray.name) + 3) = stray.kind || ' ' || stray.name || ': ')
+    ORDER BY at DESC, event.rowid DESC LIMIT 1
+);
 ";

@@ -145,6 +145,8 @@ CREATE TABLE stray (
     name TEXT NOT NULL CHECK (name <> ''),
     detail TEXT NOT NULL,
     since INTEGER NOT NULL,
+    ordered_by TEXT,                                             -- who ordered its removal, until that has failed
+    ordered_at INTEGER CHECK ((ordered_at IS NULL) = (ordered_by IS NULL)),
     PRIMARY KEY (host, kind, name)
 ) STRICT, WITHOUT ROWID;
 

@@ -75,6 +75,17 @@ pub struct Found {
     pub stray: Stray,
     /// When it was first seen.
     pub since: Moment,
+    /// By whom and when its removal was ordered, until that is known to have failed.
+    pub ordered: Option<Ordered>,
+}
+
+/// That somebody ordered something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ordered {
+    /// Who.
+    pub by: String,
+    /// When.
+    pub at: Moment,
 }
 
 fn found(mut cells: Cells<'_>) -> Result<Found, RegistryError> {
@@ -82,8 +93,14 @@ fn found(mut cells: Cells<'_>) -> Result<Found, RegistryError> {
         host: cells.parsed()?,
         stray: Stray { kind: cells.word(StrayKind::from_name)?, name: cells.get()?, detail: cells.get()? },
         since: Moment::from_unix(cells.get()?),
+        ordered: {
+            let (by, at): (Option<String>, Option<i64>) = (cells.get()?, cells.get()?);
+            by.zip(at).map(|(by, at)| Ordered { by, at: Moment::from_unix(at) })
+        },
     })
 }
+
+const COLUMNS: &str = "SELECT host, kind, name, detail, since, ordered_by, ordered_at FROM stray";
 
 impl Reader<'_> {
     /// All that is unknown on hosts.
@@ -91,8 +108,7 @@ impl Reader<'_> {
     /// # Errors
     /// [`RegistryError`] when SQLite refuses or a row is not what this program writes.
     pub fn strays(&self) -> Result<Vec<Found>, RegistryError> {
-        const SQL: &str = "SELECT host, kind, name, detail, since FROM stray ORDER BY host, kind, name";
-        all(self.connection, SQL, [], found)
+        all(self.connection, &format!("{COLUMNS} ORDER BY host, kind, name"), [], found)
     }
 
     /// The names that something unknown has, and on which host. Who gets such a name gets an address that may be in use.
@@ -117,13 +133,50 @@ impl Reader<'_> {
     /// # Errors
     /// [`RegistryError`] when SQLite refuses or a row is not what this program writes.
     pub fn strays_on(&self, host: &PhysicalHost) -> Result<Vec<Found>, RegistryError> {
-        const SQL: &str =
-            "SELECT host, kind, name, detail, since FROM stray WHERE host = ?1 ORDER BY kind, name";
-        all(self.connection, SQL, [host.as_str()], found)
+        all(
+            self.connection,
+            &format!("{COLUMNS} WHERE host = ?1 ORDER BY kind, name"),
+            [host.as_str()],
+            found,
+        )
     }
 }
 
 impl Writer<'_> {
+    /// Remembers that the removal of an orphan is ordered, by the actor and now.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn order_removal(
+        &self,
+        host: &PhysicalHost,
+        kind: StrayKind,
+        name: &str,
+    ) -> Result<(), RegistryError> {
+        self.connection.execute(
+            "UPDATE stray SET ordered_by = ?4, ordered_at = ?5 WHERE host = ?1 AND kind = ?2 AND name = ?3",
+            (host.as_str(), kind.as_str(), name, &self.actor().who, self.now().unix()),
+        )?;
+        Ok(())
+    }
+
+    /// Remembers that the removal of an orphan has failed.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when SQLite refuses.
+    pub fn removal_failed(
+        &self,
+        host: &PhysicalHost,
+        kind: StrayKind,
+        name: &str,
+    ) -> Result<(), RegistryError> {
+        self.connection.execute(
+            "UPDATE stray SET ordered_by = NULL, ordered_at = NULL WHERE host = ?1 AND kind = ?2 AND name = ?3",
+            (host.as_str(), kind.as_str(), name),
+        )?;
+        Ok(())
+    }
+
     /// Forgets that something is unknown on a host. Whether it is still there, upkeep will see.
     ///
     /// # Errors
@@ -168,5 +221,44 @@ impl Writer<'_> {
             statement.execute((host.as_str(), kind, &stray.name, &stray.detail, since))?;
         }
         Ok(new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::registry::Registry;
+
+    #[test]
+    fn an_order_is_shown_until_it_is_known_to_have_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
+        let host: PhysicalHost = "node1".parse().unwrap();
+        let volume =
+            |name: &str| Stray { kind: StrayKind::Volume, name: name.to_owned(), detail: String::new() };
+        let (a, ab) = (volume("a"), volume("ab"));
+        let mut happens = |work: &dyn Fn(&Writer<'_>) -> Result<(), RegistryError>| {
+            registry.write(|writer| work(writer)).unwrap();
+            let all = registry.read(|reader| reader.strays()).unwrap();
+            all.into_iter().map(|one| (one.stray.name, one.ordered.map(|it| it.by))).collect::<Vec<_>>()
+        };
+        let shown = |a: bool, ab: bool| {
+            let by = |ordered: bool| ordered.then(|| "vgrid".to_owned());
+            vec![("a".to_owned(), by(a)), ("ab".to_owned(), by(ab))]
+        };
+        let keep = |found: &[&Stray], writer: &Writer<'_>| writer.keep_strays(&host, found).map(drop);
+        let kind = StrayKind::Volume;
+        assert_eq!(happens(&|writer| keep(&[&a, &ab], writer)), shown(false, false));
+        assert_eq!(happens(&|writer| writer.order_removal(&host, kind, "a")), shown(true, false));
+        assert_eq!(happens(&|writer| keep(&[&a, &ab], writer)), shown(true, false), "it is still there");
+        assert_eq!(happens(&|writer| writer.removal_failed(&host, kind, "a")), shown(false, false));
+        assert_eq!(happens(&|writer| writer.order_removal(&host, kind, "ab")), shown(false, true));
+        assert_eq!(happens(&|writer| writer.order_removal(&host, kind, "a")), shown(true, true));
+        assert_eq!(happens(&|writer| keep(&[&ab], writer)).len(), 1, "it is gone");
+        assert_eq!(
+            happens(&|writer| keep(&[&a, &ab], writer)),
+            shown(false, true),
+            "it is another of that name"
+        );
     }
 }

@@ -15,7 +15,6 @@ use crate::server::machine::pool::loads;
 use crate::server::orphans::{self, adopt};
 use crate::server::pages::view::{HostView, TimeView};
 use crate::server::registry::closed::{self, Closed, Kind};
-use crate::server::registry::event::Happening;
 use crate::server::registry::host::Contact;
 use crate::server::registry::mail::Waiting;
 use crate::server::registry::stray::Found;
@@ -258,7 +257,6 @@ pub(super) fn look(
     let more_mail = mail.len() > MAILS as usize;
     mail.truncate(MAILS as usize);
     let (strays, more_unknown) = first_of_each(reader.strays()?, most_unknown);
-    let ordered = orphans::under_way(reader, &strays)?;
     Ok(AdminView {
         portal: closed::find(&closed, Kind::Portal, "").map(ClosedView::from),
         upkeep: upkeep(reader.life()?, now),
@@ -268,7 +266,7 @@ pub(super) fn look(
             .filter(|row| row.in_pool && row.closed.is_none() && row.machine.is_none())
             .count(),
         names,
-        unknown: strays.iter().zip(ordered).map(|(found, ordered)| unknown(found, ordered)).collect(),
+        unknown: strays.iter().map(unknown).collect(),
         more_unknown,
         missing: live.iter().filter(|vm| vm.is_missing()).map(missing).collect(),
         awaits_comparison: reader.awaits_comparison()?,
@@ -385,7 +383,7 @@ fn missing(vm: &Vm) -> MissingView {
     }
 }
 
-fn unknown(found: &Found, ordered: Option<Happening>) -> UnknownView {
+fn unknown(found: &Found) -> UnknownView {
     UnknownView {
         host: found.host.to_string(),
         kind: found.stray.kind.as_str(),
@@ -394,7 +392,7 @@ fn unknown(found: &Found, ordered: Option<Happening>) -> UnknownView {
         since: found.since.into(),
         command: orphans::removal(found.stray.kind, &found.stray.name),
         effect: orphans::effect(found.stray.kind, &found.stray.name),
-        ordered: ordered.map(|it| OrderedView { who: it.actor.who, at: it.at.into() }),
+        ordered: found.ordered.as_ref().map(|it| OrderedView { who: it.by.clone(), at: it.at.into() }),
         adoptable: adopt::can_be(found.stray.kind, &found.stray.name),
     }
 }
