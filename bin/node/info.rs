@@ -1,4 +1,4 @@
-//! `cgi-bin/node/info`: GET. Called by the server; see [`vgrid::node::endpoints::info`].
+//! `cgi-bin/node/info` (GET). Called by the server; see [`vgrid::node::endpoints::info`].
 
 use vgrid::cgi::{policy, serve};
 

@@ -1,4 +1,5 @@
-//! `cgi-bin/node/reboot`: POST, a MachineOrder. Called by the server; see [`vgrid::node::endpoints::power`].
+//! `cgi-bin/node/reboot` (POST, a MachineOrder). Called by the server; see
+//! [`vgrid::node::endpoints::power`].
 
 use vgrid::cgi::{policy, serve};
 use vgrid::model::stage::Order;
