@@ -1,6 +1,8 @@
-//! The only place that makes HTTP requests. Each is signed (but for those that see what a stranger sees), has a
-//! time limit for all of it, follows no redirect and uses no proxy (under CGI `HTTP_PROXY` would be a request
-//! header). What the other side consents to counts only when its answer is signed, too.
+//! The only module that makes HTTP requests.
+//!
+//! Every request is signed (except those that probe what a stranger would see), has an overall time
+//! limit, follows no redirects and uses no proxy: under CGI, `HTTP_PROXY` would be a request
+//! header. A successful response counts only if it is signed, too.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -20,58 +22,59 @@ use crate::model::sign::{
 };
 use crate::system::clock;
 
-/// The longest answer that is read, in bytes.
+/// The maximum size of a response, in bytes.
 const MAX_ANSWER: u64 = 4 << 20;
 
-/// Why there is no usable answer.
+/// Why there is no usable response.
 #[derive(Debug, Error)]
 pub enum RemoteError {
-    /// Nothing was sent: the name has no address or nobody listens there.
+    /// Nothing was sent: the name does not resolve, or nothing listens there.
     #[error("{0}")]
     NotSent(String),
-    /// The time was over; the message may have arrived.
+    /// The time limit expired; the message may have arrived.
     #[error("no answer within {} s", .0.as_secs())]
     TimedOut(Duration),
-    /// The connection broke, or what came is no HTTP; the message may have arrived.
+    /// The connection broke, or the response is not HTTP; the message may have arrived.
     #[error("{0}")]
     Broken(String),
-    /// Something answered with success, and it does not know the key, or it answered another request.
+    /// The response reports success but is not signed: the other side does not have the key, or
+    /// answered another request.
     #[error("HTTP {0}, but the answer is not signed with the shared key")]
     Unsigned(u16),
-    /// An answer, but not the JSON that was expected.
+    /// The response is not the expected JSON.
     #[error("HTTP {status}, {detail}")]
     Garbled {
-        /// Its HTTP status.
+        /// The HTTP status.
         status: u16,
-        /// What is wrong with it.
+        /// What is wrong with the body.
         detail: String,
     },
 }
 
-/// An answer, whatever its status.
+/// A response, whatever its status.
 #[derive(Debug)]
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// What the other side's clock says, if it tells.
+    /// The time in the `Date` header, if there is one.
     pub date: Option<Moment>,
-    /// Whether it is signed. Of an answer that is not, nothing is known but that something said it.
+    /// Whether the response is signed. Without a signature, nothing is known about its origin.
     pub signed: bool,
-    /// The registry that the other side goes by, if the answer is signed and says so.
+    /// The registry that the other side is bound to, if the response is signed and names one.
     pub registry: Option<RegistryId>,
     /// The body.
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// The body as a message.
+    /// Parses the body as a message.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, RemoteError> {
         serde_json::from_slice(&self.body)
             .map_err(|error| RemoteError::Garbled { status: self.status, detail: error.to_string() })
     }
 }
 
-/// A client for one exchange or several.
+/// A client for one or more exchanges.
 #[derive(Debug)]
 pub struct Client<'a> {
     plain: ureq::Agent,
@@ -82,9 +85,9 @@ pub struct Client<'a> {
     limit: Duration,
 }
 
-/// An agent that trusts the certificates of `ca_file`, if there is one.
+/// Builds an agent that trusts the certificates in `ca_file`, if given.
 fn agent(limit: Duration, ca_file: Option<&Path>) -> ureq::Agent {
-    // Without that file no https address can be reached, and the error then says so.
+    // Without that file every https request fails, and the error says why.
     let pem = ca_file.and_then(|file| std::fs::read(file).ok()).unwrap_or_default();
     let roots: Vec<_> = parse_pem(&pem)
         .filter_map(|item| match item {
@@ -105,8 +108,9 @@ fn agent(limit: Duration, ca_file: Option<&Path>) -> ureq::Agent {
 }
 
 impl<'a> Client<'a> {
-    /// A client that signs with `key` on behalf of `registry`, names `request`, and gives each exchange at most
-    /// `limit`. For https the other side's certificate must be signed by one of those in `ca_file`.
+    /// Creates a client that signs with `key` on behalf of `registry`, sends `request` as the
+    /// request id, and gives each exchange at most `limit`. For https, the other side's certificate
+    /// must be signed by one of those in `ca_file`.
     pub fn new(
         key: &'a Key,
         registry: Option<RegistryId>,
@@ -117,7 +121,7 @@ impl<'a> Client<'a> {
         Self::with(Some((key, registry)), request, limit, ca_file)
     }
 
-    /// One that does not sign: it sees what a stranger sees.
+    /// Creates a client that does not sign, to see what a stranger would see.
     pub fn stranger(request: &'a RequestId, limit: Duration, ca_file: &Path) -> Self {
         Self::with(None, request, limit, ca_file)
     }
@@ -138,7 +142,8 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// The agent for an address: who asks over http need not wait for a few hundred certificates to be read.
+    /// Returns the agent for a URL. The https agent is built only when needed, because parsing a
+    /// few hundred certificates takes time.
     fn agent(&self, uri: &Uri) -> &ureq::Agent {
         if uri.scheme() == Some(&Scheme::HTTPS) {
             self.secure.get_or_init(|| agent(self.limit, Some(&self.ca_file)))
@@ -147,12 +152,12 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Asks for something.
+    /// Sends a GET request.
     pub fn get(&self, to: &Recipient, url: &str) -> Result<Answer, RemoteError> {
         self.exchange(to, "GET", url, &[])
     }
 
-    /// Sends a message as JSON.
+    /// Posts a message as JSON.
     pub fn post(&self, to: &Recipient, url: &str, message: &impl Serialize) -> Result<Answer, RemoteError> {
         let body = serde_json::to_vec(message).map_err(|error| RemoteError::NotSent(error.to_string()))?;
         self.exchange(to, "POST", url, &body)
@@ -189,7 +194,7 @@ impl<'a> Client<'a> {
             response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec().map_err(|error| match self
                 .explain(error)
             {
-                // The head came, so the message had arrived.
+                // The response had begun, so the message had arrived.
                 RemoteError::NotSent(detail) => RemoteError::Broken(detail),
                 other => other,
             })?;
@@ -198,7 +203,8 @@ impl<'a> Client<'a> {
         };
         let answer = SignedAnswer { request: &signature, status, registry: claimed, body: &body };
         let is_signed = answer.is_signed_by(key, &its_signature);
-        // A refusal may come from Apache, or before the signature was looked at. It leads to nothing.
+        // An error status may come from Apache, or from before the signature was checked. It is not
+        // acted on.
         if (200..300).contains(&status) && !is_signed {
             return Err(RemoteError::Unsigned(status));
         }
@@ -221,7 +227,8 @@ impl<'a> Client<'a> {
                     RemoteError::NotSent("there is no way to it".to_owned())
                 }
                 K::TimedOut | K::WouldBlock => RemoteError::TimedOut(self.limit),
-                // The standard library has no kind for this one (and it has not changed its words since 2015).
+                // The standard library has no kind for this error; its text has not changed since
+                // 2015.
                 _ if error.to_string().starts_with("failed to lookup address information") => {
                     RemoteError::NotSent("its name has no address".to_owned())
                 }

@@ -1,9 +1,10 @@
-//! The only place that uses tera: pages and mail for the server, configurations of machines for the node.
+//! The only module that uses tera: pages and mail for the server, machine configurations for the
+//! node.
 
 #[cfg(any(feature = "server", feature = "node"))]
 use thiserror::Error;
 
-/// Why a template gave no text. `Display` is for the log.
+/// Why a template could not be rendered. `Display` is for the log.
 #[cfg(any(feature = "server", feature = "node"))]
 #[derive(Debug, Error)]
 pub enum TemplateError {
@@ -12,10 +13,10 @@ pub enum TemplateError {
     Unreadable {
         /// The file.
         file: std::path::PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// Not a template, or one that asks for what is not there.
+    /// Not a valid template, or one that uses an undefined value.
     #[error("{name}: {message}")]
     Broken {
         /// The template's name.
@@ -39,7 +40,7 @@ fn broken(name: &str, error: &tera::Error) -> TemplateError {
 
 #[cfg(feature = "server")]
 pub mod page {
-    //! Pages: `templates/page/*.html`. Each extends `layout.html`; everything is escaped.
+    //! Pages: `templates/page/*.html`. Each extends `layout.html`, and everything is escaped.
 
     use std::path::Path;
 
@@ -47,12 +48,12 @@ pub mod page {
 
     use super::{TemplateError, broken};
 
-    /// Reads a page and the layout without filling them in.
+    /// Parses a page and the layout without rendering them.
     pub fn check(dir: &Path, page: &str) -> Result<(), TemplateError> {
         read(dir, page).map(drop)
     }
 
-    /// Only the page itself and the layout: a CGI program renders one and ends.
+    /// Parses only this page and the layout: a CGI program renders one page and exits.
     fn read(dir: &Path, page: &str) -> Result<tera::Tera, TemplateError> {
         let read = |name: &str| {
             let file = dir.join("page").join(name);
@@ -70,7 +71,7 @@ pub mod page {
         let tera = read(dir, page)?;
         let context = tera::Context::from_serialize(context).map_err(|error| broken(page, &error))?;
         let html = tera.render(page, &context).map_err(|error| broken(page, &error));
-        // The process ends in a moment; taking both apart first took a twentieth of its time.
+        // The process is about to exit; dropping both took a twentieth of its run time.
         std::mem::forget((tera, context));
         html
     }
@@ -78,8 +79,9 @@ pub mod page {
 
 #[cfg(feature = "server")]
 pub mod mail {
-    //! Mail: a pair `templates/mail/*.txt` and `*.html` for each kind. The first line of the text is the subject. The
-    //! HTML extends `layout.html` and is escaped; the text is not, and may include `footer.txt`.
+    //! Mail: a pair `templates/mail/*.txt` and `*.html` for each kind. The first line of the text
+    //! is the subject. The HTML extends `layout.html` and is escaped; the text is not escaped and
+    //! may include `footer.txt`.
 
     use std::path::Path;
 
@@ -87,18 +89,18 @@ pub mod mail {
 
     use super::{TemplateError, broken};
 
-    /// What became of a pair of templates.
+    /// A rendered pair of templates.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct Rendered {
         /// The subject, one line.
         pub subject: String,
-        /// The text, without the subject; it ends with a line break.
+        /// The text without the subject; ends with a newline.
         pub plain: String,
-        /// The same as HTML.
+        /// The same content as HTML.
         pub html: String,
     }
 
-    /// Reads a pair without filling it in.
+    /// Parses a pair without rendering it.
     pub fn check(dir: &Path, kind: &str) -> Result<(), TemplateError> {
         read(dir, kind).map(drop)
     }
@@ -129,7 +131,7 @@ pub mod mail {
         let render = |name: &str| tera.render(name, &context).map_err(|error| broken(name, &error));
         let whole = render(&text)?;
         let (subject, plain) = whole.split_once('\n').unwrap_or((&whole, ""));
-        // Where a template left something out, one empty line is enough.
+        // Collapse the empty lines that omitted parts of a template leave behind.
         let mut lines: Vec<&str> =
             plain.lines().map(|line| if line == "-- " { line } else { line.trim_end() }).collect();
         lines.dedup_by(|next, line| next.is_empty() && line.is_empty());
@@ -140,8 +142,8 @@ pub mod mail {
 
 #[cfg(feature = "node")]
 pub mod machine {
-    //! Configurations of machines: `vmtmpl/*`, with vGrid's placeholders `${name}` or `$name`; `$$` is a
-    //! dollar sign (as in Python's `string.Template`, which vGrid used).
+    //! Machine configurations: `vmtmpl/*`, with placeholders `${name}` or `$name`; `$$` is a dollar
+    //! sign (the syntax of Python's `string.Template`, which vGrid used to use).
 
     use std::path::Path;
 
@@ -149,7 +151,7 @@ pub mod machine {
 
     use super::{TemplateError, broken};
 
-    /// What the placeholders stand for. `${vmIP}` is another spelling of `${vmIp}`.
+    /// The values of the placeholders. `${vmIP}` is another spelling of `${vmIp}`.
     #[derive(Debug, Clone, Serialize)]
     pub struct Values {
         /// `${machinename}`: the domain's name.
@@ -165,19 +167,19 @@ pub mod machine {
         pub vm_memory: u32,
         /// `${username}`: percent-encoded.
         pub username: String,
-        /// `${vmExtra}`: what `[VirtualHostsPool]` has for the name.
+        /// `${vmExtra}`: the value in `[VirtualHostsPool]` for the host name.
         #[serde(rename = "vmExtra")]
         pub vm_extra: String,
         /// `${volumegroup}`: the volume group of the machine's volumes.
         pub volumegroup: String,
     }
 
-    /// The placeholders that a template may have.
+    /// The placeholders that a template may use.
     pub const PLACEHOLDERS: [&str; 8] =
         ["machinename", "vmIp", "vmIP", "vmHostname", "vmMemory", "username", "vmExtra", "volumegroup"];
 
-    // tera's delimiters are exactly two bytes. Control characters, which a template can't hold, leave every
-    // printable text (braces, percent signs) as it is.
+    // tera's delimiters are exactly two bytes. Control characters can't occur in a template, so
+    // every printable sequence (braces, percent signs) remains literal text.
     const OPEN: &str = "\u{1}{";
     const CLOSE: &str = "}\u{1}";
 
@@ -210,12 +212,13 @@ pub mod machine {
         tera.render(name, &context).map_err(|error| broken(name, &error))
     }
 
-    /// Values land inside quotes that `xl` reads with backslash escapes and `xm` as Python.
+    /// Escapes a value for a place inside quotes, which `xl` reads with backslash escapes and `xm`
+    /// as Python.
     fn escape(text: &str, output: &mut dyn std::io::Write) -> std::io::Result<()> {
         for &byte in text.as_bytes() {
             match byte {
                 b'\\' | b'"' | b'\'' => output.write_all(&[b'\\', byte])?,
-                // Neither parser has an escape for them that the other knows; no value has a use for them.
+                // The two parsers share no escape for these, and no value needs them.
                 0..0x20 | 0x7f => output.write_all(b" ")?,
                 _ => output.write_all(&[byte])?,
             }
@@ -223,7 +226,7 @@ pub mod machine {
         Ok(())
     }
 
-    /// vGrid's placeholders as tera's.
+    /// Replaces vGrid's placeholders with tera's.
     fn rewrite(text: &str) -> Result<String, String> {
         let mut out = String::with_capacity(text.len() + 64);
         for (number, line) in text.split_inclusive('\n').enumerate() {
@@ -292,7 +295,7 @@ pub mod machine {
         }
 
         #[test]
-        fn an_unknown_placeholder_is_named_with_its_line() {
+        fn an_unknown_placeholder_is_reported_with_its_line() {
             for (text, words) in [
                 ("a\nb ${vmNane}\n", "line 2: unknown placeholder `${vmNane}`"),
                 ("$", "line 1: unknown placeholder"),
@@ -305,7 +308,7 @@ pub mod machine {
         }
 
         #[test]
-        fn a_value_never_ends_its_quotes() {
+        fn a_value_cannot_close_its_quotes() {
             let hostile = Values { vm_extra: "a\"; import os\n'\\".into(), ..values() };
             assert_eq!(render("t", "x = '${vmExtra}'", &hostile).unwrap(), "x = 'a\\\"; import os \\'\\\\'");
         }

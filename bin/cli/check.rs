@@ -1,4 +1,4 @@
-//! `vgrid-check`: an administrator runs it on a server or on a host of the pool, and it tells what is missing.
+//! `vgrid-check`: checks the installation of a server or of a host of the pool.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -15,7 +15,7 @@ use vgrid::system::log;
 /// Run it as root; some things nobody else can see. Nothing is changed. The configuration is that of
 /// /etc/vgrid, or of the folder that VGRID_CONFIG_DIR names.
 #[derive(Parser)]
-// Each is a switch of the command line.
+// Each is a command line switch.
 #[allow(clippy::struct_excessive_bools)]
 #[command(
     name = "vgrid-check",
@@ -43,7 +43,8 @@ struct Args {
 }
 
 impl Args {
-    /// The parts that were asked for, else those that are installed. (A binary of one half has no other.)
+    /// Returns the requested parts, or else the installed ones. A binary built with one half has no
+    /// other.
     fn parts(&self, dir: &Path) -> Parts {
         let compiled = Parts { server: cfg!(feature = "server"), node: cfg!(feature = "node") };
         let mut asked = Parts { server: false, node: false };
@@ -73,7 +74,8 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let mut checks = Checks::new(args.list);
-    // Where there is no syslog: the portal's own log would then be root's, and closed to the portal.
+    // Discard the log if there is no syslog: root would create the portal's log file, and the
+    // portal could not write to it.
     log::start("check", checks.request.clone(), Some(Path::new("/dev/null")));
     let ground = common::run(&mut checks, &dir, &args.own_url, parts);
     #[cfg(feature = "server")]
@@ -94,7 +96,7 @@ fn main() -> ExitCode {
     } else {
         checks.write_text(&mut out)
     };
-    // Whoever closed our output early (head) has seen enough; the status still counts.
+    // If the reader closes our output early (head), that is no error; the exit status still counts.
     if let Err(error) = written.and_then(|()| out.flush())
         && error.kind() != std::io::ErrorKind::BrokenPipe
     {

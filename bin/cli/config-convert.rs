@@ -1,4 +1,4 @@
-//! `vgrid-config-convert FILE`: a configuration file in vGrid's syntax of 2007 becomes TOML.
+//! `vgrid-config-convert FILE`: converts a configuration file from vGrid's syntax of 2007 to TOML.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -39,7 +39,7 @@ fn run(args: &Args) -> Result<(), String> {
     }
 }
 
-/// Puts the new text in the file's place; at no moment is there no file, or half of one.
+/// Replaces the file atomically: at no time is it missing or incomplete.
 fn replace(file: &Path, text: &str) -> std::io::Result<()> {
     let beside = |suffix: &str| {
         let mut name = file.as_os_str().to_owned();
@@ -47,7 +47,7 @@ fn replace(file: &Path, text: &str) -> std::io::Result<()> {
         PathBuf::from(name)
     };
     let (old, new) = (beside(".old"), beside(".new"));
-    // Fails if there is one: it may be the only copy of something.
+    // Fails if the backup exists: it may be the only copy of something.
     std::fs::hard_link(file, &old)
         .map_err(|error| std::io::Error::new(error.kind(), format!("{}: {error}", old.display())))?;
     std::fs::write(&new, text)?;

@@ -1,4 +1,4 @@
-//! `vgrid-registry`: an administrator makes the registry with it, once, and looks after it.
+//! `vgrid-registry`: creates and maintains the registry.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -52,9 +52,10 @@ enum Act {
 
 fn main() -> ExitCode {
     match carry_out(Args::parse().act) {
-        Ok(said) => {
-            // Who closed our output early has seen enough; the status still counts.
-            let _ = std::io::stdout().write_all(said.as_bytes());
+        Ok(output) => {
+            // If the reader closes our output early, that is no error; the exit status still
+            // counts.
+            let _ = std::io::stdout().write_all(output.as_bytes());
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -64,8 +65,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// What is in a registry, in words.
-fn told(summary: &Summary) -> String {
+/// Formats the summary of a registry.
+fn describe(summary: &Summary) -> String {
     let Summary { identity, version, machines, images, users, changed, restored } = summary;
     let changed = changed.map(|at| format!(", last changed {at}")).unwrap_or_default();
     let restored = restored.map(|at| format!(", restored {at}")).unwrap_or_default();
@@ -75,7 +76,7 @@ fn told(summary: &Summary) -> String {
     )
 }
 
-/// Does it, and gives back what to say.
+/// Carries out the command and returns its output.
 fn carry_out(act: Act) -> Result<String, KeepingError> {
     let dir = config::directory();
     match act {
@@ -86,7 +87,7 @@ fn carry_out(act: Act) -> Result<String, KeepingError> {
         }
         Act::Backup { file } => {
             let summary = keeping::backup(&dir, &file)?;
-            Ok(format!("{} is a backup of {}\n", file.display(), told(&summary)))
+            Ok(format!("{} is a backup of {}\n", file.display(), describe(&summary)))
         }
         Act::Restore { file, force } => {
             let Restored { summary, before } = keeping::restore(&dir, &file, force)?;
@@ -98,12 +99,12 @@ fn carry_out(act: Act) -> Result<String, KeepingError> {
                  systemctl start apache2 && sudo -u www-data vgrid-upkeep\nThen look at user/admin for what is \
                  unknown or missing on hosts.\n",
                 file.display(),
-                told(&summary)
+                describe(&summary)
             ))
         }
         Act::Verify { file } => {
             let (file, summary) = keeping::verify(&dir, file.as_deref())?;
-            Ok(format!("{} is whole: {}\n", file.display(), told(&summary)))
+            Ok(format!("{} is whole: {}\n", file.display(), describe(&summary)))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `vgrid-upkeep`: cron starts it every few minutes, as the web server's user; an administrator by hand.
+//! `vgrid-upkeep`: runs every few minutes from cron as the web server's user, or by hand.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -30,16 +30,16 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     let shown = std::io::stderr().is_terminal() && !args.quiet;
-    let said = match upkeep::run(&config::directory(), args.dry_run, shown) {
+    let output = match upkeep::run(&config::directory(), args.dry_run, shown) {
         Ok(_) if args.quiet => String::new(),
         Ok(Outcome::Busy) => "Another vgrid-upkeep is at work. Nothing was done.\n".to_owned(),
         Ok(Outcome::Done(summary)) => summary.to_string(),
         Err(error) => {
-            // Should nobody read it, the exit status says it.
+            // If nobody reads it, the exit status still reports the failure.
             let _ = writeln!(std::io::stderr(), "vgrid-upkeep: {error}");
             return ExitCode::FAILURE;
         }
     };
-    let _ = std::io::stdout().write_all(said.as_bytes());
+    let _ = std::io::stdout().write_all(output.as_bytes());
     ExitCode::SUCCESS
 }

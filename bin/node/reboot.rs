@@ -1,4 +1,5 @@
-//! `cgi-bin/node/reboot`: POST, a MachineOrder. Called by the server; see [`vgrid::node::endpoints::power`].
+//! `cgi-bin/node/reboot` (POST, a MachineOrder). Called by the server; see
+//! [`vgrid::node::endpoints::power`].
 
 fn main() {
     vgrid::node::endpoints::REBOOT.serve();

@@ -1,4 +1,5 @@
-//! `cgi-bin/node/save`: POST, a SaveOrder. Called by the server; see [`vgrid::node::endpoints::save`].
+//! `cgi-bin/node/save` (POST, a SaveOrder). Called by the server; see
+//! [`vgrid::node::endpoints::save`].
 
 fn main() {
     vgrid::node::endpoints::SAVE.serve();

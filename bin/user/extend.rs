@@ -1,4 +1,5 @@
-//! `cgi-bin/user/extend` (GET, POST): asks, and then sets a machine's lease anew, or guards it against being terminated. Called by its owner or an administrator.
+//! `cgi-bin/user/extend` (GET, POST): asks for confirmation, then renews a machine's lease or
+//! protects it against termination. Called by its owner or an administrator.
 
 fn main() {
     vgrid::server::endpoints::EXTEND.serve();

@@ -1,4 +1,5 @@
-//! `cgi-bin/user/images` (GET, POST): the images that people saved; renames, shares and deletes them. Called by users.
+//! `cgi-bin/user/images` (GET, POST): lists, renames, shares and deletes saved images. Called by
+//! users.
 
 fn main() {
     vgrid::server::endpoints::IMAGES.serve();

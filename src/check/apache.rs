@@ -1,4 +1,4 @@
-//! Apache: its configuration, its modules, and what it answers to a stranger.
+//! Apache: its configuration, its modules, and its responses to a stranger.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::model::sign::Recipient;
 use crate::remote::{Answer, Client};
 use crate::system::exec::{self, ExecError, Run};
 
-/// The time that Apache has for one answer. A helper may be at work meanwhile.
+/// The time limit for one response. The program may be running the helper meanwhile.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Apache's configuration files.
@@ -20,27 +20,27 @@ fn apachectl(args: &[&str]) -> Result<String, Problem> {
     let program = exec::find(&["apachectl", "apache2ctl", "httpd"])
         .ok_or("there is no Apache on this host")
         .or_else_do(install)?;
-    Run::new(program).args(args.iter().copied()).run().map(|said| said.text()).map_err(|error| {
-        let said = match &error {
-            // It says first which file and line.
+    Run::new(program).args(args.iter().copied()).run().map(|output| output.text()).map_err(|error| {
+        let why = match &error {
+            // It begins with the file and the line.
             ExecError::Failed { stderr, .. } if !stderr.is_empty() => {
                 stderr.lines().filter(|line| !line.starts_with("AH00558")).collect::<Vec<_>>().join("\n")
             }
             other => other.to_string(),
         };
         Problem::new(
-            said,
+            why,
             "mend the line that it names, then: apachectl configtest && systemctl reload apache2",
         )
     })
 }
 
-/// Checks what does not depend on which part is installed.
+/// Checks whatever is common to the server and the node.
 pub fn run(checks: &mut Checks) -> Found<Includes> {
     let includes = checks.check_as_root("Apache's configuration", Found::Known(()), |()| {
-        let said = apachectl(&["-t", "-D", "DUMP_INCLUDES"])?;
+        let output = apachectl(&["-t", "-D", "DUMP_INCLUDES"])?;
         // `    (50) /etc/apache2/conf-enabled/vgrid-node.conf`
-        let files: Includes = said
+        let files: Includes = output
             .lines()
             .filter_map(|line| line.trim().strip_prefix('(')?.split_once(") "))
             .map(|(_, file)| PathBuf::from(file.trim()))
@@ -48,8 +48,8 @@ pub fn run(checks: &mut Checks) -> Found<Includes> {
         Ok(Seen::well(files, "syntax is right"))
     });
     checks.check("Apache's modules", includes.as_ref(), |_| {
-        let said = apachectl(&["-M"])?;
-        let has = |module: &str| said.split_whitespace().any(|word| word == module);
+        let output = apachectl(&["-M"])?;
+        let has = |module: &str| output.split_whitespace().any(|word| word == module);
         if !has("cgid_module") && !has("cgi_module") {
             return Err(Problem::new(
                 "neither mod_cgid nor mod_cgi is loaded, so no program is run",
@@ -67,7 +67,7 @@ pub fn run(checks: &mut Checks) -> Found<Includes> {
     includes
 }
 
-/// Checks that some file of the configuration has the `ScriptAlias` for a path.
+/// Checks that some configuration file has the `ScriptAlias` for a path.
 pub fn site(checks: &mut Checks, name: &'static str, includes: &Found<Includes>, conf: &str, path: &str) {
     checks.check(name, includes.as_ref(), |files| {
         let has = |file: &&PathBuf| {
@@ -89,7 +89,7 @@ pub fn site(checks: &mut Checks, name: &'static str, includes: &Found<Includes>,
     });
 }
 
-/// Asks this machine's own Apache.
+/// A client for this host's own Apache.
 #[derive(Debug)]
 pub struct Own<'a> {
     url: &'a str,
@@ -97,12 +97,13 @@ pub struct Own<'a> {
 }
 
 impl<'a> Own<'a> {
-    /// At `url`, which has no path. For https the certificate must be signed by one in `ca_file`.
+    /// Creates a client for `url`, which has no path. For https, the certificate must be signed by
+    /// one in `ca_file`.
     pub fn new(url: &'a str, request: &'a RequestId, ca_file: &Path) -> Self {
         Self { url: url.trim_end_matches('/'), client: Client::stranger(request, PATIENCE, ca_file) }
     }
 
-    /// What it answers about a program to somebody whom it does not know.
+    /// Requests a program as a stranger would and returns the response.
     pub fn ask(&self, program: &str, post: bool) -> Result<Answer, Problem> {
         let url = format!("{}/cgi-bin/{program}", self.url);
         let answer = if post {
@@ -133,7 +134,7 @@ impl<'a> Own<'a> {
         }
     }
 
-    /// Checks that a program that is for vGrid alone refuses a stranger by itself.
+    /// Checks that a program that is internal to vGrid refuses a stranger by itself.
     pub fn must_refuse(&self, program: &str, post: bool) -> Result<(), Problem> {
         let answer = self.ask(program, post)?;
         match (answer.status, message(&answer)) {
@@ -154,7 +155,7 @@ impl<'a> Own<'a> {
     }
 }
 
-/// The sentence in a refusal of vGrid's.
+/// Returns the message of one of vGrid's own error responses.
 pub fn message(answer: &Answer) -> Option<String> {
     let json: serde_json::Value = answer.json().ok()?;
     Some(crate::model::fault::detail(json.pointer("/error/message")?.as_str()?))

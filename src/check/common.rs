@@ -1,4 +1,4 @@
-//! What server and nodes have in common: the configuration, the names, the key, Apache.
+//! Checks common to the server and the nodes: configuration, host names, key, Apache.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -16,40 +16,40 @@ use crate::model::names::VirtualHost;
 use crate::model::sign::MAX_SKEW;
 use crate::system::address;
 
-/// What all other checks stand on.
+/// The basis of all other checks.
 #[derive(Debug)]
 pub struct Ground {
-    /// The folder of the configuration.
+    /// The configuration directory.
     pub dir: PathBuf,
-    /// Where this machine's own Apache answers, without a path.
+    /// The URL of this host's own Apache, without a path.
     pub own_url: String,
     /// `common.cfg`.
     pub common: Found<Common>,
-    /// `server.cfg`, where the server part is checked.
+    /// `server.cfg`, if the server part is checked.
     pub server: Found<config::Server>,
-    /// `node.cfg`, where the node part is checked.
+    /// `node.cfg`, if the node part is checked.
     pub node: Found<config::Node>,
-    /// The virtual hosts that have an address.
+    /// The virtual hosts that have a usable IPv4 address.
     pub names: Found<Vec<(VirtualHost, Ipv4Addr)>>,
     /// The web server's user.
     pub web: Found<User>,
-    /// Whether there is a usable key.
+    /// Known if there is a usable key.
     pub key: Found<()>,
-    /// The files of Apache's configuration.
+    /// Apache's configuration files.
     pub includes: Found<Includes>,
 }
 
-/// Which parts are checked.
+/// The parts to check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parts {
-    /// The portal.
+    /// The server part: the portal.
     pub server: bool,
-    /// The part on a host of the pool.
+    /// The node part, for a host of the pool.
     pub node: bool,
 }
 
 impl Parts {
-    /// Those whose configuration is there.
+    /// Returns the parts whose configuration file exists.
     pub fn installed(dir: &Path) -> Self {
         Self { server: dir.join("server.cfg").exists(), node: dir.join("node.cfg").exists() }
     }
@@ -73,7 +73,7 @@ fn unchosen<T>(name: &'static str) -> Found<T> {
     Found::Unknown(Cause::Needs(name))
 }
 
-/// Makes the checks that both halves have.
+/// Runs the checks common to both parts.
 pub fn run(checks: &mut Checks, dir: &Path, own_url: &str, parts: Parts) -> Ground {
     let here = Found::Known(());
     let common = checks.check("common.cfg", here, |()| {
@@ -160,7 +160,7 @@ pub fn run(checks: &mut Checks, dir: &Path, own_url: &str, parts: Parts) -> Grou
     }
 }
 
-/// The key files of the parts whose configuration is known, each once.
+/// Returns the key files of the parts whose configuration is known, without duplicates.
 fn key_files(server: &Found<config::Server>, node: &Found<config::Node>) -> Vec<PathBuf> {
     let server = server.as_ref().known().map(|server| server.general.key_file.clone());
     let node = node.as_ref().known().map(|node| node.general.key_file.clone());
@@ -169,7 +169,8 @@ fn key_files(server: &Found<config::Server>, node: &Found<config::Node>) -> Vec<
     files
 }
 
-/// The folder and all in it, but the keys, which have a check of their own.
+/// Checks that only root can change the directory and everything in it except the keys, which have
+/// a check of their own.
 fn roots_alone(dir: &Path, keys: &[PathBuf]) -> super::Verdict<()> {
     let mut problems = Vec::new();
     let mut seen = 0;
@@ -180,7 +181,7 @@ fn roots_alone(dir: &Path, keys: &[PathBuf]) -> super::Verdict<()> {
             continue;
         }
         if facts.is_symlink() {
-            // Who can change what it points to is for those who use it.
+            // The targets of symlinks are checked by whatever uses them.
             continue;
         }
         seen += 1;
@@ -250,8 +251,8 @@ fn key_rights(file: &Path, web: &User) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Judges the clock of another machine by the `Date` of its answer: what is signed here and more than
-/// [`MAX_SKEW`] old there is refused.
+/// Checks another host's clock by the `Date` of its response. A message whose signature appears
+/// more than [`MAX_SKEW`] seconds old there is refused.
 pub fn skew(who: &str, theirs: Moment, ours: Moment) -> Result<i64, Problem> {
     let skew = theirs.since(ours);
     if skew.abs() > MAX_SKEW {
@@ -268,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clocks_may_differ_by_what_a_signature_allows() {
+    fn clocks_may_differ_by_the_allowed_skew() {
         let ours = Moment::from_http("Sun, 22 Nov 2026 09:05:00 GMT").unwrap();
         assert_eq!(ours.rfc3339(), "2026-11-22T09:05:00Z");
         assert_eq!(skew("a", ours.plus_seconds(MAX_SKEW), ours), Ok(MAX_SKEW));

@@ -1,9 +1,10 @@
-//! What `vgrid-check` does: it looks at one thing after the other, and says of each that it is as it should be,
-//! or why not and what to type or edit.
+//! The framework of `vgrid-check`. Each check passes, or reports what is wrong and what to type or
+//! edit.
 //!
-//! A check hands what it found out to those that need it, as a [`Found`]. So a check whose needs are not there can't
-//! run by mistake: it is skipped, and names the check that is to blame. The checks that server and nodes have in
-//! common are in [`common`] and [`apache`]; the others belong to their halves.
+//! A check returns its result as a [`Found`], which later checks take as input. A check whose
+//! inputs are missing therefore can't run by mistake: it is skipped, and names the check that
+//! failed. The checks common to the server and the nodes are in [`common`] and [`apache`]; the
+//! others belong to their halves.
 
 pub mod apache;
 pub mod common;
@@ -18,25 +19,25 @@ use serde::Serialize;
 use crate::model::fault::detail;
 use crate::model::names::RequestId;
 
-/// Something that is not as it should be.
+/// Something that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// What is wrong, as a sentence without its full stop.
+    /// What is wrong, as a sentence without the full stop.
     pub why: String,
-    /// What to type or to edit.
+    /// The command to type or the file to edit.
     pub remedy: String,
 }
 
 impl Problem {
-    /// What is wrong, and what to do.
+    /// Creates a problem from its description and its remedy.
     pub fn new(why: impl Display, remedy: impl Display) -> Self {
         Self { why: detail(&why.to_string()), remedy: remedy.to_string() }
     }
 }
 
-/// Makes a [`Problem`] of an error by adding the remedy.
+/// Turns an error into a [`Problem`] by adding a remedy.
 pub trait OrElse<T> {
-    /// What to do about it.
+    /// Adds the remedy to an error.
     fn or_else_do(self, remedy: impl Display) -> Result<T, Problem>;
 }
 
@@ -46,7 +47,7 @@ impl<T, E: Display> OrElse<T> for Result<T, E> {
     }
 }
 
-/// What a check saw.
+/// The result of a check that could be carried out.
 #[derive(Debug)]
 pub struct Seen<T> {
     value: Option<T>,
@@ -55,26 +56,27 @@ pub struct Seen<T> {
 }
 
 impl<T> Seen<T> {
-    /// All is well: what others need of it, and what to say.
+    /// Everything is right. `value` goes to the checks that need it, `note` is for the report.
     pub fn well(value: T, note: impl Display) -> Self {
         Self { value: Some(value), note: note.to_string(), problems: Vec::new() }
     }
 
-    /// Of several things some may be wrong. `value` is what is well; with none the checks that need it are skipped.
+    /// Some of several things may be wrong. `value` holds those that are right; without it, the
+    /// checks that need it are skipped.
     pub fn partly(value: Option<T>, note: impl Display, problems: Vec<Problem>) -> Self {
         Self { value, note: note.to_string(), problems }
     }
 }
 
-/// What a check comes to.
+/// The outcome of a check, with the value that it found.
 pub type Verdict<T> = Result<Seen<T>, Problem>;
 
-/// Why a check was not made.
+/// Why a check was skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// That check did not pass.
+    /// The named check did not pass.
     Needs(&'static str),
-    /// Only root can see it.
+    /// The check requires root.
     NotRoot,
 }
 
@@ -87,17 +89,17 @@ impl Display for Cause {
     }
 }
 
-/// What is known after a check.
+/// A value found by a check, for the checks that need it.
 #[derive(Debug, Clone, Copy)]
 pub enum Found<T> {
-    /// This.
+    /// The value.
     Known(T),
-    /// Nothing, because of that.
+    /// There is none, for this reason.
     Unknown(Cause),
 }
 
 impl<T> Found<T> {
-    /// A view of it.
+    /// Borrows the value.
     pub fn as_ref(&self) -> Found<&T> {
         match self {
             Self::Known(value) => Found::Known(value),
@@ -105,7 +107,7 @@ impl<T> Found<T> {
         }
     }
 
-    /// Both, or why not.
+    /// Combines two values; if either is missing, returns the reason.
     pub fn and<U>(self, other: Found<U>) -> Found<(T, U)> {
         match (self, other) {
             (Self::Known(a), Found::Known(b)) => Found::Known((a, b)),
@@ -113,7 +115,7 @@ impl<T> Found<T> {
         }
     }
 
-    /// What is known.
+    /// Returns the value, if there is one.
     pub fn known(self) -> Option<T> {
         match self {
             Self::Known(value) => Some(value),
@@ -122,28 +124,28 @@ impl<T> Found<T> {
     }
 }
 
-/// How a check ended.
+/// The outcome of a check, for the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// As it should be; what was seen.
+    /// Passed, with a note on what was found.
     Passed(String),
-    /// Not so.
+    /// Failed, with one or more problems.
     Failed(Vec<Problem>),
-    /// Not looked at.
+    /// Skipped.
     Skipped(Cause),
 }
 
-/// One check and how it ended.
+/// A check and its outcome: one line of the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// The check.
+    /// The check's name.
     pub name: &'static str,
-    /// How it ended.
+    /// The outcome.
     pub outcome: Outcome,
 }
 
 impl Line {
-    /// Why, in one line.
+    /// Returns the note, the problems or the reason for skipping, on one line.
     fn why(&self) -> String {
         match &self.outcome {
             Outcome::Passed(note) => note.clone(),
@@ -168,7 +170,7 @@ impl Line {
     }
 }
 
-/// Different texts, one after the other.
+/// Joins texts, dropping duplicates.
 fn joined<'a>(texts: impl Iterator<Item = &'a str>) -> String {
     let mut different: Vec<&str> = Vec::new();
     for text in texts {
@@ -182,16 +184,16 @@ fn joined<'a>(texts: impl Iterator<Item = &'a str>) -> String {
 /// The checks of one run.
 #[derive(Debug)]
 pub struct Checks {
-    /// Only their names are wanted: nothing is looked at.
+    /// Only list the names of the checks; run none.
     list_only: bool,
     is_root: bool,
     lines: Vec<Line>,
-    /// Under which servers and nodes log what these checks ask them.
+    /// The request id under which servers and nodes log the requests of these checks.
     pub request: RequestId,
 }
 
 impl Checks {
-    /// Checks that are made, or, with `list_only`, only named.
+    /// Starts a run of checks. With `list_only`, they are only listed.
     pub fn new(list_only: bool) -> Self {
         Self {
             list_only,
@@ -201,7 +203,7 @@ impl Checks {
         }
     }
 
-    /// Makes a check that needs what others found.
+    /// Runs a check, unless the values that it needs are missing.
     pub fn check<N, T>(
         &mut self,
         name: &'static str,
@@ -225,7 +227,7 @@ impl Checks {
         found.map_or(Found::Unknown(cause), Found::Known)
     }
 
-    /// Makes a check that only root can make.
+    /// Runs a check that requires root.
     pub fn check_as_root<N, T>(
         &mut self,
         name: &'static str,
@@ -236,25 +238,22 @@ impl Checks {
         self.check(name, needs, look)
     }
 
-    /// Whether root makes them.
+    /// Returns whether the checks run as root.
     pub fn is_root(&self) -> bool {
         self.is_root
     }
 
-    /// The checks so far.
+    /// Returns the checks so far.
     pub fn lines(&self) -> &[Line] {
         &self.lines
     }
 
-    /// Whether nothing failed. What was skipped for want of root does not count.
+    /// Returns whether no check failed. Skipped checks do not count as failures.
     pub fn all_well(&self) -> bool {
         !self.lines.iter().any(|line| matches!(line.outcome, Outcome::Failed(_)))
     }
 
-    /// Writes one line a check, and a last one with the numbers.
-    ///
-    /// # Errors
-    /// Those of `out`.
+    /// Writes one line per check, then the totals.
     pub fn write_text(&self, out: &mut impl Write) -> std::io::Result<()> {
         let width = self.lines.iter().map(|line| line.name.chars().count()).max().unwrap_or(0);
         for line in &self.lines {
@@ -274,10 +273,7 @@ impl Checks {
         writeln!(out, "{} passed, {} failed, {} skipped", count("passed"), count("failed"), count("skipped"))
     }
 
-    /// Writes them as a JSON array.
-    ///
-    /// # Errors
-    /// Those of `out`.
+    /// Writes the checks as a JSON array.
     pub fn write_json(&self, out: &mut impl Write) -> std::io::Result<()> {
         #[derive(Serialize)]
         struct Row {
@@ -322,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_a_failed_check_is_skipped_and_names_the_first() {
+    fn checks_that_depend_on_a_failed_check_are_skipped_and_name_it() {
         let mut out = Vec::new();
         let checks = checks();
         checks.write_text(&mut anstream::StripStream::new(&mut out)).unwrap();
@@ -340,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_the_same() {
+    fn json_has_the_same_content() {
         let mut out = Vec::new();
         checks().write_json(&mut out).unwrap();
         let rows: serde_json::Value = serde_json::from_slice(&out).unwrap();
@@ -353,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_looks_at_nothing() {
+    fn listing_runs_no_check() {
         let mut checks = Checks::new(true);
         checks.check("one", Found::Known(()), |()| -> Verdict<()> { unreachable!("only named") });
         checks.check_as_root("two", Found::Known(()), |()| -> Verdict<()> { unreachable!("only named") });
@@ -362,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn only_root_is_asked_for_what_only_root_sees() {
+    fn checks_that_require_root_are_skipped_for_others() {
         let mut checks = Checks { is_root: false, ..Checks::new(false) };
         let found =
             checks.check_as_root("one", Found::Known(()), |()| -> Verdict<()> { unreachable!("not root") });

@@ -1,4 +1,4 @@
-//! Who may read and write what.
+//! File ownership and permissions.
 
 use std::fs::Metadata;
 use std::io;
@@ -10,17 +10,17 @@ use nix::unistd::User;
 use super::{OrElse as _, Problem};
 use crate::system::exec::{self, Run};
 
-/// The user that Apache's programs run as, on Debian, and the one in the sudo rule.
+/// The user that Apache's programs run as on Debian, and the user in the sudo rule.
 pub const WEB_USER: &str = "www-data";
 
-/// Something's owner and mode, or what is wrong with finding out.
+/// Reads a file's metadata without following symlinks. An error becomes a problem with this remedy.
 pub fn facts(path: &Path, remedy: &str) -> Result<Metadata, Problem> {
     std::fs::symlink_metadata(path)
         .map_err(|error| format!("{}: {}", path.display(), words(&error)))
         .or_else_do(remedy)
 }
 
-/// The system's reason in a few words.
+/// Describes an I/O error in a few words.
 pub fn words(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "is not there".to_owned(),
@@ -29,12 +29,12 @@ pub fn words(error: &io::Error) -> String {
     }
 }
 
-/// Whether nobody but root can change it.
+/// Returns whether only root can change the file.
 pub fn is_roots_alone(facts: &Metadata) -> bool {
     facts.uid() == 0 && facts.mode() & 0o022 == 0
 }
 
-/// A program that runs commands as the web server's user: all but the command. Only root can use it.
+/// Prepares a run as the web server's user, to which the command is appended. Requires root.
 pub fn as_web_user() -> Run {
     let setpriv = exec::find(&["setpriv"]).unwrap_or_else(|| "setpriv".into());
     Run::new(setpriv).args([
@@ -45,18 +45,18 @@ pub fn as_web_user() -> Run {
     ])
 }
 
-/// Whether the web server's user can read a file. Only root can find out.
+/// Returns whether the web server's user can read a file. Requires root.
 pub fn web_user_reads(path: &Path) -> bool {
     as_web_user().args(["/usr/bin/test", "-r"]).arg(path).run().is_ok()
 }
 
-/// Whether the web server's user can write to a folder. Only root can find out.
+/// Returns whether the web server's user can write to a directory. Requires root.
 pub fn web_user_writes(folder: &Path) -> bool {
     let can = |what: &str| as_web_user().args(["/usr/bin/test", what]).arg(folder).run().is_ok();
     can("-d") && can("-w") && can("-x")
 }
 
-/// Checks a folder that belongs to the web server's user, and to nobody else.
+/// Checks that a directory belongs to the web server's user and is accessible to no one else.
 pub fn private_folder(folder: &Path, web: &User) -> Result<(), Problem> {
     let path = folder.display();
     let make = format!("install -d -o {WEB_USER} -g {WEB_USER} -m 700 {path}");

@@ -9,22 +9,22 @@ use crate::model::names::{ImageTag, PhysicalHost, VirtualHost};
 
 use super::source::{ConfigError, Pairs, Source, count, text};
 
-/// `common.cfg`: what server and nodes must agree on.
+/// `common.cfg`: the settings that the server and the nodes must agree on.
 #[derive(Debug, Clone)]
 pub struct Common {
     /// `[VMImages]`: the images and their descriptions, in the order of the file.
     pub images: Vec<(ImageTag, String)>,
-    /// `[PhysicalHostsPool]`: the nodes, and the most machines that each may have.
+    /// `[PhysicalHostsPool]`: the nodes, and the maximum number of machines on each.
     pub physical_hosts: Vec<(PhysicalHost, u32)>,
-    /// `[VirtualHostsPool]`: the names for machines, and what each machine's template gets as
-    /// `${vmExtra}`.
+    /// `[VirtualHostsPool]`: the host names for machines, and the value of `${vmExtra}` in each
+    /// machine's template.
     pub virtual_hosts: Vec<(VirtualHost, String)>,
-    /// The file's digest, by which server and nodes find out whether they have the same one.
+    /// The file's digest, by which the server and the nodes detect different versions.
     pub digest: String,
 }
 
 impl Common {
-    /// Reads `common.cfg` from a folder.
+    /// Reads `common.cfg` from a directory.
     pub fn load(dir: &Path) -> Result<Self, ConfigError> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -46,18 +46,17 @@ impl Common {
         })
     }
 
-    /// The most machines that a node may have; `None` if it is not in the pool.
+    /// Returns the maximum number of machines on a node; `None` if the node is not in the pool.
     pub fn maximum(&self, host: &PhysicalHost) -> Option<u32> {
         self.physical_hosts.iter().find(|(name, _)| name == host).map(|(_, maximum)| *maximum)
     }
 
-    /// Whether there is such an image.
+    /// Returns whether there is an image with this tag.
     pub fn has_image(&self, tag: &ImageTag) -> bool {
         self.images.iter().any(|(known, _)| known == tag)
     }
 
-    /// What the template of the machine of this name gets as `${vmExtra}`; `None` if the name is
-    /// not in the pool.
+    /// Returns the value of `${vmExtra}` for a host name; `None` if the name is not in the pool.
     pub fn extra(&self, host: &VirtualHost) -> Option<&str> {
         self.virtual_hosts.iter().find(|(name, _)| name == host).map(|(_, extra)| extra.as_str())
     }
@@ -68,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn common_keeps_the_order_of_the_file_and_refuses_doubles() {
+    fn the_order_of_the_file_is_kept_and_duplicates_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let write = |virtual_hosts: &str| {
             let text = format!(

@@ -10,26 +10,26 @@ pub enum ConvertError {
     /// A line that is neither a section, a comment, nor a key with a value.
     #[error("line {line}: {text:?} is neither [section], key: value, nor a comment")]
     Unreadable {
-        /// Counted from one.
+        /// The line number, counted from one.
         line: usize,
         /// The line.
         text: String,
     },
-    /// The text is TOML as it stands.
+    /// The text is TOML already.
     #[error("this is TOML already; there is nothing to convert")]
     AlreadyToml,
-    /// The result would not be TOML, for instance because a key or a section is there twice.
+    /// The result would not be valid TOML, for instance because of a duplicate key or section.
     #[error("the result would not be TOML: {0}")]
     NotToml(String),
 }
 
-/// Whether a value is meant as a number. All others are text.
+/// Returns whether a value is meant as a number. All other values are text.
 fn is_number(section: &str, key: &str) -> bool {
     matches!(section, "PhysicalHostsPool" | "VMSwapSize") || key == "nodeTimeout"
 }
 
-/// Converts a file's text, comments included. The result is valid TOML; loading it shows whether
-/// its keys are known.
+/// Converts a file's text, including comments. The result is valid TOML; whether its keys are known
+/// is checked when it is loaded.
 pub fn convert(old: &str) -> Result<String, ConvertError> {
     if !looks_old(old) && toml::from_str::<toml::Table>(old).is_ok() {
         return Err(ConvertError::AlreadyToml);
@@ -39,7 +39,7 @@ pub fn convert(old: &str) -> Result<String, ConvertError> {
     let mut pending: Option<(String, String)> = None;
     for (index, line) in old.lines().enumerate() {
         let text = line.trim();
-        // To ConfigParser an indented line continues the value before it.
+        // To ConfigParser, an indented line continues the previous value.
         if line.starts_with([' ', '\t'])
             && !text.is_empty()
             && !text.starts_with(['#', ';'])
@@ -81,7 +81,7 @@ fn flush(out: &mut String, section: &str, pending: &mut Option<(String, String)>
     }
 }
 
-/// A key as TOML writes it: bare if it can be, else in quotes.
+/// Formats a key for TOML: bare if possible, otherwise quoted.
 fn toml_key(key: &str) -> String {
     if !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) {
         key.to_owned()
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_old_syntax_becomes_toml() {
+    fn the_old_syntax_is_converted_to_toml() {
         let old = "# pool\n[PhysicalHostsPool]\nhost1.example: 5\n\n[VMImages]\nslc4: Scientific \"Linux\"\n  CERN 4\n; end\n";
         let new = convert(old).unwrap();
         assert_eq!(
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_configuration_is_refused_with_its_line() {
+    fn an_unreadable_line_is_reported_with_its_number() {
         let error = convert("[a]\nb: c\nnonsense\n").unwrap_err();
         assert_eq!(error, ConvertError::Unreadable { line: 3, text: "nonsense".into() });
         assert!(matches!(convert("[a]\nb: c\nb: d\n"), Err(ConvertError::NotToml(_))));

@@ -12,50 +12,50 @@ use super::{CA_FILE, UserVariable};
 
 const SECTION: &str = "Mail";
 
-/// Whether and how mail leaves the portal, and where it goes.
+/// Settings for outgoing mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mail {
-    /// How mail leaves; `None` if none is sent.
+    /// How mail is sent; `None` if none is sent.
     pub outlet: Option<Outlet>,
-    /// The environment variable in which Apache gives the mail address of the signed-in user.
+    /// The environment variable in which Apache passes the mail address of the signed-in user.
     pub env_mail_variable: Option<UserVariable>,
-    /// The domain of the addresses of users for whom no other address is known.
+    /// The mail domain of users without a known address.
     pub domain: Option<MailDomain>,
-    /// Where the portal's pages are, for links in mail: `https://portal.example.org/cgi-bin/user`,
+    /// The URL of the portal's pages, for links in mail: `https://portal.example.org/cgi-bin/user`,
     /// without a trailing slash.
     pub portal_url: Option<String>,
 }
 
-/// How mail leaves the portal.
+/// How mail is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outlet {
     /// The sender's address.
     pub sender: Address,
-    /// What it is handed to.
+    /// Where it is handed over.
     pub transport: Transport,
 }
 
-/// What mail is handed to.
+/// The means by which mail is handed over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transport {
     /// A mail server, over SMTP.
     Smtp(MailServer),
-    /// The program `sendmail`, by its absolute path.
+    /// The `sendmail` program, by absolute path.
     Sendmail(PathBuf),
 }
 
 /// A mail server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MailServer {
-    /// Its name or address.
+    /// The host name or address.
     pub host: String,
-    /// Its port.
+    /// The port.
     pub port: u16,
-    /// Whether the connection is encrypted.
+    /// How the connection is encrypted.
     pub encryption: Encryption,
-    /// What it wants before it takes mail.
+    /// The credentials, if the server requires a login.
     pub login: Option<Login>,
-    /// The CA certificates that its own is checked against, as PEM.
+    /// The CA certificates that the server's certificate is checked against, as PEM.
     pub ca_file: PathBuf,
 }
 
@@ -64,19 +64,19 @@ pub struct MailServer {
 pub struct Login {
     /// The user name.
     pub user: String,
-    /// The file that holds the password.
+    /// The file that contains the password.
     pub password_file: PathBuf,
 }
 
-/// Whether the connection to a mail server is encrypted.
+/// How the connection to a mail server is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Encryption {
-    /// Not at all.
+    /// Not encrypted.
     None,
-    /// From STARTTLS on (RFC 3207); if the server lacks it, nothing is sent.
+    /// Encrypted after STARTTLS (RFC 3207); if the server does not support it, nothing is sent.
     StartTls,
-    /// From the beginning (RFC 8314).
+    /// Encrypted from the start (RFC 8314).
     Tls,
 }
 
@@ -88,7 +88,7 @@ enum Kind {
     Sendmail,
 }
 
-/// The section as it is written.
+/// The section as written in the file.
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Raw {
@@ -126,8 +126,7 @@ impl Default for Raw {
 }
 
 impl Raw {
-    /// Checks everything, even what is not in use, so that switching mail on brings up no old
-    /// mistakes.
+    /// Validates all settings, even unused ones, so that enabling mail later brings no surprises.
     pub(super) fn check(self, source: &Source) -> Result<Mail, ConfigError> {
         let wrong = |key: &str, message: &str| source.value(SECTION, key, message);
         let server = self.server(source)?;
@@ -180,8 +179,8 @@ impl Raw {
         let not_a_server = "must be host or host:port, for instance mail.example.org:587";
         let (host, port) = host_and_port(&self.server).ok_or_else(|| wrong("server", not_a_server))?;
         let near = is_this_machine(&host);
-        // Mail holds names of people and machines. Unless told otherwise, it goes unencrypted only
-        // if it stays on this machine.
+        // Mail contains names of people and machines. Unless configured otherwise, it goes
+        // unencrypted only if it stays on this host.
         let encryption =
             self.encryption.unwrap_or(if near { Encryption::None } else { Encryption::StartTls });
         if login.is_some() && encryption == Encryption::None && !near {
@@ -199,7 +198,7 @@ impl Raw {
     }
 }
 
-/// `host`, `host:port`, `[::1]:port`.
+/// Parses `host`, `host:port` or `[::1]:port`.
 fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -257,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_this_machine_is_encrypted_unless_told_otherwise() {
+    fn mail_leaving_this_host_is_encrypted_by_default() {
         for (lines, host, port, encryption) in [
             ("", "localhost", 25, Encryption::None),
             ("server = \"127.0.0.1:2525\"", "127.0.0.1", 2525, Encryption::None),
@@ -277,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_value_is_named_with_its_key() {
+    fn an_invalid_value_is_reported_with_its_key() {
         let smtp = "transport = \"smtp\"\nsender = \"vgrid@example.org\"\n";
         for (lines, words) in [
             ("transport = \"smtp\"".to_owned(), "[Mail] sender: must be an address"),
@@ -303,12 +302,12 @@ mod tests {
             ("EnvMailVariable = \"HTTP_QUERY_STRING\"".to_owned(), "set by the client"),
             ("transport = \"pigeon\"".to_owned(), "pigeon"),
         ] {
-            let said = mail(&lines).unwrap_err().to_string();
-            assert!(said.contains(words), "{lines}: {said}");
+            let message = mail(&lines).unwrap_err().to_string();
+            assert!(message.contains(words), "{lines}: {message}");
         }
         for section in ["MailAddresses", "Administrators"] {
-            let said = load(&format!("[{section}]\n\"alice\" = \"Alice\"\n")).unwrap_err().to_string();
-            assert!(said.contains(&format!("[{section}] alice: must be an address")), "{said}");
+            let message = load(&format!("[{section}]\n\"alice\" = \"Alice\"\n")).unwrap_err().to_string();
+            assert!(message.contains(&format!("[{section}] alice: must be an address")), "{message}");
             load(&format!("[{section}]\n\"alice\" = \"\"\n")).unwrap();
         }
     }

@@ -1,10 +1,10 @@
-//! The three configuration files, with vGrid's names, sections and keys, in TOML.
+//! The three configuration files, with vGrid's file names, sections and keys, in TOML.
 //!
-//! `common.cfg` is the same on all machines, `server.cfg` belongs to the portal and `node.cfg` to a
-//! host of the pool. They live in the folder that `VGRID_CONFIG_DIR` names, else in `/etc/vgrid`.
+//! `common.cfg` is the same on all hosts, `server.cfg` is for the portal and `node.cfg` for a host
+//! of the pool. They are in the directory given by `VGRID_CONFIG_DIR`, or in `/etc/vgrid`.
 //!
-//! The keys of a section and their defaults stand together in the `Default` of the struct that the
-//! section is read into.
+//! The keys of a section and their defaults are listed in the `Default` impl of the struct that the
+//! section is parsed into.
 
 mod common;
 pub mod convert;
@@ -20,17 +20,17 @@ pub use node::{Compression, ImageSettings, NoSetting, Node, NodeGeneral, Share, 
 pub use server::{CertificateName, Leases, Quota, Server, ServerGeneral, Upkeep, UserVariable};
 pub use source::ConfigError;
 
-/// The folder of the configuration, unless `VGRID_CONFIG_DIR` names another. The helper, which runs
-/// as root, reads no other.
+/// The configuration directory, unless `VGRID_CONFIG_DIR` names another. The helper, which runs as
+/// root, always uses this one.
 pub const DEFAULT_DIR: &str = "/etc/vgrid";
 
-/// The default `keyFile` of server and nodes.
+/// The default `keyFile` of the server and the nodes.
 const KEY_FILE: &str = "/etc/vgrid/key";
 
-/// The default `caFile`: where Debian keeps the CA certificates that the system trusts.
+/// The default `caFile`: the system's CA certificates on Debian.
 const CA_FILE: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// The folder that holds the configuration files.
+/// Returns the directory of the configuration files.
 pub fn directory() -> PathBuf {
     std::env::var_os("VGRID_CONFIG_DIR")
         .filter(|dir| !dir.is_empty())

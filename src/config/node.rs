@@ -16,7 +16,8 @@ use super::{CA_FILE, KEY_FILE};
 
 /// `node.cfg`.
 #[derive(Debug, Clone)]
-// So far there is one type of machine; a second one will give it a size.
+// There is only one machine type so far, hence the zero-sized values; a second one will give them a
+// size.
 #[allow(clippy::zero_sized_map_values)]
 pub struct Node {
     /// `[General]`.
@@ -33,44 +34,44 @@ pub struct Node {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "RawGeneral")]
 pub struct NodeGeneral {
-    /// The machine that the portal runs on, whose orders alone are obeyed.
+    /// The host that the portal runs on. Only its requests are accepted.
     pub server_hostname: PhysicalHost,
-    /// Where the server's `internal` programs are; absent:
+    /// The URL of the server's `internal` programs; if absent,
     /// `http://SERVERHOSTNAME/cgi-bin/internal`.
     server_url: Option<String>,
-    /// The folder of the image files.
+    /// The directory of the image files.
     pub image_directory: PathBuf,
-    /// The share of that folder's disk that saved images leave free.
+    /// The share of that directory's file system that saved images must leave free.
     pub image_directory_reserve: Share,
     /// How saved images are compressed.
     pub saved_images: Compression,
-    /// The volume group that the machines' volumes are made in.
+    /// The volume group for the machines' volumes.
     pub volume_group_name: VolumeGroup,
     /// `auto`, `xl` or `xm`.
     pub toolstack: Toolstack,
-    /// Where the toolstack looks, after a reboot, for the machines to start.
+    /// The directory from which the toolstack starts machines after a reboot.
     pub xen_auto_directory: PathBuf,
-    /// Where xenconsoled logs the consoles (`XENCONSOLED_ARGS="--log=guest"`).
+    /// The directory in which xenconsoled logs the consoles (`XENCONSOLED_ARGS="--log=guest"`).
     pub console_log_directory: PathBuf,
-    /// How many deploys may be at work at a time; others wait for their turn.
+    /// The maximum number of simultaneous deploys; others wait for their turn.
     pub parallel_deploys: u8,
-    /// Seconds that a machine has to shut down by itself before it is forced.
+    /// The time that a machine has to shut down by itself before it is forced, in seconds.
     shutdown_timeout: u16,
-    /// Whether the helper may remove domains and volumes that vGrid did not make.
+    /// Whether the helper may remove domains and volumes that vGrid did not create.
     pub remove_strangers: bool,
-    /// The folder of the machines' templates.
+    /// The directory of the machines' templates.
     pub template_directory: PathBuf,
-    /// Where the node keeps its records; belongs to the web server's user.
+    /// The directory of the node's records; belongs to the web server's user.
     pub state_directory: PathBuf,
-    /// The file with the key that server and nodes share.
+    /// The file with the key shared by the server and the nodes.
     pub key_file: PathBuf,
-    /// The log, where there is no syslog.
+    /// The log file, used if there is no syslog.
     pub log_file: PathBuf,
-    /// The CA certificates that the server's https is checked against, as PEM.
+    /// The CA certificates that the server's https certificate is checked against, as PEM.
     pub ca_file: PathBuf,
 }
 
-/// `[General]` as it is written: everything has a default but what differs from host to host.
+/// `[General]` as written in the file: everything has a default except what differs between hosts.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase", expecting = "struct NodeGeneral")]
 struct RawGeneral {
@@ -144,11 +145,11 @@ impl TryFrom<RawGeneral> for NodeGeneral {
     }
 }
 
-/// Which program controls the machines.
+/// The program that controls the machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Toolstack {
-    /// `xl` if it is installed, else `xm`.
+    /// `xl` if installed, otherwise `xm`.
     Auto,
     /// `xl`, Xen 4.1 and later.
     Xl,
@@ -156,7 +157,7 @@ pub enum Toolstack {
     Xm,
 }
 
-/// The types of machine that `[VMTypes]` may name. libvirt will be the second.
+/// The machine types allowed in `[VMTypes]`. libvirt will be the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VmType {
@@ -177,10 +178,10 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// All of them.
+    /// All compression formats.
     pub const ALL: [Self; 2] = [Self::Gzip, Self::Zstd];
 
-    /// How the names of such files end.
+    /// Returns the file name extension.
     pub fn ending(self) -> &'static str {
         match self {
             Self::Gzip => ".tar.gz",
@@ -189,18 +190,18 @@ impl Compression {
     }
 }
 
-/// A part of a whole, written `"10%"`.
+/// A percentage of a whole, written as `"10%"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Share(u8);
 
 impl Share {
-    /// The largest share, in percent: a larger one would leave nothing to use.
+    /// The largest share, in percent; a larger one would leave nothing usable.
     const MOST: u8 = 95;
 
-    /// This share of `whole`, rounded down.
+    /// Returns this share of `whole`, rounded down.
     pub fn of(self, whole: u64) -> u64 {
-        // Divides before it multiplies, so that no whole is too large.
+        // Divides before multiplying, so that it can't overflow.
         whole / 100 * u64::from(self.0) + whole % 100 * u64::from(self.0) / 100
     }
 }
@@ -215,39 +216,39 @@ impl TryFrom<String> for Share {
     }
 }
 
-/// What a node knows about one image.
+/// A node's settings for an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageSettings {
-    /// The image file, an absolute path.
+    /// The image file, as an absolute path.
     pub file: PathBuf,
-    /// The template of its machines' configuration, an absolute path.
+    /// The template of its machines' configuration, as an absolute path.
     pub template: PathBuf,
-    /// The size of its machines' swap volume.
+    /// The size of its machines' swap volumes.
     pub swap: MiB,
-    /// Its machines' type.
+    /// The type of its machines.
     pub vm_type: VmType,
-    /// The program that makes its file system, and its arguments; the device comes last.
+    /// The program that creates the file system, with its arguments; the device is appended.
     pub make_filesystem: Vec<String>,
 }
 
-/// Why an image can't be used on a node.
+/// An image can't be used on a node, because a setting is missing.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("node.cfg has no [{section}] for {tag} and no default")]
 pub struct NoSetting {
-    /// The section that lacks it.
+    /// The section that lacks the setting.
     pub section: &'static str,
     /// The image.
     pub tag: ImageTag,
 }
 
 impl Node {
-    /// The most deploys that may be at work at a time.
+    /// The upper limit of simultaneous deploys.
     const MOST_DEPLOYS: u8 = 64;
 
-    /// The longest time that a machine may have to shut down, in seconds.
+    /// The upper limit of the shutdown timeout, in seconds.
     pub const LONGEST_SHUTDOWN: u16 = 600;
 
-    /// Reads `node.cfg` from a folder.
+    /// Reads `node.cfg` from a directory.
     // See `Node`.
     #[allow(clippy::zero_sized_map_values)]
     pub fn load(dir: &Path) -> Result<Self, ConfigError> {
@@ -315,12 +316,12 @@ impl Node {
         })
     }
 
-    /// How long a machine has to shut down by itself before it is forced.
+    /// Returns the time that a machine has to shut down by itself before it is forced.
     pub fn shutdown_timeout(&self) -> Duration {
         Duration::from_secs(self.general.shutdown_timeout.into())
     }
 
-    /// The URL of one of the server's `internal` programs.
+    /// Returns the URL of one of the server's `internal` programs.
     pub fn server_url(&self, program: &str) -> String {
         let base = self
             .general
@@ -330,22 +331,22 @@ impl Node {
         format!("{}/{program}", base.trim_end_matches('/'))
     }
 
-    /// Reads the key that server and nodes share.
+    /// Reads the key shared by the server and the nodes.
     pub fn key(&self) -> Result<Key, ConfigError> {
         read_key(&self.general.key_file, &self.source)
     }
 
-    /// The images that this node has a file for.
+    /// Lists the images that this node has a file for.
     pub fn images(&self) -> impl Iterator<Item = ImageTag> {
         self.files.keys().filter(|key| *key != "default").filter_map(|key| key.parse().ok())
     }
 
-    /// The absolute paths of all files that `[VMImageFiles]` names.
+    /// Lists the absolute paths of all files named in `[VMImageFiles]`.
     pub fn image_files(&self) -> impl Iterator<Item = PathBuf> {
         self.files.values().map(|name| self.general.image_directory.join(name))
     }
 
-    /// The settings of an image; each falls back to its section's `default`.
+    /// Returns the settings of an image; each falls back to its section's `default`.
     pub fn image(&self, tag: &ImageTag) -> Result<ImageSettings, NoSetting> {
         fn get<'a, T>(
             table: &'a BTreeMap<String, T>,
@@ -383,13 +384,13 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_from_host_to_host_has_no_default() {
+    fn host_specific_settings_have_no_default() {
         let dir = tempfile::tempdir().unwrap();
         let mut text = "[General]\n".to_owned();
         for (key, value) in [("serverHostname", "s"), ("imageDirectory", "/i"), ("volumeGroupName", "vg1")] {
             std::fs::write(dir.path().join("node.cfg"), &text).unwrap();
-            let said = Node::load(dir.path()).unwrap_err().to_string();
-            assert!(said.ends_with(&format!("node.cfg, line 1: missing field `{key}`")), "{said}");
+            let message = Node::load(dir.path()).unwrap_err().to_string();
+            assert!(message.ends_with(&format!("node.cfg, line 1: missing field `{key}`")), "{message}");
             text.push_str(&format!("{key} = \"{value}\"\n"));
         }
         std::fs::write(dir.path().join("node.cfg"), &text).unwrap();
@@ -415,7 +416,7 @@ mod tests {
         assert_eq!(node.image_files().collect::<Vec<_>>(), [Path::new("/img/tiny.tar.gz")]);
         assert_eq!(node.general.saved_images, Compression::Gzip);
         assert_eq!(node.general.image_directory_reserve.of(2_000), 200);
-        assert!(!node.general.remove_strangers, "nobody has allowed it");
+        assert!(!node.general.remove_strangers, "not allowed by default");
         assert_eq!(node.image(&"other".parse().unwrap()).unwrap_err().section, "VMImageFiles");
         assert_eq!(node.server_url("status"), "http://s/cgi-bin/internal/status");
     }

@@ -28,13 +28,13 @@ pub struct Server {
     pub upkeep: Upkeep,
     /// `[Mail]`.
     pub mail: Mail,
-    /// `[MailAddresses]`: where mail reaches single users.
+    /// `[MailAddresses]`: the mail addresses of individual users.
     mail_addresses: Vec<(UserName, Option<Address>)>,
-    /// `[Quotas]`: for everybody.
+    /// `[Quotas]`: the general quota.
     quota: Quota,
-    /// `[Quotas.users]`: for single users, in place of the general quota.
+    /// `[Quotas.users]`: quotas of individual users, which replace the general one.
     quotas: Vec<(UserName, Quota)>,
-    /// `[Administrators]`: their names, and where mail reaches them.
+    /// `[Administrators]`: their names and mail addresses.
     administrators: Vec<(UserName, Option<Address>)>,
     source: PathBuf,
 }
@@ -43,36 +43,36 @@ pub struct Server {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "RawGeneral")]
 pub struct ServerGeneral {
-    /// Where Apache puts the user's name.
+    /// The environment variable in which Apache passes the user's name.
     pub env_username_variable: UserVariable,
-    /// Which of the names in a client's certificate is the user's.
+    /// Which of the names in a client certificate is used.
     pub certificate_name: CertificateName,
-    /// Whether user names that differ only in case, or in how letters are encoded, are one
-    /// person's.
+    /// Whether user names that differ only in case or in the encoding of letters belong to the same
+    /// person.
     fold_user_names: bool,
-    /// Where users open the portal, if a proxy asks Apache for another name.
+    /// The URLs at which users open the portal, if a proxy contacts Apache under another name.
     pub portal_urls: Vec<Origin>,
     /// The registry's SQLite file.
     pub registry_file: PathBuf,
-    /// The file with the key that server and nodes share.
+    /// The file with the key shared by the server and the nodes.
     pub key_file: PathBuf,
-    /// The log, where there is no syslog.
+    /// The log file, used if there is no syslog.
     pub log_file: PathBuf,
-    /// The folder of the page templates.
+    /// The directory of the page templates.
     pub template_directory: PathBuf,
-    /// Where a node's programs are; `{host}` stands for the node's name.
+    /// The URL of a node's programs; `{host}` stands for the node's name.
     pub node_url: String,
-    /// Seconds within which a node must answer.
+    /// The time within which a node must respond, in seconds.
     pub node_timeout: u8,
-    /// Where Apache serves the `resources` folder.
+    /// The URL at which Apache serves the `resources` directory.
     pub resources_url: String,
-    /// Where this version's source is offered, as the licence demands.
+    /// The URL at which the source of this version is offered, as the license requires.
     pub source_url: String,
-    /// The CA certificates that a node's https is checked against, as PEM.
+    /// The CA certificates that a node's https certificate is checked against, as PEM.
     pub ca_file: PathBuf,
 }
 
-/// `[General]` as it is written: everything but `EnvUsernameVariable` has a default.
+/// `[General]` as written in the file: everything except `EnvUsernameVariable` has a default.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase", expecting = "struct ServerGeneral")]
 struct RawGeneral {
@@ -138,14 +138,14 @@ impl TryFrom<RawGeneral> for ServerGeneral {
     }
 }
 
-/// The environment variable that holds the user's name. It is one that Apache sets, never one whose
-/// value the client chooses.
+/// The environment variable that contains the user's name. It is always one that Apache sets, never
+/// one whose value the client controls.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct UserVariable(String);
 
 impl UserVariable {
-    /// Variables, and prefixes of variables, whose value the client chooses (RFC 3875, and SNI of
+    /// Variables, and prefixes of variables, whose value the client controls (RFC 3875, and SNI of
     /// mod_ssl).
     const CLIENTS: [&str; 15] = [
         "QUERY_",
@@ -189,11 +189,11 @@ impl TryFrom<String> for UserVariable {
     }
 }
 
-/// Which of the names in a client's certificate is the user's.
+/// Which of the names in a client certificate is the user's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CertificateName {
-    /// The only one of the kind that `EnvUsernameVariable` names; a certificate with several is
+    /// The only one of the type that `EnvUsernameVariable` refers to; a certificate with several is
     /// refused.
     #[default]
     Single,
@@ -209,13 +209,13 @@ pub enum CertificateName {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Leases {
-    /// The lease of a machine whose user asks for none.
+    /// The lease of a machine if its user does not request one.
     pub default: Lease,
-    /// The longest lease that a user may ask for.
+    /// The longest lease that a user may request.
     pub maximum: Lease,
-    /// The grace period: how long a machine's disk is kept after the lease has ended.
+    /// The grace period: how long a machine's disk is kept after the lease has expired.
     pub grace: Lease,
-    /// How long before the end of a lease its owner is told.
+    /// How long before the end of a lease its owner is notified.
     pub notices: Vec<Lease>,
 }
 
@@ -230,7 +230,7 @@ impl Default for Leases {
     }
 }
 
-/// A lease that the source names.
+/// Parses a lease given in the source code.
 fn lease(text: &str) -> Lease {
     text.parse().expect("a valid lease")
 }
@@ -241,13 +241,13 @@ fn lease(text: &str) -> Lease {
 pub struct Upkeep {
     /// Whether machines are pinged.
     pub ping: bool,
-    /// After how many consecutive runs without an answer a machine's owner is told.
+    /// The number of consecutive runs without a ping reply after which the owner is notified.
     pub silent_runs: u32,
-    /// After how many such runs a machine is terminated; 0 means never.
+    /// The number of such runs after which a machine is terminated; 0 means never.
     pub terminate_silent_runs: u32,
     /// How long history is kept.
     pub history: Lease,
-    /// How long a host may be unreachable before administrators are told.
+    /// How long a host may be unreachable before administrators are notified.
     pub host_silence: Lease,
 }
 
@@ -263,24 +263,24 @@ impl Default for Upkeep {
     }
 }
 
-/// What a person may have at a time; 0 means no limit.
+/// A user's limits; 0 means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Quota {
-    /// Machines.
+    /// The number of machines.
     pub machines: u32,
-    /// Memory of all machines together, in MiB.
+    /// The total memory of all machines, in MiB.
     pub memory: u64,
-    /// Partitions of all machines together, in GiB.
+    /// The total partition size of all machines, in GiB.
     pub disk: u64,
-    /// Saved images.
+    /// The number of saved images.
     pub images: u32,
-    /// Saved images together, in GiB.
+    /// The total size of saved images, in GiB.
     #[serde(rename = "imageDisk")]
     pub image_disk: u64,
 }
 
-/// `[Quotas]` as it is written: the fields of a [`Quota`], and the exceptions.
+/// `[Quotas]` as written in the file: the fields of a [`Quota`], and the exceptions.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Quotas {
@@ -294,7 +294,7 @@ struct Quotas {
 }
 
 impl Server {
-    /// Reads `server.cfg` from a folder.
+    /// Reads `server.cfg` from a directory.
     pub fn load(dir: &Path) -> Result<Self, ConfigError> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -348,25 +348,26 @@ impl Server {
         })
     }
 
-    /// Whether user names that differ only in case, or in how letters are encoded, are one
-    /// person's.
+    /// Returns whether user names that differ only in case or in the encoding of letters belong to
+    /// the same person.
     pub fn folding(&self) -> Folding {
         if self.general.fold_user_names { Folding::On } else { Folding::Off }
     }
 
-    /// Whether two raw names are one person's.
+    /// Returns whether two raw names belong to the same person.
     fn is_one_person(&self, name: &UserName, user: &UserName) -> bool {
         name == user || (self.folding() == Folding::On && name.is_alike(user))
     }
 
-    /// Whether somebody is an administrator. The raw name decides, so that nobody becomes one by
-    /// having a blank where an administrator has an underscore.
+    /// Returns whether a user is an administrator. The raw name is compared, so that nobody becomes
+    /// one by having a blank where an administrator has an underscore.
     pub fn is_administrator(&self, user: &UserName) -> bool {
         self.administrators.iter().any(|(name, _)| self.is_one_person(name, user))
     }
 
-    /// The administrator for whom somebody else could be mistaken. Administrators' names are taken
-    /// even before their first visit, so that nobody else can get there first.
+    /// Returns the administrator that another user could be mistaken for. The names of
+    /// administrators are reserved even before their first visit, so that nobody else can take them
+    /// first.
     pub fn administrator_like(&self, user: &UserName) -> Option<&UserName> {
         if self.is_administrator(user) {
             return None;
@@ -375,18 +376,19 @@ impl Server {
         self.administrators.iter().map(|(name, _)| name).find(|name| folded(&name.canonical()) == key)
     }
 
-    /// Whether an origin is the portal's, according to `portalURLs` or to the links in mail.
+    /// Returns whether an origin is the portal's, according to `portalURLs` or to the URL used in
+    /// mail.
     pub fn is_portal(&self, origin: &Origin) -> bool {
         let in_mail = self.mail.portal_url.as_deref().and_then(|url| url.parse::<Origin>().ok());
         self.general.portal_urls.iter().chain(&in_mail).any(|known| known == origin)
     }
 
-    /// The administrators' mail addresses, without duplicates.
+    /// Returns the administrators' mail addresses, without duplicates.
     pub fn administrators_mail(&self) -> BTreeSet<&Address> {
         self.administrators.iter().filter_map(|(_, address)| address.as_ref()).collect()
     }
 
-    /// The mail address that the configuration has for a user, under the raw or the canonical name.
+    /// Returns the configured mail address of a user, found by the raw or the canonical name.
     pub fn mail_address(&self, user: &UserName) -> Option<&Address> {
         let known = self.mail_addresses.iter().chain(&self.administrators);
         known
@@ -394,8 +396,8 @@ impl Server {
             .find_map(|(_, address)| address.as_ref())
     }
 
-    /// What a user may have at a time. An exception may name the user as Apache does, or as pages
-    /// do, with underscores for blanks: no two people share that name.
+    /// Returns a user's quota. An exception may use the user's raw name, or the canonical one shown
+    /// on pages, with underscores for blanks: no two users share that.
     pub fn quota(&self, user: &UserName) -> Quota {
         let find = |is: &dyn Fn(&UserName) -> bool| self.quotas.iter().find(|(name, _)| is(name));
         find(&|name| name == user)
@@ -404,17 +406,17 @@ impl Server {
             .map_or(self.quota, |(_, quota)| *quota)
     }
 
-    /// The URL of one of a node's programs.
+    /// Returns the URL of one of a node's programs.
     pub fn node_url(&self, host: &PhysicalHost, program: &str) -> String {
         format!("{}/{program}", self.general.node_url.replace("{host}", host.as_str()))
     }
 
-    /// The time within which a node must answer.
+    /// Returns the time within which a node must respond.
     pub fn node_timeout(&self) -> Duration {
         Duration::from_secs(self.general.node_timeout.into())
     }
 
-    /// Reads the key that server and nodes share.
+    /// Reads the key shared by the server and the nodes.
     pub fn key(&self) -> Result<Key, ConfigError> {
         read_key(&self.general.key_file, &self.source)
     }

@@ -1,4 +1,4 @@
-//! Reads the files, and reports what is wrong with them by file and line, or by section and key.
+//! Reads the files, and reports errors by file and line, or by section and key.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,8 @@ use crate::model::mail::{Address, AddressFault};
 use crate::model::names::NameFault;
 use crate::model::sign::Key;
 
-/// Why the configuration can't be used. `Display` names the file, and the line and the remedy where
-/// they are known.
+/// Why the configuration can't be used. `Display` names the file, and, where known, the line and
+/// the remedy.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file can't be read.
@@ -21,7 +21,7 @@ pub enum ConfigError {
     Unreadable {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// The file is not TOML, or a value has the wrong type.
@@ -29,9 +29,9 @@ pub enum ConfigError {
     Syntax {
         /// The file.
         file: PathBuf,
-        /// Counted from one.
+        /// The line number, counted from one.
         line: usize,
-        /// What the parser said.
+        /// The parser's message.
         message: String,
     },
     /// The file is in vGrid's `key: value` syntax of 2007.
@@ -45,11 +45,11 @@ pub enum ConfigError {
     UnknownKey {
         /// The file.
         file: PathBuf,
-        /// Counted from one.
+        /// The line number, counted from one.
         line: usize,
         /// The key.
         key: String,
-        /// The known key that is spelt most like it.
+        /// The known key with the most similar spelling.
         nearest: Option<String>,
     },
     /// A key or value has the right type, but is not allowed.
@@ -66,7 +66,7 @@ pub enum ConfigError {
     },
 }
 
-/// The text of a file, and the file's path for messages.
+/// The text of a file, and its path for messages.
 pub(super) struct Source {
     pub(super) file: PathBuf,
     pub(super) text: String,
@@ -92,7 +92,7 @@ impl Source {
         }
         let start = error.span().map_or(0, |span| span.start).min(self.text.len());
         let line = self.text[..start].matches('\n').count() + 1;
-        // serde words this error the same way for every struct: unknown field `x`, expected `a` or
+        // serde words this error identically for every struct: unknown field `x`, expected `a` or
         // `b`.
         let mut quoted = error.message().split('`').skip(1).step_by(2);
         match quoted.next() {
@@ -110,7 +110,7 @@ impl Source {
         }
     }
 
-    /// The error for a key or value that is not allowed.
+    /// Creates the error for a key or value that is not allowed.
     pub(super) fn value(
         &self,
         section: &'static str,
@@ -142,8 +142,8 @@ impl Source {
             let value = read(value).map_err(|message| self.value(section, &key, message))?;
             pairs.push((name, value));
         }
-        // Two keys that TOML tells apart can be one name, in different case. A pool may have
-        // thousands of names, and sorting finds duplicates fastest.
+        // Keys that are different in TOML may be the same name in different case. A pool may have
+        // thousands of names, and sorting is the fastest way to find duplicates.
         let mut sorted: Vec<&K> = pairs.iter().map(|(name, _)| name).collect();
         sorted.sort_unstable();
         match sorted.windows(2).find(|two| two[0] == two[1]) {
@@ -153,8 +153,8 @@ impl Source {
     }
 }
 
-/// A section with keys of any name, in the order of the file. The parser has refused duplicate
-/// keys.
+/// A section with arbitrary keys, in the order of the file. The parser has already refused
+/// duplicate keys.
 #[derive(Debug, Default)]
 pub(super) struct Pairs(Vec<(String, toml::Value)>);
 
@@ -182,14 +182,14 @@ impl<'de> Deserialize<'de> for Pairs {
     }
 }
 
-/// Whether a text is in the old syntax: it has `key: value` lines, and no `key = value`.
+/// Returns whether a text is in the old syntax: it has `key: value` lines, and no `key = value`.
 pub(super) fn looks_old(text: &str) -> bool {
     let lines = || text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with(['#', ';', '[']));
     let separator = |line: &str| line.find([':', '=']).map(|at| line.as_bytes()[at]);
     lines().any(|line| separator(line) == Some(b':')) && !lines().any(|line| separator(line) == Some(b'='))
 }
 
-/// A value that must be text.
+/// Reads a value that must be text.
 pub(super) fn text(value: toml::Value) -> Result<String, String> {
     match value {
         toml::Value::String(text) => Ok(text),
@@ -197,7 +197,7 @@ pub(super) fn text(value: toml::Value) -> Result<String, String> {
     }
 }
 
-/// A value that must be a mail address; empty text stands for none.
+/// Reads a value that must be a mail address; an empty text stands for none.
 pub(super) fn address(value: toml::Value) -> Result<Option<Address>, String> {
     match text(value)?.as_str() {
         "" => Ok(None),
@@ -205,7 +205,7 @@ pub(super) fn address(value: toml::Value) -> Result<Option<Address>, String> {
     }
 }
 
-/// A value that must be a whole number.
+/// Reads a value that must be a whole number.
 // Takes its argument by value so that it fits `Source::names`.
 #[allow(clippy::needless_pass_by_value)]
 pub(super) fn count(value: toml::Value) -> Result<u32, String> {
@@ -213,17 +213,17 @@ pub(super) fn count(value: toml::Value) -> Result<u32, String> {
     u32::try_from(number).map_err(|_| format!("must be from 0 to {}", u32::MAX))
 }
 
-/// The error for a key that has no default and is absent, in serde's words.
+/// Formats the error for a missing key that has no default, in serde's wording.
 pub(super) fn missing(key: &str) -> String {
     format!("missing field `{key}`")
 }
 
-/// Whether a text is a URL, as far as its scheme shows.
+/// Returns whether a text is a URL, judging by its scheme.
 pub(super) fn is_http(url: &str) -> bool {
     url.starts_with("http://") || url.starts_with("https://")
 }
 
-/// Reads the key file that the configuration file `config` names.
+/// Reads the key file named in the configuration file `config`.
 pub(super) fn read_key(file: &Path, config: &Path) -> Result<Key, ConfigError> {
     let text = std::fs::read_to_string(file)
         .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_answered_with_the_nearest_known_one() {
+    fn an_unknown_key_is_reported_with_the_nearest_known_one() {
         assert_eq!(
             words("[General]\nEnvUserNameVariable = \"REMOTE_USER\"\n"),
             "server.cfg, line 2: unknown key `EnvUserNameVariable`; did you mean `EnvUsernameVariable`?"
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_of_the_wrong_type_is_named_with_its_line() {
+    fn a_value_of_the_wrong_type_is_reported_with_its_line() {
         let message = words("[General]\n\nEnvUsernameVariable = 5\n");
         assert!(message.starts_with("server.cfg, line 3: "), "{message}");
         let message = words("[General]\nEnvUsernameVariable = \"QUERY_STRING\"\n");
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_key_is_named_with_the_line_of_its_section() {
+    fn a_missing_key_is_reported_with_the_line_of_its_section() {
         assert_eq!(words(""), "server.cfg, line 1: missing field `General`");
         assert_eq!(
             words("\n[General]\nkeyFile = \"/k\"\n"),
@@ -283,7 +283,7 @@ mod tests {
             words("General = 5\n"),
             "server.cfg, line 1: invalid type: integer `5`, expected struct ServerGeneral"
         );
-        // Keys that are absent are seen at the end of their section, before the next one is read.
+        // Missing keys are detected at the end of their section, before the next one is read.
         assert_eq!(
             words("[General]\n[Leases]\nqqq = 1\n"),
             "server.cfg, line 1: missing field `EnvUsernameVariable`"
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn the_old_syntax_is_answered_with_the_command_that_converts_it() {
+    fn the_old_syntax_is_reported_with_the_command_that_converts_it() {
         let message = server("[General]\nEnvUsernameVariable: REMOTE_USER\n").unwrap_err().to_string();
         assert!(message.contains("vgrid-config-convert --in-place /"), "{message}");
     }

@@ -1,5 +1,6 @@
-//! How much of what a node says is believed. A node that says more is in disorder, or lies, and nothing that it says counts: to cut
-//! a list would be to take what is left out for missing.
+//! Limits on what is accepted from a node. A message that exceeds them comes from a faulty or
+//! malicious node and is rejected as a whole: if a list were truncated, the omitted entries would
+//! look as if they were missing.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,16 +8,17 @@ use std::marker::PhantomData;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 
-/// The most entries that a list may have: many times what the largest host has.
+/// The maximum number of entries in a list: many times what the largest host has.
 pub const ENTRIES: usize = 10_000;
 
-/// The longest that a name or a word may be, in bytes: twice what the longest of LVM's and Xen's are.
+/// The maximum length of a name or word, in bytes: twice the longest in LVM and Xen.
 pub const WORD: usize = 255;
 
-/// The longest that the end of a console's log may be, in bytes: what a node hands out, each byte of which can become three.
+/// The maximum length of a console log's tail, in bytes: enough for what a node sends, each byte of
+/// which can become three (U+FFFD).
 pub const CONSOLE: usize = 256 << 10;
 
-/// A list of at most [`ENTRIES`].
+/// Deserializes a list of at most [`ENTRIES`].
 pub fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     struct List<T>(PhantomData<T>);
 
@@ -51,12 +53,12 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D, most: usize) -> Result<Strin
     }
 }
 
-/// A text of at most [`WORD`] bytes.
+/// Deserializes a text of at most [`WORD`] bytes.
 pub fn word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     text(deserializer, WORD)
 }
 
-/// A text of at most [`CONSOLE`] bytes.
+/// Deserializes a text of at most [`CONSOLE`] bytes.
 pub fn console<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     text(deserializer, CONSOLE)
 }
@@ -66,23 +68,23 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Deserialize)]
-    struct Said {
+    struct Message {
         #[serde(deserialize_with = "list")]
         list: Vec<u8>,
         #[serde(deserialize_with = "word")]
         word: String,
     }
 
-    fn read(entries: usize, word: usize) -> Result<Said, String> {
+    fn read(entries: usize, word: usize) -> Result<Message, String> {
         let list = vec!["7"; entries].join(",");
         let json = format!(r#"{{"list":[{list}],"word":"{}"}}"#, "x".repeat(word));
         serde_json::from_str(&json).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn what_is_too_much_is_refused_whole() {
-        let said = read(ENTRIES, WORD).unwrap();
-        assert_eq!((said.list.len(), said.word.len()), (ENTRIES, WORD));
+    fn an_oversized_message_is_rejected_as_a_whole() {
+        let message = read(ENTRIES, WORD).unwrap();
+        assert_eq!((message.list.len(), message.word.len()), (ENTRIES, WORD));
         assert!(read(ENTRIES + 1, 1).unwrap_err().contains("more than 10000 entries"));
         assert!(read(1, WORD + 1).unwrap_err().contains("longer than 255"));
     }

@@ -1,21 +1,22 @@
-//! When two texts count as the same, and which characters nobody sees: by Unicode's tables.
+//! Equivalence of texts, and invisible characters, by the Unicode tables.
 
 use icu_casemap::CaseMapper;
 use icu_normalizer::{ComposingNormalizerBorrowed, DecomposingNormalizerBorrowed};
 use icu_properties::CodePointSetData;
 use icu_properties::props::{BidiControl, DefaultIgnorableCodePoint};
 
-/// Whether people whose names [fold](folded) to the same are one person.
+/// Whether people whose names [fold](folded) to the same text are the same person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Folding {
-    /// They are not: who comes second is refused.
+    /// They are different: the second one is refused.
     Off,
-    /// They are, as for a directory that does not tell capitals from small letters (LDAP).
+    /// They are the same, as in a directory that ignores case (LDAP).
     On,
 }
 
-/// What all spellings of a text have in common that differ only in capitals or in how letters and their accents are
-/// encoded: its full case folding, in form NFC (Unicode, section 3.13, D145, but for the form of the result).
+/// Returns the common form of all spellings of a text that differ only in case or in the encoding
+/// of letters and accents: its full case folding, in NFC (Unicode, section 3.13, D145, except for
+/// the form of the result).
 pub fn folded(text: &str) -> String {
     if text.is_ascii() {
         return text.to_ascii_lowercase();
@@ -25,8 +26,8 @@ pub fn folded(text: &str) -> String {
     ComposingNormalizerBorrowed::new_nfc().normalize(&folded).into_owned()
 }
 
-/// Whether a character is not displayed (Default_Ignorable_Code_Point), or has an effect on the order in which those
-/// around it are displayed (Bidi_Control).
+/// Returns whether a character is not displayed (Default_Ignorable_Code_Point), or affects the
+/// display order of those around it (Bidi_Control).
 pub fn is_hidden(c: char) -> bool {
     !c.is_ascii()
         && (CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
@@ -38,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spellings_of_one_name_fold_to_the_same() {
+    fn equivalent_spellings_fold_to_the_same_text() {
         for (one, other) in [
             ("alice", "ALICE"),
             ("J\u{fc}rgen", "ju\u{308}RGEN"),
@@ -56,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_sees_is_hidden() {
+    fn invisible_characters_are_hidden() {
         for c in [
             '\u{AD}',
             '\u{34F}',

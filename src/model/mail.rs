@@ -1,4 +1,4 @@
-//! Addresses of mail, as narrow as every mail server takes them.
+//! Mail addresses, restricted to what every mail server accepts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,23 +6,23 @@ use std::str::FromStr;
 use serde::Serialize;
 use thiserror::Error;
 
-/// Why a text is no address.
+/// Why a text is not an address.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AddressFault {
-    /// Nothing before or after the `@`, or no `@` at all.
+    /// There is nothing before or after the `@`, or no `@` at all.
     #[error("must be an address, for instance vgrid@example.org")]
     NotAnAddress,
-    /// What is before the `@`.
+    /// The part before the `@` is invalid.
     #[error(
         "has something before the @ that no mail server must take: up to 64 plain letters, digits, and dots between them"
     )]
     BadLocalPart,
-    /// What follows the `@`.
+    /// The part after the `@` is invalid.
     #[error("has something after the @ that is no domain name")]
     BadDomain,
 }
 
-/// What follows the `@`: a DNS name (RFC 5321, section 4.1.2), in lower case.
+/// The part after the `@`: a DNS name (RFC 5321, section 4.1.2), in lower case.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct MailDomain(String);
@@ -58,8 +58,8 @@ impl fmt::Display for MailDomain {
     }
 }
 
-/// Where mail reaches somebody: a dot-atom, `@` and a domain (RFC 5321, section 4.1.2), ASCII only. No quoted
-/// local part, and no `-` at its beginning, which a program could take for an option.
+/// A mail address: a dot-atom, `@` and a domain (RFC 5321, section 4.1.2), ASCII only. It has no
+/// quoted local part, and no leading `-`, which a program could take for an option.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(into = "String")]
 pub struct Address {
@@ -68,10 +68,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// The address of `local` in `domain`.
-    ///
-    /// # Errors
-    /// [`AddressFault::BadLocalPart`].
+    /// Creates the address of `local` at `domain`.
     pub fn new(local: &str, domain: &MailDomain) -> Result<Self, AddressFault> {
         // atext, RFC 5322, section 3.2.3
         let is_atom = |atom: &str| {
@@ -85,12 +82,12 @@ impl Address {
         }
     }
 
-    /// What is before the `@`.
+    /// The part before the `@`.
     pub fn local(&self) -> &str {
         &self.local
     }
 
-    /// What follows the `@`.
+    /// The part after the `@`.
     pub fn domain(&self) -> &MailDomain {
         &self.domain
     }
@@ -126,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_as_mail_servers_take_them() {
+    fn only_addresses_that_every_mail_server_accepts_are_valid() {
         for good in ["a@b", "root@localhost", "a.b+c@example.org", "o'neil@x-y.example.org", "1@1.de"] {
             assert_eq!(good.parse::<Address>().unwrap().to_string(), good);
         }

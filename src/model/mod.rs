@@ -1,4 +1,4 @@
-//! Layer 0, pure: the words of vGrid as types. Nothing here reads a file, a clock or a socket.
+//! Layer 0, pure: vGrid's domain types. Nothing here reads a file, a clock or a socket.
 
 pub mod bounds;
 pub mod digest;

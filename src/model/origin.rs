@@ -6,12 +6,12 @@ use std::str::FromStr;
 use serde::Deserialize;
 use thiserror::Error;
 
-/// Why a text names no origin.
+/// A text does not name an origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("must be a URL, for instance https://vgrid.example.org")]
 pub struct OriginFault;
 
-/// The origin of a page on the web, in lower case and without the port that its scheme implies.
+/// The origin of a web page, in lower case and without its scheme's default port.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Origin {
@@ -20,14 +20,15 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Whether a `Host` header (RFC 9110, section 7.2) names this origin's host and port. It has no scheme: behind
-    /// something that ends TLS, Apache sees plain http where the browser saw https.
+    /// Returns whether a `Host` header (RFC 9110, section 7.2) names this origin's host and port.
+    /// The scheme is not compared: behind a TLS terminator, Apache sees plain http where the
+    /// browser saw https.
     pub fn is_at(&self, host: &str) -> bool {
         self.authority == without_default_port(host, self.https)
     }
 }
 
-/// The host and the port of an authority, in lower case; a port that the scheme implies is left out.
+/// Returns the host and port of an authority in lower case, without the scheme's default port.
 fn without_default_port(authority: &str, https: bool) -> String {
     let lower = authority.to_ascii_lowercase();
     let implied = if https { ":443" } else { ":80" };
@@ -37,7 +38,7 @@ fn without_default_port(authority: &str, https: bool) -> String {
 impl FromStr for Origin {
     type Err = OriginFault;
 
-    /// Takes an `Origin` header, or any URL of a page there.
+    /// Parses an `Origin` header, or the URL of any page there.
     fn from_str(url: &str) -> Result<Self, OriginFault> {
         let uri: http::Uri = url.parse().map_err(|_| OriginFault)?;
         let https = match uri.scheme_str() {
@@ -46,7 +47,7 @@ impl FromStr for Origin {
             _ => return Err(OriginFault),
         };
         let authority = uri.authority().map(http::uri::Authority::as_str).ok_or(OriginFault)?;
-        // What comes before an @ is a name and a password, and no part of an origin.
+        // A user name and password before an @ are not part of the origin.
         let place = authority.rsplit('@').next().unwrap_or_default();
         match without_default_port(place, https) {
             authority if authority.is_empty() => Err(OriginFault),
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_compared_with_the_port_that_its_scheme_implies() {
+    fn a_host_matches_with_or_without_the_default_port() {
         let portal = origin("https://portal.example");
         assert!(portal.is_at("portal.example") && portal.is_at("PORTAL.example:443"));
         assert!(!portal.is_at("portal.example:80") && !portal.is_at("portal.example:8443"));

@@ -1,34 +1,34 @@
-//! The states of a machine, and the one table that says which event leads from which to which.
+//! The states of a machine, and the single table of transitions between them.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Where a machine is in its life, under the names that vGrid has always used on pages and wire.
+/// The state of a machine, under its established name on pages and on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum State {
-    /// Recorded, on its way to a node or being made there.
+    /// Recorded, and being sent to a node or created there.
     Deploying,
     /// Running, as far as the server knows.
     Deployed,
-    /// Being shut down by its owner's wish; its disk stays.
+    /// Being shut down at its owner's request; its disk is kept.
     Stopping,
-    /// Shut down by its owner's wish, disk kept; keeps its slot and name.
+    /// Shut down at its owner's request; keeps its disk, slot and name.
     Stopped,
-    /// On its way from stopped to running.
+    /// Being started from the stopped state.
     Starting,
-    /// On its way from running to running.
+    /// Being shut down and started again.
     Rebooting,
-    /// Its disk is being saved as an image; it is shut down meanwhile.
+    /// Shut down while its disk is being saved as an image.
     Saving,
-    /// Its lease is over: stopped, disk kept, until its grace is over.
+    /// Stopped because its lease has expired; its disk is kept until the grace period ends.
     Expired,
-    /// On its way out.
+    /// Being removed.
     Terminating,
-    /// A deploy or a terminate went wrong; keeps its slot and name until it is terminated.
+    /// A deploy or a termination failed; keeps its slot and name until it is terminated.
     Failed,
-    /// Gone. Nothing of it is left but its history.
+    /// Removed. Only its history is left.
     NotDeployed,
 }
 
@@ -65,12 +65,12 @@ impl State {
         }
     }
 
-    /// The state with that name, if there is one.
+    /// Returns the state with that name, if there is one.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == name)
     }
 
-    /// Whether something is under way that will end by itself.
+    /// Returns whether an operation is in progress that will end by itself.
     pub fn is_transitional(self) -> bool {
         matches!(
             self,
@@ -83,7 +83,7 @@ impl State {
         )
     }
 
-    /// Whether the machine holds a slot of its host and its virtual host name.
+    /// Returns whether the machine occupies a slot of its host and its virtual host name.
     pub fn is_live(self) -> bool {
         self != Self::NotDeployed
     }
@@ -95,32 +95,32 @@ impl fmt::Display for State {
     }
 }
 
-/// What happens to a machine.
+/// Something that happens to a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// The node reports a stage of its work.
+    /// The node reports progress.
     Progress,
-    /// The node reports that the machine runs.
+    /// The node reports that the machine is running.
     Deployed,
     /// The node reports that the machine is stopped.
     Stopped,
-    /// The node, or the way to it, failed.
+    /// The node failed or could not be reached.
     Failed,
-    /// Its owner wants it stopped.
+    /// The owner wants the machine stopped.
     Stop,
-    /// Its owner wants it started again, or its lease was extended.
+    /// The owner wants it started again, or its lease was extended.
     Start,
-    /// Its owner wants it shut down and started.
+    /// The owner wants it shut down and started again.
     Reboot,
-    /// Its owner wants its disk saved as an image.
+    /// The owner wants its disk saved as an image.
     Save,
-    /// The lease of a machine that is stopped has ended.
+    /// The lease of a stopped machine has expired.
     Expire,
-    /// Somebody who may wants it gone; also the end of the grace period.
+    /// An authorized user wants it removed; also the end of the grace period.
     Terminate,
     /// The node reports that nothing of it is left.
     Terminated,
-    /// It never reached a node, or an administrator says that nothing of it is left.
+    /// It never reached a node, or an administrator states that nothing of it is left.
     Forget,
 }
 
@@ -142,23 +142,23 @@ impl Event {
     ];
 }
 
-/// The state that `event` leads to from `state`; `None` if it changes nothing there (a late or
-/// repeated message, for instance).
+/// Returns the state that `event` leads to from `state`; `None` if it has no effect there (such as
+/// a late or repeated message).
 pub fn next(state: State, event: Event) -> Option<State> {
     use Event as E;
     use State as S;
     match (state, event) {
         (state, E::Progress) if state.is_transitional() => Some(state),
-        // From stopped and deployed: the node's word about an order that the server had given up.
-        // Nothing is lost when a stop, a start or a reboot fails: the machine is again what it was, and its owner can
-        // try once more.
+        // From stopped and deployed: a late report about an order that the server had given up. A
+        // failed stop, start or reboot loses nothing: the machine returns to its previous state,
+        // and its owner can try again.
         (S::Stopping | S::Starting | S::Rebooting | S::Saving | S::Expired | S::Deployed, E::Stopped)
         | (S::Starting | S::Saving, E::Failed) => Some(S::Stopped),
         (S::Deploying | S::Terminating, E::Failed) => Some(S::Failed),
-        // From saving: its node did not take the order, and it still runs.
+        // From saving: the node refused the order, and the machine is still running.
         (S::Deploying | S::Starting | S::Rebooting | S::Saving | S::Stopped, E::Deployed)
         | (S::Stopping | S::Rebooting, E::Failed) => Some(S::Deployed),
-        // Again, for a node that lost the first order.
+        // Repeated, for a node that lost the first order.
         (S::Deployed | S::Stopping, E::Stop) => Some(S::Stopping),
         (S::Stopped | S::Expired | S::Starting, E::Start) => Some(S::Starting),
         (S::Deployed | S::Rebooting, E::Reboot) => Some(S::Rebooting),
@@ -184,21 +184,21 @@ mod tests {
     }
 
     #[test]
-    fn nothing_comes_back_from_the_dead() {
+    fn a_removed_machine_never_changes_state() {
         for event in Event::ALL {
             assert_eq!(next(State::NotDeployed, event), None);
         }
     }
 
     #[test]
-    fn every_live_state_can_be_left_by_its_user() {
+    fn a_user_can_terminate_a_machine_in_any_live_state() {
         for state in State::ALL.into_iter().filter(|s| s.is_live()) {
             assert_eq!(next(state, Event::Terminate), Some(State::Terminating), "{state}");
         }
     }
 
     #[test]
-    fn what_goes_wrong_on_the_way_costs_no_disk() {
+    fn a_failed_transition_never_loses_the_disk() {
         for (state, back) in [
             (State::Stopping, State::Deployed),
             (State::Starting, State::Stopped),

@@ -1,13 +1,14 @@
-//! Sentences and lines: what several rooms do to texts before somebody reads them.
+//! Formatting of sentences and of lines for scripts, shared by several modules.
 
 use std::fmt::{Display, Write as _};
 
-/// Takes out what would break a line into two or a column into two.
+/// Replaces control characters, which could split a line or a column, with spaces.
 pub fn one_line(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
 
-/// A line for scripts: columns with tabs between them. No column holds a tab or a line break, whatever it was made of.
+/// A line for scripts, with tab-separated columns. No column contains a tab or a newline, whatever
+/// its value.
 #[derive(Debug, Default)]
 pub struct Row {
     text: String,
@@ -15,12 +16,12 @@ pub struct Row {
 }
 
 impl Row {
-    /// A row of these columns.
+    /// Creates a row of these columns.
     pub fn of(columns: &[&dyn Display]) -> Self {
         columns.iter().fold(Self::default(), Self::and)
     }
 
-    /// One more column.
+    /// Adds a column.
     #[must_use]
     pub fn and(mut self, column: impl Display) -> Self {
         if self.is_begun {
@@ -37,7 +38,7 @@ impl Row {
         self
     }
 
-    /// One more column, `-` for what is not known or not so.
+    /// Adds a column, or `-` if there is no value.
     #[must_use]
     pub fn or_dash(self, column: Option<impl Display>) -> Self {
         match column {
@@ -46,20 +47,20 @@ impl Row {
         }
     }
 
-    /// The line, with its end.
+    /// Returns the line with its newline.
     pub fn line(mut self) -> String {
         self.text.push('\n');
         self.text
     }
 }
 
-/// What somebody gave as a reason, as the end of a sentence of ours.
+/// Adds a full stop to a reason unless it ends with one, to use it as the end of a sentence.
 pub fn ended(reason: &str) -> String {
     let stop = if reason.ends_with(['.', '!', '?', '…']) { "" } else { "." };
     format!("{reason}{stop}")
 }
 
-/// A fault of a type's own parser as a sentence.
+/// Turns the error of a type's parser into a sentence.
 pub fn sentence(fault: &impl Display) -> String {
     let text = fault.to_string();
     let mut letters = text.chars();
@@ -67,10 +68,10 @@ pub fn sentence(fault: &impl Display) -> String {
     format!("{first}{}.", letters.as_str())
 }
 
-/// A span of seconds in the largest unit that says something.
+/// Describes how long ago something happened, in the largest useful unit.
 pub fn ago(seconds: i64) -> String {
     match seconds {
-        // Also when a clock was set back.
+        // Also for a negative number, if the clock was set back.
         ..5 => "just now".to_owned(),
         5..120 => format!("{seconds} s ago"),
         120..7200 => format!("{} min ago", seconds / 60),
@@ -84,13 +85,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_is_one_line_whatever_is_in_it() {
+    fn a_row_is_one_line_whatever_it_contains() {
         let row = Row::of(&[&"", &7, &"a\tb\r\nc"]).or_dash(None::<u8>).or_dash(Some("\u{85}")).and("");
         assert_eq!(row.line(), "\t7\ta b  c\t-\t \t\n");
     }
 
     #[test]
-    fn spans_are_told_in_one_unit() {
+    fn spans_are_given_in_one_unit() {
         for (seconds, text) in [
             (-50, "just now"),
             (4, "just now"),

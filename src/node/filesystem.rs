@@ -1,13 +1,14 @@
-//! What a file system is, by its superblock: of which type, and with which of ext4's younger features. Pure; it reads
-//! fixed places of a few bytes each, whoever wrote them.
+//! Identifies file systems by their superblock: their type and the more recent ext4 features. Pure;
+//! it reads a few bytes at fixed offsets, which may come from anyone.
 
-/// So much of a device tells: the last of the places is btrfs's.
+/// The number of bytes at the beginning of a device that are needed; btrfs's magic comes last.
 pub const HEAD: usize = (64 << 10) + 4096;
 
-/// The types that vGrid mounts. No other is ever asked for, so the kernel loads no module for another.
+/// The file system types that vGrid mounts. It never asks for any other, so the kernel loads no
+/// other module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// ext2, ext3 or ext4. The driver of ext4 mounts all three.
+    /// ext2, ext3 or ext4. The ext4 driver mounts all three.
     Ext,
     /// XFS.
     Xfs,
@@ -16,7 +17,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What mount(8) calls it.
+    /// Returns the type's name for mount(8).
     pub fn mount_type(self) -> &'static str {
         match self {
             Self::Ext => "ext4",
@@ -25,8 +26,9 @@ impl Kind {
         }
     }
 
-    /// What its mount options must have. What is on the disk may ask for a panic of the kernel that finds it damaged
-    /// (`tune2fs -e panic`); `errors` overrules that (ext4(5)). The other drivers only ever shut the file system down.
+    /// Returns the mount options against damage. An ext file system may request a kernel panic on
+    /// errors (`tune2fs -e panic`), which `errors` overrides (ext4(5)). The other drivers only shut
+    /// the file system down.
     pub fn on_errors(self) -> &'static str {
         match self {
             Self::Ext => ",errors=remount-ro",
@@ -35,22 +37,24 @@ impl Kind {
     }
 }
 
-/// A feature of ext4 that mke2fs turned on by itself only at some time, so that older programs can't read it.
+/// An ext4 feature that mke2fs has enabled by default only since some version, so that older
+/// programs can't read it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Feature {
-    /// Its name, as mke2fs's `-O` takes it (ext4(5)).
+    /// The name for mke2fs's `-O` option (ext4(5)).
     pub name: &'static str,
-    /// What is needed to read it.
+    /// The oldest programs that can read it.
     pub needs: &'static str,
-    /// The word of the superblock that it is in, counted from `s_feature_compat`.
+    /// The index of its superblock word, counted from `s_feature_compat`.
     word: usize,
     bit: u32,
-    /// Whether programs of 2022 that are still in use can't read it.
+    /// Whether programs from 2022 that are still in use can't read it.
     pub young: bool,
 }
 
-/// The features that are known to be in the way of something. The bits are those of the kernel's
-/// `Documentation/filesystems/ext4/super.rst`; mke2fs has made the first two by default since e2fsprogs 1.47.
+/// The features known to cause trouble. The bits are from the kernel's
+/// `Documentation/filesystems/ext4/super.rst`; mke2fs has enabled the first two by default since
+/// e2fsprogs 1.47.
 const FEATURES: [Feature; 11] = [
     feature("metadata_csum_seed", 1, 0x2000, true, "GRUB 2.12 and Linux 4.4"),
     feature("orphan_file", 0, 0x1000, true, "e2fsck 1.47 and Linux 5.15"),
@@ -69,16 +73,17 @@ const fn feature(name: &'static str, word: usize, bit: u32, young: bool, needs: 
     Feature { name, needs, word, bit, young }
 }
 
-/// Where the superblock of ext2 and its successors begins.
+/// The offset of the superblock of ext2 and its successors.
 const EXT: usize = 1024;
 
 fn has(head: &[u8], at: usize, magic: &[u8]) -> bool {
     head.get(at..).is_some_and(|rest| rest.starts_with(magic))
 }
 
-/// The type of the file system that begins with these [`HEAD`] bytes, if it is one of those that vGrid mounts.
+/// Returns the type of the file system that begins with these [`HEAD`] bytes, if vGrid mounts it.
 pub fn kind(head: &[u8]) -> Option<Kind> {
-    // As in libblkid: s_magic, sb_magicnum, magic. Who has two of them at once is none.
+    // As in libblkid: s_magic, sb_magicnum, magic. Two magics at once are ambiguous, so they count
+    // as none.
     let found = [
         (has(head, EXT + 0x38, &[0x53, 0xef]), Kind::Ext),
         (has(head, 0, b"XFSB"), Kind::Xfs),
@@ -88,7 +93,7 @@ pub fn kind(head: &[u8]) -> Option<Kind> {
     kinds.next().filter(|_| kinds.next().is_none())
 }
 
-/// Those of the known features that the ext file system has which begins so.
+/// Returns the known features of the ext file system that begins with these bytes.
 pub fn features(head: &[u8]) -> Vec<&'static Feature> {
     if kind(head) != Some(Kind::Ext) {
         return Vec::new();
@@ -101,20 +106,21 @@ pub fn features(head: &[u8]) -> Vec<&'static Feature> {
     FEATURES.iter().filter(|feature| word(feature.word) & feature.bit != 0).collect()
 }
 
-/// How sure it is that a file system has a feature which somebody can't read.
+/// How certain it is that an unreadable feature is the cause of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Complaint {
-    /// It was said.
+    /// The message names unsupported features.
     Certain,
-    /// Something could not be read, for whatever reason.
+    /// Something could not be read, for an unknown reason.
     Possible,
 }
 
-/// What something on a console, or in a tool's message, says of a file system that it can't read.
+/// Recognizes, in a console log or a tool's output, that a file system could not be read.
 pub fn complaint(text: &str) -> Option<Complaint> {
-    // e2fsck and libext2fs; Linux's ext4, and ext3 before it.
+    // Messages of e2fsck and libext2fs, and of Linux's ext4 and ext3.
     let certain = ["unsupported feature(s)", "unsupported optional features"];
-    // GRUB's ext2 module, for which such a file system is none; pygrub, which does not say why it opened nothing.
+    // Messages of GRUB's ext2 module, which does not recognize such a file system, and of pygrub,
+    // which does not say why it failed.
     let possible = ["unknown filesystem", "Unable to find partition containing kernel"];
     if certain.iter().any(|words| text.contains(words)) {
         Some(Complaint::Certain)
@@ -130,7 +136,7 @@ mod tests {
 
     use crate::system::exec::{Run, find};
 
-    /// The beginning of what a program makes in a file of that size.
+    /// Returns the first bytes of the file system that a program creates in a file of this size.
     fn made_by(program: &str, args: &[&str], mib: u64) -> Vec<u8> {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(mib << 20).unwrap();
@@ -145,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_mke2fs_made_is_known_with_its_features() {
+    fn the_output_of_mke2fs_is_identified_with_its_features() {
         let old = made_by("mke2fs", &["-q", "-F", "-t", "ext2"], 16);
         let plain = "^metadata_csum_seed,^orphan_file,^64bit,^metadata_csum";
         let safe = made_by("mke2fs", &["-q", "-F", "-t", "ext4", "-O", plain], 16);
@@ -160,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn other_types_are_told_by_their_magic_and_two_at_once_are_none() {
+    fn other_types_are_identified_by_their_magic_unless_ambiguous() {
         let with = |parts: &[(usize, &[u8])]| {
             let mut head = vec![0; HEAD];
             for (at, bytes) in parts {
@@ -172,7 +178,7 @@ mod tests {
         assert_eq!(with(&[xfs]), Some(Kind::Xfs));
         assert_eq!(with(&[btrfs]), Some(Kind::Btrfs));
         assert_eq!(with(&[xfs, ext]), None);
-        // What kernels have had holes in: no name for mount(8) comes out of it.
+        // Types whose drivers have had vulnerabilities: none of them must be mounted.
         for other in [(0, &b"hsqs"[..]), (0x8000, b"JFS1"), (0x8001, b"CD001"), (1024, b"H+\0\x04")] {
             assert_eq!(with(&[other]), None);
         }
@@ -180,8 +186,8 @@ mod tests {
     }
 
     #[test]
-    fn complaints_about_features_are_known() {
-        for (said, expected) in [
+    fn complaints_about_features_are_recognized() {
+        for (text, expected) in [
             (
                 "/dev/xvda1 has unsupported feature(s): FEATURE_C12\ne2fsck: Get a newer version of e2fsck!",
                 Some(Complaint::Certain),
@@ -195,7 +201,7 @@ mod tests {
             ("RuntimeError: Unable to find partition containing kernel", Some(Complaint::Possible)),
             ("EXT4-fs (xvda1): mounted filesystem with ordered data mode", None),
         ] {
-            assert_eq!(complaint(said), expected, "{said}");
+            assert_eq!(complaint(text), expected, "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the host has, what of it is free, and how old that knowledge is.
+//! The state of the host, and which resources are free.
 
 use std::io;
 use std::time::Duration;
@@ -16,33 +16,34 @@ use super::hypervisor::{Listed, Memory};
 use super::jobs::{Durability, Jobs, NodeLock, Record};
 use super::lvm::{self, Group};
 
-/// What Xen needs for a PV domain beside its memory: libxl adds 2 MiB when it looks for enough
-/// (`LIBXL_PV_EXTRA_MEMORY`), and the domain's own structures take about one more.
+/// The memory that Xen needs for a PV domain in addition to the domain's own: libxl requires 2 MiB
+/// more to be free (`LIBXL_PV_EXTRA_MEMORY`), and the domain's data structures take about another
+/// one.
 pub const OVERHEAD: Amount = Amount::from_mib(4);
 
-/// What the helper finds out about the host, and when.
+/// The host's state, as determined by the helper.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostState {
-    /// When it began to look, in milliseconds since 1970. What happened later is not in it.
+    /// When the query began, in milliseconds since 1970. Later changes are not included.
     pub taken: u64,
-    /// What the toolstack says, or why it says nothing.
+    /// The result of querying the toolstack.
     pub machines: Result<Machines, Fault>,
-    /// What LVM says, or why it says nothing.
+    /// The result of querying LVM.
     pub storage: Result<Storage, Fault>,
 }
 
-/// What the toolstack says.
+/// The toolstack's part of the state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machines {
     /// `xl` or `xm`.
     pub toolstack: String,
     /// The host's memory.
     pub memory: Memory,
-    /// All domains, the control domain included.
+    /// All domains, including the control domain.
     pub domains: Vec<Listed>,
 }
 
-/// What LVM says.
+/// LVM's part of the state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Storage {
     /// The volume group.
@@ -51,17 +52,17 @@ pub struct Storage {
     pub volumes: Vec<Volume>,
 }
 
-/// Memory and space that unfinished deploys are going to take.
+/// Memory and disk space that unfinished operations are going to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reserved {
-    /// Memory of domains that are not there yet.
+    /// Memory of domains that do not exist yet.
     pub memory: Amount,
-    /// Space of volumes that are not there yet.
+    /// Space of volumes that do not exist yet.
     pub disk: Amount,
 }
 
 impl HostState {
-    /// What these machines have been promised and do not have yet, as far as this state can tell.
+    /// Returns what these machines have been promised and do not have yet, according to this state.
     pub fn reserved(&self, records: &[Record]) -> Reserved {
         let mut reserved = Reserved::default();
         for record in records {
@@ -69,7 +70,8 @@ impl HostState {
             let coming = !record.done
                 && record.failed.is_none()
                 && matches!(record.work, Order::Deploy | Order::Start | Order::Reboot);
-            // Done or given up after this state was taken: what it has is not in it.
+            // If it was finished or abandoned after this state was taken, its resources are not
+            // included in it.
             if !(coming || record.done && !record.stopped && record.changed >= self.taken) {
                 continue;
             }
@@ -87,7 +89,7 @@ impl HostState {
                 }
             }
             if let Ok(machines) = &self.machines {
-                // A domain that is being built has some of it already.
+                // A domain under construction already has some of it.
                 let has: Amount = machines
                     .domains
                     .iter()
@@ -105,7 +107,8 @@ impl HostState {
         reserved
     }
 
-    /// The host for the server: what is promised is not free. What can't be found out is nothing.
+    /// Returns the facts about the host for the server. Promised resources do not count as free;
+    /// unknown values are zero.
     pub fn facts(&self, records: &[Record], common_digest: &str) -> HostFacts {
         let reserved = self.reserved(records);
         let memory = self.machines.as_ref().map(|machines| machines.memory).ok();
@@ -121,11 +124,12 @@ impl HostState {
     }
 }
 
-/// The host's state, as it was at `since` (in milliseconds since 1970) or later.
+/// Returns the host's state as of `since` (in milliseconds since 1970) or later.
 ///
-/// It is kept in a file, so that many orders at once, and the reports of workers, do not each ask anew; the lock
-/// sees to it that only one asks. `since` is taken before waiting for the lock: who waited while another asked
-/// is content with that answer. `ask` has the helper look.
+/// The state is cached in a file, so that simultaneous orders and the reports of workers do not
+/// each cause a query; the lock ensures that only one does. `since` is taken before waiting for the
+/// lock, so a caller that waited for another's query can use its result. `ask` makes the helper
+/// query the host.
 pub fn state(
     jobs: &Jobs,
     _lock: &NodeLock,
@@ -144,7 +148,7 @@ pub fn state(
     Ok(state)
 }
 
-/// The moment that long ago, in milliseconds since 1970.
+/// Returns the time that long ago, in milliseconds since 1970.
 pub fn ago(span: Duration) -> u64 {
     clock::millis().saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
 }
@@ -213,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_promised_is_counted_until_it_is_there() {
+    fn promised_resources_are_counted_until_they_exist() {
         let id = VmId::generate();
         let deploying = [record(id, Order::Deploy, false)];
         let reserved = state(vec![], vec![]).reserved(&deploying);
@@ -242,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_came_up_since_is_counted_and_an_older_one_is_not() {
+    fn only_machines_newer_than_the_state_are_counted() {
         let running = Record { changed: 100, ..record(VmId::generate(), Order::Deploy, true) };
         assert_eq!(state(vec![], vec![]).reserved(&[running]).memory.mib(), 132);
         let older = record(VmId::generate(), Order::Deploy, true);
@@ -252,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_is_to_start_has_its_memory_promised_and_a_stopped_one_has_not() {
+    fn memory_is_promised_to_starting_machines_but_not_to_stopped_ones() {
         let id = VmId::generate();
         let volume = |name: &str| Volume {
             name: name.to_owned(),

@@ -1,9 +1,10 @@
-//! LVM: what its programs say, and running them. The parsers are pure and tested on captured output.
+//! LVM: running its programs and parsing their output. The parsers are pure and tested on captured
+//! output.
 //!
-//! Facts about LVM that this rests on, seen with LVM 2.03.16: exit status 5 is every refusal, so the text
-//! decides; `lvcreate` asks, and without a terminal fails, when the space it gets begins with an old file
-//! system, hence `-y -W y`; `--units m` is MiB, with two decimals; a report of a missing group is still
-//! printed, empty.
+//! Relevant facts about LVM, observed with LVM 2.03.16: every refusal has exit status 5, so the
+//! text must be examined; if the allocated space begins with an old file system, `lvcreate`
+//! prompts, and fails without a terminal, hence `-y -W y`; `--units m` is MiB, with two decimals;
+//! for a missing group, the report is still printed, but empty.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,29 +17,29 @@ use crate::model::size::Amount;
 use crate::model::wire::Volume;
 use crate::system::exec::{self, ExecError, Run, Said};
 
-/// The time that any of LVM's programs may take. They wait for each other's locks.
+/// The time limit of each LVM program. They wait for each other's locks.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A volume group's size and free space.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
-    /// All of it.
+    /// The total size.
     pub size: Amount,
-    /// What no volume has.
+    /// The space not allocated to any volume.
     pub free: Amount,
-    /// The unit in which space is given out; at least one MiB.
+    /// The allocation unit; at least one MiB.
     pub extent: Amount,
 }
 
 impl Group {
-    /// The space that a volume of that size takes: whole extents.
+    /// Returns the space that a volume of that size occupies: whole extents.
     pub fn rounded(&self, size: Amount) -> Amount {
         let extent = self.extent.mib().max(1);
         Amount::from_mib(size.mib().div_ceil(extent).saturating_mul(extent))
     }
 }
 
-/// Why LVM did not do something.
+/// Why an LVM operation failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LvmError {
     /// There is no such volume group.
@@ -47,48 +48,48 @@ pub enum LvmError {
     /// There is no such volume.
     #[error("there is no such volume")]
     VolumeMissing,
-    /// There is a volume of that name.
+    /// There is already a volume with that name.
     #[error("a volume of that name exists")]
     VolumeExists,
     /// The group has too little free space.
     #[error("the volume group is full")]
     NoSpace,
-    /// Something has the volume open: a mount or a running machine.
+    /// The volume is open: mounted, or used by a running machine.
     #[error("the volume is in use")]
     InUse,
-    /// It took too long.
+    /// The program exceeded its time limit.
     #[error("{what} did not end within {seconds} s")]
     TimedOut {
         /// The program.
         what: &'static str,
-        /// Its limit.
+        /// The time limit, in seconds.
         seconds: u64,
     },
-    /// Anything else, in LVM's words.
+    /// Any other error, with LVM's message.
     #[error("{0}")]
     Other(String),
 }
 
-/// What the volume that holds a machine's file system is called.
+/// Returns the name of the volume with a machine's file system.
 pub fn root_volume(machine: &MachineName) -> String {
     format!("{ROOT_PREFIX}{machine}")
 }
 
-/// What the volume that a machine swaps to is called.
+/// Returns the name of a machine's swap volume.
 pub fn swap_volume(machine: &MachineName) -> String {
     format!("{SWAP_PREFIX}{machine}")
 }
 
-/// How the tags of machines' volumes begin.
+/// The prefix of the tags on machines' volumes.
 const TAG: &str = "vgrid-";
 
-/// The tag on a machine's volumes, by which they are known as vGrid's and as whose.
+/// Returns the tag that marks volumes as vGrid's and as belonging to this machine.
 pub fn tag(id: VmId) -> String {
     format!("{TAG}{id}")
 }
 
-/// The second tag of a volume that no machine has been started from yet. What is on such a volume only vGrid has
-/// written, so only such a volume is mounted to be written to.
+/// The second tag of a volume from which no machine has been started yet. Only vGrid has written to
+/// such a volume, so only such a volume is mounted writable.
 pub const UNUSED: &str = "vgrid.new";
 
 fn machine_of(tags: &str) -> Option<VmId> {
@@ -100,7 +101,7 @@ struct Reports<T> {
     report: Vec<T>,
 }
 
-/// The whole MiB of LVM's `8188.00m`.
+/// Parses the whole MiB of LVM's `8188.00m`.
 fn mebibytes(text: &str) -> Result<Amount, LvmError> {
     let number = text.trim().trim_start_matches('<').trim_end_matches('m');
     let whole = number.split('.').next().unwrap_or_default();
@@ -150,14 +151,15 @@ impl GroupRow {
     }
 }
 
-/// What speaks for and against the removal of a volume.
+/// The facts that decide whether a volume may be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// Whether it carries a tag that begins as those of machines do, be it well-formed or not.
+    /// Whether it has a tag with the prefix of machines' tags, even a malformed one, or [`UNUSED`].
     pub tagged: bool,
-    /// Whether something has it open.
+    /// Whether it is open.
     pub open: bool,
-    /// Whether nothing else goes with it: it is no pool, and no origin of snapshots.
+    /// Whether no other volume would be removed with it: it is neither a pool nor the origin of
+    /// snapshots.
     pub alone: bool,
 }
 
@@ -175,7 +177,8 @@ impl VolumeRow {
         Standing {
             tagged: self.tags().any(|tag| tag.starts_with(TAG) || tag == UNUSED),
             open: self.is_open(),
-            // lvs(8): plain, thin, raid, mirrored, cached, a snapshot. What is an origin, says so in place of that.
+            // lvs(8): plain, thin, raid, mirrored, cached, or a snapshot. An origin has a different
+            // letter.
             alone: self.attributes.as_bytes().first().is_some_and(|kind| b"-VrRmMCs".contains(kind)),
         }
     }
@@ -188,13 +191,13 @@ impl VolumeRow {
         self.tags().any(|tag| tag == UNUSED)
     }
 
-    /// lvs(8): the sixth attribute is `o` when the device is open.
+    /// Returns whether the volume is open. lvs(8): the sixth attribute is then `o`.
     fn is_open(&self) -> bool {
         self.attributes.as_bytes().get(5) == Some(&b'o')
     }
 }
 
-/// Reads `vgs` with the fields of a group; `None` if it lists none.
+/// Parses the output of `vgs` with the fields of a group; `None` if it lists none.
 pub fn parse_group(json: &[u8]) -> Result<Option<Group>, LvmError> {
     #[derive(Deserialize)]
     struct Report {
@@ -204,8 +207,8 @@ pub fn parse_group(json: &[u8]) -> Result<Option<Group>, LvmError> {
     row.map(|row| row.group()).transpose()
 }
 
-/// Reads `vgs` with the fields of a group and of its volumes: one row a volume, so `None` for a group that has
-/// none.
+/// Parses the output of `vgs` with the fields of a group and of its volumes: one row per volume, so
+/// `None` if the group has none.
 pub fn parse_all(json: &[u8]) -> Result<Option<(Group, Vec<Volume>)>, LvmError> {
     #[derive(Deserialize)]
     struct Report {
@@ -233,12 +236,12 @@ fn volume_rows(json: &[u8]) -> Result<Vec<VolumeRow>, LvmError> {
     Ok(reports::<Report>(json)?.into_iter().flat_map(|report| report.lv).collect())
 }
 
-/// Reads `lvs` with the fields of a volume.
+/// Parses the output of `lvs` with the fields of a volume.
 pub fn parse_volumes(json: &[u8]) -> Result<Vec<Volume>, LvmError> {
     volume_rows(json)?.into_iter().map(VolumeRow::volume).collect()
 }
 
-/// What a refusal means, by LVM's words on standard error.
+/// Determines the cause of a failure from LVM's standard error.
 pub fn explain(group: &VolumeGroup, stderr: &str) -> LvmError {
     let says = |text: &str| stderr.contains(text);
     if says(&format!("Volume group \"{group}\" not found")) {
@@ -256,14 +259,14 @@ pub fn explain(group: &VolumeGroup, stderr: &str) -> LvmError {
     }
 }
 
-/// The volume group of the machines.
+/// The volume group for the machines.
 #[derive(Debug, Clone, Copy)]
 pub struct Lvm<'a> {
     group: &'a VolumeGroup,
 }
 
 impl<'a> Lvm<'a> {
-    /// The group of that name, which need not exist.
+    /// Refers to the group with that name, which need not exist.
     pub fn new(group: &'a VolumeGroup) -> Self {
         Self { group }
     }
@@ -281,37 +284,37 @@ impl<'a> Lvm<'a> {
 
     fn list(self, program: &'static str, fields: &str) -> Result<Vec<u8>, LvmError> {
         let args = ["--reportformat", "json", "--units", "m", "-o", fields, self.group.as_str()];
-        self.run(program, &args).map(|said| said.stdout)
+        self.run(program, &args).map(|output| output.stdout)
     }
 
-    /// Its size and free space.
+    /// Returns the group's size and free space.
     pub fn group(self) -> Result<Group, LvmError> {
         parse_group(&self.list("vgs", GROUP)?)?.ok_or_else(|| LvmError::GroupMissing(self.group.clone()))
     }
 
-    /// All its volumes.
+    /// Lists all volumes of the group.
     pub fn volumes(self) -> Result<Vec<Volume>, LvmError> {
         parse_volumes(&self.list("lvs", VOLUME)?)
     }
 
-    /// What speaks for and against the removal of one of its volumes; `None` if there is none of that name.
+    /// Returns the facts about the removal of a volume; `None` if there is no such volume.
     pub fn standing(self, volume: &str) -> Result<Option<Standing>, LvmError> {
         let rows = volume_rows(&self.list("lvs", VOLUME)?)?;
         Ok(rows.iter().find(|row| row.name == volume).map(VolumeRow::standing))
     }
 
-    /// The volumes from which no machine has been started yet (see [`UNUSED`]).
+    /// Lists the volumes from which no machine has been started yet (see [`UNUSED`]).
     pub fn unused(self) -> Result<Vec<Volume>, LvmError> {
         let rows = volume_rows(&self.list("lvs", VOLUME)?)?;
         rows.into_iter().filter(VolumeRow::is_unused).map(VolumeRow::volume).collect()
     }
 
-    /// From now on a volume counts as used. LVM has committed that to its disks when this returns.
+    /// Marks a volume as used. LVM has committed this to disk before it returns.
     pub fn mark_used(self, volume: &str) -> Result<(), LvmError> {
         self.run("lvchange", &["--deltag", UNUSED, &format!("{}/{volume}", self.group)]).map(|_| ())
     }
 
-    /// Both, by one program where there are any volumes.
+    /// Returns the group and its volumes, with a single program run if there are any volumes.
     pub fn all(self) -> Result<(Group, Vec<Volume>), LvmError> {
         match parse_all(&self.list("vgs", &format!("{GROUP},{VOLUME}"))?)? {
             Some(all) => Ok(all),
@@ -319,12 +322,12 @@ impl<'a> Lvm<'a> {
         }
     }
 
-    /// The device of a volume.
+    /// Returns the device of a volume.
     pub fn device(self, volume: &str) -> PathBuf {
         PathBuf::from(format!("/dev/{}/{volume}", self.group))
     }
 
-    /// Makes a volume that carries the machine's tag, and [`UNUSED`].
+    /// Creates a volume with the machine's tag and [`UNUSED`].
     pub fn create(self, volume: &str, size: Amount, id: VmId) -> Result<(), LvmError> {
         let size = format!("{}m", size.mib());
         let tag = tag(id);
@@ -349,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_read() {
+    fn a_group_is_parsed() {
         let group = parse_group(include_bytes!("../../tests/data/vgs.json")).unwrap().unwrap();
         assert_eq!(group.size, Amount::from_mib(12284));
         assert_eq!(group.free, Amount::from_mib(11236));
@@ -361,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn volumes_are_read_with_their_tags() {
+    fn volumes_are_parsed_with_their_tags() {
         let volumes = parse_volumes(include_bytes!("../../tests/data/lvs.json")).unwrap();
         let names: Vec<_> = volumes.iter().map(|volume| volume.name.as_str()).collect();
         assert_eq!(names, ["other", "xen-root-alice_vm1", "xen-swap-alice_vm1"]);
@@ -372,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_volume_is_can_be_seen_before_it_is_removed() {
+    fn protected_volumes_are_recognized() {
         let rows = volume_rows(include_bytes!("../../tests/data/lvs.json")).unwrap();
         let standing: Vec<_> = rows.iter().map(VolumeRow::standing).collect();
         let plain = Standing { tagged: false, open: false, alone: true };
@@ -408,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_read_with_its_volumes() {
+    fn a_group_is_parsed_with_its_volumes() {
         let (group, volumes) = parse_all(include_bytes!("../../tests/data/vgs-all.json")).unwrap().unwrap();
         assert_eq!(group.free, Amount::from_mib(11236));
         assert_eq!(volumes.len(), 3);
@@ -417,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_told_apart() {
+    fn causes_of_failure_are_distinguished() {
         let texts = include_str!("../../tests/data/lvm-errors.txt");
         let expected = [
             LvmError::GroupMissing(vg1()),

@@ -1,18 +1,18 @@
-//! Layer 2: the part on each host of the pool.
+//! Layer 2: the part that runs on each host of the pool.
 //!
-//! It is three programs, from above:
+//! It consists of three programs, from top to bottom:
 //!
 //! | module | runs as | what it does |
 //! | --- | --- | --- |
-//! | [`endpoints`] | the web server's user, under Apache | answer the server's orders and questions |
+//! | [`endpoints`] | the web server's user, under Apache | answers the server's orders and queries |
 //! | [`worker`] | the web server's user, detached | carries out one order, and reports its stages |
-//! | [`helper`] | root, by sudo | the only program that does; a fixed list of verbs |
+//! | [`helper`] | root, through sudo | the only program that runs as root; a fixed list of verbs |
 //!
 //! [`check`] is the node's part of `vgrid-check`. Below the endpoints and the worker are
 //! [`privileged`], which calls the helper, and [`report`], which talks to the server; below the
-//! helper are [`host`] (what the host has, and what of it is free), [`jobs`] (the records),
-//! [`saved`] (the images that people saved), [`image`] (compression), [`filesystem`] (superblocks),
-//! [`lvm`] and [`hypervisor`] (the programs that the helper runs).
+//! helper are [`host`] (the host's state and free resources), [`jobs`] (the records), [`saved`]
+//! (saved images), [`image`] (compression), [`filesystem`] (superblocks), [`lvm`] and
+//! [`hypervisor`] (the programs that the helper runs).
 
 pub mod check;
 pub mod endpoints;
@@ -32,12 +32,12 @@ use crate::model::names::{MachineName, UserName, VirtualHost, VolumeGroup};
 use crate::model::size::MiB;
 use crate::template::machine::Values;
 
-/// The program that runs as root.
+/// The path of the helper, which runs as root.
 pub const HELPER: &str = "/usr/lib/vgrid/vgrid-helper";
-/// The program that carries out one order.
+/// The path of the worker, which carries out one order.
 pub const WORKER: &str = "/usr/lib/vgrid/vgrid-worker";
 
-/// What a machine's template is filled in with.
+/// Returns the values for the placeholders of a machine's template.
 fn template_values(
     machine: &MachineName,
     user: &UserName,
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_configuration_is_one() {
+    fn the_example_configuration_is_valid() {
         let common = Common::load(etc()).unwrap();
         let node = config::Node::load(etc()).unwrap();
         for (tag, _) in &common.images {
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_templates_are_filled_in_and_differ_in_the_disk_only() {
+    fn the_templates_are_rendered_and_differ_only_in_the_disk() {
         let dir = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/vmtmpl"));
         let values = template_values(
             &"alice_vm1".parse().unwrap(),

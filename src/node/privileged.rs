@@ -1,4 +1,4 @@
-//! The helper, as the rest of the node sees it: one function a verb, by way of sudo.
+//! Calls to the helper through sudo, with one method per verb.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -21,8 +21,8 @@ use super::host::HostState;
 
 const SUDO: &str = "/usr/bin/sudo";
 
-/// What the helper's own time limits leave to sudo: a process that runs as root is out of this one's reach, so
-/// the helper's limits have to act first.
+/// The time that sudo gets in addition to the helper's own time limits. A process running as root
+/// can't be killed from here, so the helper's limits must expire first.
 const MARGIN: Duration = Duration::from_secs(20);
 
 /// Calls the helper on behalf of one request.
@@ -32,7 +32,7 @@ pub struct Helper {
 }
 
 impl Helper {
-    /// The helper; `request` goes into its log.
+    /// Creates a caller of the helper; `request` is passed on for its log.
     pub fn new(request: &RequestId) -> Self {
         Self { request: request.clone() }
     }
@@ -51,16 +51,17 @@ impl Helper {
     fn explain(&self, verb: &str, error: &ExecError) -> Fault {
         match error {
             ExecError::Failed { stdout, stderr, status, .. } => {
-                // On its standard error where its standard output is a stream.
-                let said = std::iter::once(stdout.as_slice()).chain(stderr.lines().map(str::as_bytes));
-                if let Some(fault) = said.into_iter().find_map(|text| serde_json::from_slice(text).ok()) {
+                // On standard error if standard output is a stream.
+                let lines = std::iter::once(stdout.as_slice()).chain(stderr.lines().map(str::as_bytes));
+                if let Some(fault) = lines.into_iter().find_map(|text| serde_json::from_slice(text).ok()) {
                     return fault;
                 }
-                // sudo ends by the signal that its program ended by, or with 128 and the signal's number.
+                // sudo ends by the same signal as its program, or with 128 plus the signal's
+                // number.
                 if status.signal().is_some() || status.code().is_some_and(|code| code > 128) {
                     return Fault::Interrupted { stage: None };
                 }
-                // sudo's own words begin with its name; the helper's with the helper's.
+                // sudo's own messages begin with its name, the helper's with the helper's name.
                 if stderr.lines().any(|line| line.starts_with("sudo: ") || line.starts_with("Sorry, user")) {
                     return Fault::PrivilegeRefused;
                 }
@@ -74,19 +75,19 @@ impl Helper {
         }
     }
 
-    fn read<T: DeserializeOwned>(&self, said: &Said) -> Result<T, Fault> {
-        serde_json::from_slice(&said.stdout).map_err(|error| {
+    fn read<T: DeserializeOwned>(&self, output: &Said) -> Result<T, Fault> {
+        serde_json::from_slice(&output.stdout).map_err(|error| {
             log::event(Level::Error, "helper.garbled", &[("error", &error)]);
             Fault::Internal { request: self.request.to_string() }
         })
     }
 
-    /// What the host has.
+    /// Returns the host's state.
     pub fn info(&self) -> Result<HostState, Fault> {
         self.read(&self.call("info", &[], limits::INFO)?)
     }
 
-    /// Makes the volumes.
+    /// Creates the machine's volumes.
     pub fn make_volumes(
         &self,
         id: VmId,
@@ -98,13 +99,14 @@ impl Helper {
         self.call("make-volumes", &args, limits::VOLUMES).map(|_| ())
     }
 
-    /// Makes the file system and the swap area.
+    /// Creates the file system and the swap area.
     pub fn make_filesystems(&self, id: VmId, machine: &MachineName, image: &ImageTag) -> Result<(), Fault> {
         let args = [&id.to_string(), machine.as_str(), image.as_str()];
         self.call("make-filesystems", &args, limits::FILESYSTEMS).map(|_| ())
     }
 
-    /// Unpacks the plain tar stream that `feed` writes. Returns what `feed` made of it, and how the helper ended.
+    /// Unpacks the plain tar stream that `feed` writes. Returns the result of `feed` and that of
+    /// the helper.
     pub fn unpack<T>(
         &self,
         id: VmId,
@@ -117,7 +119,8 @@ impl Helper {
         (fed, result.map(|_| ()).map_err(|error| self.explain("unpack", &error)))
     }
 
-    /// Packs a stopped machine's file system. `take` gets what is to be expected, and a plain tar stream. Returns what `take` made of it, if the stream began, and how the helper ended.
+    /// Packs a stopped machine's file system. `take` receives the announced size and a plain tar
+    /// stream. Returns the result of `take`, if the stream began, and that of the helper.
     pub fn pack<T>(
         &self,
         id: VmId,
@@ -166,39 +169,40 @@ impl Helper {
         self.call("start", &args, limits::START).map(|_| ())
     }
 
-    /// Watches the machine until it is seen to run.
+    /// Watches the machine until it is found to be running.
     pub fn verify(&self, id: VmId, machine: &MachineName) -> Result<(), Fault> {
         self.call("verify", &[&id.to_string(), machine.as_str()], limits::VERIFY).map(|_| ())
     }
 
-    /// Shuts the machine down, and sees to it that it does not come back with the host. One that is stopped
-    /// already is as good.
+    /// Shuts the machine down, and keeps it from being started at boot. Idempotent.
     pub fn stop(&self, id: VmId, machine: &MachineName) -> Result<(), Fault> {
         self.call("stop", &[&id.to_string(), machine.as_str()], limits::STOP).map(|_| ())
     }
 
-    /// Removes all of the machine: processes, domain, configuration, volumes. What is gone already is no error.
+    /// Removes everything that belongs to the machine: processes, domain, configuration, volumes.
+    /// Idempotent.
     pub fn undo(&self, id: VmId, machine: &MachineName) -> Result<(), Fault> {
         self.call("undo", &[&id.to_string(), machine.as_str()], limits::UNDO).map(|_| ())
     }
 
-    /// Removes something that vGrid did not make, if the host's root has allowed it. What is gone already is no error.
+    /// Removes something that vGrid did not create, if the host's configuration allows it.
+    /// Idempotent.
     pub fn discard(&self, stranger: &Stranger) -> Result<(), Fault> {
-        let said = match stranger {
+        let result = match stranger {
             Stranger::Volume { name } => self.call("discard", &["volume", name.as_str()], limits::DISCARD),
             Stranger::Domain { name, number } => {
                 self.call("discard", &["domain", name.as_str(), &number.to_string()], limits::DISCARD)
             }
         };
-        said.map(|_| ())
+        result.map(|_| ())
     }
 
-    /// Removes the console log of a machine that is gone.
+    /// Removes the console log of a machine that no longer exists.
     pub fn forget_console(&self, machine: &MachineName) -> Result<(), Fault> {
         self.call("forget-console", &[machine.as_str()], limits::INFO).map(|_| ())
     }
 
-    /// The last part of a machine's console log.
+    /// Returns the end of a machine's console log.
     pub fn console(&self, machine: &MachineName, bytes: u32) -> Result<ConsoleTail, Fault> {
         self.read(&self.call("console", &[machine.as_str(), &bytes.to_string()], limits::INFO)?)
     }
@@ -223,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_helpers_fault_is_passed_on_and_sudos_words_are_known() {
+    fn faults_of_the_helper_are_passed_on_and_messages_of_sudo_recognized() {
         assert_eq!(explained("", "sudo: a password is required"), Fault::PrivilegeRefused);
         assert_eq!(
             explained("{\"code\":\"volume-exists\",\"volume\":\"x\"}\n", "vgrid-helper: …"),

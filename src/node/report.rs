@@ -9,13 +9,13 @@ use crate::model::wire::{Report, StatusReply};
 use crate::remote::{Client, RemoteError};
 use crate::system::log::{self, Level};
 
-/// The time that the server has for each report.
+/// The time limit of each report.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// The pauses before the further tries of a report that must arrive, in seconds.
+/// The pauses between the attempts to deliver a report, in seconds.
 const PAUSES: [u64; 5] = [1, 3, 8, 16, 30];
 
-/// The way to the server.
+/// Sends reports to the server.
 #[derive(Debug)]
 pub struct Reporter<'a> {
     client: Client<'a>,
@@ -24,7 +24,8 @@ pub struct Reporter<'a> {
 }
 
 impl<'a> Reporter<'a> {
-    /// The way to the server that the configuration names, as long as that has the registry that this host obeys.
+    /// Creates a reporter to the configured server. Answers count only if that server has the
+    /// registry that this host is bound to.
     pub fn new(config: &Node, key: &'a Key, registry: Option<RegistryId>, request: &'a RequestId) -> Self {
         Self {
             client: Client::new(key, registry, request, LIMIT, &config.general.ca_file),
@@ -33,7 +34,7 @@ impl<'a> Reporter<'a> {
         }
     }
 
-    /// Tries once.
+    /// Sends a report once.
     pub fn send(&self, report: &Report) -> Result<StatusReply, RemoteError> {
         let answer = self.client.post(&Recipient::Server, &self.url, report)?;
         let garbled = |detail: &str| RemoteError::Garbled {
@@ -43,15 +44,16 @@ impl<'a> Reporter<'a> {
         if answer.status != 200 {
             return Err(garbled(&String::from_utf8_lossy(&answer.body)));
         }
-        // The server says so itself, with 409; here nothing hangs on its saying so.
+        // The server itself refuses with 409 in this case; this check does not rely on it.
         match (self.registry, answer.registry) {
-            (Some(obeyed), Some(theirs)) if obeyed == theirs => answer.json(),
+            (Some(ours), Some(theirs)) if ours == theirs => answer.json(),
             (None, Some(_)) => answer.json(),
             _ => Err(garbled("the answer is of another registry than the one that this host obeys")),
         }
     }
 
-    /// Tries for about a minute. `None` if it did not arrive; the log has why.
+    /// Delivers a report, retrying for about a minute. Returns `None` if it did not arrive; the
+    /// reasons are logged.
     pub fn deliver(&self, report: &Report) -> Option<StatusReply> {
         let mut pauses = PAUSES.into_iter();
         loop {

@@ -1,10 +1,10 @@
 //! Saved images: the files `user_name.tar.gz` (or `.tar.zst`) in `imageDirectory`. They belong to
-//! the web server's user. A file that `[VMImageFiles]` names is the administrator's and never one
-//! of them, whatever its name looks like.
+//! the web server's user. A file listed in `[VMImageFiles]` belongs to the administrator and never
+//! counts as a saved image, whatever its name.
 //!
-//! An image is written under a name that begins with a dot. Once it is whole it gets its own name,
-//! and never replaces another file. It is locked while it is written (see [`lock`]), so a free lock
-//! tells what a kill has left over.
+//! An image is written under a name that begins with a dot. Once complete, it gets its final name,
+//! never replacing another file. It is locked while being written (see [`lock`]), so a free lock
+//! marks a leftover of a killed worker.
 
 use std::fs::{File, Metadata, Permissions};
 use std::io::{self, Write};
@@ -26,18 +26,18 @@ use crate::system::log::{self, Level};
 
 use super::image;
 
-/// How many bytes images leave free on their disk at least, however small the disk: it may hold the
-/// node's records and the registry, too.
+/// The number of bytes that images leave free on their file system at least, even a small one: it
+/// may also contain the node's records and the registry.
 const KEPT_FREE: u64 = 64 << 20;
 
-/// How much is written between two looks at what is free.
+/// The number of bytes written between two checks of the free space.
 const LOOK: u64 = 8 << 20;
 
-/// Opens what a deploy unpacks, and says how long it is: the saved image that the order names, or
-/// else the file of its tag.
+/// Opens the image for a deploy, and returns it with its size in bytes: the saved image that the
+/// order names, or otherwise the file for its tag.
 ///
 /// # Errors
-/// The fault, and a sentence for the log.
+/// The fault, and a message for the log.
 pub fn source(
     config: &config::Node,
     order: &DeployOrder,
@@ -56,12 +56,12 @@ pub fn source(
     }
 }
 
-/// The file of an image that has been written: enough to know it again.
+/// Identifies the file of an image that has been written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packed {
-    /// Its inode.
+    /// The inode number.
     pub inode: u64,
-    /// Its size.
+    /// The size, in bytes.
     pub bytes: u64,
 }
 
@@ -71,16 +71,16 @@ impl From<&Metadata> for Packed {
     }
 }
 
-/// Why an image was not renamed.
+/// Why an image could not be renamed.
 #[derive(Debug, Error)]
 pub enum RenameError {
-    /// There is an image of the new name.
+    /// There is already an image with the new name.
     #[error("there is an image of that name")]
     Taken,
-    /// There is no image, neither of the old name nor of the new.
+    /// There is no image with either the old or the new name.
     #[error("there is no such image")]
     Missing,
-    /// Anything else.
+    /// Any other error.
     #[error(transparent)]
     File(#[from] io::Error),
 }
@@ -90,21 +90,22 @@ pub enum RenameError {
 pub struct Store {
     dir: PathBuf,
     compression: Compression,
-    /// The administrator's.
+    /// The administrator's image files.
     configured: Vec<PathBuf>,
-    /// What an image leaves free: so many bytes, and this share of the disk.
+    /// The space that images leave free: this number of bytes, and this share of the file system.
     kept_free: u64,
     reserve: Share,
 }
 
-/// Whether a file could be a saved image by its name without the ending, see [`SavedImage::stem`].
+/// Returns whether a file name without its extension could be that of a saved image; see
+/// [`SavedImage::stem`].
 fn is_stem(text: &str) -> bool {
     text.rsplit_once('_').is_some_and(|(owner, name)| {
         !owner.is_empty() && !owner.starts_with('.') && name.parse::<ImageName>().is_ok()
     })
 }
 
-/// The stem in a file's name, if it has one and a known ending.
+/// Returns the stem of a file name, if it has one and a known extension.
 fn stem_in(name: &str) -> Option<&str> {
     Compression::ALL
         .iter()
@@ -112,17 +113,17 @@ fn stem_in(name: &str) -> Option<&str> {
         .filter(|stem| is_stem(stem))
 }
 
-/// Gives a file another name, unless there is a file of that name.
+/// Renames a file, unless the new name exists.
 fn move_to(from: &Path, to: &Path) -> io::Result<()> {
     match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
         Ok(()) => Ok(()),
-        // Not every file system can do that (NFS can't).
+        // Not supported by every file system, such as NFS.
         Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => link_to(from, to),
         Err(error) => Err(error.into()),
     }
 }
 
-/// The same in two steps.
+/// Does the same in two steps.
 fn link_to(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::hard_link(from, to)?;
     std::fs::remove_file(from)
@@ -132,7 +133,7 @@ fn is_same_file(one: &Metadata, other: &Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
-/// A file's metadata; `None` if there is none.
+/// Returns a file's metadata; `None` if it does not exist.
 fn facts(path: &Path) -> io::Result<Option<Metadata>> {
     match std::fs::symlink_metadata(path) {
         Ok(facts) => Ok(Some(facts)),
@@ -142,7 +143,7 @@ fn facts(path: &Path) -> io::Result<Option<Metadata>> {
 }
 
 impl Store {
-    /// The images of the host with that configuration.
+    /// Creates the store described by the configuration.
     pub fn new(config: &config::Node) -> Self {
         Self {
             dir: config.general.image_directory.clone(),
@@ -163,12 +164,12 @@ impl Store {
         })
     }
 
-    /// Whether a file is a saved image, as far as that can be told without reading it.
+    /// Returns whether a file is a saved image, as far as that is known without reading it.
     fn is_image(&self, path: &Path, facts: &Metadata) -> bool {
         facts.is_file() && facts.len() > 0 && !self.is_configured(path, facts)
     }
 
-    /// The image's file, and its compression.
+    /// Returns the image's file and its compression.
     fn find(&self, image: &SavedImage) -> io::Result<Option<(PathBuf, Compression)>> {
         for compression in Compression::ALL {
             let path = self.path(image, compression);
@@ -179,7 +180,7 @@ impl Store {
         Ok(None)
     }
 
-    /// Whether there is a file of that name already, be it a saved image or not.
+    /// Returns whether a file with that name exists, whether or not it is a saved image.
     pub fn is_taken(&self, image: &SavedImage) -> io::Result<bool> {
         for compression in Compression::ALL {
             if facts(&self.path(image, compression))?.is_some() {
@@ -189,7 +190,7 @@ impl Store {
         Ok(false)
     }
 
-    /// Opens an image's file, and says how long it is.
+    /// Opens an image file, and returns it with its size in bytes.
     pub fn open(&self, image: &SavedImage) -> io::Result<(File, u64)> {
         match self.find(image)? {
             Some((path, _)) => image::open(&path),
@@ -197,7 +198,7 @@ impl Store {
         }
     }
 
-    /// Whether the image is there and is that very file.
+    /// Returns whether the image exists and is this very file.
     pub fn has(&self, image: &SavedImage, packed: Packed) -> io::Result<bool> {
         match self.find(image)? {
             Some((path, _)) => Ok(facts(&path)?.is_some_and(|facts| Packed::from(&facts) == packed)),
@@ -205,7 +206,7 @@ impl Store {
         }
     }
 
-    /// All images, by name.
+    /// Lists all images by name.
     pub fn list(&self) -> io::Result<Vec<SavedFile>> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&self.dir)? {
@@ -222,8 +223,8 @@ impl Store {
         Ok(found)
     }
 
-    /// Removes an image; one that is gone already is no error. A worker that is unpacking it goes
-    /// on with the file that it has opened.
+    /// Removes an image. Idempotent. A worker that is unpacking it keeps reading the file that it
+    /// has opened.
     pub fn delete(&self, image: &SavedImage) -> io::Result<()> {
         while let Some((path, _)) = self.find(image)? {
             std::fs::remove_file(&path)?;
@@ -231,8 +232,8 @@ impl Store {
         self.sync()
     }
 
-    /// Renames an image; one that has been renamed already is no error. Another image of that name
-    /// is one.
+    /// Renames an image. It is no error if it has already been renamed, but it is one if the new
+    /// name belongs to another image.
     pub fn rename(&self, image: &SavedImage, renamed: &SavedImage) -> Result<(), RenameError> {
         let Some((from, compression)) = self.find(image)? else {
             return if self.find(renamed)?.is_some() { Ok(()) } else { Err(RenameError::Missing) };
@@ -258,7 +259,7 @@ impl Store {
         Ok(self.sync()?)
     }
 
-    /// How many bytes images may still take.
+    /// Returns how many bytes images may still occupy.
     fn room(&self) -> io::Result<u64> {
         let facts = statvfs(&self.dir)?;
         let bytes = |blocks: u64| blocks.saturating_mul(facts.fragment_size());
@@ -266,7 +267,7 @@ impl Store {
         Ok(bytes(facts.blocks_available()).saturating_sub(kept))
     }
 
-    /// Begins an image. `None` while somebody else is writing one of that name.
+    /// Begins an image; returns `None` while another process is writing one with that name.
     pub fn draft(&self, image: &SavedImage) -> io::Result<Option<Draft>> {
         let target = self.path(image, self.compression);
         let name = format!(".{}{}{UNFINISHED}", image.stem(), self.compression.ending());
@@ -283,14 +284,14 @@ impl Store {
             unlooked: 0,
             is_published: false,
         };
-        // A kill may have left something in it.
+        // A killed process may have left something in it.
         draft.file.set_len(0)?;
         draft.file.set_permissions(Permissions::from_mode(0o640))?;
         Ok(Some(draft))
     }
 
-    /// Removes the unfinished images that killed workers left behind. Every request begins with
-    /// this, so it never fails; it logs instead.
+    /// Removes the unfinished images that killed workers left behind. Never fails, because every
+    /// request begins with it; errors are logged.
     pub fn sweep(&self) {
         if let Err(error) = self.try_sweep() {
             log::event(
@@ -320,16 +321,16 @@ impl Store {
         Ok(())
     }
 
-    /// Without this a loss of power could bring the old name back.
+    /// Syncs the directory. Otherwise the old name could reappear after a power failure.
     fn sync(&self) -> io::Result<()> {
         File::open(&self.dir)?.sync_all()
     }
 }
 
-/// The ending of an unfinished image's name.
+/// The extension of an unfinished image.
 const UNFINISHED: &str = ".new";
 
-/// An image that is being written; removed when dropped, unless it has been published.
+/// An image being written; removed when dropped, unless it has been published.
 #[derive(Debug)]
 pub struct Draft {
     store: Store,
@@ -337,19 +338,19 @@ pub struct Draft {
     file: File,
     path: PathBuf,
     target: PathBuf,
-    /// How much has been written.
+    /// The number of bytes written.
     written: u64,
-    /// How much of the disk is reserved for it.
+    /// The number of bytes reserved on the file system.
     reserved: u64,
-    /// How much has been written since the last look at what is free.
+    /// The number of bytes written since the last check of the free space.
     unlooked: u64,
     is_published: bool,
 }
 
 impl Draft {
-    /// Reserves space for an image of that size, so that nothing else that is written meanwhile can
-    /// take it. [`io::ErrorKind::StorageFull`] when there is not that much. The caller holds the
-    /// node's lock: two images must not count on the same space.
+    /// Reserves space for an image of that size, so that nothing else written in the meantime can
+    /// take it. Returns [`io::ErrorKind::StorageFull`] if there is not enough. The caller holds the
+    /// node's lock, so that two images don't count on the same space.
     pub fn reserve(&mut self, bytes: u64) -> io::Result<()> {
         if self.store.room()? < bytes {
             return Err(io::ErrorKind::StorageFull.into());
@@ -357,23 +358,24 @@ impl Draft {
         let length = i64::try_from(bytes).map_err(|_| io::ErrorKind::StorageFull)?;
         match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length.max(1)) {
             Ok(()) => self.reserved = bytes,
-            // Not every file system can do that (NFS can't). Each write looks at what is free, too.
+            // Not supported by every file system, such as NFS. Each write also checks the free
+            // space.
             Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {}
             Err(error) => return Err(error.into()),
         }
         Ok(())
     }
 
-    /// Gives back the space that was reserved and not used, and syncs what was written.
+    /// Frees the space that was reserved and not used, and syncs the content.
     pub fn seal(&self) -> io::Result<Packed> {
-        // This is the size that it has; setting it frees the blocks beyond.
+        // This does not change the size, but frees the blocks beyond it.
         self.file.set_len(self.written)?;
         self.file.sync_all()?;
         Ok(Packed::from(&self.file.metadata()?))
     }
 
-    /// Gives the image its name. [`io::ErrorKind::AlreadyExists`] when there is something of that
-    /// name.
+    /// Gives the image its final name. Returns [`io::ErrorKind::AlreadyExists`] if that name is
+    /// taken.
     pub fn publish(mut self) -> io::Result<()> {
         if self.store.is_taken(&self.image)? {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -428,7 +430,8 @@ mod tests {
         SavedImage { owner: owner.parse().unwrap(), name: name.parse().unwrap() }
     }
 
-    /// A store in a folder that has the administrator's `alice_theirs.tar.gz`, and `tiny.tar.gz`.
+    /// Creates a store in a directory that contains the administrator's `alice_theirs.tar.gz` and
+    /// `tiny.tar.gz`.
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
         let configured = ["alice_theirs.tar.gz", "tiny.tar.gz"].map(|name| dir.path().join(name)).to_vec();
@@ -459,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn stems_are_those_that_people_s_images_have() {
+    fn only_names_of_saved_images_have_a_stem() {
         assert_eq!(stem_in("alice_base.tar.gz"), Some("alice_base"));
         assert_eq!(stem_in("j+c3+bc_x_1.tar.zst"), Some("j+c3+bc_x_1"));
         assert_eq!(stem_in("alice_a.b-c.tar.gz"), Some("alice_a.b-c"));
@@ -478,13 +481,13 @@ mod tests {
     }
 
     #[test]
-    fn an_image_appears_when_it_is_whole_and_replaces_nothing() {
+    fn an_image_appears_when_complete_and_replaces_nothing() {
         let (_dir, store) = store();
         let base = image("alice", "base");
         let mut draft = store.draft(&base).unwrap().unwrap();
         draft.write_all(b"half").unwrap();
         assert_eq!(names(&store), [".alice_base.tar.gz.new"]);
-        assert!(store.draft(&base).unwrap().is_none(), "somebody is writing it");
+        assert!(store.draft(&base).unwrap().is_none(), "it is being written");
         store.sweep();
         assert_eq!(names(&store), [".alice_base.tar.gz.new"], "and it is not swept");
         assert!(!store.is_taken(&base).unwrap());
@@ -496,7 +499,7 @@ mod tests {
         assert!(store.has(&base, packed).unwrap());
         let mode = std::fs::metadata(store.path(&base, Compression::Gzip)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
-        // Neither one that was begun before, nor one with another ending.
+        // Neither one that was begun before, nor one with another extension.
         for compression in Compression::ALL {
             let store = Store { compression, ..store.clone() };
             let mut draft = store.draft(&base).unwrap().unwrap();
@@ -510,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_replaced_where_a_rename_can_t_see_to_that_either() {
+    fn the_fallback_for_renaming_replaces_nothing_either() {
         let dir = tempfile::tempdir().unwrap();
         let [one, other] = ["one", "other"].map(|name| dir.path().join(name));
         std::fs::write(&one, "1").unwrap();
@@ -526,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn the_disk_is_not_filled_to_the_last_byte() {
+    fn some_space_is_left_free() {
         let (_dir, store) = store();
         let store = Store { kept_free: u64::MAX, ..store };
         let mut draft = store.draft(&image("alice", "base")).unwrap().unwrap();
@@ -548,9 +551,9 @@ mod tests {
         assert_eq!(
             draft.file.metadata().unwrap().len(),
             0,
-            "half an image is no longer than what was written"
+            "an unfinished image is as long as what was written"
         );
-        // What is reserved can be written when nothing else is left.
+        // Reserved space can be written even when nothing else is left.
         let full = Store { kept_free: u64::MAX, ..store.clone() };
         draft.store = full.clone();
         draft.write_all(&vec![1; 1 << 20]).unwrap();
@@ -567,13 +570,13 @@ mod tests {
         draft.write_all(b"short").unwrap();
         assert_eq!(draft.seal().unwrap().bytes, 5);
         assert!(taken(&draft) < 1 << 20, "{}", taken(&draft));
-        // More than there is.
+        // More space than exists.
         let error = store.draft(&other).unwrap().unwrap().reserve(u64::MAX >> 2).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
 
     #[test]
-    fn what_a_kill_left_is_swept_and_nothing_else() {
+    fn only_leftovers_of_killed_workers_are_swept() {
         let (_dir, store) = store();
         for name in [".alice_base.tar.gz.new", ".alice_x.tar.zst.new", ".note.new", "alice_y.tar.gz.new"] {
             std::fs::write(store.dir.join(name), "x").unwrap();
@@ -584,14 +587,14 @@ mod tests {
     }
 
     #[test]
-    fn the_list_has_people_s_images_only() {
+    fn only_saved_images_are_listed() {
         let (_dir, store) = store();
         save(&store, &image("bob", "b"), "12");
         save(&Store { compression: Compression::Zstd, ..store.clone() }, &image("alice", "a"), "123");
         std::fs::write(store.dir.join("alice_empty.tar.gz"), "").unwrap();
         std::fs::write(store.dir.join("other.tar.gz"), "x").unwrap();
         std::fs::create_dir(store.dir.join("alice_folder.tar.gz")).unwrap();
-        // The administrator's by another name.
+        // The administrator's files under other names.
         std::os::unix::fs::symlink("tiny.tar.gz", store.dir.join("alice_link.tar.gz")).unwrap();
         std::fs::hard_link(store.dir.join("tiny.tar.gz"), store.dir.join("alice_hard.tar.gz")).unwrap();
         let file = |stem: &str, bytes| SavedFile { stem: stem.to_owned(), bytes };
@@ -625,7 +628,7 @@ mod tests {
         assert!(store.has(&other, packed).unwrap());
         save(&store, &third, "3");
         assert!(matches!(store.rename(&other, &third), Err(RenameError::Taken)));
-        // One that was killed between the two steps of link_to.
+        // Interrupted between the two steps of link_to.
         std::fs::hard_link(store.dir.join("alice_other.tar.zst"), store.dir.join("alice_fourth.tar.zst"))
             .unwrap();
         store.rename(&other, &image("alice", "fourth")).unwrap();

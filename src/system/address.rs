@@ -1,35 +1,35 @@
-//! Names and addresses, as this machine resolves them (hosts file, DNS, whatever NSS says).
+//! Names and addresses as this host resolves them (hosts file, DNS, other NSS sources).
 
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs as _};
 
 use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 
-/// The addresses of a name; none if it does not resolve.
+/// Returns the addresses of a name; none if it does not resolve.
 fn resolve(name: &str) -> impl Iterator<Item = IpAddr> {
     (name, 0).to_socket_addrs().into_iter().flatten().map(|address| address.ip().to_canonical())
 }
 
-/// Whether a name has an address.
+/// Returns whether a name resolves.
 pub fn resolves(name: &str) -> bool {
     resolve(name).next().is_some()
 }
 
-/// What Debian's installer enters in /etc/hosts for the machine's own full name where it has no fixed address (Debian
-/// Reference, "The hostname resolution").
+/// The address that Debian's installer enters in /etc/hosts for the host's own full name if it has
+/// no fixed address (Debian Reference, "The hostname resolution").
 const DEBIAN_OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 1, 1));
 
-/// Whether an address is one of that name's. IPv4 addresses that came over an IPv6 socket are compared as IPv4. A name that
-/// Debian's line in /etc/hosts makes this machine's own has all addresses of this machine.
+/// Returns whether an address belongs to a name. IPv4-mapped IPv6 addresses are compared as IPv4.
+/// If /etc/hosts maps the name to Debian's 127.0.1.1, every address of this host matches.
 pub fn belongs_to(address: IpAddr, name: &str) -> bool {
     let address = address.to_canonical();
     let known: Vec<IpAddr> = resolve(name).collect();
     known.contains(&address) || known.contains(&DEBIAN_OWN) && is_own(address)
 }
 
-/// Whether an address is this machine's: of one of its interfaces, or loopback.
+/// Returns whether an address is one of this host's: an interface address or loopback.
 pub fn is_own(address: IpAddr) -> bool {
     let address = address.to_canonical();
-    // Where the interfaces can't be listed, none counts.
+    // If the interfaces can't be listed, only loopback counts.
     address.is_loopback()
         || getifaddrs().is_ok_and(|mut all| all.any(|one| of_interface(&one) == Some(address)))
 }
@@ -41,7 +41,8 @@ fn of_interface(interface: &InterfaceAddress) -> Option<IpAddr> {
     v4().or_else(v6)
 }
 
-/// The line of a hosts file (hosts(5)) that gives a name a loopback address, as people find it: its number and its text.
+/// Finds the line of a hosts file (hosts(5)) that maps a name to a loopback address. Returns its
+/// line number, counted from 1, and its text.
 pub fn loopback_line(hosts: &str, name: &str) -> Option<(usize, String)> {
     (1..).zip(hosts.lines()).find_map(|(number, line)| {
         let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
@@ -51,8 +52,9 @@ pub fn loopback_line(hosts: &str, name: &str) -> Option<(usize, String)> {
     })
 }
 
-/// Where a name that is not this machine's has a loopback address from, if it has one: then whoever calls that name reaches
-/// itself. `localhost` (RFC 6761, section 6.3) and an address in place of a name are what they are.
+/// Returns where a remote name gets a loopback address from, if it has one: calls to that name
+/// would reach the calling host itself. `localhost` (RFC 6761, section 6.3) and literal addresses
+/// are meant that way and are not reported.
 pub fn astray(name: &str) -> Option<String> {
     let is_plain = name == "localhost" || name.parse::<IpAddr>().is_ok();
     if is_plain || !resolve(name).any(|address| address.is_loopback()) {
@@ -68,7 +70,7 @@ pub fn astray(name: &str) -> Option<String> {
 /// hosts(5).
 const HOSTS: &str = "/etc/hosts";
 
-/// Why no other machine can have an address, if so.
+/// Returns why no other machine can use an address, or `None` if one can.
 pub fn unusable(address: Ipv4Addr) -> Option<&'static str> {
     match () {
         () if address.is_unspecified() => Some("is no machine's"),
@@ -79,7 +81,7 @@ pub fn unusable(address: Ipv4Addr) -> Option<&'static str> {
     }
 }
 
-/// The first IPv4 address of a name.
+/// Returns the first IPv4 address of a name.
 pub fn ipv4(name: &str) -> Option<Ipv4Addr> {
     resolve(name).find_map(|address| match address {
         IpAddr::V4(address) => Some(address),
@@ -92,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_that_makes_a_name_loopback_is_found() {
+    fn the_hosts_line_with_a_loopback_address_is_found() {
         let hosts = "127.0.0.1\tlocalhost\n# 127.0.1.1 old\n127.0.1.1\tNode1.example.org node1 # Debian\n\
                      192.0.2.7 node7\n::1 six\nno line\n";
         let found = |name| loopback_line(hosts, name).map(|(number, _)| number);
@@ -103,14 +105,14 @@ mod tests {
     }
 
     #[test]
-    fn what_no_other_machine_can_have_is_named() {
+    fn unusable_addresses_are_rejected() {
         for (address, unusable) in [
             ("127.0.0.1", true),
             ("127.0.1.1", true),
             ("0.0.0.0", true),
             ("224.0.0.1", true),
             ("255.255.255.255", true),
-            // RFC 5737: of no machine.
+            // RFC 5737: reserved for documentation, so no machine has it.
             ("192.0.2.7", false),
         ] {
             assert_eq!(super::unusable(address.parse().unwrap()).is_some(), unusable, "{address}");
@@ -118,11 +120,11 @@ mod tests {
     }
 
     #[test]
-    fn debian_s_line_makes_a_name_this_machine_s() {
+    fn debian_s_127_0_1_1_matches_every_own_address() {
         let own: IpAddr = "127.0.0.1".parse().unwrap();
         let other: IpAddr = "192.0.2.7".parse().unwrap();
         assert!(belongs_to(own, "127.0.1.1") && !belongs_to(other, "127.0.1.1"));
-        assert!(!belongs_to(own, "127.0.0.2"), "other names of this machine have their one address");
+        assert!(!belongs_to(own, "127.0.0.2"), "other loopback addresses match only themselves");
         assert!(belongs_to("::ffff:127.0.0.1".parse().unwrap(), "127.0.0.1"));
     }
 }

@@ -1,10 +1,11 @@
-//! Work that outlives the request that asked for it.
+//! Starting work that outlives the request that triggered it.
 //!
-//! The worker is a program of its own, so no fork happens in a process that has threads or files open.
-//! The CGI program starts it with nothing but a lock as standard input (see [`super::lock`]); the worker
-//! then cuts itself off. Measured under mod_cgi and mod_cgid: a worker that has let go of all of Apache's
-//! descriptors and has a session of its own lives on after the request, a reload, a restart and a stop;
-//! a service manager that kills the whole control group can still kill it at any moment.
+//! The worker is a separate program, so no process with threads or open files ever forks. The CGI
+//! program starts it with only a lock, as its standard input (see [`super::lock`]); the worker then
+//! detaches itself. Tested under mod_cgi and mod_cgid: a worker that has closed all of Apache's
+//! descriptors and has its own session survives the end of the request and a reload, restart or
+//! stop of Apache. A service manager that kills the whole control group can still kill it at any
+//! moment.
 
 use std::fs::File;
 use std::io;
@@ -15,11 +16,11 @@ use std::process::{Command, Stdio};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
 
-/// The only search path that a worker, and all that it starts, knows.
+/// The search path of a worker and of everything it starts.
 pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Starts a worker and lets go of it. `lock` becomes its standard input, so that the lock passes from
-/// this process to the worker without a gap.
+/// Starts a worker and does not wait for it. `lock` becomes its standard input, so the lock passes
+/// from this process to the worker without a gap.
 pub fn start(worker: &Path, args: &[&str], lock: File) -> io::Result<()> {
     let mut command = Command::new(worker);
     command.args(args).env_clear().env("PATH", PATH).env("HOME", "/").env("LC_ALL", "C");
@@ -27,14 +28,15 @@ pub fn start(worker: &Path, args: &[&str], lock: File) -> io::Result<()> {
         command.env("VGRID_CONFIG_DIR", dir);
     }
     command.stdin(Stdio::from(lock)).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
-    // Not waited for: this process ends in a moment and init inherits the worker.
+    // Not waited for: this process is about to exit, and init adopts the worker.
     command.spawn().map(|_| ())
 }
 
-/// Called first thing in the helper: when it returns, the environment is empty and this process can have
-/// a session of its own, by which it and all its children are known. To that end the program is started
-/// once more: in its place, or, where the process leads a group (started from a shell), as a child that is
-/// waited for.
+/// Ensures that the environment is empty and that this process is able to start its own session,
+/// which identifies it and all its children. Called first thing in the helper.
+///
+/// To do so it executes the program again: in place, or, if the process leads a process group (as
+/// when started from a shell), as a child that it waits for.
 pub fn start_afresh() -> io::Result<()> {
     let leads = nix::unistd::getpgrp() == nix::unistd::getpid();
     if !leads && std::env::vars_os().next().is_none() {
@@ -49,11 +51,11 @@ pub fn start_afresh() -> io::Result<()> {
     Err(command.exec())
 }
 
-/// Called first thing in a worker: a session of its own, no descriptor but the three standard ones, a
-/// known umask and no core files.
+/// Detaches a worker: gives it its own session, only the three standard descriptors, a known umask
+/// and no core dumps. Called first thing in a worker.
 pub fn cut_off() -> io::Result<()> {
     match nix::unistd::setsid() {
-        // EPERM: already the leader of a group, as when started from a shell. Nothing to do then.
+        // EPERM: already a process group leader, as when started from a shell. Nothing to do.
         Ok(_) | Err(nix::errno::Errno::EPERM) => {}
         Err(error) => return Err(error.into()),
     }
@@ -63,14 +65,14 @@ pub fn cut_off() -> io::Result<()> {
     Ok(())
 }
 
-/// Closes every descriptor above standard error. Apache leaves some open that are not ours.
+/// Closes every descriptor above standard error. Apache leaks some of its own.
 pub fn close_inherited() -> io::Result<()> {
-    // Numbers, not entries: an entry keeps the listing open, and the listing has a descriptor, too.
+    // Collect the numbers first, because the directory listing itself uses a descriptor.
     let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
     for fd in open.into_iter().filter(|&fd| fd > 2) {
-        // The listing's own descriptor is closed by now; that error says nothing.
+        // The listing's own descriptor is already closed, so its close fails.
         let _ = nix::unistd::close(fd);
     }
     Ok(())

@@ -1,7 +1,7 @@
-//! The only place that starts a process and waits for it.
+//! The only module that starts a process and waits for it.
 //!
-//! Arguments are lists, never shell strings; the environment is empty but for `PATH`, `HOME` and
-//! `LC_ALL=C`; every run has a time limit, leaves a line in the log, and ends in a typed result.
+//! Arguments are lists, never shell strings. The environment is empty except for `PATH`, `HOME` and
+//! `LC_ALL=C`. Every run has a time limit, is logged, and ends with a typed result.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
@@ -17,7 +17,7 @@ use thiserror::Error;
 use super::detach::PATH;
 use super::log::{self, Level};
 
-/// Output beyond this many bytes is read and forgotten.
+/// The maximum number of bytes of output that are kept; the rest is read and discarded.
 const KEEP: usize = 1 << 20;
 
 /// A program to run.
@@ -28,7 +28,7 @@ pub struct Run {
     limit: Duration,
     input: Input,
     output: Output,
-    /// The exit status, other than 0, that is an answer and no failure.
+    /// A nonzero exit status that is a valid answer and not a failure.
     answer: Option<i32>,
 }
 
@@ -39,78 +39,78 @@ enum Input {
     Inherit,
 }
 
-/// What becomes of standard output.
+/// What happens to standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Output {
-    /// It is collected.
+    /// Collected.
     Collect,
-    /// It is this process's own.
+    /// Inherited from this process.
     Inherit,
-    /// It is read by the work that goes along with the run.
+    /// Read by the function that runs alongside the program.
     HandOver,
 }
 
-/// What a program said that ended with status 0.
+/// The output of a program that exited with status 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Said {
-    /// Its standard output, up to one MiB.
+    /// Standard output, up to one MiB.
     pub stdout: Vec<u8>,
-    /// Its standard error, as text, up to one MiB.
+    /// Standard error as text, up to one MiB.
     pub stderr: String,
 }
 
 impl Said {
-    /// Standard output as text; what isn't UTF-8 is replaced.
+    /// Returns standard output as text, with invalid UTF-8 replaced.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 }
 
-/// Why a run gave no result. `Display` is for the log; users get a [`crate::model::fault::Fault`].
+/// Why a run failed. `Display` is for the log; users get a [`crate::model::fault::Fault`].
 #[derive(Debug, Error)]
 pub enum ExecError {
-    /// It could not be started.
+    /// The program could not be started.
     #[error("{argv}: {source}")]
     NotStarted {
         /// The command.
         argv: String,
-        /// Why; `NotFound` when there is no such program.
+        /// The cause; its kind is `NotFound` if there is no such program.
         source: io::Error,
     },
-    /// It ended with another status than 0, or by a signal.
+    /// The program exited with a nonzero status or was killed by a signal.
     #[error("{argv}: {status}: {stderr}")]
     Failed {
         /// The command.
         argv: String,
-        /// How it ended.
+        /// The exit status.
         status: ExitStatus,
-        /// Its standard output.
+        /// Standard output.
         stdout: Vec<u8>,
-        /// Its standard error.
+        /// Standard error.
         stderr: String,
     },
-    /// It ran too long and was killed with all of its process group.
+    /// The program exceeded its time limit and was killed with its whole process group.
     #[error("{argv}: killed after {} s: {stderr}", limit.as_secs())]
     TimedOut {
         /// The command.
         argv: String,
-        /// The time it had.
+        /// The time limit.
         limit: Duration,
-        /// Its standard error so far.
+        /// Standard error so far.
         stderr: String,
     },
-    /// What it should read or what it said got lost.
+    /// Reading the program's output failed.
     #[error("{argv}: {source}")]
     Pipe {
         /// The command.
         argv: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
 
 impl ExecError {
-    /// The exit status as a number, if the program ended by itself.
+    /// Returns the exit status as a number, if the program exited by itself.
     pub fn code(&self) -> Option<i32> {
         match self {
             Self::Failed { status, .. } => status.code(),
@@ -118,7 +118,7 @@ impl ExecError {
         }
     }
 
-    /// What the program said on standard error.
+    /// Returns the program's standard error.
     pub fn stderr(&self) -> &str {
         match self {
             Self::Failed { stderr, .. } | Self::TimedOut { stderr, .. } => stderr,
@@ -126,14 +126,15 @@ impl ExecError {
         }
     }
 
-    /// Whether there is no such program.
+    /// Returns whether there is no such program.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::NotStarted { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 }
 
 impl Run {
-    /// A program, by absolute path (or by a name that is looked for in [`PATH`] only), that may take a minute.
+    /// Creates a run of a program, given by absolute path or by a name to look up in [`PATH`]. The
+    /// default time limit is one minute.
     pub fn new(program: impl Into<OsString>) -> Self {
         Self {
             program: program.into(),
@@ -145,49 +146,50 @@ impl Run {
         }
     }
 
-    /// One more argument.
+    /// Adds an argument.
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.args.push(arg.into());
         self
     }
 
-    /// More arguments.
+    /// Adds several arguments.
     pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
         self
     }
 
-    /// The time after which it is killed.
+    /// Sets the time after which the program is killed.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
 
-    /// An exit status that says no, as that of grep(1) does, and is not logged as a failure. It still is an [`ExecError`].
+    /// Declares an exit status that means "no", as for grep(1), and is not logged as a failure. It
+    /// is still returned as an [`ExecError`].
     pub fn says_no_by(mut self, status: i32) -> Self {
         self.answer = Some(status);
         self
     }
 
-    /// What it reads from standard input.
+    /// Sets the bytes to pass on standard input.
     pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.input = Input::Bytes(bytes.into());
         self
     }
 
-    /// It reads this process's own standard input.
+    /// Lets the program read this process's standard input.
     pub fn inherit_input(mut self) -> Self {
         self.input = Input::Inherit;
         self
     }
 
-    /// It writes to this process's own standard output, and so is known to have said nothing there.
+    /// Lets the program write to this process's standard output, so that none is collected.
     pub fn inherit_output(mut self) -> Self {
         self.output = Output::Inherit;
         self
     }
 
-    /// The command as a line for the log.
+    /// Formats the command as one line for the log.
     fn argv(&self) -> String {
         let mut line = self.program.to_string_lossy().into_owned();
         for arg in &self.args {
@@ -202,21 +204,22 @@ impl Run {
         line
     }
 
-    /// Runs it to its end.
+    /// Runs the program until it exits.
     pub fn run(mut self) -> Result<Said, ExecError> {
         match std::mem::replace(&mut self.input, Input::Nothing) {
             Input::Nothing => self.go(Stdio::null(), |_| ()).1,
             Input::Inherit => self.go(Stdio::inherit(), |_| ()).1,
             Input::Bytes(bytes) => {
-                // A program that ends without reading all of it is judged by its exit status.
+                // If the program exits without reading all input, only its exit status matters.
                 let write = |child: &mut Child| child.stdin.take().map(|mut stdin| stdin.write_all(&bytes));
                 self.go(Stdio::piped(), write).1
             }
         }
     }
 
-    /// Runs it while `feed` writes to its standard input, in this thread. Returns what `feed` made of
-    /// it and how the program ended; when both failed, the program's end usually is the cause.
+    /// Runs the program while `feed` writes to its standard input, in this thread. Returns the
+    /// result of `feed` and that of the program; if both failed, the program's failure is usually
+    /// the cause.
     pub fn feed<T>(
         self,
         feed: impl FnOnce(&mut ChildStdin) -> io::Result<T>,
@@ -226,8 +229,8 @@ impl Run {
         (fed.flatten(), result)
     }
 
-    /// Runs it while `take` reads what it writes to its standard output, in this thread; what `take` leaves
-    /// unread the program can't write. Returns what `take` made of it and how the program ended.
+    /// Runs the program while `take` reads its standard output, in this thread. When `take`
+    /// returns, the pipe is closed. Returns the result of `take` and that of the program.
     pub fn drain<T>(
         mut self,
         take: impl FnOnce(&mut ChildStdout) -> T,
@@ -253,7 +256,7 @@ impl Run {
             .stdin(stdin)
             .stdout(if self.output == Output::Inherit { Stdio::inherit() } else { Stdio::piped() })
             .stderr(Stdio::piped())
-            // A group of its own: its children can be killed with it.
+            // A process group of its own, so that its children can be killed with it.
             .process_group(0)
             .spawn();
         let mut child = match started {
@@ -285,14 +288,14 @@ impl Run {
     }
 }
 
-/// A running program whose output is being read and whose time is being counted.
+/// A running program whose output is being read and whose time limit is being enforced.
 struct Watched {
-    /// Absent when somebody else reads it.
+    /// Absent if the output is not collected here.
     stdout: Option<Receiver<io::Result<Vec<u8>>>>,
     stderr: Receiver<io::Result<Vec<u8>>>,
-    /// Ends the guard when dropped.
+    /// Ends the guard thread when dropped.
     done: std::sync::mpsc::Sender<()>,
-    /// Says, once, that the time was over.
+    /// Receives one message if the time limit expired.
     killed: Receiver<()>,
     limit: Duration,
 }
@@ -304,10 +307,10 @@ impl Watched {
         let (done, ended) = channel::<()>();
         let (kill, killed) = channel::<()>();
         let group = Pid::from_raw(child.id().cast_signed());
-        // The guard kills by group while the child has not been waited for, so the number is still its own.
+        // The child has not been waited for yet, so the group id can't have been reused.
         std::thread::spawn(move || {
             if ended.recv_timeout(limit) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                // Both can only fail when there is nobody left to tell.
+                // Both fail only if the receiver or the process group no longer exists.
                 let _ = kill.send(());
                 let _ = killpg(group, Signal::SIGKILL);
             }
@@ -317,11 +320,12 @@ impl Watched {
 
     fn finish(self, mut child: Child, argv: String) -> Result<Said, ExecError> {
         let gone = |_| io::Error::other("the reader ended");
-        // What a program that ran as root was killed for may be out of our reach (EPERM); then its output does
-        // not end, and waiting for it has to.
+        // A program running as root can't be killed from here (EPERM). Its output then does not
+        // end, so the wait needs a limit of its own.
         let patience = self.limit + Duration::from_secs(5);
         let stdout = self.stdout.as_ref().map(|stdout| stdout.recv_timeout(patience));
-        // What is read to its end ends with the program; where nothing is, it may have long to go.
+        // Once stdout has been read to its end, the program is about to exit. If stdout is not
+        // collected, it may still run for a long time.
         let patience = if stdout.is_some() { Duration::from_secs(5) } else { patience };
         let stderr = self.stderr.recv_timeout(patience).map_err(gone).and_then(|r| r);
         let timed_out = self.killed.try_recv().is_ok();
@@ -330,7 +334,7 @@ impl Watched {
         };
         if timed_out {
             drop(self.done);
-            // Reaped if it is dead; if not, init will.
+            // Reaps the child if it is dead; otherwise init will.
             let _ = child.try_wait();
             let stderr = stderr_text(stderr).unwrap_or_default();
             return Err(ExecError::TimedOut { argv, limit: self.limit, stderr });
@@ -349,7 +353,7 @@ impl Watched {
     }
 }
 
-/// Reads a stream to its end in a thread of its own, so that a full pipe never blocks the program.
+/// Reads a stream to its end in a separate thread, so that a full pipe never blocks the program.
 fn collect(stream: Option<impl Read + Send + 'static>) -> Receiver<io::Result<Vec<u8>>> {
     let (send, receive) = channel();
     std::thread::spawn(move || {
@@ -358,13 +362,13 @@ fn collect(stream: Option<impl Read + Send + 'static>) -> Receiver<io::Result<Ve
             (&mut stream).take(KEEP as u64).read_to_end(&mut kept)?;
             io::copy(&mut stream, &mut io::sink()).map(|_| ())
         });
-        // Nobody waits for it after a time-out.
+        // After a timeout nobody receives this.
         let _ = send.send(result.map(|()| kept));
     });
     receive
 }
 
-/// The first of these programs that exists, looked for in the folders of [`PATH`].
+/// Returns the path of the first of these programs that exists in a directory of [`PATH`].
 pub fn find(names: &[&str]) -> Option<std::path::PathBuf> {
     names.iter().find_map(|name| {
         PATH.split(':')
@@ -378,21 +382,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_run_without_our_environment() {
-        let said = Run::new("/usr/bin/env").run().unwrap();
-        let mut lines: Vec<String> = said.text().lines().map(str::to_owned).collect();
+    fn a_program_does_not_inherit_our_environment() {
+        let output = Run::new("/usr/bin/env").run().unwrap();
+        let mut lines: Vec<String> = output.text().lines().map(str::to_owned).collect();
         lines.sort();
         assert_eq!(lines, ["HOME=/", "LC_ALL=C", &format!("PATH={PATH}")]);
     }
 
     #[test]
-    fn input_is_fed_and_output_read_at_once() {
+    fn input_is_written_while_output_is_read() {
         let big = vec![b'x'; 1 << 19];
         assert_eq!(Run::new("/bin/cat").input(big.clone()).run().unwrap().stdout, big);
     }
 
     #[test]
-    fn a_failure_has_status_and_words() {
+    fn a_failure_has_its_status_and_standard_error() {
         let error = Run::new("/bin/sh").args(["-c", "echo no >&2; exit 3"]).run().unwrap_err();
         assert_eq!((error.code(), error.stderr()), (Some(3), "no"));
         assert!(Run::new("/nonexistent").run().unwrap_err().is_missing());
@@ -411,27 +415,27 @@ mod tests {
     }
 
     #[test]
-    fn output_is_drained_while_the_program_runs_and_may_be_left_unread() {
+    fn output_is_drained_while_the_program_runs_or_left_unread() {
         let line = ["-c", "head -c 3000000 /dev/zero; echo yes >&2"];
-        let (read, said) = Run::new("/bin/sh").args(line).drain(|pipe| io::copy(pipe, &mut io::sink()));
-        assert_eq!((read.unwrap().unwrap(), said.unwrap().stderr), (3_000_000, "yes".to_owned()));
-        // Who is not read is not waited for: it ends by SIGPIPE.
-        let (_, said) = Run::new("/usr/bin/yes").limit(Duration::from_secs(20)).drain(|_| ());
-        assert!(matches!(said, Err(ExecError::Failed { .. })), "{said:?}");
-        let (none, said) = Run::new("/nonexistent").drain(|_| ());
-        assert!(none.is_none() && said.unwrap_err().is_missing());
+        let (read, result) = Run::new("/bin/sh").args(line).drain(|pipe| io::copy(pipe, &mut io::sink()));
+        assert_eq!((read.unwrap().unwrap(), result.unwrap().stderr), (3_000_000, "yes".to_owned()));
+        // A program whose output nobody reads is not waited for: SIGPIPE ends it.
+        let (_, result) = Run::new("/usr/bin/yes").limit(Duration::from_secs(20)).drain(|_| ());
+        assert!(matches!(result, Err(ExecError::Failed { .. })), "{result:?}");
+        let (none, result) = Run::new("/nonexistent").drain(|_| ());
+        assert!(none.is_none() && result.unwrap_err().is_missing());
     }
 
     #[test]
-    fn a_program_that_says_nothing_on_its_standard_error_for_long_is_waited_for() {
-        let (_, said) =
+    fn a_program_that_is_silent_for_long_is_waited_for() {
+        let (_, result) =
             Run::new("/bin/sh").args(["-c", "exec >&-; sleep 6; echo late >&2; exit 3"]).drain(|_| ());
-        let error = said.unwrap_err();
+        let error = result.unwrap_err();
         assert_eq!((error.code(), error.stderr()), (Some(3), "late"));
     }
 
     #[test]
-    fn a_program_that_does_not_read_is_judged_by_its_status() {
+    fn unread_input_is_no_failure() {
         Run::new("/bin/true").input(vec![0; 1 << 20]).run().unwrap();
     }
 }

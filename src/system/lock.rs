@@ -1,7 +1,7 @@
-//! Locks that the kernel frees when their holder dies: flock(2) on a file.
+//! Locks that the kernel releases when their holder dies: flock(2) on a file.
 //!
-//! The lock belongs to the open file description, so a descriptor that a child inherits keeps it held
-//! after its parent has ended. That is how a CGI program hands a job's lock to its worker.
+//! The lock belongs to the open file description, so a child that inherits the descriptor keeps the
+//! lock held after its parent exits. That is how a CGI program hands a job's lock to its worker.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 fn open(path: &Path) -> io::Result<File> {
-    // O_NOFOLLOW: the folder may be writable by somebody who plants links.
+    // O_NOFOLLOW: the directory may be writable by someone who plants symlinks.
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -21,10 +21,10 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Takes the lock, or says with `None` that somebody has it. It is held until the file, and every copy of
-/// its descriptor, is closed.
+/// Takes the lock; returns `None` if another process holds it. It is held until the file and every
+/// copy of its descriptor are closed.
 ///
-/// The lock's holder may remove the file: who had opened it before that notices and makes a new one.
+/// The holder may remove the file: anyone who had opened it before notices and creates a new one.
 pub fn try_take(path: &Path) -> io::Result<Option<File>> {
     loop {
         let file = open(path)?;
@@ -37,8 +37,8 @@ pub fn try_take(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Shares the lock with others who do; `None` if somebody had it for themselves for as long as `limit`. Not for locks
-/// whose holder may remove the file.
+/// Takes a shared lock, waiting at most `limit`; returns `None` if it was held exclusively all that
+/// time. Not for locks whose holder may remove the file.
 pub fn share_within(path: &Path, limit: Duration) -> io::Result<Option<File>> {
     let file = open(path)?;
     within(limit, || match file.try_lock_shared() {
@@ -49,7 +49,7 @@ pub fn share_within(path: &Path, limit: Duration) -> io::Result<Option<File>> {
     .map(|taken| taken.map(|()| file))
 }
 
-/// Whether an open file is the one that is at `path` now.
+/// Returns whether an open file is the one currently at `path`.
 pub fn is_file_at(file: &File, path: &Path) -> io::Result<bool> {
     let ours = file.metadata()?;
     match std::fs::symlink_metadata(path) {
@@ -59,12 +59,12 @@ pub fn is_file_at(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Takes the lock, waiting for at most `limit`; `None` if it was not to be had by then.
+/// Takes the lock, waiting at most `limit`; returns `None` if it did not become free.
 pub fn take_within(path: &Path, limit: Duration) -> io::Result<Option<File>> {
     within(limit, || try_take(path))
 }
 
-/// Tries again and again until something is to be had or the time is over.
+/// Retries until an attempt succeeds or the time limit expires.
 fn within<T>(limit: Duration, mut attempt: impl FnMut() -> io::Result<Option<T>>) -> io::Result<Option<T>> {
     let end = Instant::now() + limit;
     let mut pause = Duration::from_millis(2);
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_is_held_by_one_and_outlives_a_closed_copy() {
+    fn a_lock_is_exclusive_and_held_until_the_last_copy_is_closed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let held = try_take(&path).unwrap().unwrap();
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_lock_is_nobodys() {
+    fn a_removed_lock_file_can_be_taken_anew() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let held = try_take(&path).unwrap().unwrap();
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn many_share_a_lock_that_nobody_then_has_alone() {
+    fn a_shared_lock_excludes_exclusive_holders() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let share = || share_within(&path, Duration::ZERO).unwrap();

@@ -1,7 +1,7 @@
-//! The log for administrators: one line an event, to syslog where there is one, else to a file.
+//! The administrators' log: one line per event, to syslog if available, otherwise to a file.
 //!
-//! What users see never holds what this holds (argv, stderr, addresses), and this never holds passwords
-//! or cookies.
+//! Its details (argv, stderr, addresses) are never shown to users. Passwords and cookies are never
+//! logged.
 
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
@@ -12,18 +12,18 @@ use std::sync::OnceLock;
 
 use crate::model::names::RequestId;
 
-/// How bad it is; the numbers are those of syslog (RFC 5424, section 6.2.1).
+/// The severity; the numbers are those of syslog (RFC 5424, section 6.2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// Something broke that an administrator must look at.
+    /// A failure that an administrator must look into.
     Error = 3,
-    /// Something was refused or is odd.
+    /// Something was refused or is unusual.
     Warning = 4,
-    /// Something was done.
+    /// A normal event.
     Info = 6,
 }
 
-/// The facility `daemon`, shifted to its place in the priority.
+/// The facility `daemon`, shifted to its position in the priority.
 const FACILITY: u8 = 3 << 3;
 
 /// The socket of the local syslog.
@@ -37,16 +37,15 @@ struct Logger {
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
-/// Says which program this is, which request it serves, and where the log goes when there is no syslog.
-/// Only the first call counts.
+/// Sets the program's name, the request that it serves, and the log file to use without syslog.
+/// Only the first call has an effect.
 pub fn start(program: &'static str, request: RequestId, file: Option<&Path>) {
     let file = file.map(Path::to_owned);
-    // A second call changes nothing: one process serves one request.
     let _ = LOGGER.set(Logger { program, request, file });
 }
 
-/// Writes one event: what happened and the facts about it. Never fails: a program must not stop because
-/// its log is full, so the last resort is standard error, which is Apache's log.
+/// Logs an event with its details. Never fails: a program must not stop because its log is full.
+/// The last resort is standard error, which ends up in Apache's log.
 pub fn event(level: Level, what: &str, facts: &[(&str, &dyn Display)]) {
     let logger = LOGGER.get();
     let mut line = format!("event={what}");
@@ -55,7 +54,8 @@ pub fn event(level: Level, what: &str, facts: &[(&str, &dyn Display)]) {
         let _ = write!(line, " program={} request={}", logger.program, logger.request);
     }
     for (name, value) in facts {
-        // Debug form: quotes, and no control character gets through to forge a line.
+        // Debug format: it quotes the value and escapes control characters, so no value can forge a
+        // line.
         let _ = write!(line, " {name}={:?}", value.to_string());
     }
     if to_syslog(level, &line).is_ok() {
@@ -63,7 +63,7 @@ pub fn event(level: Level, what: &str, facts: &[(&str, &dyn Display)]) {
     }
     let file = logger.and_then(|logger| logger.file.as_deref());
     if file.is_none_or(|file| to_file(file, level, &line).is_err()) {
-        // Not eprintln!, which panics when nobody reads standard error any more.
+        // Not eprintln!, which panics if standard error is closed.
         let _ = writeln!(std::io::stderr(), "vgrid: {line}");
     }
 }
@@ -77,6 +77,6 @@ fn to_syslog(level: Level, line: &str) -> std::io::Result<()> {
 fn to_file(file: &Path, level: Level, line: &str) -> std::io::Result<()> {
     let mut file = std::fs::OpenOptions::new().create(true).append(true).mode(0o640).open(file)?;
     let now = crate::system::clock::now().rfc3339();
-    // One write, so that lines of several processes don't mix.
+    // A single write, so that lines of several processes don't interleave.
     file.write_all(format!("{now} {level:?} vgrid[{}]: {line}\n", std::process::id()).as_bytes())
 }

@@ -1,4 +1,5 @@
-//! Layer 1: the operating system. Every process starts in [`exec`], every log line leaves by [`log`].
+//! Layer 1: the operating system. Every process is started by [`exec`] (workers by [`detach`]),
+//! every log line is written by [`log`].
 
 pub mod address;
 pub mod clock;

@@ -1,4 +1,4 @@
-//! What may happen once: a folder of names that are used up.
+//! Replay protection: a directory of nonces that have been used.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
@@ -8,14 +8,16 @@ use std::path::Path;
 use crate::model::lease::Moment;
 use crate::model::sign::{MAX_SKEW, Nonce};
 
-/// How many seconds of names share a folder, so that the old ones go folder by folder and nobody has to read them all.
+/// The number of seconds whose nonces share a directory, so that expired ones can be removed a
+/// directory at a time, without listing all of them.
 const SPAN: i64 = 1024;
 
-/// Uses up the nonce of a message that was signed at `time`, which must be within [`MAX_SKEW`] of now. `false` if
-/// it was used up before.
+/// Marks the nonce of a message as used. The message was signed at `time`, which must be within
+/// [`MAX_SKEW`] of `now`. Returns `false` if the nonce had been used before.
 ///
 /// # Errors
-/// What the system says when the folder can't be written. Nothing must be done then: it could be done twice.
+/// The I/O error if the directory can't be written. The message must not be acted on then: it might
+/// be a replay.
 pub fn use_up(folder: &Path, nonce: &Nonce, time: Moment, now: Moment) -> io::Result<bool> {
     let span = folder.join((time.unix() / SPAN).to_string());
     DirBuilder::new().recursive(true).mode(0o700).create(&span)?;
@@ -30,7 +32,7 @@ pub fn use_up(folder: &Path, nonce: &Nonce, time: Moment, now: Moment) -> io::Re
         let number: Option<i64> = entry.file_name().to_str().and_then(|name| name.parse().ok());
         if number.is_some_and(|number| number < oldest) {
             match std::fs::remove_dir_all(entry.path()) {
-                // Another request was faster.
+                // Another request has already removed it.
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
@@ -44,25 +46,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_nonce_is_used_up_once_and_forgotten_when_its_message_is_stale() {
+    fn a_nonce_is_used_once_and_removed_after_it_expires() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("seen");
         let (one, other) = (Nonce::generate(), Nonce::generate());
         let time = Moment::from_unix(10 * SPAN);
         assert!(use_up(&folder, &one, time, time).unwrap());
         assert!(use_up(&folder, &other, time, time).unwrap());
-        // As long as its signature would be accepted.
+        // For as long as its signature would be accepted.
         for late in [0, 1, MAX_SKEW] {
             assert!(!use_up(&folder, &one, time, time.plus_seconds(late)).unwrap(), "{late}");
         }
         let later = time.plus_seconds(2 * SPAN);
         assert!(use_up(&folder, &Nonce::generate(), later, later).unwrap());
         let left: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|f| f.unwrap().file_name()).collect();
-        assert_eq!(left, ["12"], "the old ones are gone");
+        assert_eq!(left, ["12"], "expired directories are removed");
     }
 
     #[test]
-    fn of_many_at_once_one_uses_it_up() {
+    fn only_one_of_several_concurrent_uses_succeeds() {
         let dir = tempfile::tempdir().unwrap();
         let nonce = Nonce::generate();
         let time = Moment::from_unix(5);

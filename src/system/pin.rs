@@ -1,7 +1,8 @@
-//! The registry that a node obeys: the first whose server it meets, remembered in its state directory.
+//! The registry that a node is bound to: that of the first server that contacted it, stored in its
+//! state directory.
 //!
-//! A server whose registry was lost and made anew knows none of the machines. A node that remembers takes no orders
-//! from it and believes nothing that it says of them.
+//! A server whose registry was lost and recreated has none of the machines. A node that is bound
+//! to the old registry rejects its requests and ignores its answers.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -11,19 +12,19 @@ use crate::model::names::RegistryId;
 
 use super::lock;
 
-/// How long one request waits for another that writes the file.
+/// How long a request waits for another one that is writing the file.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Where the registry that a node obeys is remembered, by its state directory.
+/// Returns the path of the file that stores the registry's identity.
 pub fn file(state: &Path) -> PathBuf {
     state.join("registry")
 }
 
-/// The registry that this node obeys; `None` before it has met a server.
+/// Reads the registry that this node is bound to; `None` if no server has contacted it yet.
 ///
 /// # Errors
-/// What the system says, or [`io::ErrorKind::InvalidData`] when the file holds no identity. It is never taken for
-/// absent then: whoever comes next would be obeyed.
+/// The I/O error, or [`io::ErrorKind::InvalidData`] if the file holds no valid identity. Such a
+/// file must not count as missing: the node would then bind itself to the next caller.
 pub fn read(state: &Path) -> io::Result<Option<RegistryId>> {
     match std::fs::read_to_string(file(state)) {
         Ok(text) => text.trim().parse().map(Some).map_err(|_| {
@@ -35,10 +36,10 @@ pub fn read(state: &Path) -> io::Result<Option<RegistryId>> {
     }
 }
 
-/// The registry that this node obeys: `met`, and from now on, if it has met none before.
+/// Returns the registry that this node is bound to. If there is none yet, binds it to `met`.
 ///
 /// # Errors
-/// As for [`read`], and what the system says when the file can't be written.
+/// As for [`read`], and the I/O error if the file can't be written.
 pub fn read_or_set(state: &Path, met: RegistryId) -> io::Result<RegistryId> {
     if let Some(known) = read(state)? {
         return Ok(known);
@@ -49,7 +50,8 @@ pub fn read_or_set(state: &Path, met: RegistryId) -> io::Result<RegistryId> {
     if let Some(known) = read(state)? {
         return Ok(known);
     }
-    // Whole and on the disk before it has its name. What a kill leaves is the next one's to overwrite.
+    // Written and synced before the rename, so the file is never incomplete. The next attempt
+    // overwrites what a killed process leaves behind.
     let fresh = state.join(".registry.new");
     let mut file = std::fs::File::create(&fresh)?;
     writeln!(file, "{met}")?;
@@ -64,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_registry_that_is_met_is_the_one_that_is_obeyed() {
+    fn a_node_is_bound_to_the_first_registry() {
         let state = tempfile::tempdir().unwrap();
         assert_eq!(read(state.path()).unwrap(), None);
         let ids: Vec<_> = (0..8).map(|_| RegistryId::generate()).collect();
@@ -79,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_identity_is_not_taken_for_none() {
+    fn an_invalid_identity_does_not_count_as_missing() {
         let state = tempfile::tempdir().unwrap();
         for text in ["", "x", "0\n"] {
             std::fs::write(file(state.path()), text).unwrap();

@@ -1,4 +1,4 @@
-//! Whether files have changed, without reading them.
+//! Detects whether files have changed without reading them.
 
 use std::fs;
 use std::io;
@@ -8,11 +8,12 @@ use std::time::{Duration, SystemTime};
 
 use crate::model::digest::digest;
 
-/// How long after a change a file's times may not tell it from the next change. Linux stamps files by a clock that moves
-/// in steps of up to 10 ms; network file systems have steps of a second.
+/// The time after a change during which a further change might not alter the file's timestamps.
+/// Linux takes timestamps from a clock with ticks of up to 10 ms; network file systems may round to
+/// a second.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// What files looked like at one moment.
+/// The state of several files at one moment.
 #[derive(Debug)]
 pub struct Stamps {
     text: String,
@@ -20,16 +21,16 @@ pub struct Stamps {
 }
 
 impl Stamps {
-    /// Of nothing yet, but for what is known by a text.
+    /// Starts without files, with a text that becomes part of the digest.
     pub fn of(known: &str) -> Self {
         Self { text: known.to_owned(), newest: SystemTime::UNIX_EPOCH }
     }
 
-    /// One more file. That it is not there is a state, too, and the same as being empty: whoever only reads an SQLite file
-    /// leaves an empty log beside it.
+    /// Adds a file. A missing file counts as an empty one, because merely reading an SQLite
+    /// database leaves an empty log next to it.
     ///
     /// # Errors
-    /// That of `stat`, but for a file that is missing.
+    /// That of `stat`, unless the file is missing.
     pub fn add(&mut self, file: &Path) -> io::Result<()> {
         match fs::metadata(file) {
             Ok(facts) if facts.size() > 0 => {
@@ -47,8 +48,8 @@ impl Stamps {
         }
     }
 
-    /// A digest that is another one if any of the files is another one; `None` while one has changed so lately that its
-    /// next change might not show.
+    /// Returns a digest that changes whenever any of the files does; `None` if a file changed so
+    /// recently that its next change might go unnoticed.
     pub fn digest(&self, now: SystemTime) -> Option<String> {
         let age = now.duration_since(self.newest).ok()?;
         (age >= SETTLED).then(|| digest(self.text.as_bytes()))
@@ -60,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_change_shows_once_it_has_settled() {
+    fn every_change_alters_the_digest_once_settled() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         let mut seen = Vec::new();
@@ -85,7 +86,7 @@ mod tests {
         look(SystemTime::now() - Duration::from_secs(3600));
         let [missing, empty, first, same, fresh, longer, replaced, future] = &seen[..] else { panic!() };
         assert_eq!((missing, first), (empty, same));
-        assert!(fresh.is_none() && future.is_none(), "its next change might not show");
+        assert!(fresh.is_none() && future.is_none(), "a further change might go unnoticed");
         for (n, one) in [missing, first, longer, replaced].into_iter().enumerate() {
             let others = [missing, first, longer, replaced].into_iter().enumerate();
             assert!(one.is_some() && others.filter(|(m, _)| *m != n).all(|(_, other)| other != one));

@@ -27,7 +27,7 @@ macro_rules! dns_name_type {
 }
 
 dns_name_type!(
-    /// The DNS name of the server, or of a node: a machine of the pool that runs virtual machines.
+    /// The DNS name of the server, or of a node: a host of the pool that runs virtual machines.
     PhysicalHost
 );
 dns_name_type!(
@@ -36,8 +36,8 @@ dns_name_type!(
 );
 
 impl PhysicalHost {
-    /// Whether this names the host that calls itself `own` (gethostname(2)). Either name may lack
-    /// its domain.
+    /// Returns whether this names the host whose own name is `own` (gethostname(2)). Either name
+    /// may lack its domain.
     pub fn is_called(&self, own: &str) -> bool {
         let own = own.to_ascii_lowercase();
         let first = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
@@ -49,7 +49,7 @@ fn dns_name(text: &str) -> Result<String, NameFault> {
     check_length(text, 63)?;
     let text = text.to_ascii_lowercase();
     let is_known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-    // Bytes are faster to go over than characters, and almost every name is good.
+    // Bytes are faster to iterate over than characters, and almost every name is valid.
     if !text.bytes().all(|byte| is_known(char::from(byte)))
         && let Some(c) = text.chars().find(|&c| !is_known(c))
     {
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_knows_its_name_with_and_without_domain() {
+    fn a_host_is_recognized_with_and_without_its_domain() {
         for (named, own, expected) in [
             ("node1", "node1", true),
             ("node1.example.org", "node1", true),

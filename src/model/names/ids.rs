@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::{NameFault, check_length, string_name};
 use crate::model::lease::Moment;
 
-/// An id that is a UUID of version 7. Only its hyphenated lower-case form is read, so one id has
-/// one spelling.
+/// Defines an id that is a UUID of version 7. Only the hyphenated lower-case form is accepted, so
+/// each id has exactly one spelling.
 macro_rules! uuid_name {
     ($(#[$about:meta])* $name:ident) => {
         $(#[$about])*
@@ -18,7 +18,7 @@ macro_rules! uuid_name {
         pub struct $name(uuid::Uuid);
 
         impl $name {
-            /// A new id; later ids sort after earlier ones.
+            /// Generates a new id; later ids sort after earlier ones.
             pub fn generate() -> Self {
                 Self(uuid::Uuid::now_v7())
             }
@@ -30,7 +30,7 @@ macro_rules! uuid_name {
             fn from_str(text: &str) -> Result<Self, NameFault> {
                 uuid::Uuid::try_parse(text)
                     .ok()
-                    // Of the forms that `try_parse` reads, only the hyphenated one has 36
+                    // Of the forms that `try_parse` accepts, only the hyphenated one has 36
                     // characters.
                     .filter(|id| id.get_version_num() == 7 && text.len() == 36)
                     .filter(|_| !text.bytes().any(|byte| byte.is_ascii_uppercase()))
@@ -61,27 +61,27 @@ macro_rules! uuid_name {
 }
 
 uuid_name! {
-    /// The id of a machine. Deploy assigns it, every message about the machine carries it, and it
-    /// is never used again.
+    /// The id of a machine. It is assigned on deploy, contained in every message about the machine,
+    /// and never reused.
     VmId
 }
 
 uuid_name! {
-    /// The identity of a registry. It is made with the registry and kept for life, through backup
-    /// and restore. A node obeys the registry that it knows and no other.
+    /// The identity of a registry. It is generated with the registry and survives backup and
+    /// restore. A node accepts requests only for the registry that it is bound to.
     RegistryId
 }
 
 impl VmId {
-    /// When the id was made, by its own timestamp (RFC 9562, section 5.7).
+    /// Returns when the id was generated, according to its timestamp (RFC 9562, section 5.7).
     pub fn made(self) -> Moment {
         let seconds = self.0.get_timestamp().map_or(0, |time| time.to_unix().0);
         Moment::from_unix(i64::try_from(seconds).unwrap_or(i64::MAX))
     }
 }
 
-/// What a script calls an order, so that the order is recognised when it is sent again: up to 64
-/// letters, digits, `.`, `_`, `~` and `-`, which need no encoding in a URL.
+/// A name that a script gives to an order so that a repetition is recognized: up to 64 letters,
+/// digits, `.`, `_`, `~` and `-`, which need no encoding in a URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrderName(String);
 
@@ -104,7 +104,7 @@ impl fmt::Display for OrderName {
     }
 }
 
-/// Marks one request in every log that it touches, on the server and on the node.
+/// The id of a request, contained in every log line about it, on the server and on the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RequestId(String);
@@ -112,7 +112,7 @@ pub struct RequestId(String);
 string_name!(RequestId);
 
 impl RequestId {
-    /// A new id: twelve random hexadecimal digits.
+    /// Generates a new id: twelve random hexadecimal digits.
     pub fn generate() -> Self {
         let id = uuid::Uuid::now_v7().simple().to_string();
         Self(id[id.len() - 12..].to_owned())

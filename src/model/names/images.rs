@@ -31,11 +31,11 @@ impl FromStr for ImageTag {
     }
 }
 
-/// What a person calls an image that they saved: up to 40 lower-case letters, digits, `.` and `-`,
+/// The name that a user gave to a saved image: up to 40 lower-case letters, digits, `.` and `-`,
 /// with a letter or digit at either end.
 ///
-/// It has no underscore, because the last one in the name of its file ([`SavedImage::stem`]) marks
-/// where it begins.
+/// It contains no underscore, so the last one in the file name ([`SavedImage::stem`]) marks where
+/// it begins.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ImageName(String);
@@ -59,25 +59,25 @@ impl FromStr for ImageName {
     }
 }
 
-/// An image that somebody saved.
+/// An image saved by a user.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SavedImage {
-    /// Who owns it.
+    /// The owner.
     pub owner: UserName,
-    /// What its owner calls it.
+    /// The name that the owner gave it.
     pub name: ImageName,
 }
 
 impl SavedImage {
-    /// The name of its file without the ending: `user_name`, where the user is the canonical name,
-    /// encoded as in a volume's name. No two people and no two images share one.
+    /// Returns the file name without its extension: `user_name`, where the user is the canonical
+    /// name, encoded as in a volume's name. It is unique to the owner and the image.
     pub fn stem(&self) -> String {
         format!("{}_{}", self.owner.in_volume_name(), self.name)
     }
 
-    /// The image with that [`stem`](Self::stem), under its owner's canonical name; `None` if no
-    /// image has it.
+    /// Parses a [`stem`](Self::stem) into an image with its owner's canonical name; `None` if no
+    /// image has that stem.
     pub fn from_stem(stem: &str) -> Option<Self> {
         let (owner, name) = stem.rsplit_once('_')?;
         Some(Self { owner: UserName::from_volume_name(owner)?, name: name.parse().ok()? })

@@ -1,8 +1,8 @@
-//! Names. Each kind is a type, and is checked once, where it enters.
+//! Names. Each kind is a type of its own, validated once, where it enters the program.
 //!
-//! The rules are the narrowest of all the places where a name ends up: the name of a Xen domain
-//! (`/` and names of digits only break `xl`), of an LVM volume (`[A-Za-z0-9+_.-]`, see lvm(8)) or
-//! of a file, a kernel's command line, a DNS label (RFC 1123).
+//! The rules are those of the strictest place where a name is used: Xen domain names (`/` and
+//! all-digit names break `xl`), LVM volume names (`[A-Za-z0-9+_.-]`, see lvm(8)), file names, the
+//! kernel command line, and DNS labels (RFC 1123).
 
 mod hosts;
 mod ids;
@@ -29,25 +29,25 @@ pub use volumes::{ROOT_PREFIX, SWAP_PREFIX, VOLUME_PREFIXES, VolumeGroup};
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NameFault {
-    /// Nothing was given.
+    /// The name is empty.
     #[error("must not be empty")]
     Empty,
-    /// More characters than this kind of name may have.
+    /// The name has more characters than this kind of name may have.
     #[error("is longer than {max} characters")]
     TooLong {
-        /// The largest number of characters.
+        /// The maximum number of characters.
         max: usize,
     },
     /// Not UTF-8.
     #[error("is not valid UTF-8")]
     NotUtf8,
-    /// A character that this kind of name can't have.
+    /// A character that is not allowed in this kind of name.
     #[error("must not contain {}", describe(*.0))]
     BadCharacter(char),
-    /// A first or last character that this kind of name can't have.
+    /// A first or last character that is not allowed in this kind of name.
     #[error("must not begin or end with {}", describe(*.0))]
     BadEdge(char),
-    /// Text that LVM reserves (lvm(8), "VALID NAMES").
+    /// A substring that LVM reserves (lvm(8), "VALID NAMES").
     #[error("contains {0:?}, which LVM reserves for itself")]
     Reserved(&'static str),
     /// Not `USER_HOST`.
@@ -56,10 +56,10 @@ pub enum NameFault {
     /// Not a UUID of version 7.
     #[error("is not the id of a machine")]
     NotAnId,
-    /// Begins with none of [`VOLUME_PREFIXES`].
+    /// It begins with none of [`VOLUME_PREFIXES`].
     #[error("does not begin with xen-root- or xen-swap-")]
     BadPrefix,
-    /// Only digits, or a name that Xen has for something else.
+    /// Only digits, or a name that Xen uses for something else.
     #[error("is a number, or a name that is no machine's")]
     NotADomain,
 }
@@ -73,7 +73,7 @@ fn describe(c: char) -> String {
     }
 }
 
-/// Whether a character is not displayed, or changes how the text around it is.
+/// Returns whether a character is not displayed, or changes the display of the text around it.
 pub(crate) fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}' | '\u{FFF9}'..='\u{FFFB}')
 }
@@ -88,7 +88,7 @@ fn check_length(text: &str, max: usize) -> Result<(), NameFault> {
     }
 }
 
-/// What all names that are strings share: showing, and (de)serialising as a string.
+/// Implements display and (de)serialization as a string for a name type.
 macro_rules! string_name {
     ($name:ident) => {
         impl $name {

@@ -9,10 +9,11 @@ use super::{NameFault, check_length, is_invisible, string_name};
 use crate::model::digest::digest;
 use crate::model::folding::{folded, is_hidden};
 
-/// A person's name as Apache gave it, and as vGrid uses it.
+/// A user's name, as Apache passed it and as vGrid uses it.
 ///
-/// Any Unicode, up to 128 characters, except invisible ones, `/`, and `;` (with which mod_shib
-/// joins several values of an attribute). No blank at either end, and no leading `-`.
+/// Any Unicode, up to 128 characters, except invisible ones, `/`, and `;` (the separator that
+/// mod_shib puts between several values of an attribute). It has no blank at either end and no
+/// leading `-`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct UserName(String);
@@ -23,10 +24,10 @@ impl UserName {
     /// The longest accepted name, in characters.
     pub const MAX: usize = 128;
 
-    /// Reads the name of somebody who signs in.
+    /// Parses the name of a user who signs in.
     ///
-    /// It may hold nothing that is not displayed, so that people whose names look the same can be
-    /// told apart. Names from before this rule may hold more; [`FromStr`] reads them.
+    /// It may contain no invisible characters, so that names that look the same are the same. Names
+    /// from before this rule may contain some; [`FromStr`] accepts them.
     pub fn of_sign_in(text: &str) -> Result<Self, NameFault> {
         let name: Self = text.parse()?;
         match text.chars().find(|&c| is_hidden(c)) {
@@ -35,41 +36,41 @@ impl UserName {
         }
     }
 
-    /// Whether another name differs from this one at most in case, or in how letters and accents
-    /// are encoded.
+    /// Returns whether another name differs at most in case, or in the encoding of letters and
+    /// accents.
     pub fn is_alike(&self, other: &Self) -> bool {
         self == other || folded(&self.0) == folded(&other.0)
     }
 
-    /// Reads a name from the raw bytes of an environment variable.
+    /// Parses a name from the raw bytes of an environment variable.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, NameFault> {
         std::str::from_utf8(bytes).map_err(|_| NameFault::NotUtf8)?.parse()
     }
 
-    /// The name with underscores for blanks, as vGrid has always shown it. Two people may share it,
-    /// so the registry admits only the first of them.
+    /// The name with underscores for blanks, as vGrid has always shown it. Two users may have the
+    /// same canonical name; the registry admits only the first of them.
     pub fn canonical(&self) -> String {
         self.0.replace(' ', "_")
     }
 
-    /// The canonical name, percent-encoded except for RFC 3986's unreserved characters: safe on a
-    /// kernel's command line.
+    /// The canonical name, percent-encoded except for RFC 3986's unreserved characters, so that it
+    /// is safe on a kernel command line.
     pub fn encoded(&self) -> String {
         const SET: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
         utf8_percent_encode(&self.canonical(), &SET).to_string()
     }
 
-    /// The canonical name as part of a volume's name: [`encoded`](Self::encoded), but with `+` for
+    /// The canonical name as part of a volume name: [`encoded`](Self::encoded), but with `+` for
     /// `%` and with `~` encoded, because LVM allows neither.
     pub(super) fn in_volume_name(&self) -> String {
         const SET: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
         utf8_percent_encode(&self.canonical(), &SET).to_string().replace('%', "+")
     }
 
-    /// A substitute for a canonical name that is too long for a volume's name, such as the whole
-    /// subject of a certificate: its beginning, and 64 bits of its digest.
+    /// Returns a substitute for a canonical name that is too long for a volume name, such as the
+    /// full subject of a certificate: its beginning, and 64 bits of its digest.
     ///
-    /// The [full form](Self::in_volume_name) never has two `+` in a row, so the two can't be
+    /// The [full form](Self::in_volume_name) never contains two `+` in a row, so the two can't be
     /// confused.
     pub(super) fn shortened(&self) -> String {
         let canonical = self.canonical();
@@ -78,7 +79,7 @@ impl UserName {
         format!("{begins}++{}", digest(canonical.as_bytes()))
     }
 
-    /// Reverses [`in_volume_name`](Self::in_volume_name), to the canonical name.
+    /// Decodes the result of [`in_volume_name`](Self::in_volume_name) into the canonical name.
     pub(super) fn from_volume_name(part: &str) -> Option<Self> {
         let decoded: Vec<u8> = percent_decode_str(&part.replace('+', "%")).collect();
         Self::from_bytes(&decoded).ok().filter(|user| user.in_volume_name() == part)
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn encoded_names_hold_no_blank_and_no_quote() {
+    fn encoded_names_contain_no_blank_and_no_quote() {
         let name: UserName = "o'brien \"x\" é".parse().unwrap();
         assert_eq!(name.encoded(), "o%27brien_%22x%22_%C3%A9");
     }

@@ -1,4 +1,4 @@
-//! Names of what a host has and vGrid may not have made.
+//! Names of things on a host that vGrid may not have created.
 
 use std::str::FromStr;
 
@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::volumes::check_lvm_characters;
 use super::{MachineName, NameFault, VOLUME_PREFIXES, check_length, string_name};
 
-/// The name of a volume that looks like a machine's, but that vGrid may not have made: one of
-/// [`VOLUME_PREFIXES`] and something after it, up to 100 characters in all, of those that lvm(8)
-/// allows.
+/// The name of a volume that looks like a machine's, but that vGrid may not have created: one of
+/// [`VOLUME_PREFIXES`] followed by at least one character, at most 100 characters in total, with
+/// the characters that lvm(8) allows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct StrangerVolume(String);
@@ -17,7 +17,8 @@ pub struct StrangerVolume(String);
 string_name!(StrangerVolume);
 
 impl StrangerVolume {
-    /// The machine to which a volume of this name would belong; `None` if no machine can have it.
+    /// Returns the machine that a volume with this name would belong to; `None` if no machine can
+    /// have it.
     pub fn machine(&self) -> Option<MachineName> {
         VOLUME_PREFIXES.iter().find_map(|prefix| self.0.strip_prefix(prefix)?.parse().ok())
     }
@@ -37,11 +38,12 @@ impl FromStr for StrangerVolume {
     }
 }
 
-/// The name of a domain that vGrid may not have made: up to 100 printable ASCII characters without
-/// blanks, quotes and slashes, not beginning with `-`.
+/// The name of a domain that vGrid may not have created: up to 100 printable ASCII characters
+/// without blanks, quotes and slashes, not beginning with `-`.
 ///
-/// It is not digits only, which `xl` takes for a domain's number. It is neither the control domain's
-/// name nor `(null)`, as which `xl` lists a domain that is only half there and could be anybody's.
+/// Names of digits only are excluded, because `xl` takes them for domain numbers; so are the
+/// control domain's name and `(null)`, which `xl` prints for a domain that is only partially
+/// constructed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct StrangerDomain(String);
@@ -72,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strangers_have_names_that_can_be_nothing_else() {
+    fn foreign_names_are_validated() {
         for good in ["xen-root-x", "xen-swap-alice_vm1", "xen-root-a+b.c_d-"] {
             assert_eq!(good.parse::<StrangerVolume>().unwrap().as_str(), good);
         }

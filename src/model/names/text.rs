@@ -1,4 +1,4 @@
-//! What people write in words of their own, on one line.
+//! Free text written by people, on one line.
 
 use std::str::FromStr;
 
@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{NameFault, check_length, is_invisible, string_name};
 
-/// What its owner calls a machine: up to 64 characters of any visible Unicode; may be empty.
+/// A machine's label, chosen by its owner: up to 64 characters of any visible Unicode; may be
+/// empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Label(String);
@@ -29,12 +30,12 @@ impl FromStr for Label {
     }
 }
 
-/// Why an administrator has closed something: up to 300 characters of any visible Unicode.
+/// An administrator's reason for closing something: up to 300 characters of any visible Unicode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason(String);
 
 impl Reason {
-    /// The longest accepted reason, in characters.
+    /// The maximum length, in characters.
     pub const MAX: usize = 300;
 
     /// The reason as text.

@@ -1,4 +1,4 @@
-//! What vGrid names in LVM.
+//! Names used in LVM.
 
 use std::str::FromStr;
 
@@ -6,17 +6,17 @@ use serde::{Deserialize, Serialize};
 
 use super::{NameFault, check_length, string_name};
 
-/// The prefix of the volumes that hold a machine's file system.
+/// The prefix of the volumes that contain a machine's file system.
 pub const ROOT_PREFIX: &str = "xen-root-";
 
-/// The prefix of the volumes that a machine swaps to.
+/// The prefix of a machine's swap volumes.
 pub const SWAP_PREFIX: &str = "xen-swap-";
 
-/// The prefixes of machines' volumes.
+/// The prefixes of all volumes of machines.
 pub const VOLUME_PREFIXES: [&str; 2] = [ROOT_PREFIX, SWAP_PREFIX];
 
-/// The name of a volume group: what lvm(8) allows, up to 40 characters (the name of a device-mapper
-/// device has room for 127, which the group, the volume and doubled hyphens share).
+/// The name of a volume group: as allowed by lvm(8), up to 40 characters. (A device-mapper name is
+/// limited to 127 characters, which must hold the group, the volume and doubled hyphens.)
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct VolumeGroup(String);
@@ -33,7 +33,7 @@ impl FromStr for VolumeGroup {
     }
 }
 
-/// Checks that all characters are ones that LVM allows (lvm(8), "VALID NAMES").
+/// Checks that a text contains only characters that LVM allows (lvm(8), "VALID NAMES").
 pub(super) fn check_lvm_characters(text: &str) -> Result<(), NameFault> {
     if let Some(c) =
         text.chars().find(|&c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '+' | '-')))

@@ -7,14 +7,14 @@ use crate::node::helper::consoles::{MOST, taken};
 use crate::node::helper::trust;
 use crate::system::exec;
 
-/// How large a console log may be, in bytes: what xenconsoled writes for one guest in a few
+/// The size above which a console log is too large, in bytes: the output of one guest within a few
 /// minutes.
 const LARGE_LOG: u64 = 20 * MOST;
 
-/// What keeps console logs short if no `info` reaches this host.
+/// The logrotate configuration, which limits console logs if this host receives no `info` requests.
 const LOGROTATE: &str = "/etc/logrotate.d/vgrid";
 
-/// Whether the toolstack logs consoles where vGrid looks for them.
+/// Checks that the toolstack logs consoles where vGrid looks for them.
 pub fn logged(node: &config::Node) -> Verdict<()> {
     let folder = &node.general.console_log_directory;
     trust::directory(folder).map_err(|failure| {
@@ -34,13 +34,13 @@ pub fn logged(node: &config::Node) -> Verdict<()> {
     Ok(Seen::well((), folder.display()))
 }
 
-/// Whether console logs are kept short.
+/// Checks that console logs do not grow too large.
 pub fn kept_short(node: &config::Node) -> Verdict<()> {
     let folder = &node.general.console_log_directory;
     let mut total = 0;
     for entry in std::fs::read_dir(folder).or_else_do(format!("ls -ld {}", folder.display()))? {
         let path = entry.or_else_do("run it again")?.path();
-        // It may just have been removed with its machine.
+        // It may just have been removed together with its machine.
         let Ok(facts) = std::fs::symlink_metadata(&path) else { continue };
         let taken = taken(&facts);
         if taken > LARGE_LOG {
@@ -60,7 +60,7 @@ pub fn kept_short(node: &config::Node) -> Verdict<()> {
     Ok(Seen::well((), format!("{} MiB in {}{rotated}", total.div_ceil(1 << 20), folder.display())))
 }
 
-/// The arguments of all processes.
+/// Lists the command lines of all processes.
 fn processes() -> Vec<Vec<String>> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     entries

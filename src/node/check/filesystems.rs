@@ -1,20 +1,19 @@
-//! File systems: the programs that make them, and what they make.
+//! File systems: the programs that create them, and their output.
 
 use std::io::Read as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 
+use super::error_output;
 use super::images::Images;
-use super::said;
 use crate::check::{OrElse as _, Problem, Seen, Verdict};
 use crate::node::filesystem;
 use crate::system::exec::Run;
 
-/// The size of the disk on which file systems are tried, in bytes. XFS wants 300 MiB. The disk is
-/// sparse.
+/// The size of the trial disk, in bytes. XFS requires 300 MiB. The disk is a sparse file.
 const TRIAL: u64 = 320 << 20;
 
-/// Whether the programs that make file systems are installed.
+/// Checks that the programs that create file systems are installed.
 pub fn makers(images: &Images) -> Verdict<()> {
     let mut programs: Vec<&str> =
         images.iter().filter_map(|(_, image)| Some(image.make_filesystem.first()?.as_str())).collect();
@@ -33,8 +32,8 @@ pub fn makers(images: &Images) -> Verdict<()> {
     Ok(Seen::well((), programs.join(", ")))
 }
 
-/// Tries each command: it must make a file system that vGrid mounts, without features that programs
-/// a few years old can't read, unless the command itself asks for them.
+/// Tries each command: it must create a file system that vGrid can mount, without features that
+/// programs a few years old can't read, unless the command itself requests them.
 pub fn made(images: &Images) -> Seen<()> {
     let mut commands: Vec<(&[String], Vec<&str>)> = Vec::new();
     for (tag, image) in images {
@@ -55,7 +54,7 @@ pub fn made(images: &Images) -> Seen<()> {
     Seen::partly(Some(()), notes.join("; "), problems)
 }
 
-/// Runs a command on an empty disk. Returns the first bytes of what it made.
+/// Runs a command on an empty disk. Returns the first bytes of the resulting file system.
 fn made_by(command: &[String]) -> Result<Vec<u8>, Problem> {
     let disk = PathBuf::from(format!("/run/vgrid-check-{}.disk", std::process::id()));
     let make = || -> Result<Vec<u8>, String> {
@@ -65,7 +64,7 @@ fn made_by(command: &[String]) -> Result<Vec<u8>, Problem> {
         file.set_len(TRIAL).map_err(|error| format!("{}: {error}", disk.display()))?;
         let (program, args) = command.split_first().ok_or("an empty command")?;
         let run = Run::new(program).args(args).arg(&disk).run();
-        run.map_err(|error| said(&error))?;
+        run.map_err(|error| error_output(&error))?;
         let mut head = Vec::new();
         let read = file.take(filesystem::HEAD as u64).read_to_end(&mut head);
         read.map(|_| head).map_err(|error| error.to_string())
@@ -75,7 +74,7 @@ fn made_by(command: &[String]) -> Result<Vec<u8>, Problem> {
     made.or_else_do("mend [XenDeployerFSCreateCmd] of node.cfg; there must be some MiB free in /run")
 }
 
-/// Judges a file system by its first bytes.
+/// Checks a file system by its first bytes.
 fn judge_made(command: &[String], tags: &str, head: &[u8]) -> Result<String, Problem> {
     let words = command.join(" ");
     let Some(kind) = filesystem::kind(head) else {
@@ -85,7 +84,7 @@ fn judge_made(command: &[String], tags: &str, head: &[u8]) -> Result<String, Pro
         ));
     };
     let features = filesystem::features(head);
-    // Whoever names a feature, to have it or not, has considered it.
+    // A command that names a feature, to enable or disable it, does so deliberately.
     let unasked = || features.iter().filter(|feature| feature.young && !words.contains(feature.name));
     if unasked().next().is_none() {
         let names: Vec<&str> = features.iter().map(|feature| feature.name).collect();
@@ -111,7 +110,7 @@ mod tests {
     use crate::system::exec;
 
     #[test]
-    fn young_features_that_nobody_asked_for_are_named() {
+    fn new_features_that_were_not_requested_are_reported() {
         let made = |options: &str| {
             let program = exec::find(&["mkfs.ext4"]).unwrap();
             let line = format!("{} -q -F {options}", program.display());
@@ -127,7 +126,7 @@ mod tests {
                 .unwrap()
                 .starts_with("tiny: ext4 metadata_csum_seed,orphan_file")
         );
-        // The same by default, as mke2fs does since e2fsprogs 1.47.
+        // The same features by default, as in mke2fs since e2fsprogs 1.47.
         let plain = ["/sbin/mkfs.ext4".to_owned()];
         let problem = judge_made(&plain, "old, older", &young).unwrap_err();
         assert!(problem.why.contains("metadata_csum_seed (needs GRUB 2.12"), "{problem:?}");

@@ -1,11 +1,11 @@
-//! Xen: the control domain, its toolstack, and the folder that machines are started from.
+//! Xen: the control domain, its toolstack, and the autostart directory.
 
 use crate::check::{OrElse as _, Problem, Seen, Verdict};
 use crate::config::{self, VmType};
 use crate::node::helper::trust;
 use crate::node::hypervisor::{self, Hypervisor};
 
-/// Whether this host is Xen's control domain.
+/// Checks that this host is Xen's control domain.
 pub fn under_xen() -> Verdict<()> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     if read("/sys/hypervisor/type").trim() != "xen" {
@@ -23,7 +23,7 @@ pub fn under_xen() -> Verdict<()> {
     ))
 }
 
-/// Whether the toolstack answers.
+/// Checks that the toolstack works.
 pub fn toolstack(node: &config::Node) -> Verdict<Box<dyn Hypervisor>> {
     let start = "apt-get install xen-utils && systemctl restart xen; if that fails: journalctl -u xen";
     let toolstack = hypervisor::open(VmType::Xen, node.general.toolstack).or_else_do(start)?;
@@ -33,7 +33,7 @@ pub fn toolstack(node: &config::Node) -> Verdict<Box<dyn Hypervisor>> {
     Ok(Seen::well(toolstack, note))
 }
 
-/// Whether the folder from which machines are started with the host is root's alone.
+/// Checks that only root can write to the directory from which machines are started at boot.
 pub fn autostart(node: &config::Node) -> Verdict<()> {
     let folder = &node.general.xen_auto_directory;
     let make = format!("install -d -o root -g root -m 755 {}", folder.display());

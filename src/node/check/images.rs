@@ -1,9 +1,9 @@
-//! Images: the files to deploy from, the folder to save to, and tar.
+//! Images: the files to deploy from, the directory to save to, and tar.
 
 use std::io::Read as _;
 use std::path::Path;
 
-use super::said;
+use super::error_output;
 use crate::check::rights::{self, WEB_USER};
 use crate::check::{OrElse as _, Problem, Seen, Verdict};
 use crate::config::{self, Common, ImageSettings};
@@ -27,10 +27,10 @@ pub fn installed(common: &Common, node: &config::Node, is_root: bool) -> Seen<Im
     Seen::partly((!found.is_empty()).then_some(found), note, problems)
 }
 
-/// Whether users' images can be saved, renamed and deleted in the folder of images.
+/// Checks that users' images can be saved, renamed and deleted in the image directory.
 pub fn can_be_saved(folder: &Path) -> Verdict<()> {
     let path = folder.display();
-    // The sticky bit keeps the web server's user from removing what is not its own.
+    // The sticky bit keeps the web server's user from removing other users' files.
     let make = format!("install -d -o root -g {WEB_USER} -m 1775 {path}");
     rights::facts(folder, &make)?;
     if !rights::web_user_writes(folder) {
@@ -42,18 +42,18 @@ pub fn can_be_saved(folder: &Path) -> Verdict<()> {
     Ok(Seen::well((), format!("{WEB_USER} can write to {path}")))
 }
 
-/// Whether tar can be run as nobody with the right to read everything.
+/// Checks that tar can be run as nobody with the capability to read every file.
 pub fn packing() -> Verdict<()> {
-    let said = as_nobody("tar").arg("--version").run().map_err(|error| {
+    let output = as_nobody("tar").arg("--version").run().map_err(|error| {
         Problem::new(
-            format!("tar can't be run with few rights, so no image can be saved: {}", said(&error)),
+            format!("tar can't be run with few rights, so no image can be saved: {}", error_output(&error)),
             "apt-get install tar util-linux (setpriv is in it, of version 2.33 or later)",
         )
     })?;
-    Ok(Seen::well((), said.text().lines().next().unwrap_or_default()))
+    Ok(Seen::well((), output.text().lines().next().unwrap_or_default()))
 }
 
-/// Checks one image, and finds its settings.
+/// Checks an image and returns its settings.
 fn image_file(tag: &ImageTag, node: &config::Node, is_root: bool) -> Result<ImageSettings, Problem> {
     let settings = node.image(tag).or_else_do("add the line, or a default, to node.cfg")?;
     let path = settings.file.display();

@@ -19,7 +19,7 @@ use crate::config::Common;
 use crate::node::endpoints::ENDPOINTS;
 use crate::system::exec::ExecError;
 
-/// How long the server, or the helper, may take to answer.
+/// The time limit for the server or the helper to respond.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs the node's checks.
@@ -84,7 +84,7 @@ pub fn run(checks: &mut Checks, ground: &Ground) {
     checks.check_as_root("helper answers", rule.and(helper).and(node), |_| programs::helper_answers());
 }
 
-/// Whether `common.cfg` knows this host by its own name.
+/// Checks that `common.cfg` lists this host under its own name.
 fn own_name(common: &Common) -> Verdict<()> {
     let own = nix::unistd::gethostname().or_else_do("hostnamectl set-hostname NAME")?;
     let own = own.to_string_lossy();
@@ -100,8 +100,8 @@ fn own_name(common: &Common) -> Verdict<()> {
     }
 }
 
-/// What a program that failed said.
-fn said(error: &ExecError) -> String {
+/// Returns the output of a failed program.
+fn error_output(error: &ExecError) -> String {
     match error {
         ExecError::Failed { stdout, stderr, .. } if stderr.is_empty() => {
             String::from_utf8_lossy(stdout).into_owned()

@@ -1,9 +1,9 @@
-//! The node's own programs, and sudo, by which one of them becomes root.
+//! The node's own programs, and the sudo rule that gives one of them root.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use super::{LIMIT, said};
+use super::{LIMIT, error_output};
 use crate::check::rights::{self, WEB_USER};
 use crate::check::{OrElse as _, Problem, Seen, Verdict};
 use crate::node::HELPER;
@@ -11,7 +11,7 @@ use crate::node::helper::trust;
 use crate::node::host::HostState;
 use crate::system::exec::{self, ExecError, Run};
 
-/// Checks one of the node's programs: it must exist, be root's alone, and be executable.
+/// Checks one of the node's programs: it must exist, be writable only by root, and be executable.
 pub fn installed(path: &str) -> Verdict<()> {
     let install = "make install PARTS=node";
     trust::file(Path::new(path)).map_err(|failure| Problem::new(failure.detail, install))?;
@@ -23,26 +23,26 @@ pub fn installed(path: &str) -> Verdict<()> {
     Ok(Seen::well((), path))
 }
 
-/// Whether sudo's configuration is valid.
+/// Checks that sudo's configuration is valid.
 pub fn sudoers() -> Verdict<()> {
     let program =
         exec::find(&["visudo"]).ok_or("there is no sudo on this host").or_else_do("apt-get install sudo")?;
     Run::new(program).arg("-c").run().map_err(|error| {
         Problem::new(
-            said(&error),
+            error_output(&error),
             "mend the file that it names with: visudo -f FILE (chmod 440 FILE for its rights)",
         )
     })?;
     Ok(Seen::well((), "visudo finds nothing wrong"))
 }
 
-/// Whether the web server's user may run the helper through sudo, and nothing else.
+/// Checks that the web server's user may run the helper through sudo, and nothing else.
 pub fn sudo_rule() -> Verdict<()> {
     let install = "make install PARTS=node puts the one rule into /etc/sudoers.d/vgrid";
     let program =
         exec::find(&["sudo"]).ok_or("there is no sudo on this host").or_else_do("apt-get install sudo")?;
     let listed = match Run::new(program).args(["-l", "-U", WEB_USER]).run() {
-        Ok(said) => said.text(),
+        Ok(output) => output.text(),
         // Some versions fail if there is no rule at all.
         Err(ExecError::Failed { .. }) => String::new(),
         Err(error) => return Err(Problem::new(error, install)),
@@ -69,11 +69,14 @@ pub fn sudo_rule() -> Verdict<()> {
     }
 }
 
-/// Tries the whole way from the web server's user to root.
+/// Tests the whole path from the web server's user to root.
 pub fn helper_answers() -> Verdict<()> {
     let run = rights::as_web_user().args(["/usr/bin/sudo", "-n", HELPER, "info"]).limit(LIMIT);
     let answer = run.run().map_err(|error| {
-        Problem::new(said(&error), format!("see what it says: sudo -u {WEB_USER} sudo -n {HELPER} info"))
+        Problem::new(
+            error_output(&error),
+            format!("see what it says: sudo -u {WEB_USER} sudo -n {HELPER} info"),
+        )
     })?;
     serde_json::from_slice::<HostState>(&answer.stdout)
         .map_err(|error| format!("{HELPER} info says what this program does not understand: {error}"))
@@ -81,9 +84,10 @@ pub fn helper_answers() -> Verdict<()> {
     Ok(Seen::well((), format!("{WEB_USER} gets an answer through sudo")))
 }
 
-/// The rules in what `sudo -l -U` says that a user may run.
-fn allowed(said: &str) -> Vec<String> {
-    said.lines()
+/// Parses the rules from the output of `sudo -l -U`.
+fn allowed(output: &str) -> Vec<String> {
+    output
+        .lines()
         .skip_while(|line| !line.contains("may run the following commands"))
         .skip(1)
         .take_while(|line| line.starts_with(' ') || line.starts_with('\t'))
@@ -92,10 +96,10 @@ fn allowed(said: &str) -> Vec<String> {
         .collect()
 }
 
-/// A setting that breaks the helper and is not revoked for it: the helper has no terminal, and
-/// whole images pass through it. sudo-rs has no such settings.
-fn in_the_way(said: &str) -> Option<&'static str> {
-    let words = || said.split(|c: char| c == ',' || c.is_whitespace());
+/// Returns a setting that would break the helper and is not revoked for it: the helper has no
+/// terminal, and whole images pass through it. sudo-rs has no such settings.
+fn in_the_way(output: &str) -> Option<&'static str> {
+    let words = || output.split(|c: char| c == ',' || c.is_whitespace());
     let is_set = |setting: &str| words().any(|word| word == setting);
     ["requiretty", "log_input", "log_output"]
         .into_iter()
@@ -107,17 +111,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sudo_s_list_is_read() {
-        let said = "Matching Defaults entries for www-data on xenhost:\n    env_reset, mail_badpass,\n    use_pty\n\n\
+    fn the_output_of_sudo_is_parsed() {
+        let output = "Matching Defaults entries for www-data on xenhost:\n    env_reset, mail_badpass,\n    use_pty\n\n\
                     Runas and Command-specific defaults for www-data:\n    Defaults!/usr/lib/vgrid/vgrid-helper env_reset\n\n\
                     User www-data may run the following commands on xenhost:\n    \
                     (root) NOPASSWD: /usr/lib/vgrid/vgrid-helper\n    (ALL : ALL) ALL\n";
-        assert_eq!(allowed(said), ["(root) NOPASSWD: /usr/lib/vgrid/vgrid-helper", "(ALL : ALL) ALL"]);
-        assert_eq!(in_the_way(said), None);
-        let logs = said.replace("use_pty", "use_pty, log_output, log_input");
+        assert_eq!(allowed(output), ["(root) NOPASSWD: /usr/lib/vgrid/vgrid-helper", "(ALL : ALL) ALL"]);
+        assert_eq!(in_the_way(output), None);
+        let logs = output.replace("use_pty", "use_pty, log_output, log_input");
         assert_eq!(in_the_way(&logs), Some("log_input"));
-        let mended = logs.replace("helper env_reset", "helper env_reset, !log_input, !log_output");
-        assert_eq!(in_the_way(&mended), None);
+        let fixed = logs.replace("helper env_reset", "helper env_reset, !log_input, !log_output");
+        assert_eq!(in_the_way(&fixed), None);
         assert!(allowed("User www-data is not allowed to run sudo on xenhost.\n").is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! The way to the server: its name, that it answers, its clock, and that it has the same key.
+//! The connection to the server: its name, its response, its clock and its key.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::remote::{Answer, Client, RemoteError};
 use crate::system::exec::{self, Run};
 use crate::system::{address, clock, pin};
 
-/// Checks the way to the server.
+/// Checks the connection to the server.
 pub fn checks(checks: &mut Checks, ground: &Ground, request: &RequestId) {
     let node = ground.node.as_ref();
     let name = checks.check("server's name", node, |node| {
@@ -25,7 +25,7 @@ pub fn checks(checks: &mut Checks, ground: &Ground, request: &RequestId) {
                 "enter it in the DNS or in /etc/hosts, or mend serverHostname",
             ));
         }
-        // If server and node are the same machine, the name may well be a loopback address.
+        // If the server and the node are the same host, the name may resolve to a loopback address.
         if ground.server.as_ref().known().is_none()
             && let Some(from) = address::astray(server.as_str())
         {
@@ -46,10 +46,10 @@ pub fn checks(checks: &mut Checks, ground: &Ground, request: &RequestId) {
     checks.check("server's key", node.and(ground.key.as_ref()).and(answered.as_ref()), |((node, ()), _)| {
         let key = node.key().or_else_do("see INSTALL.md")?;
         let url = node.server_url("status");
-        let registry = obeyed(node)?;
+        let registry = bound_registry(node)?;
         let client = Client::new(&key, registry, request, LIMIT, &node.general.ca_file);
-        // Signed, but no report. That is refused, but only after signature and registry have
-        // passed.
+        // Signed, but not a report, so it is refused; but only after signature and registry have
+        // been checked.
         let answer = client.post(&Recipient::Server, &url, &()).or_else_do("run it again")?;
         if answer.status == 403 {
             let path = node.general.key_file.display();
@@ -72,7 +72,7 @@ pub fn checks(checks: &mut Checks, ground: &Ground, request: &RequestId) {
     });
 }
 
-/// Checks that vGrid itself answers a stranger, with a refusal.
+/// Checks that vGrid itself answers a stranger, by refusing.
 fn reach(url: &str, answer: Result<Answer, RemoteError>) -> Result<Answer, Problem> {
     let answer = answer.map_err(|error| {
         Problem::new(
@@ -90,7 +90,7 @@ fn reach(url: &str, answer: Result<Answer, RemoteError>) -> Result<Answer, Probl
     }
 }
 
-/// Compares the clocks, and looks whether NTP keeps the one here right.
+/// Compares the clocks, and reports whether NTP synchronizes this host's.
 fn clock_agrees(theirs: Option<Moment>, ours: Moment) -> Verdict<()> {
     let kept = exec::find(&["timedatectl"])
         .and_then(|program| {
@@ -100,7 +100,7 @@ fn clock_agrees(theirs: Option<Moment>, ours: Moment) -> Verdict<()> {
                 .run()
                 .ok()
         })
-        .is_some_and(|said| said.text().trim() == "yes");
+        .is_some_and(|output| output.text().trim() == "yes");
     let kept = if kept { "kept by NTP" } else { "nothing is known to keep it right" };
     match theirs {
         Some(theirs) => {
@@ -113,8 +113,8 @@ fn clock_agrees(theirs: Option<Moment>, ours: Moment) -> Verdict<()> {
     }
 }
 
-/// The registry that this host obeys. `None` before it has met one.
-fn obeyed(node: &config::Node) -> Result<Option<RegistryId>, Problem> {
+/// Returns the registry that this host is bound to; `None` if there is none yet.
+fn bound_registry(node: &config::Node) -> Result<Option<RegistryId>, Problem> {
     let state = &node.general.state_directory;
     pin::read(state).map_err(|error| {
         let file = pin::file(state);

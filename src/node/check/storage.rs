@@ -1,11 +1,11 @@
-//! The volume group, and the space in it.
+//! The volume group, and its free space.
 
 use crate::check::{OrElse as _, Problem, Seen, Verdict};
 use crate::config;
 use crate::model::size::{Amount, GiB};
 use crate::node::lvm::{Group, Lvm, LvmError};
 
-/// Whether there is a volume group.
+/// Checks that the volume group exists.
 pub fn volume_group(node: &config::Node) -> Verdict<Group> {
     let name = &node.general.volume_group_name;
     let group = Lvm::new(name).group().map_err(|error| {
@@ -23,7 +23,7 @@ pub fn volume_group(node: &config::Node) -> Verdict<Group> {
     Ok(Seen::well(group, note))
 }
 
-/// Whether the smallest machine fits.
+/// Checks that the smallest machine fits.
 pub fn free_space(node: &config::Node, group: &Group) -> Verdict<()> {
     let swap = node.images().filter_map(|tag| node.image(&tag).ok()).map(|image| image.swap.amount()).min();
     let smallest = GiB::new(1).or_else_do("mend node.cfg")?.amount();

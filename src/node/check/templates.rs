@@ -1,4 +1,4 @@
-//! The templates of machines' configurations, and the bridges that they name.
+//! The templates of machine configurations, and the bridges that they refer to.
 
 use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -13,10 +13,10 @@ use crate::node::hypervisor::{Hypervisor, HypervisorError};
 use crate::node::template_values;
 use crate::template::machine;
 
-/// Templates, and what each becomes for some machine.
+/// Templates, each rendered for an example machine.
 pub type Rendered = Vec<(PathBuf, String)>;
 
-/// Fills in every template for some machine.
+/// Renders every template for an example machine.
 pub fn rendered(
     common: &Common,
     node: &config::Node,
@@ -45,13 +45,13 @@ pub fn rendered(
     Ok(Seen::partly((!rendered.is_empty()).then_some(rendered), note, problems))
 }
 
-/// Whether the toolstack accepts what the templates become.
+/// Checks that the toolstack accepts the rendered templates.
 pub fn accepted(templates: &Rendered, toolstack: &dyn Hypervisor) -> Verdict<()> {
     templates.iter().try_for_each(|(file, text)| dry_run(file, text, toolstack))?;
     Ok(Seen::well((), "accepted"))
 }
 
-/// Has the toolstack read a configuration without starting anything.
+/// Lets the toolstack parse a configuration without starting anything.
 fn dry_run(file: &Path, text: &str, toolstack: &dyn Hypervisor) -> Result<(), Problem> {
     let copy = PathBuf::from(format!("/run/vgrid-check-{}.cfg", std::process::id()));
     let write = || -> std::io::Result<()> {
@@ -75,7 +75,7 @@ fn dry_run(file: &Path, text: &str, toolstack: &dyn Hypervisor) -> Result<(), Pr
     ))
 }
 
-/// Whether this host has the bridges that the templates name.
+/// Checks that this host has the bridges that the templates refer to.
 pub fn bridges(templates: &Rendered) -> Verdict<()> {
     let bridges = named_bridges(templates);
     for (name, file) in &bridges {
@@ -92,7 +92,7 @@ pub fn bridges(templates: &Rendered) -> Verdict<()> {
     Ok(Seen::well((), if names.is_empty() { "the templates name none".to_owned() } else { names.join(", ") }))
 }
 
-/// Fills in one template.
+/// Renders one template.
 fn template(file: &Path, values: &machine::Values) -> Result<String, Problem> {
     let path = file.display();
     let trusted = trust::file(file).map_err(|failure| {
@@ -102,7 +102,7 @@ fn template(file: &Path, values: &machine::Values) -> Result<String, Problem> {
         )
     })?;
     let text = machine::render_file(&trusted, values).or_else_do(format!("edit {path}"))?;
-    // Placeholders in the shipped templates, for what only the administrator knows.
+    // Placeholders in the shipped templates that the administrator has to replace.
     let left = ["GATEWAY", "NETMASK"].into_iter().find(|word| {
         text.lines()
             .filter(|line| !line.trim_start().starts_with('#'))
@@ -117,7 +117,7 @@ fn template(file: &Path, values: &machine::Values) -> Result<String, Problem> {
     }
 }
 
-/// The bridges that configurations name, as `bridge=NAME`.
+/// Returns the bridges that configurations refer to as `bridge=NAME`.
 fn named_bridges(templates: &Rendered) -> Vec<(&str, &Path)> {
     let mut bridges = Vec::new();
     for (file, text) in templates {
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bridges_are_found_where_they_are_named() {
+    fn bridges_are_found_in_configurations() {
         let text = "# bridge=no\nvif = [ \"bridge=xenbr0\", 'mac=00:16:3e:0:0:1,bridge=br.1,script=x' ]\nvif2=\"bridge=xenbr0\"\n";
         let templates = vec![(PathBuf::from("t"), text.to_owned())];
         let names: Vec<&str> = named_bridges(&templates).into_iter().map(|(name, _)| name).collect();

@@ -1,4 +1,4 @@
-//! `node/console?machine=NAME`: the end of a machine's console output.
+//! `node/console?machine=NAME`: returns the end of a machine's console output.
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::NodeCall;
@@ -7,12 +7,12 @@ use crate::node::privileged::Helper;
 
 use super::{Node, refuse};
 
-/// The longest console tail that is handed out, in bytes.
+/// The maximum size of the returned tail, in bytes.
 const MOST: u32 = 64 << 10;
 
-/// Answers with a [`crate::model::wire::ConsoleTail`], which is empty when there is no output
-/// (yet). The output of a machine that failed to start is kept until its name is used again, so the
-/// machine needs no record.
+/// Responds with a [`crate::model::wire::ConsoleTail`], which is empty if there is no output (yet).
+/// No record is needed: the output of a machine that failed to start is kept until its name is
+/// reused.
 pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     Node::open(call)?;
     call.request.fields.only(&["machine", "format"])?;

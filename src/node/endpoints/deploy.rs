@@ -1,4 +1,4 @@
-//! `node/deploy`: takes an order if the host can carry it out, and starts a worker for it.
+//! `node/deploy`: accepts an order if the host can carry it out, and starts a worker for it.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -21,21 +21,21 @@ use crate::template::{TemplateError, machine};
 
 use super::{Node, accepted, being_worked_on, order, refuse};
 
-/// How long an order waits for others to be judged.
+/// How long an order waits while others are being checked.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How old the host's state may be: one look serves many orders at once.
+/// The maximum age of the host's state, so that one query serves several orders.
 const MAX_AGE: Duration = Duration::from_secs(3);
 
-/// What an order means on this host.
+/// An order, resolved against this host's configuration.
 struct Plan {
     machine: MachineName,
     image: ImageSettings,
     ip: Ipv4Addr,
 }
 
-/// Answers an order with 202 if it is taken, or was taken before; with 409 or 503 and the [`Fault`]
-/// if not.
+/// Responds to an order with 202 if it is accepted or had been before; otherwise with 409 or 503
+/// and the [`Fault`].
 pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let began = clock::millis();
     let since = host::ago(MAX_AGE);
@@ -44,7 +44,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let helper = Helper::new(&call.request.id);
 
     let plan = plan(call, &node.common, &order)?;
-    // The machine of a repeated order may answer by now.
+    // If the order is a repetition, its machine may already be answering.
     let is_new = node.jobs.read(order.id).is_ok_and(|known| known.is_none());
     if is_new && answers(plan.ip) {
         let host = order.virtual_host.clone();
@@ -60,7 +60,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let group = &call.config.general.volume_group_name;
     let state = match check(&state, &records, &order, &plan, group) {
         Ok(()) => state,
-        // It may have been removed a moment ago.
+        // It may have been removed a moment ago, so look again.
         Err(Fault::VolumeExists { .. } | Fault::DomainExists { .. }) if state.taken < began => {
             let state = host::state(&node.jobs, &lock, began, || helper.info()).map_err(refuse)?;
             check(&state, &records, &order, &plan, group).map_err(refuse)?;
@@ -88,7 +88,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
         &[("vm", &id), ("machine", &record.machine), ("from", &call.request.from())],
     );
     if let Err(error) = taken.start("begin") {
-        // Nothing has been made, so nothing must be left to recover.
+        // Nothing has been created yet, so leave nothing to recover.
         if let Ok(Some(taken)) = node.jobs.take(id, Duration::ZERO) {
             taken.delete().map_err(Refusal::internal)?;
         }
@@ -98,10 +98,10 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     accepted(id, state.facts(&records, &node.common.digest))
 }
 
-/// Whether something answers at an address. No, if there is no program to ask with; the log says
-/// so.
+/// Returns whether something answers at an address. Without a ping program, logs a warning and
+/// returns `false`.
 fn answers(ip: Ipv4Addr) -> bool {
-    // ping(8), fping(8): the status is 0 if an answer came, and 1 if none did.
+    // ping(8) and fping(8) exit with 0 if there was a reply, and 1 if not.
     let ping = match (exec::find(&["ping"]), exec::find(&["fping"])) {
         (Some(ping), _) => Run::new(ping).args(["-n", "-q", "-c", "1", "-W", "1"]),
         (None, Some(fping)) => Run::new(fping).args(["-q", "-r", "0", "-t", "1000"]),
@@ -113,7 +113,7 @@ fn answers(ip: Ipv4Addr) -> bool {
     ping.arg(ip.to_string()).limit(Duration::from_secs(3)).says_no_by(1).run().is_ok()
 }
 
-/// Checks what can be judged without the host's state.
+/// Checks everything that does not depend on the host's state.
 fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Plan, Refusal> {
     let own = nix::unistd::gethostname().map_err(Refusal::internal)?;
     let own = own.to_string_lossy();
@@ -151,7 +151,7 @@ fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Pla
         template_values(&machine, &order.user, &order.virtual_host, ip, order.spec.memory, group, extra);
     match machine::render_file(&image.template, &values) {
         Ok(_) => {}
-        // Only the helper, being root, needs to read it.
+        // Only the helper, which runs as root, needs to read it.
         Err(TemplateError::Unreadable { source, .. })
             if source.kind() == std::io::ErrorKind::PermissionDenied => {}
         Err(error) => {
@@ -170,7 +170,7 @@ fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Pla
     Ok(Plan { machine, image, ip })
 }
 
-/// Checks the order against what the host has and has promised.
+/// Checks the order against what the host has and has already promised.
 fn check(
     state: &HostState,
     records: &[Record],
@@ -181,7 +181,8 @@ fn check(
     let Plan { machine, image, .. } = plan;
     let storage = state.storage.as_ref().map_err(Clone::clone)?;
     let machines = state.machines.as_ref().map_err(Clone::clone)?;
-    // By this machine, or by another owner's machine with the same name, and so the same address.
+    // Taken by this machine, or by a machine of another owner with the same host name, and so the
+    // same address.
     let is_taken = |name: &str| {
         name == machine.as_str()
             || name
@@ -225,9 +226,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_there_answers_and_nobody_else() {
+    fn only_an_existing_address_answers() {
         assert!(answers(Ipv4Addr::LOCALHOST));
-        // RFC 5737: of no machine.
+        // RFC 5737: reserved for documentation, so no machine has it.
         assert!(!answers(Ipv4Addr::new(192, 0, 2, 7)));
     }
 }

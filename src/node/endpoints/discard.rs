@@ -1,5 +1,5 @@
-//! `node/discard`: removes something on this host that vGrid did not make. The server asks for it
-//! only when an administrator has ordered it.
+//! `node/discard`: removes something on this host that vGrid did not create. The server calls it
+//! only on an administrator's order.
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::NodeCall;
@@ -11,8 +11,9 @@ use crate::system::log::{self, Level};
 
 use super::{Node, order, refuse};
 
-/// Answers a [`Stranger`] with 200 when it is gone. This refuses what belongs to a machine with a
-/// record here; the helper judges the rest, and whether the host's root allows it at all.
+/// Removes a [`Stranger`] and responds with 200 once it is gone. Refuses if it belongs to a machine
+/// with a record here; the helper makes the other checks, including whether the host's
+/// configuration allows it at all.
 pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let node = Node::open(call)?;
     let stranger: Stranger = order(call)?;
@@ -26,7 +27,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     Reply::json(200, &Discarded { stranger })
 }
 
-/// Whether something belongs to the machine of a record.
+/// Returns whether something belongs to the machine of a record.
 fn is_about(record: &Record, stranger: &Stranger) -> bool {
     match stranger {
         Stranger::Domain { name, .. } => name.as_str() == record.machine.as_str(),
@@ -43,7 +44,7 @@ mod tests {
     use crate::model::wire::MachineOrder;
 
     #[test]
-    fn what_a_record_is_about_is_no_stranger() {
+    fn parts_of_a_recorded_machine_are_not_foreign() {
         let order = MachineOrder {
             id: VmId::generate(),
             number: OrderNumber::default(),

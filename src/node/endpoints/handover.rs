@@ -1,4 +1,4 @@
-//! Hands an order about a machine that is there to a worker.
+//! Hands an order about an existing machine to a worker.
 
 use std::time::Duration;
 
@@ -15,17 +15,17 @@ use crate::system::log::{self, Level};
 
 use super::{Node, accepted, being_worked_on, machine_name, refuse};
 
-/// How long an order waits for others to be judged.
+/// How long an order waits while others are being checked.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// How long it waits for a worker that is about to end.
+/// How long an order waits for a worker that is about to exit.
 const SHORT: Duration = Duration::from_millis(500);
 
-/// How old the host's state may be: one look serves many orders at once.
+/// The maximum age of the host's state, so that one query serves several orders.
 const MAX_AGE: Duration = Duration::from_secs(3);
 
-/// Has a worker carry out an order about a machine that is there, unless `judge` objects. `saving`
-/// is the image that the machine's disk is to become, if that is the order.
+/// Hands an order about an existing machine to a worker, unless `judge` objects. `saving` is the
+/// image to save the machine's disk as, if that is the order.
 pub(super) fn to_worker(
     call: &NodeCall<'_>,
     order: &MachineOrder,
@@ -54,7 +54,7 @@ pub(super) fn to_worker(
     let Some(taken) = node.jobs.take(order.id, SHORT).map_err(Refusal::internal)? else {
         return if is_same(known) && !known.done { repeated() } else { Err(being_worked_on()) };
     };
-    // Again, under its lock.
+    // Read again, now under its lock.
     let Some(known) = taken.read().map_err(Refusal::internal)? else {
         return Err(refuse(Fault::MachineMissing { machine }));
     };
@@ -62,7 +62,8 @@ pub(super) fn to_worker(
         return Err(refuse(Fault::OrderOutdated));
     }
     if is_same(&known) {
-        // It has been carried out, or its worker was killed. The server has not heard the outcome.
+        // It has been carried out, or its worker was killed, and the server does not know the
+        // outcome.
         let mut record = Record { told: false, ..known };
         taken.write(&mut record).map_err(Refusal::internal)?;
         taken.start("recover").map_err(Refusal::internal)?;
@@ -83,7 +84,7 @@ pub(super) fn to_worker(
         "order.accepted",
         &[("vm", &record.id), ("machine", &machine), ("order", &work), ("from", &call.request.from())],
     );
-    // If this fails the record stays, and the next request's sweep brings the work to an end.
+    // If this fails, the record stays, and the sweep of the next request resumes the work.
     taken.start("begin").map_err(Refusal::internal)?;
     let records = node.jobs.list().map_err(Refusal::internal)?;
     accepted(order.id, state.facts(&records, &node.common.digest))

@@ -14,13 +14,13 @@ use crate::system::log::{self, Level};
 
 use super::{Node, order, refuse};
 
-/// How long an order waits for others to be judged.
+/// How long an order waits while others are being checked.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// How old the host's state in the answer may be. Nothing is decided by it.
+/// The maximum age of the host's state in the response. Nothing depends on it.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
-/// Answers with an [`ImageDone`] when the image is renamed or deleted, or had been before.
+/// Responds with an [`ImageDone`] once the image is renamed or deleted, or if it had been before.
 pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let node = Node::open(call)?;
     let ImageOrder { image, act }: ImageOrder = order(call)?;

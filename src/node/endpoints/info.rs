@@ -1,4 +1,4 @@
-//! `node/info`: everything that the node knows about itself.
+//! `node/info`: reports everything about the node.
 
 use std::time::Duration;
 
@@ -17,10 +17,11 @@ use crate::system::log::{self, Level};
 
 use super::{Node, refuse};
 
-/// How long to wait for orders that are being judged.
+/// How long to wait while orders are being checked.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Answers with a [`NodeInfo`]. The part of a toolstack or volume group that is missing is empty.
+/// Responds with a [`NodeInfo`]. If the toolstack or the volume group is missing, the corresponding
+/// parts are empty.
 pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let since = host::ago(Duration::ZERO);
     let node = Node::open(call)?;
@@ -43,7 +44,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
         memory: Amount::from_mib(listed.memory.mib()),
         state: listed.state,
     };
-    // All tags that can be asked for, even if `default` stands for all of them in node.cfg.
+    // All tags that can be requested, even those covered by `default` in node.cfg.
     let images = node.common.images.iter().map(|(tag, _)| {
         let file = call.config.image(tag).map(|image| image.file);
         let bytes = file.ok().and_then(|file| image::open(&file).ok()).map(|(_, bytes)| bytes);
@@ -63,8 +64,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     )
 }
 
-/// The images that people saved here; none if the folder can't be read, which `vgrid-check`
-/// complains about.
+/// Lists the images saved here; none if the directory can't be read, which `vgrid-check` reports.
 fn saved(config: &config::Node) -> Vec<SavedFile> {
     Store::new(config).list().unwrap_or_else(|error| {
         log::event(Level::Error, "images.not-listed", &[("error", &error)]);

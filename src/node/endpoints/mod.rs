@@ -1,10 +1,10 @@
-//! The node's endpoints: one file a URL of `bin/node`, but for [`power`], which has three. They run
-//! under Apache as the web server's user, and only the server may call them.
+//! The node's endpoints: one file per URL of `bin/node`, except for [`power`], which has three.
+//! They run under Apache as the web server's user, and only the server may call them.
 //!
-//! An endpoint reads its order, judges it by what the host has, and answers: with what was asked
-//! for, with 202 once a worker has been started, or with the [`Fault`] that says why not. No
-//! endpoint knows another; what they share is here, and in `handover`, which gives an order about a
-//! machine that is there to a worker.
+//! An endpoint parses its order, checks it against the host's state, and responds: with the
+//! requested data, with 202 once a worker has been started, or with the [`Fault`] that explains the
+//! refusal. No endpoint uses another. What they share is in this file and in `handover`, which
+//! hands an order about an existing machine to a worker.
 
 pub mod console;
 pub mod deploy;
@@ -43,14 +43,14 @@ endpoints! {
     CONSOLE: OrderEndpoint = "node/console", Server, Query => console::handle;
 }
 
-/// What every endpoint needs: `common.cfg`, and the records, swept.
+/// What every endpoint needs: `common.cfg` and the swept records.
 struct Node {
     common: Common,
     jobs: Jobs,
 }
 
 impl Node {
-    /// Opens the records, and starts a worker for whatever an earlier one left unfinished.
+    /// Opens the records, and starts a worker for everything left unfinished.
     fn open(call: &NodeCall<'_>) -> Result<Self, Refusal> {
         let common = Common::load(&config::directory())?;
         let jobs = Jobs::open(&call.config.general.state_directory).map_err(|error| {
@@ -61,7 +61,8 @@ impl Node {
         Ok(Self { common, jobs })
     }
 
-    /// Takes the node's lock, under which orders are judged, or refuses after `patience`.
+    /// Takes the node's lock, which is held while orders are checked. Refuses the request after
+    /// `patience`.
     fn lock(&self, patience: Duration) -> Result<NodeLock, Refusal> {
         self.jobs
             .lock_node(patience)
@@ -70,29 +71,29 @@ impl Node {
     }
 }
 
-/// The order in a request's body.
+/// Parses the order in a request's body.
 fn order<T: DeserializeOwned>(call: &NodeCall<'_>) -> Result<T, Refusal> {
     serde_json::from_slice(&call.request.body)
         .map_err(|error| Refusal::bad_request(format!("This is not an order that this node knows: {error}.")))
 }
 
-/// The name of the machine that an order is about.
+/// Returns the name of the machine that an order is about.
 fn machine_name(order: &MachineOrder) -> Result<MachineName, Refusal> {
     MachineName::new(&order.user, &order.virtual_host)
         .map_err(|fault| Refusal::bad_request(format!("The machine's name {fault}.")))
 }
 
-/// The refusal of an order, with the status that goes with the fault.
+/// Builds the refusal of an order, with the status that belongs to the fault.
 fn refuse(fault: Fault) -> Refusal {
     Refusal::fault(fault.node_status(), fault)
 }
 
-/// The refusal of an order whose machine another worker has.
+/// Builds the refusal of an order whose machine is locked by another worker.
 fn being_worked_on() -> Refusal {
     Refusal::busy("This machine is being worked on. Try again in a moment.")
 }
 
-/// The answer to an order that is taken: 202.
+/// Builds the response to an accepted order: 202.
 fn accepted(id: VmId, host: HostFacts) -> Result<Reply, Refusal> {
     Reply::json(202, &Accepted { id, host })
 }

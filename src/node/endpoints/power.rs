@@ -1,4 +1,4 @@
-//! `node/stop`, `node/start`, `node/reboot`: has a worker stop or start a machine that is there.
+//! `node/stop`, `node/start`, `node/reboot`: has a worker stop or start an existing machine.
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::NodeCall;
@@ -25,9 +25,9 @@ pub fn reboot(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     handle(call, Order::Reboot)
 }
 
-/// Answers an order with 202 if it is taken, or was taken before; with 409 or 503 and the [`Fault`]
-/// if not. A machine that is stopped (or runs) already is no error: the worker finds nothing to do,
-/// and reports that.
+/// Responds to an order with 202 if it is accepted or had been before; otherwise with 409 or 503
+/// and the [`Fault`]. These orders are idempotent: if the machine is already stopped (or running),
+/// the worker has nothing to do, and reports that.
 fn handle(call: &NodeCall<'_>, work: Order) -> Result<Reply, Refusal> {
     let order: MachineOrder = order(call)?;
     handover::to_worker(call, &order, work, None, |state, records, known| match work {
@@ -36,7 +36,7 @@ fn handle(call: &NodeCall<'_>, work: Order) -> Result<Reply, Refusal> {
     })
 }
 
-/// Checks that there is memory for the machine, if it does not run.
+/// Checks that there is memory for the machine, unless it is running.
 fn check_memory(state: &HostState, records: &[Record], known: &Record) -> Result<(), Fault> {
     let machines = state.machines.as_ref().map_err(Clone::clone)?;
     let is_up = machines.domains.iter().any(|domain| domain.is(known.id, &known.machine, !known.stopped));

@@ -11,8 +11,8 @@ use crate::node::saved::Store;
 
 use super::{handover, order};
 
-/// Answers an order with 202 if it is taken, or was taken before; with 409 or 503 and the [`Fault`]
-/// if not. The machine may run or be stopped.
+/// Responds to an order with 202 if it is accepted or had been before; otherwise with 409 or 503
+/// and the [`Fault`]. The machine may be running or stopped.
 pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let SaveOrder { machine, name }: SaveOrder = order(call)?;
     let image = SavedImage { owner: machine.user.clone(), name: name.clone() };

@@ -1,4 +1,4 @@
-//! `node/terminate`: has a worker remove all of a machine, whatever state it is in.
+//! `node/terminate`: has a worker remove a machine completely, whatever its state.
 
 use std::time::{Duration, Instant};
 
@@ -18,11 +18,11 @@ use super::{Node, accepted, being_worked_on, machine_name, order, refuse};
 /// How long to wait for a worker to die, or for a lock that is about to be released.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// How old the host's state in the answer may be. Nothing is decided by it.
+/// The maximum age of the host's state in the response. Nothing depends on it.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
-/// Answers an order with 202, whether the machine is there, being made, being removed, or unknown.
-/// A report will say how it ended.
+/// Responds to an order with 202, whether the machine exists, is being created or removed, or is
+/// unknown. A report announces the outcome.
 pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let node = Node::open(call)?;
     let order: MachineOrder = order(call)?;
@@ -34,7 +34,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     drop(lock);
 
     if let Some(taken) = take(&node.jobs, &order)? {
-        // A record that can't be read is replaced: the order has all that is needed.
+        // An unreadable record is replaced: the order contains everything needed.
         let known = taken.read().unwrap_or_else(|error| {
             log::event(Level::Error, "job.unreadable", &[("error", &error)]);
             None
@@ -51,7 +51,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
             "terminate.accepted",
             &[("vm", &record.id), ("machine", &record.machine), ("from", &call.request.from())],
         );
-        // If this fails the record stays, and the next request's sweep starts the worker.
+        // If this fails, the record stays, and the sweep of the next request starts the worker.
         taken.start("begin").map_err(Refusal::internal)?;
     } else {
         log::event(Level::Info, "terminate.repeated", &[("vm", &order.id), ("from", &call.request.from())]);
@@ -60,8 +60,8 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     accepted(order.id, state.facts(&records, &node.common.digest))
 }
 
-/// Takes the machine's lock, if need be from the worker that holds it. `None` if that is removing
-/// the machine already.
+/// Takes the machine's lock, from the worker that holds it if necessary. Returns `None` if that
+/// worker is already removing the machine.
 fn take(jobs: &Jobs, order: &MachineOrder) -> Result<Option<Taken>, Refusal> {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -71,7 +71,7 @@ fn take(jobs: &Jobs, order: &MachineOrder) -> Result<Option<Taken>, Refusal> {
         match jobs.read(order.id) {
             Ok(Some(record)) if record.work == Order::Terminate => return Ok(None),
             Ok(Some(record)) if order.number < record.number => return Err(refuse(Fault::OrderOutdated)),
-            // If its helper still runs, the helper of the next worker stops it.
+            // If its helper is still running, the next worker's helper stops it.
             Ok(Some(record)) => Jobs::stop_worker(&record),
             Ok(None) => {}
             Err(error) => log::event(Level::Error, "job.unreadable", &[("error", &error)]),

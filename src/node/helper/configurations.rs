@@ -1,7 +1,7 @@
 //! The configurations of machines that vGrid has installed on this host.
 //!
-//! They lie in the folder from which the toolstack starts machines with the host. A machine that
-//! was stopped keeps its configuration there under another name, which the toolstack ignores.
+//! They are in the directory from which the toolstack starts machines at boot. A stopped machine
+//! keeps its configuration there under another name, which the toolstack ignores.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read as _};
@@ -16,24 +16,24 @@ use super::{files, trust};
 use crate::model::names::{MachineName, VmId};
 use crate::node::hypervisor::Listed;
 
-/// How an installed configuration begins. The rest of the line says whose it is.
+/// The beginning of an installed configuration; the rest of the line identifies the machine.
 const HEADER: &str = "# vGrid machine ";
 
 /// How much of a configuration is read, in bytes.
 const LONGEST: u64 = 64 << 10;
 
 impl Host {
-    /// The folder from which the toolstack starts machines with the host.
+    /// Returns the directory from which the toolstack starts machines at boot, after checking it.
     fn auto_directory(&self) -> Result<PathBuf, Failure> {
         trust::directory(&self.config.general.xen_auto_directory)
     }
 
-    /// The file of a machine's configuration, whether or not it exists.
+    /// Returns the path of a machine's configuration, whether or not it exists.
     pub(super) fn config_file(&self, machine: &MachineName) -> Result<PathBuf, Failure> {
         Ok(self.auto_directory()?.join(format!("{machine}.cfg")))
     }
 
-    /// All configurations made by vGrid, of running and of stopped machines.
+    /// Lists all configurations created by vGrid, of running and of stopped machines.
     pub(super) fn configurations(&self) -> Result<Vec<Made>, Failure> {
         let dir = self.auto_directory()?;
         let unread =
@@ -47,17 +47,17 @@ impl Host {
     }
 }
 
-/// A configuration that vGrid made.
+/// A configuration created by vGrid.
 pub(super) struct Made {
-    /// Its file.
+    /// The file's path.
     pub(super) path: PathBuf,
-    /// The machine's id, unless somebody has changed it in the file.
+    /// The machine's id, unless the file has been edited.
     id: Option<VmId>,
 }
 
 impl Made {
-    /// Reads a file. `None` if it is a link or no file, or does not begin as vGrid's configurations
-    /// do.
+    /// Reads a file. Returns `None` if it is not a regular file, or does not begin like one of
+    /// vGrid's configurations.
     fn read(path: &Path) -> io::Result<Option<Self>> {
         let beginning = || {
             let mut bytes = Vec::new();
@@ -68,7 +68,7 @@ impl Made {
             Ok::<_, io::Error>(bytes)
         };
         let bytes = match beginning() {
-            // Removed since the folder was listed.
+            // Removed since the directory was listed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
@@ -79,33 +79,33 @@ impl Made {
         }))
     }
 
-    /// The name of its machine, running or stopped.
+    /// Returns the name of its machine, running or stopped.
     pub(super) fn machine(&self) -> Option<MachineName> {
         let name = self.path.file_name()?.to_str()?;
         let aside = || name.strip_prefix('.')?.strip_suffix(".cfg.stopped");
         aside().or_else(|| name.strip_suffix(".cfg"))?.parse().ok()
     }
 
-    /// Whether its machine has this name.
+    /// Returns whether its machine has this name.
     pub(super) fn names(&self, machine: &str) -> bool {
         let installed = PathBuf::from(format!("{machine}.cfg"));
         let aside = parked(&installed);
         [installed.as_os_str(), aside.as_os_str()].into_iter().any(|name| self.path.file_name() == Some(name))
     }
 
-    /// Whether a domain is its machine, by name or by UUID.
+    /// Returns whether a domain is its machine, by name or by UUID.
     pub(super) fn is_of(&self, domain: &Listed) -> bool {
         let same = |id: VmId| domain.uuid.is_some_and(|uuid| uuid.hyphenated().to_string() == id.to_string());
         self.names(&domain.name) || self.id.is_some_and(same)
     }
 }
 
-/// The first line of a machine's configuration.
+/// Returns the first line of a machine's configuration.
 pub(super) fn header(id: VmId) -> String {
     format!("{HEADER}{id} - made and removed by vGrid")
 }
 
-/// Whether a file is the configuration of the machine with this id.
+/// Returns whether a file is the configuration of the machine with this id.
 pub(super) fn is_installed(file: &Path, id: VmId) -> bool {
     let open = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(file);
     let mut beginning = String::new();
@@ -114,21 +114,21 @@ pub(super) fn is_installed(file: &Path, id: VmId) -> bool {
         && beginning == expected
 }
 
-/// Where a configuration is written before it is installed. The name begins with a dot, so that
-/// xendomains does not take it for a machine.
+/// Returns the path to which a configuration is written before it is installed. The name begins
+/// with a dot so that xendomains ignores it.
 pub(super) fn temporary(file: &Path) -> PathBuf {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     file.with_file_name(format!(".{name}.new"))
 }
 
-/// Where the configuration of a stopped machine is kept. The name begins with a dot, as that of
-/// [`temporary`].
+/// Returns the path at which a stopped machine's configuration is kept. The name begins with a dot
+/// for the same reason as in [`temporary`].
 pub(super) fn parked(file: &Path) -> PathBuf {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     file.with_file_name(format!(".{name}.stopped"))
 }
 
-/// The text of a configuration, as much of it as matters; empty if there is no such file.
+/// Reads a configuration, up to a limit; empty if there is no such file.
 pub(super) fn read(file: &Path) -> Result<String, Failure> {
     files::read_text(file, LONGEST)
 }
@@ -139,7 +139,7 @@ mod tests {
     use crate::model::size::Amount;
 
     #[test]
-    fn a_configuration_is_known_by_its_first_line() {
+    fn a_configuration_is_recognized_by_its_first_line() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a_vm1.cfg");
         let id = VmId::generate();
@@ -149,7 +149,7 @@ mod tests {
         assert!(!is_installed(&file, VmId::generate()));
         let link = dir.path().join("link.cfg");
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        assert!(!is_installed(&link, id), "a link is nobody's");
+        assert!(!is_installed(&link, id), "a symlink is not accepted");
         assert_eq!(temporary(&file).file_name().unwrap(), ".a_vm1.cfg.new");
     }
 
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_vgrid_made_is_known_by_its_configuration() {
+    fn machines_are_recognized_by_their_configuration() {
         let dir = tempfile::tempdir().unwrap();
         let id = VmId::generate();
         let put = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
@@ -175,7 +175,7 @@ mod tests {
         assert!(alice.is_of(&Listed { uuid, ..listed("renamed", 3) }));
         assert!(made(".bob_vm2.cfg.stopped").unwrap().names("bob_vm2"));
         assert!(made("other.cfg").is_none() && made("link.cfg").is_none());
-        assert!(made("").is_none(), "a folder is none");
+        assert!(made("").is_none(), "a directory is no configuration");
         assert!(made("gone.cfg").is_none());
     }
 }

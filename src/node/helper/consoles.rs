@@ -1,8 +1,8 @@
-//! The console logs of machines, and keeping them short.
+//! The console logs of machines, and limiting their size.
 //!
-//! A guest may write to its console without end, and xenconsoled writes it all to the host's disk.
-//! It limits only the rate, to some 60 to 300 KB/s (`RATE_LIMIT_ALLOWANCE` in its io.c). So every
-//! `info`, which upkeep calls every few minutes, cuts off the oldest part.
+//! A guest may write to its console without end, and xenconsoled writes all of it to the host's
+//! disk. It limits only the rate, to about 60 to 300 KB/s (`RATE_LIMIT_ALLOWANCE` in its io.c). So
+//! every `info`, which upkeep calls every few minutes, removes the oldest part.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -18,25 +18,25 @@ use super::{files, trust};
 use crate::model::names::MachineName;
 use crate::system::log::{self, Level};
 
-/// How much of the disk a console log may take before it is cut, in bytes.
+/// The disk space above which a console log is trimmed, in bytes.
 pub const MOST: u64 = 4 << 20;
-/// How much of its end is kept then, in bytes.
+/// How much of its end is then kept, in bytes.
 const KEPT: u64 = 1 << 20;
 
 impl Host {
-    /// The file of the machine's console log. `None` if this host logs no consoles.
+    /// Returns the path of a machine's console log; `None` if this host does not log consoles.
     pub(super) fn console_log(&self, machine: &MachineName) -> Result<Option<PathBuf>, Failure> {
         let dir = &self.config.general.console_log_directory;
         if dir.symlink_metadata().is_err() {
             log::event(Level::Warning, "console.not-logged", &[("directory", &dir.display())]);
             return Ok(None);
         }
-        // The name that xenconsoled --log=guest gives it.
+        // The name given by xenconsoled --log=guest.
         Ok(Some(trust::directory(dir)?.join(format!("guest-{machine}.log"))))
     }
 
-    /// Cuts the console logs of vGrid's machines that have grown long. Errors are only logged: they
-    /// must not keep `info` from answering.
+    /// Trims the console logs of vGrid's machines that have grown too large. Errors are only
+    /// logged, so that `info` still responds.
     pub(super) fn trim_consoles(&self) {
         let machines = match self.configurations() {
             Ok(made) => made.into_iter().filter_map(|made| made.machine()).collect::<Vec<_>>(),
@@ -65,7 +65,7 @@ impl Host {
     }
 }
 
-/// Removes a console log, and the older one that logrotate made of it (etc/logrotate.d/vgrid).
+/// Removes a console log, and the one rotated by logrotate (etc/logrotate.d/vgrid).
 pub(super) fn remove_log(log: &Path) -> Result<(), Failure> {
     let mut older = log.as_os_str().to_owned();
     older.push(".1");
@@ -73,21 +73,21 @@ pub(super) fn remove_log(log: &Path) -> Result<(), Failure> {
     files::remove(log)
 }
 
-/// How many bytes of the disk a file takes. Holes do not count.
+/// Returns how many bytes of disk space a file occupies, not counting holes.
 pub fn taken(facts: &std::fs::Metadata) -> u64 {
     facts.blocks().saturating_mul(512)
 }
 
-/// Cuts the beginning off a log that takes more than `most` bytes, and keeps about `kept` bytes of
-/// its end. Returns the number of bytes cut. The log's writer has opened it with `O_APPEND`, and so
-/// goes on at the new end.
+/// Removes the beginning of a log that occupies more than `most` bytes, keeping about `kept` bytes
+/// of its end. Returns the number of bytes removed. The writer has opened the log with `O_APPEND`,
+/// so it continues at the new end.
 fn trim(path: &Path, most: u64, kept: u64) -> io::Result<u64> {
     let file = OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)?;
     let facts = file.metadata()?;
     if !facts.is_file() || taken(&facts) <= most {
         return Ok(0);
     }
-    // Only whole blocks can be taken out.
+    // Only whole blocks can be removed.
     let block = facts.blksize().max(4096);
     let cut = facts.len().saturating_sub(kept) / block * block;
     if cut == 0 {
@@ -102,8 +102,8 @@ fn trim(path: &Path, most: u64, kept: u64) -> io::Result<u64> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Whether the file system does not support the operation. It reports EINVAL if its blocks are
-/// larger than it says.
+/// Returns whether the file system does not support the operation. It reports EINVAL if its blocks
+/// are larger than the size it declares.
 fn is_unable(error: &io::Error) -> bool {
     error
         .raw_os_error()
@@ -115,19 +115,19 @@ fn offset(cut: u64) -> io::Result<i64> {
     i64::try_from(cut).map_err(|_| io::ErrorKind::FileTooLarge.into())
 }
 
-/// Takes the beginning out of the file (ext4, XFS). What is written meanwhile is kept.
+/// Removes the beginning of the file (ext4, XFS). Concurrent writes are kept.
 fn collapse(file: &File, cut: u64) -> io::Result<()> {
     Ok(fallocate(file, FallocateFlags::FALLOC_FL_COLLAPSE_RANGE, 0, offset(cut)?)?)
 }
 
-/// Frees the space of the beginning, but leaves a hole of its length (Btrfs, tmpfs, ext3). What is
-/// written meanwhile is kept.
+/// Frees the space of the beginning, leaving a hole of the same length (Btrfs, tmpfs, ext3).
+/// Concurrent writes are kept.
 fn punch(file: &File, cut: u64) -> io::Result<()> {
     let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     Ok(fallocate(file, flags, 0, offset(cut)?)?)
 }
 
-/// Writes the end anew. What is written between reading and cutting is lost.
+/// Rewrites the file with its end only. Concurrent writes may be lost.
 fn rewrite(mut file: &File, cut: u64) -> io::Result<()> {
     let mut end = Vec::new();
     file.seek(SeekFrom::Start(cut))?;
@@ -141,13 +141,13 @@ fn rewrite(mut file: &File, cut: u64) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// A log of numbered lines of sixteen bytes, and its writer.
+    /// Creates a log of numbered lines of sixteen bytes each, and returns it with its writer.
     fn log(lines: usize) -> (tempfile::TempDir, File) {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = OpenOptions::new().append(true).create(true).open(dir.path().join("log")).unwrap();
         let text: Vec<String> = (0..lines).map(|n| format!("line {n:010}\n")).collect();
         writer.write_all(text.concat().as_bytes()).unwrap();
-        // Else its blocks are not counted yet.
+        // Otherwise its blocks are not counted yet.
         writer.sync_all().unwrap();
         (dir, writer)
     }
@@ -172,12 +172,12 @@ mod tests {
         let left = lines(&path);
         assert_eq!(left[left.len() - 2..], [format!("line {:010}", many - 1), "after".to_owned()]);
         assert!(left.len() >= (64 << 10) / 16, "{} lines are left", left.len());
-        // Short again: it is left alone.
+        // Now below the limit, it is left alone.
         assert_eq!(trim(&path, MOST, 64 << 10).unwrap(), 0);
     }
 
     #[test]
-    fn each_way_keeps_the_end() {
+    fn each_method_keeps_the_end() {
         for way in [collapse, punch, rewrite] {
             let (dir, mut writer) = log(4096);
             let path = dir.path().join("log");
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_a_log_s_place_is_not_followed() {
+    fn a_symlink_in_place_of_a_log_is_not_followed() {
         let (dir, _writer) = log(4096);
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(dir.path().join("log"), &link).unwrap();

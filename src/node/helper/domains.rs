@@ -10,17 +10,17 @@ use super::host::Host;
 use crate::model::fault::Fault;
 use crate::node::hypervisor::HypervisorError;
 
-/// How long a destroyed domain may take to disappear.
+/// The time within which a destroyed domain must disappear.
 pub(super) const GONE: Duration = Duration::from_secs(60);
 
 impl Host {
-    /// Destroys the domains of a machine and waits until they are gone. `file` is its
-    /// configuration. Before that, whatever would start the machine again is killed.
+    /// Destroys the domains of a machine and waits until they are gone. First kills any process
+    /// that would restart the machine. `file` is the machine's configuration.
     pub(super) fn remove_domain(&self, lock: &MachineLock, file: &Path) -> Result<(), Failure> {
         let ours = is_installed(file, lock.id) || is_installed(&parked(file), lock.id);
         let hypervisor = match self.hypervisor() {
             Ok(hypervisor) => hypervisor,
-            // The configuration is installed before the domain is made and removed after it, so
+            // The configuration is installed before the domain is created and removed after it, so
             // there is no domain.
             Err(_) if !ours => return Ok(()),
             Err(error) => return Err(error.into()),
@@ -41,7 +41,7 @@ impl Host {
             }
             let mut last = "it does not end".to_owned();
             for domain in machine {
-                // Never the control domain, whatever the list says.
+                // Never destroy the control domain, whatever the list says.
                 if domain.id == 0 {
                     return Err(Failure::internal("the list takes the control domain for the machine"));
                 }

@@ -7,14 +7,14 @@ use crate::node::lvm::LvmError;
 /// Why a verb was not carried out.
 #[derive(Debug)]
 pub struct Failure {
-    /// What the caller is told. Without one, the caller is told that the fault is internal.
+    /// The fault reported to the caller; without one, the caller gets [`Fault::Internal`].
     pub(super) fault: Option<Fault>,
-    /// What the log and standard error say.
+    /// The text for the log and for standard error.
     pub detail: String,
 }
 
 impl Failure {
-    /// A failure that no user can do anything about.
+    /// Creates a failure that users can do nothing about.
     pub(super) fn internal(detail: impl std::fmt::Display) -> Self {
         Self { fault: None, detail: detail.to_string() }
     }
@@ -27,7 +27,7 @@ impl From<Fault> for Failure {
 }
 
 impl From<LvmError> for Failure {
-    /// The fault, as far as it does not depend on the machine.
+    /// Maps the error to a fault, unless that depends on the machine.
     fn from(error: LvmError) -> Self {
         let detail = error.to_string();
         let fault = match error {
@@ -40,7 +40,7 @@ impl From<LvmError> for Failure {
 }
 
 impl From<HypervisorError> for Failure {
-    /// The fault, as far as it does not depend on the machine.
+    /// Maps the error to a fault, unless that depends on the machine.
     fn from(error: HypervisorError) -> Self {
         let detail = error.to_string();
         let fault = match error {

@@ -7,19 +7,19 @@ use crate::node::filesystem::{self, Complaint, Feature};
 use crate::node::lvm;
 
 impl Host {
-    /// Names the features of a machine's file system that may be unknown to what reads it, as part
-    /// of a sentence. `None` unless `said`, the words of a program or a console, points to that
-    /// trouble.
-    pub(super) fn unreadable_features(&self, machine: &MachineName, said: &str) -> Option<String> {
-        let complaint = filesystem::complaint(said)?;
+    /// Returns a hint, as part of a sentence, at features of a machine's file system that a boot
+    /// loader or kernel may not support. Returns `None` unless `output`, from a program or a
+    /// console, suggests that problem.
+    pub(super) fn unreadable_features(&self, machine: &MachineName, output: &str) -> Option<String> {
+        let complaint = filesystem::complaint(output)?;
         let head = volumes::head(&self.lvm().device(&lvm::root_volume(machine))).ok()?;
         let hint = unreadable(&head, complaint);
         hint.map(|names| format!("its file system has {names}: see \"File systems\" in ADMIN.md"))
     }
 }
 
-/// The names of the features that older programs can't read: the young ones. If there are none, but
-/// the complaint is certain, all that are known.
+/// Returns the names of the features that older programs can't read, which are the recent ones. If
+/// there are none, but the complaint is certain, returns all known features.
 fn unreadable(head: &[u8], complaint: Complaint) -> Option<String> {
     let features = filesystem::features(head);
     let names = |which: &dyn Fn(&Feature) -> bool| {
@@ -35,7 +35,7 @@ mod tests {
     use crate::system::exec::{self, Run};
 
     #[test]
-    fn features_are_named_the_young_ones_first() {
+    fn recent_features_are_named_first() {
         let made = |features: &str| {
             let disk = tempfile::NamedTempFile::new().unwrap();
             disk.as_file().set_len(16 << 20).unwrap();

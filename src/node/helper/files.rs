@@ -9,7 +9,7 @@ use nix::fcntl::OFlag;
 
 use super::failure::Failure;
 
-/// The first `most` bytes of a file, or an empty text if there is no such file. A link is an error.
+/// Reads at most `most` bytes of a file; empty if there is no such file. A symlink is an error.
 pub(super) fn read_text(file: &Path, most: u64) -> Result<String, Failure> {
     let mut bytes = Vec::new();
     let read = OpenOptions::new()
@@ -25,24 +25,24 @@ pub(super) fn read_text(file: &Path, most: u64) -> Result<String, Failure> {
     }
 }
 
-/// Writes a new file that root alone can read, and syncs it.
+/// Creates a file that only root can read, writes it, and syncs it.
 pub(super) fn write_new(file: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }
 
-/// Renames a file, and syncs the folder.
+/// Renames a file and syncs the directory.
 pub(super) fn rename(from: &Path, to: &Path) -> Result<(), Failure> {
     let renamed = std::fs::rename(from, to).and_then(|()| match to.parent() {
-        // Else a loss of power could bring the old name back.
+        // Otherwise the old name could reappear after a power failure.
         Some(dir) => std::fs::File::open(dir)?.sync_all(),
         None => Ok(()),
     });
     renamed.map_err(|error| Failure::internal(format!("{} to {}: {error}", from.display(), to.display())))
 }
 
-/// Removes a file. One that is gone already is no error.
+/// Removes a file. It is no error if there is none.
 pub(super) fn remove(file: &Path) -> Result<(), Failure> {
     match std::fs::remove_file(file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

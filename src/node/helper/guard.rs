@@ -1,10 +1,11 @@
-//! Lets one helper at a time work on a machine, and ends what a killed helper left running.
-//!
-//! The lock is a file in a folder of root's. Its content names the holder: its process id, which is
-//! also the id of the session that it and all its programs belong to, its start time, and the
-//! machine's id. A holder that ends by itself removes the file. So a lock that is free but names a
-//! holder belonged to a helper that was killed, and some of its programs (tar, mkfs) may still be
+//! Ensures that only one helper at a time works on a machine, and kills what an aborted helper left
 //! running.
+//!
+//! The lock is a file in a directory that only root can access. It records its holder: the process
+//! id, which is also the id of the session that the holder and all its programs belong to, the
+//! start time, and the machine's id. A holder that exits normally removes the file. So a lock that
+//! is free but records a holder belonged to a helper that was killed, and some of its programs
+//! (tar, mkfs) may still be running.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
@@ -23,7 +24,7 @@ use crate::model::names::{MachineName, VmId};
 use crate::system::lock;
 use crate::system::log::{self, Level};
 
-/// The folder of locks and mount points. It does not outlive a boot.
+/// The directory of locks and mount points. It is emptied on reboot.
 const DIR: &str = "/run/vgrid";
 
 /// How long a verb waits for another one on the same machine.
@@ -34,24 +35,24 @@ const SHORT: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Holder {
     pid: i32,
-    /// Field 22 of /proc/PID/stat. It tells a process from a later one with the same id.
+    /// Field 22 of /proc/PID/stat, which distinguishes a process from a later one with the same id.
     started: u64,
     id: VmId,
 }
 
-/// The lock of one machine, held.
+/// The lock of a machine, while it is held.
 #[derive(Debug)]
 pub struct MachineLock {
     /// The machine's id.
     pub id: VmId,
     /// The machine's name.
     pub machine: MachineName,
-    /// Held as long as it is open.
+    /// Holds the lock while open.
     _file: File,
     path: PathBuf,
 }
 
-/// Makes the folder if it is missing, and checks that it is root's alone.
+/// Creates the directory if it is missing, and checks that only root can access it.
 fn run_directory() -> Result<PathBuf, Failure> {
     let dir = PathBuf::from(DIR);
     match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
@@ -69,19 +70,19 @@ fn run_directory() -> Result<PathBuf, Failure> {
     }
 }
 
-/// The right to start a machine. A host starts one at a time.
+/// The right to start a machine. Only one is started at a time on a host.
 #[derive(Debug)]
 pub struct StartLock {
     _file: Option<File>,
 }
 
 impl StartLock {
-    /// How long a start waits for others. Then it goes ahead anyway, for it may still succeed.
+    /// How long a start waits for others. Then it goes ahead anyway, since it may still succeed.
     const PATIENCE: Duration = Duration::from_secs(180);
 
-    /// Waits until no other machine is being started. Several at once slow each other down so much
-    /// that they exceed the toolstack's own limits: libxl gives a hotplug script 40 s (seen with
-    /// five machines on an emulated host).
+    /// Waits until no other machine is being started. Simultaneous starts slow each other down so
+    /// much that they exceed the toolstack's own limits: libxl gives a hotplug script 40 s
+    /// (observed with five machines on an emulated host).
     pub fn take() -> Result<Self, Failure> {
         let path = run_directory()?.join("start.lock");
         let file = lock::take_within(&path, Self::PATIENCE).map_err(Failure::internal)?;
@@ -93,7 +94,7 @@ impl StartLock {
 }
 
 impl MachineLock {
-    /// Takes the lock, and waits for another verb to end.
+    /// Takes the lock, waiting for another verb to finish.
     pub fn take(id: VmId, machine: &MachineName) -> Result<Self, Failure> {
         let path = run_directory()?.join(format!("{machine}.lock"));
         match lock::take_within(&path, PATIENCE).map_err(Failure::internal)? {
@@ -102,13 +103,13 @@ impl MachineLock {
         }
     }
 
-    /// Takes the lock, and kills the holder if it does not end soon.
+    /// Takes the lock, killing the holder if it does not finish soon.
     pub fn take_over(id: VmId, machine: &MachineName) -> Result<Self, Failure> {
         let path = run_directory()?.join(format!("{machine}.lock"));
         if let Some(file) = lock::take_within(&path, SHORT).map_err(Failure::internal)? {
             return Self::hold(id, machine, file, path);
         }
-        // Work on another machine of the same name is waited for, not killed.
+        // Work on another machine with the same name is waited for, not killed.
         if let Some(holder) =
             File::open(&path).ok().as_mut().and_then(holder).filter(|holder| holder.id == id)
         {
@@ -137,14 +138,14 @@ impl MachineLock {
         Ok(Self { id, machine: machine.clone(), _file: file, path })
     }
 
-    /// Where the machine's root volume is mounted, in the helper's own mount namespace.
+    /// Returns the mount point of the machine's root volume, in the helper's own mount namespace.
     pub fn mount_point(&self) -> PathBuf {
         self.path.with_extension("root")
     }
 }
 
 impl Drop for MachineLock {
-    /// Removes the file before the lock is released. Whoever waits for it notices (see
+    /// Removes the file before the lock is released. Anyone waiting for it notices (see
     /// [`lock::try_take`]).
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_file(&self.path) {
@@ -164,10 +165,10 @@ fn holder(file: &mut File) -> Option<Holder> {
     serde_json::from_str(&text).ok()
 }
 
-/// A running process, as /proc shows it (proc(5)).
+/// A running process, as read from /proc (proc(5)).
 #[derive(Debug)]
 pub struct Process {
-    /// Its process id.
+    /// The process id.
     pub pid: i32,
     session: i32,
     started: u64,
@@ -176,16 +177,17 @@ pub struct Process {
 impl Process {
     fn read(pid: i32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name, in parentheses, may contain anything. After it come: state ppid pgrp session …
+        // The name, in parentheses, may contain anything. It is followed by: state ppid pgrp
+        // session …
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        // A zombie (state Z) holds nothing and can't be killed.
+        // A zombie (state Z) holds no resources and can't be killed.
         if fields.first() == Some(&"Z") {
             return None;
         }
         Some(Self { pid, session: fields.get(3)?.parse().ok()?, started: fields.get(19)?.parse().ok()? })
     }
 
-    /// All running processes.
+    /// Lists all running processes.
     pub fn all() -> Vec<Self> {
         std::fs::read_dir("/proc")
             .into_iter()
@@ -204,17 +206,17 @@ impl Process {
             .collect()
     }
 
-    /// Its arguments, the name of the program first.
+    /// Returns its command line, starting with the program's name.
     pub fn arguments(&self) -> Vec<String> {
         self.strings("cmdline")
     }
 
-    /// Whether it belongs to root.
+    /// Returns whether it runs as root.
     pub fn is_roots(&self) -> bool {
         std::fs::metadata(format!("/proc/{}", self.pid)).is_ok_and(|facts| facts.uid() == 0)
     }
 
-    /// Whether it has the environment that [`crate::system::exec`] gives the programs it runs.
+    /// Returns whether it has the environment that [`crate::system::exec`] sets.
     fn has_our_environment(&self) -> bool {
         let environment = self.strings("environ");
         [format!("PATH={}", crate::system::detach::PATH), "HOME=/".to_owned(), "LC_ALL=C".to_owned()]
@@ -222,23 +224,23 @@ impl Process {
             .all(|variable| environment.contains(variable))
     }
 
-    /// Kills it. One that is gone is no error.
+    /// Kills it. It is no error if it no longer exists.
     pub fn kill(&self) {
         let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
     }
 }
 
-/// Kills a helper and all that it runs, or what a dead one left running.
+/// Kills a helper and everything it runs, or what a dead one left running.
 fn end_session(holder: &Holder) {
     let own = std::process::id().cast_signed();
     if holder.pid == own || holder.pid <= 1 {
         return;
     }
     let is_holder = |process: &Process| process.pid == holder.pid && process.started == holder.started;
-    // Repeatedly, for a program may start another while the list is read.
+    // Repeatedly, because a program may start another while the list is being read.
     for round in 0..100 {
         let processes: Vec<_> = Process::all().into_iter().filter(|p| p.session == holder.pid).collect();
-        // The id belongs to another session by now.
+        // The id has been reused by another session.
         if processes.iter().any(|process| process.pid == holder.pid && !is_holder(process)) {
             return;
         }
@@ -260,7 +262,7 @@ fn end_session(holder: &Holder) {
     }
 }
 
-/// Kills the processes of root's whose arguments `minds` recognizes.
+/// Kills root's processes whose command line `minds` recognizes.
 pub fn kill_minders(minds: impl Fn(&[String]) -> bool) {
     for process in Process::all() {
         if process.is_roots() && minds(&process.arguments()) {
@@ -271,7 +273,7 @@ pub fn kill_minders(minds: impl Fn(&[String]) -> bool) {
 }
 
 /// Lifts the resource limits that the caller may have set. sudo passes them on, and a limit on file
-/// size or processor time must not stop LVM or tar half-way.
+/// size or CPU time must not stop LVM or tar halfway.
 pub fn lift_limits() -> nix::Result<()> {
     for resource in [
         Resource::RLIMIT_FSIZE,
@@ -285,7 +287,7 @@ pub fn lift_limits() -> nix::Result<()> {
     Ok(())
 }
 
-/// Removes an empty folder. One that is gone is no error.
+/// Removes an empty directory. It is no error if there is none.
 pub fn remove_directory(path: &Path) -> Result<(), Failure> {
     match std::fs::remove_dir(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -309,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_whose_number_was_given_away_is_left_alone() {
+    fn a_session_with_a_reused_id_is_left_alone() {
         // This process is in some session. If it were killed, the test would notice.
         let own = Process::read(std::process::id().cast_signed()).unwrap();
         let id = VmId::generate();

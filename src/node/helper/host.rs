@@ -9,11 +9,11 @@ use crate::model::names::ImageTag;
 use crate::node::hypervisor::{self, Hypervisor, HypervisorError};
 use crate::node::lvm::Lvm;
 
-/// The host, by its configuration.
+/// The host, represented by its configuration.
 pub(super) struct Host {
     /// `node.cfg`.
     pub(super) config: config::Node,
-    /// The folder that it was read from.
+    /// The directory that it was read from.
     pub(super) dir: PathBuf,
 }
 
@@ -26,7 +26,7 @@ impl Host {
         hypervisor::open(config::VmType::Xen, self.config.general.toolstack)
     }
 
-    /// The settings of an image. A tag that `node.cfg` does not know is a fault.
+    /// Returns the settings of an image. A tag missing from `node.cfg` is a fault.
     pub(super) fn image(&self, tag: &ImageTag) -> Result<ImageSettings, Failure> {
         self.config.image(tag).map_err(|error| Failure {
             fault: Some(Fault::ImageUnknown { tag: tag.clone() }),

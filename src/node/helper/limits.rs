@@ -1,33 +1,33 @@
-//! How long each verb may take in total. The programs that the helper runs have limits of their
-//! own, which add up to less.
+//! The total time limit of each verb. The programs that the helper runs have limits of their own,
+//! which add up to less.
 
 use std::time::Duration;
 
-/// `info`, `console`, `forget-console`: a few queries, side by side.
+/// `info`, `console`, `forget-console`: a few queries in parallel.
 pub const INFO: Duration = Duration::from_secs(65);
 /// `make-volumes`.
 pub const VOLUMES: Duration = Duration::from_secs(240);
-/// One run of a program that makes a file system or a swap area.
+/// One run of a program that creates a file system or a swap area.
 pub const MAKE: Duration = Duration::from_secs(600);
 /// `make-filesystems`.
 pub const FILESYSTEMS: Duration = Duration::from_secs(1300);
 /// One run of tar.
 pub const TAR: Duration = Duration::from_secs(7200);
-/// Unmounting, which writes out what is still in memory.
+/// Unmounting, which flushes what is still in memory.
 pub const UNMOUNT: Duration = Duration::from_secs(900);
 /// `unpack`.
 pub const UNPACK: Duration = Duration::from_secs(8400);
-/// `pack`, which waits for whoever reads its stream.
+/// `pack`, which waits for the reader of its stream.
 pub const PACK: Duration = Duration::from_secs(8400);
 /// `configure`.
 pub const CONFIGURE: Duration = Duration::from_secs(120);
 /// `start`, which waits for other starts and may try twice.
 pub const START: Duration = Duration::from_secs(780);
-/// How long `verify` watches a machine at most.
+/// The maximum time for which `verify` watches a machine.
 pub const WATCH: Duration = Duration::from_secs(90);
 /// `verify`.
 pub const VERIFY: Duration = Duration::from_secs(150);
-/// `stop`: the longest configurable time to shut down, and then the time to force it.
+/// `stop`: the maximum shutdown timeout, plus the time to force it.
 pub const STOP: Duration = Duration::from_secs(crate::config::Node::LONGEST_SHUTDOWN as u64 + 180);
 /// `discard`.
 pub const DISCARD: Duration = Duration::from_secs(420);

@@ -1,18 +1,18 @@
 //! The helper, the only program that runs as root: `vgrid-helper VERB ARGUMENTS…`.
 //!
-//! Each argument is parsed into its type before anything happens. Nothing else comes from outside:
-//! no environment, no path. The configuration is that of `/etc/vgrid`, and every folder that holds
-//! a file it opens must be writable by root alone (see [`trust`]).
+//! Each argument is parsed into its type before anything happens. There is no other input: no
+//! environment, no path. The configuration is read from `/etc/vgrid`, and every directory with a
+//! file that it opens must be writable only by root (see `trust`).
 //!
-//! A verb that changes a machine holds the machine's lock (see [`guard`]) and touches only what
-//! carries the machine's id: volumes by their tag, the configuration file by its first line, the
-//! domain by its UUID. The one verb for anything else, `discard`, is refused unless the host's root
-//! has allowed it.
+//! A verb that changes a machine holds the machine's lock (see `guard`) and touches only what is
+//! marked with the machine's id: volumes by their tag, the configuration file by its first line,
+//! the domain by its UUID. The one verb for anything else, `discard`, is refused unless the host's
+//! administrator has enabled it.
 //!
-//! The exit status is 0 on success, with JSON on standard output if the verb has an answer. It is 1
+//! The exit status is 0 on success, with JSON on standard output if the verb has a result. It is 1
 //! on failure, with a [`Fault`](crate::model::fault::Fault) as JSON on standard output (on standard
 //! error for `pack`, whose standard output is the archive) and a sentence on standard error. It is
-//! 2 on bad usage.
+//! 2 on wrong usage.
 
 mod configurations;
 pub(super) mod consoles;
@@ -184,7 +184,7 @@ enum Stranger {
     },
 }
 
-/// The name of a machine's owner, exactly as [`UserName::encoded`] writes it.
+/// The name of a machine's owner, in exactly the form of [`UserName::encoded`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Owner(UserName);
 
@@ -213,7 +213,7 @@ mod tests {
     const ID: &str = "019dd5a3-2f3a-7c11-9d9b-0123456789ab";
 
     #[test]
-    fn well_formed_calls_are_understood() {
+    fn well_formed_calls_are_accepted() {
         parse(&["info"]).unwrap();
         parse(&["--request", "abc123", "make-volumes", ID, "alice_vm1", "tiny", "1"]).unwrap();
         parse(&["configure", ID, "J+C3+BC_vm1", "tiny", "128", "10.0.2.21", "J%C3%BC"]).unwrap();
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_calls_are_refused_before_anything_happens() {
+    fn malformed_calls_are_refused_before_anything_happens() {
         for args in [
             &[][..],
             &["nonsense"],

@@ -1,4 +1,4 @@
-//! One call of the helper, from its arguments to its exit status.
+//! One run of the helper, from its arguments to its exit status.
 
 use std::io;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::model::names::RequestId;
 use crate::system::detach;
 use crate::system::log::{self, Level};
 
-/// The `main` of the program.
+/// The `main` function of the program.
 pub fn main() -> ExitCode {
     if let Err(error) = detach::start_afresh().and_then(|()| detach::cut_off()) {
         say(&mut io::stderr(), &format!("vgrid-helper: can't detach: {error}"));
@@ -113,8 +113,8 @@ fn answer(message: &impl Serialize) -> Result<Option<String>, Failure> {
     serde_json::to_string(message).map(Some).map_err(Failure::internal)
 }
 
-/// Writes a line to a reader that may be gone.
+/// Writes a line to a stream, ignoring errors.
 fn say(stream: &mut impl io::Write, line: &str) {
-    // What was done is done, whether or not anybody reads about it.
+    // The work is done, whether or not anybody reads about it.
     let _ = writeln!(stream, "{line}").and_then(|()| stream.flush());
 }

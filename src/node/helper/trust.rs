@@ -1,18 +1,19 @@
-//! Which folders and files root may trust: those that root alone can change, all the way up.
+//! Checks which directories and files root may trust: those that only root can change, including
+//! all parent directories.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::failure::Failure;
 
-/// Whether root alone can write there.
+/// Returns whether only root can write there.
 fn is_roots(path: &Path) -> std::io::Result<bool> {
     let facts = std::fs::symlink_metadata(path)?;
     Ok(facts.uid() == 0 && facts.mode() & 0o022 == 0)
 }
 
-/// Resolves the links in a folder's path and checks each part of the result. Use only the result:
-/// others may change the links meanwhile.
+/// Resolves the symlinks in a directory's path and checks each part of the result. Use only the
+/// result: others might change the symlinks in the meantime.
 pub fn directory(path: &Path) -> Result<PathBuf, Failure> {
     let real =
         path.canonicalize().map_err(|error| Failure::internal(format!("{}: {error}", path.display())))?;
@@ -32,7 +33,7 @@ pub fn directory(path: &Path) -> Result<PathBuf, Failure> {
     Ok(real)
 }
 
-/// Resolves and checks a file and the folder it is in, as [`directory`] does.
+/// Resolves and checks a file and its directory, as [`directory`] does.
 pub fn file(path: &Path) -> Result<PathBuf, Failure> {
     let real =
         path.canonicalize().map_err(|error| Failure::internal(format!("{}: {error}", path.display())))?;
@@ -52,10 +53,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_can_change_is_not_trusted() {
+    fn files_that_others_can_change_are_not_trusted() {
         assert!(directory(Path::new("/tmp")).is_err());
         assert!(directory(Path::new("/nonexistent")).is_err());
-        // A link in somebody's folder to one of root's is resolved first, and then judged.
+        // A symlink in a user's directory to one of root's is resolved first, and then checked.
         assert_eq!(directory(Path::new("/proc/self/root/usr")).ok(), directory(Path::new("/usr")).ok());
         let dir = tempfile::tempdir().unwrap();
         assert!(file(&dir.path().join("none")).is_err());

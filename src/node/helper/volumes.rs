@@ -13,15 +13,15 @@ use crate::model::wire::Volume;
 use crate::node::filesystem;
 use crate::node::lvm::{self, LvmError};
 
-/// How often a volume in use is tried. What holds it is on its way out: a domain's device, a mount
-/// namespace whose last process was killed, or udev looking at a new device.
+/// How often a busy volume is retried. Its users are about to go away: a domain's device, a mount
+/// namespace whose last process was killed, or udev probing a new device.
 const TRIES: u32 = 20;
-/// The pause between two tries.
+/// The time between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Host {
-    /// Finds a volume of the machine, which must carry its tag and must not be in use: LVM does not
-    /// prevent writing to the disk of a running machine, which would destroy it.
+    /// Finds a volume of the machine. It must have the machine's tag and must not be in use: LVM
+    /// does not prevent writing to the disk of a running machine, which would destroy it.
     pub fn volume(&self, lock: &MachineLock, name: &str) -> Result<Volume, Failure> {
         match self.lvm().volumes()?.into_iter().find(|volume| volume.name == name) {
             Some(volume) if volume.machine == Some(lock.id) && volume.open => {
@@ -36,9 +36,9 @@ impl Host {
         }
     }
 
-    /// As [`volume`](Self::volume), for a volume from which no machine has been started yet: vGrid
-    /// alone has written to it. What a machine's owner wrote, as its root, is never mounted
-    /// writable.
+    /// Like [`volume`](Self::volume), for a volume from which no machine has been started yet, so
+    /// that only vGrid has written to it. A volume that a machine's owner has written to, as root,
+    /// is never mounted writable.
     pub fn unused_volume(&self, lock: &MachineLock, name: &str) -> Result<Volume, Failure> {
         let volume = self.volume(lock, name)?;
         if self.lvm().unused()?.iter().any(|unused| unused.name == volume.name) {
@@ -48,8 +48,8 @@ impl Host {
         }
     }
 
-    /// As [`volume`](Self::volume), for a machine that has just ended. Waits for what still holds
-    /// the volume.
+    /// Like [`volume`](Self::volume), for a machine that has just ended. Waits until the volume is
+    /// no longer in use.
     pub fn volume_at_rest(&self, lock: &MachineLock, name: &str) -> Result<Volume, Failure> {
         let is_held = |volume: &Volume| volume.name == name && volume.machine == Some(lock.id) && volume.open;
         for _ in 1..TRIES {
@@ -61,7 +61,8 @@ impl Host {
         self.volume(lock, name)
     }
 
-    /// Marks the machine's volumes as used. From its first start on they are its owner's.
+    /// Marks the machine's volumes as used. From the first start on, their content is under the
+    /// owner's control.
     pub fn mark_volumes_used(&self, lock: &MachineLock) -> Result<(), Failure> {
         let lvm = self.lvm();
         let names = [lvm::root_volume(&lock.machine), lvm::swap_volume(&lock.machine)];
@@ -84,7 +85,7 @@ impl Host {
             }
             let mut ours = match lvm.volumes() {
                 Ok(volumes) => volumes,
-                // Without the group there is no volume.
+                // Without the group there are no volumes.
                 Err(LvmError::GroupMissing(_)) => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
@@ -104,7 +105,7 @@ impl Host {
     }
 }
 
-/// The first bytes of a device, which tell its file system.
+/// Reads the first bytes of a device, which identify its file system.
 pub(super) fn head(device: &Path) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     File::open(device)?.take(filesystem::HEAD as u64).read_to_end(&mut head)?;

@@ -1,5 +1,5 @@
-//! What runs the machines. [`Hypervisor`] is all that the rest of the node knows of it; [`xen`] is the one
-//! there is, and a second (libvirt) goes into [`open`].
+//! The hypervisor that runs the machines. The rest of the node uses only the [`Hypervisor`] trait.
+//! [`xen`] is the only implementation so far; a second one (libvirt) would be added to [`open`].
 
 pub mod xen;
 
@@ -16,32 +16,34 @@ use crate::model::size::Amount;
 /// The host's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
-    /// All of it.
+    /// The total memory.
     pub total: Amount,
-    /// What no domain has.
+    /// The memory not assigned to any domain.
     pub free: Amount,
 }
 
-/// A domain, as the toolstack lists it.
+/// A domain as listed by the toolstack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listed {
-    /// Its name; `(null)` for one that was given up half-made.
+    /// The name; `(null)` for a domain whose creation was aborted.
     pub name: String,
-    /// Its number, which changes when it reboots.
+    /// The domain number, which changes on a reboot.
     pub id: u32,
-    /// Its memory.
+    /// The memory.
     pub memory: Amount,
-    /// The state column: `r` running, `b` blocked (idle), `p` paused, `s` shut down, `c` crashed, `d` dying.
+    /// The state column: `r` running, `b` blocked (idle), `p` paused, `s` shut down, `c` crashed,
+    /// `d` dying.
     pub state: String,
-    /// The processor time that it has used, in tenths of a second.
+    /// The CPU time used, in tenths of a second.
     pub used: u64,
-    /// The UUID of its configuration, which for vGrid's machines is the VM id. `xm list` does not tell it.
+    /// The UUID from its configuration, which for vGrid's machines is the VM id. `xm list` does not
+    /// print it.
     pub uuid: Option<Uuid>,
 }
 
 impl Listed {
-    /// Whether this is the machine with that id. Where the toolstack does not tell UUIDs the name decides, if
-    /// `ours` says that the machine's configuration is installed.
+    /// Returns whether this is the machine with that id. If the toolstack does not list UUIDs, the
+    /// name decides, provided that `ours` says that the machine's configuration is installed.
     pub fn is(&self, id: VmId, machine: &MachineName, ours: bool) -> bool {
         match self.uuid {
             Some(uuid) => uuid.hyphenated().to_string() == id.to_string(),
@@ -49,106 +51,108 @@ impl Listed {
         }
     }
 
-    /// Whether it is there to stay: not shut down, crashed, dying or paused.
+    /// Returns whether it is running normally: not shut down, crashed, dying or paused.
     pub fn is_alive(&self) -> bool {
         !self.state.contains(['s', 'c', 'd', 'p'])
     }
 
-    /// Whether it waits for something to do.
+    /// Returns whether it is idle.
     pub fn is_idle(&self) -> bool {
         self.state.contains('b')
     }
 }
 
-/// What a configuration file says, as the toolstack reads it.
+/// The content of a configuration file, as parsed by the toolstack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Described {
     /// The domain's name.
     pub name: String,
-    /// Its UUID.
+    /// The UUID.
     pub uuid: String,
 }
 
-/// What a Linux kernel does when it is told by SysRq.
+/// An action of a Linux kernel, triggered by SysRq.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SysRq {
-    /// `s`: begins to write out everything that is in memory.
+    /// `s`: starts writing everything in memory to disk.
     Sync,
     /// `u`: mounts all file systems read-only.
     RemountReadOnly,
 }
 
-/// Why the toolstack did not do something.
+/// Why a toolstack operation failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum HypervisorError {
-    /// It is not there, or this host does not run under its hypervisor.
+    /// The toolstack is not installed, or this host does not run under its hypervisor.
     #[error("{0}")]
     Missing(String),
-    /// A domain of that name exists.
+    /// A domain with that name exists.
     #[error("a domain of that name exists")]
     NameTaken,
     /// There is not enough free memory.
     #[error("not enough memory")]
     NoMemory,
-    /// There is no such domain (any more).
+    /// There is no such domain, or no longer.
     #[error("there is no such domain")]
     NoSuchDomain,
     /// The configuration can't be read.
     #[error("line {}: {detail}", line.map_or("?".to_owned(), |line| line.to_string()))]
     Configuration {
-        /// The line of the file, where it is known.
+        /// The line number in the file, if known.
         line: Option<u32>,
-        /// What is wrong there.
+        /// What is wrong.
         detail: String,
     },
-    /// The host is too busy just now: a step of the toolstack's own timed out.
+    /// The host is temporarily overloaded: one of the toolstack's own steps timed out.
     #[error("the host is very busy ({0})")]
     Busy(String),
-    /// It took too long.
+    /// The command exceeded its time limit.
     #[error("{what} did not end within {seconds} s")]
     TimedOut {
         /// The command.
         what: &'static str,
-        /// Its limit.
+        /// The time limit, in seconds.
         seconds: u64,
     },
-    /// Anything else, in its own words.
+    /// Any other error, with the tool's message.
     #[error("{0}")]
     Other(String),
 }
 
-/// A toolstack: lists, starts and ends machines. All of it as root.
+/// A toolstack, which lists, starts and stops machines. All operations require root.
 pub trait Hypervisor {
-    /// Its name for `node/info`.
+    /// The toolstack's name, for `node/info`.
     fn name(&self) -> &'static str;
 
-    /// The host's memory.
+    /// Returns the host's memory.
     fn memory(&self) -> Result<Memory, HypervisorError>;
 
-    /// All domains, the control domain included.
+    /// Lists all domains, including the control domain.
     fn domains(&self) -> Result<Vec<Listed>, HypervisorError>;
 
-    /// Reads a configuration without starting anything. `None` where the toolstack can't say what it read.
+    /// Parses a configuration without starting anything. Returns `None` if the toolstack can't
+    /// report what it parsed.
     fn check(&self, config: &Path) -> Result<Option<Described>, HypervisorError>;
 
-    /// Starts a machine. Success means started, not booted.
+    /// Starts a machine. Success means that it was started, not that it has booted.
     fn create(&self, config: &Path, machine: &MachineName) -> Result<(), HypervisorError>;
 
-    /// Asks a domain to shut down, and returns at once.
+    /// Asks a domain to shut down, without waiting for it.
     fn shut_down(&self, domain: u32) -> Result<(), HypervisorError>;
 
-    /// Sends a domain's kernel a SysRq key (Linux: admin-guide/sysrq), whatever the guest allows its users.
+    /// Sends a SysRq key to a domain's kernel (Linux: admin-guide/sysrq), regardless of whether the
+    /// guest allows it to its users.
     fn press(&self, domain: u32, key: SysRq) -> Result<(), HypervisorError>;
 
-    /// Ends a domain at once.
+    /// Ends a domain immediately.
     fn destroy(&self, domain: u32) -> Result<(), HypervisorError>;
 
-    /// Whether a process with these arguments starts or minds the machine of that configuration. Such a
-    /// process would start it again.
+    /// Returns whether a process with these arguments starts or monitors the machine of that
+    /// configuration, and so would restart it.
     fn minds(&self, arguments: &[String], config: &Path) -> bool;
 }
 
-/// What runs machines of that type on this host.
+/// Opens the toolstack for machines of that type on this host.
 pub fn open(vm_type: VmType, toolstack: Toolstack) -> Result<Box<dyn Hypervisor>, HypervisorError> {
     match vm_type {
         VmType::Xen => Ok(Box::new(xen::Xen::find(toolstack)?)),

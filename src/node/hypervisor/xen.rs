@@ -1,18 +1,20 @@
-//! Xen, by `xl` or `xm`.
+//! Xen, controlled by `xl` or `xm`.
 //!
-//! Facts about `xl` that this rests on, seen with Xen 4.17:
+//! Relevant facts about `xl`, observed with Xen 4.17:
 //!
-//! - `xl create` returns 0 when the machine was started, not when it booted, and leaves a process behind
-//!   (`xl create FILE`) that restarts the machine when it reboots;
-//! - killed half-way it leaves a paused domain, perhaps without a name, but with its UUID;
+//! - `xl create` returns 0 when the machine was started, not when it has booted, and leaves a
+//!   process behind (`xl create FILE`) that restarts the machine when it reboots;
+//! - if killed half-way, it leaves a paused domain, perhaps without a name, but with its UUID;
 //! - a reboot gives the domain a new number;
-//! - exit status 3 (or 1, for a file that can't be parsed) is every refusal, so the text decides;
-//! - `xl list -v` adds the UUID, a reason code and a security label to `xl list`'s columns.
+//! - every refusal has exit status 3 (or 1, for a file that can't be parsed), so the text must be
+//!   examined;
+//! - `xl list -v` adds the UUID, a reason code and a security label to the columns of `xl list`.
 //!
-//! What differs with `xm` (Xen up to 4.4), by its documentation: it reads the configuration as Python, so a
-//! syntax error is a traceback; its `list` has the same columns and knows no `-v`; `create -n` prints an
-//! S-expression instead of JSON; the machine is minded by xend, not by a process of its own; `info` is the
-//! same `key : value` lines. `shutdown`, `sysrq` and `destroy` are called alike.
+//! Differences of `xm` (Xen up to 4.4), according to its documentation: it evaluates the
+//! configuration as Python, so a syntax error is a traceback; its `list` has the same columns, but
+//! no `-v`; `create -n` prints an S-expression instead of JSON; machines are monitored by xend, not
+//! by processes of their own; `info` has the same `key : value` lines. `shutdown`, `sysrq` and
+//! `destroy` have the same syntax.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,15 +29,16 @@ use crate::model::names::MachineName;
 use crate::model::size::Amount;
 use crate::system::exec::{self, ExecError, Run, Said};
 
-/// For what only asks.
+/// The time limit of queries.
 const ASK: Duration = Duration::from_secs(30);
-/// For starting and ending a machine: with pygrub and an xz kernel 14 s were seen on an emulated host.
+/// The time limit for starting and ending a machine: up to 14 s were observed with pygrub and an xz
+/// kernel on an emulated host.
 const ACT: Duration = Duration::from_secs(240);
 
-/// There as a folder if and only if systemd is the init (sd_booted(3)).
+/// This directory exists if and only if systemd is the init system (sd_booted(3)).
 const SYSTEMD: &str = "/run/systemd/system";
 
-/// Which of the two.
+/// The kind of toolstack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tool {
     Xl,
@@ -50,7 +53,7 @@ pub struct Xen {
 }
 
 impl Xen {
-    /// Finds the configured toolstack, `xl` first when either will do.
+    /// Finds the configured toolstack; with `auto`, prefers `xl`.
     pub fn find(toolstack: Toolstack) -> Result<Self, HypervisorError> {
         let candidates: &[(&str, Tool)] = match toolstack {
             Toolstack::Auto => &[("xl", Tool::Xl), ("xm", Tool::Xm)],
@@ -91,8 +94,8 @@ impl Hypervisor for Xen {
     }
 
     fn memory(&self) -> Result<Memory, HypervisorError> {
-        let said = self.command(ASK).arg("info").run().map_err(|error| self.explain("xl info", error))?;
-        parse_info(&said.text())
+        let output = self.command(ASK).arg("info").run().map_err(|error| self.explain("xl info", error))?;
+        parse_info(&output.text())
     }
 
     fn domains(&self) -> Result<Vec<Listed>, HypervisorError> {
@@ -102,21 +105,22 @@ impl Hypervisor for Xen {
     }
 
     fn check(&self, config: &Path) -> Result<Option<Described>, HypervisorError> {
-        let said = self
+        let output = self
             .command(ASK)
             .args(["create", "-n"])
             .arg(config)
             .run()
             .map_err(|error| self.explain("xl create -n", error))?;
         match self.tool {
-            Tool::Xl => parse_described(&said).map(Some),
+            Tool::Xl => parse_described(&output).map(Some),
             Tool::Xm => Ok(None),
         }
     }
 
-    /// Under systemd the machine's minder gets a scope of its own: in Apache's it would be killed when Apache is
-    /// stopped, and the machine would not come back from a reboot. The scope ends after `xendomains`, which
-    /// needs the minders to shut the machines down.
+    /// Under systemd, the process that monitors the machine runs in a scope of its own. In
+    /// Apache's, it would be killed when Apache is stopped, and the machine would not come back
+    /// after a reboot. The scope is stopped after `xendomains`, which needs these processes to shut
+    /// the machines down.
     fn create(&self, config: &Path, machine: &MachineName) -> Result<(), HypervisorError> {
         let scope = (self.tool == Tool::Xl && Path::new(SYSTEMD).is_dir())
             .then(|| exec::find(&["systemd-run"]))
@@ -180,7 +184,7 @@ impl Hypervisor for Xen {
     }
 }
 
-/// Reads `xl info`: `key : value` lines, memory in MiB.
+/// Parses the output of `xl info`: `key : value` lines, memory in MiB.
 pub fn parse_info(text: &str) -> Result<Memory, HypervisorError> {
     let value = |key: &str| {
         text.lines()
@@ -193,8 +197,8 @@ pub fn parse_info(text: &str) -> Result<Memory, HypervisorError> {
     Ok(Memory { total: value("total_memory")?, free: value("free_memory")? })
 }
 
-/// Reads `xl list -v`, and `xm list` or `xl list`, which end after the time. Names may hold blanks, so the
-/// columns are found by what is in them.
+/// Parses the output of `xl list -v`, or that of `xl list` and `xm list`, which ends with the time
+/// column. Names may contain blanks, so the columns are recognized by their content.
 pub fn parse_list(text: &str) -> Result<Vec<Listed>, HypervisorError> {
     let mut lines = text.lines();
     if !lines.next().is_some_and(|heading| heading.starts_with("Name")) {
@@ -211,7 +215,8 @@ pub fn parse_list(text: &str) -> Result<Vec<Listed>, HypervisorError> {
 
 fn parse_row(line: &str) -> Option<Listed> {
     let words: Vec<&str> = line.split_whitespace().collect();
-    // ID Mem VCPUs State Time(s), wherever they begin; from the right, because a name could look like them.
+    // ID Mem VCPUs State Time(s), wherever they start; search from the right, because a name could
+    // look like them.
     (1..=words.len().checked_sub(5)?).rev().find_map(|at| {
         let [id, memory, processors, state, time] = words.get(at..at + 5)?.try_into().ok()?;
         let is_state =
@@ -232,8 +237,8 @@ fn parse_row(line: &str) -> Option<Listed> {
     })
 }
 
-/// Reads the JSON of `xl create -n`.
-fn parse_described(said: &Said) -> Result<Described, HypervisorError> {
+/// Parses the JSON of `xl create -n`.
+fn parse_described(output: &Said) -> Result<Described, HypervisorError> {
     #[derive(Deserialize)]
     struct Configuration {
         c_info: Info,
@@ -243,13 +248,13 @@ fn parse_described(said: &Said) -> Result<Described, HypervisorError> {
         name: String,
         uuid: String,
     }
-    serde_json::from_slice::<Configuration>(&said.stdout)
+    serde_json::from_slice::<Configuration>(&output.stdout)
         .map(|read| Described { name: read.c_info.name, uuid: read.c_info.uuid })
         .map_err(|error| HypervisorError::Other(format!("the dry run's answer can't be read: {error}")))
 }
 
-/// What a refusal means, by the tool's words on standard error. The first cause counts: what follows it in
-/// xl's output are the consequences.
+/// Determines the cause of a failure from the tool's standard error. The first cause counts,
+/// because xl prints the consequences after it.
 pub fn explain(stderr: &str) -> HypervisorError {
     let says = |text: &str| stderr.contains(text);
     if says("cannot init xl context") || says("Can't find hypervisor information") || says("Is xend running")
@@ -285,7 +290,8 @@ pub fn explain(stderr: &str) -> HypervisorError {
     HypervisorError::Other(words(stderr))
 }
 
-/// `FILE:LINE: config parsing error near …` of xl, `File "FILE", line LINE` of xm's Python.
+/// Recognizes `FILE:LINE: config parsing error near …` from xl, and `File "FILE", line LINE` from
+/// xm's Python.
 fn syntax_error(line: &str) -> Option<HypervisorError> {
     if let Some((place, detail)) = line.split_once(": config parsing error ") {
         let number = place.rsplit(':').next().and_then(|number| number.trim().parse().ok());
@@ -296,8 +302,8 @@ fn syntax_error(line: &str) -> Option<HypervisorError> {
     Some(HypervisorError::Configuration { line: digits.parse().ok(), detail: "Python syntax".to_owned() })
 }
 
-/// The telling part of xl's output: without where in its source each line comes from, what it always says,
-/// and what it says about clearing up.
+/// Returns the significant part of xl's output, without source locations, routine messages and
+/// messages about cleaning up.
 fn words(stderr: &str) -> String {
     const NOISE: [&str; 9] = [
         "Parsing config from",
@@ -314,7 +320,8 @@ fn words(stderr: &str) -> String {
         .lines()
         .filter(|line| !NOISE.iter().any(|noise| line.contains(noise)))
         .map(|line| {
-            // "libxl: error: libxl_device.c:455:libxl__x: Domain 2:TEXT", "xc: error: panic: file.c:119: TEXT"
+            // "libxl: error: libxl_device.c:455:libxl__x: Domain 2:TEXT", "xc: error: panic:
+            // file.c:119: TEXT"
             let text = line.split_once(".c:").map_or(line, |(_, after)| {
                 let mut rest = after;
                 while let Some((part, tail)) = rest.split_once(':') {
@@ -337,18 +344,18 @@ fn words(stderr: &str) -> String {
     detail(&telling.join("\n"))
 }
 
-/// Adds what the boot loader (pygrub) said last, for which xl only names a file.
+/// Adds the last message of the boot loader (pygrub); xl only names its log file.
 fn with_boot_loader(error: HypervisorError) -> HypervisorError {
     let HypervisorError::Other(text) = &error else { return error };
     let Some((_, file)) = text.split_once("bootloader failed - consult logfile ") else { return error };
     let file = file.split([';', ' ']).next().unwrap_or_default();
-    let said = if file.starts_with("/var/log/xen/bootloader.") && !file.contains("..") {
+    let log = if file.starts_with("/var/log/xen/bootloader.") && !file.contains("..") {
         std::fs::read(file).unwrap_or_default()
     } else {
         Vec::new()
     };
-    let said = String::from_utf8_lossy(&said);
-    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
     HypervisorError::Other(detail(&format!(
         "the boot loader found nothing to start in the image{}{last}",
         if last.is_empty() { "" } else { ": " }
@@ -360,14 +367,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_read() {
+    fn memory_is_parsed() {
         let memory = parse_info(include_str!("../../../tests/data/xl-info.txt")).unwrap();
         assert_eq!((memory.total.mib(), memory.free.mib()), (2047, 1000));
         assert!(parse_info("").is_err());
     }
 
     #[test]
-    fn domains_are_read_with_and_without_uuid() {
+    fn domains_are_parsed_with_and_without_uuid() {
         let list = parse_list(include_str!("../../../tests/data/xl-list.txt")).unwrap();
         assert_eq!(list.len(), 2);
         assert_eq!((list[0].name.as_str(), list[0].id, list[0].used), ("Domain-0", 0, 1041));
@@ -383,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_names_do_not_confuse_the_columns() {
+    fn unusual_names_do_not_confuse_the_columns() {
         let heading = "Name   ID   Mem VCPUs\tState\tTime(s)\n";
         let row = |line: &str| parse_list(&format!("{heading}{line}\n")).unwrap().remove(0);
         let odd = row("a 1 2 3 b 5 12 1 --p--- 0.0");
@@ -393,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_told_apart() {
+    fn causes_of_failure_are_distinguished() {
         use HypervisorError as E;
         let texts = include_str!("../../../tests/data/xl-create-errors.txt");
         let case = |name: &str| {
@@ -430,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minder_is_known_by_its_configuration() {
+    fn a_monitoring_process_is_recognized_by_its_configuration() {
         let xen = Xen { tool: Tool::Xl, program: "/usr/sbin/xl".into() };
         let minds = |words: &[&str]| {
             let words: Vec<_> = words.iter().map(|&word| word.to_owned()).collect();

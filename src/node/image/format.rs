@@ -16,8 +16,8 @@ pub enum Format {
 }
 
 impl Format {
-    /// Recognizes the format by the first 512 bytes of an image, or by all of them if there are
-    /// fewer.
+    /// Recognizes the format from the first 512 bytes of an image, or from all of it if it is
+    /// shorter.
     pub fn of(head: &[u8]) -> Option<Self> {
         match head {
             [0x1f, 0x8b, ..] => Some(Self::Gzip),

@@ -1,7 +1,8 @@
-//! Images: archives of whole file systems. To deploy one, it is decompressed here and passed on as
-//! a plain tar stream; to save a machine, a tar stream is compressed.
+//! Images: archives of complete file systems. On deploy, an image is decompressed here and passed
+//! on as a plain tar stream; to save a machine, a tar stream is compressed.
 //!
-//! `.tar`, `.tar.gz`, `.tar.xz` and `.tar.zst` are told apart by their first bytes, never by name.
+//! `.tar`, `.tar.gz`, `.tar.xz` and `.tar.zst` are distinguished by their first bytes, never by
+//! name.
 
 mod format;
 mod stream;
@@ -17,25 +18,25 @@ pub use format::Format;
 pub use stream::{copy, enlarge, pack};
 pub use tar::empty_member;
 
-/// Why an image was not copied, or not made.
+/// Why an image could not be copied or created.
 #[derive(Debug, Error)]
 pub enum CopyError {
-    /// It is unreadable, no archive, damaged or truncated, or other data follows it.
+    /// The image is unreadable, not an archive, damaged, truncated, or followed by other data.
     #[error("{0}")]
     Corrupt(String),
-    /// All of it lies in one folder, so that no system can be started from it.
+    /// All of its content is in one directory, so that no system can be started from it.
     #[error("all of it lies in the folder {0}")]
     Nested(String),
-    /// Writing failed: the reader of the stream is gone, the disk is full, or the like.
+    /// Writing failed, for instance because the reader has closed the stream or the disk is full.
     #[error("{0}")]
     Write(io::Error),
-    /// `progress` returned false.
+    /// `progress` returned `false`.
     #[error("stopped")]
     Stopped,
 }
 
-/// Opens an image's file, and tells its size in bytes. Anything but a regular file that is not
-/// empty is an error.
+/// Opens an image file, and returns it with its size in bytes. It is an error if it is not a
+/// regular file, or empty.
 pub fn open(path: &Path) -> io::Result<(File, u64)> {
     let file = File::open(path)?;
     let facts = file.metadata()?;
@@ -55,7 +56,7 @@ mod tests {
     use crate::config::Compression;
     use crate::system::exec::Run;
 
-    /// An archive with one empty file in it.
+    /// Returns an archive that contains one empty file.
     fn tar() -> Vec<u8> {
         let mut block = vec![0u8; BLOCK];
         block[..1].copy_from_slice(b"a");
@@ -91,13 +92,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_packed_is_what_comes_out_again() {
+    fn a_packed_stream_is_unpacked_unchanged() {
         let stream = [member(b'0', 700_000, "00002527140"), tar()].concat();
         for compression in Compression::ALL {
             let image = packed(&stream, compression).unwrap();
             assert!(image.len() < stream.len() / 10);
             assert_eq!(copied(&image).unwrap(), stream);
-            // A truncated stream is no image.
+            // A truncated stream does not become an image.
             for length in [0, BLOCK, stream.len() - BLOCK, stream.len() - 1] {
                 let result = packed(&stream[..length], compression);
                 assert!(matches!(result, Err(CopyError::Corrupt(_))), "{length}");
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_seen_when_packing() {
+    fn a_full_disk_is_detected_when_packing() {
         for compression in Compression::ALL {
             let mut full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
             match pack(tar().as_slice(), &mut full, compression, |_| true) {
@@ -119,18 +120,18 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_member_is_one() {
+    fn an_empty_member_is_valid() {
         let block = empty_member("./etc/machine-id");
         assert!(is_header(&block));
         let archive = [&block[..], &end()].concat();
         packed(&archive, Compression::Gzip).unwrap();
-        let said = Run::new("tar").args(["-tv", "--numeric-owner"]).input(archive).run();
-        let text = said.unwrap().text();
+        let listing = Run::new("tar").args(["-tv", "--numeric-owner"]).input(archive).run();
+        let text = listing.unwrap().text();
         assert!(text.starts_with("-r--r--r-- 0/0 ") && text.ends_with(" ./etc/machine-id\n"), "{text}");
     }
 
     #[test]
-    fn every_format_gives_the_same_stream() {
+    fn every_format_yields_the_same_stream() {
         let tar = tar();
         for image in [tar.clone(), gzip(&tar), xz(&tar), zstd::encode_all(tar.as_slice(), 1).unwrap()] {
             assert_eq!(copied(&image).unwrap(), tar);
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_is_never_taken_for_whole() {
+    fn truncated_images_are_never_accepted() {
         let tar = tar();
         for image in [tar.clone(), gzip(&tar), xz(&tar), zstd::encode_all(tar.as_slice(), 1).unwrap()] {
             for length in [0, 1, 7, image.len() / 2, image.len() - 1] {
@@ -152,11 +153,12 @@ mod tests {
                 assert!(matches!(result, Err(CopyError::Corrupt(_))), "{length} of {}", image.len());
             }
         }
-        // At a block boundary, where tar itself sees a complete archive.
+        // At a block boundary, where tar itself would see a complete archive.
         assert!(matches!(copied(&tar[..BLOCK]), Err(CopyError::Corrupt(_))));
     }
 
-    /// A member with `size` bytes of content, all zeros, whose header gives its size as `field`.
+    /// Returns a member with `size` bytes of content, all zeros, whose header gives its size as
+    /// `field`.
     fn member(kind: u8, size: usize, field: &str) -> Vec<u8> {
         let mut block = tar()[..BLOCK].to_vec();
         block[124..135].copy_from_slice(field.as_bytes());
@@ -173,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_after_a_member_of_zeros_is_found() {
+    fn truncation_after_a_member_of_zeros_is_detected() {
         let zeros = member(b'0', 5000, "00000011610");
         assert!(matches!(copied(&zeros), Err(CopyError::Corrupt(_))));
         assert!(matches!(copied(&[&zeros[..], &end()[BLOCK..]].concat()), Err(CopyError::Corrupt(_))));
@@ -184,17 +186,17 @@ mod tests {
     }
 
     #[test]
-    fn a_size_may_be_in_an_extended_header() {
+    fn the_size_may_be_in_an_extended_header() {
         let mut extended_by_two = member(b'x', 13, "00000000015");
         extended_by_two[BLOCK..BLOCK + 13].copy_from_slice(b"13 size=1024\n");
-        // By its own header it is empty, and its zeros would end the archive.
+        // According to its own header it is empty, and its zeros would end the archive.
         let large = member(b'0', 1024, "00000000000");
         let image = [&extended_by_two[..], &large].concat();
         assert!(matches!(copied(&image), Err(CopyError::Corrupt(_))));
         copied(&[image, end()].concat()).unwrap();
     }
 
-    /// An archive of `files` made by tar, and an empty folder to unpack it into.
+    /// Returns an archive of `files` created by tar, and an empty directory to unpack it into.
     fn by_tar(arguments: &[&str], files: &[&str]) -> (Vec<u8>, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         for file in files {
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fills_tar_s_last_record_is_no_error() {
+    fn padding_of_the_last_record_is_no_error() {
         // One record of 8 MiB, of which tar reads only a few blocks.
         let (image, to) = by_tar(&["-b", "16384"], &["sbin/init", "etc/passwd"]);
         assert!(image.len() == 1 << 20 || image.len() == 16384 * BLOCK, "{}", image.len());
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_may_follow_an_archive_and_nothing_else_may() {
+    fn only_zeros_may_follow_an_archive() {
         let tar = tar();
         let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
         let images = [("tar", tar.clone()), ("gzip", gzip(&tar)), ("xz", xz(&tar)), ("zstd", zstd(&tar))];
@@ -249,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn archives_that_were_joined_are_not_unpacked_in_part() {
+    fn concatenated_archives_are_refused() {
         let (one, two) = ([member(b'0', 5000, "00000011610"), end()].concat(), tar());
         let joined = [one.clone(), two.clone()].concat();
         let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
@@ -271,10 +273,10 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_in_several_parts_is_read_wherever_it_was_cut() {
+    fn an_archive_in_several_compressed_parts_is_read() {
         let (image, _) = by_tar(&[], &["sbin/init"]);
         let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
-        // A frame to be skipped (RFC 8878, section 3.1.2).
+        // A skippable frame (RFC 8878, section 3.1.2).
         let skippable = b"\x50\x2a\x4d\x18\x04\0\0\0abcd".to_vec();
         let ends = image.len() - image.iter().rev().take_while(|&&byte| byte == 0).count();
         let ends = ends.next_multiple_of(BLOCK) + 2 * BLOCK;
@@ -292,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_system_in_one_folder_is_found_out_while_it_is_unpacked() {
+    fn a_system_nested_in_one_directory_is_refused() {
         let nested = |image: &[u8]| match copied(image) {
             Err(CopyError::Nested(folder)) => Some(folder),
             other => other.map(|_| None).unwrap(),
@@ -315,7 +317,7 @@ mod tests {
                 &["usr/lib/systemd/systemd"],
                 &["boot/vmlinuz"],
                 &["init"],
-                // More than a folder with a system in it.
+                // Not only a directory with a system in it.
                 &["rootfs/sbin/init", "README"],
                 &["one/x", "other/x"],
                 &["file"],
@@ -324,16 +326,17 @@ mod tests {
                 assert_eq!(nested(&image), None, "{arguments:?} {files:?}");
             }
         }
-        // A saved disk is packed as is.
+        // A saved disk is packed as it is.
         packed(&by_tar(&[], &system).0, Compression::Gzip).unwrap();
     }
 
     #[test]
-    fn a_writer_that_fails_ends_it() {
+    fn a_failing_writer_ends_the_copy() {
         struct Full;
         impl Write for Full {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-                // Long enough for all buffers to fill up, so that the other thread waits for one.
+                // Long enough for all buffers to fill up, so that the other thread has to wait for
+                // one.
                 std::thread::sleep(std::time::Duration::from_millis(300));
                 Err(io::ErrorKind::BrokenPipe.into())
             }
@@ -346,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_or_no_archive_is_refused() {
+    fn damaged_images_and_other_files_are_refused() {
         let mut image = gzip(&tar());
         let middle = image.len() / 2;
         image[middle] ^= 0x55;

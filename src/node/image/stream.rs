@@ -1,4 +1,4 @@
-//! Copies images: decompresses them on their way to tar, and compresses what tar packs.
+//! Copies images: decompresses them on the way to tar, and compresses the output of tar.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
@@ -12,23 +12,24 @@ use super::format::Format;
 use super::tar::{BLOCK, Walk};
 use crate::config::Compression;
 
-/// The size of a buffer in bytes. Larger buffers did not make it faster.
+/// The size of a buffer, in bytes. Larger buffers were not faster.
 const BUFFER: usize = 256 << 10;
 
-/// How many buffers may be in flight between the thread that decompresses and the one that writes.
+/// The maximum number of buffers in flight between the decompressing thread and the writing one.
 const BUFFERS: usize = 64;
 
-/// The size to ask for the pipe to tar, in bytes: the default limit for unprivileged users
+/// The requested size of the pipe to tar, in bytes: the default limit for unprivileged users
 /// (`/proc/sys/fs/pipe-max-size`, pipe(7)).
 const PIPE: i32 = 1 << 20;
 
-/// Copies an image from `reader` to `writer` as a plain tar stream, and returns the stream's length
-/// in bytes.
+/// Copies an image from `reader` to `writer` as a plain tar stream, and returns the length of that
+/// stream in bytes.
 ///
-/// `progress` is given the number of bytes of the (compressed) image read so far, and returns
-/// whether to go on. A truncated image is an error even where tar would not notice, and so is
-/// anything but zeros after its end. The stream ends with the two zero blocks that end the archive:
-/// tar reads no further, and would leave the padding of the last record (`tar -b`) unread.
+/// `progress` receives the number of bytes of the (compressed) image read so far, and returns
+/// whether to continue. A truncated image is an error even if tar would not notice, and so is
+/// anything except zeros after its end. The stream ends with the two zero blocks that end the
+/// archive: tar stops reading there, and would leave the padding of the last record (`tar -b`)
+/// unread.
 pub fn copy<R: Read, W: Write + Send>(
     reader: R,
     writer: &mut W,
@@ -41,7 +42,8 @@ pub fn copy<R: Read, W: Write + Send>(
 
 /// Compresses a plain tar stream. A truncated stream is an error, so it never becomes an image.
 ///
-/// `progress` is given the number of bytes of the stream read so far, and returns whether to go on.
+/// `progress` receives the number of bytes of the stream read so far, and returns whether to
+/// continue.
 pub fn pack<R: Read, W: Write>(
     reader: R,
     writer: &mut W,
@@ -55,11 +57,11 @@ pub fn pack<R: Read, W: Write>(
 
 /// Enlarges a pipe as far as allowed, so that decompressing and unpacking wait less for each other.
 pub fn enlarge(pipe: &impl AsFd) {
-    // Refused if the user's pipes hold too much already. The copy then works, only slower.
+    // Refused if the user's pipes already have too much memory. The copy then works, only slower.
     let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(PIPE));
 }
 
-/// Counts the bytes read through it, and asks `progress` whether to go on.
+/// Counts the bytes read through it, and asks `progress` whether to continue.
 struct Counting<R, P> {
     inner: R,
     done: u64,
@@ -95,7 +97,7 @@ fn transfer(reader: &mut impl Read, writer: &mut (impl Write + Send)) -> Result<
     }
 }
 
-/// A reader that can look ahead.
+/// A reader with look-ahead.
 struct Peeking<R> {
     peeked: io::Cursor<Vec<u8>>,
     inner: R,
@@ -153,11 +155,11 @@ impl<R: BufRead> BufRead for Peeking<R> {
     }
 }
 
-/// A decoder of exactly one member (gzip), stream (xz) or frame (zstd).
+/// A decoder for exactly one member (gzip), stream (xz) or frame (zstd).
 trait Member<R>: Read + Sized {
     const FORMAT: Format;
     fn open(reader: R) -> io::Result<Self>;
-    /// Gives the reader back, positioned at the end of the member.
+    /// Returns the reader, positioned at the end of the member.
     fn close(self) -> R;
 }
 
@@ -197,9 +199,9 @@ impl<R: BufRead> Member<R> for zstd::stream::read::Decoder<'static, R> {
     }
 }
 
-/// All members of a compressed archive, one after another.
+/// Reads all members of a compressed archive, one after another.
 ///
-/// Zeros between and after members are skipped: gzip does the same, and tapes pad with them.
+/// Zeros between and after members are skipped: gzip does the same, and tapes are padded with them.
 /// Anything else is an error, so that nothing is dropped silently.
 struct Members<R, D> {
     /// The reader, while between two members.
@@ -267,7 +269,7 @@ fn compress(
         Compression::Zstd => {
             let mut encoder = zstd::stream::write::Encoder::new(writer, zstd::DEFAULT_COMPRESSION_LEVEL)
                 .map_err(CopyError::Write)?;
-            // As in gzip: without one, damage could go unnoticed.
+            // As in gzip: without a checksum, damage could go unnoticed.
             encoder.include_checksum(true).map_err(CopyError::Write)?;
             pass_on(reader, &mut encoder)?;
             encoder.finish().and_then(Write::flush).map_err(CopyError::Write)
@@ -293,7 +295,7 @@ fn pass_on(reader: &mut impl Read, writer: &mut impl Write) -> Result<(), CopyEr
 }
 
 /// Decompresses in this thread and writes in another. There are enough buffers between them that
-/// decompression does not stall at every file that takes tar a little longer.
+/// decompression does not stall whenever tar takes longer for a file.
 fn pump(mut reader: impl Read, writer: &mut (impl Write + Send)) -> Result<u64, CopyError> {
     let (full, filled) = sync_channel::<Vec<u8>>(BUFFERS);
     let (give_back, empty) = channel::<Vec<u8>>();
@@ -303,12 +305,12 @@ fn pump(mut reader: impl Read, writer: &mut (impl Write + Send)) -> Result<u64, 
             // Owned by this thread, so that nobody waits for buffers after it has ended.
             let give_back = give_back;
             for buffer in filled {
-                // The image is known to be bad: do not unpack the rest.
+                // The image is known to be bad: don't unpack the rest.
                 if broken_off.load(Ordering::Relaxed) {
                     return Ok(());
                 }
                 writer.write_all(&buffer)?;
-                // After the last buffer nobody is listening.
+                // After the last buffer, nobody receives this.
                 let _ = give_back.send(buffer);
             }
             writer.flush()

@@ -1,12 +1,12 @@
-//! Tar headers, as far as needed to find where an archive ends and whether it holds a system.
+//! Tar headers, as far as needed to find the end of an archive and whether it contains a system.
 
 use super::CopyError;
 
 /// The size of a block of a tar archive in bytes. An archive ends with two blocks of zeros.
 pub(super) const BLOCK: usize = 512;
 
-/// The archive member (pax(1), "ustar Interchange Format") for an empty file that belongs to root,
-/// is readable by everybody and dates from 1970. The name is cut off after 100 bytes.
+/// Builds the archive member (pax(1), "ustar Interchange Format") for an empty file that belongs to
+/// root, is readable by everyone and dates from 1970. The name is truncated to 100 bytes.
 pub fn empty_member(name: &str) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];
     let mut put = |at: usize, text: &[u8]| block[at..at + text.len()].copy_from_slice(text);
@@ -24,8 +24,8 @@ pub fn empty_member(name: &str) -> [u8; BLOCK] {
     block
 }
 
-/// Whether a block is a member's header, judged by its checksum (pax(1), "ustar Interchange
-/// Format").
+/// Returns whether a block is the header of a member, judging by its checksum (pax(1), "ustar
+/// Interchange Format").
 pub(super) fn is_header(block: &[u8]) -> bool {
     let Some(block) = block.get(..BLOCK) else { return false };
     let field = &block[148..156];
@@ -41,15 +41,15 @@ pub(super) fn is_header(block: &[u8]) -> bool {
 /// members, and a member may itself end with zeros.
 #[derive(Debug, Default)]
 pub(super) struct Walk {
-    /// How many bytes of the current member are still to come, padding included.
+    /// The number of bytes of the current member still to come, including padding.
     rest: u64,
-    /// The block that is being collected.
+    /// The block being collected.
     block: Vec<u8>,
-    /// What is expected now.
+    /// What is expected next.
     next: Next,
-    /// The content of an extended header, while it is being collected.
+    /// The content of an extended header while it is being collected.
     extended: Option<Vec<u8>>,
-    /// How many zeros the input so far ends with, at most two blocks of them.
+    /// The number of zeros at the end of the input so far, at most two blocks.
     zeros: usize,
     /// The next member's size, if an extended header gave it (pax(1)).
     size: Option<u64>,
@@ -68,7 +68,7 @@ enum Next {
     SparseMap(u64),
     /// Nothing: the archive has ended.
     End,
-    /// An unknown kind of header. tar may know better, so only zeros at the end are required.
+    /// An unknown kind of header. tar may support it, so only zeros at the end are required.
     Unknown,
 }
 
@@ -76,7 +76,7 @@ impl Walk {
     /// The longest extended header that is parsed, in bytes.
     const EXTENDED: u64 = 1 << 20;
 
-    /// Takes in the next bytes. Returns how many of them belong to the archive; only zeros may
+    /// Processes the next bytes. Returns how many of them belong to the archive; only zeros may
     /// follow its end.
     pub(super) fn over(&mut self, bytes: &[u8]) -> Result<usize, CopyError> {
         let zeros = bytes.iter().rev().take(2 * BLOCK).take_while(|&&byte| byte == 0).count();
@@ -113,7 +113,7 @@ impl Walk {
         Ok(bytes.len() - rest.len())
     }
 
-    /// Checks what follows the end of the archive.
+    /// Checks the bytes after the end of the archive.
     fn beyond(&mut self, mut bytes: &[u8]) -> Result<(), CopyError> {
         while !bytes.is_empty() {
             if self.block.is_empty() {
@@ -131,7 +131,7 @@ impl Walk {
         Ok(())
     }
 
-    /// Drops the block after the end if it is all zeros, and fails otherwise.
+    /// Drops a block after the end if it is all zeros, and fails otherwise.
     fn nothing_more(&mut self) -> Result<(), CopyError> {
         let block = std::mem::take(&mut self.block);
         let corrupt = |what: &str| Err(CopyError::Corrupt(what.to_owned()));
@@ -146,7 +146,7 @@ impl Walk {
         }
     }
 
-    /// Judges a block that is not content, and says what comes next.
+    /// Processes a block that is not content, and returns what comes next.
     fn after(&mut self, block: &[u8]) -> Next {
         let is_zero = block.iter().all(|&byte| byte == 0);
         match self.next {
@@ -166,7 +166,8 @@ impl Walk {
         if !matches!(kind, b'x' | b'g' | b'L' | b'K') {
             self.tree.add(&name_in(block), kind == b'5');
         }
-        // An extended header gives the size of the member that follows, not of headers in between.
+        // The size in an extended header applies to the member that follows, not to headers in
+        // between.
         let size =
             if matches!(kind, b'x' | b'g' | b'L' | b'K') { size } else { self.size.take().unwrap_or(size) };
         // As in GNU tar, a hard link has no content, whatever its header says.
@@ -194,20 +195,20 @@ impl Walk {
     }
 }
 
-/// What the names in an archive tell: whether a system can be started from it.
+/// Determines from the names in an archive whether a system can be started from it.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
-    /// The one folder at the top, so far.
+    /// The only directory at the top level, so far.
     only: Option<Vec<u8>>,
-    /// Whether there is more than one entry at the top, or one that is no folder.
+    /// Whether there is more than one entry at the top level, or one that is not a directory.
     is_wide: bool,
     /// Whether there is something that a kernel starts or a boot loader reads.
     starts: bool,
 }
 
 impl Tree {
-    /// What a kernel starts, or is told to start (init(1), bootparam(7), systemd). Kernels are in
-    /// /boot.
+    /// The programs that a kernel starts, by default or when told to (init(1), bootparam(7),
+    /// systemd). Kernels are in /boot.
     const STARTED: [&[u8]; 11] = [
         b"sbin/init",
         b"usr/sbin/init",
@@ -222,7 +223,7 @@ impl Tree {
         b"bin/systemd",
     ];
 
-    /// Adds a member. A name too long for its header counts as far as the header holds it.
+    /// Adds a member. Of a name too long for its header, only the part in the header counts.
     fn add(&mut self, name: &[u8], is_folder: bool) {
         let mut parts = name.split(|&byte| byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
         let Some(top) = parts.next() else { return };
@@ -234,7 +235,7 @@ impl Tree {
         self.only.get_or_insert_with(|| top.to_vec());
     }
 
-    /// Rejects a system that was packed together with the folder around it.
+    /// Rejects a system that was packed together with its parent directory.
     pub(super) fn must_be_a_system(&self) -> Result<(), CopyError> {
         match &self.only {
             Some(folder) if !self.is_wide && !self.starts => {
@@ -245,8 +246,8 @@ impl Tree {
     }
 }
 
-/// The name in a header, as far as the header holds it (pax(1), "ustar Interchange Format"; GNU's
-/// format has no prefix).
+/// Returns the name in a header, as far as the header contains it (pax(1), "ustar Interchange
+/// Format"; GNU's format has no prefix).
 fn name_in(block: &[u8]) -> Vec<u8> {
     let text = |field: &[u8]| field.split(|&byte| byte == 0).next().unwrap_or_default().to_vec();
     let name = text(&block[..100]);
@@ -254,8 +255,8 @@ fn name_in(block: &[u8]) -> Vec<u8> {
     if prefix.is_empty() { name } else { [&prefix[..], b"/", &name].concat() }
 }
 
-/// A number in a header: octal digits, or, if the highest bit is set, a 95-bit binary number (GNU
-/// tar, "Basic Tar Format"). Numbers of more than 64 bits give `None`.
+/// Parses a number in a header: octal digits, or, if the highest bit is set, a 95-bit binary number
+/// (GNU tar, "Basic Tar Format"). Returns `None` for numbers of more than 64 bits.
 fn number(field: &[u8]) -> Option<u64> {
     if field.first().is_some_and(|byte| byte & 0x80 != 0) {
         let (high, low) = field.split_at(field.len().checked_sub(8)?);
@@ -266,8 +267,8 @@ fn number(field: &[u8]) -> Option<u64> {
     if text.is_empty() { Some(0) } else { u64::from_str_radix(text, 8).ok() }
 }
 
-/// The size that an extended header gives for the next member. Its lines read `LENGTH KEY=VALUE`
-/// (pax(1)).
+/// Returns the size of the next member, if given in an extended header. Its lines have the form
+/// `LENGTH KEY=VALUE` (pax(1)).
 fn size_in(extended: &[u8]) -> Option<u64> {
     let mut size = None;
     let mut rest = extended;

@@ -1,19 +1,19 @@
-//! The records of the machines on this host: `jobs/ID.json` in the state directory, with a lock
-//! beside each.
+//! The records of the machines on this host: `jobs/ID.json` in the state directory, each with a
+//! lock next to it.
 //!
 //! | file | what is there |
 //! | --- | --- |
 //! | `mod` | [`Jobs`] finds, locks, reads and replaces records; [`Taken`] is the lock of one |
-//! | [`record`] | what a record says |
-//! | [`queue`] | which deploy is at work, and which waits |
+//! | [`record`] | the content of a record |
+//! | [`queue`] | which deploys are running, and which are waiting |
 //! | [`sweep`] | finds what killed workers left behind |
 //!
-//! A record is written before anything of the machine is made, and removed after all of it is gone.
-//! Whoever works on a machine holds its lock (see [`lock`]). The kernel frees the lock when the
-//! worker dies; a free lock beside an unfinished record is how the next request finds abandoned
-//! work. Files are replaced, never rewritten, so readers always see a whole one. The temporary file
-//! always has the same name, under the same lock, so a kill leaves at most one behind, and the next
-//! sweep removes it.
+//! A record is written before any part of the machine is created, and removed after all of it is
+//! gone. Whoever works on a machine holds its lock (see [`lock`]). The kernel releases the lock
+//! when the worker dies; a free lock next to an unfinished record is how the next request finds
+//! abandoned work. Files are replaced, never rewritten, so readers always see a complete one. The
+//! temporary file always has the same name, under the same lock, so a killed process leaves at most
+//! one behind, and the next sweep removes it.
 
 pub mod queue;
 pub mod record;
@@ -45,42 +45,42 @@ pub enum JobError {
     File {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// Its content is no record.
+    /// The content is not a record.
     #[error("{}: {source}", file.display())]
     Garbled {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         source: serde_json::Error,
     },
 }
 
-/// Whether a file that has been written survives a loss of power.
+/// Whether a written file must survive a power failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// It does; the write waits for the disk.
+    /// It must; the write waits for the disk.
     Synced,
     /// It may be lost.
     Unsynced,
 }
 
-/// Held while the host's free memory and space are read and promised.
+/// The node's lock, held while the host's free memory and space are read and promised.
 #[derive(Debug)]
 pub struct NodeLock {
     _file: File,
 }
 
-/// All records.
+/// All records of this host.
 #[derive(Debug, Clone)]
 pub struct Jobs {
     state: PathBuf,
     dir: PathBuf,
 }
 
-/// The lock of one machine's record, held.
+/// The lock of one machine's record, while it is held.
 #[derive(Debug)]
 pub struct Taken {
     jobs: Jobs,
@@ -89,7 +89,7 @@ pub struct Taken {
 }
 
 impl Jobs {
-    /// The records below a state directory, which must exist.
+    /// Opens the records below a state directory, which must exist.
     pub fn open(state: &Path) -> io::Result<Self> {
         let dir = state.join("jobs");
         match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
@@ -99,7 +99,7 @@ impl Jobs {
         Ok(Self { state: state.to_owned(), dir })
     }
 
-    /// Where the host's last known state is kept.
+    /// The file in which the host's last known state is cached.
     pub fn host_file(&self) -> PathBuf {
         self.state.join("host.json")
     }
@@ -112,19 +112,19 @@ impl Jobs {
         self.dir.join(format!("{id}.lock"))
     }
 
-    /// Takes the node's lock, waiting for at most `limit`.
+    /// Takes the node's lock, waiting at most `limit`.
     pub fn lock_node(&self, limit: Duration) -> io::Result<Option<NodeLock>> {
         Ok(lock::take_within(&self.state.join("node.lock"), limit)?.map(|file| NodeLock { _file: file }))
     }
 
-    /// Takes the lock of a machine's record, waiting for at most `limit`.
+    /// Takes the lock of a machine's record, waiting at most `limit`.
     pub fn take(&self, id: VmId, limit: Duration) -> io::Result<Option<Taken>> {
         let lock = lock::take_within(&self.lock_file(id), limit)?;
         Ok(lock.map(|lock| Taken { jobs: self.clone(), id, lock }))
     }
 
-    /// Takes over the lock that a worker was given as standard input. If standard input is
-    /// something else (the worker was started by hand), tries to take the lock.
+    /// Adopts the lock that a worker was given as standard input. If standard input is something
+    /// else (the worker was started by hand), tries to take the lock.
     pub fn adopt(&self, id: VmId) -> io::Result<Option<Taken>> {
         let given = File::from(io::stdin().as_fd().try_clone_to_owned()?);
         if lock::is_file_at(&given, &self.lock_file(id))? && given.try_lock().is_ok() {
@@ -147,7 +147,7 @@ impl Jobs {
         }
     }
 
-    /// All records that can be read; the others are logged.
+    /// Returns all readable records, and logs the others.
     pub fn list(&self) -> io::Result<Vec<Record>> {
         let mut records = Vec::new();
         for (_, id) in self.files(".json")? {
@@ -161,7 +161,7 @@ impl Jobs {
         Ok(records)
     }
 
-    /// The files with that ending, each with the id that it is named after.
+    /// Lists the files with that extension, each with the id in its name.
     fn files(&self, ending: &str) -> io::Result<Vec<(PathBuf, VmId)>> {
         let mut files = Vec::new();
         for entry in std::fs::read_dir(&self.dir)? {
@@ -175,7 +175,7 @@ impl Jobs {
         Ok(files)
     }
 
-    /// Replaces a whole file. The caller holds the lock that guards it.
+    /// Replaces a file atomically. The caller holds the lock that guards it.
     pub fn write(&self, file: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
         let is_durable = durability == Durability::Synced;
         let temporary = temporary(file);
@@ -187,7 +187,7 @@ impl Jobs {
                 new.sync_all()?;
             }
             std::fs::rename(&temporary, file)?;
-            // Without this the file survives a loss of power, but perhaps under no name.
+            // Without this, the file's content survives a power failure, but perhaps not its name.
             if is_durable && let Some(dir) = file.parent() {
                 File::open(dir)?.sync_all()?;
             }
@@ -195,7 +195,7 @@ impl Jobs {
         };
         let result = write();
         if result.is_err() {
-            // If this fails, too (on a full disk), the next sweep removes it.
+            // If this fails as well (on a full disk), the next sweep removes it.
             let _ = std::fs::remove_file(&temporary);
         }
         result
@@ -213,12 +213,12 @@ impl Taken {
         self.jobs.read(self.id)
     }
 
-    /// Writes the record; it survives a loss of power.
+    /// Writes the record so that it survives a power failure.
     pub fn write(&self, record: &mut Record) -> Result<(), JobError> {
         self.put(record, Durability::Synced)
     }
 
-    /// Writes the record; a loss of power may undo that.
+    /// Writes the record, which may be lost in a power failure.
     pub fn note(&self, record: &mut Record) -> Result<(), JobError> {
         self.put(record, Durability::Unsynced)
     }
@@ -232,12 +232,13 @@ impl Taken {
             .map_err(|source| JobError::File { file, source })
     }
 
-    /// Removes record and lock. Whoever waits for the lock gets a new one, and finds no record.
+    /// Removes the record and the lock. Anyone waiting for the lock gets a new one, and finds no
+    /// record.
     pub fn delete(self) -> Result<(), JobError> {
         self.remove()
     }
 
-    /// As [`delete`](Self::delete), for a caller that holds the lock until it exits.
+    /// Like [`delete`](Self::delete), for a caller that holds the lock until it exits.
     pub fn remove(&self) -> Result<(), JobError> {
         for file in [self.jobs.record_file(self.id), self.jobs.lock_file(self.id)] {
             match std::fs::remove_file(&file) {
@@ -250,7 +251,7 @@ impl Taken {
         Ok(())
     }
 
-    /// Starts a worker and hands the lock over to it; at no moment is it free.
+    /// Starts a worker and hands the lock over to it, so that it is never free in between.
     pub fn start(self, verb: &str) -> io::Result<()> {
         detach::start(Path::new(WORKER), &[verb, &self.id.to_string()], self.lock)
     }
@@ -261,7 +262,7 @@ mod tests {
     use super::record::tests::terminating;
     use super::*;
 
-    /// The names of the files in a folder, sorted.
+    /// Returns the sorted names of the files in a directory.
     pub fn names(dir: &Path) -> Vec<String> {
         let mut names: Vec<_> = std::fs::read_dir(dir)
             .unwrap()
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn records_come_and_go_without_a_trace() {
+    fn a_deleted_record_leaves_no_files() {
         let state = tempfile::tempdir().unwrap();
         let jobs = Jobs::open(state.path()).unwrap();
         let mut record = terminating();
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_garbled_record_is_kept_and_not_listed() {
+    fn a_corrupt_record_is_kept_but_not_listed() {
         let state = tempfile::tempdir().unwrap();
         let jobs = Jobs::open(state.path()).unwrap();
         let id = VmId::generate();

@@ -1,4 +1,4 @@
-//! The queue of deploys: only so many are at work at a time, and the others wait in the order of
+//! The queue of deploys: only a limited number run at a time, and the others wait in the order of
 //! their ids.
 
 use std::fs::File;
@@ -9,15 +9,15 @@ use crate::system::lock;
 
 use super::Jobs;
 
-/// One of the slots for deploys at work. Its holder's deploy is at work until this is dropped.
+/// A slot for a running deploy, occupied until this is dropped.
 #[derive(Debug)]
 pub struct Slot {
     _lock: File,
 }
 
 impl Jobs {
-    /// Takes one of `most` slots, if one is free. The kernel frees it when the worker ends, however
-    /// it ends.
+    /// Takes one of `most` slots, if one is free. The kernel releases it when the worker ends,
+    /// however it ends.
     pub fn take_slot(&self, most: u8) -> io::Result<Option<Slot>> {
         for number in 1..=most {
             if let Some(file) = lock::try_take(&self.state.join(format!("slot-{number}.lock")))? {
@@ -27,7 +27,8 @@ impl Jobs {
         Ok(None)
     }
 
-    /// The place of a deploy in the queue, from 1. The server makes ids in ascending order.
+    /// Returns the position of a deploy in the queue, counted from 1. The server generates ids in
+    /// ascending order.
     pub fn place(&self, id: VmId) -> io::Result<u32> {
         let before = self.list()?.iter().filter(|record| record.waits() && record.id < id).count();
         Ok(u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1))
@@ -45,7 +46,7 @@ mod tests {
     use crate::node::jobs::record::tests::terminating;
 
     #[test]
-    fn the_first_that_came_is_the_first_that_waits() {
+    fn deploys_are_queued_in_order() {
         let state = tempfile::tempdir().unwrap();
         let jobs = Jobs::open(state.path()).unwrap();
         let mut ids: Vec<VmId> = (0..3).map(|_| VmId::generate()).collect();
@@ -61,7 +62,7 @@ mod tests {
         assert_eq!(ids.iter().map(|id| jobs.place(*id).unwrap()).collect::<Vec<_>>(), [1, 2, 3]);
         put(ids[0], |record| record.stage = Some(Stage::Volumes));
         put(ids[1], |record| record.failed = Some(Fault::PrivilegeRefused));
-        assert_eq!(jobs.place(ids[2]).unwrap(), 1, "one is at work, one has failed");
+        assert_eq!(jobs.place(ids[2]).unwrap(), 1, "one is running, one has failed");
     }
 
     #[test]

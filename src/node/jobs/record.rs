@@ -1,4 +1,4 @@
-//! What a node remembers of one machine.
+//! The record that a node keeps of a machine.
 
 use std::net::Ipv4Addr;
 
@@ -12,55 +12,56 @@ use crate::model::stage::{Order, OrderNumber, Stage};
 use crate::model::wire::{DeployOrder, Job, MachineOrder};
 use crate::node::saved::Packed;
 
-/// What is known of one machine.
+/// The node's record of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// The machine.
+    /// The machine's id.
     pub id: VmId,
-    /// Its name.
+    /// The machine's name.
     pub machine: MachineName,
-    /// Its name in the DNS.
+    /// The machine's DNS name.
     pub virtual_host: VirtualHost,
-    /// The order that made it; absent when all that this node ever heard of it is a terminate.
+    /// The order that created it; absent if this node has only ever received a terminate for it.
     pub order: Option<DeployOrder>,
-    /// Its address.
+    /// The machine's address.
     pub ip: Option<Ipv4Addr>,
     /// The size of its swap volume.
     pub swap: Amount,
-    /// What was ordered last.
+    /// The kind of the last order.
     pub work: Order,
-    /// The number of that order; no order with a lower one is carried out any more.
+    /// The number of the last order; orders with lower numbers are no longer carried out.
     #[serde(default)]
     pub number: OrderNumber,
-    /// Whether that has been carried out or given up, so that only the report is left to do.
+    /// Whether that order has been carried out or given up, so that at most the report is left to
+    /// do.
     pub done: bool,
-    /// The stage it is in.
+    /// The current stage.
     pub stage: Option<Stage>,
     /// Why it failed. A deploy that failed is being undone.
     pub failed: Option<Fault>,
-    /// Whether the server knows the outcome.
+    /// Whether the server knows the outcome, so that no report is due.
     pub told: bool,
-    /// Whether the machine has been stopped: its configuration is put aside, and it has no domain.
+    /// Whether the machine is stopped: its configuration has been moved away, and it has no domain.
     pub stopped: bool,
     /// The request that ordered the work, for the log.
     pub request: RequestId,
-    /// The number of the last report.
+    /// The sequence number of the last report.
     pub sequence: u32,
     /// When the work was ordered.
     pub since: Moment,
     /// When this record was last written, in milliseconds since 1970.
     pub changed: u64,
-    /// The worker's process.
+    /// The worker's process id.
     pub worker: Option<i32>,
-    /// When finishing it was last tried without success.
+    /// When the last unsuccessful attempt to finish it was made.
     pub tried: Option<Moment>,
-    /// The image that its disk becomes, if that is what was ordered last.
+    /// The image that its disk is saved as, if that was the last order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saving: Option<Saving>,
 }
 
 impl Record {
-    /// The record of a deploy that is about to begin.
+    /// Creates the record of a deploy that is about to begin.
     pub fn new(
         order: DeployOrder,
         machine: MachineName,
@@ -73,7 +74,7 @@ impl Record {
         Self { number: order.number, order: Some(order), ip, swap, ..blank }
     }
 
-    /// The record of a terminate for a machine that this node has never heard of.
+    /// Creates the record of a terminate for a machine unknown to this node.
     pub fn unknown(order: &MachineOrder, machine: MachineName, request: RequestId, now: Moment) -> Self {
         let blank =
             Self::blank(order.id, machine, order.virtual_host.clone(), Order::Terminate, request, now);
@@ -112,7 +113,7 @@ impl Record {
         }
     }
 
-    /// The record of another order about the same machine.
+    /// Turns the record into that of a new order about the same machine.
     pub fn ordered(self, work: Order, number: OrderNumber, request: RequestId, now: Moment) -> Self {
         Self {
             work,
@@ -130,17 +131,17 @@ impl Record {
         }
     }
 
-    /// Whether a worker still has something to do.
+    /// Returns whether a worker still has something to do.
     pub fn is_unfinished(&self) -> bool {
         !self.done || !self.told
     }
 
-    /// Whether its disk is being saved as that image.
+    /// Returns whether its disk is being saved as that image.
     pub fn saves_as(&self, image: &SavedImage) -> bool {
         !self.done && self.saving.as_ref().is_some_and(|saving| saving.image.stem() == image.stem())
     }
 
-    /// Whether this is a deploy that has been accepted and has not begun.
+    /// Returns whether this is a deploy that has been accepted and has not begun.
     pub(super) fn waits(&self) -> bool {
         self.work == Order::Deploy
             && !self.done
@@ -148,7 +149,7 @@ impl Record {
             && matches!(self.stage, None | Some(Stage::Accepted))
     }
 
-    /// The record for `node/info`.
+    /// Returns the record's content for `node/info`.
     pub fn job(&self) -> Job {
         Job {
             id: self.id,
@@ -163,12 +164,12 @@ impl Record {
     }
 }
 
-/// The image that a machine's disk is being saved as, or was when that was last ordered.
+/// The image that a machine's disk is being saved as, or was at the last such order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saving {
     /// The image.
     pub image: SavedImage,
-    /// Its file, recorded just before that gets its name.
+    /// Its file, recorded just before the file gets its final name.
     #[serde(default)]
     pub file: Option<Packed>,
 }
@@ -177,7 +178,7 @@ pub struct Saving {
 pub(super) mod tests {
     use super::*;
 
-    /// The record of a terminate for an unknown machine.
+    /// Returns the record of a terminate for an unknown machine.
     pub fn terminating() -> Record {
         let order = MachineOrder {
             id: VmId::generate(),

@@ -1,5 +1,4 @@
-//! What killed workers leave behind: work that is not finished, locks without a record,
-//! half-written records.
+//! Cleaning up after killed workers: unfinished work, locks without a record, half-written records.
 
 use std::io;
 use std::time::Duration;
@@ -13,13 +12,13 @@ use crate::system::log::{self, Level};
 
 use super::{Jobs, Record};
 
-/// Seconds between two tries to finish what could not be finished.
+/// Seconds between two attempts to finish the same work.
 const PAUSE: i64 = 60;
 
 impl Jobs {
-    /// Starts a worker for each piece of work that nobody is doing any more, and removes what a
-    /// kill left between two steps. Every request begins with this, so it never fails; it logs
-    /// instead.
+    /// Starts a worker for each piece of work that was abandoned, and removes what a killed process
+    /// left behind between two steps. Never fails, because every request begins with it; errors are
+    /// logged.
     pub fn sweep(&self) {
         if let Err(error) = self.try_sweep() {
             log::event(Level::Error, "sweep.failed", &[("error", &error)]);
@@ -39,7 +38,7 @@ impl Jobs {
         };
         for record in self.list()?.iter().filter(|record| due(record)) {
             let Some(taken) = self.take(record.id, Duration::ZERO)? else { continue };
-            // Again, under the lock: it may have been finished meanwhile.
+            // Read again, under the lock: it may have been finished in the meantime.
             match taken.read() {
                 Ok(Some(record)) if due(&record) => {
                     log::event(
@@ -86,8 +85,8 @@ impl Jobs {
         Ok(())
     }
 
-    /// Kills the worker that holds the lock of a record. Does nothing if that process is no worker
-    /// of this machine.
+    /// Kills the worker that holds the lock of a record. Does nothing if that process is not a
+    /// worker for this machine.
     pub fn stop_worker(record: &Record) {
         let Some(worker) = record.worker.filter(|&worker| worker > 1) else { return };
         let read = |name: &str| std::fs::read(format!("/proc/{worker}/{name}")).unwrap_or_default();
@@ -97,8 +96,8 @@ impl Jobs {
         if is_ours {
             log::event(Level::Info, "worker.killed", &[("vm", &record.id), ("worker", &worker)]);
             let worker = Pid::from_raw(worker);
-            // A worker that does not lead a group (yet) is killed alone; one that is gone is no
-            // error.
+            // A worker that does not lead a process group (yet) is killed alone. It is no error if
+            // it is already gone.
             if killpg(worker, Signal::SIGKILL).is_err() {
                 let _ = kill(worker, Signal::SIGKILL);
             }
@@ -114,7 +113,7 @@ mod tests {
     use crate::node::jobs::tests::names;
 
     #[test]
-    fn a_sweep_removes_what_a_kill_left_and_nothing_that_is_held() {
+    fn a_sweep_removes_leftovers_but_nothing_that_is_locked() {
         let state = tempfile::tempdir().unwrap();
         let jobs = Jobs::open(state.path()).unwrap();
         let (orphan, held, half) = (VmId::generate(), VmId::generate(), VmId::generate());
@@ -127,8 +126,8 @@ mod tests {
     }
 
     #[test]
-    fn only_a_worker_is_killed_for_one() {
-        // This very process is no worker.
+    fn a_process_that_is_no_worker_is_not_killed() {
+        // This process itself is not a worker.
         let pid = i32::try_from(std::process::id()).unwrap();
         Jobs::stop_worker(&Record { worker: Some(pid), ..terminating() });
     }

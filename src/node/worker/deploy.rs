@@ -1,7 +1,7 @@
-//! Deploys: waits for a slot, then makes the machine step by step.
+//! Deploys: waits for a slot, then creates the machine step by step.
 //!
-//! Whatever stage it fails in, one verb of the helper, `undo`, removes all that was made: domain,
-//! configuration, file systems in use, volumes.
+//! Whatever stage fails, one verb of the helper, `undo`, removes everything that was created:
+//! domain, configuration, file systems in use, volumes.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -16,19 +16,21 @@ use crate::system::log::{self, Level};
 
 use super::{Stop, Worker};
 
-/// How often a deploy that waits looks whether it is its turn.
+/// How often a waiting deploy checks whether it is its turn.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// After how many looks it sweeps, so that it does not wait for a deploy whose worker was killed.
+/// The number of checks between two sweeps, so that it does not wait for a deploy whose worker was
+/// killed.
 const SWEEP: u64 = 10;
 
-/// How often it reports that it still waits: the server gives up a deploy that it does not hear of.
+/// How often it reports that it is still waiting: the server gives up a deploy that sends no
+/// reports.
 const KEEP_ALIVE: Duration = Duration::from_secs(300);
 
 /// The work of one stage of a deploy.
 type Step = fn(&mut Worker<'_>, &DeployOrder) -> Result<(), Stop>;
 
-/// The stages of a deploy once it has a slot.
+/// The stages of a deploy after it has got a slot.
 const STEPS: [(Stage, Step); 6] = [
     (Stage::Volumes, |worker, order| {
         let machine = &worker.record.machine;
@@ -76,7 +78,7 @@ impl Worker<'_> {
         let id = self.record.id;
         self.record.stage = Some(Stage::Accepted);
         self.write_record()?;
-        let mut told: Option<(u32, Instant)> = None;
+        let mut reported: Option<(u32, Instant)> = None;
         for look in 1.. {
             let place = self.jobs.place(id).map_err(|error| unreadable(self, error))?;
             if place == 1 {
@@ -86,8 +88,8 @@ impl Worker<'_> {
             if self.slot.is_some() {
                 break;
             }
-            if told.is_none_or(|(was, at)| was != place || at.elapsed() >= KEEP_ALIVE) {
-                told = Some((place, Instant::now()));
+            if reported.is_none_or(|(was, at)| was != place || at.elapsed() >= KEEP_ALIVE) {
+                reported = Some((place, Instant::now()));
                 log::event(Level::Info, "deploy.waits", &[("vm", &id), ("place", &place)]);
                 self.report_stage(Stage::Accepted, Some(place))?;
             }
@@ -96,21 +98,21 @@ impl Worker<'_> {
             }
             std::thread::sleep(LOOK);
         }
-        // If it has waited, the report of the next stage says that this is over.
-        if told.is_none() { self.report_stage(Stage::Accepted, None) } else { Ok(()) }
+        // If it had to wait, the report of the next stage shows that the wait is over.
+        if reported.is_none() { self.report_stage(Stage::Accepted, None) } else { Ok(()) }
     }
 
-    /// Undoes a deploy that the server has given up, and does not tell it.
+    /// Undoes a deploy that the server has given up, without reporting the outcome.
     fn abandon(&mut self) -> Result<(), JobError> {
         log::event(Level::Warning, "deploy.abandoned", &[("vm", &self.record.id)]);
         self.record.told = true;
         self.give_up(Fault::Interrupted { stage: self.record.stage })
     }
 
-    /// Undoes a deploy, and tells the server why, unless it knows.
+    /// Undoes a deploy, and reports the reason, unless the server knows the outcome.
     pub(super) fn give_up(&mut self, fault: Fault) -> Result<(), JobError> {
         let fault = match fault {
-            // The helper's caller does not know the stage.
+            // The helper has no notion of stages.
             Fault::Interrupted { stage: None } => Fault::Interrupted { stage: self.record.stage },
             other => other,
         };
@@ -119,7 +121,7 @@ impl Worker<'_> {
             "deploy.failed",
             &[("vm", &self.record.id), ("machine", &self.record.machine), ("why", &fault)],
         );
-        // From now on it is a deploy that failed, whatever was ordered last.
+        // From now on this counts as a failed deploy, whatever was ordered last.
         self.record.work = Order::Deploy;
         self.record.done = false;
         self.record.failed = Some(fault.clone());
@@ -128,8 +130,7 @@ impl Worker<'_> {
         if let Err(left) = &undone {
             log::event(Level::Error, "undo.failed", &[("vm", &self.record.id), ("why", left)]);
         }
-        // What a machine said before it failed is for its owner to read, until the machine is
-        // terminated.
+        // The owner may read the console of a failed machine until the machine is terminated.
         if undone.is_ok() && (self.record.told || !fault.leaves_console()) {
             self.forget_console();
         }
@@ -151,7 +152,7 @@ fn unpack(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
         log::event(Level::Error, "image.missing", &[("error", &error)]);
         fault
     })?;
-    // Faults name a saved image by its name; every such name could be a tag.
+    // Faults refer to a saved image by its name; every such name is also a valid tag.
     let saved = order.spec.saved.as_ref().and_then(|saved| saved.name.as_str().parse().ok());
     let tag = saved.unwrap_or_else(|| order.spec.image.clone());
     let (helper, machine) = (worker.helper.clone(), worker.record.machine.clone());
@@ -161,7 +162,7 @@ fn unpack(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
             Ok(image::copy(file, pipe, |read| progress.note(Percent::of(read, bytes))))
         })
     })?;
-    // A damaged image makes tar fail, too, and tar's words would hide why.
+    // A damaged image makes tar fail as well, and tar's message would hide the cause.
     match (fed, result) {
         (Some(Ok(Err(CopyError::Corrupt(detail)))), _) => {
             Err(Fault::ImageCorrupt { tag, detail: fault::detail(&detail) }.into())

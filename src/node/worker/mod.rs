@@ -1,15 +1,15 @@
-//! The worker: carries out one order, detached from the request that brought it.
+//! The worker: carries out one order, detached from the request that delivered it.
 //!
-//! `vgrid-worker begin|recover ID`, with the machine's lock as standard input. It may be killed at
-//! any moment: the record says what was being done, and `recover` brings that to an end.
+//! Usage: `vgrid-worker begin|recover ID`, with the machine's lock as standard input. It may be
+//! killed at any moment: the record shows what was being done, and `recover` finishes it.
 //!
 //! | file | what is there |
 //! | --- | --- |
-//! | `mod` | the program, and which order it carries out |
-//! | `deploy`, `power`, `save`, `remove` | one kind of order each: its stages, and what undoes them |
-//! | `recover` | what becomes of an order whose worker was killed |
-//! | `progress` | what the server hears while an order is carried out |
-//! | `outcome` | what is recorded and reported when it has ended |
+//! | `mod` | the program, and the choice of what to carry out |
+//! | `deploy`, `power`, `save`, `remove` | one kind of order each: its stages, and how it is undone |
+//! | `recover` | what happens to an order whose worker was killed |
+//! | `progress` | reports to the server while an order is carried out |
+//! | `outcome` | what is recorded and reported at the end of an order |
 
 mod deploy;
 mod outcome;
@@ -55,8 +55,8 @@ enum Verb {
     },
 }
 
-/// The program's `main`. Exit status: 0 when the order was carried out or its failure reported, 1
-/// when nothing could be done, 2 for bad usage.
+/// The program's `main` function. Exit status: 0 if the order was carried out or its failure
+/// reported, 1 if nothing could be done, 2 on wrong usage.
 pub fn main() -> ExitCode {
     if let Err(error) = detach::cut_off() {
         return fail(&format!("can't detach: {error}"));
@@ -69,7 +69,7 @@ pub fn main() -> ExitCode {
 
 fn fail(sentence: &str) -> ExitCode {
     log::event(Level::Error, "worker.failed", &[("why", &sentence)]);
-    // Nobody reads this under Apache, but somebody does who starts the worker by hand.
+    // Nobody reads this under Apache, but it helps when the worker is started by hand.
     let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("vgrid-worker: {sentence}\n"));
     ExitCode::FAILURE
 }
@@ -120,17 +120,17 @@ struct Worker<'a> {
     record: Record,
     reporter: Reporter<'a>,
     helper: Helper,
-    /// Held while a deploy is at work.
+    /// Held while a deploy is running.
     slot: Option<Slot>,
 }
 
-/// Why the work goes no further.
+/// Why the work is not continued.
 enum Stop {
-    /// Something went wrong.
+    /// It failed.
     Failed(Fault),
     /// The server has given up this deploy, and the machine has never run.
     Abandoned,
-    /// The record can't be written, so whatever was made now would be forgotten.
+    /// The record can't be written, so anything created from now on would be forgotten.
     Unrecorded(JobError),
 }
 
@@ -146,19 +146,19 @@ impl From<JobError> for Stop {
     }
 }
 
-/// A stage, and the work that is done in it.
+/// A stage and its work.
 type Step = (Stage, fn(&mut Worker<'_>) -> Result<(), Stop>);
 
-/// How an order about a machine that is there is carried out.
+/// How an order about an existing machine is carried out.
 struct Plan {
-    /// The stages, one after another.
+    /// The stages, in order.
     steps: &'static [Step],
-    /// Cleans up after a step that failed, whichever it was, and reports the fault.
+    /// Cleans up after a failure in any step, and reports the fault.
     undo: fn(&mut Worker<'_>, Fault) -> Result<(), JobError>,
 }
 
 impl Worker<'_> {
-    /// Carries out the order of the record.
+    /// Carries out the order in the record.
     fn begin(&mut self) -> Result<(), JobError> {
         match self.record.work {
             Order::Deploy => self.deploy(),
@@ -188,12 +188,12 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Writes the record; it survives a loss of power.
+    /// Writes the record so that it survives a power failure.
     fn write_record(&mut self) -> Result<(), JobError> {
         self.taken.write(&mut self.record)
     }
 
-    /// The fault for what can't happen; `detail` goes into the log only.
+    /// Creates the fault for an error that should not occur; `detail` is only logged.
     fn internal(&self, detail: &str) -> Fault {
         log::event(Level::Error, "worker.internal", &[("vm", &self.record.id), ("detail", &detail)]);
         Fault::Internal { request: self.record.request.to_string() }
@@ -214,12 +214,12 @@ mod tests {
     use crate::model::wire::MachineOrder;
     use crate::system::clock;
 
-    /// A server that gives every report the same answer.
+    /// A server that gives the same answer to every report.
     #[derive(Clone)]
     pub struct TestServer {
         pub key: Key,
         pub registry: RegistryId,
-        /// The answer.
+        /// The body of the answer.
         pub body: String,
     }
 
@@ -229,7 +229,7 @@ mod tests {
             Self { key, registry: RegistryId::generate(), body: body.to_owned() }
         }
 
-        /// Takes that many reports. Returns its URL.
+        /// Accepts that many reports. Returns the server's URL.
         pub fn start(&self, reports: usize) -> String {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let url = format!("http://{}", listener.local_addr().unwrap());
@@ -251,7 +251,7 @@ mod tests {
         }
     }
 
-    /// A node that obeys the server of one registry, and an order about one machine on it.
+    /// A node bound to the server of one registry, and an order about one machine on it.
     pub struct TestNode {
         dir: tempfile::TempDir,
         config: config::Node,
@@ -263,7 +263,7 @@ mod tests {
     }
 
     impl TestNode {
-        /// A node whose server is at `url` and has, as far as the node knows, that registry.
+        /// Creates a node that is bound to that registry and whose server is at `url`.
         pub fn new(url: &str, registry: RegistryId) -> Self {
             let dir = tempfile::tempdir().unwrap();
             let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
@@ -291,7 +291,7 @@ mod tests {
             Jobs::open(self.dir.path()).unwrap()
         }
 
-        /// A worker for an order about the machine.
+        /// Creates a worker for an order about the machine.
         pub fn worker(&self, edit: impl FnOnce(&mut Record)) -> Worker<'_> {
             let machine = "eve_vm9".parse().unwrap();
             let mut record = Record::unknown(&self.order, machine, self.request.clone(), clock::now());
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn every_plan_goes_through_the_stages_of_its_order() {
+    fn every_plan_has_the_stages_of_its_order() {
         let plans = [
             (Order::Stop, &power::STOP),
             (Order::Start, &power::START),

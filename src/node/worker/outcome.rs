@@ -1,4 +1,4 @@
-//! What is recorded and reported when an order has ended, and what comes next.
+//! What is recorded and reported at the end of an order, and what follows.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::system::log::{self, Level};
 use super::Worker;
 
 impl Worker<'_> {
-    /// Records that the order has been carried out, or that it failed for good, and tells the
+    /// Records that the order has been carried out, or has finally failed, and reports it to the
     /// server.
     pub(super) fn finish(&mut self, failed: Option<Fault>) -> Result<(), JobError> {
         self.record.done = true;
@@ -32,7 +32,7 @@ impl Worker<'_> {
         self.tell()
     }
 
-    /// Tells the server the outcome.
+    /// Reports the outcome to the server.
     pub(super) fn tell(&mut self) -> Result<(), JobError> {
         let host = self.host(Duration::ZERO);
         let saved = self.record.saving.as_ref().and_then(|saving| saving.file);
@@ -44,8 +44,8 @@ impl Worker<'_> {
         let report = self.report(news, host)?;
         match self.reporter.deliver(&report) {
             Some(StatusReply { verdict, next }) => {
-                // The work is done, so none is undone; this logs a verdict that would have it
-                // undone.
+                // Completed work is never undone; this call only logs a verdict that would require
+                // it.
                 self.obeys(verdict);
                 self.record.told = true;
                 self.record.tried = None;
@@ -57,8 +57,8 @@ impl Worker<'_> {
         }
     }
 
-    /// Carries out what the server wants next with this machine. If this worker is killed before
-    /// that is recorded, the server is told the outcome once more, and repeats what it wants.
+    /// Carries out the server's next order for this machine. If this worker is killed before the
+    /// order is recorded, the outcome is reported again, and the server repeats the order.
     fn go_on(&mut self, next: NextOrder) -> Result<(), JobError> {
         let NextOrder { order, number } = next;
         if matches!(order, Order::Deploy | Order::Save) || number <= self.record.number {
@@ -83,7 +83,7 @@ impl Worker<'_> {
         self.write_record()
     }
 
-    /// Removes the record: nothing of the machine is left, and the server knows.
+    /// Removes the record: nothing of the machine is left, and the server has been informed.
     pub(super) fn forget(&mut self) -> Result<(), JobError> {
         self.taken.remove()
     }
@@ -97,7 +97,7 @@ mod tests {
     use crate::node::worker::tests::{TestNode, TestServer};
 
     #[test]
-    fn a_machine_that_has_been_made_is_kept_whatever_the_server_says() {
+    fn a_completed_machine_is_kept_whatever_the_verdict() {
         for body in [r#"{"verdict":"abandon"}"#, r#"{"verdict":"unknown"}"#] {
             let server = TestServer::saying(body);
             for work in Order::ALL.into_iter().filter(|order| *order != Order::Terminate) {
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_that_follows_is_carried_out_once() {
+    fn a_following_order_is_carried_out_once() {
         let node = TestNode::new("http://127.0.0.1:1", RegistryId::generate());
         let mut worker = node.worker(|record| (record.work, record.done) = (Order::Save, true));
         for number in [node.order.number, OrderNumber::default()] {

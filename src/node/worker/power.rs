@@ -1,4 +1,4 @@
-//! Stops, starts and reboots a machine that is there.
+//! Stops, starts and reboots an existing machine.
 
 use crate::model::fault::Fault;
 use crate::model::stage::Stage;
@@ -7,7 +7,7 @@ use crate::system::log::{self, Level};
 
 use super::{Plan, Stop, Worker};
 
-/// Stops the machine, or has it run on.
+/// Stops the machine, or lets it continue to run.
 pub(super) const STOP: Plan = Plan { steps: &[(Stage::Shutdown, shut_down)], undo: not_stopped };
 
 /// Starts the machine, or leaves it stopped.
@@ -39,7 +39,7 @@ fn verify(worker: &mut Worker<'_>) -> Result<(), Stop> {
     Ok(worker.helper.verify(worker.record.id, &worker.record.machine)?)
 }
 
-/// Has the machine come back with its host, as it did before, and reports why it was not stopped.
+/// Lets the machine start at boot again, and reports why it was not stopped.
 fn not_stopped(worker: &mut Worker<'_>, fault: Fault) -> Result<(), JobError> {
     let fault = match fault {
         Fault::Interrupted { .. } => Fault::StopFailed { detail: "the work was interrupted".to_owned() },
@@ -53,7 +53,7 @@ fn not_stopped(worker: &mut Worker<'_>, fault: Fault) -> Result<(), JobError> {
     worker.finish(Some(fault))
 }
 
-/// Stops what may have been started, and reports why.
+/// Stops whatever may have been started, and reports the reason.
 pub(super) fn not_started(worker: &mut Worker<'_>, fault: Fault) -> Result<(), JobError> {
     let fault = match fault {
         Fault::Interrupted { .. } => Fault::StartInterrupted { stage: worker.record.stage },
@@ -64,7 +64,7 @@ pub(super) fn not_started(worker: &mut Worker<'_>, fault: Fault) -> Result<(), J
 }
 
 impl Worker<'_> {
-    /// Stops the machine, whatever state it is in. A failure is logged.
+    /// Stops the machine, whatever its state. A failure is logged.
     pub(super) fn leave_stopped(&mut self) {
         match self.helper.stop(self.record.id, &self.record.machine) {
             Ok(()) => self.record.stopped = true,

@@ -1,4 +1,4 @@
-//! What the server hears while an order is carried out, and what its answers may lead to.
+//! Reports to the server while an order is carried out, and the effect of its verdicts.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -13,13 +13,13 @@ use crate::system::log::{self, Level};
 
 use super::{Stop, Worker};
 
-/// How old the host's state in the report of a stage may be.
+/// The maximum age of the host's state in the report of a stage.
 const HOST_AGE: Duration = Duration::from_secs(15);
 
 /// The time between two reports of a percentage.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// What the thread that works and the thread that reports share.
+/// State shared between the working thread and the reporting thread.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     percent: AtomicU8,
@@ -27,7 +27,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Notes how far the work is, for the next report. Says whether the work is to go on.
+    /// Notes the progress of the work for the next report. Returns whether to continue.
     #[must_use]
     pub(super) fn note(&self, percent: Percent) -> bool {
         self.percent.store(percent.get(), Ordering::Relaxed);
@@ -40,7 +40,7 @@ impl Progress {
 }
 
 impl Worker<'_> {
-    /// Records and reports that a stage begins.
+    /// Records and reports the beginning of a stage.
     pub(super) fn enter(&mut self, stage: Stage) -> Result<(), Stop> {
         self.record.stage = Some(stage);
         self.write_record()?;
@@ -57,7 +57,7 @@ impl Worker<'_> {
         self.report_stage(stage, None)
     }
 
-    /// Reports a stage, and the place in the queue of a deploy that waits.
+    /// Reports a stage, and the position of a waiting deploy in the queue.
     pub(super) fn report_stage(&mut self, stage: Stage, place: Option<u32>) -> Result<(), Stop> {
         let percent = matches!(stage, Stage::Unpack | Stage::Pack).then(|| Percent::of(0, 1));
         let host = self.host(HOST_AGE);
@@ -65,11 +65,11 @@ impl Worker<'_> {
         if self.send(&report) { Ok(()) } else { Err(Stop::Abandoned) }
     }
 
-    /// Runs `work` while another thread reports how far it is.
+    /// Runs `work` while another thread reports its progress.
     ///
     /// # Errors
-    /// [`Stop::Abandoned`] if the server gave the work up meanwhile; [`Progress::note`] told `work`
-    /// so.
+    /// [`Stop::Abandoned`] if the server gave the work up in the meantime; [`Progress::note`] then
+    /// returned `false` to `work`.
     pub(super) fn while_reporting<T>(
         &mut self,
         stage: Stage,
@@ -87,7 +87,7 @@ impl Worker<'_> {
         if progress.is_abandoned() { Err(Stop::Abandoned) } else { Ok(outcome) }
     }
 
-    /// Reports each new percentage, until the other end of `ended` is dropped.
+    /// Reports each new percentage until the other end of `ended` is dropped.
     fn report_percentages(&mut self, stage: Stage, progress: &Progress, ended: &Receiver<()>) {
         let mut last = 0;
         while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
@@ -105,7 +105,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Makes the next report.
+    /// Creates the next report.
     pub(super) fn report(&mut self, news: News, host: Option<HostFacts>) -> Result<Report, JobError> {
         self.record.sequence = self.record.sequence.saturating_add(1);
         self.taken.note(&mut self.record)?;
@@ -113,8 +113,8 @@ impl Worker<'_> {
         Ok(Report { id, order, number, sequence, news, host })
     }
 
-    /// Sends a report of progress, once. Says whether the work is to go on, as it does when the
-    /// report is lost: the server may be back when there is more to say.
+    /// Sends a progress report once. Returns whether to continue with the work. A lost report does
+    /// not stop it: the server may be back for the next one.
     fn send(&self, report: &Report) -> bool {
         match self.reporter.send(report) {
             Ok(StatusReply { verdict, .. }) => !self.obeys(verdict),
@@ -125,7 +125,8 @@ impl Worker<'_> {
         }
     }
 
-    /// The host's state for a report, at most that old; absent when it can't be found out now.
+    /// Returns the host's state for a report, at most that old; `None` if it can't be determined
+    /// now.
     pub(super) fn host(&self, max_age: Duration) -> Option<HostFacts> {
         let since = host::ago(max_age);
         let lock = self.jobs.lock_node(Duration::from_secs(5)).ok().flatten()?;
@@ -134,9 +135,9 @@ impl Worker<'_> {
         Some(state.facts(&records, &self.common.digest))
     }
 
-    /// Whether the work is to be undone because the server said so. Only a deploy ever is, and only
-    /// before its machine is started: a machine that has run has a disk that somebody may want,
-    /// whatever the server believes.
+    /// Returns whether the work must be undone because of the server's verdict. This applies only
+    /// to a deploy, and only before its machine is started: a machine that has run has a disk that
+    /// may be wanted, whatever the server's view.
     pub(super) fn obeys(&self, verdict: Verdict) -> bool {
         let never_ran = self.record.work == Order::Deploy
             && !self.record.done
@@ -164,9 +165,10 @@ mod tests {
     use crate::model::sign::Key;
     use crate::node::worker::tests::{TestNode, TestServer};
 
-    /// Whether work is abandoned for what the server answers when a stage begins.
-    fn is_abandoned(server: &TestServer, obeyed: RegistryId, work: Order, stage: Stage) -> bool {
-        let node = TestNode::new(&server.start(1), obeyed);
+    /// Returns whether work is abandoned because of the server's answer at the beginning of a
+    /// stage.
+    fn is_abandoned(server: &TestServer, bound: RegistryId, work: Order, stage: Stage) -> bool {
+        let node = TestNode::new(&server.start(1), bound);
         let mut worker = node.worker(|record| record.work = work);
         let outcome = worker.enter(stage);
         assert!(node.jobs().read(node.order.id).unwrap().is_some(), "the record stays");
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_the_server_does_not_know_is_kept() {
+    fn a_machine_unknown_to_the_server_is_kept() {
         let server = TestServer::saying(r#"{"verdict":"unknown"}"#);
         for order in Order::ALL {
             for &stage in order.stages() {
@@ -196,11 +198,11 @@ mod tests {
     }
 
     #[test]
-    fn who_answers_in_the_server_s_place_is_not_obeyed() {
+    fn verdicts_of_other_servers_are_ignored() {
         let server = TestServer::saying(r#"{"verdict":"abandon"}"#);
         let stranger = TestServer { key: Key::new(&"x".repeat(64)).unwrap(), ..server.clone() };
         assert!(!is_abandoned(&stranger, server.registry, Order::Deploy, Stage::Volumes));
-        // It knows the key, but has another registry: it lost the one in which the machines are.
+        // It has the key, but another registry: it lost the one that contains the machines.
         assert!(!is_abandoned(&server, RegistryId::generate(), Order::Deploy, Stage::Volumes));
         assert!(is_abandoned(&server, server.registry, Order::Deploy, Stage::Volumes));
     }

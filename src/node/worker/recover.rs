@@ -1,11 +1,11 @@
-//! What becomes of an order whose worker was killed.
+//! What happens to an order whose worker was killed.
 //!
 //! | order | what is done |
 //! | --- | --- |
 //! | any that had ended | its outcome is reported |
 //! | deploy | it is undone |
 //! | start | the machine is left stopped |
-//! | save | the image is kept if it has got its name; the machine is left stopped |
+//! | save | the image is kept if it has got its final name; the machine is left stopped |
 //! | terminate, stop, reboot | it is carried out again, from its first stage |
 
 use crate::model::fault::Fault;
@@ -16,7 +16,7 @@ use crate::system::log::{self, Level};
 use super::{Worker, power, save};
 
 impl Worker<'_> {
-    /// Brings an order to an end that another worker began.
+    /// Finishes an order that another worker began.
     pub(super) fn recover(&mut self) -> Result<(), JobError> {
         log::event(
             Level::Warning,

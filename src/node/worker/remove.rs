@@ -2,10 +2,10 @@
 //!
 //! | stage | what it does | if it fails |
 //! | --- | --- | --- |
-//! | shutdown | `stop` shuts the machine down | that is logged, and the removal ends it |
+//! | shutdown | `stop` shuts the machine down | that is logged, and the removal ends the machine |
 //! | remove | `undo` removes domain, configuration and volumes | a later sweep tries again |
 //!
-//! Nothing undoes a removal. The server's verdict on a stage has no effect here.
+//! A removal is never undone. The server's verdict on a stage has no effect here.
 
 use std::time::Duration;
 
@@ -47,8 +47,8 @@ impl Worker<'_> {
         self.removed(removed)
     }
 
-    /// Reports how a removal has ended, and forgets the machine if it is gone. It does so for any
-    /// verdict: a server that has never heard of the machine needs to hear no more of it.
+    /// Reports the outcome of a removal, and deletes the record if the machine is gone, whatever
+    /// the verdict: a server that does not know the machine needs no more reports about it.
     fn removed(&mut self, removed: Result<(), Fault>) -> Result<(), JobError> {
         let gone = removed.is_ok();
         let host = self.host(Duration::ZERO);
@@ -58,8 +58,8 @@ impl Worker<'_> {
         if gone && told { self.forget() } else { self.later() }
     }
 
-    /// Removes the machine's console output. A failure is logged: it holds nothing that another
-    /// machine needs.
+    /// Removes the machine's console output. A failure is only logged, because no other machine
+    /// depends on it.
     pub(super) fn forget_console(&self) {
         if let Err(why) = self.helper.forget_console(&self.record.machine) {
             log::event(Level::Warning, "console.kept", &[("vm", &self.record.id), ("why", &why)]);
@@ -73,13 +73,13 @@ mod tests {
     use crate::node::worker::tests::{TestNode, TestServer};
 
     #[test]
-    fn a_machine_that_the_server_never_heard_of_is_forgotten_when_it_is_gone() {
+    fn the_record_of_an_unknown_machine_is_deleted_once_it_is_gone() {
         let server = TestServer::saying(r#"{"verdict":"unknown"}"#);
         let node = TestNode::new(&server.start(2), server.registry);
         let mut worker = node.worker(|_| {});
         worker.removed(Err(Fault::RemovalFailed { detail: "in use".to_owned() })).unwrap();
         let left = node.jobs().read(node.order.id).unwrap().expect("it is still there");
-        assert!(left.tried.is_some() && left.is_unfinished(), "a later sweep carries on: {left:?}");
+        assert!(left.tried.is_some() && left.is_unfinished(), "a later sweep continues: {left:?}");
         worker.removed(Ok(())).unwrap();
         assert_eq!(node.jobs().read(node.order.id).unwrap(), None);
     }

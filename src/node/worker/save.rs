@@ -18,18 +18,18 @@ use super::{Plan, Stop, Worker};
 pub(super) const SAVE: Plan =
     Plan { steps: &[(Stage::Shutdown, shut_down), (Stage::Pack, pack)], undo: not_saved };
 
-/// How long to wait for the node's lock before space is reserved without it.
+/// How long to wait for the node's lock before reserving space without it.
 const RESERVE: Duration = Duration::from_secs(30);
 
-/// Has the helper's tar read the disk, and makes an image of the stream. The image gets its name
-/// when it is whole.
+/// Has the helper's tar read the disk, and compresses the stream into an image, which gets its
+/// final name once it is complete.
 fn pack(worker: &mut Worker<'_>) -> Result<(), Stop> {
     let Some(image) = worker.record.saving.as_ref().map(|saving| saving.image.clone()) else {
         return Err(worker.internal("a disk to be saved, and no name for the image").into());
     };
     let exists = || Stop::from(Fault::ImageExists { name: image.name.clone() });
     let store = Store::new(worker.config);
-    // `publish` looks again; this saves reading a disk in vain.
+    // `publish` checks again; this avoids reading a disk in vain.
     if store.is_taken(&image).map_err(|error| not_written(&error))? {
         return Err(exists());
     }
@@ -60,7 +60,7 @@ fn fill(worker: &mut Worker<'_>, draft: &mut Draft) -> Result<(), Stop> {
             reserve(&jobs, draft, beginning.expected).map_err(CopyError::Write)?;
             image::pack(pipe, draft, compression, |read| {
                 let goes_on = progress.note(Percent::of(read, beginning.expected));
-                // The helper sees to that, too.
+                // The helper enforces this as well.
                 most = (read > beginning.most).then_some(beginning.most);
                 most.is_none() && goes_on
             })
@@ -69,8 +69,8 @@ fn fill(worker: &mut Worker<'_>, draft: &mut Draft) -> Result<(), Stop> {
     if let Some(most) = most {
         return Err(Fault::DiskInconsistent { most: Amount::from_mib(most >> 20) }.into());
     }
-    // When the disk for images is full nobody reads what tar writes, so tar fails, too; and when
-    // tar fails its stream breaks off.
+    // If the disk for images is full, nobody reads tar's output, so tar fails as well; and if tar
+    // fails, its stream ends early.
     match (packed, result) {
         (Some(Err(CopyError::Write(error))), _) => Err(not_written(&error).into()),
         (_, Err(fault)) => Err(fault.into()),
@@ -82,7 +82,7 @@ fn fill(worker: &mut Worker<'_>, draft: &mut Draft) -> Result<(), Stop> {
     }
 }
 
-/// Reserves space for an image, while nobody else on this host does.
+/// Reserves space for an image, while holding the node's lock.
 fn reserve(jobs: &Jobs, draft: &mut Draft, bytes: u64) -> io::Result<()> {
     let lock = jobs.lock_node(RESERVE)?;
     if lock.is_none() {
@@ -91,7 +91,7 @@ fn reserve(jobs: &Jobs, draft: &mut Draft, bytes: u64) -> io::Result<()> {
     draft.reserve(bytes)
 }
 
-/// Why an image could not be written.
+/// Maps a write error to a fault.
 fn not_written(error: &io::Error) -> Fault {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::NoRoomForImage,
@@ -108,12 +108,12 @@ fn not_saved(worker: &mut Worker<'_>, fault: Fault) -> Result<(), JobError> {
     if let Some(saving) = &mut worker.record.saving {
         saving.file = None;
     }
-    // This also ends what a killed helper has left running on the disk.
+    // This also ends whatever a killed helper has left running on the disk.
     worker.leave_stopped();
     worker.finish(Some(fault))
 }
 
-/// Finishes a save whose image has got its name, and undoes any other.
+/// Finishes a save whose image has got its final name, and undoes any other.
 pub(super) fn recover(worker: &mut Worker<'_>) -> Result<(), JobError> {
     let store = Store::new(worker.config);
     if let Some(Saving { image, file: Some(packed) }) = &worker.record.saving {

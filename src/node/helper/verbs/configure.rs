@@ -64,8 +64,8 @@ impl Host {
                 detail: format!("{} is there, and not vGrid's", file.display()),
             });
         }
-        // The header takes one line, so that line numbers are off by one. The UUID comes last, so
-        // that it counts whatever the template says.
+        // The header takes one line, so line numbers are off by one. The UUID comes last, so that
+        // it overrides whatever the template contains.
         let text = format!("{}\n{}\nuuid = \"{}\"\n", header(lock.id), text.trim_end(), lock.id);
         let temporary = temporary(&file);
         files::remove(&temporary)?;
@@ -82,11 +82,13 @@ impl Host {
                 other => template_error(&other.to_string()).into(),
             })?;
             if let Some(described) = described {
-                let told = [("name", described.name), ("uuid", described.uuid)];
-                let meant = [lock.machine.to_string(), lock.id.to_string()];
-                for ((key, told), meant) in told.into_iter().zip(meant) {
-                    if told != meant {
-                        return Err(template_error(&format!("its {key} is {told:?}, not {meant:?}")).into());
+                let actual = [("name", described.name), ("uuid", described.uuid)];
+                let expected = [lock.machine.to_string(), lock.id.to_string()];
+                for ((key, actual), expected) in actual.into_iter().zip(expected) {
+                    if actual != expected {
+                        return Err(
+                            template_error(&format!("its {key} is {actual:?}, not {expected:?}")).into()
+                        );
                     }
                 }
             }
@@ -101,7 +103,7 @@ impl Host {
     }
 }
 
-/// The host name in a machine's name.
+/// Returns the host name contained in a machine's name.
 fn virtual_host(machine: &MachineName) -> Result<VirtualHost, Failure> {
     let (_, host) = machine.as_str().rsplit_once('_').unwrap_or_default();
     host.parse().map_err(|fault| Failure::internal(format!("{machine}: {fault}")))

@@ -1,4 +1,4 @@
-//! `console`: the last part of a machine's console log.
+//! `console`: returns the end of a machine's console log.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -12,8 +12,8 @@ use crate::node::helper::failure::Failure;
 use crate::node::helper::host::Host;
 
 impl Host {
-    /// The last part of the machine's console log, at most this many bytes. It is empty if there is
-    /// no log.
+    /// Returns the end of the machine's console log, at most this many bytes. It is empty if there
+    /// is no log.
     pub fn console(&self, machine: &MachineName, bytes: u32) -> Result<ConsoleTail, Failure> {
         let empty = ConsoleTail { text: String::new(), truncated: false };
         let Some(path) = self.console_log(machine)? else { return Ok(empty) };
@@ -34,8 +34,8 @@ impl Host {
     }
 }
 
-/// Console output as text: without terminal control sequences (ECMA-48), and with everything else
-/// that can't be shown replaced.
+/// Converts console output to text: removes terminal control sequences (ECMA-48), and replaces
+/// everything else that can't be displayed.
 fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let mut out = String::with_capacity(text.len());
@@ -59,7 +59,7 @@ fn printable(bytes: &[u8]) -> String {
                         chars.next_if(|&c| c == '\u{7}');
                     }
                 }
-                // A character set: one more letter.
+                // A character set selection: one more letter.
                 Some(_) => {
                     chars.next_if(|&c| c != '\n');
                 }
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn consoles_become_text() {
+    fn control_sequences_are_removed_from_console_output() {
         assert_eq!(
             printable(b"\x1b[0;32m  OK  \x1b[0m] up\r\n\x1b]0;title\x07a\tb\x00c"),
             "  OK  ] up\na\tb\u{fffd}c"

@@ -1,6 +1,6 @@
-//! `discard`: removes volumes and domains that vGrid did not make, on hosts whose root has allowed
-//! it (`removeStrangers` in `node.cfg`). It leaves alone what vGrid made, which `undo` removes by
-//! the machine's id.
+//! `discard`: removes volumes and domains that vGrid did not create, on hosts whose administrator
+//! has enabled it (`removeStrangers` in `node.cfg`). It refuses to touch anything created by vGrid,
+//! which `undo` removes by the machine's id.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::node::hypervisor::{Hypervisor, HypervisorError, Listed};
 use crate::node::lvm::{LvmError, Standing};
 use crate::system::log::{self, Level};
 
-/// The pause between two looks at a destroyed domain.
+/// The polling interval while a destroyed domain disappears.
 const PAUSE: Duration = Duration::from_millis(300);
 
 impl Host {
@@ -21,8 +21,8 @@ impl Host {
         if self.config.general.remove_strangers { Ok(()) } else { Err(Fault::StrangersProtected.into()) }
     }
 
-    /// Removes a volume of the group that carries no tag of vGrid's, is not in use and takes no
-    /// other volume with it. One that is gone already is no error.
+    /// Removes a volume of the group, provided that it has no vGrid tag, is not in use and has no
+    /// dependent volumes. It is no error if there is no such volume.
     pub fn discard_volume(&self, name: &StrangerVolume) -> Result<(), Failure> {
         self.must_be_allowed()?;
         let lvm = self.lvm();
@@ -43,8 +43,8 @@ impl Host {
         }
     }
 
-    /// Destroys the domain with this name and this number, if it is none of vGrid's, and waits
-    /// until it is gone. One that is gone already is no error.
+    /// Destroys the domain with this name and number, unless vGrid created it, and waits until it
+    /// is gone. It is no error if there is no such domain.
     pub fn discard_domain(&self, name: &StrangerDomain, number: u32) -> Result<(), Failure> {
         self.must_be_allowed()?;
         let hypervisor = self.hypervisor()?;
@@ -59,12 +59,12 @@ impl Host {
     }
 }
 
-/// The refusal to remove something: it is no stranger, or can't be removed.
+/// Builds the refusal to remove something that vGrid created, or that can't be removed.
 fn kept(why: impl Into<String>) -> Failure {
     Fault::StrangerKept { why: why.into() }.into()
 }
 
-/// Refuses a volume that must stay, and says why.
+/// Returns why a volume must be kept, if so, as an error.
 fn judge_volume(name: &StrangerVolume, standing: Standing) -> Result<(), String> {
     if standing.tagged {
         Err(format!("the volume {name} carries a tag of vGrid's"))
@@ -77,8 +77,8 @@ fn judge_volume(name: &StrangerVolume, standing: Standing) -> Result<(), String>
     }
 }
 
-/// Finds the domain with this name and this number. `None` if there is neither, and an error if the
-/// two do not belong together.
+/// Finds the domain with this name and number. Returns `None` if neither exists, and an error if
+/// they belong to different domains.
 fn find<'a>(domains: &'a [Listed], name: &StrangerDomain, number: u32) -> Result<Option<&'a Listed>, String> {
     if number == 0 {
         return Err("the number 0 is the control domain's".to_owned());
@@ -94,8 +94,8 @@ fn find<'a>(domains: &'a [Listed], name: &StrangerDomain, number: u32) -> Result
     }
 }
 
-/// Destroys a domain and waits until it is gone. It is known by its number, for while it is dying
-/// it may be listed without its name, and Xen reuses a number only after all others.
+/// Destroys a domain and waits until it is gone. It is identified by its number only: a dying
+/// domain may be listed without its name, and Xen reuses a number only after all others.
 fn destroy(hypervisor: &dyn Hypervisor, number: u32) -> Result<(), Failure> {
     let end = Instant::now() + GONE;
     loop {
@@ -126,19 +126,19 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_is_known_by_name_and_number_together() {
+    fn a_domain_must_match_by_name_and_number() {
         let domains = [listed("Domain-0", 0), listed("somebody", 3), listed("other", 4)];
         let name: StrangerDomain = "somebody".parse().unwrap();
         assert_eq!(find(&domains, &name, 3), Ok(Some(&domains[1])));
         for (number, why) in [(0, "control domain"), (4, "is not called somebody"), (9, "number 3 by now")] {
-            let said = find(&domains, &name, number).unwrap_err();
-            assert!(said.contains(why), "{number}: {said}");
+            let message = find(&domains, &name, number).unwrap_err();
+            assert!(message.contains(why), "{number}: {message}");
         }
         assert_eq!(find(&domains[..1], &name, 3), Ok(None), "gone");
     }
 
     #[test]
-    fn only_a_volume_that_is_nobody_s_and_takes_nothing_with_it_goes() {
+    fn only_a_foreign_unused_and_independent_volume_is_removed() {
         let name: StrangerVolume = "xen-root-old".parse().unwrap();
         let free = Standing { tagged: false, open: false, alone: true };
         assert_eq!(judge_volume(&name, free), Ok(()));
@@ -147,13 +147,13 @@ mod tests {
             (Standing { open: true, ..free }, "in use"),
             (Standing { alone: false, ..free }, "snapshots"),
         ] {
-            let said = judge_volume(&name, standing).unwrap_err();
-            assert!(said.contains(why), "{said}");
+            let message = judge_volume(&name, standing).unwrap_err();
+            assert!(message.contains(why), "{message}");
         }
     }
 
     #[test]
-    fn nothing_is_even_looked_at_unless_root_has_allowed_it() {
+    fn discarding_is_refused_by_default() {
         let dir = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/etc"));
         let host = Host { config: crate::config::Node::load(&dir).unwrap(), dir };
         for refused in [
@@ -164,7 +164,7 @@ mod tests {
         }
     }
 
-    /// A toolstack with one domain, which takes three tries to destroy.
+    /// A toolstack with one domain, which takes three attempts to destroy.
     struct Slow(std::cell::Cell<u32>);
 
     impl Hypervisor for Slow {
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_that_dies_slowly_is_waited_for() {
+    fn destroying_waits_for_a_slowly_dying_domain() {
         let slow = Slow(std::cell::Cell::new(0));
         destroy(&slow, 3).unwrap();
         assert_eq!(slow.0.get(), 3);

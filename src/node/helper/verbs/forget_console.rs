@@ -1,4 +1,4 @@
-//! `forget-console`: removes the console log of a machine that is gone.
+//! `forget-console`: removes the console log of a machine that no longer exists.
 
 use crate::model::names::MachineName;
 use crate::node::helper::consoles;
@@ -6,9 +6,9 @@ use crate::node::helper::failure::Failure;
 use crate::node::helper::host::Host;
 
 impl Host {
-    /// Removes the console log of a machine. One that is still running is an error.
+    /// Removes the console log of a machine. It is an error if the machine is running.
     pub fn forget_console(&self, machine: &MachineName) -> Result<(), Failure> {
-        // Without a toolstack nothing runs that could have a console.
+        // Without a toolstack, nothing is running that could have a console.
         let domains = self.hypervisor().and_then(|hypervisor| hypervisor.domains()).unwrap_or_default();
         if domains.iter().any(|domain| domain.name == machine.as_str()) {
             return Err(Failure::internal(format!("{machine} runs, so its console log stays")));

@@ -1,4 +1,4 @@
-//! `info`: tells what the host has.
+//! `info`: reports the host's state.
 
 use crate::model::fault::{self, Fault};
 use crate::node::helper::failure::Failure;
@@ -9,7 +9,7 @@ use crate::node::lvm::LvmError;
 use crate::system::clock;
 
 impl Host {
-    /// What the host has. Asks the toolstack and LVM at the same time.
+    /// Returns the host's state, querying the toolstack and LVM in parallel.
     pub fn state(&self) -> HostState {
         let taken = clock::millis();
         let (machines, storage) = std::thread::scope(|scope| {

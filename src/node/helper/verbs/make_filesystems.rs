@@ -1,4 +1,4 @@
-//! `make-filesystems`: makes the file system and the swap area on a machine's volumes.
+//! `make-filesystems`: creates the file system and the swap area on a machine's volumes.
 
 use crate::config::ImageSettings;
 use crate::model::fault::{self, Fault};
@@ -10,8 +10,8 @@ use crate::node::lvm;
 use crate::system::exec::{self, ExecError, Run};
 
 impl Host {
-    /// Makes the file system, with the image's own command, and the swap area. The volumes must
-    /// never have been used.
+    /// Creates the file system, with the command configured for the image, and the swap area. The
+    /// volumes must never have been used.
     pub fn make_filesystems(&self, lock: &MachineLock, image: &ImageSettings) -> Result<(), Failure> {
         let (root, swap) = (lvm::root_volume(&lock.machine), lvm::swap_volume(&lock.machine));
         let mkswap = exec::find(&["mkswap"]).map(|path| path.to_string_lossy().into_owned());
@@ -35,9 +35,9 @@ fn making_failed(program: &str, error: &ExecError) -> Failure {
             Fault::TimedOut { what: what.to_owned(), seconds: limit.as_secs() }.into()
         }
         ExecError::Failed { stderr, .. } => {
-            // The mke2fs family begins with its version.
-            let said: Vec<_> = stderr.lines().filter(|line| !line.starts_with("mke2fs ")).collect();
-            Fault::FilesystemFailed { detail: fault::detail(&format!("{what}: {}", said.join("\n"))) }.into()
+            // The programs of the mke2fs family print their version first.
+            let lines: Vec<_> = stderr.lines().filter(|line| !line.starts_with("mke2fs ")).collect();
+            Fault::FilesystemFailed { detail: fault::detail(&format!("{what}: {}", lines.join("\n"))) }.into()
         }
         ExecError::NotStarted { source, .. } | ExecError::Pipe { source, .. } => {
             Fault::FilesystemFailed { detail: format!("{what}: {source}") }.into()

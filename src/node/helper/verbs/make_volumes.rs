@@ -1,4 +1,4 @@
-//! `make-volumes`: makes a machine's root and swap volumes.
+//! `make-volumes`: creates a machine's root and swap volumes.
 
 use crate::config::ImageSettings;
 use crate::model::fault::Fault;
@@ -9,7 +9,7 @@ use crate::node::helper::host::Host;
 use crate::node::lvm::{self, LvmError};
 
 impl Host {
-    /// Makes the root and the swap volume. A volume of the machine that is there already will do.
+    /// Creates the root and the swap volume. A volume that the machine already has is kept.
     pub fn make_volumes(&self, lock: &MachineLock, image: &ImageSettings, disk: GiB) -> Result<(), Failure> {
         let lvm = self.lvm();
         let there = lvm.volumes()?;

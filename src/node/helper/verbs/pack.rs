@@ -1,11 +1,11 @@
-//! `pack`: writes the file system of a stopped machine to standard output, as a line of JSON that
-//! says how much is in use ([`Beginning`]) and then a plain tar stream.
+//! `pack`: writes the file system of a stopped machine to standard output: a line of JSON that
+//! announces the size ([`Beginning`]), then a plain tar stream.
 //!
-//! The machine's owner is root in it, so the file system is hostile input, to the kernel as well.
+//! The machine's owner has root in it, so the file system is untrusted input, even to the kernel.
 //! It is mounted read-only and `nodev,nosuid,noexec`, only if it is of one of the few types in
-//! daily use, in a mount namespace that ends with this program. tar reads it as nobody, with the
-//! one right to read every file. Reading stops if a file system yields more than its disk can hold,
-//! as one file under many names does if its link count says one.
+//! everyday use, in a mount namespace that ends with this program. tar reads it as nobody, with the
+//! single capability to read every file. Reading stops if a file system yields more than its disk
+//! can hold. (An example is a file with many names but a link count of one.)
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write as _};
@@ -28,35 +28,35 @@ use crate::node::{image, lvm};
 use crate::system::exec::{ExecError, Run};
 use crate::system::log::{self, Level};
 
-/// The line of JSON that the stream begins with.
+/// The line of JSON at the beginning of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Beginning {
-    /// About how many bytes will follow if the file system is sound.
+    /// The approximate number of bytes that follow, if the file system is intact.
     pub expected: u64,
-    /// How many bytes will follow at most.
+    /// The maximum number of bytes that follow.
     pub most: u64,
 }
 
 impl Beginning {
-    /// The longest such line, in bytes.
+    /// The maximum length of the line, in bytes.
     const MAX: usize = 100;
 
-    /// What tar writes for a file besides its content, on average, in bytes: a header and an
-    /// extended header (pax(1)), padding included.
+    /// The average number of bytes that tar writes per file besides its content: a header and an
+    /// extended header (pax(1)), including padding.
     const USUAL_HEADERS: u64 = 2 << 10;
     /// The same for files with long names and attributes.
     const LARGE_HEADERS: u64 = 4 << 10;
 
-    /// What to expect of a file system that claims to have `used` bytes and `files` files in use.
-    /// These numbers are its owner's word, so `disk`, the size of the disk in bytes, caps the
-    /// result.
+    /// Estimates the size of a file system that claims `used` bytes and `files` files in use. These
+    /// numbers are under the owner's control, so the result is capped by `disk`, the size of the
+    /// disk in bytes.
     fn of(used: u64, files: u64, disk: u64) -> Self {
         let headers = |each: u64| files.saturating_mul(each).min(disk);
         let most = disk.saturating_add(headers(Self::LARGE_HEADERS));
         Self { expected: used.saturating_add(headers(Self::USUAL_HEADERS)).min(most), most }
     }
 
-    /// Reads the line, and not a byte more.
+    /// Reads the line, and nothing beyond it.
     pub fn read(stream: &mut impl Read) -> io::Result<Self> {
         let mut line = Vec::new();
         let mut byte = [0];
@@ -71,17 +71,17 @@ impl Beginning {
     }
 }
 
-/// The options for mounting a file system to read it.
+/// The mount options for reading a file system.
 const OPTIONS: &str = "ro,nodev,nosuid,noexec,noatime";
 
-/// The file whose content identifies a machine. systemd fills an empty one in, but can't make a
-/// missing one, because the root file system is still read-only at that time (machine-id(5)).
+/// The file that identifies a machine. systemd fills in an empty file, but can't create a missing
+/// one, because the root file system is still read-only at that time (machine-id(5)).
 const MACHINE_ID: &str = "etc/machine-id";
 
-/// What an image does not contain: what would make two machines indistinguishable, what would let
-/// those with access to this machine into machines that others make from the image, and what does
-/// not outlive a boot. tar leaves sockets out by itself. `dev` stays: it holds nothing but device
-/// nodes, and older systems don't start without them.
+/// What an image does not contain: identifiers that must be unique to a machine, credentials that
+/// would let those with access to this machine into other machines made from the image, and
+/// everything that does not survive a reboot. tar itself skips sockets. `dev` is kept: it contains
+/// only device nodes, and older systems don't boot without them.
 const LEFT_OUT: [&str; 16] = [
     "./etc/machine-id",
     "./var/lib/dbus/machine-id",
@@ -91,10 +91,10 @@ const LEFT_OUT: [&str; 16] = [
     "./var/lib/systemd/credential.secret",
     "./var/lib/urandom/random-seed",
     "./var/lib/random-seed",
-    // copyuserkey writes them for the owner of each machine.
+    // Written by copyuserkey for the owner of each machine.
     "./root/.ssh/authorized_keys",
     "./root/.ssh/authorized_keys2",
-    // Every file system gets its own.
+    // Created with every file system.
     "./lost+found",
     "./proc/*",
     "./sys/*",
@@ -103,7 +103,7 @@ const LEFT_OUT: [&str; 16] = [
     "./var/tmp/*",
 ];
 
-/// The arguments of tar. It stores of a file what `unpack` restores.
+/// Returns the arguments of tar. It stores the file attributes that `unpack` restores.
 fn tar_arguments(target: &Path) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = [
         "--create",
@@ -146,7 +146,8 @@ impl Host {
     }
 }
 
-/// Mounts a file system of one of the types in daily use. The kernel replays an unfinished journal.
+/// Mounts a file system of one of the types in everyday use. The kernel replays an unfinished
+/// journal.
 fn mount_read_only(device: &Path, target: &Path) -> Result<(), Failure> {
     let failed = |detail: &str| Failure::from(Fault::SaveFailed { detail: fault::detail(detail) });
     let read = head(device).map_err(|error| Failure::internal(format!("{}: {error}", device.display())))?;
@@ -163,7 +164,7 @@ fn mount_read_only(device: &Path, target: &Path) -> Result<(), Failure> {
         .map_err(|error| failed(&format!("its file system is damaged: {}", error.stderr())))
 }
 
-/// Whether the machine has an id of its own. Links are not followed.
+/// Returns whether the machine has an id of its own. Symlinks are not followed.
 fn has_machine_id(target: &Path) -> bool {
     let facts = |name: &str| std::fs::symlink_metadata(target.join(name));
     facts("etc").is_ok_and(|facts| facts.is_dir()) && facts(MACHINE_ID).is_ok_and(|facts| facts.is_file())
@@ -197,7 +198,7 @@ fn stream(target: &Path, disk: Amount) -> Result<(), Failure> {
     }
 }
 
-/// Copies a stream, at most `most` bytes of it. Returns whether that was all.
+/// Copies at most `most` bytes of a stream. Returns whether that was all of it.
 fn copy_at_most(most: u64, reader: &mut impl Read, writer: &mut impl io::Write) -> io::Result<bool> {
     io::copy(&mut reader.by_ref().take(most), writer)?;
     writer.flush()?;
@@ -207,7 +208,7 @@ fn copy_at_most(most: u64, reader: &mut impl Read, writer: &mut impl io::Write) 
 fn tar_failed(error: &ExecError) -> Result<(), Failure> {
     let detail = |text: &str| Failure::from(Fault::SaveFailed { detail: fault::detail(text) });
     match error {
-        // Both exit with 1: setpriv when it fails, tar when it has only warned.
+        // Both exit with 1: setpriv on failure, tar after a mere warning.
         ExecError::Failed { stderr, .. }
             if error.code() == Some(1) && !stderr.lines().any(|line| line.starts_with("setpriv: ")) =>
         {
@@ -230,7 +231,7 @@ mod tests {
     use std::fs;
     use std::os::unix::process::ExitStatusExt as _;
 
-    /// What tar lists of a folder that `run` has packed.
+    /// Packs a directory with `run` and returns the names that tar lists.
     fn listed(folder: &Path, run: Run) -> Vec<String> {
         let packed = run.args(tar_arguments(folder)).run().unwrap().stdout;
         let text = Run::new(program("tar")).args(["--list"]).input(packed).run().unwrap().text();
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_has_all_but_what_it_must_not_have() {
+    fn an_image_contains_everything_not_excluded() {
         let dir = tempfile::tempdir().unwrap();
         let stays = [
             "dev/null-by-another-name",
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_reads_everything_and_can_do_no_more() {
+    fn programs_run_as_nobody_can_only_read() {
         if !nix::unistd::geteuid().is_root() {
             println!("only root can give its rights away: not tried here");
             return;
@@ -327,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn the_beginning_is_read_and_nothing_after_it() {
+    fn only_the_first_line_is_read() {
         let mut stream = &b"{\"expected\":12,\"most\":20}\narchive"[..];
         assert_eq!(Beginning::read(&mut stream).unwrap(), Beginning { expected: 12, most: 20 });
         assert_eq!(stream, b"archive");
@@ -340,11 +341,11 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_a_disk_can_hold_is_expected_of_it() {
+    fn the_expected_size_is_capped_by_the_disk() {
         let mib = |n: u64| n << 20;
         let plain = Beginning::of(mib(300), 10_000, mib(1024));
         assert_eq!((plain.expected >> 20, plain.most >> 20), (319, 1063));
-        // Whatever its owner has written there.
+        // Whatever its owner claims.
         for (used, files) in [(u64::MAX, u64::MAX), (0, u64::MAX), (u64::MAX, 0)] {
             let lie = Beginning::of(used, files, mib(1024));
             assert!(lie.expected <= lie.most && lie.most <= mib(2048), "{lie:?}");
@@ -352,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_cut_off_where_the_disk_ends() {
+    fn a_stream_is_limited_to_the_size_of_the_disk() {
         for (most, whole) in [(0, false), (9, false), (10, true), (11, true)] {
             let mut out = Vec::new();
             assert_eq!(copy_at_most(most, &mut &b"0123456789"[..], &mut out).unwrap(), whole, "{most}");
@@ -361,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_warning_of_tar_s_is_no_failure() {
+    fn a_warning_from_tar_is_no_failure() {
         let ended = |status: i32, stderr: &str| {
             tar_failed(&ExecError::Failed {
                 argv: String::new(),

@@ -11,7 +11,7 @@ use crate::node::hypervisor::HypervisorError;
 use crate::system::log::{self, Level};
 
 impl Host {
-    /// Starts the machine, unless it runs already.
+    /// Starts the machine, unless it is already running.
     pub fn start(&self, lock: &MachineLock, memory: MiB) -> Result<(), Failure> {
         let file = self.config_file(&lock.machine)?;
         let parked = parked(&file);
@@ -31,13 +31,13 @@ impl Host {
             return Err(Fault::DomainExists { domain: lock.machine.clone() }.into());
         }
         self.mark_volumes_used(lock)?;
-        // Nobody is to see the console of an earlier machine of the same name.
+        // The console of an earlier machine with the same name must not be visible.
         if let Some(log) = self.console_log(&lock.machine)? {
             consoles::remove_log(&log)?;
         }
         let mut result = hypervisor.create(&file, &lock.machine);
         if let Err(HypervisorError::Busy(why)) = &result {
-            // The toolstack has undone what it had begun, so another try costs only time.
+            // The toolstack has cleaned up, so a second attempt costs only time.
             log::event(Level::Warning, "start.again", &[("machine", &lock.machine), ("why", why)]);
             self.remove_domain(lock, &file)?;
             result = hypervisor.create(&file, &lock.machine);

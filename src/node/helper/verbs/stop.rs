@@ -1,4 +1,4 @@
-//! `stop`: shuts a machine down, and keeps it from starting with the host.
+//! `stop`: shuts a machine down, and keeps it from being started at boot.
 
 use std::time::{Duration, Instant};
 
@@ -10,16 +10,16 @@ use crate::node::helper::host::Host;
 use crate::node::hypervisor::{Hypervisor, HypervisorError, Listed, SysRq};
 use crate::system::log::{self, Level};
 
-/// The pause between two looks.
+/// The polling interval.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How long a kernel may take to write out, and to remount, if its machine can't be shut down.
+/// How long a kernel gets to sync, and to remount, if its machine can't be shut down.
 const WRITE_OUT: Duration = Duration::from_secs(3);
 
 impl Host {
-    /// Shuts the machine down: asks it to, and forces it if that takes too long. Its configuration
-    /// is put aside first, so that it does not come back with the host even if this is interrupted.
-    /// A machine that is stopped already, or not there at all, is no error.
+    /// Shuts the machine down: asks it to, and forces it if that takes too long. First moves its
+    /// configuration away, so that it is not started at boot even if this is interrupted. It is no
+    /// error if the machine is already stopped, or does not exist.
     pub fn stop(&self, lock: &MachineLock) -> Result<(), Failure> {
         let file = self.config_file(&lock.machine)?;
         let parked = parked(&file);
@@ -35,13 +35,13 @@ impl Host {
             }
         }
         self.remove_domain(lock, &file)?;
-        // Left by a helper that was killed while it packed.
+        // Left behind by a helper that was killed while packing.
         guard::remove_directory(&lock.mount_point())
     }
 
-    /// Asks the machine to shut down, and waits until it has or its time is up. If its
-    /// configuration would start it again, its kernel is told to write out and remount its disks
-    /// read-only instead.
+    /// Asks the machine to shut down, and waits until it has, or the timeout expires. If its
+    /// configuration would restart it, tells its kernel to sync and remount its disks read-only
+    /// instead.
     fn shut_down(
         &self,
         hypervisor: &dyn Hypervisor,
@@ -66,7 +66,7 @@ impl Host {
             return Ok(());
         }
         if let Err(error) = hypervisor.shut_down(domain.id) {
-            // A guest without Xen's drivers can't be asked.
+            // A guest without Xen drivers can't be asked.
             not_asked(error);
             return Ok(());
         }
@@ -86,14 +86,14 @@ impl Host {
     }
 }
 
-/// Whether the toolstack restarts a machine with this configuration when it shuts down (xl.cfg(5),
-/// `on_poweroff`).
+/// Returns whether the toolstack restarts a machine with this configuration after a shutdown
+/// (xl.cfg(5), `on_poweroff`).
 fn comes_back(config: &str) -> bool {
     let value = |line: &str| {
         let (key, value) = line.split_once('=')?;
         (key.trim() == "on_poweroff").then(|| value.contains("restart"))
     };
-    // The last one counts, to xl as to Python.
+    // The last one counts, for xl and for Python.
     config.lines().filter_map(value).next_back().unwrap_or(false)
 }
 
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_back_is_told_by_the_last_line_that_says_so() {
+    fn the_last_on_poweroff_decides() {
         assert!(!comes_back("name = 'x'\n"));
         assert!(comes_back("on_poweroff = 'restart'\n"));
         assert!(comes_back("on_poweroff=\"destroy\"\non_poweroff = \"coredump-restart\"\n"));

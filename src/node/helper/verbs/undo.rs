@@ -1,4 +1,4 @@
-//! `undo`: removes all of a machine.
+//! `undo`: removes a machine completely.
 
 use crate::node::helper::configurations::{is_installed, parked, temporary};
 use crate::node::helper::failure::Failure;
@@ -7,8 +7,8 @@ use crate::node::helper::guard::{self, MachineLock};
 use crate::node::helper::host::Host;
 
 impl Host {
-    /// Removes all of the machine, in this order: processes, domain, configuration, volumes. What
-    /// is gone already is no error, and what is not the machine's is not touched.
+    /// Removes everything that belongs to the machine, in this order: processes, domain,
+    /// configuration, volumes. Idempotent; never touches what is not the machine's.
     pub fn undo(&self, lock: &MachineLock) -> Result<(), Failure> {
         let file = self.config_file(&lock.machine)?;
         self.remove_domain(lock, &file)?;

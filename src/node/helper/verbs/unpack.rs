@@ -1,8 +1,9 @@
 //! `unpack`: unpacks an image into a machine's root volume.
 //!
-//! It mounts, runs tar and unmounts in one go, in a mount namespace of its own. No machine has been
-//! started from the volume yet, so vGrid alone has written to it. It is mounted as the type that it
-//! is, one of a few. tar writes to it as nobody, with the few rights that this takes.
+//! It mounts, runs tar and unmounts in a single call, in a mount namespace of its own. No machine
+//! has been started from the volume yet, so only vGrid has written to it. It is mounted only if its
+//! actual type is one of the few supported ones. tar writes to it as nobody, with as few
+//! capabilities as possible.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -23,18 +24,18 @@ use crate::node::{filesystem, lvm};
 use crate::system::exec::{ExecError, Run};
 use crate::system::log::{self, Level};
 
-/// The rights that tar needs to unpack a whole system: to give files to any owner, and to write
-/// where they then no longer belong to it. See capabilities(7).
+/// The capabilities that tar needs to unpack a complete system: to assign files to any owner, and
+/// to write to files that it no longer owns. See capabilities(7).
 const RIGHTS: &str = "-all,+chown,+dac_override,+fowner,+fsetid,+mknod,+setfcap";
 
-/// The options for mounting a file system to fill it. Meanwhile nothing in it can be run, or opened
-/// as a device, from here.
+/// The mount options for filling a file system. During that time, nothing in it can be executed, or
+/// opened as a device, on this host.
 const OPTIONS: &str = "nodev,nosuid,noexec,noatime";
 
-/// The extended attribute that only root with all rights can set on a kernel without SELinux.
+/// An extended attribute that, on a kernel without SELinux, only a fully privileged root can set.
 const LABELS: &str = "security.selinux";
 
-/// The file that makes a system with SELinux relabel everything at its first start (selinux(8)).
+/// The file that makes a system with SELinux relabel all files on its first boot (selinux(8)).
 const RELABEL: &str = ".autorelabel";
 
 impl Host {
@@ -61,15 +62,16 @@ fn fill(device: &Path, target: &Path, image: &ImageTag, size: Amount) -> Result<
         .run()
         .map_err(|error| Fault::FilesystemFailed { detail: fault::detail(error.stderr()) })?;
     let unpacked = unpacker(target).inherit_input().limit(limits::TAR).run();
-    if let Ok(said) = &unpacked {
-        if said.stderr.contains(LABELS) {
+    if let Ok(output) = &unpacked {
+        if output.stderr.contains(LABELS) {
             have_it_relabelled(target)?;
         }
-        // tar stops at the archive's end. Read the rest, so that the writer gets no error.
+        // tar stops at the end of the archive. Read the rest, so that the writer does not get an
+        // error.
         io::copy(&mut io::stdin().lock(), &mut io::sink())
             .map_err(|error| Failure::internal(format!("standard input: {error}")))?;
     }
-    // Unmounting writes out what is still in memory, so it is part of the work.
+    // Unmounting flushes what is still in memory, so it is part of the work.
     let unmounted = Run::new(program("umount")).arg("-n").arg(target).limit(limits::UNMOUNT).run();
     if let Err(error) = unpacked {
         return Err(tar_failed(&error, image, size).into());
@@ -82,7 +84,7 @@ fn fill(device: &Path, target: &Path, image: &ImageTag, size: Amount) -> Result<
     })
 }
 
-/// The tar that unpacks an image.
+/// Prepares the tar that unpacks an image.
 fn unpacker(target: &Path) -> Run {
     as_nobody_with(RIGHTS, "tar")
         .args(["--extract", "--file=-", "--preserve-permissions", "--same-owner", "--numeric-owner"])
@@ -90,7 +92,7 @@ fn unpacker(target: &Path) -> Run {
         .arg(target)
 }
 
-/// Has the machine itself set the labels that tar could not set.
+/// Makes the machine itself set the labels that tar could not set.
 fn have_it_relabelled(target: &Path) -> Result<(), Failure> {
     log::event(Level::Info, "unpack.labels", &[("file", &RELABEL)]);
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target.join(RELABEL));
@@ -104,7 +106,7 @@ fn have_it_relabelled(target: &Path) -> Result<(), Failure> {
 
 fn tar_failed(error: &ExecError, image: &ImageTag, partition: Amount) -> Fault {
     match error {
-        // tar says the second when only part of its last block found room.
+        // tar prints the second message if only part of its last block could be written.
         ExecError::Failed { stderr, .. }
             if stderr.contains("No space left on device") || stderr.contains(": Wrote only ") =>
         {
@@ -115,8 +117,8 @@ fn tar_failed(error: &ExecError, image: &ImageTag, partition: Amount) -> Fault {
         }
         ExecError::Failed { stderr, .. } => {
             let first = stderr.lines().next().unwrap_or_default();
-            let said = first.rsplit_once("tar: ").map_or(first, |(_, said)| said);
-            Fault::ImageCorrupt { tag: image.clone(), detail: fault::detail(said) }
+            let message = first.rsplit_once("tar: ").map_or(first, |(_, message)| message);
+            Fault::ImageCorrupt { tag: image.clone(), detail: fault::detail(message) }
         }
         ExecError::NotStarted { source, .. } | ExecError::Pipe { source, .. } => {
             Fault::ImageCorrupt { tag: image.clone(), detail: format!("tar: {source}") }
@@ -131,10 +133,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tars_words_become_faults() {
+    fn messages_of_tar_become_faults() {
         let tag: ImageTag = "tiny".parse().unwrap();
         let size = Amount::from_mib(1024);
-        let said = |stderr: &str| {
+        let fault_for = |stderr: &str| {
             let error = ExecError::Failed {
                 argv: String::new(),
                 status: std::process::ExitStatus::from_raw(2 << 8),
@@ -144,19 +146,19 @@ mod tests {
             tar_failed(&error, &tag, size)
         };
         assert_eq!(
-            said(
+            fault_for(
                 "/usr/bin/tar: ./usr/lib/x: Cannot write: No space left on device\n/usr/bin/tar: Exiting with failure status due to previous errors"
             ),
             Fault::ImageTooLarge { tag: tag.clone(), partition: size }
         );
         assert_eq!(
-            said(
+            fault_for(
                 "/usr/bin/tar: zeros: Wrote only 8704 of 10240 bytes\n/usr/bin/tar: Exiting with failure status"
             ),
             Fault::ImageTooLarge { tag: tag.clone(), partition: size }
         );
         assert_eq!(
-            said("/usr/bin/tar: This does not look like a tar archive\n/usr/bin/tar: Exiting"),
+            fault_for("/usr/bin/tar: This does not look like a tar archive\n/usr/bin/tar: Exiting"),
             Fault::ImageCorrupt {
                 tag: tag.clone(),
                 detail: "This does not look like a tar archive".to_owned()
@@ -193,14 +195,14 @@ mod tests {
             .arg(".")
             .run()
             .unwrap();
-        let said = unpacker(to.path()).input(packed.stdout).run().unwrap();
-        // Whether nobody may set a label depends on the kernel. If not, tar says so and goes on.
+        let output = unpacker(to.path()).input(packed.stdout).run().unwrap();
+        // Whether nobody may set a label depends on the kernel. If not, tar warns and continues.
         let listed = Run::new("python3")
             .args(["-c", "import os, sys; print(os.listxattr(sys.argv[1]))"])
             .arg(to.path().join("wall"))
             .run()
             .unwrap();
-        assert_ne!(listed.text().contains(LABELS), said.stderr.contains(LABELS), "{}", said.stderr);
+        assert_ne!(listed.text().contains(LABELS), output.stderr.contains(LABELS), "{}", output.stderr);
         for name in ["sudo", "wall", "closed", "closed/key", "link", "."] {
             let facts = |dir: &Path| {
                 let facts = std::fs::symlink_metadata(dir.join(name)).unwrap();
@@ -219,13 +221,13 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_labelled_is_labelled_at_the_first_start() {
+    fn missing_labels_are_set_on_the_first_boot() {
         let dir = tempfile::tempdir().unwrap();
         for _ in 0..2 {
             have_it_relabelled(dir.path()).unwrap();
         }
         assert_eq!(std::fs::metadata(dir.path().join(RELABEL)).unwrap().len(), 0);
-        // What the image has there stays, and is not followed.
+        // A file of that name in the image is kept, and not followed.
         let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         std::os::unix::fs::symlink(outside.path().join("x"), dir.path().join(RELABEL)).unwrap();
         have_it_relabelled(dir.path()).unwrap();

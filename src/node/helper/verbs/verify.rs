@@ -1,4 +1,4 @@
-//! `verify`: watches a machine until it is seen to run.
+//! `verify`: watches a machine until it is found to be running.
 
 use std::time::{Duration, Instant};
 
@@ -10,28 +10,28 @@ use crate::node::helper::failure::Failure;
 use crate::node::helper::host::Host;
 use crate::node::helper::{files, limits};
 
-/// How long a machine must be seen running at least.
+/// The minimum time for which a machine must be seen running.
 const MIN_WATCH: Duration = Duration::from_secs(6);
 
-/// How long a machine that never comes to rest must be seen running.
+/// The time for which a machine that is never idle must be seen running.
 const BUSY_WATCH: Duration = Duration::from_secs(25);
 
-/// The pause between two looks.
+/// The polling interval.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How much of a console log is searched for the kernel's command line, in bytes. It is among the
-/// first lines.
+/// How much of a console log is searched for the kernel's command line, which is among the first
+/// lines, in bytes.
 const CONSOLE_HEAD: u64 = 64 << 10;
 
 impl Host {
-    /// Watches the machine until it has been seen running for a while: under one domain number, not
-    /// crashed, and having used processor time. A machine that comes to rest (waits for something
-    /// to do) has booted or given up, so it is watched for less time than one that never rests.
+    /// Watches the machine until it has been running for a while: under one domain number, not
+    /// crashed, and having used CPU time. A machine that becomes idle has either booted or given
+    /// up, so it is watched for less time than one that stays busy.
     pub fn verify(&self, id: VmId, machine: &MachineName) -> Result<(), Failure> {
         let hypervisor = self.hypervisor()?;
         let ours = is_installed(&self.config_file(machine)?, id);
         let began = Instant::now();
-        // Its domain number, since when it has that, and how often in a row it was seen at rest.
+        // Its domain number, the time since it has had that, and how often in a row it was idle.
         let mut seen: Option<(u32, Instant, u32)> = None;
         let mut restarts = 0;
         let mut absent = 0;
@@ -66,7 +66,7 @@ impl Host {
                 Some(domain) if domain.state.contains('c') => {
                     return Err(self.did_not_run(machine, "it crashed"));
                 }
-                // Shut down, dying or gone: it may be coming back under another number.
+                // Shut down, dying or gone: it may come back under another number.
                 _ => {
                     absent += 1;
                     if absent > 8 {
@@ -81,21 +81,20 @@ impl Host {
         Err(self.did_not_run(machine, why))
     }
 
-    /// Whether the machine got no further than its own boot loader, GRUB, which found nothing to
-    /// start.
+    /// Returns whether the machine got no further than its own boot loader, GRUB, which found
+    /// nothing to start.
     fn waits_for_commands(&self, machine: &MachineName) -> Result<bool, Failure> {
         Ok(is_at_grub(&self.console(machine, 4096)?.text))
     }
 
-    /// Checks that the kernel was given the name of the machine's owner, if the configuration
-    /// passes it. It shows in the command line that a kernel prints first, if it prints to this
-    /// console.
+    /// Checks that the kernel received the name of the machine's owner, if the configuration passes
+    /// it. The kernel prints its command line first, if it prints to this console.
     fn knows_its_owner(&self, machine: &MachineName) -> Result<(), Failure> {
         let config = configurations::read(&self.config_file(machine)?)?;
         let Some(parameter) = owner_parameter(&config) else { return Ok(()) };
         let Some(log) = self.console_log(machine)? else { return Ok(()) };
-        let said = files::read_text(&log, CONSOLE_HEAD)?;
-        match command_lines(&said).as_slice() {
+        let log = files::read_text(&log, CONSOLE_HEAD)?;
+        match command_lines(&log).as_slice() {
             [.., last] if !last.split_whitespace().any(|word| word == parameter) => {
                 Err(Fault::ParametersLost { detail: fault::detail(last) }.into())
             }
@@ -103,15 +102,15 @@ impl Host {
         }
     }
 
-    /// The failure, with the most telling line of the console.
+    /// Builds the failure, with the most significant line of the console.
     fn did_not_run(&self, machine: &MachineName, why: &str) -> Failure {
-        let said = self.console(machine, 4096).map(|tail| tail.text).unwrap_or_default();
-        let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
+        let console = self.console(machine, 4096).map(|tail| tail.text).unwrap_or_default();
+        let lines = || console.lines().map(str::trim).filter(|line| !line.is_empty());
         let last = lines()
             .find(|line| filesystem::complaint(line).is_some())
             .or_else(|| lines().find(|line| line.contains("Kernel panic")))
             .or_else(|| lines().next_back());
-        let why = match self.unreadable_features(machine, &said) {
+        let why = match self.unreadable_features(machine, &console) {
             Some(features) => format!("{why}; {features}"),
             None => why.to_owned(),
         };
@@ -123,21 +122,21 @@ impl Host {
     }
 }
 
-/// Whether a console ends with GRUB's prompt.
+/// Returns whether a console ends with GRUB's prompt.
 fn is_at_grub(console: &str) -> bool {
     let last = console.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
     ["grub>", "grub rescue>"].iter().any(|prompt| last.starts_with(prompt))
 }
 
-/// The kernel parameter for the owner's name, as in the configuration.
+/// Returns the kernel parameter with the owner's name from the configuration.
 fn owner_parameter(config: &str) -> Option<&str> {
     let lines = config.lines().filter(|line| !line.trim_start().starts_with('#'));
     let start = lines.filter_map(|line| line.find("vgrid_username=").map(|at| &line[at..])).next_back()?;
     start.split(|c: char| c.is_whitespace() || c == '"' || c == '\'').next()
 }
 
-/// The command lines that Linux kernels printed. Each boot prints `Kernel command line:`, and on
-/// x86 `Command line:` before it.
+/// Returns the command lines printed by Linux kernels. Each boot prints `Kernel command line:`, and
+/// on x86 `Command line:` before it.
 fn command_lines(console: &str) -> Vec<&str> {
     console.lines().filter_map(|line| line.split_once("ommand line: ").map(|(_, text)| text.trim())).collect()
 }
@@ -147,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_waits_in_its_boot_loader_does_not_run() {
+    fn a_machine_at_its_boot_loader_s_prompt_is_not_running() {
         let grub = "error: unknown filesystem.\nEntering rescue mode...\ngrub rescue> ";
         assert!(is_at_grub(grub) && is_at_grub("\n\ngrub> \n"));
         assert!(!is_at_grub("error: unknown filesystem.\n\n[    0.0] Linux version 6.1\nlogin: "));
@@ -155,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn the_owner_is_looked_for_in_what_the_kernel_says_it_was_told() {
+    fn the_owner_is_checked_on_the_kernel_s_command_line() {
         let config =
             "# vgrid_username=x\nextra = \"vgrid_username=J%C3%BC ip=10.0.2.21 quiet\"\nuuid = 'x'\n";
         assert_eq!(owner_parameter(config), Some("vgrid_username=J%C3%BC"));
