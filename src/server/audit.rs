@@ -1,10 +1,10 @@
-//! What is ordered, and what becomes of it, in the log: one form for all orders.
+//! The audit log: orders and their outcomes, all in one format.
 
 use crate::server::registry::event::Actor;
 use crate::server::registry::vm::Vm;
 use crate::system::log::{self, Level};
 
-/// Logs an order about a machine, or its outcome, with who gave it and from where.
+/// Logs an order about a machine, or its outcome, with the actor and their address.
 pub fn record(level: Level, what: &str, vm: &Vm, actor: &Actor, detail: &str) {
     log::event(
         level,
@@ -25,11 +25,11 @@ pub fn record(level: Level, what: &str, vm: &Vm, actor: &Actor, detail: &str) {
     );
 }
 
-/// Logs what an administrator did about a host, a name or the portal.
+/// Logs an administrator's action on a host, a name or the portal.
 pub fn act(what: &str, about: &str, actor: &Actor, detail: &str) {
     log::event(
         Level::Info,
-        // The log's words for events have no blanks.
+        // Event names in the log contain no blanks.
         &what.replace(' ', "-"),
         &[("user", &actor.who), ("from", &actor.from), ("about", &about), ("detail", &detail)],
     );

@@ -1,4 +1,4 @@
-//! What administrators close and open again: the portal, hosts, names.
+//! Closing and reopening the portal, hosts and names.
 
 use thiserror::Error;
 
@@ -8,39 +8,39 @@ use crate::server::audit;
 use crate::server::registry::closed::{self, Kind};
 use crate::server::registry::{Registry, RegistryError, Writer};
 
-/// What can be closed and opened.
+/// A thing that can be closed and reopened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Thing {
-    /// The portal: nobody but administrators changes anything.
+    /// The portal: only administrators can change anything.
     Portal,
-    /// A host: no new machines.
+    /// A host: it gets no new machines.
     Host(PhysicalHost),
-    /// A name: no machine gets it.
+    /// A name: no new machine gets it.
     Name(VirtualHost),
 }
 
-/// What is to be done with it.
+/// An action on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Act {
-    /// Close it, or change the reason for which it is closed.
+    /// Close it, or update the reason.
     Close(Reason),
-    /// Open it.
+    /// Reopen it.
     Open,
 }
 
-/// Why nothing was closed or opened.
+/// Why nothing was closed or reopened.
 #[derive(Debug, Error)]
 pub enum NotDone {
     /// The pool has no such host or name.
     #[error("there is no {} {} in the pool", .0.kind().as_str(), .0.name())]
     NotInPool(Thing),
-    /// The registry refused.
+    /// The registry failed.
     #[error("{0}")]
     Registry(#[from] RegistryError),
 }
 
 impl Thing {
-    /// What kind of thing it is.
+    /// Returns its kind.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Portal => Kind::Portal,
@@ -49,7 +49,7 @@ impl Thing {
         }
     }
 
-    /// Its name; empty for the portal.
+    /// Returns its name; empty for the portal.
     pub fn name(&self) -> &str {
         match self {
             Self::Portal => "",
@@ -58,7 +58,7 @@ impl Thing {
         }
     }
 
-    /// The subject under which the history has it.
+    /// Returns its subject in the history.
     fn subject(&self) -> &str {
         match self {
             Self::Portal => "portal",
@@ -76,7 +76,7 @@ impl Thing {
 }
 
 impl Act {
-    /// What history and log call it.
+    /// Returns the event's name in history and log.
     fn event(&self, thing: &Thing) -> &'static str {
         match (thing, self) {
             (Thing::Portal, Self::Close(_)) => "portal closed",
@@ -96,10 +96,11 @@ impl Act {
     }
 }
 
-/// Closes or opens something. What is so already stays as it is, and nothing is recorded.
+/// Closes or reopens something. Idempotent: if nothing changes, nothing is recorded.
 ///
 /// # Errors
-/// [`NotDone::NotInPool`]; what has left the pool since it was closed can still be opened.
+/// [`NotDone::NotInPool`], except when reopening something that has left the pool since it was
+/// closed.
 pub fn carry_out(registry: &mut Registry, common: &Common, thing: &Thing, act: &Act) -> Result<(), NotDone> {
     if registry.write(|writer| apply(writer, common, thing, act))? {
         let what = act.event(thing);
@@ -108,7 +109,7 @@ pub fn carry_out(registry: &mut Registry, common: &Common, thing: &Thing, act: &
     Ok(())
 }
 
-/// Says whether that changed something.
+/// Applies the action. Returns whether it changed anything.
 fn apply(writer: &Writer<'_>, common: &Common, thing: &Thing, act: &Act) -> Result<bool, NotDone> {
     let all = writer.closed()?;
     let present = closed::find(&all, thing.kind(), thing.name());

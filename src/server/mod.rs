@@ -1,10 +1,11 @@
 //! Layer 2: the portal.
 //!
-//! From above: [`pages`] (one file a URL of `bin/user`) and [`internal`] (the nodes' reports) answer requests; [`upkeep`] is
-//! what cron starts, [`check`] the server's part of `vgrid-check`, [`keeping`] what `vgrid-registry` does. They have
-//! [`machine`] do the work, and [`orphans`] what concerns things that hosts have and the registry does not
-//! know; [`closing`] closes the portal, hosts and names. Below are calls to nodes ([`nodes`]), what owners and administrators must know ([`mail`]), the log of what was done
-//! to whose machine ([`audit`]), and the [`registry`].
+//! From the top: [`pages`] (one file per URL of `bin/user`) and [`internal`] (the nodes' reports)
+//! answer requests; [`upkeep`] is what cron starts, [`check`] is the server's part of
+//! `vgrid-check`, and [`keeping`] implements `vgrid-registry`. They use [`machine`] for everything
+//! about machines and [`orphans`] for what hosts have and the registry does not; [`closing`] closes
+//! the portal, hosts and names. Below are the calls to nodes ([`nodes`]), the notices to owners and
+//! administrators ([`mail`]), the audit log ([`audit`]) and the [`registry`].
 
 pub mod audit;
 pub mod check;
@@ -53,8 +54,8 @@ mod tests {
             std::fs::write(dir.path().join("server.cfg"), text).unwrap();
             config::Server::load(dir.path()).unwrap()
         };
-        // Every line that is commented out must be a setting, and its value the default. A sentence has a
-        // blank after the `#`.
+        // Every line that is commented out must be a setting with its default value. Sentences have
+        // a blank after the `#`.
         let settings: Vec<&str> = text
             .lines()
             .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
@@ -63,7 +64,8 @@ mod tests {
         assert_eq!(format!("{:?}", given.general), format!("{:?}", shown.general));
         assert_eq!(format!("{:?}", given.leases), format!("{:?}", shown.leases));
         assert_eq!(format!("{:?}", given.upkeep), format!("{:?}", shown.upkeep));
-        // Of mail some lines are examples, for there is no default: an address, a domain, where the portal is.
+        // Some lines about mail are examples, because there is no default: an address, a domain,
+        // the portal's URL.
         assert_eq!(
             given.mail,
             config::mail::Mail {

@@ -1,4 +1,4 @@
-//! Calls to nodes. Never inside a transaction: a node may take seconds.
+//! Calls to nodes. Never made inside a transaction: a node may take seconds.
 
 use std::time::Duration;
 
@@ -19,15 +19,16 @@ use crate::remote::{Answer, Client, RemoteError};
 use crate::server::registry::vm::OnNode;
 use crate::server::registry::{Registry, RegistryError};
 
-/// How long a node may take at least to remove something that vGrid did not make: LVM and the toolstack are waited for.
+/// The shortest timeout for removing something that vGrid did not create, because the call waits
+/// for LVM and the toolstack.
 const DISCARD: Duration = Duration::from_secs(50);
 
-/// Why a node did not do what it was told.
+/// Why a call to a node failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
-    /// What its user reads.
+    /// The fault to show to the user.
     pub fault: Fault,
-    /// Whether the order may have been taken all the same.
+    /// Whether the node may have accepted the order all the same.
     pub taken: OnNode,
 }
 
@@ -37,7 +38,7 @@ pub enum NodesError {
     /// There is no key to sign with.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// It can't be said on behalf of which registry.
+    /// The registry's identity can't be read.
     #[error(transparent)]
     Registry(#[from] RegistryError),
 }
@@ -51,7 +52,7 @@ impl From<NodesError> for Refusal {
     }
 }
 
-/// The nodes, for one request.
+/// The client for calls to nodes, for one request.
 #[derive(Debug)]
 pub struct Nodes<'a> {
     config: &'a config::Server,
@@ -61,11 +62,11 @@ pub struct Nodes<'a> {
 }
 
 impl<'a> Nodes<'a> {
-    /// Reads the key that server and nodes share, and the identity of the registry by which nodes know their server.
-    /// `request` is the id under which both log.
+    /// Reads the key shared by server and nodes, and the registry's identity, by which nodes
+    /// recognise their server. `request` is the id under which both sides log.
     ///
     /// # Errors
-    /// [`NodesError`] when one of them is not to be had; nothing has been done then.
+    /// [`NodesError`] if either is unavailable; no node has been called then.
     pub fn new(config: &'a config::Server, request: &'a RequestId) -> Result<Self, NodesError> {
         let key = config.key()?;
         let registry =
@@ -81,20 +82,20 @@ impl<'a> Nodes<'a> {
         Client::new(&self.key, Some(self.registry), self.request, limit, &self.config.general.ca_file)
     }
 
-    /// Tells a node to make a machine.
+    /// Orders a node to create a machine.
     ///
     /// # Errors
-    /// [`Trouble`], when the node did not say that it has accepted.
+    /// [`Trouble`] if the node did not acknowledge the order.
     pub fn deploy(&self, order: &DeployOrder) -> Result<Accepted, Trouble> {
         let url = self.config.node_url(&order.physical_host, Order::Deploy.as_str());
         let host = &order.physical_host;
         accepted(host, order.id, self.client().post(&to(host), &url, order))
     }
 
-    /// Tells a node to do something with a machine that is there.
+    /// Sends a node an order about an existing machine.
     ///
     /// # Errors
-    /// [`Trouble`], when the node did not say that it has accepted.
+    /// [`Trouble`] if the node did not acknowledge the order.
     pub fn order(
         &self,
         order: Order,
@@ -108,33 +109,33 @@ impl<'a> Nodes<'a> {
     /// Asks a node what it has.
     ///
     /// # Errors
-    /// [`Trouble`], when it did not say.
+    /// [`Trouble`] if there is no usable answer.
     pub fn info(&self, host: &PhysicalHost) -> Result<NodeInfo, Trouble> {
         done(host, self.client().get(&to(host), &self.config.node_url(host, "info")))
     }
 
-    /// Tells a node to save the disk of a machine as an image.
+    /// Orders a node to save a machine's disk as an image.
     ///
     /// # Errors
-    /// [`Trouble`], when the node did not say that it has accepted.
+    /// [`Trouble`] if the node did not acknowledge the order.
     pub fn save(&self, host: &PhysicalHost, order: &SaveOrder) -> Result<Accepted, Trouble> {
         let url = self.config.node_url(host, Order::Save.as_str());
         accepted(host, order.machine.id, self.client().post(&to(host), &url, order))
     }
 
-    /// Has a node do something with a saved image, and waits for it.
+    /// Sends a node an order about a saved image, and waits until it is carried out.
     ///
     /// # Errors
-    /// [`Trouble`], when the node did not say that it is done.
+    /// [`Trouble`] if the node did not confirm that.
     pub fn image(&self, host: &PhysicalHost, order: &ImageOrder) -> Result<ImageDone, Trouble> {
         let url = self.config.node_url(host, "image");
         done(host, self.client().post(&to(host), &url, order))
     }
 
-    /// Has a node remove something that vGrid did not make, and waits for it.
+    /// Orders a node to remove something that vGrid did not create, and waits until it is removed.
     ///
     /// # Errors
-    /// [`Trouble`], when the node did not say that it is done.
+    /// [`Trouble`] if the node did not confirm that.
     pub fn discard(&self, host: &PhysicalHost, stranger: &Stranger) -> Result<Discarded, Trouble> {
         let client = self.patient_client(self.config.node_timeout().max(DISCARD));
         let url = self.config.node_url(host, "discard");
@@ -144,9 +145,9 @@ impl<'a> Nodes<'a> {
     /// Fetches the end of a machine's console output.
     ///
     /// # Errors
-    /// [`Trouble`], when there was none to be had.
+    /// [`Trouble`] if it is unavailable.
     pub fn console(&self, host: &PhysicalHost, machine: &MachineName) -> Result<ConsoleTail, Trouble> {
-        // `+` is a blank in a query; all else in a machine's name stands for itself.
+        // In a query `+` means a blank; no other character of a machine name needs escaping.
         let query = machine.as_str().replace('+', "%2B");
         let url = format!("{}?machine={query}", self.config.node_url(host, "console"));
         done(host, self.client().get(&to(host), &url))
@@ -170,7 +171,7 @@ fn accepted(host: &PhysicalHost, id: VmId, answer: Result<Answer, RemoteError>) 
     }
 }
 
-/// What a node answers that is not an order to be carried out later.
+/// Reads the answer to a call that is carried out at once.
 fn done<T: DeserializeOwned>(host: &PhysicalHost, answer: Result<Answer, RemoteError>) -> Result<T, Trouble> {
     let answer = answer.map_err(|error| unheard(host, error))?;
     if answer.status == 200 {
@@ -184,7 +185,7 @@ fn garbled(host: &PhysicalHost, text: &str) -> Fault {
     Fault::HostGarbled { host: host.clone(), detail: detail(text) }
 }
 
-/// No answer, or none that can be read.
+/// Returns the trouble for a missing or unreadable answer.
 fn unheard(host: &PhysicalHost, error: RemoteError) -> Trouble {
     match error {
         RemoteError::NotSent(text) => Trouble {
@@ -202,8 +203,9 @@ fn unheard(host: &PhysicalHost, error: RemoteError) -> Trouble {
     }
 }
 
-/// An answer that is no consent. One with a 4xx status, or with a fault, was judged before anything was done. A fault is
-/// believed when it is signed.
+/// Returns the trouble for an answer that is not an acknowledgement. An answer with a 4xx status,
+/// or with a fault, was decided before anything was done. A fault counts only if the answer is
+/// signed.
 fn refused(host: &PhysicalHost, answer: &Answer) -> Trouble {
     if answer.signed
         && let Ok(NodeRefusal { fault }) = answer.json()
@@ -211,14 +213,14 @@ fn refused(host: &PhysicalHost, answer: &Answer) -> Trouble {
         return Trouble { fault, taken: OnNode::No };
     }
     let taken = if (400..500).contains(&answer.status) { OnNode::No } else { OnNode::Maybe };
-    // vGrid's own refusals are JSON with a sentence; anything else is somebody else's page, and its title
-    // would help nobody.
+    // vGrid's own refusals are JSON with a sentence; anything else is the page of another program,
+    // whose title would help no one.
     let sentence = answer
         .json::<serde_json::Value>()
         .ok()
         .and_then(|json| json.pointer("/error/message").and_then(|text| text.as_str().map(detail)));
     if let (true, 503, Some(sentence)) = (answer.signed, answer.status, &sentence) {
-        // A node says so before it does anything.
+        // A node answers 503 before it does anything.
         let fault = Fault::HostBusy { host: host.clone(), detail: sentence.trim_end_matches('.').to_owned() };
         return Trouble { fault, taken: OnNode::No };
     }
@@ -294,8 +296,8 @@ mod tests {
         }
     }
 
-    /// A node that takes one connection, reads the request's head and body, waits, and says what `answer` makes of it.
-    /// Returns the nodes' URL.
+    /// Starts a node that takes one connection, reads the request's head and body, waits, and sends
+    /// what `answer` returns. Returns the URL of the nodes.
     fn scripted(answer: impl FnOnce(&str) -> String + Send + 'static, wait: Duration) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{{host}}:{}/cgi-bin/node", listener.local_addr().unwrap().port());
@@ -308,7 +310,7 @@ mod tests {
             }
             assert!(received.to_lowercase().contains("x-vgrid-signature: "), "{received}");
             std::thread::sleep(wait);
-            // The other side may have given up.
+            // The client may have given up.
             let _ = stream.write_all(answer(&received).as_bytes());
         });
         url
@@ -338,7 +340,7 @@ mod tests {
 
     const KEY: &str = "0123456789abcdef0123456789abcdef";
 
-    /// What a node says that has this key.
+    /// Returns the answer of a node that has this key.
     fn signed(key: &'static str, status: (u16, &'static str), body: String) -> impl Fn(&str) -> String {
         move |head| http_answer(head, &Key::new(key).unwrap(), None, status, &body)
     }
@@ -352,7 +354,7 @@ mod tests {
             let url = scripted(signed(KEY, (202, "Accepted"), body), Duration::ZERO);
             assert_eq!(terminate(&url, ours).is_ok(), believed);
         }
-        // Of somebody who does not know the key, and answers in the node's place.
+        // An impostor that does not have the key answers in the node's place.
         let body = format!(r#"{{"id":"{ours}","host":{facts}}}"#);
         let liar = signed("1123456789abcdef0123456789abcdef", (202, "Accepted"), body);
         let trouble = terminate(&scripted(liar, Duration::ZERO), ours).unwrap_err();
@@ -373,7 +375,7 @@ mod tests {
             .unwrap_err();
         assert!(matches!(busy.fault, Fault::HostRefused { status: 503, .. }), "{busy:?}");
         assert_eq!(busy.taken, OnNode::Maybe);
-        // The port of a listener that is closed by now.
+        // The port of a listener that has been closed.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let down = terminate(&format!("http://{{host}}:{port}/node"), id).unwrap_err();
         assert!(matches!(down.fault, Fault::HostDown { .. }), "{down:?}");

@@ -1,4 +1,5 @@
-//! A machine comes to be: a host, a name and its owner's quota are found and taken under one write lock.
+//! Creating machines: picks a host and a name and checks the owner's quota, all under one write
+//! lock.
 
 use std::collections::BTreeMap;
 
@@ -23,14 +24,14 @@ use crate::server::registry::user::{Owner, Registered};
 use crate::server::registry::vm::{NewVm, Placed, Vm};
 use crate::server::registry::{Registry, RegistryError, Writer};
 
-/// A part of what is asked for.
+/// The part of a request that a refusal is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// One more machine.
+    /// The number of machines.
     Machine,
     /// The saved image.
     Image,
-    /// The image of the configuration that goes with it.
+    /// The configured image that the saved image derives from.
     Base,
     /// The memory.
     Memory,
@@ -42,21 +43,21 @@ pub enum Part {
     Name,
 }
 
-/// For how long it is declined.
+/// Whether a refusal is temporary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum When {
-    /// It can't be granted now.
+    /// The request can't be granted now.
     Now,
-    /// It can never be granted.
+    /// The request can never be granted.
     Ever,
 }
 
-/// Why a request for a machine was not taken on.
+/// Why a request for a machine was declined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Declined {
-    /// For how long.
+    /// Whether the refusal is temporary.
     pub when: When,
-    /// What is wrong with its parts, in sentences.
+    /// What is wrong with each part, in sentences.
     pub faults: BTreeMap<Part, String>,
 }
 
@@ -66,18 +67,18 @@ impl Declined {
     }
 }
 
-/// Why [`take_on`] did not.
+/// Why [`take_on`] created no machine.
 #[derive(Debug)]
 pub enum NotTaken {
-    /// SQLite refused.
+    /// The registry failed.
     Registry(RegistryError),
-    /// It can't be granted.
+    /// The request can't be granted.
     Declined(Declined),
-    /// The user would be taken for another person, who is known by this name.
+    /// The user name is too close to that of another person, known by this name.
     SomebodyElse(String),
-    /// The order was given before, for something else.
+    /// The same mark was used before, for a different request.
     Used(Box<Vm>),
-    /// The registry comes from a backup, and upkeep has not compared the hosts with it yet.
+    /// The registry was restored from a backup, and upkeep has not compared the hosts with it yet.
     Restored,
 }
 
@@ -87,17 +88,17 @@ impl From<RegistryError> for NotTaken {
     }
 }
 
-/// What marks an order.
+/// The idempotency key of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mark {
-    /// It came from a form, which has the id of its machine.
+    /// The request came from a form, which carries the id of the machine to create.
     Form(VmId),
-    /// Its script calls it so.
+    /// The name that a script gave its order.
     Script(OrderName),
 }
 
 impl Mark {
-    /// The id that the machine must get.
+    /// Returns the id for the new machine.
     pub fn machine(&self) -> VmId {
         match self {
             Self::Form(id) => *id,
@@ -105,7 +106,7 @@ impl Mark {
         }
     }
 
-    /// Its text in the registry; no form and no script share one.
+    /// Returns the key as the registry stores it. A form and a script never produce the same text.
     pub fn text(&self) -> String {
         match self {
             Self::Form(id) => format!("form {id}"),
@@ -114,66 +115,68 @@ impl Mark {
     }
 }
 
-/// What somebody wants, each field checked by itself.
+/// A request for a machine, each field valid on its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wish {
-    /// What it is made from.
+    /// The source of its disk.
     pub source: Source,
     /// Its memory.
     pub memory: MiB,
     /// Its root partition.
     pub disk: GiB,
-    /// Its host; `None` leaves it to vGrid.
+    /// The requested host; `None` lets vGrid choose.
     pub host: Option<PhysicalHost>,
-    /// Its name; `None` leaves it to vGrid.
+    /// The requested name; `None` lets vGrid choose.
     pub name: Option<VirtualHost>,
     /// What its owner calls it.
     pub label: Label,
-    /// For how long.
+    /// How long the machine is wanted.
     pub lease: Lease,
 }
 
-/// What a machine is made from.
+/// The source of a machine's disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// An image of the configuration.
+    /// An image from the configuration.
     Tag(ImageTag),
-    /// An image that somebody saved; with the image of the configuration that it must go back to, if that was said, too.
+    /// A saved image. If a configured image is given too, the saved image must derive from it.
     Saved(Named, Option<ImageTag>),
 }
 
 impl Wish {
-    /// What tells it from other wishes.
+    /// Returns a digest that tells this request from any other.
     fn digest(&self) -> String {
         digest(format!("{self:?}").as_bytes())
     }
 }
 
-/// Who asks for a machine.
+/// The user who requests a machine, and the rules that apply to them.
 #[derive(Debug, Clone, Copy)]
 pub struct Asking<'a> {
-    /// Who.
+    /// The user.
     pub user: &'a UserName,
     /// How user names are compared.
     pub folding: Folding,
-    /// What they may have.
+    /// The user's quota.
     pub quota: Quota,
-    /// What marks the order, if something does.
+    /// The request's idempotency key, if it has one.
     pub mark: Option<&'a Mark>,
 }
 
-/// What became of an order for a machine.
+/// The outcome of a request for a machine.
 #[derive(Debug)]
 pub enum Taken {
-    /// It was entered.
+    /// A new machine was recorded.
     New(Vm),
-    /// It was entered when the same order came before.
+    /// The machine that an earlier copy of the same request created.
     Before(Vm),
 }
 
-/// Finds a host and a name and enters the machine, all under one write lock: of many who want the last
-/// slot, the same name or the last of somebody's quota, one gets it. The only way in which a machine comes to be, so
-/// quotas count here and nowhere else: to start one that is stopped takes nothing that did not count already.
+/// Picks a host and a name and records the machine, all under one write lock: when several requests
+/// compete for the last slot, the same name or the last of a user's quota, exactly one succeeds.
+///
+/// This is the only way to create a machine, so quotas are checked here and nowhere else. Starting
+/// a stopped machine needs no check: it counted all along.
 pub fn take_on(
     registry: &mut Registry,
     common: &Common,
@@ -188,7 +191,8 @@ pub fn take_on(
             Registered::Known(owner) => owner,
             Registered::Taken(known) => return Err(NotTaken::SomebodyElse(known)),
         };
-        // Before all else: what was taken on when it came first is not declined when it comes again.
+        // First of all: a request that was accepted before must not be declined when it is
+        // repeated.
         if let Some(mark) = mark
             && let Some(Given { vm, wish }) = writer.given(&owner, &mark.text())?
         {
@@ -239,7 +243,8 @@ pub fn take_on(
     })
 }
 
-/// The saved image that is meant, if its user may use it and the rest of the wish goes with it.
+/// Returns the requested saved image if the user may use it and the rest of the request is
+/// compatible with it.
 fn saved(
     writer: &Writer<'_>,
     common: &Common,
@@ -277,7 +282,7 @@ fn saved(
     if faults.is_empty() { Ok(image) } else { Err(NotTaken::Declined(Declined { when: When::Ever, faults })) }
 }
 
-/// The host of a saved image, if it is not full.
+/// Returns the host of a saved image, unless that host is full or disabled.
 fn place_of(image: &Image, loads: &[Load]) -> Result<PhysicalHost, NotTaken> {
     let Image { name, host, .. } = image;
     if let Some(Load { disabled: Some(reason), .. }) = loads.iter().find(|load| load.host == *host) {
@@ -298,7 +303,7 @@ fn place_of(image: &Image, loads: &[Load]) -> Result<PhysicalHost, NotTaken> {
     place_on(loads, host)
 }
 
-/// The host that was asked for, or the one with the lowest share that nothing speaks against, if it is not full.
+/// Returns the requested host or, without one, the host that [`choose`] picks.
 fn place(
     loads: &[Load],
     wanted: Option<&PhysicalHost>,
@@ -316,7 +321,7 @@ fn place(
     }
 }
 
-/// Why no host takes a machine.
+/// Builds the refusal for a machine that no host can take.
 fn nowhere(loads: &[Load], reasons: &[(&PhysicalHost, Against)]) -> NotTaken {
     let sentence = if reasons.is_empty() {
         let state =
@@ -334,7 +339,7 @@ fn nowhere(loads: &[Load], reasons: &[(&PhysicalHost, Against)]) -> NotTaken {
     NotTaken::Declined(Declined::one(When::Now, Part::Host, sentence))
 }
 
-/// The host that was asked for, if it is not full.
+/// Returns the requested host, unless it is full or disabled.
 fn place_on(loads: &[Load], wanted: &PhysicalHost) -> Result<PhysicalHost, NotTaken> {
     let full = |sentence: String| NotTaken::Declined(Declined::one(When::Now, Part::Host, sentence));
     let load = loads.iter().find(|load| load.host == *wanted);
@@ -354,7 +359,8 @@ fn place_on(loads: &[Load], wanted: &PhysicalHost) -> Result<PhysicalHost, NotTa
     }
 }
 
-/// The name that was asked for, or the first free one, if with it the machine can have a name of its own.
+/// Returns the requested name or, without one, the first free name of the pool. Either must form a
+/// valid [`MachineName`] with the owner's name.
 fn name(
     writer: &Writer<'_>,
     common: &Common,
@@ -468,7 +474,8 @@ mod tests {
         "alice".parse().unwrap()
     }
 
-    /// How many of `attempts` at once are taken on; all others must be declined with 409.
+    /// Returns how many of `attempts` simultaneous requests succeed; all others must be declined
+    /// with 409.
     fn race(attempts: usize, common: &Common, wish: &Wish) -> usize {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("registry.sqlite");

@@ -1,4 +1,4 @@
-//! Deploys that fail: what is remembered of their host, and who hears of it.
+//! Failed deploys: what is recorded about the host, and who hears about it.
 
 use crate::model::fault::Fault;
 use crate::server::machine::placement::pause;
@@ -7,11 +7,8 @@ use crate::server::registry::vm::Vm;
 use crate::server::registry::{RegistryError, Writer};
 use crate::system::log::{self, Level};
 
-/// Remembers that a machine could not be deployed, within the transaction that records it. Administrators are told if the reason
-/// concerns them; of the same fault, again and again, they hear once.
-///
-/// # Errors
-/// [`RegistryError`] when SQLite refuses.
+/// Records that a machine could not be deployed, within the transaction that records the failure.
+/// Administrators are told if the reason concerns them, but only once if the same fault recurs.
 pub fn deploy_failed(
     writer: &Writer<'_>,
     post: &Post<'_>,

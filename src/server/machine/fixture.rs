@@ -1,4 +1,4 @@
-//! What unit tests of machines share: a registry with one machine in it.
+//! A fixture for unit tests of machines: a registry with one machine in it.
 
 use crate::model::stage::Order;
 use crate::model::state::Event;
@@ -8,16 +8,16 @@ use crate::server::registry::vm::Vm;
 use crate::server::registry::vm::tests::entered;
 use crate::server::registry::{Registry, RegistryError};
 
-/// A registry with one machine, which is alice's `vm1` on `node1`.
+/// A registry with one machine: alice's `vm1` on `node1`.
 pub struct OneMachine {
     _dir: tempfile::TempDir,
     pub registry: Registry,
-    /// The machine as it was when it was last read.
+    /// The machine as last read.
     pub vm: Vm,
 }
 
 impl OneMachine {
-    /// It is being deployed.
+    /// Creates the fixture with the machine being deployed.
     pub fn deploying() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
@@ -25,19 +25,19 @@ impl OneMachine {
         Self { _dir: dir, registry, vm }
     }
 
-    /// It runs.
+    /// Creates the fixture with the machine running.
     pub fn running() -> Self {
         let mut one = Self::deploying();
         one.happens(Event::Deployed, |_| {});
         one
     }
 
-    /// Reads it anew.
+    /// Reads the machine again.
     pub fn reload(&mut self) {
         self.vm = self.registry.read(|reader| reader.vm(self.vm.id)).unwrap().unwrap();
     }
 
-    /// Something happens to it that must mean something in its state.
+    /// Applies an event, which must be valid in the machine's state.
     #[track_caller]
     pub fn happens(&mut self, event: Event, edit: impl FnOnce(&mut Vm)) {
         let done: Result<_, RegistryError> =
@@ -45,7 +45,7 @@ impl OneMachine {
         self.vm = done.unwrap().unwrap();
     }
 
-    /// Its owner gives an order. Says whether its state allows that.
+    /// Gives an order in the owner's name. Returns whether the machine's state allows it.
     pub fn is_ordered(&mut self, order: Order) -> bool {
         let given =
             self.registry.write(|writer| orders::give(writer, &self.vm, order, Interest::Owner, None));
@@ -55,7 +55,7 @@ impl OneMachine {
         allowed
     }
 
-    /// What its history says happened, in order.
+    /// Returns the events in the machine's history, in order.
     pub fn history(&self) -> Vec<String> {
         let events = self.registry.read(|reader| reader.history(self.vm.id)).unwrap();
         events.into_iter().map(|event| event.what).collect()

@@ -1,4 +1,4 @@
-//! Saved images: which of them somebody may use, and whether machines can be made from them.
+//! Saved images: who may use them, and whether machines can be made from them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,8 @@ use crate::server::registry::image::Image;
 use crate::server::registry::user::Owner;
 use crate::server::registry::{Reader, RegistryError};
 
-/// A saved image, as the field `savedImage` names it: `NAME` for one's own, `OWNER/NAME` for anybody's.
+/// A saved image as the field `savedImage` names it: `NAME` for the caller's own, `OWNER/NAME` for
+/// anyone's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
     owner: Option<UserName>,
@@ -18,22 +19,19 @@ pub struct Named {
 }
 
 impl Named {
-    /// The image that `caller` means.
+    /// Returns the image that `caller` means.
     pub fn by(self, caller: &Owner) -> SavedImage {
         let owner = self.owner.map_or_else(|| caller.clone(), |owner| Owner::of(&owner));
         SavedImage { owner: owner.user_name().clone(), name: self.name }
     }
 
-    /// The same with the owner who is meant under the name that they are known by.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when the registry can't be read.
+    /// Replaces the owner with the name under which the registry knows them.
     pub fn resolved(self, reader: Reader<'_>, folding: Folding) -> Result<Self, RegistryError> {
         let known = |owner: UserName| reader.meant(&owner, folding).map(|owner| owner.user_name().clone());
         Ok(Self { owner: self.owner.map(known).transpose()?, name: self.name })
     }
 
-    /// How `caller` names an image.
+    /// Returns the name that `caller` would use for an image.
     pub fn of(image: &SavedImage, caller: &Owner) -> Self {
         let own = Owner::of(&image.owner) == *caller;
         Self { owner: (!own).then(|| image.owner.clone()), name: image.name.clone() }
@@ -60,11 +58,8 @@ impl fmt::Display for Named {
     }
 }
 
-/// An image, if somebody may make machines from it: one that is nobody else's or that is shared with all. Of
-/// others' images nobody is told that they are there.
-///
-/// # Errors
-/// [`RegistryError`] when SQLite refuses.
+/// Returns an image if the user may make machines from it: their own, or one shared with everyone.
+/// An image that exists but belongs to someone else looks the same as one that does not exist.
 pub fn usable(
     reader: Reader<'_>,
     image: &SavedImage,
@@ -73,7 +68,8 @@ pub fn usable(
     Ok(reader.image(image)?.filter(|image| image.shared || image.owner == *caller))
 }
 
-/// Why no machine can be made from an image, whoever asks; `None` if one can, but for the room on its host.
+/// Returns why no one can make machines from an image, or `None` if they can. Does not check
+/// whether its host has room.
 pub fn obstacle(image: &Image, common: &Common) -> Option<String> {
     let Image { name, host, base, .. } = image;
     if !common.has_image(base) {

@@ -1,9 +1,9 @@
-//! The rules of leases: when one is over.
+//! When leases end.
 
 use crate::model::lease::Moment;
 use crate::server::registry::vm::Vm;
 
-/// Whether the lease of a machine is over.
+/// Returns whether a machine's lease has ended.
 pub fn is_over(vm: &Vm, now: Moment) -> bool {
     vm.expires.is_some_and(|end| end <= now)
 }

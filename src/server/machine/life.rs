@@ -1,5 +1,6 @@
-//! What machines become. Pure: from a machine and what happens to it comes a [`Change`], which the registry applies. The
-//! one place that decides what goes with a state: stage, fault, order, what is wanted, what is kept.
+//! The life cycle of machines. Pure: from a machine and an event it computes a [`Change`], which
+//! the registry applies. This is the only place that decides what accompanies a state: stage,
+//! fault, order, what the owner wants, what is kept.
 
 use super::leases;
 use crate::model::fault::Fault;
@@ -11,18 +12,19 @@ use crate::model::wire::{News, Report};
 use crate::server::registry::At;
 use crate::server::registry::vm::{Change, OnNode, Placed, Saving, Vm, Wanted};
 
-/// In whose interest an order is given.
+/// On whose behalf an order is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interest {
-    /// Its owner's, who wants it to be so from now on.
+    /// The owner's: the order sets what they want from now on.
     Owner,
-    /// The portal's: what its owner wants stays as it is.
+    /// The portal's: what the owner wants stays unchanged.
     Portal,
-    /// The portal's, after something went wrong that is still to be read.
+    /// The portal's, after a failure: what the owner wants and the fault stay unchanged, so that
+    /// the owner can still read what went wrong.
     Recovery,
 }
 
-/// What happens to a machine that is there when an order about it is given; `None` for a deploy, which makes it.
+/// Returns the event that an order causes; `None` for a deploy, which creates the machine.
 pub fn event(order: Order) -> Option<Event> {
     match order {
         Order::Deploy => None,
@@ -34,7 +36,7 @@ pub fn event(order: Order) -> Option<Event> {
     }
 }
 
-/// What an order says about what the owner of a machine wants it to be from now on; `None` if that is nothing.
+/// Returns what an order reveals about the state the owner wants from now on, if anything.
 fn wanted(order: Order) -> Option<Wanted> {
     match order {
         Order::Start | Order::Reboot => Some(Wanted::Running),
@@ -43,8 +45,8 @@ fn wanted(order: Order) -> Option<Wanted> {
     }
 }
 
-/// What becomes of that when the order comes to nothing: what the machine is then, so that nothing is tried again behind the
-/// owner's back.
+/// Returns what the owner counts as wanting after an order fails: the state the machine is then in,
+/// so that nothing is retried behind their back.
 fn wanted_after_failure(order: Order, becomes: Option<State>) -> Option<Wanted> {
     match (order, becomes?) {
         (Order::Start | Order::Stop | Order::Reboot, State::Deployed) => Some(Wanted::Running),
@@ -53,14 +55,14 @@ fn wanted_after_failure(order: Order, becomes: Option<State>) -> Option<Wanted> 
     }
 }
 
-/// The machine after an event, changed by `edit` besides; `None` if the event means nothing in its state.
+/// Returns the machine after an event and `edit`; `None` if the event is not valid in its state.
 fn after(vm: &Vm, event: Event, at: At, edit: impl FnOnce(&mut Vm)) -> Option<Vm> {
     let mut new = vm.clone();
     edit(&mut new);
     new.after(event, at.moment)
 }
 
-/// The machine changed by `edit`, in the state in which it was.
+/// Returns the machine after `edit`, in the same state as before.
 fn beside(vm: &Vm, edit: impl FnOnce(&mut Vm)) -> Vm {
     let mut new = vm.clone();
     edit(&mut new);
@@ -69,8 +71,8 @@ fn beside(vm: &Vm, edit: impl FnOnce(&mut Vm)) -> Vm {
 
 // ----- orders -----
 
-/// Somebody gives an order about a machine that is there, which its host must be told ([`Change::next`]). `None` if its state
-/// does not allow it. `saving` goes with the order to save its disk.
+/// An order about an existing machine, to be sent to its host ([`Change::next`]). `None` if the
+/// machine's state does not allow it. `saving` accompanies an order to save the disk.
 pub fn ordered(vm: &Vm, order: Order, interest: Interest, saving: Option<Saving>, at: At) -> Option<Change> {
     let again = is_again(vm, order);
     let given = after(vm, event(order)?, at, |vm| {
@@ -79,7 +81,7 @@ pub fn ordered(vm: &Vm, order: Order, interest: Interest, saving: Option<Saving>
             vm.wanted = wanted(order).unwrap_or(vm.wanted);
         }
         if order == Order::Save && vm.state == State::Stopped {
-            // It is not to be started afterwards.
+            // A stopped machine must not be started after the save.
             vm.wanted = Wanted::Stopped;
         }
         vm.saving = saving.or(vm.saving.take());
@@ -91,25 +93,26 @@ pub fn ordered(vm: &Vm, order: Order, interest: Interest, saving: Option<Saving>
     Some(Change { next: Some(order), ..Change::with(given, format!("{order} ordered"), detail) })
 }
 
-/// Whether an order is under way, so that giving it once more is giving it again.
+/// Returns whether this order is already under way, so that giving it again repeats it.
 fn is_again(vm: &Vm, order: Order) -> bool {
     vm.order == order && vm.state.is_transitional()
 }
 
 fn give(vm: &mut Vm, order: Order, again: bool, at: At) {
     vm.order = order;
-    // The same order given again is the same order to its node, which carries it out once.
+    // A repeated order keeps its number, so its node carries it out only once.
     if !again {
         vm.number = vm.number.next(at.millis);
     }
     vm.sequence = 0;
     vm.stage = None;
     vm.percent = None;
-    // The same order given again is about the same image.
+    // A repeated save still concerns the same image.
     vm.saving = vm.saving.take().filter(|_| order == Order::Save);
 }
 
-/// A machine that was stopped by the end of its lease, which is not over after all, becomes what it was.
+/// Returns a machine to its earlier state: it was stopped because its lease ended, but the lease
+/// has not ended after all.
 pub fn brought_back(vm: &Vm, at: At) -> Option<Change> {
     let (what, detail) = ("lease not over", "the clock was wrong when it ended");
     if vm.wanted == Wanted::Stopped {
@@ -121,43 +124,45 @@ pub fn brought_back(vm: &Vm, at: At) -> Option<Change> {
     Some(Change::with(back, what, detail).and(|_| Some(started)))
 }
 
-/// A machine's node did not take an order that was given before. It becomes what the table of states says, unless it got
-/// another order meanwhile, which counts then.
+/// The node did not accept an order. The machine moves to the state that the table of states gives,
+/// unless it has received another order in the meantime, which then takes precedence.
 pub fn refused(vm: &Vm, order: Order, fault: &Fault, taken: OnNode, at: At) -> Change {
     let line = (format!("{order} failed"), fault.to_string());
     let failed = (vm.order == order).then(|| {
         let event = undone(vm, order);
         after(vm, event, at, |vm| {
             came_to_nothing(vm, order, event, fault);
-            // Of any other machine something is there, whether its node took the order or not.
+            // For any other order the machine exists on its node whether or not the order was
+            // accepted.
             if order == Order::Deploy {
                 vm.on_node = taken;
             }
-            // What its node never had it won't carry out; else the name is kept for what it may still report.
+            // A node can't save what it was never ordered to save. If it may have the order, the
+            // name is kept for a late report.
             vm.saving = vm.saving.take().filter(|_| taken == OnNode::Maybe);
         })
     });
     let Some(failed) = failed.flatten() else { return Change::with(vm.clone(), line.0, line.1) };
-    // A disk that is kept for a while after the lease is still kept for that while.
+    // A disk that was in its grace period before the save is in it again.
     let expires = order == Order::Save && failed.deletion.is_some();
     let failed = if expires { after(&failed, Event::Expire, at, |_| {}).unwrap_or(failed) } else { failed };
     Change::with(failed, line.0, line.1)
 }
 
-/// What happens to a machine whose node did not take an order. A disk can be saved of machines that run and of
-/// machines that don't; which it was is known from what is wanted, and from the end of its lease.
+/// Returns the event for a machine whose node did not accept an order. A disk can be saved from a
+/// running or a stopped machine; what the owner wants and the deletion date show which it was.
 fn undone(vm: &Vm, order: Order) -> Event {
     let ran = vm.wanted == Wanted::Running && vm.deletion.is_none();
     if order == Order::Save && ran { Event::Deployed } else { Event::Failed }
 }
 
-/// What every order leaves that came to nothing.
+/// Records what every failed order leaves behind.
 fn came_to_nothing(vm: &mut Vm, order: Order, event: Event, fault: &Fault) {
     vm.fault = Some(fault.clone());
     vm.wanted = wanted_after_failure(order, state::next(vm.state, event)).unwrap_or(vm.wanted);
 }
 
-/// The portal waits no longer for what was ordered last.
+/// The portal stops waiting for the last order.
 pub fn given_up(vm: &Vm, fault: &Fault, on_node: OnNode, at: At) -> Option<Change> {
     let order = vm.order;
     let failed = after(vm, Event::Failed, at, |vm| {
@@ -167,8 +172,8 @@ pub fn given_up(vm: &Vm, fault: &Fault, on_node: OnNode, at: At) -> Option<Chang
     Some(Change::with(failed, format!("{order} failed"), fault.to_string()))
 }
 
-/// A machine that is being deployed, and of which nothing is on its host, is given to another host: with another order
-/// number, for it is another order.
+/// Gives a machine being deployed, of which nothing exists on its host, to another host. This is a
+/// new order, with a number of its own.
 pub fn moved(vm: &Vm, host: &PhysicalHost, fault: &Fault, at: At) -> Option<Change> {
     if vm.state != State::Deploying {
         return None;
@@ -179,19 +184,19 @@ pub fn moved(vm: &Vm, host: &PhysicalHost, fault: &Fault, at: At) -> Option<Chan
         vm.placed = Placed::Again;
         vm.place = None;
     })?;
-    // The new host is left in peace with it as long as the first one was.
+    // The new host gets as much time as the first one had.
     new.changed = at.moment;
     let detail = format!("{}: {fault} It is tried on {host} instead.", vm.physical_host);
     Some(Change::with(new, "moved to another host", detail))
 }
 
-/// A machine is gone without its host being told: by force, or because nothing of it is there.
+/// Removes a machine without telling its host: by force, or because nothing of it is there.
 pub fn forgotten(vm: &Vm, why: &str, at: At) -> Option<Change> {
     let gone = after(vm, Event::Forget, at, |vm| vm.order = Order::Terminate)?;
     Some(Change::with(gone, "removed", why))
 }
 
-/// A machine that has just been entered is one that its host has already.
+/// Turns a machine that was just recorded into one that already exists on its host.
 pub fn adopted(vm: &Vm, number: OrderNumber, runs: bool, at: At) -> Option<Change> {
     let mut adopted = after(vm, Event::Deployed, at, |vm| vm.number = number)?;
     if !runs {
@@ -202,16 +207,17 @@ pub fn adopted(vm: &Vm, number: OrderNumber, runs: bool, at: At) -> Option<Chang
 
 // ----- leases -----
 
-/// The lease of a machine that is stopped has ended: its disk is kept for the grace at least.
+/// The lease of a stopped machine has ended: its disk is kept for at least the grace period.
 pub fn expired(vm: &Vm, grace: Lease, at: At) -> Option<Change> {
-    // A date that was given once holds: it is not put off by saving the disk, for instance.
+    // A deletion date, once given, holds: saving the disk, for example, does not postpone it.
     let deletion = vm.deletion.unwrap_or_else(|| at.moment.plus_seconds(grace.seconds()));
     let expired = after(vm, Event::Expire, at, |vm| vm.deletion = Some(deletion))?;
     let detail = format!("it is stopped; its disk is kept until {deletion} at least");
     Some(Change::with(expired, "lease ended", detail))
 }
 
-/// A machine is guarded against being terminated by hand, or no longer. `None` if it is so already.
+/// Protects a machine against being terminated by hand, or ends the protection. `None` if nothing
+/// changes.
 pub fn protected(vm: &Vm, protected: bool) -> Option<Change> {
     let what = if protected { "protected" } else { "no longer protected" };
     let change =
@@ -219,8 +225,8 @@ pub fn protected(vm: &Vm, protected: bool) -> Option<Change> {
     (protected != vm.protected).then(change)
 }
 
-/// A machine's lease is set anew, from now. What had expired becomes what it was then: it is stopped, or its host must be
-/// told to start it ([`Change::next`]).
+/// Sets a new lease, from now. An expired machine returns to its earlier state: stopped, or started
+/// by an order to its host ([`Change::next`]).
 pub fn extended(vm: &Vm, term: Term, at: At) -> Change {
     let end = term.end(at.moment);
     let told = end.map_or_else(|| "it never ends".to_owned(), |end| format!("it ends {end}"));
@@ -236,7 +242,7 @@ pub fn extended(vm: &Vm, term: Term, at: At) -> Change {
     })
 }
 
-/// The date before which a machine's disk is not removed is so long from now.
+/// Moves the earliest deletion date of a machine's disk to one grace period from now.
 pub fn kept_for(vm: &Vm, grace: Lease, at: At) -> Change {
     let deletion = at.moment.plus_seconds(grace.seconds());
     Change::silent(beside(vm, |vm| vm.deletion = Some(deletion)))
@@ -244,25 +250,25 @@ pub fn kept_for(vm: &Vm, grace: Lease, at: At) -> Change {
 
 // ----- what hosts are found to have -----
 
-/// A machine should be on its host and is not. `None` if it has no name that a host could know.
+/// A machine should be on its host but is not. `None` if it has no valid name on a host.
 pub fn missing(vm: &Vm) -> Option<Change> {
     let machine = vm.machine_name().ok()?;
     let missing = beside(vm, |vm| vm.fault = Some(Fault::MachineMissing { machine }));
     Some(Change::with(missing, "missing", "its host has no such machine any more"))
 }
 
-/// A machine was missing and is there again.
+/// A missing machine is back.
 pub fn found_again(vm: &Vm) -> Change {
     Change::with(beside(vm, |vm| vm.fault = None), "found again", "its host has it")
 }
 
-/// A machine is stopped, and the portal believed that it runs.
+/// A machine is stopped although the registry has it as running.
 pub fn found_stopped(vm: &Vm, at: At) -> Option<Change> {
     let stopped = after(vm, Event::Stopped, at, |vm| vm.wanted = Wanted::Stopped)?;
     Some(Change::with(stopped, "found stopped", "it does not run on its host"))
 }
 
-/// A machine runs, and the portal believed that it is stopped.
+/// A machine runs although the registry has it as stopped.
 pub fn found_running(vm: &Vm, at: At) -> Option<Change> {
     let running = after(vm, Event::Deployed, at, |vm| {
         vm.wanted = Wanted::Running;
@@ -271,25 +277,25 @@ pub fn found_running(vm: &Vm, at: At) -> Option<Change> {
     Some(Change::with(running, "found running", "it runs on its host"))
 }
 
-/// A machine that was to be removed is gone from its host.
+/// A machine that was being removed is gone from its host.
 pub fn found_gone(vm: &Vm, at: At) -> Option<Change> {
     let gone = after(vm, Event::Terminated, at, |vm| vm.on_node = OnNode::No)?;
     Some(Change::with(gone, "terminated", "nothing of it is left"))
 }
 
-/// Nothing of a machine is on its host, whatever else is known of it.
+/// Nothing of a machine is on its host, whatever its state.
 pub fn not_there(vm: &Vm) -> Change {
     Change::silent(beside(vm, |vm| vm.on_node = OnNode::No))
 }
 
-/// A machine has not answered so many times in a row.
+/// A machine has failed to answer `times` pings in a row.
 pub fn silent(vm: &Vm, times: u32) -> Change {
     Change::silent(beside(vm, |vm| vm.silent = times))
 }
 
 // ----- reports -----
 
-/// What a node's report changes, whatever else follows from it.
+/// Applies a node's report, without anything that follows from it.
 pub fn reported(vm: &Vm, report: &Report, event: Event, on_node: Option<OnNode>, at: At) -> Option<Vm> {
     after(vm, event, at, |vm| {
         vm.sequence = report.sequence;
@@ -303,17 +309,18 @@ pub fn reported(vm: &Vm, report: &Report, event: Event, on_node: Option<OnNode>,
             News::Done | News::Saved { .. } => {
                 vm.stage = None;
                 vm.percent = None;
-                // Of a machine that is started again because its disk could not be saved: still to be read.
+                // A machine that is restarted because saving its disk failed keeps the fault for
+                // its owner to read.
                 vm.fault = vm.fault.take().filter(|_| vm.state == State::Starting);
                 vm.saving = None;
-                // It was stopped after all, though the server had given the order up.
+                // It was stopped after all, although the server had given the order up.
                 if report.order == Order::Stop && vm.state == State::Deployed {
                     vm.wanted = Wanted::Stopped;
                 }
             }
             News::Failed { fault } => {
                 vm.saving = None;
-                // How far it had come is shown with what is failed for good.
+                // For a final failure the last stage is shown, so it is kept.
                 vm.stage = vm.stage.filter(|_| matches!(report.order, Order::Deploy | Order::Terminate));
                 vm.percent = None;
                 came_to_nothing(vm, report.order, event, fault);
@@ -322,12 +329,13 @@ pub fn reported(vm: &Vm, report: &Report, event: Event, on_node: Option<OnNode>,
     })
 }
 
-/// A reboot that had been given up was done all the same: it runs, as before, but nothing is wrong.
+/// A reboot that was given up happened after all: the machine runs as before, and the fault is
+/// cleared.
 pub fn mended(vm: &Vm) -> Vm {
     beside(vm, |vm| vm.fault = None)
 }
 
-/// A disk was saved of a machine that was stopped before, though that had been given up.
+/// A save that was given up succeeded after all; the machine had been stopped before it.
 pub fn saved_late(vm: &Vm) -> Vm {
     beside(vm, |vm| {
         vm.saving = None;
@@ -335,8 +343,9 @@ pub fn saved_late(vm: &Vm) -> Vm {
     })
 }
 
-/// What comes after a machine was stopped by its node: its lease is over, or it is started again, because its lease was
-/// extended meanwhile or its disk has been saved. `before` is the machine as it was before that report.
+/// Returns what follows once its node has stopped a machine: the lease expires, or the machine is
+/// restarted because its lease was extended in the meantime or its disk has been saved. `before` is
+/// the machine as it was before that report.
 pub fn after_stop(vm: &Vm, before: &Vm, order: Order, grace: Lease, at: At) -> Option<Change> {
     if vm.state != State::Stopped {
         return None;
@@ -344,7 +353,7 @@ pub fn after_stop(vm: &Vm, before: &Vm, order: Order, grace: Lease, at: At) -> O
     if leases::is_over(vm, at.moment) {
         return expired(vm, grace, at);
     }
-    // A stop that counted as given up, and was carried out all the same, is what was asked for.
+    // A stop that was given up but happened after all is what was asked for, so no restart follows.
     let for_a_while = match order {
         Order::Stop => before.state == State::Stopping,
         order => order == Order::Save,
@@ -352,7 +361,7 @@ pub fn after_stop(vm: &Vm, before: &Vm, order: Order, grace: Lease, at: At) -> O
     if !for_a_while || vm.wanted != Wanted::Running {
         return None;
     }
-    // What went wrong with saving is still to be read.
+    // The owner must still be able to read why saving failed.
     ordered(vm, Order::Start, Interest::Recovery, None, at)
 }
 
@@ -366,7 +375,7 @@ mod tests {
 
     const AT: At = At { moment: Moment::from_unix(1_000_000), millis: 1_000_000_000 };
 
-    /// A machine in a state, as it would be if its last order was the one that led there.
+    /// Returns a machine in a state, as if its last order had led there.
     fn machine(state: State) -> Vm {
         let dir = tempfile::tempdir().unwrap();
         let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
@@ -392,7 +401,7 @@ mod tests {
         Fault::HostSilent { host: "node1".parse().unwrap(), seconds: 7 }
     }
 
-    /// What is true of every machine.
+    /// Asserts the invariants of every machine.
     #[track_caller]
     fn is_sound(vm: &Vm) {
         assert_eq!(vm.deadline.is_some(), vm.state.is_transitional(), "{vm:?}");
@@ -436,7 +445,8 @@ mod tests {
             Wanted::Running,
             "it is started again when its lease is extended"
         );
-        // What comes to nothing is not tried again behind their back, and what runs on is still wanted to.
+        // Failed orders are not retried behind the owner's back, and what keeps running is still
+        // wanted running.
         for (order, state, after) in [
             (Order::Stop, State::Stopping, Wanted::Running),
             (Order::Start, State::Starting, Wanted::Stopped),
@@ -448,7 +458,7 @@ mod tests {
                 assert_eq!(given_up(&vm, &fault(), OnNode::Maybe, AT).unwrap().vm.wanted, after, "{order}");
             }
         }
-        // Its host says that it shut it down, and could not start it.
+        // The host reports that it shut the machine down and could not start it again.
         let rebooting = machine(State::Rebooting);
         let (order, number) = (Order::Reboot, rebooting.number);
         let news = News::Failed { fault: fault() };
@@ -477,13 +487,13 @@ mod tests {
                 assert_eq!(left.saving.is_some(), order == Order::Save && taken == OnNode::Maybe);
                 assert_eq!(history, [(format!("{order} failed"), fault().to_string())]);
             }
-            // Another was given meanwhile.
+            // Another order was given in the meantime.
             let other = Vm { order: Order::Terminate, ..machine(State::Terminating) };
             if order != Order::Terminate {
                 assert_eq!(refused(&other, order, &fault(), OnNode::No, AT).vm, other);
             }
         }
-        // A disk that was stopped, or kept after its lease, is that again.
+        // A machine that was stopped, or in its grace period, is so again.
         let stopped = Vm { wanted: Wanted::Stopped, ..machine(State::Saving) };
         assert_eq!(refused(&stopped, Order::Save, &fault(), OnNode::No, AT).vm.state, State::Stopped);
         let kept = Vm { deletion: Some(Moment::from_unix(5)), ..machine(State::Saving) };

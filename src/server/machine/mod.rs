@@ -1,4 +1,5 @@
-//! What happens to machines, whoever has it happen: a page, a node's report, upkeep. Nothing here knows CGI.
+//! Everything that happens to machines, whether triggered by a page, a node's report or upkeep.
+//! Nothing here depends on CGI.
 
 pub mod create;
 pub mod failures;

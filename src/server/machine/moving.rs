@@ -1,4 +1,4 @@
-//! Having a machine made: by the host that was chosen, and if that can't and vGrid chose it, by another one, once.
+//! Deploying a machine: on the chosen host or, if that fails and vGrid chose it, once on another.
 
 use super::life;
 use crate::config::{self, Common};
@@ -16,7 +16,7 @@ use crate::server::registry::vm::{OnNode, Placed, Vm};
 use crate::server::registry::{Registry, RegistryError, Writer};
 use crate::system::log::Level;
 
-/// Who finds another host.
+/// Deploys machines and moves failed deploys to another host.
 #[derive(Debug, Clone, Copy)]
 pub struct Mover<'a> {
     common: &'a Common,
@@ -24,7 +24,8 @@ pub struct Mover<'a> {
 }
 
 impl<'a> Mover<'a> {
-    /// One who chooses among the hosts of `common` and writes to administrators as `config` says.
+    /// Creates a mover that chooses among the hosts in `common` and mails administrators according
+    /// to `config`.
     pub fn new(config: &'a config::Server, common: &'a Common) -> Self {
         Self { common, config }
     }
@@ -33,11 +34,9 @@ impl<'a> Mover<'a> {
         Post::new(self.config)
     }
 
-    /// Tells the host of a machine that was just entered to make it, or the host after that, and enters what the last one
-    /// answered. Gives back the machine as it is now, and the fault that its owner must know of.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Sends the deploy order for a newly recorded machine to its host, or to a second one if the
+    /// first fails, and records the answer. Returns the machine as it is now, and the fault to show
+    /// to its owner.
     pub fn deploy(
         &self,
         registry: &mut Registry,
@@ -64,11 +63,8 @@ impl<'a> Mover<'a> {
         }
     }
 
-    /// Enters what the host of a machine answered when it was told to make it; administrators hear of what concerns them.
-    /// Gives back the machine as it is now, and the fault that its owner must know of.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Records a host's answer to a deploy order; administrators are told of faults that concern
+    /// them. Returns the machine as it is now, and the fault to show to its owner.
     pub fn settle(
         &self,
         registry: &mut Registry,
@@ -80,24 +76,24 @@ impl<'a> Mover<'a> {
         })
     }
 
-    /// Gives a machine that its host could not make, and of which surely nothing is there, to another host, within a
-    /// transaction. `None`, and nothing is changed, if its host was not vGrid's choice, or was its second, if that fault
-    /// would be met elsewhere too, if no other host takes it, or if it is not being deployed any more.
+    /// Moves a machine that its host could not create, and of which certainly nothing is there, to
+    /// another host, within a transaction.
     ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Returns `None` and changes nothing if vGrid did not choose the first host or has moved the
+    /// machine before, if the fault would occur elsewhere too, if no other host accepts the
+    /// machine, or if it is no longer being deployed.
     pub fn elsewhere(
         &self,
         writer: &Writer<'_>,
         vm: &Vm,
         fault: &Fault,
     ) -> Result<Option<Vm>, RegistryError> {
-        // It may have changed since it was read.
+        // The machine may have changed since it was read.
         let Some(vm) = writer.vm(vm.id)?.filter(|now| now.number == vm.number && now.sequence == vm.sequence)
         else {
             return Ok(None);
         };
-        // Once it may have run, a second one with its address must not.
+        // Once it may have run, there must not be a second machine with its address.
         let has_run = matches!(vm.stage, Some(Stage::Start | Stage::Verify));
         if vm.placed != Placed::ByPortal || !fault.sends_elsewhere() || has_run {
             return Ok(None);

@@ -1,5 +1,5 @@
-//! What all orders about a machine have in common: which machine is meant, that it is recorded before its
-//! node is told, and what becomes of the node's answer.
+//! What all orders about a machine have in common: each is recorded before it is sent to the node,
+//! and the node's answer is recorded too.
 
 use super::life::{self, Interest};
 use crate::model::fault::Fault;
@@ -11,11 +11,8 @@ use crate::server::registry::vm::{Saving, Vm};
 use crate::server::registry::{Registry, RegistryError, Writer};
 use crate::system::log::Level;
 
-/// Records that an order about a machine that is there is given, within a transaction; `saving` goes with the order to save
-/// its disk. `None`, and nothing is changed, if the machine's state does not allow it.
-///
-/// # Errors
-/// [`RegistryError`] when SQLite refuses.
+/// Records an order about an existing machine, within a transaction; `saving` accompanies an order
+/// to save the disk. Returns `None` and changes nothing if the machine's state does not allow it.
 pub fn give(
     writer: &Writer<'_>,
     vm: &Vm,
@@ -27,7 +24,7 @@ pub fn give(
     writer.apply(vm, change)
 }
 
-/// The message to the node of a machine.
+/// Builds the message that identifies a machine and its order to its node.
 pub fn message(vm: &Vm) -> MachineOrder {
     MachineOrder {
         id: vm.id,
@@ -37,7 +34,7 @@ pub fn message(vm: &Vm) -> MachineOrder {
     }
 }
 
-/// The message to the node of a machine that it is to make it.
+/// Builds the message that orders a machine's node to create it.
 fn deploy_message(vm: &Vm) -> DeployOrder {
     DeployOrder {
         id: vm.id,
@@ -49,10 +46,10 @@ fn deploy_message(vm: &Vm) -> DeployOrder {
     }
 }
 
-/// Tells the node of a machine what was ordered.
+/// Sends an order to the node of a machine.
 ///
 /// # Errors
-/// [`Trouble`], when the node did not say that it has accepted.
+/// [`Trouble`] if the node did not acknowledge the order.
 pub fn tell(nodes: &Nodes<'_>, vm: &Vm, order: Order) -> Result<Accepted, Trouble> {
     match (order, &vm.saving) {
         (Order::Deploy, _) => nodes.deploy(&deploy_message(vm)),
@@ -63,11 +60,9 @@ pub fn tell(nodes: &Nodes<'_>, vm: &Vm, order: Order) -> Result<Accepted, Troubl
     }
 }
 
-/// Records what a node answered to an order that was given before, and logs it if it was no consent. Gives
-/// back the machine as it is now, which may have moved on meanwhile, and the fault that its owner must know of.
-///
-/// # Errors
-/// [`RegistryError`] when SQLite refuses.
+/// Records a node's answer to an order, and logs it unless the order was accepted. Returns the
+/// machine as it is now, which may have moved on in the meantime, and the fault to show to its
+/// owner.
 pub fn settle(
     registry: &mut Registry,
     vm: Vm,
@@ -77,11 +72,8 @@ pub fn settle(
     settle_with(registry, vm, order, answer, |_, _, _| Ok(()))
 }
 
-/// As [`settle`]. When the order came to nothing `also` happens with the machine as it is now and the reason, in the
-/// transaction that records it.
-///
-/// # Errors
-/// [`RegistryError`] when SQLite refuses.
+/// Like [`settle`]. If the order failed, also runs `also` with the machine as it is now and the
+/// reason, in the transaction that records the failure.
 pub fn settle_with(
     registry: &mut Registry,
     vm: Vm,
@@ -93,7 +85,7 @@ pub fn settle_with(
         Ok(accepted) => {
             let vm = registry.write(|writer| {
                 writer.keep_facts(&vm.physical_host, &accepted.host)?;
-                // Its worker may have reported before it answered.
+                // The node's worker may have reported before the node answered.
                 Ok::<_, RegistryError>(writer.vm(vm.id)?.unwrap_or(vm))
             })?;
             return Ok((vm, None));
@@ -113,12 +105,13 @@ pub fn settle_with(
     Ok((vm, Some(trouble.fault).filter(|_| !has_it)))
 }
 
-/// Whether the node of a machine has reported on this order: then it has it, whatever became of its answer.
+/// Returns whether the node has reported on this order. If so it has the order, whatever became of
+/// its answer.
 fn has_reported_on(vm: &Vm, order: Order) -> bool {
     vm.order == order && vm.sequence > 0
 }
 
-/// Records that a node did not take an order, unless it has reported on it.
+/// Records that a node did not accept an order, unless it has reported on it.
 fn give_up(writer: &Writer<'_>, vm: Vm, order: Order, trouble: &Trouble) -> Result<Vm, RegistryError> {
     let present = writer.vm(vm.id)?.unwrap_or(vm);
     if has_reported_on(&present, order) {
@@ -160,7 +153,7 @@ mod tests {
             if before == State::Stopped {
                 one.happens(Event::Stopped, |_| {});
             }
-            // Again and again.
+            // Repeatedly.
             for _ in 0..2 {
                 assert!(one.is_ordered(order), "{order}");
                 assert!(one.vm.state.is_transitional() && one.vm.fault.is_none());

@@ -1,4 +1,4 @@
-//! Where a machine goes when its owner leaves that to vGrid. Pure.
+//! Choosing a host when the owner leaves that to vGrid. Pure.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,56 +14,56 @@ pub struct Load {
     pub host: PhysicalHost,
     /// Its live machines.
     pub machines: u32,
-    /// The most it may have.
+    /// The most machines it may have.
     pub maximum: u32,
-    /// Why an administrator lets it have no new ones, if so.
+    /// Why an administrator has closed it to new machines, if so.
     pub disabled: Option<String>,
 }
 
 impl Load {
-    /// Whether no further machine may go there; always so when the maximum is zero.
+    /// Returns whether the host has reached its maximum; always true if that is zero.
     pub fn is_full(&self) -> bool {
         self.machines >= self.maximum
     }
 
-    /// Whether a further machine may go there.
+    /// Returns whether the host accepts another machine.
     pub fn takes_more(&self) -> bool {
         !self.is_full() && self.disabled.is_none()
     }
 }
 
-/// What a machine needs of its host.
+/// What a machine needs from its host.
 #[derive(Debug, Clone, Copy)]
 pub struct Need<'a> {
     /// Its memory.
     pub memory: Amount,
-    /// Its partition.
+    /// Its root partition.
     pub disk: Amount,
-    /// The image that it is made from.
+    /// The image it is made from.
     pub image: &'a ImageTag,
 }
 
-/// What is known of a host; what is not known speaks against nothing.
+/// What is known about a host. Unknown values never rule it out.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Known {
-    /// Whether it did not answer when upkeep asked last.
+    /// Whether it failed to answer upkeep's last call.
     pub silent: bool,
-    /// Until when it gets no machines because deploys failed there.
+    /// The time until which failed deploys keep it from getting machines.
     pub failing_until: Option<Moment>,
-    /// Memory that is free.
+    /// Its free memory.
     pub memory_free: Option<Amount>,
-    /// Space that is free.
+    /// Its free disk space.
     pub disk_free: Option<Amount>,
-    /// The images that it has.
+    /// The images it has.
     pub images: Option<BTreeSet<ImageTag>>,
 }
 
-/// What speaks against placing a machine on a host.
+/// A reason against placing a machine on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Against {
-    /// It can't take the machine.
+    /// The host can't take the machine.
     Lacks(String),
-    /// It could, if it was in order, or is by now.
+    /// The host could take the machine, but is in doubt: the problem may or may not still be there.
     Unreliable(String),
 }
 
@@ -75,7 +75,7 @@ impl fmt::Display for Against {
 }
 
 impl Known {
-    /// What speaks against placing a machine there now, if something does.
+    /// Returns what rules out or discourages placing a machine there now, if anything.
     pub fn against(&self, need: Need<'_>, now: Moment) -> Option<Against> {
         let short = |free: Option<Amount>, needed: Amount| free.filter(|free| *free < needed);
         if let Some(free) = short(self.memory_free, need.memory) {
@@ -85,7 +85,7 @@ impl Known {
             return Some(Against::Lacks(format!("has only {free} of disk space free")));
         }
         if self.images.as_ref().is_some_and(|images| !images.contains(need.image)) {
-            // It may have got it since it was asked.
+            // The host may have received the image since it was last asked.
             return Some(Against::Unreliable(format!("does not have the image {}", need.image)));
         }
         if self.silent {
@@ -96,7 +96,7 @@ impl Known {
     }
 }
 
-/// How long a host gets no machines by vGrid's choice after so many failures in a row, in seconds.
+/// Returns how long vGrid avoids a host after this many consecutive failures, in seconds.
 pub fn pause(failures: u32) -> i64 {
     match failures {
         0 => 0,
@@ -107,8 +107,11 @@ pub fn pause(failures: u32) -> i64 {
     }
 }
 
-/// The host with the lowest share of its maximum among those that nothing speaks against; if there are none, among those that
-/// are only unreliable, for to try is better than to refuse. `Err` says what speaks against each.
+/// Returns the suitable host with the lowest share of its maximum in use; if no host is suitable,
+/// the best of those that are merely unreliable, because trying beats refusing.
+///
+/// # Errors
+/// What rules out each host, if none is left.
 pub fn choose(
     loads: &[Load],
     against: impl Fn(&Load) -> Option<Against>,
@@ -125,17 +128,18 @@ pub fn choose(
         .ok_or_else(|| open.iter().filter_map(|(load, why)| Some((&load.host, why.clone()?))).collect())
 }
 
-/// The host with the lowest share of its maximum in use, among those that take more; of equals the
-/// first. `None` if none does.
+/// Returns the host with the lowest share of its maximum in use among those that accept more
+/// machines; on a tie, the first. `None` if there is none.
 pub fn least_loaded<'a>(loads: impl IntoIterator<Item = &'a Load>) -> Option<&'a Load> {
-    // a/b < c/d as a·d < c·b: no rounding, and a host that is not full has a maximum above zero.
+    // Compares a/b < c/d as a·d < c·b, which needs no rounding. The maximum of a host that is not
+    // full is above zero.
     loads.into_iter().filter(|load| load.takes_more()).reduce(|best, load| {
         let share = |a: &Load, b: &Load| u64::from(a.machines) * u64::from(b.maximum);
         if share(load, best) < share(best, load) { load } else { best }
     })
 }
 
-/// The first name of the pool, in its order, that is free and that `fits`.
+/// Returns the first name in the pool, in its order, that is free and that `fits`.
 pub fn first_free<'a>(
     pool: impl IntoIterator<Item = &'a VirtualHost>,
     taken: &BTreeSet<VirtualHost>,
@@ -234,7 +238,8 @@ mod tests {
         ] {
             assert_eq!(with(&known), "empty", "{known:?}");
         }
-        // Where there is no better one, one that failed is tried; one that can't is not.
+        // An unreliable host is tried if there is no better one; one that can't take the machine is
+        // not.
         let silent = Known { silent: true, ..Known::default() };
         assert_eq!(super::choose(&loads, |_| silent.against(need, now)).unwrap().host.as_str(), "empty");
         let small = Known { memory_free: some(1), ..Known::default() };

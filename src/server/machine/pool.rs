@@ -1,4 +1,5 @@
-//! The pool of hosts, as configuration and registry know it: how full each is, and what speaks against it.
+//! The pool of hosts according to configuration and registry: how full each host is, and what rules
+//! it out.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +10,7 @@ use crate::model::names::PhysicalHost;
 use crate::server::registry::closed::{self, Kind};
 use crate::server::registry::{Reader, RegistryError};
 
-/// How full each host of the pool is, and whether it is disabled, in the order of the file.
-///
-/// # Errors
-/// [`RegistryError`] when the counts can't be read.
+/// Returns how full each host of the pool is and whether it is disabled, in configuration order.
 pub fn loads(reader: Reader<'_>, common: &Common) -> Result<Vec<Load>, RegistryError> {
     let live = reader.live_by_host()?;
     let closed = reader.closed()?;
@@ -28,13 +26,11 @@ pub fn loads(reader: Reader<'_>, common: &Common) -> Result<Vec<Load>, RegistryE
         .collect())
 }
 
-/// How old what a host said of its memory and space, or its silence, may be to speak against it, in seconds.
+/// How long a host's last report of its memory and disk, or its silence, counts for placement, in
+/// seconds.
 const FRESH: i64 = 3600;
 
-/// What is known of each host that may speak against placing a machine there.
-///
-/// # Errors
-/// [`RegistryError`] when it can't be read.
+/// Returns what is known about each host that matters for placement.
 pub fn known(reader: Reader<'_>, now: Moment) -> Result<BTreeMap<PhysicalHost, Known>, RegistryError> {
     let mut known: BTreeMap<PhysicalHost, Known> = BTreeMap::new();
     for host in reader.hosts()? {

@@ -1,21 +1,21 @@
-//! What an order means for a machine in each of its states.
+//! The effect of an order on a machine in each of its states.
 
 use super::life;
 use crate::model::stage::Order;
 use crate::model::state::{self, State};
 
-/// What an order means for a machine as it is.
+/// The effect of an order on a machine in its current state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Meaning {
-    /// Its host must be told.
+    /// The order must be sent to the host.
     Tell,
-    /// It is so already; the sentence says that.
+    /// The machine is already in the requested state; the sentence says so.
     Already(&'static str),
-    /// It can't be done now; the sentence says why, and what can be done.
+    /// The order is not possible now; the sentence says why, and what is possible instead.
     Not(String),
 }
 
-/// Why nothing can be done any more with a machine in this state but to remove it.
+/// Returns why a machine in this state can only be removed, or `None` if it can still be used.
 pub fn past_use(state: State) -> Option<&'static str> {
     match state {
         State::Terminating => Some("This machine is being removed."),
@@ -27,9 +27,10 @@ pub fn past_use(state: State) -> Option<&'static str> {
     }
 }
 
-/// What `order` means for a machine in a state. The table of states decides; here is only how it is told.
+/// Returns the effect of `order` in a state. The table of states decides; this function only words
+/// the answer.
 pub fn meaning(order: Order, state: State) -> Meaning {
-    // What has expired is started by extending its lease.
+    // An expired machine is started by extending its lease.
     if state != State::Expired && life::event(order).is_some_and(|event| state::next(state, event).is_some())
     {
         return Meaning::Tell;

@@ -1,5 +1,5 @@
-//! What somebody may have at a time (`[Quotas]`), and what they have. Pure: what they have is counted by the registry,
-//! from the live machines, in the transaction that enters another one.
+//! Quotas (`[Quotas]`) and usage. Pure: the registry computes the usage from the live machines, in
+//! the transaction that records the next one.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::server::registry::image::ImageUsage;
 use crate::server::registry::user::Owner;
 use crate::server::registry::vm::Usage;
 
-/// What a further machine would exceed, in sentences. Empty if there is room for it.
+/// Returns what one more machine would exceed, in sentences; empty if it fits.
 pub fn exceeded(quota: Quota, usage: Usage, memory: MiB, disk: GiB) -> BTreeMap<Part, String> {
     let machines = u64::from(usage.machines);
     if quota.machines != 0 && machines >= u64::from(quota.machines) {
@@ -42,8 +42,9 @@ pub fn exceeded(quota: Quota, usage: Usage, memory: MiB, disk: GiB) -> BTreeMap<
         .collect()
 }
 
-/// Why somebody may not have a disk of that size saved as a further image; `None` if they may. While it is being saved
-/// an image counts with the size of its partition, for nobody knows yet how large its file will be.
+/// Returns why a disk of this size can't be saved as one more image, or `None` if it can. An image
+/// counts with the size of its partition until it has been saved, because the size of its file is
+/// unknown until then.
 pub fn image_exceeded(quota: Quota, usage: ImageUsage, owner: &Owner, disk: GiB) -> Option<String> {
     let ImageUsage { images, bytes } = usage;
     let owner = owner.as_str();
@@ -65,7 +66,7 @@ pub fn image_exceeded(quota: Quota, usage: ImageUsage, owner: &Owner, disk: GiB)
     })
 }
 
-/// What somebody has and may have of saved images, as a sentence; `None` if there is no limit.
+/// Describes the saved images a user has and may have, in a sentence; `None` if there is no limit.
 pub fn images_text(quota: Quota, usage: ImageUsage) -> Option<String> {
     let of = |limit: u64| if limit == 0 { String::new() } else { format!(" of {limit}") };
     let tenths = usage.bytes.saturating_mul(10) >> 30;
@@ -76,32 +77,32 @@ pub fn images_text(quota: Quota, usage: ImageUsage) -> Option<String> {
     })
 }
 
-/// One thing of which somebody may have so much.
+/// The usage and limit of one resource.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Share {
-    /// What they have.
+    /// The amount in use.
     pub used: u64,
-    /// The most they may have; absent for no limit.
+    /// The limit; absent if there is none.
     pub limit: Option<u64>,
 }
 
-/// What somebody has and may have.
+/// A user's usage and limits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct QuotaView {
     /// Machines.
     pub machines: Share,
     /// Their memory.
     pub memory_mib: Share,
-    /// Their partitions.
+    /// Their root partitions.
     pub disk_gib: Share,
-    /// Whether there is any limit.
+    /// Whether any limit is set.
     pub limited: bool,
-    /// All of that as a sentence.
+    /// The same as a sentence.
     pub text: String,
 }
 
 impl QuotaView {
-    /// What somebody has under a quota.
+    /// Combines a quota with the current usage.
     pub fn new(quota: Quota, usage: Usage) -> Self {
         let share = |used: u64, limit: u64| Share { used, limit: (limit != 0).then_some(limit) };
         let machines = share(usage.machines.into(), quota.machines.into());
@@ -124,8 +125,8 @@ impl QuotaView {
         Self { machines, memory_mib, disk_gib, limited, text }
     }
 
-    /// A comment for scripts: `# quota`, then of machines, memory (MiB) and disk (GiB) what the caller has and may
-    /// have; tab-separated, `-` for no limit.
+    /// Formats a comment line for scripts: `# quota`, then usage and limit of machines, memory
+    /// (MiB) and disk (GiB), tab-separated, with `-` for no limit.
     pub fn line(&self) -> String {
         let shares = [&self.machines, &self.memory_mib, &self.disk_gib];
         shares
@@ -161,7 +162,7 @@ mod tests {
         assert_eq!(parts(quota, 512, 11), [Part::Disk]);
         assert_eq!(parts(quota, 4096, 99), [Part::Memory, Part::Disk]);
         assert_eq!(parts(Quota { machines: 2, ..quota }, 4096, 99), [Part::Machine]);
-        // Made smaller than what somebody has by now.
+        // The quota was lowered below what is already in use.
         assert_eq!(parts(Quota { machines: 1, memory: 1, disk: 1, ..quota }, 16, 1), [Part::Machine]);
         assert_eq!(
             parts(Quota { machines: 0, memory: 1, disk: 1, ..quota }, 16, 1),

@@ -1,4 +1,5 @@
-//! What a node's report means for a machine, as it is when the report comes. Pure, but for [`take`], which enters it.
+//! The effect of a node's report on a machine in its current state. Pure, except for [`take`],
+//! which records it.
 
 use super::life::{self, Interest};
 use crate::model::lease::Lease;
@@ -9,30 +10,27 @@ use crate::server::registry::image::Image;
 use crate::server::registry::vm::{Change, OnNode, Vm};
 use crate::server::registry::{At, RegistryError, Writer};
 
-/// What a report has led to.
+/// The outcome of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// What its node is told.
+    /// The reply to the node.
     pub reply: StatusReply,
-    /// What happened to the machine, if something did that people care about.
+    /// What happened to the machine, if it matters to people.
     pub news: Option<(&'static str, String)>,
-    /// Whether a deploy has failed by it.
+    /// Whether this report made a deploy fail.
     pub deploy_failed: bool,
 }
 
-/// What a report means for a machine.
+/// The effect of a report on a machine.
 struct Meaning {
     reply: StatusReply,
     news: Option<(&'static str, String)>,
     change: Option<Change>,
-    /// Whether its disk has been saved as what it was to be saved as.
+    /// Whether its disk has been saved under the intended name.
     is_saved: bool,
 }
 
-/// Enters what a report means for the machine as it is now, within a transaction.
-///
-/// # Errors
-/// [`RegistryError`] when SQLite refuses.
+/// Records the effect of a report on the machine as it is now, within a transaction.
 pub fn take(writer: &Writer<'_>, report: &Report, grace: Lease) -> Result<Outcome, RegistryError> {
     let Some(vm) = writer.vm(report.id)? else {
         let reply = StatusReply { verdict: Verdict::Unknown, next: None };
@@ -57,7 +55,8 @@ pub fn take(writer: &Writer<'_>, report: &Report, grace: Lease) -> Result<Outcom
     Ok(Outcome { reply, news, deploy_failed })
 }
 
-/// Whether a report says that a deploy has failed, as far as it still matters, and that nothing of the machine is on its host.
+/// Returns whether a report says that a deploy failed, that this still matters, and that nothing of
+/// the machine is on its host.
 pub fn leaves_nothing(vm: &Vm, report: &Report) -> bool {
     let judged = judge(vm, report);
     report.order == Order::Deploy && judged.event == Some(Event::Failed) && judged.on_node == Some(OnNode::No)
@@ -99,19 +98,20 @@ fn meaning(vm: &Vm, report: &Report, grace: Lease, at: At) -> Meaning {
     Meaning { reply: StatusReply { verdict, next }, news, change: Some(change), is_saved }
 }
 
-/// The order that was given in the answer to a report which the node now repeats, because it never saw that answer.
+/// Returns the order given in the reply to an earlier copy of this report. A node repeats a report
+/// if it never received the reply.
 fn unheard(vm: &Vm, report: &Report) -> Option<NextOrder> {
     let ended = !matches!(report.news, News::Progress { .. });
     let waits = vm.state.is_transitional() && vm.sequence == 0 && vm.order != report.order;
     (ended && waits && !matches!(vm.order, Order::Deploy | Order::Save)).then(|| last_order(vm))
 }
 
-/// The order that was last given about a machine.
+/// Returns the last order about a machine.
 fn last_order(vm: &Vm) -> NextOrder {
     NextOrder { order: vm.order, number: vm.number }
 }
 
-/// Remembers the image that a machine's disk has been saved as.
+/// Records the image that a machine's disk was saved as.
 fn keep_image(writer: &Writer<'_>, vm: &Vm, report: &Report) -> Result<(), RegistryError> {
     let (News::Saved { bytes }, Some(saving)) = (&report.news, &vm.saving) else { return Ok(()) };
     writer.keep_image(&Image {
@@ -126,47 +126,50 @@ fn keep_image(writer: &Writer<'_>, vm: &Vm, report: &Report) -> Result<(), Regis
     })
 }
 
-/// What a report means.
+/// The verdict on a report.
 struct Judged {
     verdict: Verdict,
-    /// What happens to the machine.
+    /// The resulting event of the machine.
     event: Option<Event>,
-    /// What is known about its host now.
+    /// Whether anything of it can still be on its host.
     on_node: Option<OnNode>,
     /// A line for its history.
     news: Option<(&'static str, String)>,
 }
 
-/// Judges a report by the machine as it is now. Reports may be late, repeated, or about an order that was
-/// given up. What the node says of the last order is believed all the same, as far as the table of states allows
-/// it, but for one thing: a machine that counts as failed or gone must not come to life behind its owner's
-/// back, so the node is told to undo its deploy, which it does unless the machine has run by then.
+/// Judges a report by the machine as it is now. Reports may be late, repeated, or about an order
+/// that was given up.
+///
+/// A node's report about the last order counts even then, as far as the table of states allows,
+/// with one exception: a machine that counts as failed or gone must not come to life behind its
+/// owner's back. The node is told to undo its deploy, which it does unless the machine has already
+/// run.
 fn judge(vm: &Vm, report: &Report) -> Judged {
     let nothing = |verdict| Judged { verdict, event: None, on_node: None, news: None };
     let Report { order, news, number, .. } = report;
-    // Whether the report says that nothing of the machine is at its node.
+    // Whether the report means that nothing of the machine is left on its node.
     let ended =
         matches!((order, news), (Order::Deploy, News::Failed { .. }) | (Order::Terminate, News::Done));
     if !vm.state.is_live() {
         return nothing(if ended { Verdict::Continue } else { Verdict::Abandon });
     }
     if vm.state == State::Failed && *order == Order::Deploy && !ended {
-        // What has run is kept by its node, and is its owner's to terminate.
+        // The node keeps a machine that has run; its owner can terminate it.
         let line = match news {
             News::Done => ("runs all the same", "its deploy counts as failed; terminate it to remove it"),
             _ => ("told to undo it", "its host reported work on a machine that counts as failed"),
         };
         return Judged { news: Some((line.0, line.1.to_owned())), ..nothing(Verdict::Abandon) };
     }
-    // Of an order before the last, though it may have been of the same kind.
+    // The report concerns an earlier order, possibly of the same kind.
     let is_late = *order == vm.order && *number < vm.number;
     if is_late || *order == vm.order && report.sequence < vm.sequence {
         return nothing(Verdict::Continue);
     }
-    // The server had given up waiting for the answer, but the node had the order.
+    // The server had given up waiting, but the node did have the order.
     let given_up = vm.state == State::Failed && *order == Order::Terminate && vm.order == Order::Terminate;
     if vm.state == State::Failed && ended && !given_up {
-        // Undone by the node after all; the reason for which the deploy counts as failed stays.
+        // The node has undone the deploy after all; the reason why it counts as failed stays.
         let undone = vm.on_node == OnNode::Maybe;
         return Judged {
             on_node: undone.then_some(OnNode::No),
@@ -178,7 +181,7 @@ fn judge(vm: &Vm, report: &Report) -> Judged {
         return nothing(Verdict::Continue);
     }
     let (event, line) = match (news, order) {
-        // The percentage alone is no news.
+        // A new percentage alone is not worth a line.
         (News::Progress { stage, .. }, _) => {
             (Event::Progress, (vm.stage != Some(*stage)).then(|| ("stage", stage.to_string())))
         }
@@ -190,9 +193,9 @@ fn judge(vm: &Vm, report: &Report) -> Judged {
             (Event::Stopped, Some(("saved", format!("as the image {}", name.unwrap_or_default()))))
         }
         (News::Saved { .. }, _) => return nothing(Verdict::Continue),
-        // It was shut down for that, whatever it was before.
+        // The node shut the machine down to save it, whether or not it was running.
         (News::Failed { fault }, Order::Save) => (Event::Stopped, Some(("save failed", fault.to_string()))),
-        // Without an image's size there is no image.
+        // Without the size of the image there is no image.
         (News::Done, Order::Stop | Order::Save) => {
             (Event::Stopped, Some(("stopped", "its disk is kept".to_owned())))
         }
@@ -208,7 +211,7 @@ fn judge(vm: &Vm, report: &Report) -> Judged {
         }
         (News::Failed { fault }, Order::Stop) => (Event::Failed, Some(("stop failed", fault.to_string()))),
         (News::Failed { fault }, Order::Start) => (Event::Failed, Some(("start failed", fault.to_string()))),
-        // It was shut down, and did not come up again.
+        // The machine was shut down and did not come up again.
         (News::Failed { fault }, Order::Reboot) => {
             (Event::Stopped, Some(("reboot failed", fault.to_string())))
         }
@@ -232,7 +235,7 @@ mod tests {
     use crate::system::clock;
 
     impl OneMachine {
-        /// Its host has reported that it runs.
+        /// Creates the fixture with the machine reported as running.
         fn deployed() -> Self {
             let mut one = Self::deploying();
             one.report(Order::Deploy, 9, News::Done);
@@ -250,7 +253,7 @@ mod tests {
             outcome
         }
 
-        /// What comes next after the end of an order.
+        /// Returns the order that follows when an order ends.
         fn next(&mut self, order: Order, news: News) -> Option<Order> {
             let next = self.reported(order, 9, news).reply.next;
             assert!(
@@ -260,7 +263,7 @@ mod tests {
             next.map(|next| next.order)
         }
 
-        /// Its disk is to be saved as the image `new`.
+        /// Orders the disk to be saved as the image `new`.
         fn save(&mut self, then_terminate: bool) {
             let given = self.registry.write(|writer| {
                 let saving = Saving { name: "new".parse().unwrap(), then_terminate };
@@ -269,7 +272,7 @@ mod tests {
             self.vm = given.unwrap().unwrap();
         }
 
-        /// The lease ends so many seconds from now.
+        /// Makes the lease end `seconds` from now.
         fn lease(&mut self, seconds: i64) {
             let term: Term = "1m".parse().unwrap();
             let since = clock::now().plus_seconds(seconds - 60);
@@ -279,7 +282,7 @@ mod tests {
             self.reload();
         }
 
-        /// It is to be stopped because its lease is over, not because its owner wants that.
+        /// Orders a stop because the lease has ended, not because the owner wants it.
         fn stop_for_its_lease(&mut self) {
             let given = self
                 .registry
@@ -299,7 +302,7 @@ mod tests {
             assert_eq!((&self.vm, self.history()), (&before, told));
         }
 
-        /// The server gives up waiting for the node's answer.
+        /// Makes the server give up waiting for the node.
         fn give_up(&mut self) {
             self.happens(Event::Failed, |vm| {
                 vm.fault = Some(Fault::HostSilent { host: vm.physical_host.clone(), seconds: 7 });
@@ -379,7 +382,7 @@ mod tests {
             assert_eq!((state, stage, deadline, fault), (after, None, None, None), "{order}");
             assert_eq!(on_node == OnNode::No, order == Order::Terminate);
             assert_eq!(one.history().last().map(String::as_str), Some(told));
-            // Repeated, it is no news, and nothing comes to life.
+            // Repeating the report is no news and brings nothing back to life.
             for news in [News::Done, progress(order.stages()[0], 0)] {
                 let verdict = if news == News::Done || order != Order::Terminate {
                     Verdict::Continue
@@ -414,7 +417,7 @@ mod tests {
             assert_eq!(one.vm.on_node, OnNode::Maybe);
             assert_eq!(one.history().last().cloned(), Some(format!("{order} failed")));
             one.in_vain(order, 2, progress(order.stages()[0], 0));
-            // The next order makes it good.
+            // The next order clears the fault.
             let next = if after == State::Stopped { Order::Start } else { Order::Terminate };
             assert!(one.is_ordered(next));
             assert_eq!(one.vm.fault, None);
@@ -435,7 +438,7 @@ mod tests {
         let elsewhere = News::Progress { stage: Stage::Volumes, percent: None, place: Some(1) };
         one.report(Order::Deploy, 4, elsewhere);
         assert_eq!((one.vm.stage, one.vm.place), (Some(Stage::Volumes), None));
-        // Nor does anything else that happens keep it.
+        // Any other event clears the place too.
         for order in [Order::Deploy, Order::Terminate] {
             let mut one = OneMachine::deploying();
             one.report(Order::Deploy, 1, waiting(3));
@@ -492,7 +495,8 @@ mod tests {
             }
         }
         assert_eq!(one.vm.state, State::Terminating);
-        // Failed, it is no other: no late word of an order in between makes it run or be undone.
+        // A failed machine is no exception: a late report about an earlier order neither makes it
+        // run nor undoes it.
         one.report(Order::Terminate, 1, failed());
         for order in [Order::Stop, Order::Start, Order::Reboot] {
             for news in late(order) {
@@ -503,7 +507,8 @@ mod tests {
 
     #[test]
     fn an_order_that_was_given_up_may_have_been_carried_out() {
-        // How it looked when the server gave up, the node's last word, and what is true then.
+        // The order, the state when the server gave up, the node's last report, and the resulting
+        // state.
         for (order, given_up, word, after) in [
             (Order::Stop, State::Deployed, News::Done, State::Stopped),
             (Order::Reboot, State::Deployed, News::Done, State::Deployed),
@@ -579,7 +584,7 @@ mod tests {
             let Image { owner, name, host, base, bytes, disk, shared, .. } = image;
             assert_eq!((owner, host, base), (&one.vm.owner, &one.vm.physical_host, &one.vm.spec.image));
             assert_eq!((name.as_str(), *bytes, *disk, *shared), ("new", 77, one.vm.spec.disk, false));
-            // Its node may not have seen the answer; it gets the same one, and nothing happens twice.
+            // The node may have missed the reply: it gets the same one, and nothing happens twice.
             let history = one.history();
             assert_eq!(one.next(Order::Save, SAVED), next);
             assert_eq!((one.history(), one.images().len()), (history, 1));
@@ -634,7 +639,7 @@ mod tests {
             one.report(Order::Save, 1, progress(Stage::Pack, 5));
             let before = if stopped { State::Stopped } else { State::Deployed };
             assert_eq!(one.vm.state, before);
-            // The image is there; what was to follow was given up, and nothing is removed.
+            // The image exists; the follow-up was given up, so nothing is removed.
             let next = one.next(Order::Save, SAVED);
             assert_eq!(next, (!stopped).then_some(Order::Start));
             assert_eq!((one.images().len(), &one.vm.saving), (1, &None));
@@ -666,7 +671,7 @@ mod tests {
         assert_eq!(one.vm.state, State::Expired);
         assert!(deletion > clock::now().plus_seconds(6 * 86_400), "{deletion}");
         assert_eq!(one.history().last().map(String::as_str), Some("lease ended"));
-        // To save its disk, or to fail to, puts off nothing.
+        // Saving the disk, or failing to, postpones nothing.
         for news in [SAVED, failed()] {
             one.save(false);
             assert_eq!(one.next(Order::Save, news), None);
@@ -685,7 +690,7 @@ mod tests {
         assert_eq!(one.next(Order::Stop, News::Done), Some(Order::Start), "it never saw the answer");
         assert_eq!(one.next(Order::Start, News::Done), None);
         assert_eq!(one.vm.state, State::Deployed);
-        // What its owner stopped stays stopped.
+        // A machine stopped by its owner stays stopped.
         assert!(one.is_ordered(Order::Stop));
         assert_eq!(one.next(Order::Stop, News::Done), None);
         assert_eq!(one.vm.state, State::Stopped);

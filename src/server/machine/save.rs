@@ -1,5 +1,4 @@
-//! When and how the disk of a machine is saved as an image: for who asks for that, and for who has the machine removed
-//! afterwards.
+//! Saving a machine's disk as an image, whether on request or before the machine is terminated.
 
 use thiserror::Error;
 
@@ -17,35 +16,35 @@ use crate::server::registry::vm::{Saving, Vm};
 use crate::server::registry::{Reader, Registry, RegistryError, Writer};
 use crate::system::log::Level;
 
-/// Why a disk is not saved under a name, or an image not given it.
+/// Why a disk can't be saved under a name, or an image renamed to it.
 #[derive(Debug, Error)]
 pub enum NotSaved {
-    /// Its owner has an image of that name.
+    /// The owner already has an image with this name.
     #[error("{}", Fault::ImageExists { name: name.clone() })]
     Exists {
         /// The name.
         name: ImageName,
     },
-    /// Another machine of the owner's is being saved under it.
+    /// Another machine of the owner is being saved under this name.
     #[error("The disk of {other} is to be saved as {name}. Choose another name.")]
     Reserved {
         /// The name.
         name: ImageName,
-        /// That machine.
+        /// The other machine.
         other: VirtualHost,
     },
-    /// Its owner has as many images as they may have.
+    /// The owner's quota of images is used up.
     #[error("{0}")]
     Quota(String),
     /// The machine's state does not allow it.
     #[error("{0}")]
     State(String),
-    /// SQLite refused.
+    /// The registry failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
 }
 
-/// Why the disk of a machine can't be saved as it is now, and what can be done; `None` if it can.
+/// Returns why a machine's disk can't be saved now, and what to do about it; `None` if it can.
 pub fn obstacle(vm: &Vm, name: &ImageName) -> Option<String> {
     match (vm.state, &vm.saving) {
         (State::Saving, Some(saving)) if saving.name == *name => None,
@@ -53,7 +52,7 @@ pub fn obstacle(vm: &Vm, name: &ImageName) -> Option<String> {
     }
 }
 
-/// As [`obstacle`], of a machine whose disk is not being saved yet.
+/// Like [`obstacle`], for a machine whose disk is not being saved yet.
 pub fn state_obstacle(vm: &Vm) -> Option<String> {
     match vm.state {
         State::Stopped | State::Expired => None,
@@ -66,7 +65,8 @@ pub fn state_obstacle(vm: &Vm) -> Option<String> {
     }
 }
 
-/// Why the disk of a machine that is to be terminated then can't be saved as it is now; `None` if it can.
+/// Returns why the disk of a machine can't be saved now before the machine is terminated; `None` if
+/// it can.
 pub fn obstacle_before_termination(vm: &Vm, name: &ImageName) -> Option<String> {
     match (vm.state, &vm.saving) {
         (State::Deployed | State::Stopped | State::Expired, _) => None,
@@ -87,11 +87,9 @@ fn obstacle_before_the_end(vm: &Vm) -> Option<String> {
     }
 }
 
-/// Records that the disk of a machine is to be saved, within a transaction. That its state allows it has been
-/// checked; that the name is free is checked here.
-///
-/// # Errors
-/// [`NotSaved`], and nothing is changed.
+/// Records that a machine's disk is to be saved, within a transaction. The caller has checked that
+/// the machine's state allows it; this function checks that the name is free. On an error nothing
+/// is changed.
 pub fn begin(writer: &Writer<'_>, vm: &Vm, saving: Saving) -> Result<Vm, NotSaved> {
     let image = SavedImage { owner: vm.owner.user_name().clone(), name: saving.name.clone() };
     check_free(writer.reader(), &image, Some(vm))?;
@@ -100,21 +98,21 @@ pub fn begin(writer: &Writer<'_>, vm: &Vm, saving: Saving) -> Result<Vm, NotSave
     given.ok_or_else(|| NotSaved::State(sentence.to_owned()))
 }
 
-/// Lets the disk of a machine be saved if its owner, whose quota that is, may have one more image.
+/// Checks that the machine's owner, whose quota the image counts against, may have one more image.
 ///
 /// # Errors
-/// [`NotSaved::Quota`], or what SQLite refuses.
+/// [`NotSaved::Quota`] if they may not.
 pub fn check_quota(quota: Quota, reader: Reader<'_>, vm: &Vm) -> Result<(), NotSaved> {
     let usage = reader.image_usage(&vm.owner, Some(vm.id))?;
     quota::image_exceeded(quota, usage, &vm.owner, vm.spec.disk)
         .map_or(Ok(()), |why| Err(NotSaved::Quota(why)))
 }
 
-/// Lets the name of an image through if its owner has none of that name, and no machine of theirs other than `vm` is
-/// being saved under it.
+/// Checks that the owner has no image with this name, and that no machine of theirs other than `vm`
+/// is being saved under it.
 ///
 /// # Errors
-/// [`NotSaved::Exists`], [`NotSaved::Reserved`], or what SQLite refuses.
+/// [`NotSaved::Exists`] or [`NotSaved::Reserved`] if the name is not free.
 pub fn check_free(reader: Reader<'_>, image: &SavedImage, vm: Option<&Vm>) -> Result<(), NotSaved> {
     let name = || image.name.clone();
     if reader.image(image)?.is_some() {
@@ -126,11 +124,8 @@ pub fn check_free(reader: Reader<'_>, image: &SavedImage, vm: Option<&Vm>) -> Re
     }
 }
 
-/// Tells the host of a machine what [`begin`] recorded, and records what it answers. Gives back the machine as it is
-/// now, and the fault that its owner must know of.
-///
-/// # Errors
-/// [`RegistryError`] when SQLite refuses.
+/// Sends the host the order that [`begin`] recorded, and records the answer. Returns the machine as
+/// it is now, and the fault to show to its owner.
 pub fn carry_out(
     registry: &mut Registry,
     nodes: &Nodes<'_>,
@@ -143,11 +138,8 @@ pub fn carry_out(
     orders::settle(registry, vm, Order::Save, answer)
 }
 
-/// A name for an image of a machine's disk that its owner may like: the machine's label or else its name, as far as
-/// they can be one, with a number if that is taken.
-///
-/// # Errors
-/// [`RegistryError`] when SQLite refuses.
+/// Suggests a name for an image of a machine's disk: as much of the machine's label, or else of its
+/// name, as an image name allows, with a number if that is taken.
 pub fn proposal(reader: Reader<'_>, vm: &Vm) -> Result<String, RegistryError> {
     let label = stem(vm.label.as_str());
     let first = if label.is_empty() { stem(vm.virtual_host.as_str()) } else { label };
@@ -162,11 +154,12 @@ pub fn proposal(reader: Reader<'_>, vm: &Vm) -> Result<String, RegistryError> {
     Ok(String::new())
 }
 
-/// As much of a text as an image's name can be made of: letters and digits, and hyphens for all between them.
+/// Reduces a text to what an image name allows: letters and digits, with a hyphen for anything
+/// between them.
 fn stem(text: &str) -> String {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     let joined = words.collect::<Vec<_>>().join("-").to_ascii_lowercase();
-    // Room for a number.
+    // Leaves room for a number.
     let short: String = joined.chars().take(36).collect();
     short.trim_end_matches('-').to_owned()
 }

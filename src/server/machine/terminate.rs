@@ -1,10 +1,11 @@
-//! Who may be rid of a machine, and how.
+//! Forced removal of machines.
 
 use crate::model::state::State;
 use crate::server::registry::vm::Vm;
 
-/// Whether somebody may have a machine forgotten without its host's consent: an administrator always, its
-/// owner when it never ran. Should the host report it later all the same, it is told to remove it.
+/// Returns whether a user may have a machine forgotten without its host's consent: administrators
+/// always, owners if it never ran. If the host reports the machine later after all, it is ordered
+/// to remove it.
 pub fn may_force(vm: &Vm, administrator: bool) -> bool {
     vm.state.is_live() && (administrator || (vm.state == State::Failed && !vm.was_deployed))
 }

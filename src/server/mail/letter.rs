@@ -1,4 +1,4 @@
-//! A mail of the outbox as it travels (RFC 5322, with a text and an HTML part).
+//! A mail from the outbox in its transmitted form (RFC 5322, with a text and an HTML part).
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -9,49 +9,49 @@ use crate::model::mail::Address;
 use crate::server::mail::notice::line;
 use crate::server::registry::mail::Waiting;
 
-/// The last second of the year 9999, after which RFC 5322 knows no date (and the writer of dates panics).
+/// The last second of the year 9999: RFC 5322 has no later date, and the date formatter panics.
 const LAST: i64 = 253_402_300_799;
 
-/// Why a mail was not taken over.
+/// Why a mail was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Trouble {
     /// It never will be.
     Refused(String),
-    /// Not now. Others may be.
+    /// Not now, but others may be.
     Later(String),
-    /// None is at present.
+    /// No mail is accepted at present.
     Unreachable(String),
 }
 
-/// A mail on its way.
+/// A mail ready for transmission.
 #[derive(Debug)]
 pub(super) struct OnItsWay {
     pub(super) recipient: Address,
-    /// With CRLF at the end of each line; ASCII only.
+    /// The mail in ASCII, with CRLF line ends.
     pub(super) bytes: Vec<u8>,
 }
 
-/// lettre's form of an address.
+/// Converts an address to lettre's type.
 pub(super) fn address(address: &Address) -> Result<lettre::Address, String> {
     lettre::Address::new(address.local(), address.domain().as_str())
         .map_err(|error| format!("{address}: {error}"))
 }
 
-/// What a mail looks like on its way; the reason if it can never go anywhere.
+/// Builds the transmitted form of a mail, or returns the reason why it can never be sent.
 ///
-/// `Message-ID` and `Date` come from the outbox: the same each time that it is tried, so that whoever gets it twice
-/// can see that it is the same mail.
+/// `Message-ID` and `Date` come from the outbox and are the same on every attempt, so a recipient
+/// who gets a mail twice can see that it is the same one.
 pub(super) fn letter(mail: &Waiting, sender: &Address) -> Result<OnItsWay, String> {
     let recipient: Address = mail.recipient.parse().map_err(|fault| format!("the address {fault}"))?;
     let queued = u64::try_from(mail.queued.unix().clamp(0, LAST)).unwrap_or(0);
     let message = lettre::Message::builder()
         .from(Mailbox::new(Some("vGrid".to_owned()), address(sender)?))
         .to(Mailbox::new(None, address(&recipient)?))
-        // Cleaned where it was written; what stands in a header is not left to that alone.
+        // Cleaned when it was written, and again here: a header must not depend on that alone.
         .subject(line(&mail.subject))
         .date(UNIX_EPOCH + Duration::from_secs(queued))
         .message_id(Some(format!("<{}@{}>", mail.id, sender.domain())))
-        // RFC 3834: nobody's absence is to be answered to this.
+        // RFC 3834: suppresses out-of-office replies.
         .raw_header(HeaderValue::new(
             HeaderName::new_from_ascii_str("Auto-Submitted"),
             "auto-generated".to_owned(),

@@ -1,7 +1,9 @@
-//! Mail: what is written ([`Notice`]), to whom ([`Post`]), and how it leaves ([`send_due`]). The only user of lettre.
+//! Mail: what is written ([`Notice`]), to whom ([`Post`]), and how it is sent ([`send_due`]). The
+//! only module that uses lettre.
 //!
-//! Nothing is sent where something happens. A mail is put into the outbox, in the transaction that records what it
-//! tells of: then it is written if that happened, and only then. Upkeep sends what waits, as often as it takes.
+//! Mail is never sent on the spot. It goes into the outbox, in the transaction that records the
+//! event, so there is a mail if and only if the event happened. Upkeep sends what is in the outbox,
+//! retrying as often as necessary.
 
 mod letter;
 mod notice;
@@ -21,36 +23,33 @@ use crate::server::registry::{Reader, RegistryError, Writer};
 use crate::system::log::{self, Level};
 use crate::template::{TemplateError, mail};
 
-/// What became of something that was to be told.
+/// The outcome of posting a notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Posted {
-    /// So many mails wait to be sent.
+    /// This many mails were queued.
     Queued(usize),
-    /// No mail is sent: `[Mail]` has no transport.
+    /// No mail is sent: `[Mail]` configures no transport.
     NoTransport,
-    /// There is nobody whose address is known.
+    /// No recipient has a known address.
     NoAddress,
-    /// It could not be written: its template is broken. The log says why.
+    /// The template is broken. The log says why.
     Unwritten,
 }
 
-/// Writes mail and puts it into the outbox.
+/// Writes mail and adds it to the outbox.
 #[derive(Debug, Clone)]
 pub struct Post<'c> {
     config: &'c config::Server,
 }
 
 impl<'c> Post<'c> {
-    /// As the configuration wants it.
+    /// Creates a post that follows the configuration.
     pub fn new(config: &'c config::Server) -> Self {
         Self { config }
     }
 
-    /// Tells the owner of a machine.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Posts a notice to a machine's owner.
     pub fn to_owner(
         &self,
         writer: &Writer<'_>,
@@ -64,10 +63,7 @@ impl<'c> Post<'c> {
         self.queue(writer, address.iter(), notice)
     }
 
-    /// Tells all administrators who have an address.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Posts a notice to all administrators who have an address.
     pub fn to_administrators(
         &self,
         writer: &Writer<'_>,
@@ -79,16 +75,14 @@ impl<'c> Post<'c> {
         self.queue(writer, self.config.administrators_mail().into_iter(), notice)
     }
 
-    /// Whether mail is sent at all.
+    /// Returns whether mail is sent at all.
     pub fn is_on(&self) -> bool {
         self.config.mail.outlet.is_some()
     }
 
-    /// Where mail reaches somebody: as the configuration says, else as authentication said the last time, else by their
-    /// name if that is an address, else in the domain of `[Mail]`, where their name can stand before an `@`.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Returns a user's address: from the configuration, else from their last authentication, else
+    /// their name if it is an address, else their name in the domain of `[Mail]`, if it is valid
+    /// before an `@`.
     pub fn address(&self, reader: Reader<'_>, owner: &Owner) -> Result<Option<Address>, RegistryError> {
         if let Some(address) = self.config.mail_address(owner.user_name()) {
             return Ok(Some(address.clone()));
@@ -104,7 +98,7 @@ impl<'c> Post<'c> {
                 Err(fault) => unusable(&known, &fault),
             }
         }
-        // Who signs in by an address has one.
+        // A user name may itself be an address.
         if let Ok(address) = owner.as_str().parse() {
             return Ok(Some(address));
         }
@@ -128,7 +122,7 @@ impl<'c> Post<'c> {
         }
         let written = match self.compose(notice, writer.now()) {
             Ok(written) => written,
-            // What the mail would have told has happened all the same, and must be recorded.
+            // The event that the mail is about has happened all the same and must be recorded.
             Err(error) => {
                 log::event(Level::Error, "mail-unwritten", &[("kind", &notice.kind()), ("error", &error)]);
                 return Ok(Posted::Unwritten);
@@ -148,20 +142,17 @@ impl<'c> Post<'c> {
         Ok(Posted::Queued(queued))
     }
 
-    /// What is written at `now`.
-    ///
-    /// # Errors
-    /// [`TemplateError`].
+    /// Renders a notice as of `now`.
     pub fn compose(&self, notice: &Notice<'_>, now: Moment) -> Result<mail::Rendered, TemplateError> {
         let dir = &self.config.general.template_directory;
         mail::render(dir, notice.kind(), &notice.context(self.config, now))
     }
 }
 
-/// Reads the templates of all kinds of mail without filling them in.
+/// Parses the templates of all kinds of mail without rendering them.
 ///
 /// # Errors
-/// [`TemplateError`], that of the first that is broken.
+/// The [`TemplateError`] of the first that is broken.
 pub fn check_templates(config: &config::Server) -> Result<(), TemplateError> {
     notice::KINDS.iter().try_for_each(|kind| mail::check(&config.general.template_directory, kind))
 }

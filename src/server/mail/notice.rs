@@ -1,4 +1,4 @@
-//! What is told, and the words that templates get.
+//! The notices, and what their templates receive.
 
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ use crate::model::names::{PhysicalHost, is_invisible};
 use crate::server::registry::stray::Stray;
 use crate::server::registry::vm::Vm;
 
-/// Something that somebody is told. Each kind has its pair of templates.
+/// A notice to an owner or to administrators. Each kind has a pair of templates.
 #[derive(Debug, Clone, Copy)]
 pub enum Notice<'a> {
     /// To the owner: the lease ends soon.
@@ -23,20 +23,21 @@ pub enum Notice<'a> {
     LeaseEnded {
         /// The machine.
         machine: &'a Vm,
-        /// Until when its disk is kept, at least.
+        /// The earliest time at which its disk is removed.
         deletion: Moment,
     },
-    /// To the owner: terminated after the grace.
+    /// To the owner: the machine was terminated after the grace period.
     Deleted {
         /// The machine, as it was.
         machine: &'a Vm,
     },
-    /// To the owner: the machine does not answer pings. How often it did not, the machine knows.
+    /// To the owner: the machine does not answer pings. The machine's record has the number of
+    /// missed pings.
     Silent {
         /// The machine.
         machine: &'a Vm,
     },
-    /// To the owner: terminated because it did not answer.
+    /// To the owner: the machine was terminated because it did not answer.
     SilentTerminated {
         /// The machine, as it was.
         machine: &'a Vm,
@@ -46,42 +47,42 @@ pub enum Notice<'a> {
     DeployFailed {
         /// The machine.
         machine: &'a Vm,
-        /// Why.
+        /// The reason.
         fault: &'a Fault,
     },
     /// To administrators: a host does not answer.
     HostVanished {
         /// The host.
         host: &'a PhysicalHost,
-        /// Since when.
+        /// When it stopped answering.
         since: Moment,
         /// What happened instead of an answer.
         reason: &'a str,
-        /// How many machines are on it.
+        /// The number of machines on it.
         machines: u32,
     },
-    /// To administrators: a host that did not answer answers again.
+    /// To administrators: a host that did not answer is back.
     HostBack {
         /// The host.
         host: &'a PhysicalHost,
-        /// Since when it had not.
+        /// When it had stopped answering.
         since: Moment,
     },
-    /// To administrators: an owner has no address, so nobody can be told about this machine.
+    /// To administrators: an owner has no address and can't be told about this machine.
     Unreachable {
-        /// The machine that there was something to tell about.
+        /// The machine.
         machine: &'a Vm,
     },
-    /// To administrators: what is unknown on a host, as far as they have not been told.
+    /// To administrators: orphans on a host that they have not been told of.
     Strays {
         /// The host.
         host: &'a PhysicalHost,
-        /// What was found.
+        /// The orphans.
         strays: &'a [Stray],
     },
 }
 
-/// The templates' names.
+/// The names of the templates.
 pub(super) const KINDS: [&str; 10] = [
     "lease-ends",
     "lease-ended",
@@ -95,12 +96,12 @@ pub(super) const KINDS: [&str; 10] = [
     "strays",
 ];
 
-/// The most things on a host that one mail names.
+/// The most orphans that one mail lists.
 const MOST_STRAYS: usize = 50;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Context<'a> {
-    /// Where the portal's pages are.
+    /// The URL of the portal's pages.
     portal: Option<&'a str>,
     notice: Words,
 }
@@ -126,7 +127,8 @@ struct Machine {
     owner: String,
     host: String,
     image: String,
-    /// Links, if it is known where the portal is. Opening one changes nothing: each shows a page with a button.
+    /// Links, if the portal's URL is configured. Opening one changes nothing: each shows a page
+    /// with a button.
     page: Option<String>,
     extend: Option<String>,
     terminate: Option<String>,
@@ -157,7 +159,7 @@ impl Machine {
 }
 
 impl Notice<'_> {
-    /// The name of its templates.
+    /// Returns the name of its templates.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::LeaseEnds { .. } => "lease-ends",
@@ -173,7 +175,7 @@ impl Notice<'_> {
         }
     }
 
-    /// What its templates get.
+    /// Returns the values for its templates.
     pub(super) fn context<'c>(&self, config: &'c config::Server, now: Moment) -> Context<'c> {
         let portal = config.mail.portal_url.as_deref();
         let of = |vm: &Vm| Machine::of(vm, portal);
@@ -226,17 +228,19 @@ impl Thing {
     }
 }
 
-/// A text as part of a line: nothing in it that ends the line, or that changes how the rest is shown.
+/// Makes a text safe as part of a line: replaces characters that would end the line or change how
+/// the rest is displayed.
 pub(super) fn line(text: &str) -> String {
     text.replace(|c: char| c.is_control() || is_invisible(c), " ").trim().to_owned()
 }
 
-/// A span of time for people, not more exact than they need: `3 days`, `2 hours`, `45 minutes`.
+/// Formats a duration for people, no more exactly than they need: `3 days`, `2 hours`, `45
+/// minutes`.
 fn span(seconds: i64) -> String {
     const MINUTE: i64 = 60;
     const HOUR: i64 = 60 * MINUTE;
     const DAY: i64 = 24 * HOUR;
-    // Upkeep comes a little late; that must not make "115 minutes" of two hours.
+    // Upkeep runs a little late; that must not turn two hours into "115 minutes".
     let (unit, word) = match seconds {
         ..5400 => (MINUTE, "minute"),
         5400..129_600 => (HOUR, "hour"),
@@ -333,7 +337,7 @@ mod tests {
                 }
                 assert_eq!(plain.contains("https://"), !portal.is_empty(), "{kind}: {plain}");
                 assert_eq!(html.contains("https://"), !portal.is_empty(), "{kind}: {html}");
-                // What people choose is shown as it is, and is no markup.
+                // What people enter appears unchanged and is never treated as markup.
                 if mail.plain.contains("R&D") {
                     assert!(plain.contains("R&D <b>«测试»</b> {{ 5 }}"), "{plain}");
                     assert!(html.contains("R&amp;D &lt;b&gt;«测试»"), "{html}");

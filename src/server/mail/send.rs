@@ -1,4 +1,4 @@
-//! The outbox is emptied.
+//! Sending the mail in the outbox.
 
 use crate::config;
 use crate::config::mail::{Outlet, Transport};
@@ -10,20 +10,21 @@ use crate::server::registry::mail::Waiting;
 use crate::server::registry::{Registry, RegistryError};
 use crate::system::log::{self, Level};
 
-/// How long to wait before each further try, in minutes; after the last, as long as that again and again.
+/// The pauses before further attempts, in minutes; the last one repeats.
 const PAUSES: [i64; 4] = [1, 5, 15, 60];
 
-/// For how long whoever sends a mail has it for themselves, in seconds: longer than a server may take over it.
+/// How long a sender's claim on a mail lasts, in seconds: longer than a server may take to accept
+/// it.
 const CLAIM: i64 = 20 * 60;
 
-/// What became of the mail that was due.
+/// The outcome of sending the mail that was due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Sent {
-    /// So many have been taken over by the mail server.
+    /// The number of mails accepted by the mail server.
     pub sent: u32,
-    /// So many wait, those that are not due yet among them.
+    /// The number of mails left in the outbox, including those not due yet.
     pub waiting: u32,
-    /// So many can never be sent; history and log say why.
+    /// The number of mails that can never be sent; history and log say why.
     pub given_up: u32,
 }
 
@@ -55,14 +56,15 @@ impl<'a> Carrier<'a> {
     }
 }
 
-/// Sends the mail that is due, the oldest first, and not more than `limit`. Several processes may do this at once.
-/// It can take minutes when the mail server is slow; nothing is locked meanwhile.
+/// Sends the mail that is due, oldest first, but at most `limit` mails. Several processes may do
+/// this at once. It can take minutes if the mail server is slow; no lock is held meanwhile.
 ///
-/// A mail is taken out of the outbox right after the server has taken it over. Whoever is killed between the two
-/// sends it again; SMTP has no remedy for that but the `Message-ID`, which is the same then.
+/// A mail is removed from the outbox right after the server has accepted it. If the process is
+/// killed between the two, the mail is sent again; SMTP offers no remedy except the `Message-ID`,
+/// which stays the same.
 ///
 /// # Errors
-/// [`RegistryError`] when SQLite refuses. What was sent until then is sent.
+/// [`RegistryError`]; mail sent before the error stays sent.
 pub fn send_due(registry: &mut Registry, config: &config::Server, limit: u32) -> Result<Sent, RegistryError> {
     let mut sent = Sent::default();
     if let Some(outlet) = &config.mail.outlet {
@@ -111,7 +113,7 @@ fn send(
                 postpone(registry, mail, &why)?;
                 facts("mail-postponed", Level::Warning, &why);
             }
-            // The others stay due: the next run tries them, each with the first of it.
+            // The others stay due. Later runs try them, one per run while the server is down.
             Err(Trouble::Unreachable(why)) => {
                 postpone(registry, mail, &why)?;
                 facts("mail-unreachable", Level::Warning, &why);
@@ -122,7 +124,8 @@ fn send(
     Ok(())
 }
 
-/// Forgets a mail that has been taken over. Were that given up because others write at the time, it would be sent again.
+/// Removes an accepted mail from the outbox. Retries while other processes hold the lock, because
+/// the mail would otherwise be sent again.
 fn taken(registry: &mut Registry, mail: &Waiting) -> Result<(), RegistryError> {
     let mut forget = || registry.write(|writer| writer.unqueue(&mail.id));
     let mut result = forget();
@@ -153,8 +156,8 @@ fn give_up(registry: &mut Registry, outlet: &Outlet, mail: &Waiting, why: &str) 
     })
 }
 
-/// Whether mail could be sent now: the server takes our sender, and would take mail to `recipient`; or the program is
-/// there. Nothing is sent.
+/// Checks that mail could be sent now: by SMTP, that the server accepts our sender and a mail to
+/// `recipient`; otherwise, that the program exists. Sends nothing.
 ///
 /// # Errors
 /// What is wrong, in words.

@@ -1,4 +1,4 @@
-//! Through the program `sendmail`, which each mail server of Unix has.
+//! Delivery through the program `sendmail`, which every mail server on Unix provides.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,14 +8,15 @@ use crate::model::mail::Address;
 use crate::server::mail::letter::{OnItsWay, Trouble};
 use crate::system::exec::Run;
 
-/// The time it has for one mail.
+/// The time limit for one mail.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Hands a mail over.
+/// Hands over a mail.
 pub(super) fn deliver(program: &Path, sender: &Address, mail: &OnItsWay) -> Result<(), Trouble> {
-    // A program of Unix reads lines that end as Unix ends them.
+    // A Unix program expects Unix line ends.
     let text: Vec<u8> = mail.bytes.iter().copied().filter(|byte| *byte != b'\r').collect();
-    // -i: a dot alone is no end. No -t: who gets it is not left to the headers.
+    // -i: a line with a single dot does not end the mail. No -t: the headers do not choose the
+    // recipient.
     let handed = Run::new(program)
         .args(["-i", "-f", &sender.to_string(), "--", &mail.recipient.to_string()])
         .limit(LIMIT)
@@ -33,7 +34,7 @@ pub(super) fn deliver(program: &Path, sender: &Address, mail: &OnItsWay) -> Resu
     })
 }
 
-/// Whether there is such a program.
+/// Checks that the program exists and is executable.
 pub(super) fn answers(program: &Path) -> Result<(), String> {
     use std::os::unix::fs::PermissionsExt as _;
     match std::fs::metadata(program) {

@@ -1,4 +1,4 @@
-//! By SMTP (RFC 5321), many mails over one connection.
+//! Delivery by SMTP (RFC 5321), many mails over one connection.
 
 use std::error::Error as _;
 use std::io;
@@ -16,28 +16,28 @@ use crate::model::fault::detail;
 use crate::model::mail::{Address, MailDomain};
 use crate::server::mail::letter::{OnItsWay, Trouble, address};
 
-/// The time within which a server must be connected, and must have answered each command.
+/// The time limit for connecting and for each command.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The time that it has to take over a mail. Whoever hangs up earlier has it delivered twice: RFC 5321, section
-/// 4.5.3.2.6, asks for ten minutes.
+/// The time limit for the server to accept a mail. A client that hangs up earlier causes
+/// duplicates: RFC 5321, section 4.5.3.2.6, asks for ten minutes.
 const TAKING_OVER: Duration = Duration::from_secs(600);
 
-/// A mail server, connected once something is to be sent.
+/// A mail server, connected when the first mail is sent.
 pub(super) struct Server<'a> {
     settings: &'a MailServer,
     sender: &'a Address,
     connection: Option<SmtpConnection>,
 }
 
-/// How far a mail has come.
+/// The step in which sending a mail failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// Nothing has been said of it.
+    /// Before the recipient is named.
     Sender,
-    /// The server heard who it is for.
+    /// Naming the recipient.
     Recipient,
-    /// It is being handed over.
+    /// Transferring the content.
     Content,
 }
 
@@ -46,11 +46,12 @@ impl<'a> Server<'a> {
         Self { settings, sender, connection: None }
     }
 
-    /// Hands a mail over.
+    /// Hands over a mail.
     pub(super) fn deliver(&mut self, mail: &OnItsWay) -> Result<(), Trouble> {
         let mut connection = match self.connection.take() {
             Some(mut open) => match self.begin(&mut open) {
-                // It had enough, for instance after a hundred mails. Nothing is lost: another connection may do.
+                // The server closed the connection, for instance after a hundred mails. Nothing is
+                // lost, and a new connection may work.
                 Err(error) if is_gone(&error) => self.begun()?,
                 begun => {
                     begun.map_err(|error| judge(Step::Sender, &error))?;
@@ -62,7 +63,7 @@ impl<'a> Server<'a> {
         let handed = hand_over(&mut connection, mail);
         let usable = match &handed {
             Ok(()) => true,
-            // The server waits for another mail, once it has forgotten this one.
+            // The server accepts another mail once it has reset this one.
             Err(Trouble::Later(_) | Trouble::Refused(_)) => connection.command(Rset).is_ok(),
             Err(Trouble::Unreachable(_)) => false,
         };
@@ -72,7 +73,7 @@ impl<'a> Server<'a> {
         handed
     }
 
-    /// A new connection, on which a mail has begun.
+    /// Opens a new connection and begins a mail on it.
     fn begun(&self) -> Result<SmtpConnection, Trouble> {
         let mut connection = self.connect().map_err(Trouble::Unreachable)?;
         self.begin(&mut connection).map_err(|error| judge(Step::Sender, &error))?;
@@ -80,12 +81,13 @@ impl<'a> Server<'a> {
     }
 
     fn begin(&self, connection: &mut SmtpConnection) -> Result<(), Error> {
-        // What is well-formed here is so for lettre; else the server would refuse the empty sender of a bounce.
+        // An address that is well-formed here is also valid for lettre; otherwise the server would
+        // receive the empty sender of a bounce.
         let sender = address(self.sender).ok();
         connection.command(Mail::new(sender, Vec::new())).map(drop)
     }
 
-    /// Connects, so far that mail could be sent.
+    /// Connects to the point where mail could be sent.
     fn connect(&self) -> Result<SmtpConnection, String> {
         let MailServer { host, port, encryption, login, .. } = self.settings;
         let hello = own_name();
@@ -112,21 +114,21 @@ impl<'a> Server<'a> {
         Ok(connection)
     }
 
-    /// Connects, and asks whether a mail to `recipient` would be taken; nothing is sent.
+    /// Connects and asks whether a mail to `recipient` would be accepted, without sending one.
     pub(super) fn ask(&self, recipient: Option<&Address>) -> Result<(), String> {
         let mut connection = self.connect()?;
         self.begin(&mut connection).map_err(|error| words(&error))?;
         if let Some(recipient) = recipient {
             let asked = connection.command(Rcpt::new(address(recipient)?, Vec::new()));
             match asked.map_err(|error| judge(Step::Recipient, &error)) {
-                // A server that wants to be asked again later is one in good order.
+                // A server that asks to be tried again later is working.
                 Ok(_) | Err(Trouble::Later(_)) => {}
                 Err(Trouble::Refused(why) | Trouble::Unreachable(why)) => {
                     return Err(format!("it does not take mail to {recipient}: {why}"));
                 }
             }
         }
-        // It has answered; what it says to a goodbye is its own affair.
+        // The server has answered; its reply to QUIT does not matter.
         let _ = connection.command(Rset).and_then(|_| connection.quit());
         Ok(())
     }
@@ -142,16 +144,16 @@ impl<'a> Server<'a> {
             .map_err(of_file)
     }
 
-    /// Says goodbye.
+    /// Closes the connection, if there is one.
     pub(super) fn close(mut self) {
         if let Some(mut connection) = self.connection.take() {
-            // All that was sent has been taken over.
+            // Everything sent has been accepted.
             let _ = connection.quit();
         }
     }
 }
 
-/// Says who a mail that has begun is for, and hands it over.
+/// Names the recipient of a mail that has begun, and transfers it.
 fn hand_over(connection: &mut SmtpConnection, mail: &OnItsWay) -> Result<(), Trouble> {
     let recipient = address(&mail.recipient).map_err(Trouble::Refused)?;
     connection.command(Rcpt::new(recipient, Vec::new())).map_err(|error| judge(Step::Recipient, &error))?;
@@ -160,23 +162,25 @@ fn hand_over(connection: &mut SmtpConnection, mail: &OnItsWay) -> Result<(), Tro
         connection.set_timeout(Some(limit)).map_err(|error| Trouble::Unreachable(error.to_string()))
     };
     patience(connection, TAKING_OVER)?;
-    // From here to the answer nobody knows whose the mail is. If the connection breaks now the server may have it, and
-    // it is sent again; SMTP has no way out of this but the Message-ID, which stays the same.
+    // From here to the answer it is open who is responsible for the mail. If the connection breaks
+    // now, the server may have it, and it is sent again; SMTP offers no remedy except the
+    // Message-ID, which stays the same.
     connection.message(&mail.bytes).map_err(|error| judge(Step::Content, &error))?;
-    // It has it. That nothing more can be sent does not change that: the next mail will notice.
+    // The server has accepted the mail. If the connection has broken, the next mail will notice.
     let _ = patience(connection, LIMIT);
     Ok(())
 }
 
-/// What an error means for the mail, and for those after it.
+/// Classifies an error: does it concern this mail only, or all that follow?
 fn judge(step: Step, error: &Error) -> Trouble {
     let why = words(error);
     match error.status() {
-        // 421: the server closes the connection, whatever it was asked.
+        // 421: the server closes the connection, whatever the command.
         Some(code) if is_closing(code) => Trouble::Unreachable(why),
-        // No mail of ours is taken.
+        // The server accepts no mail from us.
         Some(_) | None if step == Step::Sender => Trouble::Unreachable(why),
-        // 530 to 538 (RFC 4954): it wants us to log in, which says nothing about the recipient.
+        // 530 to 538 (RFC 4954): the server wants us to log in, which has nothing to do with the
+        // recipient.
         Some(Code { category: Category::Unspecified3, .. }) | None => Trouble::Unreachable(why),
         Some(Code { severity: Severity::PermanentNegativeCompletion, .. }) => Trouble::Refused(why),
         Some(_) => Trouble::Later(why),
@@ -189,7 +193,7 @@ fn is_closing(code: Code) -> bool {
         == (Severity::TransientNegativeCompletion, Category::Connections, Detail::One)
 }
 
-/// Whether the connection is no more, rather than the answer a bad one.
+/// Returns whether the connection is gone, as opposed to a negative answer.
 fn is_gone(error: &Error) -> bool {
     error.status().is_none_or(is_closing)
 }
@@ -198,7 +202,7 @@ fn words(error: &Error) -> String {
     let mut cause = error.source();
     while let Some(inner) = cause {
         let kind = inner.downcast_ref::<io::Error>().map(io::Error::kind);
-        // What a socket with a time limit says when it is over.
+        // What a socket reports when its timeout expires.
         if matches!(kind, Some(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)) {
             return "no answer in time".to_owned();
         }
@@ -213,7 +217,7 @@ fn words(error: &Error) -> String {
     })
 }
 
-/// What this machine calls itself.
+/// Returns the name with which this machine introduces itself.
 fn own_name() -> ClientId {
     let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     name.filter(|name| name.parse::<MailDomain>().is_ok()).map_or_else(ClientId::default, ClientId::Domain)

@@ -1,5 +1,6 @@
-//! A machine that is on a host and unknown to the registry becomes the portal's: the registry was put back from a backup that
-//! is older than the machine. An administrator says so, machine by machine; nothing on the host is changed.
+//! Adoption: a machine that exists on a host but not in the registry, which was restored from a
+//! backup older than the machine, is recorded. An administrator decides for each machine; nothing
+//! on the host is changed.
 
 use super::Target;
 use crate::cgi::reply::Refusal;
@@ -16,7 +17,7 @@ use crate::server::registry::vm::{NewVm, Placed, Vm};
 use crate::server::registry::{Registry, RegistryError, Writer};
 use crate::system::log::Level;
 
-/// What its host says of a machine that can be adopted.
+/// A host's record of a machine that can be adopted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Found {
     order: DeployOrder,
@@ -24,16 +25,17 @@ struct Found {
     runs: bool,
 }
 
-/// What can be adopted: a host's record of a machine, which says what the machine is.
+/// Returns whether an orphan can be adopted: it must be a host's record of a machine, which says
+/// what the machine is.
 pub fn can_be(kind: StrayKind, name: &str) -> bool {
     kind == StrayKind::Record && name.parse::<VmId>().is_ok()
 }
 
-/// Enters a machine that is unknown on a host into the registry, with `lease` from now.
+/// Records an orphaned machine, with `lease` from now.
 ///
 /// # Errors
-/// 400 for what is no record of a machine, 404 for what is not in the list of what is unknown, 409 with the reason why it can't
-/// be adopted, 502 when the host can't be used, 503.
+/// 400 if it is not the record of a machine, 404 if it is not listed as an orphan, 409 with the
+/// reason if it can't be adopted, 502 if the host is unavailable, 503.
 pub fn adopt(
     registry: &mut Registry,
     nodes: &Nodes<'_>,
@@ -80,7 +82,7 @@ pub fn adopt(
     Ok(())
 }
 
-/// What the host says of the machine, or why it can't be adopted.
+/// Returns the host's record of the machine, or why it can't be adopted.
 fn find(id: VmId, info: &NodeInfo) -> Result<Found, &'static str> {
     let job = info.jobs.iter().find(|job| job.id == id).ok_or("it is gone.")?;
     let Job { order: Some(order), work, number, machine, .. } = job else {

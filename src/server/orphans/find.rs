@@ -1,4 +1,4 @@
-//! What a host has and the registry does not know. Pure.
+//! Finding orphans: what a host has and the registry does not. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,19 +8,19 @@ use crate::model::wire::NodeInfo;
 use crate::server::registry::stray::{Stray, StrayKind};
 use crate::server::registry::vm::Vm;
 
-/// The control domain, which is nobody's machine (xl(1)).
+/// The control domain, which is not a machine (xl(1)).
 const CONTROL: &str = "Domain-0";
 
 /// What a host has that the server does not expect there.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Unexpected {
-    /// What is nobody's, for administrators to look at.
+    /// The orphans, for administrators to look at.
     pub strays: Vec<Stray>,
-    /// Ids that the host has something of and that no live machine on it has.
+    /// Ids that the host has something of but that belong to no live machine on it.
     pub ids: BTreeSet<VmId>,
 }
 
-/// What is on a host and belongs to none of the machines that should be there.
+/// Returns what is on a host but belongs to none of the machines that should be there.
 pub fn unexpected(vms: &[&Vm], images: &BTreeSet<String>, info: &NodeInfo) -> Unexpected {
     let ids: BTreeSet<VmId> = vms.iter().map(|vm| vm.id).collect();
     let names: BTreeSet<String> =
@@ -58,14 +58,15 @@ pub fn unexpected(vms: &[&Vm], images: &BTreeSet<String>, info: &NodeInfo) -> Un
     found
 }
 
-/// How many things of one kind are remembered of a host. Whoever has more has something else to do than to look at each.
+/// The most orphans of one kind that are recorded per host. Nobody with more will look at each.
 const MOST: usize = 200;
 
-/// How many records of machines: each can be adopted.
+/// The most orphaned records of machines: each can be adopted.
 const MOST_RECORDS: usize = 1000;
 
-/// Those of the unknown things on a host that are remembered: the first of each kind, in an order that does not change from
-/// one time to the next. What has a machine's name comes first, for that name must not be given out.
+/// Returns the orphans on a host that are recorded: the first of each kind, in an order that is the
+/// same every time. Those with a machine's name come first, because that name must not be given
+/// out.
 pub fn remembered(strays: &[Stray]) -> Vec<&Stray> {
     let mut sorted: Vec<&Stray> = strays.iter().collect();
     sorted.sort_by_cached_key(|stray| (stray.kind, stray.virtual_host().is_none(), &stray.name));
@@ -87,7 +88,7 @@ pub(in crate::server) mod tests {
     use crate::server::registry::Registry;
     use crate::server::registry::vm::tests::entered;
 
-    /// What a host says that has nothing.
+    /// Returns the report of a host that has nothing.
     pub fn info() -> NodeInfo {
         NodeInfo {
             host: HostFacts {
@@ -107,7 +108,7 @@ pub(in crate::server) mod tests {
         }
     }
 
-    /// A domain on a host.
+    /// Returns a domain on a host.
     pub fn domain(name: &str) -> Domain {
         Domain { name: name.to_owned(), id: 1, memory: Amount::default(), state: "-b----".to_owned() }
     }

@@ -1,10 +1,11 @@
-//! What is unknown on hosts, and its removal when an administrator says so: one thing at a time. Nothing but
-//! [`super::pages::admin`] calls that; upkeep only looks.
+//! Orphans: what hosts have and the registry does not, and its removal on an administrator's order,
+//! one at a time. Only [`super::pages::admin`] calls that; upkeep only looks.
 //!
-//! What upkeep has seen may be something else by now. So the host is asked anew, and its answer, beside the registry as
-//! it is then, decides whether the thing still is nobody's and how it is removed: what carries the id of a machine as that
-//! machine (`node/terminate`), an image as an image (`node/image`), all else as a stranger (`node/discard`), which the
-//! host's root must have allowed.
+//! What upkeep found may have changed since. So the host is asked again, and its answer, together
+//! with the current registry, decides whether the thing still is an orphan and how to remove it:
+//! anything with a machine's id as that machine (`node/terminate`), an image as an image
+//! (`node/image`), and everything else as a stranger (`node/discard`), which root on the host must
+//! have allowed.
 
 pub mod adopt;
 pub mod find;
@@ -25,42 +26,42 @@ use crate::server::registry::vm::{OnNode, Scope, Vm};
 use crate::server::registry::{Reader, Registry, RegistryError};
 use crate::system::clock;
 
-/// What the history says of a removal: that it is going to be tried, that it has been done, that it was not.
+/// The events of a removal in the history: about to be tried, done, failed.
 const ORDERED: &str = "stray removal ordered";
 const REMOVED: &str = "stray removed";
 const FAILED: &str = "stray removal failed";
 
-/// Something unknown on a host, as a request names it.
+/// An orphan named in a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     kind: StrayKind,
-    /// The host that it is on.
+    /// Its host.
     pub host: PhysicalHost,
-    /// Its name there.
+    /// Its name on the host.
     pub name: String,
 }
 
-/// How a removal stands when it is answered.
+/// The state of a removal when the request is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removal {
-    /// It is gone.
+    /// The orphan is gone.
     Done,
-    /// Its host has accepted the work.
+    /// The host has accepted the order.
     UnderWay,
 }
 
-/// How something is removed.
+/// How an orphan is removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Way {
-    /// With all that its host has of that machine.
+    /// Together with everything its host has of that machine.
     Machine(MachineOrder),
     /// As an image.
     Image(ImageOrder),
-    /// As what vGrid did not make.
+    /// As something that vGrid did not create.
     Stranger(Stranger),
 }
 
-/// What happens when something is removed, for who is about to say so; `None` for what the portal can't remove.
+/// Returns what removing an orphan does, in sentences; `None` if the portal can't remove it.
 pub fn effect(kind: StrayKind, name: &str) -> Option<&'static str> {
     match kind {
         StrayKind::Domain => name
@@ -81,7 +82,7 @@ pub fn effect(kind: StrayKind, name: &str) -> Option<&'static str> {
     }
 }
 
-/// What something is called in sentences.
+/// Returns the name of an orphan in sentences.
 fn label(kind: StrayKind, name: &str) -> String {
     format!("{} {}", kind.as_str(), one_line(name))
 }
@@ -90,7 +91,7 @@ impl Target {
     /// Reads the fields `kind`, `host` and `name`.
     ///
     /// # Errors
-    /// 400 if one is missing or not well-formed.
+    /// 400 if a field is missing or malformed.
     pub fn read(fields: &Fields) -> Result<Self, Refusal> {
         let kind =
             fields.get("kind").and_then(|kind| StrayKind::from_name(kind.trim())).ok_or_else(|| {
@@ -109,15 +110,15 @@ impl Target {
         label(self.kind, &self.name)
     }
 
-    /// The machine that a record is of.
+    /// Returns the machine that a record is about.
     pub fn machine(&self) -> Option<VmId> {
         self.name.parse().ok().filter(|_| self.kind == StrayKind::Record)
     }
 
-    /// Lets through what upkeep has found to be unknown.
+    /// Checks that upkeep has listed this as an orphan.
     ///
     /// # Errors
-    /// 404 for what it has not, and what `RegistryError` becomes.
+    /// 404 if it has not, and the refusal for a [`RegistryError`].
     pub fn must_be_listed(&self, reader: Reader<'_>) -> Result<(), Refusal> {
         let Self { kind, host, name } = self;
         let listed = reader.strays_on(host)?;
@@ -130,14 +131,14 @@ impl Target {
         )))
     }
 
-    /// A refusal of something that can't be removed, and why.
+    /// Returns the refusal for an orphan that can't be removed, with the reason.
     fn left_alone(&self, why: &str) -> Refusal {
         Refusal::conflict(format!("The {} on {} was not removed: {why}", self.label(), self.host))
     }
 
-    /// What people read when its host did not do what it was told.
+    /// Returns the refusal for an order that the host did not carry out.
     fn not_done(&self, trouble: &Trouble) -> Refusal {
-        // Should it have been done all the same, upkeep sees it.
+        // If it was carried out after all, upkeep will notice.
         let known = if trouble.taken == OnNode::Maybe { ", as far as is known" } else { "" };
         let fault = match &trouble.fault {
             Fault::StrangersProtected | Fault::StrangerKept { .. } => {
@@ -152,18 +153,19 @@ impl Target {
     }
 }
 
-/// Removes something that is unknown on a host.
+/// Removes an orphan from a host.
 ///
 /// # Errors
-/// 404 for what is not in the list of what is unknown, 409 for what is not unknown any more or can't be removed, with the
-/// reason, the host's own among them; 502 when the host can't be used; 503.
+/// 404 if it is not listed as an orphan, 409 if it no longer is one or can't be removed, with the
+/// reason (possibly the host's own); 502 if the host is unavailable; 503.
 pub fn remove(registry: &mut Registry, nodes: &Nodes<'_>, target: &Target) -> Result<Removal, Refusal> {
     let (host, label) = (&target.host, target.label());
     registry.read(|reader| target.must_be_listed(reader))?;
     let info = nodes.info(host).map_err(|trouble| target.not_done(&trouble))?;
     let way = registry.write(|writer| {
         writer.keep_facts(host, &info.host)?;
-        // Read after the host was asked: of all that it was told to make there is an entry by now.
+        // Read after the host has answered: by now everything it was ordered to create is on
+        // record.
         let way = judge(writer.reader(), target, &info)?;
         writer.order_removal(host, target.kind, &target.name)?;
         writer.record_about(host.as_str(), ORDERED, &label)?;
@@ -206,7 +208,7 @@ pub fn remove(registry: &mut Registry, nodes: &Nodes<'_>, target: &Target) -> Re
     }
 }
 
-/// Says how something is removed, if it still is nobody's, by what its host and the registry say now.
+/// Decides how an orphan is removed, if it still is one according to its host and the registry.
 fn judge(reader: Reader<'_>, target: &Target, info: &NodeInfo) -> Result<Way, Refusal> {
     let host = &target.host;
     let live = reader.live(Scope::All, u32::MAX, 0)?;
@@ -223,7 +225,8 @@ fn judge(reader: Reader<'_>, target: &Target, info: &NodeInfo) -> Result<Way, Re
     let way = way(target, info).map_err(|why| target.left_alone(&why))?;
     match &way {
         Way::Machine(order) => {
-            // Of that machine another host tells; this one's report would be refused, again and again.
+            // The machine is on another host, which reports about it; reports from this one would
+            // be rejected again and again.
             if let Some(vm) = reader.vm(order.id)?
                 && vm.physical_host != *host
             {
@@ -254,7 +257,7 @@ fn judge(reader: Reader<'_>, target: &Target, info: &NodeInfo) -> Result<Way, Re
     Ok(way)
 }
 
-/// Says how something is removed, by what its host says, or why it can't be.
+/// Decides how an orphan is removed according to its host's answer, or why it can't be.
 fn way(target: &Target, info: &NodeInfo) -> Result<Way, String> {
     let name = target.name.as_str();
     match target.kind {
@@ -316,12 +319,14 @@ fn terminate(id: VmId, machine: &MachineName, last: OrderNumber) -> Result<Way, 
     Ok(Way::Machine(MachineOrder { id, number: last.next(clock::millis()), user, virtual_host }))
 }
 
-/// What to type on a host, as root, to be rid of something. Nothing runs it but an administrator who has looked.
+/// Returns the command that removes an orphan when typed as root on its host. Only an administrator
+/// who has looked at it ever runs it.
 pub fn removal(kind: StrayKind, name: &str) -> String {
     match kind {
         StrayKind::Domain => format!("xl destroy {}", shell_word(name)),
         StrayKind::Volume if name.contains('/') => format!("lvremove {}", shell_word(name)),
-        // The server does not know the host's volume group; LVM finds it by the name (lvmreport(7)), and asks.
+        // The server does not know the host's volume group; LVM finds the volume by its name
+        // (lvmreport(7)) and asks for confirmation.
         StrayKind::Volume => format!("lvremove --select {}", shell_word(&format!("lv_name={name}"))),
         StrayKind::Record => {
             format!("grep -l {} /var/lib/vgrid/node/jobs/*.json   # then rm what it names", shell_word(name))
@@ -334,7 +339,7 @@ pub fn removal(kind: StrayKind, name: &str) -> String {
     }
 }
 
-/// A word as a shell reads it as itself, whatever a host called it.
+/// Quotes a text, whatever a host made of it, so that a shell reads it as a literal word.
 fn shell_word(text: &str) -> String {
     let text = one_line(text);
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '/' | '+' | ':' | '=' | '-');
@@ -420,7 +425,7 @@ mod tests {
         told.saved.push(SavedFile { stem: "alice_web".to_owned(), bytes: 1 });
         let find = |kind, name: &str| {
             way(&target(kind, name), &told).map(|way| match way {
-                // Higher than every order before: the time.
+                // Order numbers come from the time, so this one is higher than all before.
                 Way::Machine(order) if order.number > OrderNumber::default() => {
                     Way::Machine(MachineOrder { number: OrderNumber::default(), ..order })
                 }

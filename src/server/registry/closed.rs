@@ -3,19 +3,19 @@
 use crate::model::lease::Moment;
 use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 
-/// What can be closed.
+/// The kinds of things that can be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// The portal: nobody but administrators changes anything.
+    /// The portal: only administrators can change anything.
     Portal,
-    /// A host: no new machines.
+    /// A host: it gets no new machines.
     Host,
-    /// A virtual host name: no machine gets it.
+    /// A virtual host name: no new machine gets it.
     Name,
 }
 
 impl Kind {
-    /// Its name in the registry, and in forms.
+    /// Returns its name in the registry and in forms.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Portal => "portal",
@@ -24,46 +24,40 @@ impl Kind {
         }
     }
 
-    /// The kind with that name, if there is one.
+    /// Returns the kind with that name, if there is one.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Portal, Self::Host, Self::Name].into_iter().find(|kind| kind.as_str() == name)
     }
 }
 
-/// Something that is closed.
+/// A closed portal, host or name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closed {
-    /// What.
+    /// The kind of thing.
     pub kind: Kind,
     /// Its name; empty for the portal.
     pub name: String,
-    /// Why, in an administrator's words.
+    /// The reason, in an administrator's words.
     pub reason: String,
-    /// By whom.
+    /// The administrator who closed it.
     pub who: String,
-    /// Since when.
+    /// When it was closed.
     pub since: Moment,
 }
 
-/// What there is about one thing among all that is closed.
+/// Finds one thing among all that are closed.
 pub fn find<'c>(closed: &'c [Closed], kind: Kind, name: &str) -> Option<&'c Closed> {
     closed.iter().find(|one| one.kind == kind && one.name == name)
 }
 
 impl Reader<'_> {
-    /// The portal's closing, if it is closed.
-    ///
-    /// # Errors
-    /// As for [`closed`](Self::closed).
+    /// Returns the entry of the portal, if it is closed.
     pub fn portal_closed(&self) -> Result<Option<Closed>, RegistryError> {
         const SQL: &str = "SELECT kind, name, reason, who, since FROM closed WHERE kind = 'portal'";
         Ok(all(self.connection, SQL, [], read_closed)?.into_iter().next())
     }
 
-    /// All that is closed.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses or a row is not what this program writes.
+    /// Returns everything that is closed.
     pub fn closed(&self) -> Result<Vec<Closed>, RegistryError> {
         const SQL: &str = "SELECT kind, name, reason, who, since FROM closed ORDER BY kind, name";
         all(self.connection, SQL, [], read_closed)
@@ -81,10 +75,7 @@ fn read_closed(mut cells: Cells<'_>) -> Result<Closed, RegistryError> {
 }
 
 impl Writer<'_> {
-    /// Closes something, or changes the reason for which it is closed: the actor does it, now.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Closes something in the actor's name, as of now, or updates the reason.
     pub fn close(&self, kind: Kind, name: &str, reason: &str) -> Result<(), RegistryError> {
         self.connection.execute(
             "INSERT OR REPLACE INTO closed (kind, name, reason, who, since) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -93,10 +84,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Opens something again. `false` if it was not closed.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Reopens something. Returns `false` if it was not closed.
     pub fn reopen(&self, kind: Kind, name: &str) -> Result<bool, RegistryError> {
         let sql = "DELETE FROM closed WHERE kind = ?1 AND name = ?2";
         Ok(self.connection.execute(sql, (kind.as_str(), name))? > 0)

@@ -1,44 +1,41 @@
-//! What happened to each machine, in order. For people to read; nothing is decided by it.
+//! The history of each machine and of the portal. It is there to be read; nothing depends on it.
 
 use crate::model::lease::Moment;
 use crate::model::names::VmId;
 use crate::server::registry::user::Owner;
 use crate::server::registry::{Reader, RegistryError, Writer, all};
 
-/// Who did something, and from where: what the log and the history say of every change.
+/// The actor behind a change, as log and history record it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor {
-    /// A user's name, or `host` and the name of a node.
+    /// A user name, or `host` and the name of a node.
     pub who: String,
-    /// The address that the request came from.
+    /// The address of the request.
     pub from: String,
 }
 
 impl Actor {
-    /// The portal itself, by one of its programs.
+    /// Returns the portal itself, acting through one of its programs.
     pub fn portal() -> Self {
         Self { who: "vgrid".to_owned(), from: "-".to_owned() }
     }
 }
 
-/// One thing that happened to a machine.
+/// An event in a machine's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Happening {
-    /// When.
+    /// When it happened.
     pub at: Moment,
-    /// By whom.
+    /// Who caused it.
     pub actor: Actor,
-    /// What, in a few words.
+    /// What happened, in a few words.
     pub what: String,
-    /// More about it; may be empty.
+    /// Details; may be empty.
     pub detail: String,
 }
 
 impl Reader<'_> {
-    /// All that happened to a machine, the oldest first.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Returns the history of a machine, oldest first.
     pub fn history(&self, id: VmId) -> Result<Vec<Happening>, RegistryError> {
         const SQL: &str = "SELECT at, who, origin, what, detail FROM event WHERE vm = ?1 ORDER BY rowid";
         all(self.connection, SQL, [id.to_string()], |mut cells| {
@@ -52,41 +49,38 @@ impl Reader<'_> {
     }
 }
 
-/// Which events of the portal's history are meant.
+/// A filter on the portal's history.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Only those by this user or host.
+    /// Only events caused by this user or host.
     pub who: Option<String>,
-    /// Only those whose name contains this.
+    /// Only events whose name contains this text.
     pub what: Option<String>,
-    /// Only those about the machine, host or image of this name.
+    /// Only events about the machine, host or image with this name.
     pub about: Option<String>,
-    /// Not before.
+    /// Only events at or after this time.
     pub since: Option<Moment>,
-    /// Before.
+    /// Only events before this time.
     pub until: Option<Moment>,
-    /// Only those of machines of this owner.
+    /// Only events of this owner's machines.
     pub owner: Option<Owner>,
 }
 
-/// One thing that happened in the portal.
+/// An event in the portal's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Told {
-    /// The machine, if it was one.
+    /// The machine, if it is about one.
     pub vm: Option<VmId>,
-    /// What it was about: a machine's name, or what else it was.
+    /// Its subject: the name of a machine or of whatever else it is about.
     pub about: String,
-    /// The machine's owner; empty if it was no machine.
+    /// The machine's owner; empty if it is not about a machine.
     pub owner: String,
-    /// What happened.
+    /// The event.
     pub happening: Happening,
 }
 
 impl Reader<'_> {
-    /// All that happened, the newest first.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Returns the portal's history, newest first.
     pub fn events(&self, filter: &Filter, limit: u32, offset: u32) -> Result<Vec<Told>, RegistryError> {
         const SQL: &str = "SELECT event.vm, coalesce(vm.virtual_host, event.subject, ''),
                 coalesce(vm.owner, ''), at, who, origin, what, detail
@@ -123,10 +117,7 @@ impl Reader<'_> {
 }
 
 impl Writer<'_> {
-    /// Adds to the portal's history what is about no machine: a host, a name, an image, the portal.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Records an event that is not about a machine: about a host, a name, an image or the portal.
     pub fn record_about(&self, subject: &str, what: &str, detail: &str) -> Result<(), RegistryError> {
         let Actor { who, from } = self.actor;
         self.connection.execute(
@@ -136,10 +127,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Removes what happened before `before`, but for what happened to machines that are there.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Removes events older than `before`, except those of live machines. Returns how many.
     pub fn prune_events(&self, before: Moment) -> Result<usize, RegistryError> {
         Ok(self.connection.execute(
             "DELETE FROM event WHERE at < ?1 AND (vm IS NULL OR vm IN
@@ -148,10 +136,7 @@ impl Writer<'_> {
         )?)
     }
 
-    /// Adds to a machine's history.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Records an event of a machine.
     pub fn record(&self, id: VmId, what: &str, detail: &str) -> Result<(), RegistryError> {
         let Actor { who, from } = self.actor;
         self.connection.execute(

@@ -1,8 +1,9 @@
-//! The registry's file: how it is made, backed up, checked and put back, and who has it open.
+//! The registry's file: creating, backing up, checking and restoring it, and locking it.
 //!
-//! Everybody who opens the registry shares the lock of a file beside it. Who makes it or puts another in its place holds
-//! that lock alone. What is made is made under another name and gets its own when it is whole and on the disk, so a kill
-//! at any moment leaves the registry as it was, or as it should be.
+//! Every process that opens the registry shares the lock on a file beside it. A process that
+//! creates or replaces the registry holds that lock exclusively. A new file is written under
+//! another name and renamed once it is complete and on disk, so a kill at any moment leaves either
+//! the old registry or the new one.
 
 use std::fs::{File, Permissions};
 use std::io;
@@ -20,16 +21,16 @@ use crate::server::registry::{
 };
 use crate::system::{clock, lock};
 
-/// Its owner writes, its group may read.
+/// Writable by its owner, readable by its group.
 const MODE: u32 = 0o640;
 
-/// How long whoever wants the registry alone waits for the others.
+/// How long a process that needs the registry exclusively waits for the others.
 const ALONE: Duration = Duration::from_secs(10);
 
-/// Pages that a backup copies at a time; between two times it lets others write.
+/// Pages copied per step of a backup; between steps other processes can write.
 const PAGES: std::os::raw::c_int = 256;
 
-/// A path that differs in the last part's ending.
+/// Returns the path with `ending` appended to its last component.
 fn beside(file: &Path, ending: &str) -> PathBuf {
     let mut path = file.as_os_str().to_owned();
     path.push(ending);
@@ -44,7 +45,8 @@ fn folder(file: &Path) -> &Path {
     file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Whether a file with something in it is in the registry's place. It is not opened: to open a pipe is to wait for ever.
+/// Checks that a non-empty regular file is in the registry's place, without opening it: opening a
+/// pipe would block forever.
 pub(super) fn look(file: &Path) -> Result<(), RegistryError> {
     let no_registry = |what| Err(RegistryError::NotRegistry { file: file.to_owned(), what });
     let facts = match std::fs::metadata(file) {
@@ -64,12 +66,12 @@ pub(super) fn look(file: &Path) -> Result<(), RegistryError> {
     }
 }
 
-/// The file whose lock all share who have the registry open.
+/// Returns the path of the lock file beside the registry.
 fn lock_file(file: &Path) -> PathBuf {
     beside(file, ".lock")
 }
 
-/// Shares the registry with all others who have it open.
+/// Takes a shared lock on the registry.
 pub(super) fn share(file: &Path) -> Result<File, RegistryError> {
     let path = lock_file(file);
     let held = lock::share_within(&path, PATIENCE).map_err(|error| unusable(&path, &error))?;
@@ -77,7 +79,7 @@ pub(super) fn share(file: &Path) -> Result<File, RegistryError> {
     held.ok_or(RegistryError::Busy)
 }
 
-/// Has the registry's place for oneself.
+/// Takes an exclusive lock on the registry.
 fn alone(file: &Path) -> Result<File, RegistryError> {
     let path = lock_file(file);
     let held = lock::take_within(&path, ALONE).map_err(|error| unusable(&path, &error))?;
@@ -85,7 +87,7 @@ fn alone(file: &Path) -> Result<File, RegistryError> {
     held.ok_or_else(|| RegistryError::InUse { file: file.to_owned() })
 }
 
-/// Gives what root has made to the user whom the folder belongs to.
+/// Gives a file created by root to the owner of its folder.
 fn hand_over(path: &Path, folder: &Path) -> io::Result<()> {
     if !Uid::effective().is_root() {
         return Ok(());
@@ -94,13 +96,13 @@ fn hand_over(path: &Path, folder: &Path) -> io::Result<()> {
     if ours.uid() == theirs.uid() { Ok(()) } else { chown(path, Some(theirs.uid()), Some(theirs.gid())) }
 }
 
-/// Removes what an attempt has left that was killed. The caller has the registry for itself.
+/// Removes what killed attempts left behind. The caller holds the exclusive lock.
 fn sweep(file: &Path) -> io::Result<()> {
     let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned() + ".";
     for entry in std::fs::read_dir(folder(file))? {
         let entry = entry?;
         let other = entry.file_name().to_string_lossy().into_owned();
-        // With SQLite's own files: `-new`, `-new-wal`, `-new-journal` …
+        // Includes SQLite's side files: `-new`, `-new-wal`, `-new-journal` …
         if other.strip_prefix(&name).is_some_and(|rest| rest.contains("-new")) {
             std::fs::remove_file(entry.path())?;
         }
@@ -108,7 +110,8 @@ fn sweep(file: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Brings a new database into the registry's place, or into that of a backup: whole, on the disk, with its owner and mode.
+/// Moves a complete new database into the place of the registry or of a backup, synced to disk and
+/// with the right owner and mode.
 fn settle(fresh: &Path, file: &Path) -> io::Result<()> {
     std::fs::set_permissions(fresh, Permissions::from_mode(MODE))?;
     hand_over(fresh, folder(file))?;
@@ -117,7 +120,7 @@ fn settle(fresh: &Path, file: &Path) -> io::Result<()> {
     File::open(folder(file))?.sync_all()
 }
 
-/// A registry in a new file, which gets its name later.
+/// Creates a registry in a new file, to be renamed later.
 fn fresh(
     file: &Path,
     fill: impl FnOnce(&mut Connection) -> Result<(), RegistryError>,
@@ -126,27 +129,27 @@ fn fresh(
     let mut connection = Connection::open(&fresh)?;
     fill(&mut connection)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
-    // Closing writes everything back into the one file.
+    // Closing merges the side files into the one file.
     connection.close().map_err(|(_, error)| RegistryError::from(error))?;
     Ok(fresh)
 }
 
-/// What is in a registry, for those who look after it.
+/// A summary of a registry for its maintainers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
-    /// Which registry it is.
+    /// The registry's identity.
     pub identity: RegistryId,
-    /// The version of its schema.
+    /// Its schema version.
     pub version: u32,
-    /// How many machines there are.
+    /// The number of machines.
     pub machines: u32,
-    /// How many saved images.
+    /// The number of saved images.
     pub images: u32,
-    /// How many people have used it.
+    /// The number of people who have used it.
     pub users: u32,
-    /// When it last changed, as far as its history tells.
+    /// When it last changed, according to its history.
     pub changed: Option<Moment>,
-    /// When it was last put back from a backup.
+    /// When it was last restored from a backup.
     pub restored: Option<Moment>,
 }
 
@@ -164,7 +167,7 @@ fn summary(connection: &Connection, version: u32) -> Result<Summary, RegistryErr
     })
 }
 
-/// Looks at every page and every reference of a database.
+/// Checks every page and every reference of a database.
 fn check(connection: &Connection, file: &Path) -> Result<(), RegistryError> {
     let damaged = |reason: String| RegistryError::Damaged { file: file.to_owned(), reason };
     let said: Result<String, _> = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0));
@@ -181,13 +184,13 @@ fn check(connection: &Connection, file: &Path) -> Result<(), RegistryError> {
     }
 }
 
-/// A backup, opened and found whole.
+/// Opens a backup and checks that it is intact.
 fn open_backup(file: &Path) -> Result<(Connection, Summary), RegistryError> {
     look(file)?;
     let connection = connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     let version = known_version(&connection, file)?;
     check(&connection, file)?;
-    // Those of versions that had no identity are no registry that a node knows.
+    // Versions without an identity are older than any registry that nodes recognise.
     let summary = summary(&connection, version).map_err(|_| RegistryError::NotRegistry {
         file: file.to_owned(),
         what: "it has no identity: it is older than vGrid's backups",
@@ -195,22 +198,24 @@ fn open_backup(file: &Path) -> Result<(Connection, Summary), RegistryError> {
     Ok((connection, summary))
 }
 
-/// How a registry was put back.
+/// The outcome of a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
-    /// What is in it.
+    /// A summary of the restored registry.
     pub summary: Summary,
-    /// Where the one is that was there before; `None` if there was none.
+    /// Where the previous registry was moved; `None` if there was none.
     pub before: Option<PathBuf>,
 }
 
 impl Registry {
-    /// Makes a registry where there is none. Gives back its identity, and whether it is new. Where there is one, nothing is
-    /// changed but its mode, and what killed attempts have left beside it. Root gives it to the user whom its folder belongs to.
+    /// Creates a registry if there is none. Returns its identity and whether it is new.
+    ///
+    /// An existing registry is left alone, except that its mode is set and the leftovers of killed
+    /// attempts are removed. A file created by root is given to the owner of its folder.
     ///
     /// # Errors
-    /// [`RegistryError::NotRegistry`] when something else is in its place, [`RegistryError::InUse`], and those of
-    /// [`open`](Self::open).
+    /// [`RegistryError::NotRegistry`] if something else is in its place, [`RegistryError::InUse`],
+    /// and the errors of [`open`](Self::open).
     pub fn init(file: &Path) -> Result<(RegistryId, bool), RegistryError> {
         let held = alone(file)?;
         sweep(file).map_err(|error| unusable(file, &error))?;
@@ -236,21 +241,18 @@ impl Registry {
         Ok((identity, made))
     }
 
-    /// As [`init`](Self::init), and opens it.
-    ///
-    /// # Errors
-    /// As for [`init`](Self::init).
+    /// Calls [`init`](Self::init), then opens the registry.
     pub fn create(file: &Path) -> Result<Self, RegistryError> {
         Self::init(file)?;
         Self::open(file)
     }
 
-    /// Copies the registry, as it is at one moment, to a new file, which only its owner and group can read. Others may read
-    /// and write the registry meanwhile.
+    /// Copies a consistent snapshot of the registry to a new file that only its owner and group can
+    /// read. Other processes can read and write the registry meanwhile.
     ///
     /// # Errors
-    /// [`RegistryError::Unusable`] when the file is there already or can't be written, and those of
-    /// [`open`](Self::open).
+    /// [`RegistryError::Unusable`] if the file exists already or can't be written, and the errors
+    /// of [`open`](Self::open).
     pub fn backup(file: &Path, to: &Path) -> Result<Summary, RegistryError> {
         let registry = Self::open(file)?;
         if std::fs::symlink_metadata(to).is_ok() {
@@ -266,32 +268,35 @@ impl Registry {
             connection.close().map_err(|(_, error)| RegistryError::from(error))?;
             std::fs::set_permissions(&fresh, Permissions::from_mode(MODE))
                 .and_then(|()| File::open(&fresh)?.sync_all())
-                // Not renamed: somebody may have made that file meanwhile.
+                // Not renamed, which would overwrite a file that someone else created in the
+                // meantime.
                 .and_then(|()| std::fs::hard_link(&fresh, to))
                 .and_then(|()| File::open(folder(to))?.sync_all())
                 .map_err(|error| unusable(to, &error))?;
             Ok(summary)
         })();
-        // If it could not be made there may be nothing to remove.
+        // If creating it failed there may be nothing to remove.
         let _ = std::fs::remove_file(&fresh);
         copied
     }
 
-    /// Looks at all of a registry, or of a backup of one.
+    /// Checks a whole registry, or a backup of one.
     ///
     /// # Errors
-    /// [`RegistryError::Damaged`], [`RegistryError::NotRegistry`], [`RegistryError::TooNew`], and those of
-    /// [`open`](Self::open).
+    /// [`RegistryError::Damaged`], [`RegistryError::NotRegistry`], [`RegistryError::TooNew`], and
+    /// the errors of [`open`](Self::open).
     pub fn verify(file: &Path) -> Result<Summary, RegistryError> {
         open_backup(file).map(|(_, summary)| summary)
     }
 
-    /// Puts a backup in the registry's place, when nobody has that open. The one that was there is kept beside it. Deploys wait
-    /// until upkeep has compared the hosts with it (see [`Reader::awaits_comparison`]).
+    /// Replaces the registry with a backup while no process has it open, and keeps the previous one
+    /// beside it. Deploys wait until upkeep has compared the hosts with the restored registry (see
+    /// [`Reader::awaits_comparison`]).
     ///
     /// # Errors
-    /// [`RegistryError::InUse`], [`RegistryError::OtherRegistry`] when the one that is there is another and `force` is not
-    /// given, and those of [`verify`](Self::verify) about the backup.
+    /// [`RegistryError::InUse`], [`RegistryError::OtherRegistry`] if the existing registry has
+    /// another identity and `force` is not set, and the errors of [`verify`](Self::verify) for the
+    /// backup.
     pub fn restore(file: &Path, from: &Path, force: bool) -> Result<Restored, RegistryError> {
         let (backup, kept) = open_backup(from)?;
         let held = alone(file)?;
@@ -325,17 +330,18 @@ impl Registry {
     }
 }
 
-/// The identity of the registry that is in a place, if one is there that can be read.
+/// Returns the identity of an existing registry, if it can be read.
 fn known_identity(file: &Path) -> Result<RegistryId, RegistryError> {
     look(file)?;
     let connection = connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     known_version(&connection, file)?;
-    // What is still in the side file goes into the one that is put aside.
+    // Merges the side file into the registry before it is set aside.
     let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
     Reader { connection: &connection }.identity()
 }
 
-/// Gives the present file another name, with SQLite's side files, which would be taken for the next one's.
+/// Renames the present file together with SQLite's side files, which would otherwise be taken for
+/// those of its replacement.
 fn put_aside(file: &Path, before: &Path) -> io::Result<()> {
     for ending in ["-wal", "-shm", "-journal", ""] {
         match std::fs::rename(beside(file, ending), beside(before, ending)) {
@@ -346,7 +352,7 @@ fn put_aside(file: &Path, before: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies a database by SQLite's own means, into one file that has no side files.
+/// Copies a database with SQLite's own backup function, into a single file without side files.
 fn copy(from: &Connection, to: &Path) -> Result<(), RegistryError> {
     match std::fs::remove_file(to) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(to, &error)),
@@ -460,7 +466,7 @@ mod tests {
         assert_eq!(Registry::verify(&at("ours")).unwrap().identity, ours);
         Registry::restore(&at("ours"), &at("backup"), true).unwrap();
         assert_eq!(Registry::verify(&at("ours")).unwrap().identity, theirs);
-        // Where the registry was lost, or is damaged, there is nothing to be mistaken about.
+        // If the registry is lost or damaged, there is no identity to confuse.
         std::fs::remove_file(at("ours")).unwrap();
         assert_eq!(Registry::restore(&at("ours"), &at("backup"), false).unwrap().before, None);
         std::fs::write(at("ours"), "x".repeat(5000)).unwrap();

@@ -1,4 +1,4 @@
-//! Hosts: what each last said about itself.
+//! Hosts: what each last reported about itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,29 +9,29 @@ use crate::model::size::Amount;
 use crate::model::wire::HostFacts;
 use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 
-/// What a host last said, and when.
+/// A host's last report, and when it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
     /// The host.
     pub name: PhysicalHost,
-    /// What it said.
+    /// The reported facts.
     pub facts: HostFacts,
-    /// When it said so.
+    /// When it last reported.
     pub seen: Moment,
-    /// The images that it has; `None` if it never said.
+    /// The images it has; `None` if it never reported them.
     pub images: Option<BTreeSet<ImageTag>>,
 }
 
-/// Deploys that failed on a host for its own sake, since the last one that did not.
+/// Consecutive failed deploys that were the host's own fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failures {
-    /// How many.
+    /// The number of failures.
     pub count: u32,
-    /// When the last one did.
+    /// The time of the last one.
     pub last: Moment,
 }
 
-/// For how long administrators are not told of the same fault again, in seconds.
+/// How long administrators are not told of the same fault again, in seconds.
 const EPISODE: i64 = 86_400;
 
 fn amount(cells: &mut Cells<'_>) -> Result<Amount, RegistryError> {
@@ -39,10 +39,7 @@ fn amount(cells: &mut Cells<'_>) -> Result<Amount, RegistryError> {
 }
 
 impl Reader<'_> {
-    /// All hosts that were ever heard of.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses or a row is not what this program writes.
+    /// Returns all hosts that have ever reported.
     pub fn hosts(&self) -> Result<Vec<Host>, RegistryError> {
         const SQL: &str = "SELECT name, memory_free, memory_total, disk_free, disk_total, version,
                                common_digest, seen, images FROM host";
@@ -58,7 +55,7 @@ impl Reader<'_> {
                     common_digest: cells.get()?,
                 },
                 seen: Moment::from_unix(cells.get()?),
-                // An image that has left the configuration is none that is asked for.
+                // An image that has left the configuration is never requested.
                 images: cells
                     .get::<Option<String>>()?
                     .map(|tags| tags.split_whitespace().filter_map(|tag| tag.parse().ok()).collect()),
@@ -66,10 +63,7 @@ impl Reader<'_> {
         })
     }
 
-    /// The hosts on which deploys have failed for the hosts' own sake.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses or a row is not what this program writes.
+    /// Returns the hosts on which deploys have failed through the hosts' own fault.
     pub fn failures(&self) -> Result<BTreeMap<PhysicalHost, Failures>, RegistryError> {
         let found =
             all(self.connection, "SELECT host, failures, last FROM host_failure", [], |mut cells| {
@@ -80,16 +74,16 @@ impl Reader<'_> {
     }
 }
 
-/// How the last attempt of upkeep to reach a host ended.
+/// The outcome of upkeep's last attempt to reach a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contact {
     /// The host.
     pub name: PhysicalHost,
-    /// When it was last tried.
+    /// The time of the last attempt.
     pub tried: Moment,
-    /// Why it could not be asked; `None` if it answered.
+    /// Why it did not answer; `None` if it did.
     pub fault: Option<String>,
-    /// Since when it is so, answering or not.
+    /// Since when the outcome has been the same, answer or not.
     pub since: Moment,
     /// Whether administrators were told that it does not answer.
     pub told: bool,
@@ -106,19 +100,13 @@ fn contact(mut cells: Cells<'_>) -> Result<Contact, RegistryError> {
 }
 
 impl Reader<'_> {
-    /// How the last attempt to reach each host ended.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses or a row is not what this program writes.
+    /// Returns the outcome of the last attempt to reach each host.
     pub fn contacts(&self) -> Result<Vec<Contact>, RegistryError> {
         const SQL: &str = "SELECT host, tried, fault, since, told FROM contact ORDER BY host";
         all(self.connection, SQL, [], contact)
     }
 
-    /// How the last attempt to reach one host ended, if there was one.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses or the row is not what this program writes.
+    /// Returns the outcome of the last attempt to reach one host, if there was one.
     pub fn contact(&self, host: &PhysicalHost) -> Result<Option<Contact>, RegistryError> {
         const SQL: &str = "SELECT host, tried, fault, since, told FROM contact WHERE host = ?1";
         Ok(all(self.connection, SQL, [host.as_str()], contact)?.pop())
@@ -126,10 +114,7 @@ impl Reader<'_> {
 }
 
 impl Writer<'_> {
-    /// Keeps how an attempt to reach a host ended.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Records the outcome of an attempt to reach a host.
     pub fn keep_contact(&self, contact: &Contact) -> Result<(), RegistryError> {
         self.connection.execute(
             "INSERT OR REPLACE INTO contact (host, tried, fault, since, told) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -138,12 +123,9 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Keeps what a host says of itself.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Records what a host reports about itself.
     pub fn keep_facts(&self, host: &PhysicalHost, facts: &HostFacts) -> Result<(), RegistryError> {
-        // SQLite's numbers have a sign; no host has so much memory that it matters.
+        // SQLite's integers are signed; no host has enough memory for that to matter.
         let mib = |amount: Amount| i64::try_from(amount.mib()).unwrap_or(i64::MAX);
         self.connection.execute(
             "INSERT INTO host
@@ -167,10 +149,8 @@ impl Writer<'_> {
 }
 
 impl Writer<'_> {
-    /// Keeps which images a host says it has. It is known by what it said of itself ([`keep_facts`](Self::keep_facts)).
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Records the images that a host reports. The host must have reported itself before
+    /// ([`keep_facts`](Self::keep_facts)).
     pub fn keep_images(&self, host: &PhysicalHost, images: &[&ImageTag]) -> Result<(), RegistryError> {
         let tags: Vec<&str> = images.iter().map(|tag| tag.as_str()).collect();
         self.connection.execute(
@@ -180,11 +160,9 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Remembers that a deploy has failed on a host for the host's own sake. `pause` says for how long so many failures count
-    /// as one: of many deploys at once the first says it all.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Records a failed deploy that was the host's own fault. Failures within `pause` of the last
+    /// one, which depends on their number so far, count as one: when many deploys fail together,
+    /// the first is enough.
     pub fn host_failed(&self, host: &PhysicalHost, pause: impl Fn(u32) -> i64) -> Result<(), RegistryError> {
         let now = self.now();
         let before = self.failures()?.remove(host);
@@ -197,14 +175,11 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Remembers that administrators hear of a fault now. Says whether it is news: they have not heard of one of its kind, about
-    /// the same image or name, on that host since a day.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Records that administrators are told of a fault now. Returns whether it is news: in the last
+    /// day they were told of no fault of the same kind, about the same image or name, on that host.
     pub fn note_fault(&self, host: &PhysicalHost, fault: &Fault) -> Result<bool, RegistryError> {
         let now = self.now();
-        // What is older counts no more, nor does what a clock noted that was wrong.
+        // Older entries no longer count, nor do those from a clock that was wrong.
         self.connection.execute("DELETE FROM told_fault WHERE abs(at - ?1) > ?2", (now.unix(), EPISODE))?;
         let rows = self.connection.execute(
             "INSERT INTO told_fault (host, kind, subject, at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
@@ -213,10 +188,7 @@ impl Writer<'_> {
         Ok(rows == 1)
     }
 
-    /// Remembers that a deploy has succeeded on a host: whatever failed there for its own sake does so no more.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Records a successful deploy on a host, which clears the faults that were its own.
     pub fn host_works(&self, host: &PhysicalHost) -> Result<(), RegistryError> {
         self.connection
             .execute("DELETE FROM told_fault WHERE host = ?1 AND subject = ''", [host.as_str()])?;

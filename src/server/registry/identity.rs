@@ -1,4 +1,4 @@
-//! Which registry this is. Nodes remember it and obey no other.
+//! The registry's identity. Nodes remember it and obey no other registry.
 
 use rusqlite::Connection;
 
@@ -8,10 +8,10 @@ use crate::server::registry::{Reader, RegistryError, Writer, all};
 use crate::system::clock;
 
 impl Reader<'_> {
-    /// The registry's identity: made with it, and the same for its whole life, through backup and restore.
+    /// Returns the registry's identity, which is created with it and survives backup and restore.
     ///
     /// # Errors
-    /// [`RegistryError`] when SQLite refuses, or when there is none: then it is no registry.
+    /// Also fails if there is none: then the file is not a registry.
     pub fn identity(&self) -> Result<RegistryId, RegistryError> {
         all(self.connection, "SELECT id FROM identity", [], |mut cells| cells.parsed())?
             .pop()
@@ -20,11 +20,8 @@ impl Reader<'_> {
 }
 
 impl Reader<'_> {
-    /// Whether the registry was put back from a backup and upkeep has not looked at the hosts since. Until then names and
-    /// addresses may be in use that it takes for free.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Returns whether the registry was restored from a backup and upkeep has not checked the hosts
+    /// since. Until then, names and addresses that it takes for free may be in use.
     pub fn awaits_comparison(&self) -> Result<bool, RegistryError> {
         const SQL: &str = "SELECT count(*) FROM identity
                            WHERE restored IS NOT NULL AND (compared IS NULL OR compared < restored)";
@@ -33,10 +30,7 @@ impl Reader<'_> {
 }
 
 impl Writer<'_> {
-    /// Remembers that the hosts have been looked at.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Records that the hosts have been checked.
     pub fn compared(&self) -> Result<(), RegistryError> {
         const SQL: &str = "UPDATE identity SET compared = ?1 WHERE restored IS NOT NULL";
         self.connection.execute(SQL, [self.now().unix()])?;
@@ -44,15 +38,17 @@ impl Writer<'_> {
     }
 }
 
-/// Remembers, in a registry that is about to be put in another's place, that it comes from a backup. What owners were told of
-/// leases is forgotten: leases may have been extended since, so each owner is told once more, and each grace begins anew.
+/// Marks a registry, about to replace another, as restored from a backup. Notices about leases are
+/// forgotten: leases may have been extended since the backup, so each owner is told once more and
+/// each grace period starts again.
 pub(super) fn mark_restored(connection: &Connection, now: Moment) -> Result<(), RegistryError> {
     connection.execute("UPDATE identity SET restored = ?1, compared = NULL", [now.unix()])?;
     connection.execute("DELETE FROM notice", [])?;
     Ok(())
 }
 
-/// Gives a registry that has no identity one, within the transaction that makes it or brings it up to date.
+/// Assigns an identity if there is none, within the transaction that creates or migrates the
+/// registry.
 pub(super) fn ensure(connection: &Connection) -> Result<(), RegistryError> {
     connection.execute(
         "INSERT INTO identity (only, id, since) VALUES (1, ?1, ?2) ON CONFLICT (only) DO NOTHING",

@@ -1,4 +1,4 @@
-//! Images that people saved.
+//! Images saved by users.
 
 use rusqlite::OptionalExtension as _;
 
@@ -8,38 +8,39 @@ use crate::model::size::GiB;
 use crate::server::registry::user::Owner;
 use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 
-/// An image that somebody saved.
+/// A saved image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// Whose it is.
+    /// Its owner.
     pub owner: Owner,
-    /// What they call it.
+    /// Its name.
     pub name: ImageName,
-    /// The host that has its file, and so the only one where machines can be made from it.
+    /// The host that has its file, and therefore the only one where machines can be made from it.
     pub host: PhysicalHost,
-    /// The image that its machine was once made from: template, swap and type are taken from that.
+    /// The image that its machine was originally made from, which supplies template, swap and type.
     pub base: ImageTag,
     /// The size of its file.
     pub bytes: u64,
-    /// The size of the partition that it was taken from.
+    /// The size of the partition it was taken from.
     pub disk: GiB,
-    /// Whether all may use it.
+    /// Whether it is shared with everyone.
     pub shared: bool,
     /// When it was saved.
     pub saved: Moment,
 }
 
-/// What the saved images of somebody take together. One that is being saved counts with its machine's partition.
+/// The number and total size of an owner's saved images. An image being saved counts with the size
+/// of its machine's partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ImageUsage {
-    /// How many there are.
+    /// The number of images.
     pub images: u32,
-    /// Their size, in bytes.
+    /// Their total size, in bytes.
     pub bytes: u64,
 }
 
 impl Image {
-    /// The image, as messages to its host name it.
+    /// Returns the image's name in messages to its host.
     pub fn id(&self) -> SavedImage {
         SavedImage { owner: self.owner.user_name().clone(), name: self.name.clone() }
     }
@@ -61,10 +62,7 @@ fn read_image(mut cells: Cells<'_>) -> Result<Image, RegistryError> {
 const COLUMNS: &str = "SELECT owner, name, host, base, bytes, disk_gib, shared, saved FROM image";
 
 impl Reader<'_> {
-    /// An image, whoever asks.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses or the row is not what this program writes.
+    /// Returns an image, whoever owns it.
     pub fn image(&self, image: &SavedImage) -> Result<Option<Image>, RegistryError> {
         let sql = format!("{COLUMNS} WHERE owner = ?1 AND name = ?2");
         let owner = Owner::of(&image.owner);
@@ -72,27 +70,19 @@ impl Reader<'_> {
         Ok(all(self.connection, &sql, params, read_image)?.into_iter().next())
     }
 
-    /// The images that somebody may use: their own, the newest first, and then those that others share.
-    ///
-    /// # Errors
-    /// As for [`image`](Self::image).
+    /// Returns the images that a user can use: their own, newest first, then those shared by
+    /// others.
     pub fn images_for(&self, owner: &Owner) -> Result<Vec<Image>, RegistryError> {
         let sql = format!("{COLUMNS} WHERE owner = ?1 OR shared = 1 ORDER BY owner <> ?1, saved DESC, name");
         all(self.connection, &sql, [owner.as_str()], read_image)
     }
 
-    /// All images.
-    ///
-    /// # Errors
-    /// As for [`image`](Self::image).
+    /// Returns all images.
     pub fn images(&self) -> Result<Vec<Image>, RegistryError> {
         all(self.connection, &format!("{COLUMNS} ORDER BY owner, name"), [], read_image)
     }
 
-    /// The name of a machine that is being made from an image.
-    ///
-    /// # Errors
-    /// As for [`image`](Self::image).
+    /// Returns the name of a machine that is being made from an image, if there is one.
     pub fn deploying_from(&self, image: &SavedImage) -> Result<Option<VirtualHost>, RegistryError> {
         const SQL: &str = "SELECT virtual_host FROM vm
                            WHERE from_owner = ?1 AND from_name = ?2 AND state = 'deploying'";
@@ -101,10 +91,8 @@ impl Reader<'_> {
         Ok(found.into_iter().next())
     }
 
-    /// The name of a live machine whose disk is to become an image of this name, other than `but`.
-    ///
-    /// # Errors
-    /// As for [`image`](Self::image).
+    /// Returns the name of a live machine, other than `but`, whose disk is being saved as an image
+    /// with this name.
     pub fn being_saved_as(
         &self,
         image: &SavedImage,
@@ -120,10 +108,8 @@ impl Reader<'_> {
 }
 
 impl Reader<'_> {
-    /// What the saved images of an owner take, without the one that the disk of the machine `but` is being saved as.
-    ///
-    /// # Errors
-    /// As for [`image`](Self::image).
+    /// Returns what an owner's saved images use, leaving out the one that the disk of machine `but`
+    /// is being saved as.
     pub fn image_usage(&self, owner: &Owner, but: Option<VmId>) -> Result<ImageUsage, RegistryError> {
         const SQL: &str = "SELECT count(*), coalesce(sum(bytes), 0) FROM
                              (SELECT bytes FROM image WHERE owner = ?1
@@ -138,10 +124,7 @@ impl Reader<'_> {
 }
 
 impl Writer<'_> {
-    /// Enters an image that has been saved, in place of one of that name.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Records a saved image, replacing any of the same name.
     pub fn keep_image(&self, image: &Image) -> Result<(), RegistryError> {
         self.connection.execute(
             "INSERT OR REPLACE INTO image (owner, name, host, base, bytes, disk_gib, shared, saved)
@@ -160,11 +143,8 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Gives an image another name, which the machines that were made from it remember. `false` if there is one of
-    /// that name.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Renames an image, also in the records of machines made from it. Returns `false` if the name
+    /// is taken.
     pub fn rename_image(&self, image: &SavedImage, name: &ImageName) -> Result<bool, RegistryError> {
         let owner = Owner::of(&image.owner);
         let taken: Option<i64> = self
@@ -187,10 +167,7 @@ impl Writer<'_> {
         Ok(true)
     }
 
-    /// Shares an image with all, or ends that.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Shares an image with everyone, or stops sharing it.
     pub fn share_image(&self, image: &SavedImage, shared: bool) -> Result<(), RegistryError> {
         self.connection.execute(
             "UPDATE image SET shared = ?3 WHERE owner = ?1 AND name = ?2",
@@ -199,10 +176,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Removes an image.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Removes an image from the registry.
     pub fn remove_image(&self, image: &SavedImage) -> Result<(), RegistryError> {
         self.connection.execute(
             "DELETE FROM image WHERE owner = ?1 AND name = ?2",

@@ -1,41 +1,41 @@
-//! The outbox: mail that waits until it can be sent.
+//! The outbox: mail waiting to be sent.
 
 use uuid::Uuid;
 
 use crate::model::lease::Moment;
 use crate::server::registry::{Reader, RegistryError, Writer, all};
 
-/// A mail that waits.
+/// A mail in the outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
-    /// Its id, which becomes its `Message-ID`, the same each time that it is tried.
+    /// Its id, used in its `Message-ID`, which therefore stays the same on every attempt.
     pub id: String,
-    /// The address.
+    /// The recipient's address.
     pub recipient: String,
     /// The subject.
     pub subject: String,
-    /// The text.
+    /// The plain text.
     pub plain: String,
     /// The same as HTML.
     pub html: String,
     /// When it was written.
     pub queued: Moment,
-    /// How often it was tried.
+    /// How often sending was attempted.
     pub tries: u32,
-    /// When it is tried next.
+    /// When sending is attempted next.
     pub next_try: Moment,
     /// Why it has not been sent.
     pub error: Option<String>,
 }
 
-/// A mail that is to be sent.
+/// A mail to be queued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Letter {
-    /// The address.
+    /// The recipient's address.
     pub recipient: String,
     /// The subject.
     pub subject: String,
-    /// The text.
+    /// The plain text.
     pub plain: String,
     /// The same as HTML.
     pub html: String,
@@ -43,44 +43,32 @@ pub struct Letter {
 
 const COLUMNS: &str = "SELECT id, recipient, subject, plain, html, queued, tries, next_try, error FROM mail";
 
-/// The longest that a mail waits for its next try, in seconds. What is to wait longer was put off by a clock that was
-/// ahead, and is due.
+/// The longest that a mail waits for its next attempt, in seconds. A time further ahead was set by
+/// a clock that was ahead, so the mail is due.
 const LONGEST_PAUSE: i64 = 3600;
 
-/// Whether a mail is due at `?1`, where `?2` is [`LONGEST_PAUSE`].
+/// The condition for a mail to be due at `?1`, where `?2` is [`LONGEST_PAUSE`].
 const DUE: &str = "(next_try <= ?1 OR next_try > ?1 + ?2)";
 
 impl Reader<'_> {
-    /// The mail that is due, the oldest first.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Returns the mail that is due, oldest first.
     pub fn mail_due(&self, now: Moment, limit: u32) -> Result<Vec<Waiting>, RegistryError> {
         let sql = format!("{COLUMNS} WHERE {DUE} ORDER BY id LIMIT ?3");
         self.mails(&sql, (now.unix(), LONGEST_PAUSE, limit))
     }
 
-    /// How many mails wait.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Returns the number of mails in the outbox.
     pub fn count_mail(&self) -> Result<u32, RegistryError> {
         Ok(self.connection.query_row("SELECT count(*) FROM mail", [], |row| row.get(0))?)
     }
 
-    /// Whether mail to an address waits.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Returns whether the outbox holds mail to an address.
     pub fn has_mail_for(&self, recipient: &str) -> Result<bool, RegistryError> {
         const SQL: &str = "SELECT EXISTS (SELECT 1 FROM mail WHERE recipient = ?1)";
         Ok(self.connection.query_row(SQL, [recipient], |row| row.get(0))?)
     }
 
-    /// All mail that waits, the oldest first.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Returns the mail in the outbox, oldest first.
     pub fn mail_waiting(&self, limit: u32) -> Result<Vec<Waiting>, RegistryError> {
         self.mails(&format!("{COLUMNS} ORDER BY id LIMIT ?1"), [limit])
     }
@@ -103,10 +91,7 @@ impl Reader<'_> {
 }
 
 impl Writer<'_> {
-    /// Puts a mail into the outbox.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Adds a mail to the outbox.
     pub fn queue(&self, letter: &Letter) -> Result<(), RegistryError> {
         self.connection.execute(
             "INSERT INTO mail (id, recipient, subject, plain, html, queued, next_try)
@@ -123,29 +108,20 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Reserves a mail that is due for whoever sends it, until they have said what became of it, at most until `until`.
-    /// `false` if somebody else has it, or has sent it.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Claims a mail that is due, so that no other process sends it before `until` or before its
+    /// outcome is recorded. Returns `false` if another process has claimed or sent it.
     pub fn claim_mail(&self, id: &str, until: Moment) -> Result<bool, RegistryError> {
         let sql = format!("UPDATE mail SET next_try = ?4 WHERE id = ?3 AND {DUE}");
         Ok(self.connection.execute(&sql, (self.now().unix(), LONGEST_PAUSE, id, until.unix()))? == 1)
     }
 
-    /// Takes a mail out of the outbox: it was sent, or never can be.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Removes a mail from the outbox: it was sent, or can never be sent.
     pub fn unqueue(&self, id: &str) -> Result<(), RegistryError> {
         self.connection.execute("DELETE FROM mail WHERE id = ?1", [id])?;
         Ok(())
     }
 
-    /// Remembers why a mail could not be sent, and when to try again.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Records why a mail could not be sent, and when to try again.
     pub fn postpone(&self, id: &str, error: &str, next: Moment) -> Result<(), RegistryError> {
         self.connection.execute(
             "UPDATE mail SET tries = tries + 1, error = ?2, next_try = ?3 WHERE id = ?1",

@@ -1,13 +1,14 @@
-//! The registry: all that the portal remembers, in one SQLite file. The only place with SQL.
+//! The registry: everything the portal remembers, in one SQLite file. The only place with SQL.
 //!
-//! Programs live for one request, so what counts is how fast the file opens. The schema is
-//! brought up to date only when `user_version` says that it must be. Nobody makes the file but `vgrid-registry init`
-//! ([`Registry::init`]): a registry that is not there is missed, not replaced by an empty one. Each piece of work is one
-//! transaction: readers see one state of things ([`Registry::read`]), writers take the write lock before
-//! they look ([`Registry::write`]), so that what they saw is still true when they write.
+//! Programs live for one request, so what counts is how fast the file opens. The schema is migrated
+//! only when `user_version` is out of date. Only `vgrid-registry init` ([`Registry::init`]) creates
+//! the file: a missing registry is an error and is never replaced by an empty one. Each piece of
+//! work is one transaction: readers see one consistent state ([`Registry::read`]); writers take the
+//! write lock before they read ([`Registry::write`]), so what they have read is still true when
+//! they write.
 //!
-//! WAL lets pages render while somebody writes; `synchronous` stays at FULL, because an order goes to a
-//! node only after it is on the disk.
+//! WAL lets pages render while another process writes. `synchronous` stays at FULL because an order
+//! goes to a node only after it is on disk.
 
 pub mod closed;
 pub mod event;
@@ -42,33 +43,34 @@ use crate::model::names::RegistryId;
 use crate::server::registry::event::Actor;
 use crate::system::clock;
 
-/// How long a writer waits for the others before it gives up. A hundred deploys at once take a second or
-/// two one after the other; Apache gives a CGI program a minute.
+/// How long a writer waits for others before it gives up. A hundred deploys at once take a second
+/// or two, one after another; Apache gives a CGI program a minute.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A part of a migration that SQL alone can't do.
+/// The part of a migration that SQL alone can't do.
 type FillIn = fn(&Connection) -> Result<(), RegistryError>;
 
-/// What follows the step to a version, in the same transaction.
+/// The work that follows the migration to a version, in the same transaction.
 const AFTER: [(u32, FillIn); 1] = [(6, user::fold_all)];
 
-/// Why the registry did not do what it was asked. `Display` is for the log.
+/// Why an operation on the registry failed. `Display` is for the log.
 #[derive(Debug, Error)]
 pub enum RegistryError {
-    /// Others held the write lock for longer than a request can wait. Trying again helps.
+    /// Other processes held the write lock for longer than a request can wait. Retrying helps.
     #[error("the registry was locked by others for {} s", PATIENCE.as_secs())]
     Busy,
-    /// There is no registry. It is not made by whoever misses it: its disk may not be mounted.
+    /// There is no registry. It is not created on the spot, because its disk may merely not be
+    /// mounted.
     #[error(
         "there is no registry {}. Is its disk mounted? Bring the registry back from a backup: vgrid-registry restore \
          FILE. Only for a new portal: vgrid-registry init",
         file.display()
     )]
     Missing {
-        /// Where it should be.
+        /// Where the registry should be.
         file: PathBuf,
     },
-    /// Something else is in its place.
+    /// Something else is in the registry's place.
     #[error(
         "{} is no registry: {what}. Move it away, then bring the registry back from a backup: vgrid-registry restore FILE",
         file.display()
@@ -76,10 +78,10 @@ pub enum RegistryError {
     NotRegistry {
         /// Where the registry should be.
         file: PathBuf,
-        /// What is there.
+        /// What is there instead.
         what: &'static str,
     },
-    /// Somebody has it open, and it was wanted alone.
+    /// Another process has the registry open, and exclusive access was needed.
     #[error(
         "{} is in use. Stop Apache and wait for upkeep (systemctl stop apache2; pkill -x vgrid-upkeep), then try again",
         file.display()
@@ -88,15 +90,15 @@ pub enum RegistryError {
         /// The registry's file.
         file: PathBuf,
     },
-    /// It is not what SQLite wrote.
+    /// The file is damaged.
     #[error("{} is damaged: {reason}", file.display())]
     Damaged {
         /// The file.
         file: PathBuf,
-        /// What SQLite found.
+        /// What SQLite reports.
         reason: String,
     },
-    /// A backup is of another registry than the one that it is to replace.
+    /// The backup is of another registry than the one to be replaced.
     #[error(
         "{} is the registry {present}, and the backup is of {backup}. The hosts would refuse it. If you mean it: --force",
         file.display()
@@ -104,28 +106,28 @@ pub enum RegistryError {
     OtherRegistry {
         /// The registry's file.
         file: PathBuf,
-        /// Which registry is there.
+        /// The identity of the registry that is there.
         present: RegistryId,
-        /// Which registry the backup is of.
+        /// The identity of the registry in the backup.
         backup: RegistryId,
     },
-    /// The file can't be opened or made.
+    /// The file can't be opened or created.
     #[error("{}: {reason}", file.display())]
     Unusable {
         /// The registry's file.
         file: PathBuf,
-        /// What SQLite or the system said.
+        /// What SQLite or the system reports.
         reason: String,
     },
-    /// A later version of vGrid has changed the schema.
+    /// The schema was written by a later version of vGrid.
     #[error("the registry has version {found}, and this program knows only {known}")]
     TooNew {
-        /// The version of the file.
+        /// The schema version of the file.
         found: u32,
-        /// The newest that this program knows.
+        /// The newest version that this program supports.
         known: u32,
     },
-    /// The file holds what this program never wrote.
+    /// The file holds a value that this program never writes.
     #[error("the registry holds {value:?} as {column}")]
     Corrupt {
         /// The column.
@@ -133,7 +135,7 @@ pub enum RegistryError {
         /// Its value.
         value: String,
     },
-    /// SQLite refused a statement.
+    /// SQLite failed to execute a statement.
     #[error("{0}")]
     Sql(rusqlite::Error),
 }
@@ -147,7 +149,7 @@ impl From<rusqlite::Error> for RegistryError {
     }
 }
 
-/// The moment at which something happens: one for all that a transaction does.
+/// The time of a transaction: one moment for everything in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct At {
     /// The time, in seconds.
@@ -157,32 +159,32 @@ pub struct At {
 }
 
 impl At {
-    /// A moment, with no milliseconds beyond it.
+    /// Returns the time of a whole second.
     pub fn of(moment: Moment) -> Self {
         Self { moment, millis: u64::try_from(moment.unix()).unwrap_or_default().saturating_mul(1000) }
     }
 }
 
-/// The open registry.
+/// An open registry.
 #[derive(Debug)]
 pub struct Registry {
     connection: Connection,
-    /// Shared with all who have it open. Dropped after the connection.
+    /// The shared lock. Declared after the connection so that it is dropped after it.
     _held: File,
     actor: Actor,
-    /// The moment at which everything happens, where that is not the present.
+    /// The time at which everything happens, if the clock is stopped.
     stopped: Option<Moment>,
 }
 
-/// Reads, within one transaction: everything that is read belongs to one moment.
+/// Read access within one transaction: all reads see the same moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Reader<'c> {
     connection: &'c Connection,
 }
 
-/// Reads and writes, within one transaction that holds the write lock from its beginning.
+/// Read and write access within one transaction that holds the write lock from the start.
 ///
-/// It happens at one moment and has one actor: whatever it records is recorded as done by them, at that time.
+/// The transaction has one time and one actor, and whatever it records is attributed to them.
 #[derive(Debug)]
 pub struct Writer<'c> {
     reader: Reader<'c>,
@@ -199,38 +201,39 @@ impl<'c> Deref for Writer<'c> {
 }
 
 impl<'c> Writer<'c> {
-    /// What can only read, within the same transaction.
+    /// Returns read access to the same transaction.
     pub fn reader(&self) -> Reader<'c> {
         self.reader
     }
 
-    /// When this transaction takes place: the moment at which it got the write lock.
+    /// Returns the time of this transaction: when it got the write lock.
     pub fn at(&self) -> At {
         self.at
     }
 
-    /// The same as [`at`](Self::at), in seconds.
+    /// Returns the same time as [`at`](Self::at), in seconds.
     pub fn now(&self) -> Moment {
         self.at.moment
     }
 
-    /// The same transaction at another moment, to fill a registry with a past. For tests.
+    /// Returns the same transaction at another time, to fill a registry with a past. For tests.
     pub fn back_at(&self, moment: Moment) -> Writer<'_> {
         Writer { reader: self.reader, at: At::of(moment), actor: self.actor }
     }
 
-    /// In whose name it writes.
+    /// Returns the actor to which its writes are attributed.
     pub fn actor(&self) -> &'c Actor {
         self.actor
     }
 }
 
 impl Registry {
-    /// Opens the registry, and brings it up to date if need be. It is never made here: see [`init`](Self::init).
+    /// Opens the registry, migrating it if necessary. Never creates it: see [`init`](Self::init).
     ///
     /// # Errors
-    /// [`RegistryError::Missing`], [`RegistryError::NotRegistry`], [`RegistryError::Unusable`] when it can't be
-    /// opened, [`RegistryError::TooNew`], or [`RegistryError::Busy`] when others are bringing it up to date.
+    /// [`RegistryError::Missing`], [`RegistryError::NotRegistry`], [`RegistryError::Unusable`] if
+    /// the file can't be opened, [`RegistryError::TooNew`], or [`RegistryError::Busy`] while other
+    /// processes are migrating it.
     pub fn open(file: &Path) -> Result<Self, RegistryError> {
         let mut registry = Self::connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         if registry.connection.is_readonly("main")? {
@@ -245,31 +248,26 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Opens the registry for [`read`](Self::read) alone, which is a little faster: SQLite leaves its
-    /// side files alone.
-    ///
-    /// # Errors
-    /// As for [`open`](Self::open).
+    /// Opens the registry only to [`read`](Self::read) it, which is slightly faster because SQLite
+    /// does not touch its side files.
     pub fn open_to_read(file: &Path) -> Result<Self, RegistryError> {
         match Self::connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY) {
             Ok(registry) if registry.version(file).is_ok_and(|version| version == NEWEST) => Ok(registry),
-            // Missing, too old, or in need of a recovery that only a writer can do.
+            // The file is missing, too old, or needs a recovery that only a writer can perform.
             _ => Self::open(file),
         }
     }
 
-    /// The files of a registry. Each write changes one of them: it goes to the second, until that is copied into the first.
-    /// Source: "Write-Ahead Logging" in SQLite's documentation.
+    /// Returns the files of a registry. Each write changes one of them: it goes to the second,
+    /// which is copied into the first from time to time. Source: "Write-Ahead Logging" in SQLite's
+    /// documentation.
     pub fn files(file: &Path) -> [PathBuf; 2] {
         let mut log = file.as_os_str().to_owned();
         log.push("-wal");
         [file.to_owned(), log.into()]
     }
 
-    /// The version of a registry's schema. Nothing is made or brought up to date.
-    ///
-    /// # Errors
-    /// As for [`open`](Self::open).
+    /// Returns the schema version of a registry without creating or migrating anything.
     pub fn inspect(file: &Path) -> Result<u32, RegistryError> {
         Self::connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?.version(file)
     }
@@ -280,19 +278,19 @@ impl Registry {
         Ok(Self { connection: connect(file, access)?, _held: held, actor: Actor::portal(), stopped: None })
     }
 
-    /// The same registry, in which `actor` does what is done from now on. Before that, it is the portal itself.
+    /// Attributes everything done from now on to `actor`. The default actor is the portal itself.
     #[must_use]
     pub fn acting(mut self, actor: Actor) -> Self {
         self.actor = actor;
         self
     }
 
-    /// Stops the clock: from now on everything happens at that moment. For tests.
+    /// Stops the clock: from now on everything happens at that time. For tests.
     pub fn stop_clock(&mut self, at: Moment) {
         self.stopped = Some(at);
     }
 
-    /// The present.
+    /// Returns the current time, or the time at which the clock is stopped.
     pub fn now(&self) -> Moment {
         self.stopped.unwrap_or_else(clock::now)
     }
@@ -304,7 +302,7 @@ impl Registry {
         }
     }
 
-    /// Who does what is done.
+    /// Returns the actor to which writes are attributed.
     pub fn actor(&self) -> &Actor {
         &self.actor
     }
@@ -313,10 +311,10 @@ impl Registry {
         known_version(&self.connection, file)
     }
 
-    /// Reads, all within one transaction.
+    /// Runs `work` with read access in one transaction.
     ///
     /// # Errors
-    /// What `work` fails with, or a [`RegistryError`].
+    /// The error of `work`, or a [`RegistryError`].
     pub fn read<T, E: From<RegistryError>>(
         &self,
         work: impl FnOnce(Reader<'_>) -> Result<T, E>,
@@ -327,12 +325,12 @@ impl Registry {
         Ok(result)
     }
 
-    /// Reads and writes under the write lock, all or nothing: an error leaves everything as it was.
-    /// Nothing that can take long may happen in `work`, least of all a call to a node.
+    /// Runs `work` under the write lock, in one transaction: if it fails, nothing is changed.
+    /// `work` must not take long, and above all must not call a node.
     ///
     /// # Errors
-    /// What `work` fails with, or a [`RegistryError`]; [`RegistryError::Busy`] when the lock was not to be
-    /// had in time.
+    /// The error of `work`, or a [`RegistryError`]; [`RegistryError::Busy`] if the lock could not
+    /// be taken in time.
     pub fn write<T, E: From<RegistryError>>(
         &mut self,
         work: impl FnOnce(&Writer<'_>) -> Result<T, E>,
@@ -340,10 +338,7 @@ impl Registry {
         self.transact(&self.actor, || self.at(), work)
     }
 
-    /// As [`write`](Self::write), for once in the name of somebody else.
-    ///
-    /// # Errors
-    /// As for [`write`](Self::write).
+    /// Like [`write`](Self::write), but attributed to another actor.
     pub fn write_as<T, E: From<RegistryError>>(
         &mut self,
         actor: &Actor,
@@ -360,7 +355,7 @@ impl Registry {
     ) -> Result<T, E> {
         let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)
             .map_err(RegistryError::from)?;
-        // Only now: the lock may have been waited for.
+        // Not before: taking the lock may have taken a while.
         let at = at();
         let result = work(&Writer { reader: Reader { connection: &transaction }, at, actor })?;
         transaction.commit().map_err(RegistryError::from)?;
@@ -371,7 +366,7 @@ impl Registry {
 fn connect(file: &Path, access: OpenFlags) -> Result<Connection, RegistryError> {
     let unusable =
         |error: rusqlite::Error| RegistryError::Unusable { file: file.into(), reason: error.to_string() };
-    // One thread uses it, so SQLite's own locks are left out.
+    // Only one thread uses the connection, so SQLite's own mutexes are not needed.
     let connection =
         Connection::open_with_flags(file, access | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(unusable)?;
     connection.busy_timeout(PATIENCE).map_err(unusable)?;
@@ -382,7 +377,7 @@ fn version(connection: &Connection) -> Result<u32, RegistryError> {
     Ok(connection.query_row("PRAGMA user_version", [], |row| row.get(0))?)
 }
 
-/// The version of a registry that this program can use.
+/// Returns the schema version of a registry that this program can use.
 fn known_version(connection: &Connection, file: &Path) -> Result<u32, RegistryError> {
     let no_registry = |what| RegistryError::NotRegistry { file: file.to_owned(), what };
     let found = match version(connection) {
@@ -391,7 +386,8 @@ fn known_version(connection: &Connection, file: &Path) -> Result<u32, RegistryEr
         }
         found => not_beyond(NEWEST, found?)?,
     };
-    // Other programs have versions, too. Of what is up to date, which is opened all the time, a page would tell.
+    // Other programs use `user_version`, too. Skipped for an up-to-date file, which is opened all
+    // the time: if it were not ours, the pages would soon show that.
     let is_ours = found == NEWEST || {
         const TABLES: &str =
             "SELECT count(*) FROM sqlite_schema WHERE name IN ('user', 'vm', 'host', 'event')";
@@ -400,13 +396,13 @@ fn known_version(connection: &Connection, file: &Path) -> Result<u32, RegistryEr
     if is_ours { Ok(found) } else { Err(no_registry("it is the database of another program")) }
 }
 
-/// Lets a version of the file through if a program that knows versions up to `known` can use it.
+/// Accepts a schema version that a program supporting versions up to `known` can use.
 fn not_beyond(known: u32, found: u32) -> Result<u32, RegistryError> {
     if found > known { Err(RegistryError::TooNew { found, known }) } else { Ok(found) }
 }
 
 fn migrate(connection: &Connection) -> Result<(), RegistryError> {
-    // Read again: another process may have been faster.
+    // Read again under the lock: another process may have migrated the file in the meantime.
     let found = version(connection)?;
     if found == 0 {
         connection.execute_batch(&without_comments(SCHEMA))?;
@@ -422,13 +418,13 @@ fn migrate(connection: &Connection) -> Result<(), RegistryError> {
     Ok(())
 }
 
-/// Statements without their comments. No text in them has two hyphens.
+/// Removes the comments from SQL statements, none of which contains two hyphens otherwise.
 fn without_comments(sql: &str) -> String {
     sql.lines().map(|line| line.split("--").next().unwrap_or_default().trim_end().to_owned() + "\n").collect()
 }
 
-/// Reads a row's columns one after the other, in the order of the query. By position: asking SQLite for
-/// the place of each name took a quarter of the time of a page.
+/// Reads the columns of a row in the order of the query. By position, because looking up column
+/// names took a quarter of the time of a page.
 struct Cells<'r> {
     row: &'r Row<'r>,
     next: usize,
@@ -451,43 +447,43 @@ impl<'r> Cells<'r> {
         value.as_str().map_err(|_| self.corrupt(&format!("{value:?}")))
     }
 
-    /// A text that only this program's types have made.
+    /// Reads a text that `read` recognises.
     fn word<T>(&mut self, read: impl FnOnce(&str) -> Option<T>) -> Result<T, RegistryError> {
         let text = self.text()?;
         read(text).ok_or_else(|| self.corrupt(&text))
     }
 
-    /// A text that is one of this program's types.
+    /// Parses a text.
     fn parsed<T: FromStr>(&mut self) -> Result<T, RegistryError> {
         self.word(|text| text.parse().ok())
     }
 
-    /// A text that is one of this program's types, or nothing.
+    /// Parses a text, or returns `None` for NULL.
     fn perhaps<T: FromStr>(&mut self) -> Result<Option<T>, RegistryError> {
         let text: Option<String> = self.get()?;
         text.map(|text| text.parse().map_err(|_| self.corrupt(&text))).transpose()
     }
 
-    /// A whole number that must fit into a narrower type.
+    /// Reads an integer into a narrower type.
     fn number<T: TryFrom<i64>>(&mut self) -> Result<T, RegistryError> {
         let value: i64 = self.get()?;
         T::try_from(value).map_err(|_| self.corrupt(&value))
     }
 
-    /// A whole number that only this program's types have made.
+    /// Reads an integer that `read` recognises.
     fn whole<T>(&mut self, read: impl FnOnce(i64) -> Option<T>) -> Result<T, RegistryError> {
         let value: i64 = self.get()?;
         read(value).ok_or_else(|| self.corrupt(&value))
     }
 
-    /// The error about the column that was read last.
+    /// Returns the error about the column that was read last.
     fn corrupt(&self, value: &dyn Display) -> RegistryError {
         let name = self.row.as_ref().column_name(self.next.saturating_sub(1));
         RegistryError::Corrupt { column: name.unwrap_or("?").to_owned(), value: value.to_string() }
     }
 }
 
-/// All rows of a query.
+/// Returns all rows of a query.
 fn all<T>(
     connection: &Connection,
     sql: &str,
@@ -505,7 +501,7 @@ fn all<T>(
 
 #[cfg(test)]
 impl Registry {
-    /// As [`write`](Self::write), at a moment of the test's choice.
+    /// Like [`write`](Self::write), at a time chosen by the test.
     pub(in crate::server) fn write_at<T, E: From<RegistryError>>(
         &mut self,
         moment: Moment,
@@ -557,7 +553,7 @@ mod tests {
         assert!(matches!(Registry::open_to_read(&file), Err(RegistryError::TooNew { found: 99, .. })));
     }
 
-    /// A registry as the first version made it, with a machine in each of its states, each with a history.
+    /// Creates a registry of schema version 1 with a machine in each state, each with a history.
     fn of_version_1(file: &Path) -> Connection {
         let connection = Connection::open(file).unwrap();
         connection.pragma_update(None, "journal_mode", "wal").unwrap();
@@ -583,7 +579,7 @@ mod tests {
         format!("01936f5e-8c3e-7a37-a6b3-1f3c1f7c9f{n:02}")
     }
 
-    /// As the first version entered machines and their histories.
+    /// Inserts a machine and its history as schema version 1 did.
     fn enter_1(connection: &Connection, n: usize, state: &str, order: &str) -> rusqlite::Result<()> {
         let deadline = matches!(state, "deploying" | "terminating").then_some(99);
         connection.execute(
@@ -604,7 +600,8 @@ mod tests {
         Ok(())
     }
 
-    /// The columns and constraints of a statement. Those that were added later come last in its text.
+    /// Returns the columns and constraints of a statement as a set: columns that were added later
+    /// come last in its text.
     fn parts(sql: &str) -> BTreeSet<String> {
         let (mut parts, mut depth) = (vec![String::new()], 0);
         for letter in sql.chars().filter(|letter| !letter.is_whitespace()) {
@@ -620,7 +617,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("registry.sqlite");
         let old = of_version_1(&file);
-        // A page opens it first, and many at once.
+        // The file is opened by a page first, and by many at once.
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
@@ -639,7 +636,7 @@ mod tests {
             let told: Vec<_> = history.into_iter().map(|event| event.what).collect();
             assert_eq!(told, [format!("first of {n}"), format!("second of {n}")]);
         }
-        // Indexes and references are there again, as in a registry that was made today.
+        // Indexes and references are the same as in a new registry.
         let shape = |connection: &Connection| -> Vec<(String, BTreeSet<String>)> {
             let sql = "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name";
             let mut statement = connection.prepare(sql).unwrap();
@@ -652,10 +649,10 @@ mod tests {
                       VALUES ('nobody', 1, 'x', 'x', 'x', 'x')";
         assert!(registry.connection.execute(orphan, []).is_err(), "a history of no machine");
         assert_eq!(registry.connection.query_row("PRAGMA foreign_key_check", [], |_| Ok(())).ok(), None);
-        // A name is still taken once.
+        // Names are still unique.
         assert!(enter_1(&registry.connection, 0, "deployed", "deploy").is_err());
-        // A program of the old version that had the file open may finish what it began; the next one sees that
-        // the file is not for it.
+        // A program of the old version that has the file open can finish its work; the next one
+        // sees that it can't use the file.
         enter_1(&old, 7, "deploying", "deploy").unwrap();
         assert_eq!(registry.read(|reader| reader.live_by_host()).unwrap().values().sum::<u32>(), 6);
         let found = version(&old).unwrap();

@@ -1,4 +1,4 @@
-//! Orders for machines that can be recognised when they are sent again.
+//! Requests for machines that can be recognised when they are repeated.
 
 use rusqlite::OptionalExtension as _;
 
@@ -7,20 +7,17 @@ use crate::server::registry::user::Owner;
 use crate::server::registry::vm::Vm;
 use crate::server::registry::{Reader, RegistryError, Writer};
 
-/// What became of an order that was given before.
+/// An order that was given before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Given {
-    /// The machine.
+    /// The machine it created.
     pub vm: Vm,
-    /// The digest of what was wanted.
+    /// The digest of the original request.
     pub wish: String,
 }
 
 impl Reader<'_> {
-    /// What became of an owner's order, if it was given before.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses or a row is not what this program writes.
+    /// Returns the record of an owner's order, if it was given before.
     pub fn given(&self, owner: &Owner, order: &str) -> Result<Option<Given>, RegistryError> {
         let sql = "SELECT vm, wish FROM deploy_request WHERE owner = ?1 AND request = ?2";
         let found: Option<(String, String)> = self
@@ -35,10 +32,10 @@ impl Reader<'_> {
 }
 
 impl Writer<'_> {
-    /// Remembers an order and its machine, which is there.
+    /// Records an order and its machine, which must exist.
     ///
     /// # Errors
-    /// [`RegistryError`] when SQLite refuses, also when the order was given before.
+    /// Also fails if the order was given before.
     pub fn remember(&self, owner: &Owner, order: &str, wish: &str, vm: VmId) -> Result<(), RegistryError> {
         self.connection.execute(
             "INSERT INTO deploy_request (owner, request, wish, vm) VALUES (?1, ?2, ?3, ?4)",

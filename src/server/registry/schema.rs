@@ -1,14 +1,14 @@
-//! The tables of the registry: those of today (`schema.sql`), and what changed from version to version. A version that
-//! was shipped never changes.
+//! The tables of the registry: the current schema (`schema.sql`) and the migrations between
+//! versions. A version that has shipped never changes.
 
-/// The version of the schema that this program knows.
+/// The schema version of this program.
 pub const NEWEST: u32 = 12;
 
-/// The schema of that version, as a new registry gets it.
+/// The schema of that version, for a new registry.
 pub const SCHEMA: &str = include_str!("schema.sql");
 
-/// What brings the schema of each earlier version to the next. Each runs in a transaction, with SQLite's check of foreign
-/// keys on.
+/// The migrations, each from the version before it. Each runs in a transaction, with SQLite's
+/// foreign key checks on.
 pub const MIGRATIONS: [(u32, &str); 10] = [
     (1, SCHEMA_1),
     (2, SCHEMA_2),
@@ -22,8 +22,9 @@ pub const MIGRATIONS: [(u32, &str); 10] = [
     (12, SCHEMA_12),
 ];
 
-/// Ended machines stay as `notDeployed`, for their history; every index that pages count with leaves them
-/// out. The CHECKs repeat what the types promise, for whoever opens the file with another program.
+/// Ended machines stay as `notDeployed`, for their history; the indexes that pages count with leave
+/// them out. The CHECKs repeat what the types guarantee, for anyone who opens the file with another
+/// program.
 pub const SCHEMA_1: &str = "
 CREATE TABLE user (
     canonical TEXT PRIMARY KEY NOT NULL CHECK (canonical <> ''),
@@ -84,9 +85,10 @@ CREATE TABLE event (
 CREATE INDEX event_vm ON event (vm);
 ";
 
-/// Machines that are stopped, started and rebooted, and that wait in a queue. SQLite can't change a CHECK, so
-/// the table of machines is made anew. So is that of events: its rows refer to machines, and a table that
-/// is referred to can't be dropped while foreign keys are checked, which no transaction can switch off.
+/// Machines that are stopped, started and rebooted, and that wait in a queue. SQLite can't change a
+/// CHECK, so the table of machines is recreated. So is the table of events: its rows refer to
+/// machines, and a referenced table can't be dropped while foreign keys are checked, which can't be
+/// switched off inside a transaction.
 const SCHEMA_2: &str = "
 ALTER TABLE vm RENAME TO old_vm;
 ALTER TABLE event RENAME TO old_event;
@@ -147,10 +149,10 @@ CREATE INDEX vm_live ON vm (id) WHERE state <> 'notDeployed';
 CREATE INDEX event_vm ON event (vm);
 ";
 
-/// Leases that end, and what goes with them: machines that are protected, wanted stopped, saved as images or without
-/// an end; what owners were told; mail that waits; what is closed; what was found on hosts. As in version 2 the tables
-/// of machines and events are made anew for their CHECKs. What is new has a default, so that a program of the old
-/// version that has the file open can finish what it began.
+/// Leases that end, and what goes with them: machines that are protected, wanted stopped, saved as
+/// images or without an end; notices to owners; the outbox; what is closed; orphans on hosts. As in
+/// version 2, the tables of machines and events are recreated for their CHECKs. New columns have
+/// defaults, so that a program of the old version that has the file open can finish its work.
 const SCHEMA_3: &str = "
 ALTER TABLE vm RENAME TO old_vm;
 ALTER TABLE event RENAME TO old_event;
@@ -293,8 +295,9 @@ CREATE TABLE image (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// Which registry this is. Whoever migrates enters the row: SQL has no UUID of version 7. `restored` is when a backup
-/// was last put in its place, `compared` when the hosts had all been looked at since.
+/// The registry's identity. The program that migrates inserts the row: SQL can't generate a UUID of
+/// version 7. `restored` is when a backup was last put in the registry's place, `compared` when all
+/// hosts had been checked since.
 const SCHEMA_4: &str = "
 CREATE TABLE identity (
     only INTEGER PRIMARY KEY NOT NULL CHECK (only = 1),
@@ -305,14 +308,15 @@ CREATE TABLE identity (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// Each order has a number, which its node remembers: it is carried out once, and none after a later one.
+/// Order numbers, which nodes remember: an order is carried out once, and never after a later one.
 const SCHEMA_5: &str = "
 ALTER TABLE vm ADD COLUMN order_number INTEGER NOT NULL DEFAULT 0 CHECK (order_number >= 0);
 ";
 
-/// Orders that are known when they come again, as long as their machine is; and by what users are compared. Of users
-/// who were compared by less before, the first has `folded` (see `user::fold_all`); the others, who fold to the same,
-/// have nothing there and stay who they are.
+/// Orders that are recognised when they are repeated, for as long as their machine is on record;
+/// and the folded names by which users are compared. Of existing users whose names fold to the
+/// same, the oldest has `folded` (see `user::fold_all`); the others have NULL there and stay
+/// separate people.
 pub const SCHEMA_6: &str = "
 ALTER TABLE user ADD COLUMN folded TEXT CHECK (folded <> '');
 CREATE UNIQUE INDEX user_folded ON user (folded);
@@ -328,8 +332,9 @@ CREATE TABLE deploy_request (
 CREATE INDEX deploy_request_vm ON deploy_request (vm);
 ";
 
-/// What speaks against placing a machine on a host: deploys that failed there for the host's own sake since the last one that
-/// did not, and the images that it said it has (tags, blanks between; NULL when it never said).
+/// What rules out a host for new machines: deploys that failed through its own fault since the last
+/// one that did not, and the images it reported (tags separated by blanks; NULL if it never
+/// reported any).
 const SCHEMA_9: &str = "
 ALTER TABLE host ADD COLUMN images TEXT;
 
@@ -340,7 +345,7 @@ CREATE TABLE host_failure (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// Owners for whom there was mail and who have no address, until there is one.
+/// Owners who had mail but no address, until they have one.
 const SCHEMA_10: &str = "
 CREATE TABLE unreachable (
     owner TEXT PRIMARY KEY NOT NULL REFERENCES user (canonical),
@@ -348,8 +353,8 @@ CREATE TABLE unreachable (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// Who chose the host of a machine; what was entered before stays where it is. And what administrators were told of deploys
-/// that failed: the kind of fault, and the image or name that it is about, if it is about one.
+/// Who chose a machine's host; existing machines are never moved. Also the failed deploys that
+/// administrators were told of: the kind of fault, and the image or name it is about, if any.
 const SCHEMA_11: &str = "
 CREATE TABLE told_fault (
     host TEXT NOT NULL CHECK (host <> ''),
@@ -362,8 +367,8 @@ CREATE TABLE told_fault (
 ALTER TABLE vm ADD COLUMN placed TEXT NOT NULL DEFAULT 'asked' CHECK (placed IN ('asked', 'chosen', 'again'));
 ";
 
-/// By whom and when the removal of an orphan was ordered, which was read out of the history before: the last that it says of
-/// the removal of a thing is that it was ordered.
+/// Who ordered the removal of an orphan and when. Until now this was read from the history: a
+/// removal counts as ordered if that is the last event about the removal of this orphan.
 const SCHEMA_12: &str = "
 ALTER TABLE stray ADD COLUMN ordered_by TEXT;
 ALTER TABLE stray ADD COLUMN ordered_at INTEGER CHECK ((ordered_at IS NULL) = (ordered_by IS NULL));

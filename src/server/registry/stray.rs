@@ -1,5 +1,5 @@
-//! What was found on hosts that this portal did not order, or no longer knows. Nothing is decided by it: an
-//! administrator looks and acts.
+//! Orphans: things found on hosts that this portal did not order or no longer has on record.
+//! Nothing acts on them automatically; an administrator looks and decides.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,21 +7,21 @@ use crate::model::lease::Moment;
 use crate::model::names::{MachineName, PhysicalHost, VOLUME_PREFIXES, VirtualHost};
 use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 
-/// What kind of thing it is.
+/// The kinds of orphans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StrayKind {
-    /// A domain that runs.
+    /// A running domain.
     Domain,
     /// A logical volume with vGrid's prefix.
     Volume,
     /// A host's own record of a machine.
     Record,
-    /// A saved image's file.
+    /// The file of a saved image.
     Image,
 }
 
 impl StrayKind {
-    /// Its name in the registry, and in forms.
+    /// Returns its name in the registry and in forms.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Domain => "domain",
@@ -31,30 +31,31 @@ impl StrayKind {
         }
     }
 
-    /// The kind with that name, if there is one.
+    /// Returns the kind with that name, if there is one.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Domain, Self::Volume, Self::Record, Self::Image].into_iter().find(|kind| kind.as_str() == name)
     }
 }
 
-/// Something unknown on a host.
+/// An orphan on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stray {
-    /// What it is.
+    /// Its kind.
     pub kind: StrayKind,
-    /// Its name there.
+    /// Its name on the host.
     pub name: String,
-    /// More about it, for people.
+    /// Details, for people.
     pub detail: String,
 }
 
 impl Stray {
-    /// What tells it from the others on its host.
+    /// Returns the key that identifies it on its host.
     fn key(&self) -> (StrayKind, &str) {
         (self.kind, &self.name)
     }
 
-    /// The name in the DNS that it has, or had, if it is called as vGrid calls a machine or a machine's volume.
+    /// Returns the DNS name that it has or had, if its own name follows vGrid's scheme for a
+    /// machine or a machine's volume.
     pub fn virtual_host(&self) -> Option<VirtualHost> {
         let machine = match self.kind {
             StrayKind::Domain => self.name.as_str(),
@@ -66,7 +67,7 @@ impl Stray {
     }
 }
 
-/// Something unknown on a host, and since when it is known to be there.
+/// An orphan on a host, and since when it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// The host.
@@ -75,16 +76,16 @@ pub struct Found {
     pub stray: Stray,
     /// When it was first seen.
     pub since: Moment,
-    /// By whom and when its removal was ordered, until that is known to have failed.
+    /// Who ordered its removal and when, unless that is known to have failed.
     pub ordered: Option<Ordered>,
 }
 
-/// That somebody ordered something.
+/// An order to remove an orphan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ordered {
-    /// Who.
+    /// Who gave it.
     pub by: String,
-    /// When.
+    /// When it was given.
     pub at: Moment,
 }
 
@@ -103,35 +104,24 @@ fn found(mut cells: Cells<'_>) -> Result<Found, RegistryError> {
 const COLUMNS: &str = "SELECT host, kind, name, detail, since, ordered_by, ordered_at FROM stray";
 
 impl Reader<'_> {
-    /// All that is unknown on hosts.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses or a row is not what this program writes.
+    /// Returns the orphans on all hosts.
     pub fn strays(&self) -> Result<Vec<Found>, RegistryError> {
         all(self.connection, &format!("{COLUMNS} ORDER BY host, kind, name"), [], found)
     }
 
-    /// The names that something unknown has, and on which host. Who gets such a name gets an address that may be in use.
-    ///
-    /// # Errors
-    /// As for [`strays`](Self::strays).
+    /// Returns the names that orphans have, each with its host. A machine given such a name would
+    /// get an address that may be in use.
     pub fn names_on_hosts(&self) -> Result<BTreeMap<VirtualHost, PhysicalHost>, RegistryError> {
         let named = |found: Found| Some((found.stray.virtual_host()?, found.host));
         Ok(self.strays()?.into_iter().filter_map(named).collect())
     }
 
-    /// The host on which something unknown has that name.
-    ///
-    /// # Errors
-    /// As for [`strays`](Self::strays).
+    /// Returns the host on which an orphan has this name.
     pub fn name_on_hosts(&self, name: &VirtualHost) -> Result<Option<PhysicalHost>, RegistryError> {
         Ok(self.names_on_hosts()?.remove(name))
     }
 
-    /// What is unknown on one host.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses or a row is not what this program writes.
+    /// Returns the orphans on one host.
     pub fn strays_on(&self, host: &PhysicalHost) -> Result<Vec<Found>, RegistryError> {
         all(
             self.connection,
@@ -143,10 +133,7 @@ impl Reader<'_> {
 }
 
 impl Writer<'_> {
-    /// Remembers that the removal of an orphan is ordered, by the actor and now.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Records that the removal of an orphan is ordered by the actor, now.
     pub fn order_removal(
         &self,
         host: &PhysicalHost,
@@ -160,10 +147,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Remembers that the removal of an orphan has failed.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Records that the removal of an orphan failed.
     pub fn removal_failed(
         &self,
         host: &PhysicalHost,
@@ -177,10 +161,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Forgets that something is unknown on a host. Whether it is still there, upkeep will see.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Forgets an orphan. If it is still there, upkeep will find it again.
     pub fn forget_stray(
         &self,
         host: &PhysicalHost,
@@ -194,10 +175,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Replaces what is known to be unknown on a host, as far as it has changed. Gives back what was not there the last time.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Replaces the orphans known on a host, as far as they have changed. Returns the new ones.
     pub fn keep_strays(&self, host: &PhysicalHost, found: &[&Stray]) -> Result<Vec<Stray>, RegistryError> {
         let known = self.strays_on(host)?;
         let known: BTreeMap<(StrayKind, &str), &str> =

@@ -1,25 +1,26 @@
-//! The portal's own clock: how long it has been alive, which is not how long ago it was made.
+//! The portal's own clock: how long it has been alive, as opposed to how long ago it was created.
 
 use rusqlite::OptionalExtension as _;
 
 use crate::model::lease::Moment;
 use crate::server::registry::{Reader, RegistryError, Writer};
 
-/// The longest time between two runs of upkeep that counts as lived, in seconds. After a longer one the portal was
-/// off, or the clock has jumped; either way nobody could have extended a lease meanwhile.
+/// The longest time between two runs of upkeep that counts as alive, in seconds. After a longer gap
+/// the portal was off or the clock jumped; either way nobody could have extended a lease meanwhile.
 pub const LONGEST_GAP: i64 = 2 * 3600;
 
-/// When upkeep last ran, and how long the portal has lived.
+/// When upkeep last ran, and how long the portal has been alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Life {
     /// When upkeep last began; `None` if it never did.
     pub last: Option<Moment>,
-    /// The sum of the times between its runs, in seconds, without those that were longer than [`LONGEST_GAP`].
+    /// The sum of the times between its runs, in seconds, without those longer than
+    /// [`LONGEST_GAP`].
     pub lived: i64,
 }
 
 impl Life {
-    /// What it is at `now`, when upkeep begins another time.
+    /// Returns the values as of a run of upkeep that begins at `now`.
     pub fn at(self, now: Moment) -> Self {
         let gap = self.last.map_or(0, |last| now.since(last));
         let counts = (0..=LONGEST_GAP).contains(&gap);
@@ -28,10 +29,7 @@ impl Life {
 }
 
 impl Reader<'_> {
-    /// When upkeep last ran, and how long the portal has lived.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Returns when upkeep last ran, and how long the portal has been alive.
     pub fn life(&self) -> Result<Life, RegistryError> {
         let found = self
             .connection
@@ -45,10 +43,7 @@ impl Reader<'_> {
 }
 
 impl Writer<'_> {
-    /// Notes that upkeep begins. Gives back what holds from now on.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Records that upkeep begins. Returns the values that apply from now on.
     pub fn live_on(&self) -> Result<Life, RegistryError> {
         let now = self.now();
         let life = self.life()?.at(now);

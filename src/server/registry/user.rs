@@ -1,4 +1,5 @@
-//! People: who has ever had a machine, under the name that Apache gave and the name that vGrid uses.
+//! People: everyone who has ever had a machine, under the name that Apache gave and the name that
+//! vGrid uses.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,50 +11,50 @@ use crate::model::names::UserName;
 use crate::server::registry::{Reader, Registry, RegistryError, Writer};
 use crate::system::log::{self, Level};
 
-/// The owner of a machine: a user's canonical name (blanks as underscores).
+/// The owner of a machine, by canonical name (blanks as underscores).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner(UserName);
 
 impl Owner {
-    /// The owner that a user is.
+    /// Returns the owner that corresponds to a user.
     pub fn of(user: &UserName) -> Self {
-        // A blank that becomes an underscore breaks no rule for user names, so this never falls back.
+        // Replacing blanks by underscores keeps a user name valid, so the fallback is never used.
         Self(user.canonical().parse().unwrap_or_else(|_| user.clone()))
     }
 
-    /// The canonical name.
+    /// Returns the canonical name.
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
 
-    /// The canonical name as a user's name, for orders to nodes.
+    /// Returns the canonical name as a user name, for orders to nodes.
     pub fn user_name(&self) -> &UserName {
         &self.0
     }
 }
 
-/// What became of an attempt to register somebody.
+/// The outcome of registering a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Registered {
-    /// They are known, now or already.
+    /// The user is known, now or already.
     Known(Owner),
-    /// They would be taken for another person, who is known by this raw name.
+    /// The name is too close to that of another person, known by this raw name.
     Taken(String),
 }
 
-/// Who somebody is to the registry.
+/// The person that a user name stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Person {
-    /// Known under this canonical name.
+    /// A known person, by canonical name.
     Known(Owner),
-    /// Nobody whom it has seen; this would be the canonical name.
+    /// A person not seen before; this would be their canonical name.
     New(Owner),
-    /// Somebody who would be taken for another person, who is known by this raw name.
+    /// A name too close to that of another person, known by this raw name.
     Taken(String),
 }
 
-/// Fills in what users are compared by, the oldest first. Who folds to the same as somebody before stays another
-/// person, and is told in the log.
+/// Fills in the folded names by which users are compared, oldest first. A user whose name folds to
+/// that of an earlier one stays a separate person; a warning goes to the log.
 pub(super) fn fold_all(connection: &Connection) -> Result<(), RegistryError> {
     let mut statement = connection.prepare("SELECT canonical, raw FROM user ORDER BY since, canonical")?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -72,11 +73,9 @@ pub(super) fn fold_all(connection: &Connection) -> Result<(), RegistryError> {
 }
 
 impl Registry {
-    /// The raw names of people who are known apart though their names fold to the same, each with the one that it
-    /// is like. Nothing is made or brought up to date; a registry of an older version has not compared them yet.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when the file can't be read.
+    /// Returns the raw names of separate people whose names fold to the same, each pair as the
+    /// earlier and the later one. Nothing is created or migrated; a registry of an older version
+    /// has no folded names yet, so the result is empty.
     pub fn names_alike(file: &Path) -> Result<Vec<(String, String)>, RegistryError> {
         let registry = Self::connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         if registry.version(file)? < 6 {
@@ -102,10 +101,8 @@ impl Registry {
 }
 
 impl Reader<'_> {
-    /// The name that Apache gave for an owner when they were first seen; `None` if they never were.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Returns the name that Apache gave for an owner when they were first seen; `None` if they
+    /// never were.
     pub fn raw_name(&self, owner: &Owner) -> Result<Option<String>, RegistryError> {
         Ok(self
             .connection
@@ -113,11 +110,9 @@ impl Reader<'_> {
             .optional()?)
     }
 
-    /// Who a user is. Without folding only the very name that came first is that person; with it, every name that
-    /// differs in capitals or encoding alone. A blank in place of an underscore never is the same person.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses or a row is not what this program writes.
+    /// Returns the person that a user name stands for. Without folding, that is only the person
+    /// first seen under exactly this name; with folding, names that differ only in case or encoding
+    /// are the same person too. A name with a blank in place of an underscore never is.
     pub fn person(&self, user: &UserName, folding: Folding) -> Result<Person, RegistryError> {
         let one = |sql: &str, value: &str| -> Result<Option<(UserName, UserName)>, RegistryError> {
             let row: Option<(String, String)> =
@@ -140,7 +135,7 @@ impl Reader<'_> {
                 Person::Taken(raw.into())
             });
         }
-        // Who is known by a canonical name that was never folded: a program of an older version made the row.
+        // A canonical name that was never folded: a program of an older version inserted the row.
         Ok(match self.raw_name(&owner)? {
             Some(raw) => Person::Taken(raw),
             None => Person::New(owner),
@@ -149,22 +144,16 @@ impl Reader<'_> {
 }
 
 impl Reader<'_> {
-    /// The owner whom somebody means by a name that they typed.
-    ///
-    /// # Errors
-    /// As for [`person`](Self::person).
+    /// Returns the owner that a typed name refers to.
     pub fn meant(&self, typed: &UserName, folding: Folding) -> Result<Owner, RegistryError> {
         Ok(match self.person(typed, folding)? {
             Person::Known(owner) | Person::New(owner) => owner,
-            // By the canonical name, as pages show it.
+            // Pages show canonical names, so a typed name may be one.
             Person::Taken(_) => Owner::of(typed),
         })
     }
 
-    /// The address that authentication gave for somebody when they were last seen.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Returns the address that authentication last gave for an owner.
     pub fn mail_of(&self, owner: &Owner) -> Result<Option<String>, RegistryError> {
         let found: Option<Option<String>> = self
             .connection
@@ -175,10 +164,7 @@ impl Reader<'_> {
 }
 
 impl Writer<'_> {
-    /// Remembers the address that authentication gives for somebody who is known.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Records the address that authentication gives for a known owner.
     pub fn keep_mail(&self, owner: &Owner, address: &str) -> Result<(), RegistryError> {
         self.connection.execute(
             "UPDATE user SET mail = ?2 WHERE canonical = ?1 AND mail IS NOT ?2",
@@ -187,11 +173,8 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// The owner by whose canonical name a machine is known on a host. Somebody who is not known yet is remembered by that
-    /// name: the one that Apache gives is not known there.
-    ///
-    /// # Errors
-    /// As for [`person`](Reader::person).
+    /// Returns the owner for a canonical name found on a host. An unknown owner is registered under
+    /// that name, because the host does not know the one that Apache gives.
     pub fn register_owner(&self, canonical: &UserName) -> Result<Registered, RegistryError> {
         let owner = Owner::of(canonical);
         match self.raw_name(&owner)? {
@@ -200,18 +183,13 @@ impl Writer<'_> {
         }
     }
 
-    /// Remembers who owns a canonical name, the first time; later only compares, without folding.
-    ///
-    /// # Errors
-    /// As for [`person`](Reader::person).
+    /// Registers a user under their canonical name; if it is known already, only compares names,
+    /// without folding.
     pub fn register(&self, user: &UserName) -> Result<Registered, RegistryError> {
         self.register_with(user, Folding::Off)
     }
 
-    /// As [`register`](Self::register), with or without folding.
-    ///
-    /// # Errors
-    /// As for [`person`](Reader::person).
+    /// Like [`register`](Self::register), with or without folding.
     pub fn register_with(&self, user: &UserName, folding: Folding) -> Result<Registered, RegistryError> {
         match self.person(user, folding)? {
             Person::Known(owner) => Ok(Registered::Known(owner)),
@@ -298,7 +276,7 @@ mod tests {
                 );
             }
         }
-        // Who comes later is compared with the oldest.
+        // A later user is compared with the oldest.
         assert_eq!(register(&mut registry, "aLICE", Folding::Off), Registered::Taken("alice".to_owned()));
         assert_eq!(
             register(&mut registry, "aLICE", Folding::On),

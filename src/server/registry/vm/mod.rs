@@ -1,5 +1,5 @@
-//! Machines as the registry knows them: what there is to know ([`Vm`]), how it is read, and the one way in which it
-//! changes ([`Writer::apply`](super::Writer::apply)).
+//! Machines in the registry: the record ([`Vm`]), how it is read, and the only way to change it
+//! ([`Writer::apply`](super::Writer::apply)).
 
 mod read;
 mod write;
@@ -12,23 +12,24 @@ use crate::model::stage::{Order, OrderNumber, Percent, Stage};
 use crate::model::state::{self, Event, State};
 use crate::server::registry::user::Owner;
 
-/// How long a machine may stay in a state of transition without a word from its node, in seconds, before
-/// upkeep may declare it failed. Unpacking a large image is one stage, but reports its percentage.
+/// How long a machine may stay in a transitional state without a report from its node before upkeep
+/// may declare it failed, in seconds. Unpacking a large image is one stage, but its percentage is
+/// reported.
 const TRANSITION_LIMIT: i64 = 30 * 60;
 
-/// Whether something of a machine may be at its node.
+/// Whether anything of a machine may be on its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnNode {
-    /// Surely not: it never got there, or the node said that nothing is left.
+    /// Certainly not: nothing ever got there, or the node reported that nothing is left.
     No,
     /// Perhaps.
     Maybe,
 }
 
-/// What its owner wants a machine to be, whatever it is at present.
+/// The state that a machine's owner wants, whatever its current state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
-    /// Running, for as long as its lease lasts.
+    /// Running until its lease ends.
     Running,
     /// Stopped.
     Stopped,
@@ -43,21 +44,21 @@ impl Wanted {
     }
 }
 
-/// Who chose the host of a machine.
+/// Who chose a machine's host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placed {
-    /// Its owner, or the saved image that it is made from, which is on one host only.
+    /// Its owner, or the saved image it is made from, which is on one host only.
     AsAsked,
     /// vGrid, which may choose another host once.
     ByPortal,
-    /// vGrid, because the first host that it chose could not make it.
+    /// vGrid, after the first host that it chose could not create the machine.
     Again,
 }
 
 impl Placed {
     const ALL: [Self; 3] = [Self::AsAsked, Self::ByPortal, Self::Again];
 
-    /// Its name in the registry and on the wire.
+    /// Returns its name in the registry and on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AsAsked => "asked",
@@ -67,25 +68,25 @@ impl Placed {
     }
 }
 
-/// What a disk is being saved as.
+/// The image that a disk is being saved as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Saving {
     /// The image's name.
     pub name: ImageName,
-    /// Whether the machine is to be terminated afterwards.
+    /// Whether to terminate the machine afterwards.
     pub then_terminate: bool,
 }
 
-/// A machine, as the registry knows it.
+/// A machine as recorded in the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vm {
     /// Its id.
     pub id: VmId,
-    /// Whose it is.
+    /// Its owner.
     pub owner: Owner,
     /// The name it occupies while it is live.
     pub virtual_host: VirtualHost,
-    /// The node it is for.
+    /// Its node.
     pub physical_host: PhysicalHost,
     /// Who chose that node.
     pub placed: Placed,
@@ -93,71 +94,72 @@ pub struct Vm {
     pub spec: Spec,
     /// What its owner calls it.
     pub label: Label,
-    /// For how long it was asked for, or was last extended.
+    /// The lease it was requested with, or that was set last.
     pub lease: Term,
-    /// Where it is in its life.
+    /// Its state.
     pub state: State,
-    /// How far its node is with the last order, or was when the machine failed.
+    /// How far its node has got with the last order, or had when the machine failed.
     pub stage: Option<Stage>,
     /// How much of that stage is done.
     pub percent: Option<Percent>,
-    /// Its place in its node's queue, from 1, while its deploy waits for others.
+    /// Its place in its node's deploy queue, from 1, while it waits.
     pub place: Option<u32>,
     /// What went wrong last.
     pub fault: Option<Fault>,
-    /// The order that its node was last given. Reports about an earlier one are late.
+    /// The last order given to its node. Reports about an earlier one are late.
     pub order: Order,
     /// The number of that order.
     pub number: OrderNumber,
-    /// The number of the last report about that order.
+    /// The sequence number of the last report about that order.
     pub sequence: u32,
-    /// When it was asked for.
+    /// When it was requested.
     pub created: Moment,
     /// When its state last changed.
     pub changed: Moment,
     /// When its lease ends; `None` for never.
     pub expires: Option<Moment>,
-    /// Until when the present state of transition may last; there in those states alone.
+    /// When the current transitional state times out; set only in such states.
     pub deadline: Option<Moment>,
-    /// Whether something of it may be at its node.
+    /// Whether anything of it may be on its node.
     pub on_node: OnNode,
     /// Whether it ever ran.
     pub was_deployed: bool,
-    /// What its owner wants it to be.
+    /// The state its owner wants.
     pub wanted: Wanted,
-    /// Whether its owner has guarded it against being terminated by hand.
+    /// Whether its owner has protected it against being terminated by hand.
     pub protected: bool,
-    /// When its disk is removed, not before: there once its lease has ended.
+    /// The earliest time at which its disk is removed; set once its lease has ended.
     pub deletion: Option<Moment>,
-    /// What its disk is being saved as, or was when that was given up without a last word from its node.
+    /// The image that its disk is being saved as; kept after a save was given up without a final
+    /// report from its node.
     pub saving: Option<Saving>,
-    /// How many times in a row it did not answer.
+    /// How many pings in a row it has not answered.
     pub silent: u32,
 }
 
-/// What becomes of a machine, and what its history says of that.
+/// A change to a machine, with its lines for the history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// The machine as it is then.
+    /// The machine after the change.
     pub vm: Vm,
-    /// What happened, and the details.
+    /// What happened, and details, for each line of the history.
     pub history: Vec<(String, String)>,
-    /// The order that its host must be told then.
+    /// The order to send to its host afterwards.
     pub next: Option<Order>,
 }
 
 impl Change {
-    /// One that is told in the machine's history.
+    /// Creates a change that is recorded in the machine's history.
     pub fn with(vm: Vm, what: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { history: vec![(what.into(), detail.into())], ..Self::silent(vm) }
     }
 
-    /// One that is not.
+    /// Creates a change that is not recorded in the history.
     pub fn silent(vm: Vm) -> Self {
         Self { vm, history: Vec::new(), next: None }
     }
 
-    /// This one, and what becomes of the machine after it, if something does.
+    /// Appends the change that follows from this one, if any.
     pub fn and(mut self, next: impl FnOnce(&Vm) -> Option<Self>) -> Self {
         let Some(after) = next(&self.vm) else { return self };
         self.history.extend(after.history);
@@ -165,14 +167,14 @@ impl Change {
     }
 }
 
-/// What somebody asks for, all of it checked and decided.
+/// A new machine, with everything checked and decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewVm {
-    /// Whose it will be.
+    /// Its owner.
     pub owner: Owner,
-    /// The name, free.
+    /// Its name, which is free.
     pub virtual_host: VirtualHost,
-    /// The node, with a free slot.
+    /// Its node, which has a free slot.
     pub physical_host: PhysicalHost,
     /// Who chose that node.
     pub placed: Placed,
@@ -180,15 +182,15 @@ pub struct NewVm {
     pub spec: Spec,
     /// What its owner calls it.
     pub label: Label,
-    /// For how long.
+    /// Its lease.
     pub lease: Term,
 }
 
-/// What the live machines of somebody take together, whatever their states: one that is stopped, expired or failed
-/// keeps its name, its disk and its place, and gets its memory back when it is started.
+/// What a user's live machines use, whatever their state: a stopped, expired or failed machine
+/// keeps its name, its disk and its slot, and gets its memory back when it is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// How many there are.
+    /// The number of machines.
     pub machines: u32,
     /// Their memory, in MiB.
     pub memory_mib: u64,
@@ -196,7 +198,7 @@ pub struct Usage {
     pub disk_gib: u64,
 }
 
-/// Which live machines are meant.
+/// The live machines that a query covers.
 #[derive(Debug, Clone, Copy)]
 pub enum Scope<'a> {
     /// Those of one owner.
@@ -206,12 +208,13 @@ pub enum Scope<'a> {
 }
 
 impl Vm {
-    /// Whether its host was seen not to have it any more.
+    /// Returns whether its host was found to have lost it.
     pub fn is_missing(&self) -> bool {
         matches!(self.fault, Some(Fault::MachineMissing { .. }))
     }
 
-    /// It after an event, with all that its state alone decides; `None` if the event means nothing in its state.
+    /// Returns the machine after an event, with everything that its state alone decides; `None` if
+    /// the event is not valid in its state.
     pub fn after(mut self, event: Event, now: Moment) -> Option<Self> {
         let before = self.state;
         self.state = state::next(before, event)?;
@@ -221,17 +224,17 @@ impl Vm {
         self.was_deployed |= self.state == State::Deployed;
         self.place = self.place.filter(|_| self.state == State::Deploying);
         if let Some(saving) = &mut self.saving {
-            // A save that was given up may be carried out all the same; nothing is removed after it then.
+            // A save that was given up may still happen, but then nothing is removed after it.
             saving.then_terminate &= self.state == State::Saving;
         }
         self.deadline = self.state.is_transitional().then(|| now.plus_seconds(TRANSITION_LIMIT));
         Some(self)
     }
 
-    /// Its name as a Xen domain, and in its volumes' names.
+    /// Returns the machine's name as a Xen domain and in the names of its volumes.
     ///
     /// # Errors
-    /// None in practice: it was checked when the machine was entered.
+    /// None in practice: the name was checked when the machine was recorded.
     pub fn machine_name(&self) -> Result<MachineName, NameFault> {
         MachineName::new(self.owner.user_name(), &self.virtual_host)
     }
@@ -252,7 +255,7 @@ pub(in crate::server) mod tests {
     use crate::server::registry::user::Registered;
     use crate::server::registry::{Registry, RegistryError, Writer};
 
-    /// A machine of `owner` on `host` under `name`, for tests.
+    /// Records a machine of `owner` on `host` under `name`, for tests.
     pub fn entered(registry: &mut Registry, owner: &str, host: &str, name: &str) -> Vm {
         let made: Result<Vm, RegistryError> = registry.write_at(Moment::from_unix(1000), |writer| {
             let Registered::Known(owner) = writer.register(&owner.parse().unwrap())? else {
@@ -277,7 +280,7 @@ pub(in crate::server) mod tests {
     }
 
     impl Writer<'_> {
-        /// Lets an event happen to a machine, for tests.
+        /// Applies an event to a machine, for tests.
         pub fn advance(
             &self,
             old: &Vm,
@@ -290,7 +293,7 @@ pub(in crate::server) mod tests {
             self.apply(old, Change::silent(new))
         }
 
-        /// Sets the lease of a machine, for tests.
+        /// Sets a machine's lease, for tests.
         pub fn set_lease(&self, id: VmId, lease: Term, since: Moment) -> Result<(), RegistryError> {
             let old = self.vm(id)?.unwrap();
             let new = Vm { lease, expires: lease.end(since), deletion: None, ..old.clone() };

@@ -13,7 +13,7 @@ use crate::server::registry::user::Owner;
 use crate::server::registry::vm::{OnNode, Placed, Saving, Scope, Usage, Vm, Wanted};
 use crate::server::registry::{Cells, Reader, RegistryError, all};
 
-/// `SELECT` with the columns that [`read_vm`] reads, in its order.
+/// Builds a `SELECT` with the columns that [`read_vm`] reads, in its order.
 macro_rules! select_vm {
     ($rest:literal) => {
         concat!(
@@ -86,7 +86,7 @@ fn spec(cells: &mut Cells<'_>) -> Result<Spec, RegistryError> {
     })
 }
 
-// A stage or a fault that another version wrote is no reason to show no machine at all.
+// A stage or fault written by another version must not keep the whole machine from being shown.
 
 fn stage(cells: &mut Cells<'_>) -> Result<Option<Stage>, RegistryError> {
     Ok(cells.get::<Option<String>>()?.and_then(|name| Stage::from_name(&name)))
@@ -101,28 +101,19 @@ fn fault(cells: &mut Cells<'_>) -> Result<Option<Fault>, RegistryError> {
 }
 
 impl Reader<'_> {
-    /// A machine, also one that has ended; `None` if there never was one with that id.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses or the row is not what this program writes.
+    /// Returns a machine, even one that has ended; `None` if there never was one with this id.
     pub fn vm(&self, id: VmId) -> Result<Option<Vm>, RegistryError> {
         let found = all(self.connection, select_vm!("id = ?1"), [id.to_string()], read_vm)?;
         Ok(found.into_iter().next())
     }
 
-    /// The live machine that occupies a name.
-    ///
-    /// # Errors
-    /// As for [`vm`](Self::vm).
+    /// Returns the live machine that occupies a name.
     pub fn vm_named(&self, name: &VirtualHost) -> Result<Option<Vm>, RegistryError> {
         const SQL: &str = select_vm!("virtual_host = ?1 AND state <> 'notDeployed'");
         Ok(all(self.connection, SQL, [name.as_str()], read_vm)?.into_iter().next())
     }
 
-    /// Live machines, the newest first.
-    ///
-    /// # Errors
-    /// As for [`vm`](Self::vm).
+    /// Returns live machines, newest first.
     pub fn live(&self, scope: Scope<'_>, limit: u32, offset: u32) -> Result<Vec<Vm>, RegistryError> {
         match scope {
             Scope::Of(owner) => all(
@@ -140,10 +131,7 @@ impl Reader<'_> {
         }
     }
 
-    /// How many live machines there are.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Returns the number of live machines.
     pub fn count(&self, scope: Scope<'_>) -> Result<u32, RegistryError> {
         let count = match scope {
             Scope::Of(owner) => self.connection.query_row(
@@ -159,10 +147,7 @@ impl Reader<'_> {
         Ok(count?)
     }
 
-    /// What the live machines of an owner take.
-    ///
-    /// # Errors
-    /// As for [`vm`](Self::vm).
+    /// Returns what an owner's live machines use.
     pub fn usage(&self, owner: &Owner) -> Result<Usage, RegistryError> {
         const SQL: &str = "SELECT count(*), coalesce(sum(memory_mib), 0), coalesce(sum(disk_gib), 0) FROM vm
                            WHERE owner = ?1 AND state <> 'notDeployed'";
@@ -172,10 +157,7 @@ impl Reader<'_> {
         Ok(found.into_iter().next().unwrap_or_default())
     }
 
-    /// How many live machines each host has; hosts without any are not in it.
-    ///
-    /// # Errors
-    /// As for [`vm`](Self::vm).
+    /// Returns the number of live machines per host; hosts without any are left out.
     pub fn live_by_host(&self) -> Result<BTreeMap<PhysicalHost, u32>, RegistryError> {
         const SQL: &str = "SELECT physical_host, count(*) FROM vm
                            WHERE state <> 'notDeployed' GROUP BY physical_host";
@@ -183,10 +165,7 @@ impl Reader<'_> {
         Ok(counts.into_iter().collect())
     }
 
-    /// The names that live machines occupy.
-    ///
-    /// # Errors
-    /// As for [`vm`](Self::vm).
+    /// Returns the names that live machines occupy.
     pub fn names_taken(&self) -> Result<BTreeSet<VirtualHost>, RegistryError> {
         const SQL: &str = "SELECT virtual_host FROM vm WHERE state <> 'notDeployed'";
         Ok(all(self.connection, SQL, [], |mut cells| cells.parsed())?.into_iter().collect())

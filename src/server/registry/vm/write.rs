@@ -1,4 +1,4 @@
-//! Entering machines, and the one way in which a machine changes.
+//! Recording machines, and the only way to change one.
 
 use rusqlite::named_params;
 
@@ -10,19 +10,19 @@ use crate::server::registry::vm::{Change, NewVm, OnNode, TRANSITION_LIMIT, Vm, W
 use crate::server::registry::{At, RegistryError, Writer};
 
 impl Writer<'_> {
-    /// Enters a machine as `deploying`. That slot and name are free is the caller's to have checked, in
-    /// the same transaction.
+    /// Records a machine as `deploying`. The caller has checked in the same transaction that slot
+    /// and name are free.
     ///
     /// # Errors
-    /// [`RegistryError`] when SQLite refuses, also when the name is occupied after all.
+    /// Also fails if the name is occupied after all.
     pub fn enter(&self, new: NewVm) -> Result<Vm, RegistryError> {
         self.enter_as(VmId::generate(), new)
     }
 
-    /// As [`enter`](Self::enter), under an id that was given before.
+    /// Like [`enter`](Self::enter), with a given id.
     ///
     /// # Errors
-    /// As for [`enter`](Self::enter), and when there is such a machine already.
+    /// Also fails if there is a machine with this id already.
     pub fn enter_as(&self, id: VmId, new: NewVm) -> Result<Vm, RegistryError> {
         let At { moment: now, millis } = self.at();
         let vm = Vm {
@@ -46,7 +46,7 @@ impl Writer<'_> {
             changed: now,
             expires: new.lease.end(now),
             deadline: Some(now.plus_seconds(TRANSITION_LIMIT)),
-            // The call to the node follows, and this process may be killed right after it.
+            // The call to the node comes next, and this process may be killed right after it.
             on_node: OnNode::Maybe,
             was_deployed: false,
             wanted: Wanted::Running,
@@ -88,11 +88,9 @@ impl Writer<'_> {
         Ok(vm)
     }
 
-    /// Makes of a machine what a change says, and adds to its history: the one way in which a machine is changed. A
-    /// compare-and-set: `None`, and nothing is changed, if the machine is not what the change was made from.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Applies a change to a machine and adds to its history. This is the only way to change a
+    /// machine. It works by compare-and-set: returns `None` and changes nothing if the machine is
+    /// no longer the one from which the change was computed.
     pub fn apply(&self, old: &Vm, change: Change) -> Result<Option<Vm>, RegistryError> {
         let Change { vm: new, history, .. } = change;
         if new != *old && !self.replace(old, &new)? {
@@ -145,10 +143,7 @@ impl Writer<'_> {
         Ok(rows == 1)
     }
 
-    /// Removes machines that have been gone since before `before`, with all that was noted about them.
-    ///
-    /// # Errors
-    /// [`RegistryError`] when SQLite refuses.
+    /// Removes machines that ended before `before`, with everything recorded about them.
     pub fn prune_gone(&self, before: Moment) -> Result<usize, RegistryError> {
         const GONE: &str = "SELECT id FROM vm WHERE state = 'notDeployed' AND changed < ?1";
         for table in ["event", "notice", "deploy_request"] {
