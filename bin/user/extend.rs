@@ -1,4 +1,5 @@
-//! `cgi-bin/user/extend` (GET, POST): asks, and then sets a machine's lease anew, or guards it against being terminated. Called by its owner or an administrator.
+//! `cgi-bin/user/extend` (GET, POST): asks for confirmation, then sets a new lease for a machine,
+//! or protects it against termination. Called by the machine's owner or an administrator.
 
 fn main() {
     vgrid::server::endpoints::EXTEND.serve();

@@ -1,4 +1,5 @@
-//! `cgi-bin/user/images` (GET, POST): the images that people saved; renames, shares and deletes them. Called by users.
+//! `cgi-bin/user/images` (GET, POST): lists saved images, and renames, shares, unshares and deletes
+//! them. Called by people and scripts, signed in.
 
 fn main() {
     vgrid::server::endpoints::IMAGES.serve();

@@ -1,4 +1,5 @@
-//! `cgi-bin/user/list` (GET): machines, and how full each host is. Called by people and scripts, signed in.
+//! `cgi-bin/user/list` (GET): machines, and the load of each host. Called by people and scripts,
+//! signed in.
 
 fn main() {
     vgrid::server::endpoints::LIST.serve();
