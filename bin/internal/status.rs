@@ -1,4 +1,4 @@
-//! `cgi-bin/internal/status` (POST): reports on the progress of machines. Called by nodes, signed.
+//! `cgi-bin/internal/status` (POST): takes reports about machines. Called by nodes, signed.
 
 fn main() {
     vgrid::server::endpoints::STATUS.serve();

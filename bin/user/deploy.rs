@@ -1,4 +1,4 @@
-//! `cgi-bin/user/deploy` (GET, POST): shows the form and deploys a machine. Called by people and
+//! `cgi-bin/user/deploy` (GET, POST): shows the form, and has a machine made. Called by people and
 //! scripts, signed in.
 
 fn main() {

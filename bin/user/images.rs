@@ -1,5 +1,5 @@
-//! `cgi-bin/user/images` (GET, POST): lists, renames, shares and deletes saved images. Called by
-//! users.
+//! `cgi-bin/user/images` (GET, POST): lists saved images, and renames, shares, unshares and deletes
+//! them. Called by people and scripts, signed in.
 
 fn main() {
     vgrid::server::endpoints::IMAGES.serve();

@@ -1,5 +1,5 @@
-//! `cgi-bin/user/reboot` (GET, POST): asks for confirmation, then reboots a machine. Called by its
-//! owner or an administrator.
+//! `cgi-bin/user/reboot` (GET, POST): asks for confirmation, then has a machine shut down and
+//! started again. Called by the machine's owner or an administrator.
 
 fn main() {
     vgrid::server::endpoints::REBOOT.serve();

@@ -1,5 +1,5 @@
-//! `cgi-bin/user/show` (GET): shows one machine: state, progress, history. Called by its owner or
-//! an administrator.
+//! `cgi-bin/user/show` (GET): a machine's state, progress and history. Called by the machine's
+//! owner or an administrator.
 
 fn main() {
     vgrid::server::endpoints::SHOW.serve();

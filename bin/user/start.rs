@@ -1,5 +1,5 @@
-//! `cgi-bin/user/start` (GET, POST): starts a stopped machine. Called by its owner or an
-//! administrator.
+//! `cgi-bin/user/start` (GET, POST): has a stopped machine started. Called by the machine's owner
+//! or an administrator.
 
 fn main() {
     vgrid::server::endpoints::START.serve();

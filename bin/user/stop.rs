@@ -1,5 +1,5 @@
-//! `cgi-bin/user/stop` (GET, POST): asks for confirmation, then shuts a machine down; its disk is
-//! kept. Called by its owner or an administrator.
+//! `cgi-bin/user/stop` (GET, POST): asks for confirmation, then has a machine shut down; its disk
+//! is kept. Called by the machine's owner or an administrator.
 
 fn main() {
     vgrid::server::endpoints::STOP.serve();

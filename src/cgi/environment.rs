@@ -1,7 +1,7 @@
-//! What Apache hands over (RFC 3875), taken as bytes and checked before the `cgi` crate sees it: that
-//! crate panics on text that isn't UTF-8, on unknown protocols, on odd methods, headers and addresses and
-//! on a body that is cut off, and it allocates whatever CONTENT_LENGTH says. What it reads is all in the
-//! functions `handle_with_io` and `parse_request` of its version 0.8.
+//! Validates the bytes that Apache passes (RFC 3875) before the `cgi` crate reads them. That crate
+//! panics on text that isn't UTF-8, on unknown protocols, on odd methods, headers and addresses,
+//! and on a truncated body, and it allocates whatever CONTENT_LENGTH says. All that it reads is in
+//! the functions `handle_with_io` and `parse_request` of its version 0.8.
 
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
@@ -10,12 +10,11 @@ use std::os::unix::ffi::OsStrExt as _;
 use super::policy::Endpoint;
 use super::reply::Refusal;
 
-/// The most that is read of a body that nobody wants, in bytes; more than Apache lets through as vGrid
-/// configures it.
+/// How much of an unwanted body is read, in bytes; more than Apache accepts as vGrid configures it.
 const UNWANTED: usize = 2 << 20;
 
-/// Checks the environment and reads the body, then puts the body back as standard input for the `cgi`
-/// crate. Nothing has been done yet when this refuses.
+/// Checks the environment and reads the body, then puts the body back as standard input for the
+/// `cgi` crate. When this refuses, nothing has been done yet.
 pub fn meet(endpoint: &Endpoint) -> Result<(), Refusal> {
     check(endpoint).inspect_err(|_| discard_body())
 }
@@ -35,7 +34,8 @@ fn check(endpoint: &Endpoint) -> Result<(), Refusal> {
     if !endpoint.methods().contains(&method.as_str()) {
         return Err(Refusal::method_not_allowed(endpoint.methods()));
     }
-    // Here as below, empty is not the same as absent, with which a program can be tried by hand.
+    // Here and below, empty is not the same as absent: a program can be tried by hand without these
+    // variables.
     let protocol = std::env::var("SERVER_PROTOCOL").ok();
     if !matches!(protocol.as_deref(), None | Some("HTTP/1.0" | "HTTP/1.1" | "HTTP/2.0")) {
         return Err(Refusal::bad_request("This version of HTTP is not known here."));
@@ -45,7 +45,8 @@ fn check(endpoint: &Endpoint) -> Result<(), Refusal> {
     }
     check_values()?;
     check_headers()?;
-    // A program is all there is at its address: below it, the links of its page would lead astray.
+    // A program serves exactly one address: below it, the relative links of its page would be
+    // wrong.
     if !get("PATH_INFO").is_empty() {
         return Err(Refusal::not_found("There is nothing at this address."));
     }
@@ -53,7 +54,7 @@ fn check(endpoint: &Endpoint) -> Result<(), Refusal> {
     replace_input(&body).map_err(|error| Refusal::internal(format!("the body can't be kept: {error}")))
 }
 
-/// The variables that the `cgi` crate makes headers of as they are.
+/// The variables that the `cgi` crate copies into headers unchanged.
 const COPIED: [&str; 20] = [
     "AUTH_TYPE",
     "CONTENT_LENGTH",
@@ -77,11 +78,11 @@ const COPIED: [&str; 20] = [
     "SERVER_SOFTWARE",
 ];
 
-/// The most request headers that are taken. Apache lets 100 through unless `LimitRequestFields` says otherwise;
+/// The most request headers accepted. Apache allows 100 unless `LimitRequestFields` says otherwise;
 /// beyond 24,576 the `http` crate's map is full, and the `cgi` crate panics.
 const MOST_HEADERS: usize = 1000;
 
-/// The address of the request as the `cgi` crate puts it together.
+/// Returns the request's address as the `cgi` crate assembles it.
 fn address() -> String {
     if let Ok(uri) = std::env::var("REQUEST_URI") {
         return uri;
@@ -100,8 +101,8 @@ fn address() -> String {
     address
 }
 
-/// Refuses what no header can hold, in all that the `cgi` crate makes headers of and in all else that comes from
-/// the client.
+/// Refuses values that no header can hold, in every variable that the `cgi` crate makes a header of
+/// and in every other one that comes from the client.
 fn check_values() -> Result<(), Refusal> {
     const OF_REQUEST: [&str; 9] =
         ["HTTP_", "CONTENT_", "PATH_", "SCRIPT_", "QUERY_", "REMOTE_", "REQUEST_", "SERVER_", "AUTH_"];
@@ -133,7 +134,7 @@ fn check_headers() -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The part of a request that a variable comes from, for a sentence.
+/// Returns the part of a request that a variable comes from, for a sentence.
 fn part_of_request(name: &[u8]) -> String {
     let name = String::from_utf8_lossy(name);
     match name.as_ref() {
@@ -152,7 +153,7 @@ fn part_of_request(name: &[u8]) -> String {
 
 fn read_body(endpoint: &Endpoint, method: &str, length: &str, encoding: &str) -> Result<Vec<u8>, Refusal> {
     if length.is_empty() {
-        // Without a length the end of a body can't be told from a cut.
+        // Without a length, the end of a body can't be distinguished from truncation.
         if method == "POST" || !encoding.is_empty() {
             return Err(Refusal::length_required());
         }
@@ -161,7 +162,7 @@ fn read_body(endpoint: &Endpoint, method: &str, length: &str, encoding: &str) ->
     if !length.bytes().all(|b| b.is_ascii_digit()) {
         return Err(Refusal::bad_request("Content-Length is not a number."));
     }
-    // All digits: what does not fit into a number is too large.
+    // It is all digits, so a number that does not fit is too large.
     let length = length.parse::<usize>().unwrap_or(usize::MAX);
     if length > endpoint.body_limit() {
         return Err(Refusal::too_large(endpoint.body_limit()));
@@ -188,8 +189,8 @@ fn read_body(endpoint: &Endpoint, method: &str, length: &str, encoding: &str) ->
     Ok(body)
 }
 
-/// Reads what is left of the body, if there is one: under mod_cgid the answer of a program that ends with
-/// its input unread breaks off, however short both are.
+/// Reads the rest of the body, if any: under mod_cgid, the answer of a program that exits with
+/// unread input is cut off, however short both are.
 fn discard_body() {
     let announced = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     if !announced("CONTENT_LENGTH") && !announced("HTTP_TRANSFER_ENCODING") {
@@ -207,7 +208,7 @@ fn discard_body() {
     }
 }
 
-/// Makes `body`, all of it, what is read from standard input from now on.
+/// Replaces standard input with `body`.
 fn replace_input(body: &[u8]) -> std::io::Result<()> {
     use std::io::Seek as _;
     let memory = nix::sys::memfd::memfd_create(c"vgrid-body", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;

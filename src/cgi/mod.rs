@@ -1,8 +1,8 @@
-//! Layer 1: the meeting with Apache. Bytes come in, a checked [`request::Request`] goes to one handler,
-//! its [`reply::Reply`] goes out.
+//! Layer 1: the interface to Apache. Bytes come in, a validated [`request::Request`] goes to one
+//! handler, and its [`reply::Reply`] goes out.
 //!
-//! The `cgi` crate does the parsing and the writing; [`environment`] meets everything first that would
-//! make it panic or allocate without bound.
+//! Parsing and writing are left to the `cgi` crate; [`environment`] first rejects everything that
+//! would make it panic or allocate without bound.
 
 pub mod environment;
 pub mod policy;

@@ -1,31 +1,31 @@
-//! What an endpoint lets in: who, by which methods, with what body. Each half has one table of its
-//! endpoints (`server::endpoints`, `node::endpoints`); [`super::serve`] checks a request against its
-//! row before a handler runs.
+//! What an endpoint accepts: from which callers, by which methods, with what body. The server and
+//! the node each have a table of endpoints (`server::endpoints`, `node::endpoints`);
+//! [`super::serve`] checks a request against its row before a handler runs.
 
 /// Who may call an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Anyone whom Apache has authenticated.
+    /// Anyone authenticated by Apache.
     User,
-    /// The owner of the machine that the request names, or an administrator. The handler checks that
-    /// ([`permits`]): only it knows the machine.
+    /// The owner of the machine that the request names, or an administrator. Checked by the handler
+    /// ([`permits`]), since only it knows the machine.
     Owner,
-    /// Administrators alone.
+    /// Administrators only.
     Administrator,
-    /// The server, known by its address and its signature.
+    /// The server, recognised by its address and its signature.
     Server,
-    /// A node, known by its signature and by having the address of the machine's host.
+    /// A node, recognised by its signature and by the address of the machine's host.
     Node,
 }
 
-/// What an endpoint takes.
+/// The kind of request that an endpoint takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Takes {
-    /// A question, which changes nothing and has no body.
+    /// A query: changes nothing and has no body.
     Query,
-    /// The same, which can also be answered with a table in CSV.
+    /// A query that can also be answered with a table in CSV.
     TableQuery,
-    /// A question, or a form that may change something. A browser needs a token for that.
+    /// A query, or a form that may change something. From a browser, the form needs a token.
     Form,
     /// A message between server and node.
     Message,
@@ -34,7 +34,7 @@ pub enum Takes {
 /// A row of the table.
 #[derive(Debug, Clone, Copy)]
 pub struct Endpoint {
-    /// The path below `cgi-bin/`, which is the path in `bin/`, too.
+    /// The path below `cgi-bin/`, and also in `bin/`.
     pub name: &'static str,
     /// Who may call it.
     pub role: Role,
@@ -43,7 +43,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The methods that it knows.
+    /// Returns the allowed methods.
     pub fn methods(&self) -> &'static [&'static str] {
         match self.takes {
             Takes::Query | Takes::TableQuery => &["GET", "HEAD"],
@@ -52,7 +52,7 @@ impl Endpoint {
         }
     }
 
-    /// The longest body that it takes, in bytes.
+    /// Returns the longest body that it accepts, in bytes.
     pub fn body_limit(&self) -> usize {
         match self.takes {
             Takes::Query | Takes::TableQuery => 0,
@@ -61,19 +61,19 @@ impl Endpoint {
         }
     }
 
-    /// Whether a call may change something.
+    /// Returns whether a call may change something.
     pub fn changes(&self) -> bool {
         matches!(self.takes, Takes::Form | Takes::Message)
     }
 
-    /// Whether it takes a body at all.
+    /// Returns whether it accepts a body at all.
     pub fn takes_body(&self) -> bool {
         self.body_limit() > 0
     }
 }
 
 /// Defines a table of endpoints: a static program for each row, and `ENDPOINTS`, which has the rows
-/// without their handlers, so that whoever only reads the table does not link them all.
+/// without their handlers, so that reading the table does not link them all.
 macro_rules! endpoints {
     ($($name:ident: $program:ty = $path:literal, $role:ident, $takes:ident => $handler:expr;)+) => {
         $(
@@ -101,7 +101,7 @@ macro_rules! endpoints {
 
 pub(crate) use endpoints;
 
-/// Whether somebody may do something to a machine of `owner`, or see what it is like.
+/// Returns whether the caller may change a machine of `owner`, or see its details.
 pub fn permits(caller: &str, administrator: bool, owner: &str) -> bool {
     administrator || caller == owner
 }

@@ -1,4 +1,4 @@
-//! Answers: what a handler gives back, and how it leaves.
+//! Answers: what a handler returns, and how it is written.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -10,8 +10,8 @@ use crate::model::names::{RegistryId, RequestId};
 use crate::model::sign::{Key, SignedAnswer};
 use crate::model::wire::NodeRefusal;
 
-/// What every page may load: nothing from elsewhere, nothing inline. Pico's stylesheet has its icons as
-/// `data:` images.
+/// What a page may load: nothing from other sites, nothing inline. Pico's stylesheet has its icons
+/// as `data:` images.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; \
      img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
@@ -47,40 +47,41 @@ impl Reply {
         Self::new(status, "text/plain; charset=utf-8", body)
     }
 
-    /// A table, to be saved under that name; the name is our own and of plain letters.
+    /// A table to save under this name, which must be ours and of plain letters.
     pub fn csv(body: String, name: &str) -> Self {
         let reply = Self::new(200, "text/csv; charset=utf-8; header=present", body);
         reply.with(http::header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\""))
     }
 
-    /// Go there with a GET (after a form was accepted).
+    /// A redirect to a GET of `location`, after a form was accepted.
     pub fn see_other(location: &str) -> Self {
         Self::text(303, format!("See {location}\n")).with(http::header::LOCATION, location)
     }
 
-    /// The caller has it already, as the tag says.
+    /// 304: the caller already has what the tag stands for.
     pub fn not_modified(tag: &str) -> Self {
         Self::text(304, String::new()).tagged(tag)
     }
 
-    /// Names what this answer is made of. Weak: it is not compared byte by byte.
+    /// Adds an entity tag. Weak: it does not identify the answer byte by byte.
     pub fn tagged(self, tag: &str) -> Self {
         self.with(http::header::ETAG, format!("W/\"{tag}\""))
     }
 
-    /// One more header. A value that no header can have is left out.
+    /// Adds a header. A value that no header can have is left out.
     pub fn with(mut self, name: http::HeaderName, value: impl Into<String>) -> Self {
         self.extra.push((name, value.into()));
         self
     }
 
-    /// Names the registry that this answer goes by, to whom it is signed for.
+    /// Sets the registry to sign this answer for.
     pub fn of_registry(mut self, registry: RegistryId) -> Self {
         self.registry = Some(registry);
         self
     }
 
-    /// Signs it as the answer to the request that has this signature. What is changed after that breaks it.
+    /// Signs it as the answer to the request with this signature. Must come last: any later change
+    /// invalidates the signature.
     pub fn signed(mut self, key: &Key, request: &str) -> Self {
         let Self { status, registry, body, .. } = &self;
         let answer = SignedAnswer { request, status: *status, registry: *registry, body: body.as_bytes() };
@@ -97,7 +98,7 @@ impl Reply {
         self.status
     }
 
-    /// The form that the `cgi` crate writes.
+    /// Converts it for the `cgi` crate.
     pub fn into_response(self) -> cgi::Response {
         use http::HeaderValue;
         use http::header::{
@@ -109,7 +110,7 @@ impl Reply {
             http::StatusCode::from_u16(self.status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
         let length = response.body().len();
         let headers = response.headers_mut();
-        // An answer without content says nothing of its content (RFC 9110, section 15.4.5).
+        // A 304 has no content, so it has no headers about content (RFC 9110, section 15.4.5).
         if self.status != 304 {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
             headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
@@ -131,21 +132,21 @@ impl Reply {
     }
 }
 
-/// A request that was not carried out: what its sender reads, and what only the log says.
+/// A request that was not carried out, with what its sender reads and what only the log gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The HTTP status.
     pub status: u16,
     /// A sentence that says what is wrong and what to do.
     pub sentence: String,
-    /// What is wrong with single fields of a form.
+    /// Faults of single fields of a form.
     pub fields: BTreeMap<&'static str, String>,
-    /// What a node tells its server.
+    /// The fault, from a node to its server.
     pub fault: Option<Fault>,
-    /// More, for the log alone.
+    /// Details, for the log only.
     pub log: Option<String>,
     allow: &'static [&'static str],
-    /// Seconds after which to try again may help.
+    /// Seconds after which it may help to try again.
     retry_after: Option<u8>,
 }
 
@@ -202,7 +203,7 @@ impl Refusal {
         Self::new(413, format!("The body is longer than the {limit} bytes that are taken here."))
     }
 
-    /// 500; the same sentence for everybody, the detail for the log.
+    /// 500, with the same sentence for everybody and the detail for the log.
     pub fn internal(detail: impl Display) -> Self {
         Self::new(
             500,
@@ -211,23 +212,23 @@ impl Refusal {
         .logged(detail)
     }
 
-    /// 503, and it helps to try again in a few seconds.
+    /// 503, with advice to try again in a few seconds.
     pub fn busy(sentence: impl Into<String>) -> Self {
         Self { retry_after: Some(5), ..Self::new(503, sentence) }
     }
 
-    /// 503, for as long as administrators want it so.
+    /// 503, for as long as administrators keep the portal closed.
     pub fn closed(sentence: impl Into<String>) -> Self {
         Self::new(503, sentence)
     }
 
-    /// The refusal of an order by a node, with a fault that the server understands.
+    /// A node's refusal of an order, with a fault that the server understands.
     pub fn fault(status: u16, fault: Fault) -> Self {
         let sentence = fault.to_string();
         Self { fault: Some(fault), ..Self::new(status, sentence) }
     }
 
-    /// The same with more for the log.
+    /// Adds details for the log.
     pub fn logged(self, detail: impl Display) -> Self {
         Self { log: Some(detail.to_string()), ..self }
     }
@@ -241,7 +242,7 @@ impl Refusal {
         self.finish(made.unwrap_or_else(|_| self.to_text(request)))
     }
 
-    /// As one line of text.
+    /// As text: the sentence, then a line for each field, and from status 500 on the request's id.
     pub fn to_text(&self, request: &RequestId) -> Reply {
         let mut text = format!("{}\n", self.sentence);
         for (field, fault) in &self.fields {
@@ -253,7 +254,7 @@ impl Refusal {
         self.finish(Reply::text(self.status, text))
     }
 
-    /// The data of the error, for JSON and for the page.
+    /// Returns the error's data, for JSON and for the page.
     pub fn context(&self, request: &RequestId) -> serde_json::Value {
         serde_json::json!({
             "error": {

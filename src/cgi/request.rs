@@ -1,4 +1,4 @@
-//! A request that has been checked as far as it can be without knowing what it is for.
+//! A request, validated as far as possible without knowing what it is for.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -12,25 +12,25 @@ use crate::model::sign::REQUEST_HEADER;
 use super::policy::{Endpoint, Takes};
 use super::reply::Refusal;
 
-/// In which form the caller wants the answer.
+/// The format that the caller wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// A page for people.
+    /// HTML, for people.
     Html,
-    /// For programs.
+    /// JSON, for programs.
     Json,
-    /// For scripts and terminals: tab-separated lines.
+    /// Tab-separated lines, for scripts and terminals.
     Text,
-    /// For spreadsheets; only where the endpoint has it.
+    /// CSV, for spreadsheets; only where the endpoint offers it.
     Csv,
 }
 
-/// The fields of query and form, each there once.
+/// The fields of query and form, each at most once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fields(Vec<(String, String)>);
 
 impl Fields {
-    /// Adds the fields of a text in the form `application/x-www-form-urlencoded` (WHATWG URL, section 5).
+    /// Adds the fields of an `application/x-www-form-urlencoded` text (WHATWG URL, section 5).
     fn add(&mut self, encoded: &[u8]) -> Result<(), Refusal> {
         for pair in encoded.split(|&b| b == b'&').filter(|pair| !pair.is_empty()) {
             let mut parts = pair.splitn(2, |&b| b == b'=');
@@ -47,17 +47,17 @@ impl Fields {
         Ok(())
     }
 
-    /// A field's value; `None` if it is not there.
+    /// Returns a field's value; `None` if it is absent.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// The names of all fields.
+    /// Returns the names of all fields.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(name, _)| name.as_str())
     }
 
-    /// Refuses fields that the endpoint does not know: a misspelt field must not be ignored.
+    /// Refuses unknown fields: a misspelt field must not be ignored.
     pub fn only(&self, known: &[&str]) -> Result<(), Refusal> {
         match self.names().find(|name| !known.contains(name)) {
             Some(name) => Err(Refusal::bad_request(format!(
@@ -69,7 +69,7 @@ impl Fields {
         }
     }
 
-    /// A field that must be there and be well-formed.
+    /// Returns a field that must be present and well-formed.
     pub fn required<T>(&self, name: &'static str) -> Result<T, Refusal>
     where
         T: FromStr,
@@ -82,7 +82,7 @@ impl Fields {
         text.parse().map_err(|fault| Refusal::bad_request(format!("{name} {fault}.")))
     }
 
-    /// The field `page` of what has several, from 1; the first if there is none.
+    /// Returns the field `page`, counted from 1; by default the first page.
     pub fn page(&self) -> Result<u32, Refusal> {
         match self.get("page") {
             None | Some("") => Ok(1),
@@ -94,7 +94,7 @@ impl Fields {
         }
     }
 
-    /// A field that must be well-formed if it is there and not empty.
+    /// Returns a field that must be well-formed if it is present and not empty.
     pub fn optional<T>(&self, name: &'static str) -> Result<Option<T>, Refusal>
     where
         T: FromStr,
@@ -117,23 +117,23 @@ fn decode(part: &[u8]) -> Result<String, Refusal> {
         .map_err(|_| Refusal::bad_request("A field of the request is not valid UTF-8."))
 }
 
-/// What a handler is asked.
+/// A request to a handler.
 #[derive(Debug)]
 pub struct Request {
     /// Whether it is a POST; everything else that gets here is a GET or a HEAD.
     pub is_post: bool,
     /// Whether it is a HEAD.
     pub is_head: bool,
-    /// The fields of query and, for a form, of the body.
+    /// The fields of the query and, for a form, of the body.
     pub fields: Fields,
     /// The body as it came.
     pub body: Vec<u8>,
-    /// The form of the answer.
+    /// The format of the answer.
     pub format: Format,
-    /// Where it comes from.
+    /// The sender's address.
     pub remote: Option<IpAddr>,
-    /// Its id, for the log; its own until the call has proved to be of the server or of a node (see
-    /// [`carry_on`](Self::carry_on)).
+    /// Its id, for the log. Generated here, until the call has been authenticated as from the
+    /// server or a node (see [`carry_on`](Self::carry_on)).
     pub id: RequestId,
     /// Path and query, as on the request line.
     pub path_and_query: String,
@@ -142,12 +142,12 @@ pub struct Request {
 }
 
 impl Request {
-    /// Takes over what the `cgi` crate made of the environment.
+    /// Reads what the `cgi` crate made of the environment.
     pub fn read(request: cgi::Request, endpoint: &Endpoint) -> Result<Self, Refusal> {
         let (parts, body) = request.into_parts();
         let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
-        // From the environment, not from the X-Cgi-… headers that the crate makes of it: a client can send
-        // headers of these names, and its own would come first.
+        // From the environment, not from the X-Cgi-… headers that the crate makes of it: a client
+        // can send headers with these names, and they would come first.
         let variable = |name: &str| std::env::var(name).unwrap_or_default();
         let is_post = parts.method == http::Method::POST;
         let mut fields = Fields::default();
@@ -187,26 +187,27 @@ impl Request {
         })
     }
 
-    /// Takes over the id of the request that this one is a part of, if it names one. Anybody can send a header:
-    /// this is for calls whose signature was found to be right.
+    /// Adopts the id of the request that this one belongs to, if it names one. Only for calls whose
+    /// signature has been verified, since anybody can send the header.
     pub fn carry_on(&mut self) {
         if let Some(id) = self.header(REQUEST_HEADER).and_then(|id| id.parse().ok()) {
             self.id = id;
         }
     }
 
-    /// A request header, if it is there and readable.
+    /// Returns a request header, if it is present and readable.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// Where it comes from, for the log.
+    /// Returns the sender's address, for the log.
     pub fn from(&self) -> String {
         self.remote.map_or_else(|| "unknown".to_owned(), |address| address.to_string())
     }
 }
 
-/// JSON if it is asked for and HTML is not; the star of wget and curl means a page, as ever.
+/// Returns JSON or text if it is asked for and HTML is not. The `*/*` of wget and curl means a
+/// page, as it always has.
 fn accepted(accept: &str) -> Format {
     let accept = accept.to_ascii_lowercase();
     let asks = |kind: &str| accept.split(',').any(|part| part.split(';').next().unwrap_or("").trim() == kind);

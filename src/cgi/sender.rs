@@ -1,19 +1,20 @@
-//! What sent a request, as far as its headers tell: a script, a browser, or a browser that another site led here.
+//! Determines from a request's headers what sent it: a script, a browser, or a browser that another
+//! site sent here.
 
 use http::HeaderMap;
 
 use crate::model::origin::Origin;
 
-/// The headers that browsers send and scripts need not. The first one is of Fetch Metadata: where the page is that
-/// has the browser send the request, in relation to this site.
+/// The headers that browsers send and scripts need not. The first one is from Fetch Metadata: how
+/// the page that made the browser send the request relates to this site.
 const OF_BROWSERS: [&str; 5] = ["sec-fetch-site", "origin", "referer", "accept-language", "accept"];
 
 /// What sent a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sender {
-    /// Nothing in the request says that it is a browser.
+    /// A script: nothing in the request points to a browser.
     Script,
-    /// A browser, on a page of ours or by itself; the header that gives it away.
+    /// A browser, on a page of ours or directly; with the header that identifies it.
     Browser(&'static str),
     /// A browser that another site sent here.
     Elsewhere(Elsewhere),
@@ -22,16 +23,16 @@ pub enum Sender {
 /// What shows that another site sent a browser here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Elsewhere {
-    /// The browser itself says so.
+    /// `Sec-Fetch-Site`, set by the browser itself.
     Site,
-    /// That page sent it.
+    /// The page that sent it.
     Page(Origin),
-    /// A header that can't be read, or names no page. What can't be judged is not ours.
+    /// A header that can't be read, or names no page. If in doubt, the page is not ours.
     Unreadable(&'static str),
 }
 
 impl Sender {
-    /// Reads the headers. `is_ours` knows the portal's own pages.
+    /// Reads the headers. `is_ours` tests whether a page belongs to the portal.
     pub fn of(headers: &HeaderMap, is_ours: impl Fn(&Origin) -> bool) -> Self {
         let mut browser = None;
         for name in OF_BROWSERS {
@@ -58,7 +59,7 @@ impl Sender {
     }
 }
 
-/// Whether an `Accept` header asks for pages, as browsers do when somebody follows a link.
+/// Returns whether an `Accept` header asks for pages, as browsers do when somebody follows a link.
 pub fn accepts_pages(accept: &str) -> bool {
     accept.to_ascii_lowercase().contains("text/html")
 }

@@ -1,9 +1,9 @@
-//! Who is calling: the one rule by which a name is taken from the environment.
+//! Identifies the caller: the only rule by which a name is taken from the environment.
 //!
-//! Measured with Apache 2.4, mod_ssl and mod_shib: a client can set any variable that begins with `HTTP_`
-//! (by sending a header) and none of the others. mod_shib sets REMOTE_USER to nothing for a session
-//! without the attribute; `SSLVerifyClient optional_no_ca` gives the names of certificates that nobody has
-//! verified.
+//! Measured with Apache 2.4, mod_ssl and mod_shib: a client can set any variable that begins with
+//! `HTTP_` (by sending a header) and none of the others. Mod_shib sets REMOTE_USER to an empty
+//! string for a session without the attribute; `SSLVerifyClient optional_no_ca` passes on names
+//! from certificates that nobody has verified.
 
 use std::fmt::{self, Display};
 
@@ -13,16 +13,17 @@ use crate::model::names::UserName;
 
 use super::reply::Refusal;
 
-/// The variable with the whole subject of a client's certificate; those of its parts begin with it.
+/// The variable with the whole subject of a client's certificate, and the prefix of those with its
+/// parts.
 const SUBJECT: &str = "SSL_CLIENT_S_DN";
 
-/// Reads a variable of the environment; absent and empty are the same.
+/// Reads an environment variable; absent and empty are the same.
 type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Why a variable says nothing that counts.
+/// Why a variable can't be trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Untrusted {
-    /// It is not there, or it need not be Apache that says it; for the log.
+    /// It is missing, or may not come from Apache; for the log.
     Unsaid(String),
     /// The client's certificate has several of these names.
     Several(Vec<String>),
@@ -37,7 +38,7 @@ impl Display for Untrusted {
     }
 }
 
-/// What Apache says in a variable.
+/// Returns the value of a variable, if Apache vouches for it.
 fn trusted(variable: &str, certificate: CertificateName, get: Lookup<'_>) -> Result<String, Untrusted> {
     let get = |name: &str| get(name).filter(|value| !value.is_empty());
     let is_certificate = variable.starts_with("SSL_CLIENT_");
@@ -47,7 +48,8 @@ fn trusted(variable: &str, certificate: CertificateName, get: Lookup<'_>) -> Res
     };
     let value = get(name).ok_or_else(|| Untrusted::Unsaid(format!("{name} is empty")))?;
     if let Some(plain) = name.strip_prefix("HTTP_") {
-        // Anybody can send a header. It counts only when Apache says the same where no header can reach.
+        // Anybody can send a header. It counts only if Apache gives the same value where no header
+        // can set it.
         let confirmed = get("AUTH_TYPE").is_some()
             && (get("REMOTE_USER").as_ref() == Some(&value) || get(plain).as_ref() == Some(&value));
         if !confirmed {
@@ -60,7 +62,7 @@ fn trusted(variable: &str, certificate: CertificateName, get: Lookup<'_>) -> Res
     if get("HTTPS").as_deref() != Some("on") || get("SSL_CLIENT_VERIFY").as_deref() != Some("SUCCESS") {
         return Err(Untrusted::Unsaid("the client's certificate is not verified".to_owned()));
     }
-    // mod_ssl numbers them in the order of the certificate, the first one without a number.
+    // mod_ssl numbers them in the order of the certificate; the first one has no number.
     let mut values = vec![value];
     while let Some(next) = get(&format!("{name}_{}", values.len())) {
         values.push(next);
@@ -73,7 +75,7 @@ fn trusted(variable: &str, certificate: CertificateName, get: Lookup<'_>) -> Res
     }
 }
 
-/// The caller's name, or the refusal that they see: no name, no page.
+/// Returns the caller's name, or the refusal that they see: no name, no page.
 pub fn identify(
     variable: &UserVariable,
     certificate: CertificateName,
@@ -95,8 +97,9 @@ pub fn identify(
     })
 }
 
-/// Where mail reaches the caller, who has been identified: the first address, where authentication gives several
-/// (mod_shib joins them by `;`). The reason, for the log, if there is none that can be used.
+/// Returns the mail address of the caller, who has been identified: the first one, if
+/// authentication gives several (mod_shib joins them with `;`). The error is the reason for the
+/// log.
 pub fn mail(variable: &UserVariable, get: Lookup<'_>) -> Result<Address, String> {
     let value = trusted(variable.as_str(), CertificateName::Single, get).map_err(|why| why.to_string())?;
     let first = value.split(';').next().unwrap_or_default().trim();
@@ -139,7 +142,8 @@ mod tests {
             (CertificateName::Dn, "CN=Alice Example,CN=123456,CN=alice,O=Example"),
         ] {
             assert_eq!(who("SSL_CLIENT_S_DN_CN", certificate, &environment).as_deref(), Ok(name));
-            // Where people sign in otherwise it says nothing, and it proves nothing either.
+            // With another way to sign in the setting has no effect, and the certificate proves
+            // nothing.
             assert_eq!(who("REMOTE_USER", certificate, &environment).as_deref(), Ok("somebody"));
             let unverified = [&[("HTTPS", "on")], &environment[2..]].concat();
             assert_eq!(who("SSL_CLIENT_S_DN_CN", certificate, &unverified).unwrap_err().status, 403);

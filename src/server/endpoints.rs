@@ -1,5 +1,5 @@
-//! The server's endpoints, each with who may call it, what it takes, and who answers. A program of
-//! `bin/user` or `bin/internal` serves one of them.
+//! The server's endpoints, each with its callers, what it takes, and its handler. Each program in
+//! `bin/user` and `bin/internal` serves one of them.
 
 use crate::cgi::policy::endpoints;
 use crate::cgi::serve::{Page, ReportEndpoint};

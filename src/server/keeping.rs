@@ -1,4 +1,4 @@
-//! What `vgrid-registry` does: makes the registry, backs it up, checks it and puts it back.
+//! The work of `vgrid-registry`: creates the registry, backs it up, verifies it and restores it.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::model::names::RegistryId;
 use crate::server::registry::file::{Restored, Summary};
 use crate::server::registry::{Registry, RegistryError};
 
-/// Why it could not be done.
+/// Why the registry could not be created, backed up, verified or restored.
 #[derive(Debug, Error)]
 pub enum KeepingError {
     /// The configuration can't be used.
@@ -20,14 +20,14 @@ pub enum KeepingError {
     Registry(#[from] RegistryError),
 }
 
-/// A registry that is there.
+/// A registry that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ready {
     /// Its file.
     pub file: PathBuf,
-    /// Which it is.
+    /// Its identity.
     pub identity: RegistryId,
-    /// Whether it is new.
+    /// Whether it has just been created.
     pub made: bool,
 }
 
@@ -35,7 +35,7 @@ fn file(dir: &Path) -> Result<PathBuf, KeepingError> {
     Ok(config::Server::load(dir)?.general.registry_file)
 }
 
-/// Makes the registry of a new portal, whose configuration is in `dir`.
+/// Creates the registry of a new portal, whose configuration is in `dir`.
 ///
 /// # Errors
 /// [`KeepingError`]; see [`Registry::init`].
@@ -53,7 +53,7 @@ pub fn backup(dir: &Path, to: &Path) -> Result<Summary, KeepingError> {
     Ok(Registry::backup(&file(dir)?, to)?)
 }
 
-/// Looks at all of a backup, or of the registry.
+/// Verifies a backup, or the registry itself, completely.
 ///
 /// # Errors
 /// [`KeepingError`]; see [`Registry::verify`].
@@ -66,7 +66,7 @@ pub fn verify(dir: &Path, backup: Option<&Path>) -> Result<(PathBuf, Summary), K
     Ok((file, summary))
 }
 
-/// Puts a backup in the registry's place.
+/// Replaces the registry with a backup.
 ///
 /// # Errors
 /// [`KeepingError`]; see [`Registry::restore`].

@@ -1,4 +1,4 @@
-//! Answers outside a handler: to what can't be served, and to panics.
+//! Answers from outside a handler: to requests that can't be served, and to panics.
 
 use std::fmt::Display;
 use std::io::Write as _;
@@ -14,7 +14,7 @@ impl From<ConfigError> for Refusal {
     }
 }
 
-/// Logs a refusal; `user` is who was refused, if they were identified.
+/// Logs a refusal; `user` is the caller, if identified.
 pub(super) fn log_refusal(refusal: &Refusal, user: Option<&UserName>, from: &str) {
     let level = if refusal.status >= 500 { Level::Error } else { Level::Warning };
     let detail = refusal.log.as_deref().unwrap_or_default();
@@ -28,7 +28,7 @@ pub(super) fn log_refusal(refusal: &Refusal, user: Option<&UserName>, from: &str
     log::event(level, "refused", &facts);
 }
 
-/// Answers a request that the `cgi` crate must not see, in the form of RFC 3875, section 6.
+/// Answers a request that must not reach the `cgi` crate, in the form of RFC 3875, section 6.
 pub(super) fn write_plainly(reply: Reply) {
     let response = reply.into_response();
     let mut out = format!("Status: {}\n", response.status());
@@ -41,7 +41,7 @@ pub(super) fn write_plainly(reply: Reply) {
     let _ = stdout.write_all(out.as_bytes()).and_then(|()| stdout.write_all(response.body()));
 }
 
-/// Has a panic answered like any internal error: the log gets the place, the user the sentence.
+/// Answers panics like any internal error: the log gets the place, the user the sentence.
 pub(super) fn answer_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let refusal = Refusal::internal(panic);

@@ -1,4 +1,4 @@
-//! Whether a call by a person is meant to change something, and may.
+//! Decides whether a user's call is meant to change something, and may.
 
 use crate::cgi::reply::Refusal;
 use crate::cgi::request::{Format, Request};
@@ -11,21 +11,21 @@ use crate::system::clock;
 
 use super::people::UserCall;
 
-/// Fields that say how to show something, and never what to do.
+/// Fields that determine how something is shown, never what is done.
 const PASSIVE: [&str; 3] = ["format", "like", "scope"];
 
-/// Fields that say which machine is meant. In a script's request they are enough to act.
+/// Fields that name a machine. In a script's request they are enough to act.
 const MACHINE: [&str; 2] = ["id", "vmHostname"];
 
-/// Whether the call is meant to change something, and may.
+/// Returns whether the call is meant to change something, and refuses one that may not.
 ///
-/// A script (wget) says what it wants with a GET or a POST. A browser is known by headers that only
-/// browsers send. It changes something only by a POST from a form of ours, which a token proves.
+/// A script (wget) can act with a GET or a POST. A browser is recognised by headers that only
+/// browsers send. It can act only with a POST from a form of ours, which a token proves.
 pub(super) fn intent(call: &UserCall<'_>) -> Result<bool, Refusal> {
     let request = call.request;
     let asks = request.is_post || request.fields.names().any(|name| !PASSIVE.contains(&name));
-    // A HEAD asks what a GET would say (wget --spider); its answer could not tell what had been
-    // done.
+    // A HEAD asks what a GET would return (wget --spider); its answer could not report what had
+    // been done.
     if !call.endpoint.changes() || !asks || request.is_head {
         return Ok(false);
     }
@@ -33,11 +33,11 @@ pub(super) fn intent(call: &UserCall<'_>) -> Result<bool, Refusal> {
     let is_ours = |origin: &Origin| origin.is_at(host) || call.config.is_portal(origin);
     match Sender::of(&request.headers, is_ours) {
         Sender::Script => return Ok(true),
-        // A browser's GET shows a page wherever it comes from: people open links in webmail.
+        // A browser's GET shows a page whatever site it comes from: people follow links in webmail.
         Sender::Elsewhere(_) if shows_only(request) => return Ok(false),
         Sender::Elsewhere(elsewhere) => return Err(led_here(&elsewhere, host)),
         Sender::Browser(_) if !request.is_post && request.format == Format::Html => return Ok(false),
-        // Whoever wants no page fills in no form, either.
+        // A request for another format than a page can't come from a form of ours.
         Sender::Browser(header)
             if request.format != Format::Html
                 && (!request.is_post || request.fields.get("token").is_none()) =>
@@ -57,23 +57,23 @@ pub(super) fn intent(call: &UserCall<'_>) -> Result<bool, Refusal> {
     Err(Refusal::forbidden("This form is too old, or not from this portal. Open it again and send it again."))
 }
 
-/// The token that a form carries: it proves that this server made the form today, for this user.
+/// Returns the token for a form: it proves that this server made the form today, for this user.
 pub(super) fn form_token(config: &config::Server, user: &UserName) -> Result<String, Refusal> {
     Ok(sign::token(&config.key()?, &["form", user.as_str(), &day(0)]))
 }
 
-/// Whether a token is one that [`form_token`] gave this user today or yesterday.
+/// Returns whether [`form_token`] returned this token for this user today or yesterday.
 fn is_form_token(key: &Key, user: &UserName, given: &str) -> bool {
     [0, 1].into_iter().any(|ago| sign::is_token(key, &["form", user.as_str(), &day(ago)], given))
 }
 
-/// The day so many days ago, counted since 1970 (UTC).
+/// Returns the day `days_ago` days ago, counted since 1970 (UTC).
 fn day(days_ago: i64) -> String {
     (clock::now().unix() / 86_400 - days_ago).to_string()
 }
 
-/// Whether a request that another site led here is for a page alone: no program reads the answer,
-/// and either a person opens a link or no field says what to do.
+/// Returns whether a request that another site sent here only wants a page: no program reads the
+/// answer, and either a person follows a link or no field asks for anything to be done.
 fn shows_only(request: &Request) -> bool {
     let accepts_pages = request.header("accept").is_some_and(accepts_pages);
     let is_plain = |name| PASSIVE.contains(&name) || MACHINE.contains(&name);
@@ -82,7 +82,7 @@ fn shows_only(request: &Request) -> bool {
         && (accepts_pages || request.fields.names().all(is_plain))
 }
 
-/// The refusal of what another site would have a browser do.
+/// Returns the refusal for a request that another site made a browser send.
 fn led_here(elsewhere: &Elsewhere, host: &str) -> Refusal {
     let (why, more) = match elsewhere {
         Elsewhere::Site => ("your browser was sent here by another site".to_owned(), String::new()),

@@ -24,15 +24,15 @@ pub use nodes::{NodeCall, OrderEndpoint};
 #[cfg(feature = "server")]
 pub use people::{Data, Page, UserCall, View};
 
-/// Reads the request, runs `handle`, and writes the answer. `refuse` puts a refusal into the form
-/// that the caller wants.
+/// Reads the request, runs `handle`, and writes the answer. `refuse` formats a refusal as the
+/// caller wants it.
 fn serve(
     endpoint: &'static Endpoint,
     handle: impl FnOnce(&mut Request) -> Result<Reply, Refusal>,
     refuse: impl FnOnce(&Refusal, &Request) -> Reply,
 ) {
     answer_panics();
-    // Apache leaves the umask at 022, but nobody else is to read what these programs write.
+    // Apache leaves the umask at 022, but nobody else may read what these programs write.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o027));
     if let Err(refusal) = environment::meet(endpoint) {
         let id = RequestId::generate();

@@ -1,4 +1,4 @@
-//! Calls between server and nodes: who is let through, and how the answer is signed.
+//! Calls between server and nodes: which are accepted, and how the answer is signed.
 
 use std::cell::OnceCell;
 
@@ -16,7 +16,7 @@ use crate::system::{address, clock, log, once, pin};
 
 use super::serve;
 
-/// A call of a node's endpoint by its server.
+/// A call from the server to this node.
 #[derive(Debug)]
 pub struct NodeCall<'a> {
     /// The request.
@@ -28,7 +28,7 @@ pub struct NodeCall<'a> {
 /// Answers a call by the server.
 pub type OrderHandler = fn(&NodeCall<'_>) -> Result<Reply, Refusal>;
 
-/// An endpoint of the node, which only the server may call.
+/// An endpoint of the node that only the server may call.
 #[derive(Debug)]
 pub struct OrderEndpoint {
     endpoint: &'static Endpoint,
@@ -44,9 +44,9 @@ impl OrderEndpoint {
 
     /// Serves the request that this program was started for.
     ///
-    /// The server's request must come from its address, be signed, be for this host, speak for the
-    /// registry that this host obeys, and, if it changes something, come for the first time. Every
-    /// answer to it is signed.
+    /// The request must come from the server's address, be signed, be addressed to this host, name
+    /// the registry that this host obeys, and, if it changes something, not be a repetition. Every
+    /// answer to such a request is signed.
     pub fn serve(&self) {
         server_only(self.endpoint, self.handler);
     }
@@ -72,7 +72,7 @@ fn server_only(endpoint: &'static Endpoint, handler: OrderHandler) {
     );
 }
 
-/// A call of the server by a node.
+/// A call from a node to the server.
 #[cfg(feature = "server")]
 #[derive(Debug)]
 pub struct InternalCall<'a> {
@@ -80,7 +80,7 @@ pub struct InternalCall<'a> {
     pub request: &'a Request,
     /// `server.cfg`.
     pub config: config::Server,
-    /// The registry that the node obeys, if it has met one.
+    /// The registry that the node obeys, if it has been contacted by one.
     pub registry: Option<RegistryId>,
 }
 
@@ -105,8 +105,8 @@ impl ReportEndpoint {
 
     /// Serves the request that this program was started for.
     ///
-    /// The signature is checked here. Whether the sender has the address of the machine's host is
-    /// checked by the handler, which knows the machine. Every answer to a node is signed.
+    /// The signature is checked here. The handler, which knows the machine, checks that the sender
+    /// has the address of the machine's host. Every answer to a node is signed.
     pub fn serve(&self) {
         node_only(self.endpoint, self.handler);
     }
@@ -132,7 +132,7 @@ fn node_only(endpoint: &'static Endpoint, handler: ReportHandler) {
     );
 }
 
-/// Checks that a request is the server's; see [`OrderEndpoint::serve`].
+/// Checks that a request comes from the server; see [`OrderEndpoint::serve`].
 fn check_server(request: &Request, config: &config::Node, proven: &OnceCell<Proven>) -> Result<(), Refusal> {
     let general = &config.general;
     let server = &general.server_hostname;
@@ -177,7 +177,7 @@ fn check_server(request: &Request, config: &config::Node, proven: &OnceCell<Prov
     Ok(())
 }
 
-/// Checks that a request is a node's, and meant for the server.
+/// Checks that a request comes from a node and is addressed to the server.
 #[cfg(feature = "server")]
 fn check_node(request: &Request, config: &config::Server, proven: &OnceCell<Proven>) -> Result<(), Refusal> {
     let proof = Proven::check(request, config.key()?)?;
@@ -189,7 +189,7 @@ fn check_node(request: &Request, config: &config::Server, proven: &OnceCell<Prov
     }
 }
 
-/// A request whose signature was right: what it says of itself, and what its answer is signed with.
+/// The signed values of a request whose signature was right, with what its answer is signed with.
 struct Proven {
     key: Key,
     signature: String,
@@ -228,7 +228,7 @@ impl Proven {
     }
 }
 
-/// Signs an answer, refusals included, if the request's signature was right.
+/// Signs an answer, or a refusal, if the request's signature was right.
 fn seal(proven: &OnceCell<Proven>, reply: Reply) -> Reply {
     match proven.get() {
         Some(Proven { key, signature, .. }) => reply.signed(key, signature),

@@ -1,4 +1,4 @@
-//! Pages for people whom Apache has authenticated.
+//! Pages for people authenticated by Apache.
 
 use std::sync::OnceLock;
 
@@ -18,19 +18,19 @@ use super::answer::log_refusal;
 use super::intent::{form_token, intent};
 use super::serve;
 
-/// What a program gets: the same data as JSON and as text.
+/// What programs get: the same data as JSON and as text.
 pub trait Data: Serialize {
-    /// As plain text; a list has one line an item, tab-separated.
+    /// Returns it as plain text; a list has one line per item, tab-separated.
     fn text(&self) -> String;
 }
 
-/// What a page shows, to people by a template.
+/// What a page shows: data with a template for people.
 pub trait View: Data {
     /// The page's template in `templates/page/`.
     const TEMPLATE: &'static str;
 }
 
-/// A call by somebody whom Apache has authenticated.
+/// A call by a user authenticated by Apache.
 #[derive(Debug)]
 pub struct UserCall<'a> {
     /// The endpoint.
@@ -39,16 +39,17 @@ pub struct UserCall<'a> {
     pub request: &'a Request,
     /// `server.cfg`.
     pub config: config::Server,
-    /// Who calls.
+    /// The caller.
     pub user: UserName,
     /// Whether they are an administrator.
     pub administrator: bool,
-    /// Whether the call may change something. If not, the endpoint shows the form, or asks.
+    /// Whether the call may change something. If not, the endpoint shows the form or asks for
+    /// confirmation.
     pub acts: bool,
-    /// Where mail reaches them, if authentication says so and the call may change something.
+    /// Their mail address, if authentication gives one and the call may change something.
     pub mail: Option<Address>,
-    /// What administrators want everybody to read above every page at present. Whoever opens the
-    /// registry finds it there, and sets it.
+    /// A message from administrators, shown above every page. It is stored in the registry, and set
+    /// when that is opened.
     pub banner: OnceLock<String>,
 }
 
@@ -72,7 +73,7 @@ struct Context<'a, P> {
 }
 
 impl UserCall<'_> {
-    /// The answer in the form that the caller wants.
+    /// Returns the answer in the format that the caller wants.
     pub fn reply<V: View>(&self, status: u16, view: &V) -> Result<Reply, Refusal> {
         match self.request.format {
             Format::Html => self.page(status, V::TEMPLATE, view),
@@ -80,8 +81,8 @@ impl UserCall<'_> {
         }
     }
 
-    /// The answer once something has been done, or was not: people go to a page that shows what
-    /// became of it (303), programs get the data.
+    /// Returns the answer after something has been done, or has failed: people are redirected (303)
+    /// to a page that shows the outcome, programs get the data.
     pub fn outcome(&self, status: u16, location: &str, data: &impl Data) -> Result<Reply, Refusal> {
         match self.request.format {
             Format::Html => Ok(Reply::see_other(location)),
@@ -96,13 +97,13 @@ impl UserCall<'_> {
         }
     }
 
-    /// The token for a form on this page, without which nothing that a browser sends counts as an
-    /// order. Fails if the key can't be read.
+    /// Returns the token for a form on this page, without which no order from a browser is
+    /// accepted. Fails if the key can't be read.
     pub fn form_token(&self) -> Result<String, Refusal> {
         form_token(&self.config, &self.user)
     }
 
-    /// A page for people, from a template and the data that it shows.
+    /// Returns a page for people, rendered from a template and its data.
     pub fn page(&self, status: u16, template: &str, page: &impl Serialize) -> Result<Reply, Refusal> {
         let general = &self.config.general;
         let portal = Portal {
@@ -127,7 +128,7 @@ impl UserCall<'_> {
             Format::Text | Format::Csv => refusal.to_text(id),
             Format::Html => match self.page(refusal.status, "error.html", &refusal.context(id)) {
                 Ok(reply) => refusal.finish(reply),
-                // Whatever is wrong with the page may be what is being reported.
+                // The error being reported may be the page's own.
                 Err(_) => refusal.to_text(id),
             },
         }
@@ -178,7 +179,7 @@ fn user(endpoint: &'static Endpoint, handler: PageHandler) {
                 }
                 handler(&call)
             });
-            // From here on there is a user, to whom a refusal can be shown as a page.
+            // The user is known from here on, so a refusal can be shown as a page.
             Ok(result.unwrap_or_else(|refusal| {
                 log_refusal(&refusal, Some(&call.user), &request.from());
                 call.refuse(&refusal)
@@ -191,8 +192,8 @@ fn user(endpoint: &'static Endpoint, handler: PageHandler) {
     );
 }
 
-/// Where mail reaches the user, as authentication says. An address that can't be used keeps nobody
-/// out.
+/// Returns the user's mail address, as authentication gives it. One that can't be used is only
+/// logged, and keeps nobody out.
 fn mail_of(config: &config::Server, user: &UserName) -> Option<Address> {
     let variable = config.mail.env_mail_variable.as_ref()?;
     let address = mail(variable, &|name| std::env::var(name).ok());
@@ -202,8 +203,7 @@ fn mail_of(config: &config::Server, user: &UserName) -> Option<Address> {
     address.ok()
 }
 
-/// Lets callers through if the endpoint is for them at all. Handlers check whose machine it is
-/// about.
+/// Checks that the endpoint is for this caller at all. Handlers check whose machine it is about.
 fn admit(call: &UserCall<'_>) -> Result<(), Refusal> {
     if call.endpoint.role == Role::Administrator && !call.administrator {
         return Err(Refusal::forbidden(

@@ -1,4 +1,4 @@
-//! Whether mail can be written and sent.
+//! Checks that mail can be written and sent.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::config;
 use crate::config::mail::{MailServer, Transport};
 use crate::server::mail;
 
-/// Whether the templates are there and the mail server would take mail.
+/// Checks that the templates are there and that the mail server would accept mail.
 pub fn leaves(server: &config::Server, is_root: bool) -> Verdict<()> {
     let Some(outlet) = &server.mail.outlet else {
         return Ok(Seen::well((), "none is sent ([Mail] transport in server.cfg)"));

@@ -1,4 +1,4 @@
-//! The nodes, all asked at once about themselves.
+//! Queries all nodes at once and checks their answers.
 
 use super::registry::identity;
 use crate::check::apache::message;
@@ -34,7 +34,7 @@ pub fn with_addresses(common: &Common) -> Seen<Vec<PhysicalHost>> {
     Seen::partly((!known.is_empty()).then_some(known), note, problems)
 }
 
-/// Asks the nodes and checks their answers, one question after another. A node with a problem is
+/// Queries the nodes and checks their answers, one aspect after another. A node with a problem is
 /// left out of later checks.
 pub fn checks(checks: &mut Checks, ground: &Ground, request: &RequestId, hosts: Found<Vec<PhysicalHost>>) {
     let needs = ground.server.as_ref().and(ground.key.as_ref()).and(hosts);
@@ -79,7 +79,7 @@ pub fn checks(checks: &mut Checks, ground: &Ground, request: &RequestId, hosts: 
             format!("{} has another key than this machine", one.host),
             format!("copy this machine's {} to it", key_file(ground)),
         )),
-        // Not judged: a refusal because of the time says nothing about the key.
+        // A refusal because of the time is not judged here, since it says nothing about the key.
         _ => None,
     });
     let heard = pass(checks, "nodes' registry", heard, |one| match &one.stand {
@@ -132,7 +132,7 @@ pub fn checks(checks: &mut Checks, ground: &Ground, request: &RequestId, hosts: 
     });
 }
 
-/// How a node took being asked about itself.
+/// How a node responded to the query.
 #[derive(Debug)]
 enum Stand {
     /// It takes orders from another machine only.
@@ -141,11 +141,11 @@ enum Stand {
     OtherKey,
     /// It obeys another registry.
     OtherRegistry(String),
-    /// It took the signature for too old, or from the future.
+    /// It considered the signature too old, or from the future.
     OtherTime,
-    /// It obeys this server, but is in trouble.
+    /// It obeys this server, but reports a problem.
     Trouble(String),
-    /// It told everything.
+    /// It reported everything.
     Told(Box<NodeInfo>),
 }
 
@@ -154,17 +154,17 @@ enum Stand {
 struct Heard {
     host: PhysicalHost,
     stand: Stand,
-    /// Its clock and ours, at the same moment.
+    /// Its clock and ours at the same moment.
     clocks: Option<(Moment, Moment)>,
 }
 
-/// The name of the key file, for a remedy.
+/// Returns the path of the key file, for a remedy.
 fn key_file(ground: &Ground) -> String {
     let server = ground.server.as_ref().known();
     server.map_or_else(|| "key".to_owned(), |server| server.general.key_file.display().to_string())
 }
 
-/// One check of all nodes. Those without a problem go on to the next check.
+/// Runs one check on all nodes. Those without a problem go on to the next check.
 fn pass(
     checks: &mut Checks,
     name: &'static str,
@@ -184,7 +184,7 @@ fn pass(
     })
 }
 
-/// Asks all nodes at once, since one that is down takes the whole time limit.
+/// Queries all nodes at once, since one that is down takes the whole time limit.
 fn ask_all(
     server: &config::Server,
     key: &Key,
@@ -209,7 +209,7 @@ fn ask_all(
     })
 }
 
-/// Makes sense of a node's answer. It is an error if no node answered.
+/// Interprets a node's answer. It is an error if no node answered.
 fn understand(
     host: &PhysicalHost,
     url: &str,
@@ -245,7 +245,7 @@ fn understand(
     Ok(Heard { host: host.clone(), stand, clocks: answer.date.map(|theirs| (theirs, now)) })
 }
 
-/// Where the loopback address of a host that is another machine comes from, if it has one. For this
+/// Returns where a loopback address for another machine comes from, if the host has one. For this
 /// machine's own name Debian sets one up, and it works.
 fn where_astray(host: &PhysicalHost) -> Option<String> {
     let own = nix::unistd::gethostname().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The portal: its pages, its programs, and how people sign in.
+//! Checks the portal: its pages, its programs, and how people sign in.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::config;
 use crate::server::endpoints::ENDPOINTS;
 use crate::template::page;
 
-/// The page templates. Each is read with the layout.
+/// The page templates. Each is checked together with the layout.
 const PAGES: [&str; 13] = [
     "list.html",
     "deploy.html",
@@ -30,10 +30,10 @@ const PAGES: [&str; 13] = [
 /// The folder of the programs that Apache runs.
 const PROGRAMS: &str = "/usr/lib/vgrid/cgi-bin";
 
-/// The file in which Apache looks for how people sign in.
+/// The file in which Apache looks up how people sign in.
 const SIGN_IN: &str = "/usr/lib/vgrid/cgi-bin/user/.htaccess";
 
-/// Whether people can sign in.
+/// Checks that people can sign in.
 pub fn sign_in(dir: &Path) -> Verdict<()> {
     let file = dir.join("htaccess");
     let choose = format!("cp {0}/htaccess.basic {0}/htaccess, and see INSTALL.md", dir.display());
@@ -80,7 +80,7 @@ pub fn sign_in(dir: &Path) -> Verdict<()> {
     Ok(Seen::well((), format!("{count} people have a password")))
 }
 
-/// Whether every page's template is valid.
+/// Checks that every page's template is valid.
 pub fn templates(server: &config::Server) -> Verdict<()> {
     let dir = &server.general.template_directory;
     for name in PAGES {
@@ -90,8 +90,8 @@ pub fn templates(server: &config::Server) -> Verdict<()> {
     Ok(Seen::well((), dir.display()))
 }
 
-/// Whether every program is there and only root can change it. Requesting a page would not tell:
-/// Apache turns away whoever has not signed in before it looks for the program.
+/// Checks that every program is there and that only root can change it. Requesting a page would not
+/// show that: Apache turns away callers who have not signed in before it looks for the program.
 pub fn programs() -> Verdict<()> {
     let install = "make install PARTS=server";
     let names = ENDPOINTS.iter().map(|endpoint| endpoint.name);
@@ -108,7 +108,7 @@ pub fn programs() -> Verdict<()> {
     Ok(Seen::well((), PROGRAMS))
 }
 
-/// Whether every page asks for a sign-in, and the nodes' endpoint refuses strangers.
+/// Checks that every page asks for a sign-in, and that the nodes' endpoint refuses strangers.
 pub fn answers(own: &Own<'_>) -> Verdict<()> {
     let mut statuses = Vec::new();
     for endpoint in ENDPOINTS.iter().filter(|endpoint| endpoint.name.starts_with("user/")) {

@@ -1,4 +1,4 @@
-//! The registry and upkeep.
+//! Checks the registry and upkeep.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -11,7 +11,8 @@ use crate::server::registry::upkeep::LONGEST_GAP;
 use crate::server::registry::{Registry, RegistryError};
 use crate::system::clock;
 
-/// Whether the registry is there, intact, writable by the web server's user, and closed to others.
+/// Checks that the registry is there, intact, writable by the web server's user, and closed to
+/// others.
 pub fn is_usable(file: &Path, web: &nix::unistd::User) -> Verdict<()> {
     rights::private_folder(file.parent().unwrap_or(Path::new("/")), web)?;
     let path = file.display();
@@ -57,7 +58,7 @@ pub fn is_usable(file: &Path, web: &nix::unistd::User) -> Verdict<()> {
     Ok(Seen::well((), format!("{path}, version {version}{}", alike.collect::<String>())))
 }
 
-/// Whether upkeep has run recently enough for the portal's own clock to go on (see
+/// Checks that upkeep has run recently enough for the portal's own clock to go on (see
 /// [`LONGEST_GAP`]).
 pub fn upkeep_runs(file: &Path) -> Verdict<()> {
     const REMEDY: &str =
@@ -81,7 +82,8 @@ pub fn upkeep_runs(file: &Path) -> Verdict<()> {
     Ok(Seen::well((), format!("it ran {}", ago(since))))
 }
 
-/// Which registry this is. Inspects the file first, so that opening it makes or migrates nothing.
+/// Returns the registry's identity. Inspects the file first, so that opening it creates or migrates
+/// nothing.
 pub fn identity(file: &Path) -> Result<RegistryId, RegistryError> {
     Registry::inspect(file)?;
     Registry::open_to_read(file)?.read(|reader| reader.identity())

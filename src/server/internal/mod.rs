@@ -1,3 +1,3 @@
-//! What nodes ask for: one file a URL of `bin/internal`.
+//! The endpoints for nodes: one file for each URL of `bin/internal`.
 
 pub mod status;

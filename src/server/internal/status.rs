@@ -1,4 +1,4 @@
-//! `internal/status`: nodes report how machines are getting on.
+//! `internal/status`: takes nodes' reports about machines.
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::InternalCall;
@@ -17,11 +17,13 @@ use crate::server::registry::{Registry, RegistryError};
 use crate::system::address;
 use crate::system::log::{self, Level};
 
-/// Answers `internal/status`: a [`Report`] in, a [`StatusReply`] out. The signature has been checked.
+/// Serves `internal/status`: takes a [`Report`], returns a [`StatusReply`]. The signature has
+/// already been checked.
 ///
 /// # Errors
-/// 409 for a host that obeys another registry, 400 for what is no report, 403 for one from another address than that of the machine's host, 503 when
-/// the registry is locked for too long; the node reports again then.
+/// 409 for a host that obeys another registry, 400 for an invalid report, 403 for a report that
+/// does not come from the address of the machine's host, 503 if the registry stays locked for too
+/// long, in which case the node repeats the report.
 pub fn handle(call: &InternalCall<'_>) -> Result<Reply, Refusal> {
     let registry = Registry::open(&call.config.general.registry_file)?;
     let identity = registry.read(|reader| reader.identity())?;
@@ -40,12 +42,14 @@ pub fn handle(call: &InternalCall<'_>) -> Result<Reply, Refusal> {
         log::event(Level::Warning, "unknown-machine", &[("machine", &report.id), ("from", &from)]);
         return answer(&StatusReply { verdict: Verdict::Unknown, next: None });
     };
-    // What is over for the portal is over, whoever says so once more: its host failed, and another has it since.
+    // A failed deploy that has been superseded: the machine has been given to another host since,
+    // so this changes nothing. Before the address check, because the sender is no longer the
+    // machine's host.
     let is_past = matches!((report.order, &report.news), (Order::Deploy, News::Failed { .. }));
     if is_past && vm.order == Order::Deploy && report.number < vm.number {
         return answer(&StatusReply { verdict: Verdict::Continue, next: None });
     }
-    // Outside of any transaction: it may ask the DNS.
+    // Outside any transaction, since it may query the DNS.
     if !call.request.remote.is_some_and(|sender| address::belongs_to(sender, vm.physical_host.as_str())) {
         return Err(Refusal::forbidden(format!(
             "Refused: machine {} is on {}, and {from} is not its address.",
@@ -84,8 +88,8 @@ pub fn handle(call: &InternalCall<'_>) -> Result<Reply, Refusal> {
     answer(&outcome.reply)
 }
 
-/// When a host reports that it could not make a machine, and that nothing of it is there: gives it to another host, if
-/// there is one for it, and tells that. Says whether it did.
+/// If a host reports that it could not make a machine and that nothing of it is there, moves the
+/// machine to another host that has room for it and sends the order there. Returns whether it did.
 fn has_moved_on(
     call: &InternalCall<'_>,
     registry: &mut Registry,
@@ -93,7 +97,7 @@ fn has_moved_on(
     fault: &Fault,
 ) -> Result<bool, Refusal> {
     let common = Common::load(&config::directory())?;
-    // Read before anything is recorded: without it no node can be called.
+    // Before anything is recorded: if this fails, no node can be called.
     let nodes = Nodes::new(&call.config, &call.request.id)?;
     let mover = Mover::new(&call.config, &common);
     let moved = registry.write(|writer| {
@@ -108,7 +112,7 @@ fn has_moved_on(
     });
     let Some(moved) = moved? else { return Ok(false) };
     audit::record(Level::Warning, "deploy-moved", &moved, registry.actor(), &fault.to_string());
-    // Should this end before the other host is told, upkeep finds out.
+    // If this process dies before the order is sent, upkeep notices.
     mover.deploy(registry, &nodes, moved)?;
     Ok(true)
 }

@@ -1,4 +1,4 @@
-//! Who gets at which machine.
+//! Access control: who may see and change which machine.
 
 use crate::cgi::policy;
 use crate::cgi::reply::Refusal;
@@ -15,23 +15,24 @@ use crate::system::log::{self, Level};
 /// Opens the registry for a page that only reads.
 ///
 /// # Errors
-/// A [`Refusal`] as for any `RegistryError`.
+/// As for any `RegistryError`.
 pub fn registry_to_read(call: &UserCall<'_>) -> Result<Registry, Refusal> {
     let file = &call.config.general.registry_file;
     let registry = Registry::open_to_read(file).map_err(|error| unopened(call, error))?;
     if let Some(closed) = registry.read(|reader| reader.portal_closed())? {
-        // Whoever comes second finds the same.
+        // If it is set already, it says the same.
         let _ = call.banner.set(told(&closed, call.administrator));
     }
     Ok(registry)
 }
 
-/// Opens the registry for a page that changes something in the caller's name, and keeps the caller's address of mail. The one place where
-/// a closed portal refuses: who changes anything for somebody comes by here.
+/// Opens the registry for a page that makes changes in the caller's name, and stores the caller's
+/// mail address. The only place that enforces a closed portal: every change made for a user comes
+/// through here.
 ///
 /// # Errors
-/// 403 for a caller who would be taken for an administrator, 503 with the administrators' words while the portal is closed, but not for administrators; else a [`Refusal`] as
-/// for any `RegistryError`.
+/// 403 for a caller who could be mistaken for an administrator, 503 with the administrators' reason
+/// while the portal is closed (except for administrators), otherwise as for any `RegistryError`.
 pub fn registry(call: &UserCall<'_>) -> Result<Registry, Refusal> {
     no_administrator_s_double(call)?;
     let file = &call.config.general.registry_file;
@@ -46,8 +47,8 @@ pub fn registry(call: &UserCall<'_>) -> Result<Registry, Refusal> {
     Ok(registry)
 }
 
-/// The refusal of a call for which the registry can't be opened. Of one that is missing administrators read where it should
-/// be, and what to do.
+/// Returns the refusal for a registry that can't be opened. If it is missing or is not a registry,
+/// administrators also read where it should be and what to do.
 fn unopened(call: &UserCall<'_>, error: RegistryError) -> Refusal {
     let remedy = match &error {
         RegistryError::Missing { .. } | RegistryError::NotRegistry { .. } if call.administrator => {
@@ -62,15 +63,15 @@ fn unopened(call: &UserCall<'_>, error: RegistryError) -> Refusal {
     refusal
 }
 
-/// Keeps the address of mail that authentication gives for the caller, if the registry knows them. No request fails
-/// for it: the next one keeps it.
+/// Stores the caller's mail address as authentication gives it, if the registry knows the caller. A
+/// failure is only logged: the next request tries again.
 pub fn keep_mail(call: &UserCall<'_>, registry: &mut Registry) {
     let Some(address) = &call.mail else { return };
     let kept = registry.read(|reader| match reader.person(&call.user, call.config.folding())? {
         Person::Known(owner) if reader.mail_of(&owner)? != Some(address.to_string()) => Ok(Some(owner)),
         _ => Ok::<_, RegistryError>(None),
     });
-    // Most requests find it there already, and need no lock for it.
+    // Usually it is stored already, and no write lock is needed.
     let kept = match kept {
         Ok(Some(owner)) => registry.write(|writer| writer.keep_mail(&owner, &address.to_string())),
         Ok(None) => Ok(()),
@@ -81,7 +82,7 @@ pub fn keep_mail(call: &UserCall<'_>, registry: &mut Registry) {
     }
 }
 
-/// That the portal is closed, and why.
+/// Returns the sentence that says that the portal is closed, and why.
 fn told(closed: &Closed, administrator: bool) -> String {
     let reason = ended(&closed.reason);
     let rest = if administrator {
@@ -92,12 +93,13 @@ fn told(closed: &Closed, administrator: bool) -> String {
     format!("The portal is closed: {reason} {rest}")
 }
 
-/// The caller, as history and log name them.
+/// Returns the caller as history and log name them.
 fn actor(call: &UserCall<'_>) -> Actor {
     Actor { who: call.user.to_string(), from: call.request.from() }
 }
 
-/// The refusal of somebody who would be taken for the person who is known by the raw name `known`.
+/// Returns the refusal for a caller who could be mistaken for the person known by the raw name
+/// `known`.
 pub fn somebody_else(user: &UserName, known: &str) -> Refusal {
     if user.canonical() != known.replace(' ', "_") {
         return Refusal::forbidden(format!(
@@ -116,7 +118,7 @@ pub fn somebody_else(user: &UserName, known: &str) -> Refusal {
     ))
 }
 
-/// Refuses a caller who would be taken for an administrator.
+/// Refuses a caller who could be mistaken for an administrator.
 fn no_administrator_s_double(call: &UserCall<'_>) -> Result<(), Refusal> {
     match call.config.administrator_like(&call.user) {
         Some(known) => Err(somebody_else(&call.user, known.as_str())),
@@ -124,10 +126,10 @@ fn no_administrator_s_double(call: &UserCall<'_>) -> Result<(), Refusal> {
     }
 }
 
-/// The owner that the caller is.
+/// Returns the caller as an owner of machines.
 ///
 /// # Errors
-/// 403 for a caller who would be taken for another person: they would see that person's machines.
+/// 403 for a caller who could be mistaken for another person and would see that person's machines.
 pub fn caller(call: &UserCall<'_>, reader: Reader<'_>) -> Result<Owner, Refusal> {
     no_administrator_s_double(call)?;
     match reader.person(&call.user, call.config.folding())? {
@@ -136,10 +138,10 @@ pub fn caller(call: &UserCall<'_>, reader: Reader<'_>) -> Result<Owner, Refusal>
     }
 }
 
-/// Lets a machine through if it is the caller's, or the caller is an administrator.
+/// Returns the machine if it is the caller's or the caller is an administrator.
 ///
 /// # Errors
-/// 403 with a sentence.
+/// 403 otherwise.
 pub fn permit(call: &UserCall<'_>, caller: &Owner, vm: Vm) -> Result<Vm, Refusal> {
     if policy::permits(caller.as_str(), call.administrator, vm.owner.as_str()) {
         Ok(vm)
@@ -151,10 +153,10 @@ pub fn permit(call: &UserCall<'_>, caller: &Owner, vm: Vm) -> Result<Vm, Refusal
     }
 }
 
-/// The machine with an id, if it is the caller's, or the caller is an administrator.
+/// Returns the machine with an id, if it is the caller's or the caller is an administrator.
 ///
 /// # Errors
-/// 404 if there never was one, 403 if it is not the caller's, and what `RegistryError` becomes.
+/// 404 if there never was one, 403 if it is not the caller's, and those of a `RegistryError`.
 pub fn machine(call: &UserCall<'_>, reader: Reader<'_>, id: VmId) -> Result<Vm, Refusal> {
     let owner = caller(call, reader)?;
     let vm = reader.vm(id)?.ok_or_else(|| Refusal::not_found("There is no machine with this id."))?;

@@ -1,4 +1,4 @@
-//! `user/console`: the end of a machine's console output, fetched from its host.
+//! `user/console`: the tail of a machine's console output, fetched from its host.
 
 use serde::Serialize;
 
@@ -18,9 +18,9 @@ struct ConsoleView {
     machine: MachineView,
     /// The output; empty if there is none.
     text: String,
-    /// Whether there was more before it.
+    /// Whether earlier output was cut off.
     truncated: bool,
-    /// Why there is none.
+    /// Why there is no output.
     fault: Option<String>,
 }
 
@@ -29,7 +29,7 @@ impl View for ConsoleView {
 }
 
 impl Data for ConsoleView {
-    /// The output as it is, or the sentence that says why there is none.
+    /// The output unchanged, or a sentence that says why there is none.
     fn text(&self) -> String {
         match &self.fault {
             Some(fault) => format!("{fault}\n"),
@@ -38,18 +38,18 @@ impl Data for ConsoleView {
     }
 }
 
-/// Answers `user/console`. Field: `id`.
+/// Serves `user/console`. Field: `id`.
 ///
 /// # Errors
-/// 400, 403 for others' machines, 404, 503. When the host gives no output, people get a page (200) that
-/// says why and programs get 502, or 409 if the machine is at no host.
+/// 400, 403 for other people's machines, 404, 503. If the host can't provide the output, people get
+/// a page (200) that says why, and programs get 502, or 409 if the machine is on no host.
 pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let fields = &call.request.fields;
     fields.only(&["id", "format"])?;
     let id = fields.required("id")?;
     let common = Common::load(&config::directory())?;
     let vm = access::registry_to_read(call)?.read(|reader| access::machine(call, reader, id))?;
-    // The registry is closed by now: the host may take its time.
+    // The registry is no longer open here, so a slow host blocks nobody else.
     let (status, tail) = fetch(call, &vm)?;
     let (tail, fault) = match tail {
         Ok(tail) => (tail, None),
@@ -60,7 +60,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     call.reply(status, &ConsoleView { machine, text: tail.text, truncated: tail.truncated, fault })
 }
 
-/// The output, or the sentence that says why there is none, with the status for programs.
+/// Returns the output, or a sentence that says why there is none, with the status for programs.
 fn fetch(call: &UserCall<'_>, vm: &Vm) -> Result<(u16, Result<ConsoleTail, String>), Refusal> {
     if !vm.state.is_live() || vm.on_node == OnNode::No {
         let sentence = "This machine is on no host, so it has no console.".to_owned();

@@ -1,4 +1,4 @@
-//! `user/extend`: sets a machine's lease anew, and guards it against being terminated by hand.
+//! `user/extend`: sets a new lease for a machine, and protects it against termination by hand.
 
 use serde::Serialize;
 
@@ -21,19 +21,19 @@ use crate::server::registry::event::Actor;
 use crate::server::registry::vm::Vm;
 use crate::system::log::Level;
 
-/// The page that asks.
+/// The confirmation page.
 #[derive(Debug, Serialize)]
 struct ExtendView {
     machine: MachineView,
-    /// What the field is filled in with.
+    /// The value of the field for the lease.
     value: String,
     maximum_lease: String,
     grace: String,
     /// Why nothing was done.
     message: Option<String>,
-    /// Whether it is to be confirmed that the lease becomes shorter.
+    /// Whether the page asks to confirm a shorter lease.
     confirm: bool,
-    /// Why it can't be done now at all.
+    /// Why the lease can't be set in this state.
     idle: Option<&'static str>,
 }
 
@@ -48,40 +48,42 @@ impl Data for ExtendView {
     }
 }
 
-/// What somebody wants.
+/// The requested changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Wish {
     /// The lease, counted from now; `None` leaves it as it is.
     term: Option<Term>,
     /// Whether it may become shorter.
     confirmed: bool,
-    /// Guarded or not; `None` leaves it as it is.
+    /// Whether to protect it; `None` leaves it as it is.
     protected: Option<bool>,
 }
 
-/// What became of it.
+/// The outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
-    /// It was done.
+    /// Done.
     Done(Vm),
-    /// It was done, and the machine's host must be told to start it.
+    /// Done, and the machine's host must be told to start it.
     Start(Vm),
-    /// Nothing was done: the lease would become shorter.
+    /// Nothing was done, because the lease would become shorter.
     Confirm(Vm, String),
 }
 
-/// Answers `user/extend`.
+/// Serves `user/extend`.
 ///
-/// Fields: `id`, or as a convenience for scripts `vmHostname` (the live machine of that name); `expiryTime` (such as
-/// `7d`, counted from now; `never` for administrators; empty: as long as it was given the last time); `confirm=1`, without
-/// which no lease becomes shorter; `protect` (`1` or `0`) guards the machine against being terminated by hand, or ends
-/// that, and leaves the lease alone unless `expiryTime` is given too; `token`, `format`. A machine whose lease has ended is
-/// started again, unless it had been stopped before.
+/// Fields: `id`, or as a convenience for scripts `vmHostname` (the live machine with that name);
+/// `expiryTime` (such as `7d`, counted from now; `never` for administrators; empty: the length of
+/// the last lease); `confirm=1`, which is required to make a lease shorter; `protect` (`1` or `0`)
+/// turns protection against termination by hand on or off, and leaves the lease alone unless
+/// `expiryTime` is given too; `token`, `format`. A machine whose lease has ended is started again,
+/// unless it had been stopped before.
 ///
 /// # Errors
-/// 400 for a lease that is none or too long, 403 for others' machines, 404, 409 when the lease would become shorter and
-/// that is not confirmed or when the machine is on its way out, 503. If the lease was extended and the host did not
-/// start the machine: 409 or 502 for programs, with the reason.
+/// 400 for an invalid lease or one that is too long, 403 for other people's machines, 404, 409 if
+/// the lease would become shorter without confirmation or if the machine has failed, is being
+/// removed or is gone, 503. If the lease was extended but the host did not start the machine,
+/// programs get 409 or 502 with the reason.
 pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let fields = &call.request.fields;
     fields.only(&["id", "vmHostname", "expiryTime", "confirm", "protect", "token", "format"])?;
@@ -92,7 +94,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         return call.reply(200, &view(call, &common, &vm, None, false));
     }
     let wish = read_wish(call)?;
-    // Read before anything is recorded: without it no node can be called.
+    // Before anything is recorded: if this fails, no node can be called.
     let nodes = Nodes::new(&call.config, &call.request.id)?;
     let mut registry = access::registry(call)?;
     let step = registry.write(|writer| {
@@ -138,7 +140,7 @@ fn view(call: &UserCall<'_>, common: &Common, vm: &Vm, message: Option<String>, 
     }
 }
 
-/// The lease of who does not say which: as long as the last one, within what one may ask for.
+/// Returns the lease for a request that gives none: as long as the last one, up to the maximum.
 fn usual(vm: &Vm, leases: &Leases) -> Term {
     match vm.lease {
         Term::Never => Term::Never,
@@ -161,7 +163,7 @@ fn read_wish(call: &UserCall<'_>) -> Result<Wish, Refusal> {
     })
 }
 
-/// Does it, within a transaction.
+/// Applies the changes, in a transaction.
 fn apply(
     writer: &Writer<'_>,
     vm: &Vm,
@@ -173,7 +175,7 @@ fn apply(
     if let Some(sentence) = power::past_use(vm.state) {
         return Err(Refusal::conflict(sentence));
     }
-    // Checked before anything is changed: all or nothing.
+    // Before anything is changed: all or nothing.
     let term = match wish.term {
         Some(term) => Some(permitted(term, leases, administrator)?),
         None if wish.protected.is_some() => None,
@@ -202,7 +204,7 @@ fn apply(
     Ok(if starts { Step::Start(vm) } else { Step::Done(vm) })
 }
 
-/// Lets a lease through that the caller may set.
+/// Checks that the caller may set this lease.
 fn permitted(term: Term, leases: &Leases, administrator: bool) -> Result<Term, Refusal> {
     if administrator || term <= Term::For(leases.maximum) {
         return Ok(term);
@@ -215,7 +217,7 @@ fn permitted(term: Term, leases: &Leases, administrator: bool) -> Result<Term, R
     }))
 }
 
-/// Whether one end of a lease comes before another; never comes last.
+/// Returns whether one end of a lease is earlier than another; never is the latest.
 fn is_sooner(end: Option<Moment>, than: Option<Moment>) -> bool {
     match (end, than) {
         (Some(end), Some(than)) => end < than,
@@ -235,7 +237,7 @@ mod tests {
     const NOW: Moment = Moment::from_unix(1_000_000);
 
     impl OneMachine {
-        /// It runs for ten days more.
+        /// A running machine with ten days of lease left.
         fn leased() -> Self {
             let mut one = Self::running();
             let set: Result<_, RegistryError> =
@@ -276,7 +278,7 @@ mod tests {
         assert!(matches!(one.apply("400d", false, true), Ok(Step::Done(_))));
         assert!(matches!(one.apply("never", false, true), Ok(Step::Done(_))));
         assert_eq!(one.days_left(), None);
-        // Its owner does not lose what an administrator gave by asking for nothing in particular.
+        // An owner who asks for the default keeps what an administrator gave.
         assert!(matches!(one.apply("", false, false), Ok(Step::Done(_))));
         assert_eq!(one.days_left(), None);
     }

@@ -1,4 +1,4 @@
-//! `user/history`: all that happened in the portal, to be filtered, paged and taken away as a table.
+//! `user/history`: everything that happened in the portal, with filters, pages and a CSV export.
 
 use serde::Serialize;
 
@@ -14,29 +14,29 @@ use crate::server::registry::event::{Filter, Told};
 /// How many events a page shows.
 const PER_PAGE: u32 = 100;
 
-/// How many rows a table has at most.
+/// The most rows in a table.
 const MOST_ROWS: u32 = 100_000;
 
-/// The fields by which events are chosen.
+/// The fields that filter events.
 const FILTERS: [&str; 5] = ["who", "what", "about", "since", "until"];
 
 /// The page.
 #[derive(Debug, Serialize)]
 struct HistoryView {
     events: Vec<EventView>,
-    /// Whether it is about everything, or about the caller's machines.
+    /// Whether it covers everything, or only the caller's machines.
     all: bool,
-    /// What was asked for, for the form.
+    /// The filter, for the form.
     filter: FormView,
     /// The page, counted from one.
     page: u32,
     previous: Option<String>,
     next: Option<String>,
-    /// The same as a table, all of it.
+    /// The address of the whole table as CSV.
     csv: String,
 }
 
-/// What the form of the filter is filled in with.
+/// The values of the filter's form.
 #[derive(Debug, Serialize)]
 struct FormView {
     who: String,
@@ -44,7 +44,7 @@ struct FormView {
     about: String,
     since: String,
     until: String,
-    /// Whether any of them is there.
+    /// Whether any of them is set.
     any: bool,
 }
 
@@ -55,11 +55,11 @@ struct EventView {
     what: String,
     who: String,
     from: String,
-    /// The name of the machine, or of what else it is about.
+    /// The name of the machine, or of another subject.
     about: String,
-    /// The machine's owner; empty if it is about no machine.
+    /// The machine's owner; empty if the event is not about a machine.
     owner: String,
-    /// The machine's id, if it is about one.
+    /// The machine's id, if the event is about one.
     machine: Option<String>,
     /// The machine's page.
     url: Option<String>,
@@ -98,9 +98,9 @@ impl View for HistoryView {
 }
 
 impl Data for HistoryView {
-    /// One line an event, the newest first, tab-separated: time (RFC 3339), what, who, from where, about what, the
-    /// machine's owner, the machine's id, detail; what does not apply is empty. Then `# page`, its number, and `more`
-    /// if there are more.
+    /// One line per event, newest first, tab-separated: time (RFC 3339), what, who, from where,
+    /// subject, the machine's owner, the machine's id, detail; a value that does not apply is
+    /// empty. Then `# page`, the page number, and `more` or `last`.
     fn text(&self) -> String {
         let events =
             self.events.iter().map(|event| event.columns().iter().fold(Row::default(), Row::and).line());
@@ -110,14 +110,16 @@ impl Data for HistoryView {
     }
 }
 
-/// Answers `user/history`: to administrators all that happened, to others what happened to their machines.
+/// Serves `user/history`: everything to administrators, and to others what happened to their
+/// machines.
 ///
-/// Fields: `who` (a user, or `host` and the name of one), `what` (a part of it), `about` (a machine's name or id, or
-/// another name), `since` and `until` (RFC 3339 or a day, which is included), `page` (from 1), `format`: as `csv` all
-/// pages in one table, the newest 100,000 rows of it.
+/// Fields: `who` (a user, or `host` and a host's name), `what` (part of it), `about` (a machine's
+/// name or id, or another name), `since` and `until` (RFC 3339, or a day, which is included),
+/// `page` (from 1), `format`: `csv` returns all pages in one table, up to the newest 100,000 rows.
 ///
 /// # Errors
-/// 400 for an unknown field, for a time or a page that is none, 503 when the registry is locked for too long.
+/// 400 for an unknown field or an invalid time or page, 503 if the registry stays locked for too
+/// long.
 pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let fields = &call.request.fields;
     let known: Vec<&str> = FILTERS.into_iter().chain(["page", "format"]).collect();
@@ -130,7 +132,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let told = access::registry_to_read(call)?.read(|reader| {
         let owner = access::caller(call, reader)?;
         filter.owner = (!call.administrator).then_some(owner);
-        // One more, to know whether there are more.
+        // One extra, to find out whether there are more.
         Ok::<_, Refusal>(reader.events(&filter, limit + 1, offset)?)
     })?;
     let more = told.len() > limit as usize;
@@ -188,13 +190,13 @@ fn read_filter(fields: &Fields) -> Result<Filter, Refusal> {
         what: owned("what"),
         about: owned("about"),
         since: time("since", |(begin, _)| begin)?,
-        // A day that is given as the last one is meant to be a part of it.
+        // A day given as the last one is included.
         until: time("until", |(_, end)| end)?,
         owner: None,
     })
 }
 
-/// The filter as the beginning of a query.
+/// Returns the filter as the start of a query string.
 fn chosen(fields: &Fields) -> String {
     use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
     let mut query = String::new();
@@ -206,15 +208,16 @@ fn chosen(fields: &Fields) -> String {
     query
 }
 
-/// The events as a table (RFC 4180).
+/// Returns the events as CSV (RFC 4180).
 fn table(events: &[EventView]) -> String {
     let head = COLUMNS.map(cell).join(",") + "\r\n";
     let rows = events.iter().map(|event| event.columns().map(cell).join(",") + "\r\n");
     std::iter::once(head).chain(rows).collect()
 }
 
-/// A value as a cell of a table. What a spreadsheet would take for a formula gets an apostrophe, which makes a text of
-/// it: users choose names, and hosts words, that administrators open.
+/// Returns a value as a CSV cell. A value that a spreadsheet would take for a formula is prefixed
+/// with an apostrophe, which makes it text: users choose names, and hosts send words, that
+/// administrators open in a spreadsheet.
 fn cell(value: &str) -> String {
     let apostrophe = if value.trim_start().starts_with(['=', '+', '-', '@']) { "'" } else { "" };
     format!("\"{apostrophe}{}\"", one_line(value).replace('"', "\"\""))

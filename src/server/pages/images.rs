@@ -1,4 +1,4 @@
-//! `user/images`: the images that people saved, and what can be done with them.
+//! `user/images`: lists saved images, and deletes, renames, shares and unshares them.
 
 use std::collections::BTreeMap;
 
@@ -28,9 +28,9 @@ use crate::system::log::{self, Level};
 #[derive(Debug, Serialize)]
 struct ImagesView {
     images: Vec<ImageView>,
-    /// `mine` (one's own, and what others share) or `all`.
+    /// `mine` (the caller's own and shared ones) or `all`.
     scope: &'static str,
-    /// What the caller has and may have, if there is a limit.
+    /// The caller's usage and quota, if there is a limit.
     quota: Option<String>,
 }
 
@@ -39,21 +39,21 @@ impl View for ImagesView {
 }
 
 impl Data for ImagesView {
-    /// One line an image (see [`ImageView::line`]).
+    /// One line per image (see [`ImageView::line`]).
     fn text(&self) -> String {
         self.images.iter().map(ImageView::line).collect()
     }
 }
 
-/// The page that asks.
+/// The confirmation page.
 #[derive(Debug, Serialize)]
 struct AskView {
     image: ImageView,
     /// `delete`, `rename`, `share` or `unshare`.
     act: &'static str,
-    /// What the field for a new name is filled in with.
+    /// The value of the field for a new name.
     new_name: String,
-    /// What is wrong with it.
+    /// Faults of that field.
     faults: BTreeMap<&'static str, String>,
 }
 
@@ -68,10 +68,10 @@ impl Data for AskView {
     }
 }
 
-/// What has been done.
+/// What was done.
 #[derive(Debug, Serialize)]
 struct DoneView {
-    /// The image as it is now; as it was, if it is gone.
+    /// The image as it is now, or as it was if it has been deleted.
     image: ImageView,
     /// `deleted`, `renamed`, `shared` or `unshared`.
     done: &'static str,
@@ -124,15 +124,17 @@ impl Act {
     }
 }
 
-/// Answers `user/images`.
+/// Serves `user/images`.
 ///
-/// Without `do` the list. Fields: `scope` (`mine`: one's own images, the newest first, and then those that others share;
-/// `all`, for administrators); `do` (`delete`, `rename`, `share`, `unshare`) with `name`, for administrators `owner`,
-/// and for a renaming `newName`; `token`, `format`. What was done is answered with the image (202).
+/// Without `do`, shows the list. Fields: `scope` (`mine`: the caller's own images, newest first,
+/// and then those shared by others; `all`, for administrators); `do` (`delete`, `rename`, `share`,
+/// `unshare`) with `name`, for administrators `owner`, and to rename `newName`; `token`, `format`.
+/// The answer to `do` is the image (202).
 ///
 /// # Errors
-/// 400; 403 for others' images, 404 for those that are not there, or not for the caller; 409 if there is an image of the
-/// new name, or while a machine is being made from the image; 502 if its host can't be used: nothing is changed then; 503.
+/// 400; 403 for other people's images, 404 for images that do not exist or are hidden from the
+/// caller; 409 if there is an image with the new name, or while a machine is being made from the
+/// image; 502 if the host can't be used, in which case nothing has changed; 503.
 pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let fields = &call.request.fields;
     fields.only(&["do", "name", "owner", "newName", "scope", "token", "format"])?;
@@ -188,7 +190,7 @@ fn page(
     })
 }
 
-/// The image that the request names, if the caller may change it.
+/// Returns the image that the request names, if the caller may change it.
 fn find(call: &UserCall<'_>, reader: Reader<'_>, caller: &Owner) -> Result<Image, Refusal> {
     let fields = &call.request.fields;
     let name: ImageName = fields.required("name")?;
@@ -257,7 +259,7 @@ fn carry_out(call: &UserCall<'_>, common: &Common, act: Act) -> Result<Reply, Re
     call.outcome(202, location, &DoneView { image, done: act.done() })
 }
 
-/// Lets an image through that can be deleted, or renamed, now.
+/// Checks that an image can be deleted, or renamed, now.
 fn check_idle(reader: Reader<'_>, image: &Image, new_name: Option<&ImageName>) -> Result<(), Refusal> {
     if let Some(machine) = reader.deploying_from(&image.id())? {
         return Err(Refusal::conflict(format!(
@@ -271,8 +273,8 @@ fn check_idle(reader: Reader<'_>, image: &Image, new_name: Option<&ImageName>) -
     }
 }
 
-/// Has the host of an image delete it, or give it a new name, and then does the same with its entry. Gives back the
-/// image as it is now, or was.
+/// Has an image's host delete it or rename it, and then updates the registry. Returns the image as
+/// it is now, or as it was if it has been deleted.
 fn at_its_host(
     registry: &mut Registry,
     nodes: &Nodes<'_>,
@@ -305,7 +307,7 @@ fn at_its_host(
     match new_name {
         Some(name) if kept => Ok(Image { name, ..image }),
         Some(name) => {
-            // Somebody was faster with another image of that owner, on another host.
+            // A race: the owner got another image with that name, on another host.
             let renamed = SavedImage { name: name.clone(), ..id.clone() };
             let back = ImageOrder { image: renamed, act: ImageAct::Rename(id.name) };
             if let Err(trouble) = nodes.image(&image.host, &back) {
@@ -317,16 +319,16 @@ fn at_its_host(
     }
 }
 
-/// What people read when an image's host did not do what it was told.
+/// Returns the refusal for an order about an image that its host did not carry out.
 fn not_done(image: &Image, act: Act, trouble: &Trouble) -> Refusal {
     let Trouble { fault, taken } = trouble;
     let status = fault.status();
-    // Should it have been done all the same, doing it again does no harm.
+    // It may have been done all the same; repeating it does no harm.
     let known = if *taken == OnNode::Maybe { ", as far as is known" } else { "" };
     Refusal::new(status, format!("The image {} was not {}{known}. {fault}", image.name, act.done()))
 }
 
-/// Adds to the portal's history what was done with an image.
+/// Records in the portal's history what was done with an image.
 fn record(writer: &Writer<'_>, image: &Image, act: Act, detail: &str) -> Result<(), RegistryError> {
     let subject = format!("{}/{}", image.owner.as_str(), image.name);
     writer.record_about(&subject, &format!("image {}", act.done()), detail)
@@ -339,7 +341,8 @@ mod tests {
 
     const KEY: &str = "0123456789abcdef0123456789abcdef";
 
-    /// A node that does twice what it is told, `first` before it says so the first time. Gives back what it was told.
+    /// Starts a node that carries out two orders, and returns them. `first` runs before it answers
+    /// the first one.
     fn node(first: impl FnOnce() + Send + 'static) -> (String, std::thread::JoinHandle<Vec<ImageOrder>>) {
         use std::io::{Read as _, Write as _};
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

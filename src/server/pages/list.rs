@@ -1,4 +1,4 @@
-//! `user/list`: machines, and how full each host is.
+//! `user/list`: machines, and the load of each host.
 
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ use crate::server::pages::{access, unchanged};
 use crate::server::registry::vm::Scope;
 use crate::system::clock;
 
-/// How many machines a page shows.
+/// The number of machines on a page.
 const PER_PAGE: u32 = 100;
 
 /// The page.
@@ -22,22 +22,22 @@ const PER_PAGE: u32 = 100;
 struct ListView {
     machines: Vec<MachineView>,
     hosts: Vec<HostView>,
-    /// What the caller has and may have.
+    /// The caller's usage and quota.
     quota: QuotaView,
-    /// Why nobody but administrators can change anything at present, if it is so.
+    /// Why only administrators can change anything at present, if the portal is closed.
     #[serde(skip_serializing_if = "Option::is_none")]
     closed: Option<String>,
     /// `mine` or `all`.
     scope: &'static str,
-    /// The machines on all pages.
+    /// The number of machines on all pages.
     total: u32,
-    /// The page, counted from one.
+    /// The page number, from one.
     page: u32,
     /// The number of pages, at least one.
     pages: u32,
     previous: Option<String>,
     next: Option<String>,
-    /// Whether anything on the page changes by itself.
+    /// Whether any machine shown is in transition, so that the page will change.
     moving: bool,
 }
 
@@ -46,10 +46,10 @@ impl View for ListView {
 }
 
 impl Data for ListView {
-    /// One line a machine (see [`MachineView::line`]); what else there is to know follows in lines that
-    /// begin with `#`: one a host (see [`HostView::line`]), what the caller has and may have (see
-    /// [`QuotaView::line`]), `# closed` and a sentence while the portal is, and `# page`, its number, the number of pages,
-    /// the number of machines.
+    /// One line per machine (see [`MachineView::line`]). Other facts follow in lines that begin
+    /// with `#`: one per host (see [`HostView::line`]), the caller's usage and quota (see
+    /// [`QuotaView::line`]), `# closed` and a sentence if the portal is closed, and `# page`, the
+    /// page number, the number of pages and the number of machines.
     fn text(&self) -> String {
         let machines = self.machines.iter().map(MachineView::line);
         let hosts = self.hosts.iter().map(HostView::line);
@@ -59,14 +59,14 @@ impl Data for ListView {
     }
 }
 
-/// Answers `user/list`.
+/// Serves `user/list`.
 ///
-/// Fields: `scope` (`mine`, or for administrators `all`, which is their default), `page` (from 1; one
-/// beyond the last shows the last), `format`.
+/// Fields: `scope` (`mine`, or for administrators `all`, which is their default), `page` (from 1;
+/// beyond the last page, the last one is shown), `format`.
 ///
 /// # Errors
-/// 400 for an unknown field or a page that is no number, 403 for `scope=all` by others, 503 when the
-/// registry is locked for too long.
+/// 400 for an unknown field or a page that is not a number, 403 for `scope=all` by others, 503 if
+/// the registry stays locked for too long.
 pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     unchanged::unless_known::<ListView>(call, || page(call))
 }
@@ -90,7 +90,7 @@ fn page(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         let loads = loads(reader, &common)?;
         let read = |page: u32| reader.live(scope, PER_PAGE, (page - 1).saturating_mul(PER_PAGE));
         let mut machines = read(asked)?;
-        // Most people have so few that there is nothing to count.
+        // Most people's machines fit on the first page, which saves a count.
         let total = match u32::try_from(machines.len()) {
             Ok(few) if asked == 1 && few < PER_PAGE => few,
             _ => reader.count(scope)?,

@@ -1,8 +1,10 @@
-//! What people and their scripts ask for: one file a URL of `bin/user`, but for [`power`], which has three.
+//! The pages for people and their scripts: one file for each URL of `bin/user`, except [`power`],
+//! which serves three.
 //!
-//! A page reads its fields, has a room below do the work, and shows what became of it. No page knows another. What they
-//! share is in [`access`] (who may do what), [`target`] (which machine is meant), [`naming`] (what an image is called), [`once`]
-//! (an order that comes twice), [`unchanged`] (a page that is asked for again and again) and [`view`] (what pages show).
+//! A page reads its fields, has a lower layer do the work, and shows the outcome. No page depends
+//! on another. Shared code is in [`access`] (who may do what), [`target`] (the machine that a
+//! request is about), [`naming`] (names of images), [`once`] (idempotent orders), [`unchanged`]
+//! (conditional requests) and [`view`] (what pages show).
 
 pub mod access;
 pub mod admin;

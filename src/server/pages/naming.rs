@@ -1,4 +1,4 @@
-//! The names of saved images, in the fields of several forms.
+//! Names of saved images, as several forms take them.
 
 use super::view::field_fault;
 use crate::cgi::reply::Refusal;
@@ -7,10 +7,10 @@ use crate::model::names::ImageName;
 use crate::model::text::sentence;
 use crate::server::machine::save::NotSaved;
 
-/// Reads the name for an image from a field.
+/// Reads an image's name from a field.
 ///
 /// # Errors
-/// 400 with what is wrong with the field.
+/// 400 if the field is empty or not a valid name.
 pub fn read(fields: &Fields, field: &'static str) -> Result<ImageName, Refusal> {
     let text = fields.get(field).map(str::trim).unwrap_or_default();
     if text.is_empty() {
@@ -22,7 +22,8 @@ pub fn read(fields: &Fields, field: &'static str) -> Result<ImageName, Refusal> 
     })
 }
 
-/// The refusal of what was not saved, or not renamed, with what is wrong with `field` if it is that.
+/// Returns the refusal for an image that was not saved or renamed. A fault of the name is
+/// attributed to `field`.
 pub fn refusal(why: NotSaved, field: &'static str) -> Refusal {
     match why {
         NotSaved::State(sentence) => Refusal::conflict(sentence),

@@ -1,7 +1,8 @@
-//! One order, one machine: what makes an order for a machine recognisable when it is sent again.
+//! Idempotent orders for machines: how an order is recognised when it is sent again.
 //!
-//! A form carries the id of the machine that it will make, with a proof that this portal made that id for this user. A
-//! script may give a `requestId` of its own. Either is kept as long as the machine is remembered.
+//! A form carries the id of the machine that it will make, with a proof that this portal generated
+//! that id for this user. A script may give a `requestId` of its own. Both are kept as long as the
+//! machine is remembered.
 
 use crate::cgi::reply::Refusal;
 use crate::cgi::serve::UserCall;
@@ -16,16 +17,17 @@ pub const FORM: &str = "machine";
 /// The field for scripts.
 pub const SCRIPT: &str = "requestId";
 
-/// How long a form can be sent, in seconds: its token is good today and tomorrow.
+/// How long a form stays valid, in seconds: its token is accepted today and tomorrow.
 const GOOD_FOR: i64 = 2 * 86_400;
 
-/// How far the clock may have been set back since a form was shown, in seconds.
+/// How far the clock may have been set back since the form was shown, in seconds.
 const CLOCK_SET_BACK: i64 = 300;
 
-/// Reads the mark of an order, if it has one.
+/// Reads an order's mark, if it has one.
 ///
 /// # Errors
-/// 403 for the id of a form that is not the caller's or too old, 400 for a `requestId` that can't be one, or both.
+/// 403 for an id that is too old or was not generated for the caller, 400 for an invalid
+/// `requestId`, or for both fields together.
 pub fn read(call: &UserCall<'_>) -> Result<Option<Mark>, Refusal> {
     let given = |name: &str| call.request.fields.get(name).filter(|text| !text.is_empty());
     match (given(FORM), given(SCRIPT)) {
@@ -43,7 +45,7 @@ pub fn read(call: &UserCall<'_>) -> Result<Option<Mark>, Refusal> {
     }
 }
 
-/// The field that a mark was in.
+/// Returns the field that a mark comes from.
 pub fn field(mark: &Mark) -> &'static str {
     match mark {
         Mark::Form(_) => FORM,
@@ -51,10 +53,10 @@ pub fn field(mark: &Mark) -> &'static str {
     }
 }
 
-/// What a new form carries.
+/// Returns the mark for a new form.
 ///
 /// # Errors
-/// A [`Refusal`] when the key is missing.
+/// A [`Refusal`] if the key is missing.
 pub fn for_a_form(call: &UserCall<'_>) -> Result<String, Refusal> {
     let id = VmId::generate();
     Ok(format!("{id}.{}", proof(&call.config.key()?, &call.user, id)))

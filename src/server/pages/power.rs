@@ -1,5 +1,5 @@
-//! `user/stop`, `user/start` and `user/reboot`: a machine shut down and started again, with its disk, its name
-//! and its place on its host kept.
+//! `user/stop`, `user/start` and `user/reboot`: shut a machine down and start it again. It keeps
+//! its disk, its name and its place on its host.
 
 use serde::Serialize;
 
@@ -19,15 +19,15 @@ use crate::server::registry::Writer;
 use crate::server::registry::vm::Vm;
 use crate::system::log::Level;
 
-/// The page that asks.
+/// The confirmation page.
 #[derive(Debug, Serialize)]
 struct PowerView {
     machine: MachineView,
     /// `stop`, `start` or `reboot`.
     order: &'static str,
-    /// Why it can't be done now, or need not.
+    /// Why the order is impossible or unnecessary now.
     idle: Option<String>,
-    /// Whether it was ordered before and is under way.
+    /// Whether an order is already under way.
     again: bool,
 }
 
@@ -42,20 +42,22 @@ impl Data for PowerView {
     }
 }
 
-/// Answers `user/stop`.
+/// Serves `user/stop`.
 ///
-/// Fields: `id`, or as a convenience for scripts `vmHostname` (the live machine of that name); `token`,
-/// `format`. To stop what is stopped changes nothing (202); one that is being stopped gets the order again.
+/// Fields: `id`, or as a convenience for scripts `vmHostname` (the live machine with that name);
+/// `token`, `format`. Idempotent: stopping a stopped machine changes nothing (202), and one that is
+/// being stopped gets the order again.
 ///
 /// # Errors
-/// 400, 403 for others' machines, 404, 409 in states in which a machine can't be stopped, 503. If its host did
-/// not take the order the machine stays as it was, and its page says why: 409 for programs if the host had a
-/// reason, 502 if it can't be used, 503 if it is busy.
+/// 400, 403 for other people's machines, 404, 409 in states in which a machine can't be stopped,
+/// 503. If the host did not accept the order, the machine stays as it was and its page says why;
+/// programs get 409 if the host gave a reason, 502 if it can't be used, 503 if it is busy.
 pub fn stop(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     handle(call, Order::Stop)
 }
 
-/// Answers `user/start`. Fields and errors as for [`stop`]; to start what runs changes nothing (202).
+/// Serves `user/start`. Takes the fields of [`stop`]; starting a running machine changes nothing
+/// (202).
 ///
 /// # Errors
 /// As for [`stop`].
@@ -63,10 +65,10 @@ pub fn start(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     handle(call, Order::Start)
 }
 
-/// Answers `user/reboot`. Fields and errors as for [`stop`]; what is stopped can't be rebooted (409).
+/// Serves `user/reboot`. Takes the fields of [`stop`].
 ///
 /// # Errors
-/// As for [`stop`].
+/// As for [`stop`], and 409 for a stopped machine.
 pub fn reboot(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     handle(call, Order::Reboot)
 }
@@ -86,7 +88,7 @@ fn handle(call: &UserCall<'_>, order: Order) -> Result<Reply, Refusal> {
         let machine = MachineView::new(&vm, &common, call.administrator);
         return call.reply(200, &PowerView { machine, order: order.as_str(), idle, again });
     }
-    // Read before anything is recorded: without it no node can be called.
+    // Before anything is recorded: if this fails, no node can be called.
     let nodes = Nodes::new(&call.config, &call.request.id)?;
     let mut registry = access::registry(call)?;
     let (vm, told) = registry.write(|writer| {
@@ -102,7 +104,7 @@ fn handle(call: &UserCall<'_>, order: Order) -> Result<Reply, Refusal> {
     ordered(call, &common, &vm, fault.as_ref())
 }
 
-/// Records the order, within a transaction. Says whether the machine's host must be told.
+/// Records the order, in a transaction. Returns whether it must be sent to the machine's host.
 fn begin(writer: &Writer<'_>, vm: Vm, order: Order) -> Result<(Vm, bool), Refusal> {
     match meaning(order, vm.state) {
         Meaning::Already(_) => Ok((vm, false)),

@@ -1,4 +1,4 @@
-//! `user/save`: asks, and then has the disk of a machine that is shut down saved as an image.
+//! `user/save`: asks for confirmation, then has a machine shut down and its disk saved as an image.
 
 use std::collections::BTreeMap;
 
@@ -16,17 +16,17 @@ use crate::server::pages::target::Target;
 use crate::server::pages::view::{MachineView, ask_again, ordered};
 use crate::server::registry::vm::Saving;
 
-/// The page that asks.
+/// The confirmation page.
 #[derive(Debug, Serialize)]
 struct SaveView {
     machine: MachineView,
-    /// Why it can't be done now.
+    /// Why it can't be saved now.
     idle: Option<String>,
-    /// Whether it was ordered before and is under way.
+    /// Whether an order is already under way.
     again: bool,
-    /// What the field for the name is filled in with.
+    /// The value of the field for the name.
     name: String,
-    /// What is wrong with it.
+    /// Faults of that field.
     faults: BTreeMap<&'static str, String>,
 }
 
@@ -41,16 +41,18 @@ impl Data for SaveView {
     }
 }
 
-/// Answers `user/save`.
+/// Serves `user/save`.
 ///
-/// Fields: `id`, or as a convenience for scripts `vmHostname` (the live machine of that name); `name`, what the image
-/// is called; `token`, `format`. The image is the machine's owner's, whoever gives the order. While a disk is being
-/// saved the order can be given again, with the same name.
+/// Fields: `id`, or as a convenience for scripts `vmHostname` (the live machine with that name);
+/// `name`, the name of the image; `token`, `format`. The image belongs to the machine's owner, even
+/// if an administrator gives the order. While a disk is being saved, the order can be given again
+/// with the same name.
 ///
 /// # Errors
-/// 400, also for what is no name; 403 for others' machines, 404, 409 if the owner has an image of that name, or in
-/// states in which a disk can't be saved; 503. If the machine's host did not take the order the machine stays as it was,
-/// and its page says why: 409 for programs if the host had a reason, 502 if it can't be used.
+/// 400, also for an invalid name; 403 for other people's machines, 404, 409 if the owner has an
+/// image of that name or in states in which a disk can't be saved; 503. If the host did not accept
+/// the order, the machine stays as it was and its page says why; programs get 409 if the host gave
+/// a reason, 502 if it can't be used.
 pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     call.request.fields.only(&["id", "vmHostname", "name", "token", "format"])?;
     let target = Target::read(call)?;
@@ -65,7 +67,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
 }
 
 fn act(call: &UserCall<'_>, common: &Common, target: &Target) -> Result<Reply, Refusal> {
-    // Read before anything is recorded: without it no node can be called.
+    // Before anything is recorded: if this fails, no node can be called.
     let nodes = Nodes::new(&call.config, &call.request.id)?;
     let mut registry = access::registry(call)?;
     let vm = registry.write(|writer| {

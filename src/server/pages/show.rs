@@ -1,4 +1,4 @@
-//! `user/show`: one machine, how far it is, and what happened to it.
+//! `user/show`: one machine, its progress and its history.
 
 use serde::Serialize;
 
@@ -17,9 +17,9 @@ struct ShowView {
     machine: MachineView,
     stages: Vec<StageView>,
     history: Vec<EventView>,
-    /// Whether it changes by itself.
+    /// Whether it is in transition, so that the page will change.
     moving: bool,
-    /// For the form that starts it, on the page of a machine that is stopped.
+    /// The token for the form that starts it, on the page of a stopped machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
 }
@@ -39,8 +39,8 @@ impl View for ShowView {
 }
 
 impl Data for ShowView {
-    /// The machine's line as in the list, then what happened to it in lines that begin with `#`: time
-    /// (RFC 3339), what, who, from where, detail; tab-separated.
+    /// The machine's line as in the list, then its history in lines that begin with `#`: time (RFC
+    /// 3339), what, who, from where, detail; tab-separated.
     fn text(&self) -> String {
         let history = self.history.iter().map(|event| {
             let EventView { at, what, who, from, detail } = event;
@@ -50,10 +50,10 @@ impl Data for ShowView {
     }
 }
 
-/// Answers `user/show`. Field: `id`. Ended machines are shown too, for their history.
+/// Serves `user/show`. Field: `id`. Machines that are gone are shown too, for their history.
 ///
 /// # Errors
-/// 400, 403 for others' machines, 404, 503 when the registry is locked for too long.
+/// 400, 403 for other people's machines, 404, 503 if the registry stays locked for too long.
 pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     unchanged::unless_known::<ShowView>(call, || page(call))
 }

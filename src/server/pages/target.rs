@@ -1,4 +1,4 @@
-//! Which machine a request means.
+//! The machine that a request is about.
 
 use super::access;
 use crate::cgi::reply::Refusal;
@@ -7,20 +7,20 @@ use crate::model::names::{VirtualHost, VmId};
 use crate::server::registry::Reader;
 use crate::server::registry::vm::Vm;
 
-/// Which machine is meant.
+/// How a request names its machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// The one with this id.
+    /// By id.
     Id(VmId),
-    /// The live one with this name.
+    /// By the name of a live machine.
     Named(VirtualHost),
 }
 
 impl Target {
-    /// Reads the fields `id` and `vmHostname`, of which one must be there.
+    /// Reads the fields `id` and `vmHostname`, exactly one of which must be given.
     ///
     /// # Errors
-    /// 400 if there are none or both, or the one is not well-formed.
+    /// 400 for none or both, or for an invalid value.
     pub fn read(call: &UserCall<'_>) -> Result<Self, Refusal> {
         let fields = &call.request.fields;
         let given = |name| fields.get(name).is_some_and(|text| !text.is_empty());
@@ -31,10 +31,10 @@ impl Target {
         }
     }
 
-    /// The machine, if the caller may do with it what the called endpoint does.
+    /// Returns the machine, if the caller may do what the endpoint does.
     ///
     /// # Errors
-    /// 404 if there is none, 403 if it is not the caller's, and what `RegistryError` becomes.
+    /// 404 if there is none, 403 if it is not the caller's, and those of a `RegistryError`.
     pub fn find(&self, call: &UserCall<'_>, reader: Reader<'_>) -> Result<Vm, Refusal> {
         match self {
             Self::Id(id) => access::machine(call, reader, *id),

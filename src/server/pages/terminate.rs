@@ -1,4 +1,5 @@
-//! `user/terminate`: asks, and then has a machine removed, with its disk saved as an image first if that is wanted.
+//! `user/terminate`: asks for confirmation, then has a machine removed, after saving its disk as an
+//! image if wanted.
 
 use std::collections::BTreeMap;
 
@@ -24,15 +25,15 @@ use crate::server::registry::Writer;
 use crate::server::registry::vm::{OnNode, Saving, Vm};
 use crate::system::log::Level;
 
-/// The page that asks.
+/// The confirmation page.
 #[derive(Debug, Serialize)]
 struct TerminateView {
     machine: MachineView,
     /// Whether its disk can be saved as an image first.
     can_save: bool,
-    /// What the field for the image's name is filled in with.
+    /// The value of the field for the image's name.
     save_as: String,
-    /// What is wrong with it.
+    /// Faults of that field.
     faults: BTreeMap<&'static str, String>,
 }
 
@@ -47,40 +48,42 @@ impl Data for TerminateView {
     }
 }
 
-/// What the registry made of the order.
+/// The outcome of recording the order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
-    /// The machine is gone, now or already.
+    /// The machine is gone, or was already.
     Gone(Vm),
-    /// Its host must be told.
+    /// The order must be sent to the machine's host.
     Tell(Vm),
-    /// Its host must be told to save its disk; what comes then it is told when it reports that.
+    /// The host must be told to save the disk. The answer to its report will tell it what comes
+    /// next.
     Save(Vm),
 }
 
-/// How a machine is to be terminated.
+/// How to terminate a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Way {
-    /// By its host, at once.
+    /// By its host, immediately.
     Plainly,
     /// By its host, once its disk has been saved as this image.
     SavedAs(ImageName),
-    /// Forgotten, without its host's consent.
+    /// Removed from the registry only, without its host's consent.
     ByForce,
 }
 
-/// Answers `user/terminate`.
+/// Serves `user/terminate`.
 ///
-/// Fields: `id`, or as a convenience for scripts `vmHostname` (the live machine of that name); `force=1`
-/// to have it forgotten without its host's consent; `saveAs`, the name of an image that its disk is saved as first;
-/// `token`, `format`. A machine that is already gone is shown as such (202); one that is on its way out gets the order
-/// again.
+/// Fields: `id`, or as a convenience for scripts `vmHostname` (the live machine with that name);
+/// `force=1` to remove it from the registry without its host's consent; `saveAs`, the name of an
+/// image to save its disk as first; `token`, `format`. Idempotent: a machine that is gone is shown
+/// as such (202), and one that is being removed gets the order again.
 ///
 /// # Errors
-/// 400, 403 for others' machines and for `force` by who may not, 404, 503; 409 for a machine that is protected, unless
-/// an administrator forces it, and with `saveAs` if its owner has an image of that name or the machine's state does not
-/// allow it. If the host did not take the order the machine is `failed` with the reason, and can be terminated again:
-/// 502 for programs. With `saveAs` it is then as it was: 409 if the host had a reason, 502 if it can't be used.
+/// 400, 403 for other people's machines and for `force` without permission, 404, 503; 409 for a
+/// protected machine, unless an administrator forces it, and with `saveAs` if the owner has an
+/// image of that name or the machine's state does not allow saving. If the host did not accept the
+/// order, the machine is `failed` with the reason and can be terminated again; programs get 502.
+/// With `saveAs` it stays as it was: 409 if the host gave a reason, 502 if it can't be used.
 pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     call.request.fields.only(&["id", "vmHostname", "force", "saveAs", "token", "format"])?;
     let target = Target::read(call)?;
@@ -125,7 +128,7 @@ fn read_way(call: &UserCall<'_>) -> Result<Way, Refusal> {
         )),
         (true, None) => Ok(Way::ByForce),
         (false, None) => Ok(Way::Plainly),
-        // An empty name is a fault: who gives the field wants the disk saved.
+        // An empty name is a fault: giving the field at all asks for the disk to be saved.
         (false, Some(_)) => naming::read(fields, "saveAs").map(Way::SavedAs),
     }
 }
@@ -158,7 +161,7 @@ fn act(call: &UserCall<'_>, common: &Common, target: &Target) -> Result<Reply, R
     ordered(call, common, &vm, fault.as_ref())
 }
 
-/// Records the order, within a transaction.
+/// Records the order, in a transaction.
 fn begin(writer: &Writer<'_>, vm: Vm, way: &Way, administrator: bool) -> Result<Step, Refusal> {
     if !vm.state.is_live() {
         return Ok(Step::Gone(vm));
@@ -170,7 +173,7 @@ fn begin(writer: &Writer<'_>, vm: Vm, way: &Way, administrator: bool) -> Result<
              on its host. Terminate it without force.",
         ));
     }
-    // Of what is being removed already nothing is left to protect.
+    // Once a machine is being removed, there is nothing left to protect.
     if vm.protected && vm.state != State::Terminating && !(force && administrator) {
         return Err(Refusal::conflict(format!(
             "This machine is protected against being terminated. Lift the protection first (user/extend?id={}), and \

@@ -1,4 +1,5 @@
-//! Pages that browsers ask for again and again while something moves: one that is as it was is not made anew.
+//! Conditional requests: pages that browsers poll while something changes are rendered again only
+//! if they differ.
 
 use std::io;
 use std::time::SystemTime;
@@ -12,11 +13,11 @@ use crate::server::registry::Registry;
 use crate::system::clock;
 use crate::system::stamp::Stamps;
 
-/// How long a page may say that something was as long ago as it was then, in seconds.
+/// How long a page may show the same relative time ("2 minutes ago"), in seconds.
 const PERIOD: i64 = 10;
 
-/// Answers 304 if the caller has the page as it is now, and else has it made, with its entity tag (RFC 9110, section
-/// 8.8.3). Only for pages that are made of nothing but registry, configuration and template.
+/// Answers 304 if the caller has the current page; otherwise renders it, with an entity tag (RFC
+/// 9110, section 8.8.3). Only for pages made of nothing but registry, configuration and template.
 ///
 /// # Errors
 /// Those of `make`.
@@ -24,7 +25,7 @@ pub fn unless_known<V: View>(
     call: &UserCall<'_>,
     make: impl FnOnce() -> Result<Reply, Refusal>,
 ) -> Result<Reply, Refusal> {
-    // Before anything is read: should it change meanwhile, the tag is an old one.
+    // Before anything is read: if something changes meanwhile, the tag is merely out of date.
     let Some(tag) = stamps(call, V::TEMPLATE).ok().and_then(|stamps| stamps.digest(SystemTime::now())) else {
         return make();
     };
@@ -36,7 +37,7 @@ pub fn unless_known<V: View>(
 }
 
 fn stamps(call: &UserCall<'_>, template: &str) -> io::Result<Stamps> {
-    // Pages say how long ago something was.
+    // Pages show relative times.
     let moment = clock::now().unix().div_euclid(PERIOD);
     let Request { path_and_query, format, .. } = call.request;
     let of = format!("{VERSION} {} {} {path_and_query} {format:?} {moment}", call.user, call.administrator);
@@ -53,8 +54,8 @@ fn stamps(call: &UserCall<'_>, template: &str) -> io::Result<Stamps> {
     Ok(stamps)
 }
 
-/// Whether a request says that its sender has what the tag stands for (RFC 9110, section 13.1.2). Apache's `mod_deflate`
-/// adds to the tag how it compressed the page.
+/// Returns whether a request says that its sender has what the tag stands for (RFC 9110, section
+/// 13.1.2). Apache's `mod_deflate` appends the compression to the tag.
 fn knows(request: &Request, tag: &str) -> bool {
     let Some(known) = request.header("If-None-Match") else { return false };
     known.split(',').any(|one| {

@@ -1,4 +1,4 @@
-//! What a host has, beside what the server believes that it has. Pure.
+//! Compares what a host has with what the registry says. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,11 +11,11 @@ use crate::server::machine::leases;
 use crate::server::registry::vm::{OnNode, Vm, Wanted};
 use crate::server::upkeep::plan::{Act, Step};
 
-/// How long nothing must have changed about a machine before its host's word counts against the server's, in seconds:
-/// an order may be on its way.
+/// How long a machine must not have changed before the host's view outweighs the registry's, in
+/// seconds: an order may still be on its way.
 const QUIET: i64 = 120;
 
-/// What is to be done about the machines that should be on a host.
+/// Plans what to do about the machines that should be on a host.
 pub fn machines(vms: &[&Vm], info: &NodeInfo, now: Moment) -> Vec<Step> {
     let view = View::new(info);
     let mut steps = Vec::new();
@@ -27,12 +27,12 @@ pub fn machines(vms: &[&Vm], info: &NodeInfo, now: Moment) -> Vec<Step> {
     steps
 }
 
-/// A host's answer, by what is looked for.
+/// A host's answer, indexed.
 struct View<'a> {
     jobs: BTreeMap<VmId, &'a Job>,
     volumes: BTreeSet<VmId>,
     domains: BTreeSet<&'a str>,
-    /// The machines that it has records of, by name.
+    /// The names of the machines that it has records of.
     recorded: BTreeSet<&'a str>,
 }
 
@@ -46,8 +46,9 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether a machine runs. A domain of its name is another's if the host has a record of that name and none of this machine:
-    /// its owner has made a new one under the old name, of which a registry that was put back knows nothing.
+    /// Returns whether a machine runs. A domain with its name belongs to another machine if the
+    /// host has a record with that name and none of this machine: the owner has made a new machine
+    /// with the old name, which a restored registry does not know.
     fn runs(&self, vm: &Vm, name: &str) -> bool {
         self.domains.contains(name) && (self.jobs.contains_key(&vm.id) || !self.recorded.contains(name))
     }
@@ -55,9 +56,10 @@ impl<'a> View<'a> {
 
 fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Act> {
     let job = view.jobs.get(&vm.id);
-    // Whether the host says how it is, and is not about to change that.
+    // Whether the host has a record of it and is not working on it.
     let idle = job.is_some_and(|job| job.work.is_none());
-    // A deploy that has been carried out has no other end, whoever was told of it: perhaps the registry before this one.
+    // An idle job means that the deploy succeeded. The report may have gone to the registry as it
+    // was before a restore.
     let is_quiet = !(-QUIET..QUIET).contains(&now.since(vm.changed));
     if vm.state == State::Deploying && idle && is_quiet {
         return Some(Act::FoundRunning);
@@ -68,7 +70,8 @@ fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Act> {
         let fault = Fault::TimedOut { what: format!("the order to {}", vm.order), seconds: waited(vm, now) };
         return Some(Act::GiveUp { fault, on_node: OnNode::Maybe });
     }
-    // It may have changed after this run began; but not by so much that the clock must have been set back.
+    // An order may still be on its way. A change far in the future does not count: the clock has
+    // been set back.
     if !is_quiet {
         return None;
     }
@@ -85,8 +88,8 @@ fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Act> {
             Some(Act::GiveUp { fault, on_node: if there { OnNode::Maybe } else { OnNode::No } })
         }
         State::Terminating if !there => Some(Act::Gone),
-        // Its record says that it did something else last: the order never came, or its last report was lost and comes
-        // again.
+        // The record shows no work on this order: the order never arrived, or its last report was
+        // lost and will be repeated.
         State::Stopping | State::Starting | State::Rebooting | State::Saving | State::Terminating
             if !at_work && there =>
         {
@@ -106,12 +109,12 @@ fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Act> {
     }
 }
 
-/// How long a machine has been on its way, in seconds.
+/// Returns how long a machine has been in transition, in seconds.
 fn waited(vm: &Vm, now: Moment) -> u64 {
     u64::try_from(now.since(vm.changed)).unwrap_or_default()
 }
 
-/// What is to be done about machines on their way on a host that can't be asked.
+/// Plans what to do about machines in transition on a host that can't be queried.
 pub fn unreachable(vms: &[&Vm], fault: &Fault, now: Moment) -> Vec<Step> {
     let late = |vm: &&&Vm| vm.deadline.is_some_and(|deadline| deadline <= now);
     let act = || Act::GiveUp { fault: fault.clone(), on_node: OnNode::Maybe };
@@ -160,7 +163,7 @@ mod tests {
                 Ok(writer.advance(&vm, *event, |vm| vm.order = order)?.expect("an event for its state"))
             })
         });
-        // It was entered long before.
+        // It was recorded long before.
         Vm { deadline: done.as_ref().unwrap().deadline.map(|_| NOW.plus_seconds(9)), ..done.unwrap() }
     }
 
@@ -250,7 +253,7 @@ mod tests {
         let mut told = info();
         told.jobs.push(job(&running, None));
         assert_eq!(judged(&running, &told), Some(Act::FoundStopped));
-        // Saving its disk was given up, for instance.
+        // For instance after saving its disk was given up.
         let stopped = vm(State::Stopped);
         let mut told = info();
         told.jobs.push(job(&stopped, None));
@@ -280,7 +283,7 @@ mod tests {
         told.jobs.push(job(&new, None));
         assert_eq!(judged(&old, &told), Some(Act::Missing));
         assert_eq!(judged(&new, &told), None);
-        // The record of a removal may outlive its machine.
+        // The record of a removal may outlive the machine.
         told.jobs.push(job(&old, Some(Order::Terminate)));
         assert_eq!(judged(&new, &told), None);
     }

@@ -1,4 +1,4 @@
-//! Whether hosts answer, and who hears of it when one no longer does.
+//! Records whether hosts answer, and notifies administrators when one no longer does.
 
 use crate::model::fault::Fault;
 use crate::model::lease::{Lease, Moment};
@@ -8,18 +8,19 @@ use crate::server::registry::host::Contact;
 use crate::server::registry::{RegistryError, Writer};
 use crate::server::upkeep::notify::note;
 
-/// How an attempt to reach a host ended.
+/// The result of an attempt to query a host.
 pub(super) struct Attempt<'a> {
     pub(super) host: &'a PhysicalHost,
-    /// How many machines it has.
+    /// The number of its machines.
     pub(super) machines: usize,
-    /// Why it could not be asked; `None` if it answered.
+    /// Why the query failed; `None` if the host answered.
     pub(super) fault: Option<&'a Fault>,
     pub(super) now: Moment,
 }
 
 impl Attempt<'_> {
-    /// Enters it, and writes to administrators about a host that is silent for longer than it may be, or is back.
+    /// Records the attempt. Notifies administrators if the host has now been silent for longer than
+    /// `silence`, or is back.
     pub(super) fn keep(
         &self,
         writer: &Writer<'_>,
@@ -29,7 +30,7 @@ impl Attempt<'_> {
         let Self { host, machines, fault, now } = *self;
         let before = writer.contact(host)?;
         let same = before.as_ref().filter(|before| before.fault.is_some() == fault.is_some());
-        // A clock that was set back is no reason to wait for ever.
+        // If the clock was set back, start over rather than wait forever.
         let since = same.map(|before| before.since).filter(|since| *since <= now).unwrap_or(now);
         let was_told = before.as_ref().is_some_and(|before| before.told);
         let told = fault.is_some() && (was_told || now.since(since) >= silence.seconds());

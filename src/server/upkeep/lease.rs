@@ -1,8 +1,9 @@
-//! When a lease's owner is told, when its machine is stopped, and when its disk is removed. Pure.
+//! Decides when the owner of a lease is notified, when the machine is stopped, and when its disk is
+//! removed. Pure.
 //!
-//! Nothing is removed without a notice and the full grace after it, whatever the clock does. So two clocks count: the
-//! wall's, which people read, and the portal's own ([`Life`]), which stands still while the portal is off and when the
-//! wall's jumps.
+//! Nothing is removed without a notice and the full grace period after it, whatever the clock does.
+//! So two clocks count: the wall clock, which people read, and the portal's own ([`Life`]), which
+//! stands still while the portal is off and when the wall clock jumps.
 
 use crate::config::Leases;
 use crate::model::lease::{Lease, Moment, Term};
@@ -12,19 +13,20 @@ use crate::server::registry::upkeep::Life;
 use crate::server::registry::vm::{OnNode, Vm};
 use crate::server::upkeep::plan::{Act, ENDED, warning};
 
-/// Whether what was written to an owner has left.
+/// Whether mail to an owner has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mail {
-    /// Nothing waits to be sent; or no mail is sent at all.
+    /// The outbox has none, or mail is off.
     Left,
-    /// Something does.
+    /// Some is in the outbox.
     Waits,
-    /// There is no address.
+    /// The owner has no address.
     NoAddress,
 }
 
-/// What is to be done about the lease of a machine, if something is. `given` tells when its owner was told something
-/// about this very lease; `mail` what has become of mail to its owner.
+/// Returns what has to be done about a machine's lease, if anything. `given` looks up when the
+/// owner was given a notice about this very lease; `mail` returns whether mail to the owner has
+/// left.
 pub fn due<E>(
     vm: &Vm,
     now: Moment,
@@ -39,19 +41,21 @@ pub fn due<E>(
         State::Deployed | State::Stopped => {
             let left = end.since(now);
             let mut notices = notices(vm.lease, leases);
-            // The list is in ascending order: the first that has come says it best, and stands for those before it.
+            // Shortest first: the first one that is due is the most urgent and replaces the longer
+            // ones.
             let Some(before) = notices.find(|before| left <= before.seconds()) else {
                 return Ok((left <= 0).then(|| over(vm.state)));
             };
             let Some(told) = given(&warning(before))? else { return Ok(Some(Act::Warn(before))) };
-            // Who was told too late, because the portal was off, has the shortest notice's time all the same.
+            // An owner who was notified late, because the portal was off, still gets the full time
+            // of the shortest notice.
             let in_time = lived_since(told) >= before.seconds();
             Ok((left <= 0 && in_time).then(|| over(vm.state)))
         }
         State::Expired if end > now => Ok(Some(Act::BringBack)),
         State::Expired => {
             let told = match (given(ENDED)?, mail()?) {
-                // The first time it is tried, and administrators hear that it was in vain.
+                // The first time, the notice is attempted, and administrators learn that it failed.
                 (None, Mail::NoAddress) if vm.deletion.is_some() => return Ok(Some(Act::Hold)),
                 (None, _) => return Ok(Some(Act::TellEnded)),
                 (Some(_), Mail::NoAddress) => return Ok(Some(Act::Hold)),
@@ -62,7 +66,7 @@ pub fn due<E>(
             let day = vm.deletion.is_none_or(|deletion| deletion <= now);
             Ok((full && day).then_some(Act::Delete))
         }
-        // Nothing of it is worth keeping: it never ran, or was to be removed.
+        // It has nothing worth keeping: it never ran, or it was to be removed.
         State::Failed if end.plus_seconds(leases.grace.seconds()) <= now => {
             Ok(Some(if vm.on_node == OnNode::No { Act::Forget } else { Act::Delete }))
         }
@@ -70,12 +74,12 @@ pub fn due<E>(
     }
 }
 
-/// What the end of a lease means for a machine that runs, or is stopped.
+/// Returns what the end of a lease means for a machine that runs or is stopped.
 fn over(state: State) -> Act {
     if state == State::Stopped { Act::Expire } else { Act::StopForLease }
 }
 
-/// The notices that a lease has, the shortest first: only those that are shorter than itself.
+/// Returns the notices for a lease, shortest first: only those shorter than the lease itself.
 fn notices(lease: Term, leases: &Leases) -> impl Iterator<Item = Lease> {
     leases.notices.iter().copied().filter(move |before| Term::For(*before) < lease)
 }
@@ -95,7 +99,7 @@ mod tests {
     const DAY: i64 = 24 * HOUR;
     const START: Moment = Moment::from_unix(1_000_000);
 
-    /// A machine, a portal, and all that upkeep does to the one in the other.
+    /// A machine, and a portal whose upkeep acts on it.
     struct World {
         vm: Vm,
         now: Moment,
@@ -107,7 +111,7 @@ mod tests {
     }
 
     impl World {
-        /// A machine that has just been deployed for that long.
+        /// A machine that has just been deployed, with this lease.
         fn new(lease: &str) -> Self {
             let dir = tempfile::tempdir().unwrap();
             let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
@@ -129,7 +133,7 @@ mod tests {
             }
         }
 
-        /// Upkeep runs, after `passed` seconds of which the portal lived through `lived`.
+        /// Runs upkeep `passed` seconds later, of which the portal was up for `lived`.
         fn run(&mut self, passed: i64, lived: i64) {
             self.now = self.now.plus_seconds(passed);
             self.life = Life { last: Some(self.now), lived: self.life.lived + lived };
@@ -140,7 +144,7 @@ mod tests {
             match &act {
                 Act::Warn(before) => drop(self.given.borrow_mut().insert(warning(*before), note)),
                 Act::TellEnded | Act::PutOff | Act::Hold => {
-                    // Who has no address was not told.
+                    // An owner without an address was not notified.
                     if self.mail == Mail::NoAddress {
                         self.given.borrow_mut().remove(ENDED);
                     } else {
@@ -148,7 +152,7 @@ mod tests {
                     }
                     self.vm.deletion = Some(self.now.plus_seconds(self.leases.grace.seconds()));
                 }
-                // As if the host did it at once.
+                // As if the host were done at once.
                 Act::StopForLease => self.vm.state = State::Stopped,
                 Act::Expire => self.vm.state = State::Expired,
                 Act::BringBack => self.vm.state = State::Deployed,
@@ -160,7 +164,7 @@ mod tests {
             }
         }
 
-        /// Upkeep runs every hour, so many times.
+        /// Runs upkeep every hour, `many` times.
         fn hours(&mut self, many: i64) {
             for _ in 0..many {
                 self.run(HOUR, HOUR);
@@ -219,7 +223,7 @@ mod tests {
         world.hours(4);
         let acts: Vec<_> = world.done.iter().map(|(_, act)| act.clone()).collect();
         assert_eq!(acts, [Act::StopForLease, Act::Expire, Act::TellEnded]);
-        // Off once more, within the grace: it goes on where it was.
+        // Off again during the grace period, which continues where it was.
         world.run(60 * DAY, 0);
         world.hours(7 * 24 - 2);
         assert_eq!(world.vm.state, State::Expired);
@@ -237,7 +241,7 @@ mod tests {
         }
         assert_eq!(world.done.iter().map(|(_, act)| act).collect::<Vec<_>>(), [&Act::Warn(lease("2h"))]);
         assert_eq!(world.vm.state, State::Deployed);
-        // It had expired by a wrong clock, which then is set right.
+        // It expired by a wrong clock, which is then set right.
         world.hours(4);
         assert_eq!(world.vm.state, State::Expired);
         world.run(-50 * 365 * DAY, 0);

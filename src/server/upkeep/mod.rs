@@ -1,9 +1,10 @@
-//! `vgrid-upkeep`: the portal keeps its own house. Started by cron; safe to kill and safe to repeat.
+//! `vgrid-upkeep`: the portal's housekeeping. Started by cron; safe to kill and to repeat.
 //!
-//! One run asks every host what it has and brings what the server believes in line ([`compare`]), does what leases call
-//! for ([`lease`]), pings machines ([`ping`]), and sends mail that waits. All that is to be done about a machine is first
-//! found out, as data ([`plan`]), and then carried out under the write lock if the machine still is as it was.
-//! A dead host costs its own time limit and nobody else's.
+//! A run queries every host and updates the registry to match ([`compare`]), carries out what
+//! leases call for ([`lease`]), pings machines ([`ping`]), and sends queued mail. What has to be
+//! done about machines is first planned, as data ([`plan`]). Each step is then carried out under
+//! the write lock if the machine has not changed since. A dead host costs its own time limit and
+//! delays no other.
 
 pub mod compare;
 mod contact;
@@ -31,10 +32,10 @@ use crate::server::registry::{Registry, RegistryError};
 use crate::system::log::{self, Level};
 use crate::system::{clock, lock};
 
-/// A clock that is set back by more than this was wrong before, in seconds.
+/// The clock was wrong before if it is set back by more than this, in seconds.
 const SET_BACK: i64 = 3600;
 
-/// Why upkeep could not do its work.
+/// Why upkeep failed.
 #[derive(Debug, Error)]
 pub enum UpkeepError {
     /// The configuration can't be used.
@@ -49,7 +50,7 @@ pub enum UpkeepError {
     /// It was started by root, whose files the web server's user could not use afterwards.
     #[error("run it as the user whom the registry belongs to: sudo -u {owner} vgrid-upkeep")]
     WrongUser {
-        /// That user's name, or number.
+        /// The name, or number, of the user that it must run as.
         owner: String,
     },
     /// Its lock can't be taken.
@@ -65,17 +66,18 @@ pub enum UpkeepError {
 /// How a run ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Another one is at work.
+    /// Another run is in progress.
     Busy,
-    /// It did what there was to do, or says what it would do.
+    /// The run is complete, or the dry run.
     Done(Summary),
 }
 
-/// Does all there is to do, or with `dry` finds it out and does nothing. `shown` has a bar of progress drawn, on a
+/// Does everything that is due, or with `dry` only plans it. `shown` draws a progress bar on a
 /// terminal.
 ///
 /// # Errors
-/// [`UpkeepError`], when nothing, or not everything, could be done. What was done is whole, and the next run does the rest.
+/// [`UpkeepError`] if something, or everything, could not be done. What was done is complete, and
+/// the next run does the rest.
 pub fn run(dir: &Path, dry: bool, shown: bool) -> Result<Outcome, UpkeepError> {
     let config = config::Server::load(dir)?;
     let common = Common::load(dir)?;
@@ -114,10 +116,10 @@ pub fn run(dir: &Path, dry: bool, shown: bool) -> Result<Outcome, UpkeepError> {
     Ok(Outcome::Done(summary))
 }
 
-/// Lets root through only where the registry is root's.
+/// Refuses to run as root unless the registry belongs to root.
 fn not_as_root(registry: &Path) -> Result<(), UpkeepError> {
     let place = if registry.exists() { Some(registry) } else { registry.parent() };
-    // What can't be looked at is told by who opens it.
+    // If it can't be examined, opening it reports why.
     let Some(facts) = place.and_then(|place| std::fs::metadata(place).ok()) else { return Ok(()) };
     if !Uid::effective().is_root() || facts.uid() == 0 {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The mail that goes with what upkeep does about a machine.
+//! Mail about what upkeep does.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::server::registry::{RegistryError, Writer};
 use crate::server::upkeep::plan::{self, Act};
 use crate::system::log::{self, Level};
 
-/// Writes the mail that goes with what was done about a machine, which is now `vm`.
+/// Queues the mail about what was done to a machine, which is now `vm`.
 pub(super) fn tell(post: &Post<'_>, writer: &Writer<'_>, vm: &Vm, act: &Act) -> Result<(), RegistryError> {
     let notice = match act {
         Act::Warn(_) => Notice::LeaseEnds { machine: vm, ends: vm.expires.unwrap_or(writer.now()) },
@@ -43,7 +43,8 @@ pub(super) fn tell(post: &Post<'_>, writer: &Writer<'_>, vm: &Vm, act: &Act) -> 
     if let (Some(of_what), Some((what, why))) = (news(vm, act), record) {
         writer.record(vm.id, what, &format!("{of_what}{why}"))?;
     }
-    // Who can't be told for a broken template is told when it is mended, and nothing is removed before.
+    // If the template is broken or the address is missing, the notice will be given once that is
+    // fixed. Nothing is removed before.
     match act {
         Act::Warn(before) if posted == Posted::Unwritten => {
             writer.forget_notice(vm.id, &plan::warning(*before))
@@ -55,7 +56,8 @@ pub(super) fn tell(post: &Post<'_>, writer: &Writer<'_>, vm: &Vm, act: &Act) -> 
     }
 }
 
-/// What a machine's history says that its owner was told, where nothing else in it says so.
+/// Returns what the owner was notified of, for acts that leave no other trace in the machine's
+/// history.
 fn news(vm: &Vm, act: &Act) -> Option<String> {
     match act {
         Act::Warn(_) => vm.expires.map(|end| format!("the lease ends {end}")),

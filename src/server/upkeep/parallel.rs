@@ -1,17 +1,21 @@
-//! Many hosts at a time.
+//! Talks to many hosts at a time.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 
 use crate::system::log::{self, Level};
 
-/// How many hosts are talked to at a time. Each that hangs holds one place for the node's time limit.
+/// How many hosts are called at a time. One that hangs occupies a place for the node time limit.
 const HOSTS_AT_A_TIME: usize = 100;
 
-/// The stack of a thread that talks to a host.
+/// The stack size of a thread that calls a host, in bytes.
 const STACK: usize = 512 << 10;
 
-/// Does `work` for each of `items`, many at a time; what comes of it goes through `take`, in this thread, one by one.
+/// Runs `work` for each of `items`, many at a time. The results go through `take` one by one, in
+/// this thread.
+///
+/// # Errors
+/// The first error of `take`.
 pub(super) fn in_parallel<I: Sync, O: Send, E>(
     items: &[I],
     work: impl Fn(&I) -> O + Sync,
@@ -25,18 +29,18 @@ pub(super) fn in_parallel<I: Sync, O: Send, E>(
             let body = move || {
                 while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
                     if done.send(work(item)).is_err() {
-                        // The other side has failed and gone.
+                        // The receiver has failed and is gone.
                         return;
                     }
                 }
             };
-            // Without a thread the others do its share.
+            // The other threads do its share.
             if let Err(error) = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, body) {
                 log::event(Level::Warning, "thread.not-started", &[("error", &error)]);
             }
         }
         drop(done);
-        // It owns the receiver and drops it when it fails: nobody waits for ever to send.
+        // This owns the receiver and drops it on an error, so no sender blocks forever.
         results.into_iter().try_for_each(take)
     })
 }

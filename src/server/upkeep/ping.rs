@@ -1,4 +1,4 @@
-//! Whether machines answer: many at once, by fping(8).
+//! Pings many machines at once, with fping(8).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use crate::server::registry::vm::Vm;
 use crate::server::upkeep::plan::Act;
 use crate::system::exec::{ExecError, Run};
 
-/// Where Debian and the Red Hats have it.
+/// Its paths on Debian and on Red Hat and its relatives.
 const FPING: [&str; 2] = ["/usr/bin/fping", "/usr/sbin/fping"];
 
-/// The time for all of them. A thousand names take fping ten seconds.
+/// The time limit for all of them. Fping takes ten seconds for a thousand names.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Those of the names that answer.
+/// Returns the names that answer.
 ///
 /// # Errors
-/// [`ExecError`] when fping is not there or can't ping.
+/// [`ExecError`] if fping is missing or can't ping.
 pub fn alive(names: &[&VirtualHost]) -> Result<BTreeSet<VirtualHost>, ExecError> {
     if names.is_empty() {
         return Ok(BTreeSet::new());
@@ -29,7 +29,8 @@ pub fn alive(names: &[&VirtualHost]) -> Result<BTreeSet<VirtualHost>, ExecError>
 ",
     ) + "
 ";
-    // Quiet but for who answers; two tries, half a second each, one packet a millisecond.
+    // Prints only names that answer (-a -q); two tries (-r), half a second each (-t), one packet a
+    // millisecond (-i).
     let ran = Run::new(program)
         .args(["-a", "-q", "-r", "1", "-t", "500", "-i", "1"])
         .input(list.into_bytes())
@@ -45,7 +46,7 @@ pub fn alive(names: &[&VirtualHost]) -> Result<BTreeSet<VirtualHost>, ExecError>
     Ok(String::from_utf8_lossy(&answered).lines().filter_map(|line| line.trim().parse().ok()).collect())
 }
 
-/// What it means that a machine answered, or did not.
+/// Returns what follows from a machine's answer, or its silence.
 pub fn acts(vm: &Vm, answered: bool, config: &Upkeep) -> Vec<Act> {
     if answered {
         return if vm.silent > 0 { vec![Act::Answers] } else { Vec::new() };

@@ -1,5 +1,5 @@
-//! What upkeep finds to do about one machine, as data: planned from what is known, shown by `--dry-run`, carried out
-//! under the write lock if the machine still is as it was.
+//! What upkeep has to do, as data: planned from what is known, shown by `--dry-run`, and carried
+//! out under the write lock if the machine has not changed since.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use crate::server::registry::vm::Change;
 use crate::server::registry::vm::{OnNode, Vm};
 use crate::server::registry::{RegistryError, Writer};
 
-/// One thing to do about one machine.
+/// An act to carry out on a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// The machine as it was when this was planned.
@@ -23,59 +23,59 @@ pub struct Step {
     pub act: Act,
 }
 
-/// What can be done.
+/// The acts of upkeep.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Act {
-    /// Tell its owner that its lease ends: the notice of so long before.
+    /// Notify its owner that its lease ends; the notice that is due this long before.
     Warn(Lease),
-    /// Stop it, for its lease is over.
+    /// Stop it: its lease is over.
     StopForLease,
-    /// It is stopped and its lease is over: keep its disk for the grace.
+    /// It is stopped and its lease is over: keep its disk for the grace period.
     Expire,
-    /// Tell its owner that its lease has ended, and when its disk will be removed.
+    /// Notify its owner that its lease has ended, and when its disk will be removed.
     TellEnded,
-    /// The grace begins anew, for its owner's mail could not be sent yet.
+    /// Restart its grace period, since the owner's mail is still in the outbox.
     PutOff,
-    /// Its owner can't be told: its disk is kept, and no grace begins.
+    /// Keep its disk without a grace period, since its owner can't be notified.
     Hold,
-    /// Its lease is not over after all (the clock was wrong): make it what it was.
+    /// Restore its previous state: its lease is not over after all (the clock was wrong).
     BringBack,
-    /// Its grace is over: remove it.
+    /// Remove it: its grace period is over.
     Delete,
-    /// It failed, its lease is over, and nothing of it is on its host: forget it.
+    /// Forget it: it failed, its lease is over, and nothing of it is on its host.
     Forget,
-    /// It has been on its way for too long, or its host knows nothing of it.
+    /// Give up waiting: its order takes too long, or its host has no record of it.
     GiveUp {
-        /// What its owner reads.
+        /// The reason, for its owner.
         fault: Fault,
         /// Whether something of it may be on its host.
         on_node: OnNode,
     },
-    /// Its host has removed it, and the server never heard.
+    /// Its host has removed it, but the report was lost.
     Gone,
-    /// It should be there and is not.
+    /// It is missing from its host.
     Missing,
     /// It was missing and is there again.
     FoundAgain,
-    /// It is stopped, and the server believed that it runs.
+    /// It is stopped, though the registry says that it runs.
     FoundStopped,
-    /// It runs, and the server believed that it is stopped.
+    /// It runs, though the registry says that it is stopped.
     FoundRunning,
-    /// It is stopped, and its owner wants it to run: what it was stopped for came to nothing.
+    /// It is stopped, though its owner wants it to run: what it was stopped for failed.
     Resume,
-    /// Nothing of it is on its host, and the server was not sure.
+    /// Nothing of it is on its host, of which the registry was not certain.
     NothingThere,
-    /// Its host does not know its last order: give it again.
+    /// Repeat its last order, which its host does not know.
     Again,
-    /// The server knows that it is gone, and it is there: have it removed.
+    /// It is gone according to the registry, but its host still has something of it: remove that.
     RemoveLeftover,
-    /// It did not answer; so many times in a row by now.
+    /// It did not answer this many times in a row.
     Silent(u32),
     /// It answers again.
     Answers,
-    /// Its owner is told that it does not answer.
+    /// Notify its owner that it does not answer.
     TellSilent,
-    /// It did not answer for so long that it is removed, as configured.
+    /// Remove it, as configured, after so long a silence.
     DeleteSilent,
 }
 
@@ -113,36 +113,36 @@ impl fmt::Display for Step {
     }
 }
 
-/// What carrying out a plan needs to know.
+/// What it takes to carry out a plan.
 #[derive(Debug, Clone, Copy)]
 pub struct Ground<'a> {
     /// The portal's own clock.
     pub life: Life,
-    /// How long disks are kept.
+    /// The grace period, for which disks are kept.
     pub grace: Lease,
-    /// Who finds another host for what could not be made.
+    /// Finds another host for a machine whose deploy failed.
     pub mover: Mover<'a>,
 }
 
-/// What carrying out a step has led to: the machine as it is now, and the order that its host must be told.
+/// The result of a step: the machine as it is now, and the order to send to its host.
 pub type Done = (Vm, Option<Order>);
 
-/// The name of the notice that is given so long before the end of a lease.
+/// Returns the name of the notice that is due this long before the end of a lease.
 pub fn warning(before: Lease) -> String {
     format!("ends in {before}")
 }
 
-/// The name of the notice that is given when a lease has ended.
+/// The name of the notice after the end of a lease.
 pub const ENDED: &str = "ended";
 
 /// The name of the notice about a machine that does not answer.
 pub const SILENT: &str = "silent";
 
-/// Carries out a step under the write lock. `None` if the machine is not what it was when the step was planned: the
-/// next run looks again.
+/// Carries out a step under the write lock. Returns `None` if the machine has changed since the
+/// step was planned; the next run looks again.
 ///
 /// # Errors
-/// [`RegistryError`] when SQLite refuses.
+/// [`RegistryError`] if SQLite fails.
 pub fn carry_out(
     writer: &Writer<'_>,
     ground: Ground<'_>,
@@ -169,11 +169,11 @@ pub fn carry_out(
             is_new.then(|| Change::silent(vm.clone()))
         }
         Act::TellSilent => {
-            // Not about a lease: one for each silence.
+            // Independent of the lease: one for each period of silence.
             let is_new = writer.note(vm.id, SILENT, vm.created, lived)?;
             is_new.then(|| Change::silent(vm.clone()))
         }
-        // Not its owner's wish: an extension starts it again.
+        // Not the owner's wish, so an extension starts it again.
         Act::StopForLease => order(Order::Stop, Interest::Portal),
         Act::Expire => life::expired(&vm, grace, at),
         Act::TellEnded | Act::PutOff => {
@@ -207,7 +207,7 @@ pub fn carry_out(
         Act::Again => order(vm.order, Interest::Portal),
         Act::RemoveLeftover => {
             writer.record(vm.id, "removal ordered", "its host still had something of it")?;
-            // Its last order is done; this is another, which the registry need not know.
+            // Its last order is done. This is a new one, which need not be recorded.
             let number = vm.number.next(at.millis);
             return Ok(Some((Vm { number, ..vm }, Some(Order::Terminate))));
         }

@@ -1,4 +1,5 @@
-//! One run: every host is asked, what that and the leases call for is done, hosts are told, mail is sent.
+//! One run: queries every host, carries out what follows from the answers and from leases, sends
+//! orders to hosts, and sends mail.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,13 +30,13 @@ use crate::server::upkeep::{Summary, compare, lease, ping};
 use crate::system::clock;
 use crate::system::log::Level;
 
-/// How many steps are carried out in one transaction at most: pages wait for its end.
+/// The most steps in one transaction: pages wait for its end.
 const BATCH: usize = 20;
 
-/// How many mails one run sends at most.
+/// The most mails sent in one run.
 const MAILS: u32 = 1000;
 
-/// What one host said.
+/// The answer of one host.
 struct Heard {
     host: PhysicalHost,
     answer: Result<Box<NodeInfo>, Trouble>,
@@ -54,11 +55,11 @@ pub(super) struct Run<'a> {
     summary: Summary,
     /// Hosts that did not answer in this run.
     silent: BTreeSet<PhysicalHost>,
-    /// What hosts are to be told.
+    /// Orders to send to hosts.
     letters: Vec<(Vm, Order)>,
 }
 
-/// All live machines, by host.
+/// Groups machines by host.
 fn by_host(vms: &[Vm]) -> BTreeMap<&PhysicalHost, Vec<&Vm>> {
     let mut hosts: BTreeMap<&PhysicalHost, Vec<&Vm>> = BTreeMap::new();
     for vm in vms {
@@ -67,7 +68,7 @@ fn by_host(vms: &[Vm]) -> BTreeMap<&PhysicalHost, Vec<&Vm>> {
     hosts
 }
 
-/// A bar of progress on a terminal, and nothing elsewhere.
+/// Returns a progress bar, hidden unless `shown`.
 fn bar(shown: bool, what: &'static str) -> ProgressBar {
     if !shown {
         return ProgressBar::hidden();
@@ -77,7 +78,7 @@ fn bar(shown: bool, what: &'static str) -> ProgressBar {
 }
 
 impl<'a> Run<'a> {
-    /// A run that begins at `now`, when the portal has lived for `life`.
+    /// Prepares a run that starts at `now`, with the portal's own clock at `life`.
     pub(super) fn new(
         config: &'a config::Server,
         common: &'a Common,
@@ -102,7 +103,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Does all there is to do. `shown` has a bar of progress drawn.
+    /// Does everything that is due. `shown` draws progress bars.
     pub(super) fn everything(mut self, shown: bool) -> Result<Summary, RegistryError> {
         self.hosts(&bar(shown, "Hosts"))?;
         self.leases()?;
@@ -119,9 +120,9 @@ impl Run<'_> {
         self.registry.read(|reader| reader.live(Scope::All, u32::MAX, 0))
     }
 
-    /// Carries out steps, each batch in a transaction, and notes what hosts are to be told.
+    /// Carries out steps in batches, one transaction each, and collects the orders for hosts.
     fn carry_out(&mut self, steps: &[Step]) -> Result<(), RegistryError> {
-        // A host that can't be told is not ordered to do anything: the next run does that.
+        // A host that did not answer gets no orders; the next run tries again.
         let tells = |act: &Act| {
             matches!(
                 act,
@@ -174,7 +175,7 @@ impl Run<'_> {
         let vms = self.live()?;
         let machines = by_host(&vms);
         let pool = self.common.physical_hosts.iter().map(|(host, _)| host);
-        // Those that were taken out of the pool may still have machines.
+        // Hosts that have left the pool may still have machines.
         let hosts: BTreeSet<&PhysicalHost> = pool.chain(machines.keys().copied()).collect();
         let hosts: Vec<&PhysicalHost> = hosts.into_iter().collect();
         bar.set_length(u64::try_from(hosts.len()).unwrap_or_default());
@@ -195,7 +196,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The files of saved images that each host should have.
+    /// Returns the files of saved images that each host should have.
     fn image_stems(&self) -> Result<BTreeMap<PhysicalHost, BTreeSet<String>>, RegistryError> {
         let mut stems: BTreeMap<PhysicalHost, BTreeSet<String>> = BTreeMap::new();
         for image in self.registry.read(|reader| reader.images())? {
@@ -204,14 +205,15 @@ impl Run<'_> {
         Ok(stems)
     }
 
-    /// Makes of a host's answer, or its silence, what it means for its machines.
+    /// Updates the registry from a host's answer, or its silence, and carries out what follows for
+    /// its machines.
     fn host(
         &mut self,
         heard: &Heard,
         known: &[&Vm],
         stems: Option<&BTreeSet<String>>,
     ) -> Result<(), RegistryError> {
-        // The answer is as old as this; the machines were read before it was asked for.
+        // When the answer arrived. The machines were read before it was requested.
         let now = clock::now();
         let (silence, post) = (self.config.upkeep.host_silence, &self.post);
         let info = match &heard.answer {
@@ -258,7 +260,8 @@ impl Run<'_> {
         self.carry_out(&steps)
     }
 
-    /// What is on a host of machines that the server knows to be gone: it was told, or forced, to forget them.
+    /// Plans the removal of what a host still has of machines that are gone according to the
+    /// registry: their removal was reported, or forced.
     fn leftovers(&self, host: &PhysicalHost, ids: &BTreeSet<VmId>) -> Result<Vec<Step>, RegistryError> {
         self.registry.read(|reader| {
             let mut steps = Vec::new();
@@ -297,7 +300,7 @@ impl Run<'_> {
         lease::due(vm, self.now, self.life, &self.config.leases, given, mail)
     }
 
-    /// What has become of mail to an owner. Who could not be told loses nothing.
+    /// Returns whether mail to an owner has left. An owner who could not be notified loses nothing.
     fn mail_to(&self, reader: Reader<'_>, owner: &Owner) -> Result<lease::Mail, RegistryError> {
         Ok(match self.post.address(reader, owner)? {
             Some(address) if reader.has_mail_for(&address.to_string())? => lease::Mail::Waits,
@@ -329,7 +332,7 @@ impl Run<'_> {
             let mut steps = Vec::new();
             for vm in running {
                 for act in ping::acts(vm, alive.contains(&vm.virtual_host), &self.config.upkeep) {
-                    // Nothing is removed of whom nobody could tell.
+                    // An owner who could not be notified loses nothing.
                     let is_told =
                         act != Act::DeleteSilent || self.mail_to(reader, &vm.owner)? == lease::Mail::Left;
                     let act = if is_told { act } else { Act::TellSilent };
@@ -343,7 +346,7 @@ impl Run<'_> {
 
     // ----- orders -----
 
-    /// Tells hosts what was ordered, and enters what they answer.
+    /// Sends the collected orders to hosts, and records their answers.
     fn tell_hosts(&mut self, bar: &ProgressBar) -> Result<(), RegistryError> {
         let letters = std::mem::take(&mut self.letters);
         bar.set_length(u64::try_from(letters.len()).unwrap_or_default());
@@ -365,7 +368,8 @@ impl Run<'_> {
     ) -> Result<(), RegistryError> {
         let name = vm.virtual_host.clone();
         if !vm.state.is_live() {
-            // Of what is gone nothing is entered; the next run sees whether it is still there.
+            // Nothing is recorded about a machine that is gone; the next run checks whether
+            // anything is left of it.
             if let Err(trouble) = answer {
                 self.summary.trouble.push(format!("{name}: {}", trouble.fault));
             }
@@ -385,12 +389,13 @@ impl Run<'_> {
 
     // ----- mail -----
 
-    /// Sends what waits.
+    /// Sends queued mail.
     fn mail(&mut self) -> Result<(), RegistryError> {
         if self.dry {
             return Ok(());
         }
-        // Not the time at which this run began: some of it was written since, and hosts may have taken a while.
+        // By the current time, not the start of the run: some mail was written since, and hosts may
+        // have been slow.
         let sent = mail::send_due(&mut self.registry, self.config, MAILS)?;
         self.summary.mail = Some(sent);
         Ok(())

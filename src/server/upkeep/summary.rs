@@ -1,27 +1,27 @@
-//! What a run of upkeep did, for people.
+//! The summary of a run of upkeep, for people.
 
 use std::fmt;
 
 use crate::server::mail::Sent;
 
-/// What a run did.
+/// What a run did, or in a dry run would do.
 #[derive(Debug, Default)]
 pub struct Summary {
-    /// Whether nothing was really done.
+    /// Whether it was a dry run.
     pub dry: bool,
-    /// Hosts that answered.
+    /// The number of hosts that answered.
     pub answered: usize,
-    /// Hosts that did not, and why.
+    /// Hosts that did not answer, and why.
     pub silent: Vec<String>,
-    /// What was done about machines, a line each.
+    /// What was done about machines, one line each.
     pub steps: Vec<String>,
-    /// What was found on hosts that belongs to nobody, and was not known before.
+    /// Orphans found on hosts for the first time.
     pub strays: Vec<String>,
-    /// What went wrong and is tried again by the next run.
+    /// What went wrong; the next run tries again.
     pub trouble: Vec<String>,
-    /// What became of the mail.
+    /// The outcome for the mail in the outbox.
     pub mail: Option<Sent>,
-    /// Entries of history that were too old.
+    /// The number of outdated history entries that were removed.
     pub pruned: usize,
 }
 

@@ -1,4 +1,4 @@
-//! `user/admin`: what administrators see of the whole, what they close and open again, and what they have removed.
+//! `user/admin`: the administrators' overview, and what they close, open, remove or adopt there.
 
 mod view;
 
@@ -15,21 +15,23 @@ use crate::server::pages::access;
 use crate::server::registry::closed::Kind;
 use crate::system::clock;
 
-/// How many unknown things of each host a page shows; programs get all that are remembered.
+/// How many orphans a page shows for each host. Programs get all that are recorded.
 const UNKNOWN: usize = 50;
 
-/// Answers `user/admin`, for administrators alone: without `do` what there is to see; with it something is closed or
-/// opened again, or something unknown on a host is removed, and then the same, or for people 303 to it.
+/// Serves `user/admin`, for administrators only. Without `do`, shows the overview. With `do`,
+/// closes or opens something, or removes or adopts an orphan, and then shows the overview; people
+/// are redirected to it (303).
 ///
-/// Fields: `do` (`close`, `open`, `remove` or `adopt`), `token`, `format`. To close and to open: `kind` (`portal`, `host` or
-/// `name`), `name` (of host or name), `reason` (why it is closed, for those who want it). To close what is closed changes
-/// the reason; to open what is open changes nothing. To remove: `kind` (`domain`, `volume`, `record` or `image`), `host`,
-/// `name`; 202 when its host has only accepted the work. To adopt a machine: `kind=record`, `host`, `name` (its id).
+/// Fields: `do` (`close`, `open`, `remove` or `adopt`), `token`, `format`. To close or open: `kind`
+/// (`portal`, `host` or `name`), `name` (of the host or name), `reason` (shown to users). Closing
+/// what is closed changes the reason; opening what is open changes nothing. To remove: `kind`
+/// (`domain`, `volume`, `record` or `image`), `host`, `name`; 202 if the host has accepted the work
+/// but not finished it. To adopt a machine: `kind=record`, `host`, `name` (its id).
 ///
 /// # Errors
-/// 400 with what is wrong with the fields, 403 for others, 404 for a host or a name that is not in the pool and for what
-/// is not unknown, 409 for what is not to be removed, 502 when its host can't be used, 503 when the registry is locked
-/// for too long.
+/// 400 for invalid fields, 403 for anyone else, 404 for a host or name that is not in the pool and
+/// for something that is not an orphan, 409 for something that must not be removed, 502 if the host
+/// can't be used, 503 if the registry stays locked for too long.
 pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let fields = &call.request.fields;
     fields.only(&["do", "kind", "host", "name", "reason", "token", "format"])?;
@@ -62,7 +64,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     call.reply(status, &view)
 }
 
-/// Reads what is to be closed or opened.
+/// Reads what to close or open.
 fn read(call: &UserCall<'_>) -> Result<(Thing, Act), Refusal> {
     let fields = &call.request.fields;
     let text = |name| fields.get(name).map(str::trim).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! All that administrators see on `user/admin`, and how it is found.
+//! The data of `user/admin`, and how it is collected.
 
 use std::collections::BTreeMap;
 
@@ -22,36 +22,37 @@ use crate::server::registry::upkeep::{LONGEST_GAP, Life};
 use crate::server::registry::vm::{Scope, Vm};
 use crate::server::registry::{Reader, RegistryError};
 
-/// How many of the mails that wait are shown.
+/// How many queued mails are shown.
 const MAILS: u32 = 100;
 
 /// The page.
 #[derive(Debug, Serialize)]
 pub(super) struct AdminView {
-    /// The portal's closing, if it is closed.
+    /// Set if the portal is closed.
     portal: Option<ClosedView>,
     upkeep: UpkeepView,
     hosts: Vec<HostRow>,
-    /// All names of the pool, and those that are closed though they are in it no more.
+    /// All names in the pool, and those that have left it but are still closed.
     names: Vec<NameRow>,
-    /// How many of them can be given out.
+    /// How many names are available.
     free_names: usize,
-    /// What was found on hosts and is nobody's.
+    /// Orphans: what hosts have and the registry does not know.
     unknown: Vec<UnknownView>,
-    /// How many more there are, by host.
+    /// The number of orphans not shown, by host.
     more_unknown: BTreeMap<String, usize>,
-    /// What hosts should have and don't.
+    /// Machines that are missing from their hosts.
     missing: Vec<MissingView>,
-    /// Whether the registry comes from a backup and the hosts have not been compared with it yet: nothing is deployed.
+    /// Whether the registry was restored from a backup and has not been compared with the hosts
+    /// yet. Nothing is deployed until then.
     awaits_comparison: bool,
-    /// Owners who have no address, and for whom there was mail.
+    /// Owners without a mail address for whom there was mail.
     unreachable: Vec<UnreachableView>,
     mail: Vec<MailView>,
-    /// Whether more mail waits than is shown.
+    /// Whether there is more queued mail than is shown.
     more_mail: bool,
 }
 
-/// That something is closed.
+/// Why something is closed, by whom and since when.
 #[derive(Debug, Serialize)]
 struct ClosedView {
     reason: String,
@@ -68,11 +69,11 @@ impl From<&Closed> for ClosedView {
 /// When upkeep ran.
 #[derive(Debug, Serialize)]
 struct UpkeepView {
-    /// When it last began; absent if it never did.
+    /// When it last started; absent if it never did.
     last: Option<TimeView>,
     /// How long ago that is.
     ago: Option<String>,
-    /// What is wrong with that and what to do, if something is.
+    /// A warning with its remedy, if upkeep is overdue.
     warning: Option<String>,
 }
 
@@ -81,12 +82,12 @@ struct UpkeepView {
 struct HostRow {
     #[serde(flatten)]
     host: HostView,
-    /// Whether it is in the pool. One that is not can only be opened again.
+    /// Whether it is in the pool. If not, all that can be done is to open it.
     in_pool: bool,
     closed: Option<ClosedView>,
-    /// Why upkeep could not ask it the last time; absent if it answered, or was never asked.
+    /// Why the last query by upkeep failed; absent if it succeeded, or if there was none yet.
     fault: Option<String>,
-    /// Since when it does not answer.
+    /// Since when it has not answered.
     fault_since: Option<TimeView>,
     /// When upkeep last tried.
     tried: Option<TimeView>,
@@ -101,7 +102,7 @@ struct NameRow {
     machine: Option<TakenBy>,
 }
 
-/// The machine that has a name.
+/// The machine that uses a name.
 #[derive(Debug, Serialize)]
 struct TakenBy {
     id: String,
@@ -111,7 +112,7 @@ struct TakenBy {
     physical_host: String,
 }
 
-/// Something on a host that is nobody's.
+/// An orphan.
 #[derive(Debug, Serialize)]
 struct UnknownView {
     host: String,
@@ -119,17 +120,17 @@ struct UnknownView {
     name: String,
     detail: String,
     since: TimeView,
-    /// What to type on that host, as root.
+    /// The command that removes it, to be run as root on that host.
     command: String,
-    /// What happens when the portal has it removed; absent if it can't.
+    /// What removing it through the portal does; absent if the portal can't remove it.
     effect: Option<&'static str>,
-    /// That its removal is under way, as far as is known.
+    /// The removal order, if one is under way as far as the registry knows.
     ordered: Option<OrderedView>,
     /// Whether it is a machine that can be adopted.
     adoptable: bool,
 }
 
-/// A machine that its host does not have any more.
+/// A machine that its host no longer has.
 #[derive(Debug, Serialize)]
 struct MissingView {
     id: String,
@@ -139,21 +140,21 @@ struct MissingView {
     physical_host: String,
 }
 
-/// That somebody has ordered something.
+/// Who ordered something, and when.
 #[derive(Debug, Serialize)]
 struct OrderedView {
     who: String,
     at: TimeView,
 }
 
-/// An owner who can't be told anything.
+/// An owner who can't be reached by mail.
 #[derive(Debug, Serialize)]
 struct UnreachableView {
     owner: String,
     since: TimeView,
 }
 
-/// A mail that waits.
+/// A queued mail.
 #[derive(Debug, Serialize)]
 struct MailView {
     recipient: String,
@@ -169,10 +170,12 @@ impl View for AdminView {
 }
 
 impl Data for AdminView {
-    /// One line for each thing, tab-separated, `-` for what does not apply: `portal`, `open` or `closed`, reason, who,
-    /// since; `upkeep`, last run, warning; `host`, name, `open` or `disabled`, reason, machines, maximum, last contact,
-    /// version, `differs`, fault; `name`, name, `free`, `taken` or `disabled`, reason, machine's id, owner; `unknown`,
-    /// host, kind, name, since, command, when its removal was ordered; `missing`, host, machine's id, name, owner; `unreachable`, owner, since; `mail`, recipient, subject, tries, next try, error.
+    /// One line for each item, tab-separated, `-` for values that do not apply: `portal`, `open` or
+    /// `closed`, reason, who, since; `upkeep`, last run, warning; `host`, name, `open` or
+    /// `disabled`, reason, machines, maximum, last contact, version, `differs`, fault; `name`,
+    /// name, `free`, `taken` or `disabled`, reason, machine's id, owner; `unknown`, host, kind,
+    /// name, since, command, when its removal was ordered; `missing`, host, machine's id, name,
+    /// owner; `unreachable`, owner, since; `mail`, recipient, subject, tries, next try, error.
     fn text(&self) -> String {
         let mut text = String::new();
         let mut line = |columns: &[&str]| {
@@ -235,15 +238,15 @@ impl Data for AdminView {
     }
 }
 
-/// What something is, and why if it is closed.
+/// Returns the status of something, with the reason if it is closed.
 fn status<'a>(closed: Option<&'a ClosedView>, open: &'a str, shut: &'a str) -> (&'a str, &'a str) {
     closed.map_or((open, ""), |closed| (shut, closed.reason.as_str()))
 }
 
-/// All that there is to see, with at most `most_unknown` unknown things of each host.
+/// Collects the data of the page, with at most `most_unknown` orphans for each host.
 ///
 /// # Errors
-/// What a `RegistryError` becomes.
+/// Those of a `RegistryError`.
 pub(super) fn look(
     reader: Reader<'_>,
     common: &Common,
@@ -280,7 +283,7 @@ pub(super) fn look(
     })
 }
 
-/// At most so many of what is unknown on each host, and how many more there are.
+/// Keeps at most `most` orphans of each host. Returns them, and the number of the rest by host.
 fn first_of_each(strays: Vec<Found>, most: usize) -> (Vec<Found>, BTreeMap<String, usize>) {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let mut first = strays;
@@ -301,7 +304,7 @@ fn hosts(
 ) -> Result<Vec<HostRow>, RegistryError> {
     let mut loads = loads(reader, common)?;
     let pool = loads.len();
-    // What has left the pool but is not done with: it still has machines, or is closed.
+    // Hosts that have left the pool but still have machines or are closed.
     let live = reader.live_by_host()?;
     let shut = closed.iter().filter(|one| one.kind == Kind::Host).filter_map(|one| one.name.parse().ok());
     let mut left: BTreeMap<PhysicalHost, u32> = shut.map(|host| (host, 0)).collect();

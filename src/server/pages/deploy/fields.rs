@@ -1,4 +1,4 @@
-//! What the fields of the form say.
+//! Parses the fields of the form.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -12,15 +12,15 @@ use crate::model::names::{ImageTag, NameFault, PhysicalHost, VirtualHost};
 use crate::model::text::sentence;
 use crate::server::machine::create::{Source, Wish};
 
-/// What leaves a choice to vGrid, besides an empty field.
+/// The value that leaves a choice to vGrid, as an empty field does.
 const AUTO: &str = "auto";
 
-/// Reads the fields, all of them, so that all faults are told at once.
+/// Reads all fields, so that all faults are reported at once.
 pub fn read(fields: &Fields, common: &Common, leases: &Leases) -> Result<Wish, Declined> {
     let mut faults = BTreeMap::new();
     let wish = {
         let mut reading = Reading { fields, faults: &mut faults };
-        // Each is read before the first fault ends the reading.
+        // All are read before the first `?` below can return.
         let source = reading.source(common);
         let memory = reading.required("vmMemory", "Say how much memory it gets, in MiB.");
         let disk = reading.required("vmPartition", "Say how large its partition is, in GiB.");
@@ -59,10 +59,10 @@ pub fn read(fields: &Fields, common: &Common, leases: &Leases) -> Result<Wish, D
     wish.map_err(|Wrong| Declined { status: 400, faults })
 }
 
-/// A field has a fault, which is among the collected ones.
+/// A field is invalid; its fault has been collected.
 struct Wrong;
 
-/// Reads fields and collects what is wrong with them.
+/// Reads fields and collects their faults.
 struct Reading<'a> {
     fields: &'a Fields,
     faults: &'a mut BTreeMap<&'static str, String>,

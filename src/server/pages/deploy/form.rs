@@ -1,4 +1,4 @@
-//! The form: what there is to choose from, and what it is filled in with.
+//! The form: its choices and the values in it.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ use crate::server::registry::image::Image;
 use crate::server::registry::user::Owner;
 use crate::server::registry::vm::Vm;
 
-/// What the form proposes for the memory, in MiB, and for the partition, in GiB.
+/// The proposed memory, in MiB, and partition, in GiB.
 const PROPOSED_MEMORY: &str = "256";
 const PROPOSED_PARTITION: &str = "2";
 
@@ -33,54 +33,54 @@ struct DeployView {
     saved: Vec<SavedChoice>,
     hosts: Vec<HostChoice>,
     names: Vec<NameChoice>,
-    /// What the form is filled in with: each of [`FIELDS`], but for a saved image, which is in `vmImage`.
+    /// The values of the fields: each of [`FIELDS`], except that a saved image is in `vmImage`.
     values: BTreeMap<&'static str, String>,
-    /// What is wrong with single fields.
+    /// Faults of single fields.
     faults: BTreeMap<&'static str, String>,
-    /// What is wrong with the whole.
+    /// What is wrong with the form as a whole.
     message: Option<String>,
     maximum_lease: String,
     default_lease: String,
     quota: QuotaView,
-    /// The id of the machine that this form makes, with its proof.
+    /// The id of the machine that this form will make, with its proof.
     machine: String,
-    /// The page of the machine that the form made when it was sent before.
+    /// The page of the machine that this form made when it was sent before.
     made: Option<String>,
 }
 
-/// An image to choose.
+/// An image that can be chosen.
 #[derive(Debug, Serialize)]
 struct ImageChoice {
     tag: String,
     description: String,
 }
 
-/// A saved image to choose.
+/// A saved image that can be chosen.
 #[derive(Debug, Serialize)]
 struct SavedChoice {
-    /// What `vmImage` is then, in the form.
+    /// The value of `vmImage` that selects it.
     value: String,
     #[serde(flatten)]
     image: ImageView,
 }
 
-/// A host to choose.
+/// A host that can be chosen.
 #[derive(Debug, Serialize)]
 struct HostChoice {
     name: String,
     machines: u32,
     maximum: u32,
     full: bool,
-    /// Why it gets no new machines, if an administrator said so.
+    /// Why it gets no new machines, if an administrator closed it.
     disabled: Option<String>,
 }
 
-/// A name to choose.
+/// A name that can be chosen.
 #[derive(Debug, Serialize)]
 struct NameChoice {
     name: String,
     taken: bool,
-    /// Why it is not given out, if an administrator said so.
+    /// Why it is not available, if an administrator closed it.
     disabled: Option<String>,
 }
 
@@ -89,9 +89,10 @@ impl View for DeployView {
 }
 
 impl Data for DeployView {
-    /// What there is to choose from, one line each, tab-separated: `image`, tag, description; `saved`, what
-    /// `savedImage` takes, host, image that it was made from, smallest partition (GiB); `host`, name, machines, maximum, `open` or `disabled`; `name`, name, `free`, `taken` or `disabled`; `lease`, default,
-    /// maximum; then what the caller has and may have (see [`QuotaView::line`]).
+    /// The choices, one line each, tab-separated: `image`, tag, description; `saved`, value for
+    /// `savedImage`, host, image that it was made from, smallest partition (GiB); `host`, name,
+    /// machines, maximum, `open` or `disabled`; `name`, name, `free`, `taken` or `disabled`;
+    /// `lease`, default, maximum; then the caller's usage and quota (see [`QuotaView::line`]).
     fn text(&self) -> String {
         let images = self.images.iter().map(|i| Row::of(&[&"image", &i.tag, &i.description]).line());
         let saved = self.saved.iter().filter(|s| s.image.obstacle.is_none()).map(|s| {
@@ -115,8 +116,8 @@ impl Data for DeployView {
     }
 }
 
-/// The form, filled in with what the caller gave, else with the machine that `like` names, else with
-/// what is usual.
+/// Returns the form, filled in with the caller's values, then those of the machine named by `like`,
+/// then defaults.
 pub fn reply(
     call: &UserCall<'_>,
     common: &Common,
@@ -136,7 +137,7 @@ pub fn reply(
         if fields.get("like").is_some_and(|like| !like.is_empty()) {
             let id: VmId = fields.required("like")?;
             let vm = reader.vm(id)?.ok_or_else(|| Refusal::not_found("There is no machine with this id."))?;
-            // This endpoint is for all; what a machine is like, only its owner may see.
+            // Every user may call this endpoint, but only its owner may see a machine's values.
             let vm = access::permit(call, &caller, vm)?;
             values.extend(values_of(&vm, &caller, !taken.contains(&vm.virtual_host)));
         }
@@ -188,7 +189,7 @@ pub fn reply(
     call.reply(status, &view)
 }
 
-/// What an untouched form holds.
+/// Returns the values of an untouched form.
 fn usual(common: &Common, leases: &Leases) -> BTreeMap<&'static str, String> {
     let image = common.images.first().map(|(tag, _)| tag.to_string()).unwrap_or_default();
     BTreeMap::from([
@@ -202,7 +203,8 @@ fn usual(common: &Common, leases: &Leases) -> BTreeMap<&'static str, String> {
     ])
 }
 
-/// What a form for a machine from a saved image holds: what goes with the image, as far as it is known.
+/// Returns the values of a form for a machine made from a saved image, as far as the image is
+/// known.
 fn values_for(image: &SavedImage, known: &[Image], caller: &Owner) -> Vec<(&'static str, String)> {
     let mut values = vec![("vmImage", format!("{SAVED}{}", Named::of(image, caller)))];
     if let Some(image) = known.iter().find(|known| known.id() == *image) {
@@ -212,7 +214,7 @@ fn values_for(image: &SavedImage, known: &[Image], caller: &Owner) -> Vec<(&'sta
     values
 }
 
-/// What a form for another machine like `vm` holds, as `caller` sees it.
+/// Returns the values of a form for another machine like `vm`, as `caller` sees it.
 fn values_of(vm: &Vm, caller: &Owner, name_is_free: bool) -> BTreeMap<&'static str, String> {
     let saved = vm.spec.saved.as_ref().map(|image| format!("{SAVED}{}", Named::of(image, caller)));
     BTreeMap::from([

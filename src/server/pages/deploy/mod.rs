@@ -1,4 +1,4 @@
-//! `user/deploy`: the form ([`form`]), what it says ([`fields`]), and having a machine made.
+//! `user/deploy`: shows the form ([`form`]), reads its fields ([`fields`]), and has a machine made.
 
 mod fields;
 mod form;
@@ -32,16 +32,16 @@ const FIELDS: [&str; 8] = [
     "expiryTime",
 ];
 
-/// What a saved image's name follows in `vmImage`, as the form sends it: there images of both kinds are one group of
-/// buttons, of which one is pressed. No tag has a colon.
+/// The prefix of a saved image's name in `vmImage`, as the form sends it: both kinds of images
+/// share one group of radio buttons. No tag contains a colon.
 const SAVED: &str = "saved:";
 
-/// Why a request for a machine was not granted, by the fields of the form.
+/// Why a request for a machine was declined, by field of the form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Declined {
-    /// 400 for a request that can never be granted, 409 for one that can't be now.
+    /// 400 for a request that can never be granted, 409 for one that can't be granted now.
     status: u16,
-    /// What is wrong with single fields.
+    /// Faults of single fields.
     faults: BTreeMap<&'static str, String>,
 }
 
@@ -65,10 +65,10 @@ impl From<create::Declined> for Declined {
     }
 }
 
-/// The field that a part of a request is in.
+/// Returns the field that a part of a request comes from.
 fn field(part: Part) -> &'static str {
     match part {
-        // In no field of its own.
+        // It has no field of its own.
         Part::Machine => "machines",
         Part::Image => "savedImage",
         Part::Base => "vmImage",
@@ -79,22 +79,23 @@ fn field(part: Part) -> &'static str {
     }
 }
 
-/// Answers `user/deploy`.
+/// Serves `user/deploy`.
 ///
-/// Fields: `vmImage`, or `savedImage` (`NAME`, or `OWNER/NAME` for one that somebody shares), which decides on the host;
-/// `vmMemory` (MiB), `vmPartition` (GiB); `physicalHost` and `vmHostname` (empty or
-/// `auto`: vGrid chooses); `vmName` (a label); `expiryTime` (such as `7d`; empty: the default lease);
-/// `like` (the id of a machine to fill the form in from); `requestId` (of a script) or `machine` (of the form), by which
-/// an order is known when it comes again: then nothing is done, and the answer is about the machine that it made;
-/// `token`, `format`.
+/// Fields: `vmImage`, or `savedImage` (`NAME`, or `OWNER/NAME` for a shared one), which determines
+/// the host; `vmMemory` (MiB), `vmPartition` (GiB); `physicalHost` and `vmHostname` (empty or
+/// `auto`: vGrid chooses); `vmName` (a label); `expiryTime` (such as `7d`; empty: the default
+/// lease); `like` (the id of a machine to fill the form in from); `requestId` (from a script) or
+/// `machine` (from the form), which makes the order idempotent: if it is repeated, nothing is done,
+/// and the answer is about the machine that it made; `token`, `format`.
 ///
-/// Accepted: 303 to the machine's page for people, 202 and its data for programs (as text its line, which
-/// begins with id and state). If its host refuses or fails the machine is `failed` with the reason: for programs
-/// 409 when the host had a reason, 502 when it could not be used, 503 when it was busy.
+/// On success: 303 to the machine's page for people, 202 and its data for programs (as text its
+/// line, which begins with id and state). If its host refuses or fails, the machine is `failed`
+/// with the reason; programs get 409 if the host gave a reason, 502 if it could not be used, 503 if
+/// it was busy.
 ///
 /// # Errors
-/// 400 and 409 with what is wrong with which field (as HTML the form, filled in), 403, 503. 409 also for an order that was
-/// given before, for something else.
+/// 400 and 409 with the fault of each field (as HTML the form, filled in), 403, 503. Also 409 for a
+/// repeated order with other values.
 pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let fields = &call.request.fields;
     let known: Vec<&str> =
@@ -109,7 +110,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         Ok(wish) => wish,
         Err(declined) => return decline(call, &common, declined),
     };
-    // Read before anything is recorded: without it no node can be called.
+    // Before anything is recorded: if this fails, no node can be called.
     let nodes = Nodes::new(&call.config, &call.request.id)?;
     let mut registry = access::registry(call)?;
     let quota = call.config.quota(&call.user);
@@ -132,15 +133,15 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         }
         Err(NotTaken::Used(vm)) => return used(call, &common, &vm, mark.as_ref()),
     };
-    // Of somebody's first machine: nobody knew them before.
+    // Again: before somebody's first machine the registry did not know them.
     access::keep_mail(call, &mut registry);
     audit::record(Level::Info, "deploy", &vm, registry.actor(), "ordered");
     let (vm, fault) = Mover::new(&call.config, &common).deploy(&mut registry, &nodes, vm)?;
     ordered(call, &common, &vm, fault.as_ref())
 }
 
-/// Answers an order that was given before, for something else: people are asked whether they want another machine, by a
-/// form that makes one; programs have made a mistake.
+/// Answers an order whose mark was used before with other values. People get the form again, which
+/// makes another machine when sent; for programs it is an error.
 fn used(call: &UserCall<'_>, common: &Common, vm: &Vm, mark: Option<&Mark>) -> Result<Reply, Refusal> {
     if call.request.format == Format::Html {
         let sentence = format!(
@@ -158,8 +159,8 @@ fn used(call: &UserCall<'_>, common: &Common, vm: &Vm, mark: Option<&Mark>) -> R
     ))
 }
 
-/// Answers a request that was not taken on: for people the form as they filled it in, with the faults
-/// beside the fields; for programs the faults.
+/// Answers a declined request: people get the form as they filled it in, with the faults next to
+/// the fields; programs get the faults.
 fn decline(call: &UserCall<'_>, common: &Common, declined: Declined) -> Result<Reply, Refusal> {
     let message = declined.sentence();
     if call.request.format != Format::Html {

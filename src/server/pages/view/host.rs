@@ -18,15 +18,15 @@ pub struct HostView {
     pub name: String,
     /// Its live machines.
     pub machines: u32,
-    /// The most it may have.
+    /// The most machines it may have.
     pub maximum: u32,
-    /// Whether it has all that it may have.
+    /// Whether it has as many machines as it may have.
     pub full: bool,
-    /// Why it gets no new machines, if an administrator said so.
+    /// Why it gets no new machines, if an administrator closed it.
     pub disabled: Option<String>,
-    /// Its free memory; absent while it was never heard of, like all that follows.
+    /// Its free memory; like the following fields, absent until there has been contact.
     pub memory_free: Option<String>,
-    /// All its memory.
+    /// Its total memory.
     pub memory_total: Option<String>,
     /// The free space of its volume group.
     pub disk_free: Option<String>,
@@ -36,7 +36,7 @@ pub struct HostView {
     pub memory_percent_used: Option<u8>,
     /// How much of its volume group is in use, 0 to 100.
     pub disk_percent_used: Option<u8>,
-    /// When it was last heard of.
+    /// The last contact.
     pub seen: Option<TimeView>,
     /// How long ago that is.
     pub seen_ago: Option<String>,
@@ -47,7 +47,7 @@ pub struct HostView {
 }
 
 impl HostView {
-    /// What `facts` say about a host that is as full as `load` says.
+    /// Describes a host with its load and, once there has been contact, its `facts`.
     pub fn new(load: &Load, facts: Option<&Host>, common: &Common, now: Moment) -> Self {
         let text = |pick: fn(&Host) -> Amount| facts.map(|host| pick(host).to_string());
         let used = |free: fn(&Host) -> Amount, total: fn(&Host) -> Amount| {
@@ -72,9 +72,10 @@ impl HostView {
         }
     }
 
-    /// The host as a comment for scripts: `# host`, name, machines, maximum, free and all memory, free
-    /// and all space, last contact (RFC 3339), version, `differs` if its common.cfg is another,
-    /// and `disabled` if it gets no new machines; tab-separated, `-` for what is not known or not so.
+    /// Returns the host as a comment line for scripts: `# host`, name, machines, maximum, free and
+    /// total memory, free and total disk space, last contact (RFC 3339), version, `differs` if its
+    /// common.cfg differs from the server's, and `disabled` if it gets no new machines;
+    /// tab-separated, `-` for what is unknown or does not apply.
     pub fn line(&self) -> String {
         Row::of(&[&"# host", &self.name, &self.machines, &self.maximum])
             .or_dash(self.memory_free.as_ref())

@@ -10,41 +10,41 @@ use crate::server::machine::image::{Named, obstacle};
 use crate::server::registry::image::Image;
 use crate::server::registry::user::Owner;
 
-/// An image that people saved.
+/// A saved image.
 #[derive(Debug, Clone, Serialize)]
 pub struct ImageView {
-    /// What `savedImage` takes, from who looks.
+    /// The value for `savedImage`, when the viewer uses it.
     pub id: String,
     /// Its name.
     pub name: String,
-    /// Whose it is.
+    /// Its owner.
     pub owner: String,
-    /// Whether it is that of who looks.
+    /// Whether it is the viewer's own.
     pub own: bool,
     /// The host that has it.
     pub host: String,
-    /// The image of the configuration that its machine was once made from.
+    /// The configured image that its machine was originally made from.
     pub base: String,
     /// The size of its file, in bytes.
     pub bytes: u64,
-    /// The same, as people read it.
+    /// The same, for people.
     pub size: String,
-    /// The smallest partition for it, in GiB.
+    /// The smallest partition that it fits on, in GiB.
     pub disk_gib: u32,
     /// When it was saved.
     pub saved: TimeView,
-    /// Whether all may use it.
+    /// Whether everybody may use it.
     pub shared: bool,
     /// Why no machine can be made from it at present.
     pub obstacle: Option<String>,
-    /// The form for a machine from it.
+    /// The form for a machine made from it.
     pub deploy_url: String,
-    /// What is the same in the address of everything that can be done with it; absent for who may not.
+    /// The common part of the addresses that change it; absent if the viewer may not.
     pub change_url: Option<String>,
 }
 
 impl ImageView {
-    /// The view that `caller` has.
+    /// Describes an image as `caller` sees it.
     pub fn new(image: &Image, common: &Common, caller: &Owner, administrator: bool) -> Self {
         let own = image.owner == *caller;
         let owner = image.owner.user_name().encoded();
@@ -69,8 +69,9 @@ impl ImageView {
         }
     }
 
-    /// The image as a line for scripts, tab-separated: what `savedImage` takes, owner, host, base image, size in
-    /// bytes, smallest partition (GiB), when it was saved (RFC 3339), `shared` or `private`.
+    /// Returns the image as a line for scripts, tab-separated: value for `savedImage`, owner, host,
+    /// base image, size in bytes, smallest partition (GiB), when it was saved (RFC 3339), `shared`
+    /// or `private`.
     pub fn line(&self) -> String {
         let Self { id, owner, host, base, bytes, disk_gib, saved, shared, .. } = self;
         let shared = if *shared { "shared" } else { "private" };

@@ -24,62 +24,62 @@ pub struct MachineView {
     pub virtual_host: String,
     /// Its host.
     pub physical_host: String,
-    /// Who chose that: `asked` for its owner, `chosen` for vGrid, `again` when the first one that vGrid chose could not
-    /// make it.
+    /// Who chose the host: `asked` for its owner, `chosen` for vGrid, `again` if the first host
+    /// that vGrid chose could not make it.
     pub placed: &'static str,
     /// The tag of its image.
     pub image: String,
-    /// The saved image that it was made from, `owner/name`, if it was.
+    /// The saved image that it was made from, as `owner/name`, if any.
     pub saved_image: Option<String>,
-    /// What the configuration says of `image`; the tag if it says nothing any more.
+    /// The description of `image` in the configuration; the tag if it is no longer there.
     pub image_description: String,
     /// Its memory, in MiB.
     pub memory_mib: u32,
     /// Its root partition, in GiB.
     pub disk_gib: u32,
-    /// What its owner calls it; may be empty.
+    /// Its owner's label; may be empty.
     pub label: String,
     /// Its owner.
     pub owner: String,
-    /// When it was asked for.
+    /// When it was requested.
     pub created: TimeView,
-    /// When its lease ends; absent for never.
+    /// When its lease ends; absent if it never does.
     pub expires: Option<TimeView>,
-    /// Once its lease has ended: the day on which its disk is removed, not before.
+    /// Once its lease has ended: the earliest day on which its disk is removed.
     pub deletion: Option<TimeView>,
-    /// Whether it is guarded against being terminated by hand.
+    /// Whether it is protected against termination by hand.
     pub protected: bool,
-    /// What its disk is being saved as, while it is.
+    /// The name of the image that its disk is being saved as.
     pub saving_as: Option<String>,
-    /// While it changes: what is being done.
+    /// What is being done, while it is in transition.
     pub stage: Option<String>,
-    /// How much of that is done, 0 to 100.
+    /// The progress of that, 0 to 100.
     pub percent: Option<u8>,
-    /// Its place in the queue of its host, from 1, while its deploy waits for others.
+    /// Its place in its host's queue, from 1, while its deploy waits for others.
     pub place: Option<u32>,
     /// What went wrong, as a sentence.
     pub reason: Option<String>,
-    /// Whether it changes by itself, so that it pays to look again.
+    /// Whether it is in transition, so that the page will change.
     pub moving: bool,
     /// Its page.
     pub url: String,
-    /// Where its lease is set.
+    /// The page that sets its lease.
     pub extend_url: String,
-    /// Where it is terminated.
+    /// The page that terminates it.
     pub terminate_url: String,
-    /// Its console output.
+    /// The page with its console output.
     pub console_url: String,
     /// The form for another one like it.
     pub again_url: String,
-    /// Whether who looks may have it forgotten without its host's consent.
+    /// Whether the viewer may remove it without its host's consent.
     pub may_force: bool,
 }
 
-/// In place of the end of a lease that has none.
+/// Stands for the end of a lease that has none.
 const NEVER: &str = "never";
 
 impl MachineView {
-    /// The view that the owner or an administrator has.
+    /// Describes a machine as its owner, or an administrator, sees it.
     pub fn new(vm: &Vm, common: &Common, administrator: bool) -> Self {
         let id = vm.id.to_string();
         let description = common.images.iter().find(|(tag, _)| *tag == vm.spec.image);
@@ -120,9 +120,9 @@ impl MachineView {
         }
     }
 
-    /// The machine as a line for scripts, tab-separated: id, state, virtual host, physical host, image,
-    /// memory (MiB), partition (GiB), owner, end of the lease (RFC 3339, or `never`), label, and what it is doing or
-    /// what went wrong. No value holds a tab or a line break.
+    /// Returns the machine as a line for scripts, tab-separated: id, state, virtual host, physical
+    /// host, image, memory (MiB), partition (GiB), owner, end of the lease (RFC 3339, or `never`),
+    /// label, and what is being done or what went wrong. No value contains a tab or a line break.
     pub fn line(&self) -> String {
         let doing = match (&self.stage, self.percent, &self.reason) {
             (Some(stage), percent, _) => doing(stage, percent),
@@ -139,7 +139,7 @@ impl MachineView {
     }
 }
 
-/// What is being done about a machine that is being deployed.
+/// Returns what is being done with a machine in transition.
 fn stage_text(state: State, stage: Option<Stage>, place: Option<u32>) -> Option<String> {
     state.is_transitional().then(|| match (place, stage) {
         (Some(place), _) => format!("waiting for its turn, number {place} in the queue of its host"),
@@ -148,34 +148,34 @@ fn stage_text(state: State, stage: Option<Stage>, place: Option<u32>) -> Option<
     })
 }
 
-/// How much of that is done.
+/// Returns the progress of that, in percent.
 fn percent_shown(state: State, percent: Option<Percent>) -> Option<u8> {
     percent.filter(|_| state.is_transitional()).map(u8::from)
 }
 
-/// A stage and how much of it is done, as a text.
+/// Returns a stage with its progress.
 fn doing(stage: &str, percent: Option<u8>) -> String {
     percent.map_or_else(|| stage.to_owned(), |percent| format!("{stage}, {percent} %"))
 }
 
-/// What went wrong with a machine, as a sentence on one line.
+/// Returns what went wrong with a machine, as a sentence on one line.
 fn reason(fault: &Fault) -> String {
     one_line(&fault.to_string())
 }
 
-/// A stage of an order, on the way from first to last.
+/// A stage of an order.
 #[derive(Debug, Clone, Serialize)]
 pub struct StageView {
     /// Its name.
     pub name: &'static str,
-    /// What is being done in it.
+    /// What it does.
     pub text: String,
     /// `done`, `now` or `todo`.
     pub status: &'static str,
 }
 
-/// The stages of the last order about a machine. None when they say nothing: once it is gone, or when what
-/// was ordered came to nothing and the machine is as it was.
+/// Returns the stages of the last order about a machine. Empty if they mean nothing: for a machine
+/// that is gone, and after an order that failed and left the machine as it was.
 pub fn stages(vm: &Vm) -> Vec<StageView> {
     let all = vm.order.stages();
     let moving = vm.state.is_transitional();
@@ -187,7 +187,7 @@ pub fn stages(vm: &Vm) -> Vec<StageView> {
     let status = |n: usize| match n.cmp(&reached) {
         _ if settled => "done",
         Ordering::Less => "done",
-        // What failed is not being done now, and is still to be done.
+        // A failed stage is not being worked on, and not done either.
         Ordering::Equal if moving => "now",
         _ => "todo",
     };

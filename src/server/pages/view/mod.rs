@@ -1,4 +1,4 @@
-//! What pages show, in the shape that templates and scripts get it.
+//! The data that pages show, in the shape that templates and scripts receive.
 
 mod host;
 mod image;
@@ -15,12 +15,12 @@ pub use image::ImageView;
 pub use machine::{MachineView, StageView, stages};
 pub use order::{ask_again, ordered};
 
-/// A point in time, for machines and for people.
+/// A point in time, in two forms.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TimeView {
     /// RFC 3339, UTC.
     pub iso: String,
-    /// As people read it, UTC.
+    /// For people, UTC.
     pub text: String,
 }
 
@@ -30,7 +30,7 @@ impl From<Moment> for TimeView {
     }
 }
 
-/// A refusal for what is wrong with one field.
+/// Returns a refusal for a fault in one field.
 pub fn field_fault(status: u16, field: &'static str, sentence: impl Into<String>) -> Refusal {
     let sentence = sentence.into();
     let mut refusal = Refusal::new(status, sentence.clone());

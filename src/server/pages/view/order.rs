@@ -1,4 +1,4 @@
-//! What became of an order, and forms that are asked again.
+//! The outcome of an order, and forms that must be corrected.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::model::fault::Fault;
 use crate::server::registry::vm::Vm;
 use crate::system::log::{self, Level};
 
-/// What became of an order: the machine, and why it was not carried out if it was not.
+/// The outcome of an order: the machine, and why the order failed if it did.
 #[derive(Debug, Serialize)]
 pub struct OrderView {
     /// The machine.
@@ -23,20 +23,20 @@ pub struct OrderView {
     pub error: Option<OrderError>,
 }
 
-/// Why an order was not carried out, in the shape of every error.
+/// Why an order was not carried out, in the same shape as every error.
 #[derive(Debug, Serialize)]
 pub struct OrderError {
     /// The HTTP status.
     pub status: u16,
-    /// A sentence.
+    /// A sentence for people.
     pub message: String,
     /// The request's id.
     pub request: String,
 }
 
-/// The answer to an order that was recorded: people are sent to the machine's page (303), programs get
-/// the machine's data with 202, or with the reason and 409 if its host refused the order, 502 if the host
-/// could not be used.
+/// Answers an order that was recorded: people are redirected to the machine's page (303), programs
+/// get the machine's data, with 202, or with the reason and the fault's status: 409 if the host
+/// refused the order, 502 if it could not be used.
 ///
 /// # Errors
 /// A [`Refusal`] if the data can't be shown.
@@ -57,11 +57,12 @@ pub fn ordered(
     call.outcome(status, &location, &OrderView { machine, error })
 }
 
-/// Answers a form with a mistake: for people by `page`, which asks again and says what is wrong with which field;
-/// for programs by the refusal. What is wrong with no single field is refused to both.
+/// Answers an invalid form: people get `page`, which shows the form again with the fault of each
+/// field, and programs get the refusal. A refusal that concerns no single field is returned to
+/// both.
 ///
 /// # Errors
-/// The refusal, or what `page` fails with.
+/// The refusal, or the error of `page`.
 pub fn ask_again<V: View>(
     call: &UserCall<'_>,
     refusal: Refusal,
