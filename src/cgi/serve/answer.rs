@@ -1,6 +1,5 @@
 //! Answers outside a handler: to what can't be served, and to panics.
 
-use std::fmt::Display;
 use std::io::Write as _;
 
 use crate::cgi::reply::{Refusal, Reply};
@@ -17,15 +16,19 @@ impl From<ConfigError> for Refusal {
 /// Logs a refusal; `user` is who was refused, if they were identified.
 pub(super) fn log_refusal(refusal: &Refusal, user: Option<&UserName>, from: &str) {
     let level = if refusal.status >= 500 { Level::Error } else { Level::Warning };
-    let detail = refusal.log.as_deref().unwrap_or_default();
-    let mut facts: Vec<(&str, &dyn Display)> = vec![("status", &refusal.status)];
-    if let Some(user) = user {
-        facts.push(("user", user));
-    }
-    let always: [(&str, &dyn Display); 3] =
-        [("from", &from), ("why", &refusal.sentence), ("detail", &detail)];
-    facts.extend(always);
-    log::event(level, "refused", &facts);
+    let fields = refusal.fields.iter().map(|(field, fault)| format!("{field}: {fault}"));
+    let detail = refusal.log.clone().unwrap_or_else(|| fields.collect::<Vec<_>>().join(" "));
+    log::event(
+        level,
+        "refused",
+        &[
+            ("status", &refusal.status),
+            ("user", &user.map_or("-", UserName::as_str)),
+            ("from", &from),
+            ("why", &refusal.sentence),
+            ("detail", &detail),
+        ],
+    );
 }
 
 /// Answers a request that the `cgi` crate must not see, in the form of RFC 3875, section 6.

@@ -111,6 +111,11 @@ impl UserCall<'_> {
             .map_err(Refusal::internal)
     }
 
+    /// Logs a refusal that the caller gets as a page of the handler's own.
+    pub fn log_refusal(&self, refusal: &Refusal) {
+        log_refusal(refusal, Some(&self.user), &self.request.from());
+    }
+
     fn refuse(&self, refusal: &Refusal) -> Reply {
         let id = &self.request.id;
         match self.request.format {
@@ -150,7 +155,7 @@ pub fn user(endpoint: &'static Endpoint, handler: impl FnOnce(&UserCall<'_>) -> 
             });
             // From here on there is a user, to whom a refusal can be shown as a page.
             Ok(result.unwrap_or_else(|refusal| {
-                log_refusal(&refusal, Some(&call.user), &request.from());
+                call.log_refusal(&refusal);
                 call.refuse(&refusal)
             }))
         },

@@ -18,7 +18,7 @@ use crate::server::pages::access;
 use crate::server::pages::once;
 use crate::server::pages::view::{field_fault, ordered};
 use crate::server::registry::vm::Vm;
-use crate::system::log::{self, Level};
+use crate::system::log::Level;
 
 /// The fields of the form.
 const FIELDS: [&str; 8] = [
@@ -148,6 +148,7 @@ fn used(call: &UserCall<'_>, common: &Common, vm: &Vm, mark: Option<&Mark>) -> R
              machine.",
             vm.virtual_host
         );
+        call.log_refusal(&Refusal::new(409, sentence.as_str()));
         return form::reply(call, common, 409, BTreeMap::new(), Some(sentence), Some(vm));
     }
     let field = mark.map_or(once::SCRIPT, once::field);
@@ -161,22 +162,11 @@ fn used(call: &UserCall<'_>, common: &Common, vm: &Vm, mark: Option<&Mark>) -> R
 /// Answers a request that was not taken on: for people the form as they filled it in, with the faults
 /// beside the fields; for programs the faults.
 fn decline(call: &UserCall<'_>, common: &Common, declined: Declined) -> Result<Reply, Refusal> {
-    let message = declined.sentence();
+    let mut refusal = Refusal::new(declined.status, declined.sentence());
+    refusal.fields = declined.faults;
     if call.request.format != Format::Html {
-        let mut refusal = Refusal::new(declined.status, message);
-        refusal.fields = declined.faults;
         return Err(refusal);
     }
-    let why = declined.faults.iter().map(|(field, fault)| format!("{field}: {fault}"));
-    log::event(
-        Level::Warning,
-        "refused",
-        &[
-            ("status", &declined.status),
-            ("user", &call.user),
-            ("from", &call.request.from()),
-            ("why", &why.collect::<Vec<_>>().join(" ")),
-        ],
-    );
-    form::reply(call, common, declined.status, declined.faults, Some(message), None)
+    call.log_refusal(&refusal);
+    form::reply(call, common, refusal.status, refusal.fields, Some(refusal.sentence), None)
 }

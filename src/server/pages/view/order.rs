@@ -11,7 +11,6 @@ use crate::cgi::serve::{UserCall, View};
 use crate::config::Common;
 use crate::model::fault::Fault;
 use crate::server::registry::vm::Vm;
-use crate::system::log::{self, Level};
 
 /// What became of an order: the machine, and why it was not carried out if it was not.
 #[derive(Debug, Serialize)]
@@ -72,16 +71,7 @@ pub fn ask_again<V: View>(
     if refusal.fields.is_empty() || call.request.format != Format::Html {
         return Err(refusal);
     }
-    log::event(
-        Level::Warning,
-        "refused",
-        &[
-            ("status", &refusal.status),
-            ("user", &call.user),
-            ("from", &call.request.from()),
-            ("why", &refusal.sentence),
-        ],
-    );
+    call.log_refusal(&refusal);
     call.reply(refusal.status, &page(refusal.fields)?)
 }
 
