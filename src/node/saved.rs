@@ -293,11 +293,7 @@ impl Store {
     /// this, so it never fails; it logs instead.
     pub fn sweep(&self) {
         if let Err(error) = self.try_sweep() {
-            log::event(
-                Level::Error,
-                "images.not-swept",
-                &[("directory", &self.dir.display()), ("error", &error)],
-            );
+            log::event(Level::Error, "images.not-swept", &[("file", &self.dir.display()), ("why", &error)]);
         }
     }
 
@@ -314,7 +310,7 @@ impl Store {
                 && let Some(_held) = lock::try_take(&path)?
             {
                 std::fs::remove_file(&path)?;
-                log::event(Level::Warning, "image.unfinished", &[("file", &path.display())]);
+                log::event(Level::Warning, "image.discarded", &[("file", &path.display())]);
             }
         }
         Ok(())
@@ -413,8 +409,8 @@ impl Drop for Draft {
         {
             log::event(
                 Level::Error,
-                "image.not-removed",
-                &[("file", &self.path.display()), ("error", &error)],
+                "image.not-discarded",
+                &[("file", &self.path.display()), ("why", &error)],
             );
         }
     }

@@ -45,8 +45,9 @@ pub fn start(program: &'static str, request: RequestId, file: Option<&Path>) {
     let _ = LOGGER.set(Logger { program, request, file });
 }
 
-/// Writes one event: what happened and the facts about it. Never fails: a program must not stop because
-/// its log is full, so the last resort is standard error, which is Apache's log.
+/// Writes one event: what happened (`subject.verb`) and the facts about it. ADMIN.md lists all
+/// events and fields, and a test compares that list with the source. Never fails: a program must
+/// not stop because its log is full, so the last resort is standard error, which is Apache's log.
 pub fn event(level: Level, what: &str, facts: &[(&str, &dyn Display)]) {
     let logger = LOGGER.get();
     let mut line = format!("event={what}");

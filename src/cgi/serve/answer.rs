@@ -20,7 +20,7 @@ pub(super) fn log_refusal(refusal: &Refusal, user: Option<&UserName>, from: &str
     let detail = refusal.log.clone().unwrap_or_else(|| fields.collect::<Vec<_>>().join(" "));
     log::event(
         level,
-        "refused",
+        "request.refused",
         &[
             ("status", &refusal.status),
             ("user", &user.map_or("-", UserName::as_str)),
@@ -50,7 +50,7 @@ pub(super) fn answer_panics() {
         let refusal = Refusal::internal(panic);
         let id = RequestId::generate();
         log::start("panic", id.clone(), None);
-        log::event(Level::Error, "panic", &[("answered", &id), ("detail", &panic)]);
+        log::event(Level::Error, "program.panicked", &[("answered_as", &id), ("why", &panic)]);
         write_plainly(refusal.to_text(&id));
         std::process::exit(0);
     }));

@@ -172,7 +172,7 @@ fn mail_of(config: &config::Server, user: &UserName) -> Option<Address> {
     let variable = config.mail.env_mail_variable.as_ref()?;
     let address = mail(variable, &|name| std::env::var(name).ok());
     if let Err(why) = &address {
-        log::event(log::Level::Warning, "no-mail-address", &[("user", user), ("why", why)]);
+        log::event(log::Level::Warning, "mail.address-missing", &[("user", user), ("why", why)]);
     }
     address.ok()
 }

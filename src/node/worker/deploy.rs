@@ -88,7 +88,11 @@ impl Worker<'_> {
             }
             if told.is_none_or(|(was, at)| was != place || at.elapsed() >= KEEP_ALIVE) {
                 told = Some((place, Instant::now()));
-                log::event(Level::Info, "deploy.waits", &[("vm", &id), ("place", &place)]);
+                log::event(
+                    Level::Info,
+                    "deploy.queued",
+                    &[("vm", &id), ("machine", &self.record.machine), ("place", &place)],
+                );
                 self.report_stage(Stage::Accepted, Some(place))?;
             }
             if look % SWEEP == 0 {
@@ -102,7 +106,11 @@ impl Worker<'_> {
 
     /// Undoes a deploy that the server has given up, and does not tell it.
     fn abandon(&mut self) -> Result<(), JobError> {
-        log::event(Level::Warning, "deploy.abandoned", &[("vm", &self.record.id)]);
+        log::event(
+            Level::Warning,
+            "deploy.abandoned",
+            &[("vm", &self.record.id), ("machine", &self.record.machine)],
+        );
         self.record.told = true;
         self.give_up(Fault::Interrupted { stage: self.record.stage })
     }
@@ -116,8 +124,13 @@ impl Worker<'_> {
         };
         log::event(
             Level::Warning,
-            "deploy.failed",
-            &[("vm", &self.record.id), ("machine", &self.record.machine), ("why", &fault)],
+            "order.failed",
+            &[
+                ("vm", &self.record.id),
+                ("machine", &self.record.machine),
+                ("order", &Order::Deploy),
+                ("why", &fault),
+            ],
         );
         // From now on it is a deploy that failed, whatever was ordered last.
         self.record.work = Order::Deploy;
@@ -126,7 +139,16 @@ impl Worker<'_> {
         self.write_record()?;
         let undone = self.helper.undo(self.record.id, &self.record.machine);
         if let Err(left) = &undone {
-            log::event(Level::Error, "undo.failed", &[("vm", &self.record.id), ("why", left)]);
+            log::event(
+                Level::Error,
+                "undo.failed",
+                &[
+                    ("vm", &self.record.id),
+                    ("machine", &self.record.machine),
+                    ("order", &self.record.work),
+                    ("why", left),
+                ],
+            );
         }
         // What a machine said before it failed is for its owner to read, until the machine is
         // terminated.
@@ -148,7 +170,11 @@ fn unpack(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
         return Err(Fault::ImageUnknown { tag: order.image.clone() }.into());
     };
     let (file, bytes) = saved::source(worker.config, order, &settings).map_err(|(fault, error)| {
-        log::event(Level::Error, "image.missing", &[("error", &error)]);
+        log::event(
+            Level::Error,
+            "image.missing",
+            &[("vm", &order.id), ("machine", &worker.record.machine), ("why", &error)],
+        );
         fault
     })?;
     // Faults name a saved image by its name; every such name could be a tag.

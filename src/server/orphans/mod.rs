@@ -25,6 +25,7 @@ use crate::server::registry::stray::{Found, StrayKind};
 use crate::server::registry::vm::{OnNode, Scope, Vm};
 use crate::server::registry::{Reader, Registry, RegistryError};
 use crate::system::clock;
+use crate::system::log::Level;
 
 /// What the history says of a removal: that it is going to be tried, that it has been done, that it was not.
 const ORDERED: &str = "stray removal ordered";
@@ -197,7 +198,7 @@ pub fn remove(registry: &mut Registry, nodes: &Nodes<'_>, target: &Target) -> Re
         writer.record_about(host.as_str(), ORDERED, &label)?;
         Ok::<_, Refusal>(way)
     })?;
-    audit::act(ORDERED, host.as_str(), registry.actor(), &label);
+    audit::act(Level::Info, "stray.removal-ordered", host.as_str(), registry.actor(), &label);
     let done = match &way {
         Way::Machine(order) => nodes
             .order(Order::Terminate, host, order)
@@ -218,14 +219,14 @@ pub fn remove(registry: &mut Registry, nodes: &Nodes<'_>, target: &Target) -> Re
                 Ok::<_, RegistryError>(())
             })?;
             if removal == Removal::Done {
-                audit::act(REMOVED, host.as_str(), registry.actor(), &label);
+                audit::act(Level::Info, "stray.removed", host.as_str(), registry.actor(), &label);
             }
             Ok(removal)
         }
         Err(trouble) => {
             let detail = format!("{label}: {}", trouble.fault);
             registry.write(|writer| writer.record_about(host.as_str(), FAILED, &detail))?;
-            audit::act(FAILED, host.as_str(), registry.actor(), &detail);
+            audit::act(Level::Warning, "stray.removal-failed", host.as_str(), registry.actor(), &detail);
             Err(target.not_done(&trouble))
         }
     }

@@ -32,7 +32,7 @@ pub(super) fn in_parallel<I: Sync, O: Send, E>(
             };
             // Without a thread the others do its share.
             if let Err(error) = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, body) {
-                log::event(Level::Warning, "thread.not-started", &[("error", &error)]);
+                log::event(Level::Warning, "thread.not-started", &[("why", &error)]);
             }
         }
         drop(done);

@@ -9,6 +9,7 @@ use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::Format;
 use crate::cgi::serve::UserCall;
 use crate::config::{self, Common};
+use crate::model::stage::Order;
 use crate::model::state::State;
 use crate::server::audit;
 use crate::server::machine::create::{self, Asking, Mark, NotTaken, Part, Taken, When, take_on};
@@ -118,7 +119,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let vm = match take_on(&mut registry, &common, asking, wish) {
         Ok(Taken::New(vm)) => vm,
         Ok(Taken::Before(vm)) => {
-            audit::record(Level::Info, "deploy", &vm, registry.actor(), "the same order again");
+            audit::order(Level::Info, "order.repeated", Order::Deploy, &vm, registry.actor(), "");
             return ordered(call, &common, &vm, vm.fault.as_ref().filter(|_| vm.state == State::Failed));
         }
         Err(NotTaken::Registry(error)) => return Err(error.into()),
@@ -134,7 +135,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     };
     // Of somebody's first machine: nobody knew them before.
     access::keep_mail(call, &mut registry);
-    audit::record(Level::Info, "deploy", &vm, registry.actor(), "ordered");
+    audit::order(Level::Info, "order.given", Order::Deploy, &vm, registry.actor(), "");
     let (vm, fault) = Mover::new(&call.config, &common).deploy(&mut registry, &nodes, vm)?;
     ordered(call, &common, &vm, fault.as_ref())
 }
