@@ -233,7 +233,7 @@ fn what_is_closed_and_opened_is_in_the_history_once() {
     ];
     assert_eq!(told, expected.map(|event| event.map(str::to_owned)));
     if let Some(log) = portal.own_log() {
-        assert!(log.contains("event=host-disabled") && log.contains("more dust"), "{log}");
+        assert!(log.contains("event=host.disabled") && log.contains("more dust"), "{log}");
     }
 }
 
@@ -573,7 +573,7 @@ fn what_is_unknown_on_hosts_has_a_button_each_and_goes_as_what_it_is() {
         ]
     );
     if let Some(log) = portal.own_log() {
-        assert!(log.contains("event=stray-removed") && log.contains("domain somebody"), "{log}");
+        assert!(log.contains("event=stray.removed") && log.contains("domain somebody"), "{log}");
     }
     // The host tells a server that has never heard of them, and need not tell it again.
     portal.report(OF_CAROL, Order::Terminate, 3, News::Done).expect(200);

@@ -177,11 +177,11 @@ fn every_change_and_every_refusal_is_logged_with_who_and_from_where() {
     };
     let log = log + &portal.apache.log();
     for words in [
-        &["event=deploy", "user=\"alice\"", "from=\"127.0.0.1\"", &id][..],
-        &["event=refused", "status=\"403\"", "user=\"bob\"", "from=\"127.0.0.1\"", &id],
-        &["event=refused", "status=\"400\"", "user=\"bob\""],
-        &["event=refused", "status=\"403\"", "internal/status", "from=\"127.0.0.1\""],
-        &["event=terminate", "user=\"alice\"", &id],
+        &["event=order.given", "order=\"deploy\"", "user=\"alice\"", "from=\"127.0.0.1\"", &id][..],
+        &["event=request.refused", "status=\"403\"", "user=\"bob\"", "from=\"127.0.0.1\"", &id],
+        &["event=request.refused", "status=\"400\"", "user=\"bob\""],
+        &["event=request.refused", "status=\"403\"", "internal/status", "from=\"127.0.0.1\""],
+        &["event=order.given", "order=\"terminate\"", "user=\"alice\"", &id],
     ] {
         let found = log.lines().any(|line| words.iter().all(|word| line.contains(word)));
         assert!(found, "no line with {words:?} in {log}");

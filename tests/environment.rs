@@ -58,7 +58,7 @@ fn a_broken_variable_that_the_cgi_crate_reads_is_refused_and_no_panic() {
         refused(&portal, &[("REQUEST_URI", value)]);
     }
     let log = portal.own_log().unwrap_or_default();
-    assert!(!log.contains("event=panic"), "{log}");
+    assert!(!log.contains("event=program.panicked"), "{log}");
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn without_the_address_of_the_request_what_stands_in_for_it_is_checked() {
         assert_eq!(status, 400, "{variables:?}: {text}");
     }
     let log = portal.own_log().unwrap_or_default();
-    assert!(!log.contains("event=panic"), "{log}");
+    assert!(!log.contains("event=program.panicked"), "{log}");
 }
 
 #[test]

@@ -244,7 +244,7 @@ fn a_hostile_environment_gets_an_answer() {
         assert!(status < 500, "{variables:.80?}: {text}");
     }
     let log = portal.own_log().unwrap_or_default();
-    assert!(!log.contains("event=panic"), "{log}");
+    assert!(!log.contains("event=program.panicked"), "{log}");
 }
 
 /// A certificate authority for one test, and what it has signed.

@@ -143,7 +143,7 @@ pub fn state(
     }
     let state = ask()?;
     if let Err(error) = keep(jobs, &state) {
-        log::event(Level::Error, "host.not-kept", &[("error", &error)]);
+        log::event(Level::Error, "host.not-kept", &[("why", &error)]);
     }
     Ok(state)
 }

@@ -77,7 +77,7 @@ impl Helper {
 
     fn read<T: DeserializeOwned>(&self, output: &Said) -> Result<T, Fault> {
         serde_json::from_slice(&output.stdout).map_err(|error| {
-            log::event(Level::Error, "helper.garbled", &[("error", &error)]);
+            log::event(Level::Error, "helper.garbled", &[("why", &error)]);
             Fault::Internal { request: self.request.to_string() }
         })
     }
@@ -135,7 +135,7 @@ impl Helper {
         match taken {
             Some(Ok(taken)) => (Some(taken), result),
             Some(Err(error)) if result.is_ok() => {
-                log::event(Level::Error, "helper.garbled", &[("error", &error)]);
+                log::event(Level::Error, "helper.garbled", &[("why", &error)]);
                 (None, Err(Fault::Internal { request: self.request.to_string() }))
             }
             _ => (None, result),

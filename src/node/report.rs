@@ -65,7 +65,7 @@ impl<'a> Reporter<'a> {
                     log::event(
                         level,
                         "report.lost",
-                        &[("vm", &report.id), ("sequence", &report.sequence), ("error", &error)],
+                        &[("vm", &report.id), ("sequence", &report.sequence), ("why", &error)],
                     );
                     std::thread::sleep(Duration::from_secs(pause?));
                 }

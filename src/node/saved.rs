@@ -294,11 +294,7 @@ impl Store {
     /// request begins with it; errors are logged.
     pub fn sweep(&self) {
         if let Err(error) = self.try_sweep() {
-            log::event(
-                Level::Error,
-                "images.not-swept",
-                &[("directory", &self.dir.display()), ("error", &error)],
-            );
+            log::event(Level::Error, "images.not-swept", &[("file", &self.dir.display()), ("why", &error)]);
         }
     }
 
@@ -315,7 +311,7 @@ impl Store {
                 && let Some(_held) = lock::try_take(&path)?
             {
                 std::fs::remove_file(&path)?;
-                log::event(Level::Warning, "image.unfinished", &[("file", &path.display())]);
+                log::event(Level::Warning, "image.discarded", &[("file", &path.display())]);
             }
         }
         Ok(())
@@ -415,8 +411,8 @@ impl Drop for Draft {
         {
             log::event(
                 Level::Error,
-                "image.not-removed",
-                &[("file", &self.path.display()), ("error", &error)],
+                "image.not-discarded",
+                &[("file", &self.path.display()), ("why", &error)],
             );
         }
     }

@@ -7,6 +7,7 @@ use crate::model::names::{PhysicalHost, Reason, VirtualHost};
 use crate::server::audit;
 use crate::server::registry::closed::{self, Kind};
 use crate::server::registry::{Registry, RegistryError, Writer};
+use crate::system::log::Level;
 
 /// A thing that can be closed and reopened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,12 +80,12 @@ impl Act {
     /// Returns the event's name in history and log.
     fn event(&self, thing: &Thing) -> &'static str {
         match (thing, self) {
-            (Thing::Portal, Self::Close(_)) => "portal closed",
-            (Thing::Portal, Self::Open) => "portal opened",
-            (Thing::Host(_), Self::Close(_)) => "host disabled",
-            (Thing::Host(_), Self::Open) => "host enabled",
-            (Thing::Name(_), Self::Close(_)) => "name disabled",
-            (Thing::Name(_), Self::Open) => "name enabled",
+            (Thing::Portal, Self::Close(_)) => "portal.closed",
+            (Thing::Portal, Self::Open) => "portal.opened",
+            (Thing::Host(_), Self::Close(_)) => "host.disabled",
+            (Thing::Host(_), Self::Open) => "host.enabled",
+            (Thing::Name(_), Self::Close(_)) => "name.disabled",
+            (Thing::Name(_), Self::Open) => "name.enabled",
         }
     }
 
@@ -103,8 +104,7 @@ impl Act {
 /// closed.
 pub fn carry_out(registry: &mut Registry, common: &Common, thing: &Thing, act: &Act) -> Result<(), NotDone> {
     if registry.write(|writer| apply(writer, common, thing, act))? {
-        let what = act.event(thing);
-        audit::act(what, thing.subject(), registry.actor(), act.detail());
+        audit::act(Level::Info, act.event(thing), thing.subject(), registry.actor(), act.detail());
     }
     Ok(())
 }
@@ -125,7 +125,7 @@ fn apply(writer: &Writer<'_>, common: &Common, thing: &Thing, act: &Act) -> Resu
         }
     };
     if changes {
-        writer.record_about(thing.subject(), act.event(thing), act.detail())?;
+        writer.record_about(thing.subject(), &act.event(thing).replace('.', " "), act.detail())?;
     }
     Ok(changes)
 }

@@ -70,7 +70,7 @@ impl Said {
 #[derive(Debug, Error)]
 pub enum ExecError {
     /// The program could not be started.
-    #[error("{argv}: {source}")]
+    #[error("{argv}: {}", self.why())]
     NotStarted {
         /// The command.
         argv: String,
@@ -78,7 +78,7 @@ pub enum ExecError {
         source: io::Error,
     },
     /// The program exited with a nonzero status or was killed by a signal.
-    #[error("{argv}: {status}: {stderr}")]
+    #[error("{argv}: {}", self.why())]
     Failed {
         /// The command.
         argv: String,
@@ -90,7 +90,7 @@ pub enum ExecError {
         stderr: String,
     },
     /// The program exceeded its time limit and was killed with its whole process group.
-    #[error("{argv}: killed after {} s: {stderr}", limit.as_secs())]
+    #[error("{argv}: {}", self.why())]
     TimedOut {
         /// The command.
         argv: String,
@@ -100,7 +100,7 @@ pub enum ExecError {
         stderr: String,
     },
     /// Reading the program's output failed.
-    #[error("{argv}: {source}")]
+    #[error("{argv}: {}", self.why())]
     Pipe {
         /// The command.
         argv: String,
@@ -110,7 +110,16 @@ pub enum ExecError {
 }
 
 impl ExecError {
-    /// Returns the exit status as a number, if the program exited by itself.
+    /// The reason alone: what `Display` says after the command.
+    fn why(&self) -> String {
+        match self {
+            Self::NotStarted { source, .. } | Self::Pipe { source, .. } => source.to_string(),
+            Self::Failed { status, stderr, .. } => format!("{status}: {stderr}"),
+            Self::TimedOut { limit, stderr, .. } => format!("killed after {} s: {stderr}", limit.as_secs()),
+        }
+    }
+
+    /// The exit status as a number, if the program ended by itself.
     pub fn code(&self) -> Option<i32> {
         match self {
             Self::Failed { status, .. } => status.code(),
@@ -262,7 +271,7 @@ impl Run {
         let mut child = match started {
             Ok(child) => child,
             Err(source) => {
-                log::event(Level::Error, "exec.failed", &[("argv", &argv), ("error", &source)]);
+                log::event(Level::Error, "exec.failed", &[("argv", &argv), ("why", &source)]);
                 return (None, Err(ExecError::NotStarted { argv, source }));
             }
         };
@@ -271,17 +280,21 @@ impl Run {
         let result = watched.finish(child, argv.clone());
         let milliseconds = began.elapsed().as_millis();
         match &result {
-            Ok(_) => log::event(Level::Info, "exec", &[("argv", &argv), ("ms", &milliseconds)]),
+            Ok(_) => log::event(Level::Info, "exec.done", &[("argv", &argv), ("ms", &milliseconds)]),
             Err(error) if error.code().is_some() && error.code() == self.answer => {
-                let status = error.code().unwrap_or_default();
+                let exit = error.code().unwrap_or_default();
                 log::event(
                     Level::Info,
-                    "exec",
-                    &[("argv", &argv), ("status", &status), ("ms", &milliseconds)],
+                    "exec.done",
+                    &[("argv", &argv), ("exit", &exit), ("ms", &milliseconds)],
                 );
             }
             Err(error) => {
-                log::event(Level::Warning, "exec.failed", &[("error", error), ("ms", &milliseconds)]);
+                log::event(
+                    Level::Warning,
+                    "exec.failed",
+                    &[("argv", &argv), ("why", &error.why()), ("ms", &milliseconds)],
+                );
             }
         }
         (Some(worked), result)

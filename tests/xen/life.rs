@@ -48,7 +48,7 @@ fn a_machine_runs_from_its_own_volumes_and_leaves_nothing() {
         );
         // That nobody answered at its address was as it should be, and no failure.
         let pings = host.sh("journalctl -q --no-pager -o cat -t vgrid | grep /ping");
-        assert!(pings.contains("event=exec ") && !pings.contains("exec.failed"), "{pings}");
+        assert!(pings.contains("event=exec.done ") && !pings.contains("exec.failed"), "{pings}");
         // It runs, from volumes that carry its id, and it answers at the address of its name.
         assert!(host.sh("xl list alice_vm3").contains("alice_vm3"));
         let volumes = host.sh("lvs --noheadings -o lv_name,lv_tags vg1");

@@ -179,10 +179,10 @@ fn twelve_deploys_take_turns_three_at_a_time() {
         let (mut now, mut peak) = (0, 0);
         for line in host.sh("journalctl -q --no-pager -o cat -t vgrid").lines() {
             let says = |word: &str| line.split_whitespace().any(|part| part == word);
-            if says("event=stage") && says("stage=\"volumes\"") {
+            if says("event=stage.begun") && says("stage=\"volumes\"") {
                 now += 1;
                 peak = peak.max(now);
-            } else if says("event=done") && says("order=\"deploy\"") {
+            } else if says("event=order.done") && says("order=\"deploy\"") {
                 now -= 1;
             }
         }

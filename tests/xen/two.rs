@@ -36,7 +36,9 @@ fn set_up(server: &Host, other: &Host) {
 fn must_have_logged(host: &Host, from: &str, why: &str) {
     let log = host.log();
     let told = |line: &str| {
-        line.contains("event=refused") && line.contains(&format!("from=\"{from}\"")) && line.contains(why)
+        line.contains("event=request.refused")
+            && line.contains(&format!("from=\"{from}\""))
+            && line.contains(why)
     };
     assert!(log.lines().any(told), "no line of {from}: {why}\n{log}");
 }

@@ -1,6 +1,5 @@
 //! Answers from outside a handler: to requests that can't be served, and to panics.
 
-use std::fmt::Display;
 use std::io::Write as _;
 
 use crate::cgi::reply::{Refusal, Reply};
@@ -17,15 +16,19 @@ impl From<ConfigError> for Refusal {
 /// Logs a refusal; `user` is the caller, if identified.
 pub(super) fn log_refusal(refusal: &Refusal, user: Option<&UserName>, from: &str) {
     let level = if refusal.status >= 500 { Level::Error } else { Level::Warning };
-    let detail = refusal.log.as_deref().unwrap_or_default();
-    let mut facts: Vec<(&str, &dyn Display)> = vec![("status", &refusal.status)];
-    if let Some(user) = user {
-        facts.push(("user", user));
-    }
-    let always: [(&str, &dyn Display); 3] =
-        [("from", &from), ("why", &refusal.sentence), ("detail", &detail)];
-    facts.extend(always);
-    log::event(level, "refused", &facts);
+    let fields = refusal.fields.iter().map(|(field, fault)| format!("{field}: {fault}"));
+    let detail = refusal.log.clone().unwrap_or_else(|| fields.collect::<Vec<_>>().join(" "));
+    log::event(
+        level,
+        "request.refused",
+        &[
+            ("status", &refusal.status),
+            ("user", &user.map_or("-", UserName::as_str)),
+            ("from", &from),
+            ("why", &refusal.sentence),
+            ("detail", &detail),
+        ],
+    );
 }
 
 /// Answers a request that must not reach the `cgi` crate, in the form of RFC 3875, section 6.
@@ -47,7 +50,7 @@ pub(super) fn answer_panics() {
         let refusal = Refusal::internal(panic);
         let id = RequestId::generate();
         log::start("panic", id.clone(), None);
-        log::event(Level::Error, "panic", &[("answered", &id), ("detail", &panic)]);
+        log::event(Level::Error, "program.panicked", &[("answered_as", &id), ("why", &panic)]);
         write_plainly(refusal.to_text(&id));
         std::process::exit(0);
     }));

@@ -121,6 +121,11 @@ impl UserCall<'_> {
             .map_err(Refusal::internal)
     }
 
+    /// Logs a refusal that the caller gets as a page of the handler's own.
+    pub fn log_refusal(&self, refusal: &Refusal) {
+        log_refusal(refusal, Some(&self.user), &self.request.from());
+    }
+
     fn refuse(&self, refusal: &Refusal) -> Reply {
         let id = &self.request.id;
         match self.request.format {
@@ -181,7 +186,7 @@ fn user(endpoint: &'static Endpoint, handler: PageHandler) {
             });
             // The user is known from here on, so a refusal can be shown as a page.
             Ok(result.unwrap_or_else(|refusal| {
-                log_refusal(&refusal, Some(&call.user), &request.from());
+                call.log_refusal(&refusal);
                 call.refuse(&refusal)
             }))
         },
@@ -198,7 +203,7 @@ fn mail_of(config: &config::Server, user: &UserName) -> Option<Address> {
     let variable = config.mail.env_mail_variable.as_ref()?;
     let address = mail(variable, &|name| std::env::var(name).ok());
     if let Err(why) = &address {
-        log::event(log::Level::Warning, "no-mail-address", &[("user", user), ("why", why)]);
+        log::event(log::Level::Warning, "mail.address-missing", &[("user", user), ("why", why)]);
     }
     address.ok()
 }

@@ -69,6 +69,13 @@ pub struct SavedImage {
     pub name: ImageName,
 }
 
+impl std::fmt::Display for SavedImage {
+    /// As history and log name it: its owner and its name.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.owner, self.name)
+    }
+}
+
 impl SavedImage {
     /// Returns the file name without its extension: `user_name`, where the user is the canonical
     /// name, encoded as in a volume's name. It is unique to the owner and the image.

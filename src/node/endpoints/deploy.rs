@@ -9,6 +9,7 @@ use crate::config::{Common, ImageSettings};
 use crate::model::fault::{self, Fault};
 use crate::model::names::{MachineName, VOLUME_PREFIXES, VolumeGroup};
 use crate::model::size::Amount;
+use crate::model::stage::Order;
 use crate::model::wire::DeployOrder;
 use crate::node::host::{self, HostState, OVERHEAD};
 use crate::node::jobs::Record;
@@ -54,7 +55,16 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let mut records = node.jobs.list().map_err(Refusal::internal)?;
     let state = host::state(&node.jobs, &lock, since, || helper.info()).map_err(refuse)?;
     if records.iter().any(|record| record.id == order.id) {
-        log::event(Level::Info, "deploy.repeated", &[("vm", &order.id), ("from", &call.request.from())]);
+        log::event(
+            Level::Info,
+            "order.repeated",
+            &[
+                ("vm", &order.id),
+                ("machine", &plan.machine),
+                ("order", &Order::Deploy),
+                ("from", &call.request.from()),
+            ],
+        );
         return accepted(order.id, state.facts(&records, &node.common.digest));
     }
     let group = &call.config.general.volume_group_name;
@@ -84,8 +94,8 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     taken.write(&mut record).map_err(Refusal::internal)?;
     log::event(
         Level::Info,
-        "deploy.accepted",
-        &[("vm", &id), ("machine", &record.machine), ("from", &call.request.from())],
+        "order.accepted",
+        &[("vm", &id), ("machine", &record.machine), ("order", &record.work), ("from", &call.request.from())],
     );
     if let Err(error) = taken.start("begin") {
         // Nothing has been created yet, so leave nothing to recover.

@@ -23,7 +23,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
         return Err(refuse(Fault::StrangerKept { why }));
     }
     Helper::new(&call.request.id).discard(&stranger).map_err(refuse)?;
-    log::event(Level::Info, "stranger.discarded", &[("what", &stranger), ("from", &call.request.from())]);
+    log::event(Level::Info, "stranger.discarded", &[("stranger", &stranger), ("from", &call.request.from())]);
     Reply::json(200, &Discarded { stranger })
 }
 

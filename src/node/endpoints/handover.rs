@@ -48,7 +48,11 @@ pub(super) fn to_worker(
         known.number == order.number && known.work == work && image(&known.saving) == image(&saving)
     };
     let repeated = || {
-        log::event(Level::Info, "order.repeated", &[("vm", &order.id), ("order", &work)]);
+        log::event(
+            Level::Info,
+            "order.repeated",
+            &[("vm", &order.id), ("machine", &machine), ("order", &work), ("from", &call.request.from())],
+        );
         accepted(order.id, state.facts(&records, &node.common.digest))
     };
     let Some(taken) = node.jobs.take(order.id, SHORT).map_err(Refusal::internal)? else {

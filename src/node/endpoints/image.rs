@@ -51,7 +51,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     log::event(
         Level::Info,
         "image.changed",
-        &[("image", &image.stem()), ("what", &what), ("from", &call.request.from())],
+        &[("image", &image), ("what", &what), ("from", &call.request.from())],
     );
     Reply::json(200, &ImageDone { host: state.facts(&records, &node.common.digest) })
 }

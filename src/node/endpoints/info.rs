@@ -67,7 +67,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
 /// Lists the images saved here; none if the directory can't be read, which `vgrid-check` reports.
 fn saved(config: &config::Node) -> Vec<SavedFile> {
     Store::new(config).list().unwrap_or_else(|error| {
-        log::event(Level::Error, "images.not-listed", &[("error", &error)]);
+        log::event(Level::Error, "images.not-listed", &[("why", &error)]);
         Vec::new()
     })
 }

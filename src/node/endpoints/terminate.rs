@@ -36,7 +36,11 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     if let Some(taken) = take(&node.jobs, &order)? {
         // An unreadable record is replaced: the order contains everything needed.
         let known = taken.read().unwrap_or_else(|error| {
-            log::event(Level::Error, "job.unreadable", &[("error", &error)]);
+            log::event(
+                Level::Error,
+                "job.unreadable",
+                &[("vm", &order.id), ("machine", &machine), ("why", &error)],
+            );
             None
         });
         let (request, now) = (call.request.id.clone(), clock::now());
@@ -48,13 +52,27 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
         taken.write(&mut record).map_err(Refusal::internal)?;
         log::event(
             Level::Info,
-            "terminate.accepted",
-            &[("vm", &record.id), ("machine", &record.machine), ("from", &call.request.from())],
+            "order.accepted",
+            &[
+                ("vm", &record.id),
+                ("machine", &record.machine),
+                ("order", &record.work),
+                ("from", &call.request.from()),
+            ],
         );
         // If this fails, the record stays, and the sweep of the next request starts the worker.
         taken.start("begin").map_err(Refusal::internal)?;
     } else {
-        log::event(Level::Info, "terminate.repeated", &[("vm", &order.id), ("from", &call.request.from())]);
+        log::event(
+            Level::Info,
+            "order.repeated",
+            &[
+                ("vm", &order.id),
+                ("machine", &machine),
+                ("order", &Order::Terminate),
+                ("from", &call.request.from()),
+            ],
+        );
     }
     let records = node.jobs.list().map_err(Refusal::internal)?;
     accepted(order.id, state.facts(&records, &node.common.digest))
@@ -74,7 +92,7 @@ fn take(jobs: &Jobs, order: &MachineOrder) -> Result<Option<Taken>, Refusal> {
             // If its helper is still running, the next worker's helper stops it.
             Ok(Some(record)) => Jobs::stop_worker(&record),
             Ok(None) => {}
-            Err(error) => log::event(Level::Error, "job.unreadable", &[("error", &error)]),
+            Err(error) => log::event(Level::Error, "job.unreadable", &[("vm", &order.id), ("why", &error)]),
         }
         if Instant::now() >= end {
             return Err(being_worked_on());

@@ -28,7 +28,11 @@ impl Host {
     pub(super) fn console_log(&self, machine: &MachineName) -> Result<Option<PathBuf>, Failure> {
         let dir = &self.config.general.console_log_directory;
         if dir.symlink_metadata().is_err() {
-            log::event(Level::Warning, "console.not-logged", &[("directory", &dir.display())]);
+            log::event(
+                Level::Warning,
+                "console.not-logged",
+                &[("machine", machine), ("file", &dir.display())],
+            );
             return Ok(None);
         }
         // The name given by xenconsoled --log=guest.
@@ -57,7 +61,7 @@ impl Host {
                     log::event(
                         Level::Warning,
                         "console.not-trimmed",
-                        &[("file", &path.display()), ("error", &error)],
+                        &[("machine", &machine), ("file", &path.display()), ("why", &error)],
                     );
                 }
             }

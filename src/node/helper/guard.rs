@@ -152,7 +152,12 @@ impl Drop for MachineLock {
             log::event(
                 Level::Error,
                 "lock.not-removed",
-                &[("file", &self.path.display()), ("error", &error)],
+                &[
+                    ("vm", &self.id),
+                    ("machine", &self.machine),
+                    ("file", &self.path.display()),
+                    ("why", &error),
+                ],
             );
         }
     }

@@ -49,7 +49,7 @@ fn seal() {
         let result = mount(None::<&str>, unescaped(point).as_str(), None::<&str>, flags, None::<&str>);
         if let Err(error) = result {
             // Some pseudo file systems refuse. tar's own checks still apply.
-            log::event(Level::Info, "unpack.not-sealed", &[("mount", &point), ("error", &error)]);
+            log::event(Level::Info, "unpack.not-sealed", &[("file", &point), ("why", &error)]);
         }
     }
 }

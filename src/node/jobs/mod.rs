@@ -154,7 +154,7 @@ impl Jobs {
             match self.read(id) {
                 Ok(Some(record)) => records.push(record),
                 Ok(None) => {}
-                Err(error) => log::event(Level::Error, "job.unreadable", &[("error", &error)]),
+                Err(error) => log::event(Level::Error, "job.unreadable", &[("vm", &id), ("why", &error)]),
             }
         }
         records.sort_by_key(|record| record.id);

@@ -21,7 +21,7 @@ impl Jobs {
     /// logged.
     pub fn sweep(&self) {
         if let Err(error) = self.try_sweep() {
-            log::event(Level::Error, "sweep.failed", &[("error", &error)]);
+            log::event(Level::Error, "sweep.failed", &[("why", &error)]);
         }
     }
 
@@ -47,7 +47,11 @@ impl Jobs {
                         &[("vm", &record.id), ("machine", &record.machine), ("since", &record.since)],
                     );
                     if let Err(error) = taken.start("recover") {
-                        log::event(Level::Error, "worker.not-started", &[("error", &error)]);
+                        log::event(
+                            Level::Error,
+                            "worker.not-started",
+                            &[("vm", &record.id), ("machine", &record.machine), ("why", &error)],
+                        );
                     }
                 }
                 _ => {}
@@ -94,7 +98,11 @@ impl Jobs {
             .is_ok_and(|exe| exe.to_string_lossy().trim_end_matches(" (deleted)") == WORKER)
             && read("cmdline").split(|&byte| byte == 0).any(|arg| arg == record.id.to_string().as_bytes());
         if is_ours {
-            log::event(Level::Info, "worker.killed", &[("vm", &record.id), ("worker", &worker)]);
+            log::event(
+                Level::Info,
+                "worker.killed",
+                &[("vm", &record.id), ("machine", &record.machine), ("pid", &worker)],
+            );
             let worker = Pid::from_raw(worker);
             // A worker that does not lead a process group (yet) is killed alone. It is no error if
             // it is already gone.

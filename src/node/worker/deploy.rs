@@ -90,7 +90,11 @@ impl Worker<'_> {
             }
             if reported.is_none_or(|(was, at)| was != place || at.elapsed() >= KEEP_ALIVE) {
                 reported = Some((place, Instant::now()));
-                log::event(Level::Info, "deploy.waits", &[("vm", &id), ("place", &place)]);
+                log::event(
+                    Level::Info,
+                    "deploy.queued",
+                    &[("vm", &id), ("machine", &self.record.machine), ("place", &place)],
+                );
                 self.report_stage(Stage::Accepted, Some(place))?;
             }
             if look % SWEEP == 0 {
@@ -104,7 +108,11 @@ impl Worker<'_> {
 
     /// Undoes a deploy that the server has given up, without reporting the outcome.
     fn abandon(&mut self) -> Result<(), JobError> {
-        log::event(Level::Warning, "deploy.abandoned", &[("vm", &self.record.id)]);
+        log::event(
+            Level::Warning,
+            "deploy.abandoned",
+            &[("vm", &self.record.id), ("machine", &self.record.machine)],
+        );
         self.record.told = true;
         self.give_up(Fault::Interrupted { stage: self.record.stage })
     }
@@ -118,8 +126,13 @@ impl Worker<'_> {
         };
         log::event(
             Level::Warning,
-            "deploy.failed",
-            &[("vm", &self.record.id), ("machine", &self.record.machine), ("why", &fault)],
+            "order.failed",
+            &[
+                ("vm", &self.record.id),
+                ("machine", &self.record.machine),
+                ("order", &Order::Deploy),
+                ("why", &fault),
+            ],
         );
         // From now on this counts as a failed deploy, whatever was ordered last.
         self.record.work = Order::Deploy;
@@ -128,7 +141,16 @@ impl Worker<'_> {
         self.write_record()?;
         let undone = self.helper.undo(self.record.id, &self.record.machine);
         if let Err(left) = &undone {
-            log::event(Level::Error, "undo.failed", &[("vm", &self.record.id), ("why", left)]);
+            log::event(
+                Level::Error,
+                "undo.failed",
+                &[
+                    ("vm", &self.record.id),
+                    ("machine", &self.record.machine),
+                    ("order", &self.record.work),
+                    ("why", left),
+                ],
+            );
         }
         // The owner may read the console of a failed machine until the machine is terminated.
         if undone.is_ok() && (self.record.told || !fault.leaves_console()) {
@@ -149,7 +171,11 @@ fn unpack(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
         return Err(Fault::ImageUnknown { tag: order.spec.image.clone() }.into());
     };
     let (file, bytes) = saved::source(worker.config, order, &settings).map_err(|(fault, error)| {
-        log::event(Level::Error, "image.missing", &[("error", &error)]);
+        log::event(
+            Level::Error,
+            "image.missing",
+            &[("vm", &order.id), ("machine", &worker.record.machine), ("why", &error)],
+        );
         fault
     })?;
     // Faults refer to a saved image by its name; every such name is also a valid tag.

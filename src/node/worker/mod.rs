@@ -195,7 +195,11 @@ impl Worker<'_> {
 
     /// Creates the fault for an error that should not occur; `detail` is only logged.
     fn internal(&self, detail: &str) -> Fault {
-        log::event(Level::Error, "worker.internal", &[("vm", &self.record.id), ("detail", &detail)]);
+        log::event(
+            Level::Error,
+            "worker.faulted",
+            &[("vm", &self.record.id), ("machine", &self.record.machine), ("why", &detail)],
+        );
         Fault::Internal { request: self.record.request.to_string() }
     }
 }

@@ -22,10 +22,12 @@ impl Worker<'_> {
         self.write_record()?;
         let (id, machine, order) = (&self.record.id, &self.record.machine, &self.record.work);
         match &self.record.failed {
-            None => log::event(Level::Info, "done", &[("vm", id), ("machine", machine), ("order", order)]),
+            None => {
+                log::event(Level::Info, "order.done", &[("vm", id), ("machine", machine), ("order", order)]);
+            }
             Some(fault) => log::event(
                 Level::Warning,
-                "failed",
+                "order.failed",
                 &[("vm", id), ("machine", machine), ("order", order), ("why", fault)],
             ),
         }
@@ -65,11 +67,25 @@ impl Worker<'_> {
             log::event(
                 Level::Warning,
                 "order.refused",
-                &[("vm", &self.record.id), ("order", &order), ("number", &number)],
+                &[
+                    ("vm", &self.record.id),
+                    ("machine", &self.record.machine),
+                    ("order", &order),
+                    ("number", &number),
+                ],
             );
             return Ok(());
         }
-        log::event(Level::Info, "order.follows", &[("vm", &self.record.id), ("order", &order)]);
+        log::event(
+            Level::Info,
+            "order.received",
+            &[
+                ("vm", &self.record.id),
+                ("machine", &self.record.machine),
+                ("order", &order),
+                ("number", &number),
+            ],
+        );
         self.record = self.record.clone().ordered(order, number, self.record.request.clone(), clock::now());
         self.record.worker = i32::try_from(std::process::id()).ok();
         self.write_record()?;

@@ -48,7 +48,11 @@ fn not_stopped(worker: &mut Worker<'_>, fault: Fault) -> Result<(), JobError> {
     if let Some(memory) = worker.record.order.as_ref().map(|order| order.spec.memory)
         && let Err(why) = worker.helper.start(worker.record.id, &worker.record.machine, memory)
     {
-        log::event(Level::Error, "start.failed", &[("vm", &worker.record.id), ("why", &why)]);
+        log::event(
+            Level::Error,
+            "start.failed",
+            &[("vm", &worker.record.id), ("machine", &worker.record.machine), ("why", &why)],
+        );
     }
     worker.finish(Some(fault))
 }
@@ -68,7 +72,11 @@ impl Worker<'_> {
     pub(super) fn leave_stopped(&mut self) {
         match self.helper.stop(self.record.id, &self.record.machine) {
             Ok(()) => self.record.stopped = true,
-            Err(left) => log::event(Level::Error, "stop.failed", &[("vm", &self.record.id), ("why", &left)]),
+            Err(left) => log::event(
+                Level::Error,
+                "stop.failed",
+                &[("vm", &self.record.id), ("machine", &self.record.machine), ("why", &left)],
+            ),
         }
     }
 }

@@ -46,7 +46,7 @@ impl Worker<'_> {
         self.write_record()?;
         log::event(
             Level::Info,
-            "stage",
+            "stage.begun",
             &[
                 ("vm", &self.record.id),
                 ("machine", &self.record.machine),
@@ -119,7 +119,16 @@ impl Worker<'_> {
         match self.reporter.send(report) {
             Ok(StatusReply { verdict, .. }) => !self.obeys(verdict),
             Err(error) => {
-                log::event(Level::Warning, "report.lost", &[("vm", &report.id), ("error", &error)]);
+                log::event(
+                    Level::Warning,
+                    "report.lost",
+                    &[
+                        ("vm", &report.id),
+                        ("machine", &self.record.machine),
+                        ("sequence", &report.sequence),
+                        ("why", &error),
+                    ],
+                );
                 true
             }
         }

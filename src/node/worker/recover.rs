@@ -20,7 +20,7 @@ impl Worker<'_> {
     pub(super) fn recover(&mut self) -> Result<(), JobError> {
         log::event(
             Level::Warning,
-            "recover.begun",
+            "recovery.begun",
             &[
                 ("vm", &self.record.id),
                 ("machine", &self.record.machine),

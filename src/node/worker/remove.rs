@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use crate::model::fault::Fault;
-use crate::model::stage::Stage;
+use crate::model::stage::{Order, Stage};
 use crate::model::wire::News;
 use crate::node::jobs::JobError;
 use crate::node::saved::Store;
@@ -25,7 +25,8 @@ impl Worker<'_> {
             return Err(error);
         }
         if let Err(fault) = self.helper.stop(id, &machine) {
-            log::event(Level::Warning, "stop.failed", &[("vm", &id), ("why", &fault)]);
+            // Stopping ends by force, so something is broken even if the removal succeeds.
+            log::event(Level::Error, "stop.failed", &[("vm", &id), ("machine", &machine), ("why", &fault)]);
         }
         if let Err(Stop::Unrecorded(error)) = self.enter(Stage::Remove) {
             return Err(error);
@@ -36,11 +37,15 @@ impl Worker<'_> {
                 self.forget_console();
                 log::event(
                     Level::Info,
-                    "done",
-                    &[("vm", &id), ("machine", &machine), ("order", &"terminate")],
+                    "order.done",
+                    &[("vm", &id), ("machine", &machine), ("order", &Order::Terminate)],
                 );
             }
-            Err(fault) => log::event(Level::Error, "terminate.failed", &[("vm", &id), ("why", fault)]),
+            Err(fault) => log::event(
+                Level::Error,
+                "undo.failed",
+                &[("vm", &id), ("machine", &machine), ("order", &Order::Terminate), ("why", fault)],
+            ),
         }
         // The worker that was killed for this may have been writing an image.
         Store::new(self.config).sweep();
@@ -62,7 +67,11 @@ impl Worker<'_> {
     /// depends on it.
     pub(super) fn forget_console(&self) {
         if let Err(why) = self.helper.forget_console(&self.record.machine) {
-            log::event(Level::Warning, "console.kept", &[("vm", &self.record.id), ("why", &why)]);
+            log::event(
+                Level::Warning,
+                "console.not-removed",
+                &[("vm", &self.record.id), ("machine", &self.record.machine), ("why", &why)],
+            );
         }
     }
 }

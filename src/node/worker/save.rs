@@ -121,7 +121,7 @@ pub(super) fn recover(worker: &mut Worker<'_>) -> Result<(), JobError> {
             Ok(true) => return worker.finish(None),
             Ok(false) => {}
             Err(error) => {
-                log::event(Level::Error, "image.lost", &[("image", &image.stem()), ("error", &error)]);
+                log::event(Level::Error, "image.unreadable", &[("image", image), ("why", &error)]);
             }
         }
     }

@@ -39,7 +39,7 @@ pub fn handle(call: &InternalCall<'_>) -> Result<Reply, Refusal> {
     let known = registry.read(|reader| reader.vm(report.id))?;
     let from = call.request.from();
     let Some(vm) = known else {
-        log::event(Level::Warning, "unknown-machine", &[("machine", &report.id), ("from", &from)]);
+        log::event(Level::Warning, "machine.unknown", &[("vm", &report.id), ("from", &from)]);
         return answer(&StatusReply { verdict: Verdict::Unknown, next: None });
     };
     // A failed deploy that has been superseded: the machine has been given to another host since,
@@ -71,19 +71,7 @@ pub fn handle(call: &InternalCall<'_>) -> Result<Reply, Refusal> {
         Ok::<_, RegistryError>(outcome)
     })?;
     if let Some((what, detail)) = &outcome.news {
-        log::event(
-            Level::Info,
-            "report",
-            &[
-                ("host", &vm.physical_host),
-                ("from", &from),
-                ("machine", &vm.id),
-                ("owner", &vm.owner.as_str()),
-                ("name", &vm.virtual_host),
-                ("what", what),
-                ("detail", detail),
-            ],
-        );
+        audit::report(&vm, registry.actor(), what, detail);
     }
     answer(&outcome.reply)
 }
@@ -111,7 +99,7 @@ fn has_moved_on(
         mover.elsewhere(writer, &vm, fault)
     });
     let Some(moved) = moved? else { return Ok(false) };
-    audit::record(Level::Warning, "deploy-moved", &moved, registry.actor(), &fault.to_string());
+    audit::record(Level::Warning, "deploy.moved", &moved, registry.actor(), &fault.to_string());
     // If this process dies before the order is sent, upkeep notices.
     mover.deploy(registry, &nodes, moved)?;
     Ok(true)

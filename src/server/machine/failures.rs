@@ -21,7 +21,7 @@ pub fn deploy_failed(
     if fault.concerns_administrators() && writer.note_fault(&machine.physical_host, fault)? {
         let posted = post.to_administrators(writer, &Notice::DeployFailed { machine, fault })?;
         if posted == Posted::NoAddress {
-            log::event(Level::Warning, "no-mail-address", &[("owner", &"any administrator")]);
+            log::event(Level::Warning, "mail.address-missing", &[("whom", &"administrators")]);
         }
     }
     Ok(())

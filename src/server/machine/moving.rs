@@ -51,7 +51,7 @@ impl<'a> Mover<'a> {
             {
                 audit::record(
                     Level::Warning,
-                    "deploy-moved",
+                    "deploy.moved",
                     &moved,
                     registry.actor(),
                     &trouble.fault.to_string(),

@@ -100,8 +100,8 @@ pub fn settle_with(
         Ok::<_, RegistryError>(vm)
     })?;
     let has_it = has_reported_on(&vm, order);
-    let what = format!("{order}-{}", if has_it { "unanswered" } else { "failed" });
-    audit::record(Level::Warning, &what, &vm, registry.actor(), &trouble.fault.to_string());
+    let what = if has_it { "order.unanswered" } else { "order.not-accepted" };
+    audit::order(Level::Warning, what, order, &vm, registry.actor(), &trouble.fault.to_string());
     Ok((vm, Some(trouble.fault).filter(|_| !has_it)))
 }
 

@@ -132,8 +132,8 @@ pub fn carry_out(
     vm: Vm,
 ) -> Result<(Vm, Option<Fault>), RegistryError> {
     let then_terminate = vm.saving.as_ref().is_some_and(|saving| saving.then_terminate);
-    let detail = if then_terminate { "ordered, and to be terminated then" } else { "ordered" };
-    audit::record(Level::Info, "save", &vm, registry.actor(), detail);
+    let detail = if then_terminate { "to be terminated then" } else { "" };
+    audit::order(Level::Info, "order.given", Order::Save, &vm, registry.actor(), detail);
     let answer = orders::tell(nodes, &vm, Order::Save);
     orders::settle(registry, vm, Order::Save, answer)
 }

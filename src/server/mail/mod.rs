@@ -88,9 +88,11 @@ impl<'c> Post<'c> {
             return Ok(Some(address.clone()));
         }
         let unusable = |what: &str, fault: &dyn std::fmt::Display| {
-            let facts: [(&str, &dyn std::fmt::Display); 3] =
-                [("owner", &owner.as_str()), ("address", &what), ("why", fault)];
-            log::event(Level::Warning, "no-mail-address", &facts);
+            log::event(
+                Level::Warning,
+                "mail.address-missing",
+                &[("owner", &owner.as_str()), ("to", &what), ("why", fault)],
+            );
         };
         if let Some(known) = reader.mail_of(owner)? {
             match known.parse() {
@@ -124,7 +126,7 @@ impl<'c> Post<'c> {
             Ok(written) => written,
             // The event that the mail is about has happened all the same and must be recorded.
             Err(error) => {
-                log::event(Level::Error, "mail-unwritten", &[("kind", &notice.kind()), ("error", &error)]);
+                log::event(Level::Error, "mail.unwritten", &[("kind", &notice.kind()), ("why", &error)]);
                 return Ok(Posted::Unwritten);
             }
         };

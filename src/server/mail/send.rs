@@ -101,22 +101,22 @@ fn send(
         match delivered {
             Ok(()) => {
                 taken(registry, mail)?;
-                facts("mail-sent", Level::Info, "");
+                facts("mail.sent", Level::Info, "");
                 sent.sent += 1;
             }
             Err(Trouble::Refused(why)) => {
                 give_up(registry, outlet, mail, &why)?;
-                facts("mail-refused", Level::Error, &why);
+                facts("mail.refused", Level::Error, &why);
                 sent.given_up += 1;
             }
             Err(Trouble::Later(why)) => {
                 postpone(registry, mail, &why)?;
-                facts("mail-postponed", Level::Warning, &why);
+                facts("mail.postponed", Level::Warning, &why);
             }
             // The others stay due. Later runs try them, one per run while the server is down.
             Err(Trouble::Unreachable(why)) => {
                 postpone(registry, mail, &why)?;
-                facts("mail-unreachable", Level::Warning, &why);
+                facts("mail.unreachable", Level::Warning, &why);
                 break;
             }
         }

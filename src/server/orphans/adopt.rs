@@ -78,7 +78,7 @@ pub fn adopt(
         };
         Ok(enter(writer, owner, &found, target, lease)?)
     })?;
-    audit::record(Level::Info, "adopt", &vm, registry.actor(), "it was unknown");
+    audit::record(Level::Info, "machine.adopted", &vm, registry.actor(), "it was unknown");
     Ok(())
 }
 

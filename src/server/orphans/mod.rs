@@ -25,6 +25,7 @@ use crate::server::registry::stray::StrayKind;
 use crate::server::registry::vm::{OnNode, Scope, Vm};
 use crate::server::registry::{Reader, Registry, RegistryError};
 use crate::system::clock;
+use crate::system::log::Level;
 
 /// The events of a removal in the history: about to be tried, done, failed.
 const ORDERED: &str = "stray removal ordered";
@@ -171,7 +172,7 @@ pub fn remove(registry: &mut Registry, nodes: &Nodes<'_>, target: &Target) -> Re
         writer.record_about(host.as_str(), ORDERED, &label)?;
         Ok::<_, Refusal>(way)
     })?;
-    audit::act(ORDERED, host.as_str(), registry.actor(), &label);
+    audit::act(Level::Info, "stray.removal-ordered", host.as_str(), registry.actor(), &label);
     let done = match &way {
         Way::Machine(order) => nodes
             .order(Order::Terminate, host, order)
@@ -192,7 +193,7 @@ pub fn remove(registry: &mut Registry, nodes: &Nodes<'_>, target: &Target) -> Re
                 Ok::<_, RegistryError>(())
             })?;
             if removal == Removal::Done {
-                audit::act(REMOVED, host.as_str(), registry.actor(), &label);
+                audit::act(Level::Info, "stray.removed", host.as_str(), registry.actor(), &label);
             }
             Ok(removal)
         }
@@ -202,7 +203,7 @@ pub fn remove(registry: &mut Registry, nodes: &Nodes<'_>, target: &Target) -> Re
                 writer.removal_failed(host, target.kind, &target.name)?;
                 writer.record_about(host.as_str(), FAILED, &detail)
             })?;
-            audit::act(FAILED, host.as_str(), registry.actor(), &detail);
+            audit::act(Level::Warning, "stray.removal-failed", host.as_str(), registry.actor(), &detail);
             Err(target.not_done(&trouble))
         }
     }

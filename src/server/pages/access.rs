@@ -78,7 +78,7 @@ pub fn keep_mail(call: &UserCall<'_>, registry: &mut Registry) {
         Err(error) => Err(error),
     };
     if let Err(error) = kept {
-        log::event(Level::Warning, "mail-address-not-kept", &[("user", &call.user), ("error", &error)]);
+        log::event(Level::Warning, "mail.address-not-kept", &[("user", &call.user), ("why", &error)]);
     }
 }
 

@@ -124,7 +124,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
 fn log(vm: &Vm, actor: &Actor) {
     let end = vm.expires.map_or_else(|| "never".to_owned(), Moment::rfc3339);
     let protected = if vm.protected { ", protected" } else { "" };
-    audit::record(Level::Info, "lease", vm, actor, &format!("ends {end}{protected}"));
+    audit::record(Level::Info, "lease.changed", vm, actor, &format!("ends {end}{protected}"));
 }
 
 fn view(call: &UserCall<'_>, common: &Common, vm: &Vm, message: Option<String>, confirm: bool) -> ExtendView {

@@ -244,13 +244,13 @@ fn carry_out(call: &UserCall<'_>, common: &Common, act: Act) -> Result<Reply, Re
     let host = image.host.as_str();
     log::event(
         Level::Info,
-        "image",
+        "image.changed",
         &[
             ("user", &registry.actor().who),
             ("from", &registry.actor().from),
-            ("done", &act.done()),
             ("owner", &image.owner.as_str()),
-            ("name", &image.name),
+            ("image", &image.id()),
+            ("what", &act.done()),
             ("host", &host),
         ],
     );
@@ -311,7 +311,16 @@ fn at_its_host(
             let renamed = SavedImage { name: name.clone(), ..id.clone() };
             let back = ImageOrder { image: renamed, act: ImageAct::Rename(id.name) };
             if let Err(trouble) = nodes.image(&image.host, &back) {
-                log::event(Level::Error, "image-lost", &[("name", &name), ("detail", &trouble.fault)]);
+                log::event(
+                    Level::Error,
+                    "image.lost",
+                    &[
+                        ("owner", &image.owner.as_str()),
+                        ("image", &back.image),
+                        ("host", &image.host),
+                        ("why", &trouble.fault),
+                    ],
+                );
             }
             Err(field_fault(409, "newName", Fault::ImageExists { name }.to_string()))
         }

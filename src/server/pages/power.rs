@@ -98,7 +98,7 @@ fn handle(call: &UserCall<'_>, order: Order) -> Result<Reply, Refusal> {
     if !told {
         return ordered(call, &common, &vm, None);
     }
-    audit::record(Level::Info, order.as_str(), &vm, registry.actor(), "ordered");
+    audit::order(Level::Info, "order.given", order, &vm, registry.actor(), "");
     let answer = orders::tell(&nodes, &vm, order);
     let (vm, fault) = orders::settle(&mut registry, vm, order, answer)?;
     ordered(call, &common, &vm, fault.as_ref())

@@ -148,11 +148,11 @@ fn act(call: &UserCall<'_>, common: &Common, target: &Target) -> Result<Reply, R
     let (vm, fault) = match step {
         Step::Gone(vm) => {
             let detail = if way == Way::ByForce { "forgotten by force" } else { "nothing left" };
-            audit::record(Level::Info, "terminate", &vm, registry.actor(), detail);
+            audit::order(Level::Info, "order.given", Order::Terminate, &vm, registry.actor(), detail);
             (vm, None)
         }
         Step::Tell(vm) => {
-            audit::record(Level::Info, "terminate", &vm, registry.actor(), "ordered");
+            audit::order(Level::Info, "order.given", Order::Terminate, &vm, registry.actor(), "");
             let answer = orders::tell(&nodes, &vm, Order::Terminate);
             orders::settle(&mut registry, vm, Order::Terminate, answer)?
         }

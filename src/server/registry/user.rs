@@ -63,7 +63,7 @@ pub(super) fn fold_all(connection: &Connection) -> Result<(), RegistryError> {
     for (canonical, raw) in &users {
         let key = folded(canonical);
         if let Some(known) = first.get(&key) {
-            log::event(Level::Warning, "user-names-alike", &[("user", raw), ("known", known)]);
+            log::event(Level::Warning, "user.ambiguous", &[("user", raw), ("known", known)]);
             continue;
         }
         connection.execute("UPDATE user SET folded = ?2 WHERE canonical = ?1", (canonical, &key))?;

@@ -104,9 +104,9 @@ pub fn run(dir: &Path, dry: bool, shown: bool) -> Result<Outcome, UpkeepError> {
     let summary = Run::new(&config, &common, &nodes, registry, dry, now, life).everything(shown)?;
     log::event(
         Level::Info,
-        "upkeep",
+        "upkeep.done",
         &[
-            ("answered", &summary.answered),
+            ("hosts", &(summary.answered + summary.silent.len())),
             ("silent", &summary.silent.len()),
             ("steps", &summary.steps.len()),
             ("trouble", &summary.trouble.len()),

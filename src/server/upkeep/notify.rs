@@ -72,6 +72,6 @@ fn news(vm: &Vm, act: &Act) -> Option<String> {
 /// Logs that a notice reached nobody.
 pub(super) fn note(posted: Posted, whom: &dyn fmt::Display) {
     if matches!(posted, Posted::NoAddress | Posted::Unwritten) {
-        log::event(Level::Warning, "nobody-told", &[("whom", whom)]);
+        log::event(Level::Warning, "notice.not-queued", &[("whom", whom)]);
     }
 }

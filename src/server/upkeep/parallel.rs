@@ -36,7 +36,7 @@ pub(super) fn in_parallel<I: Sync, O: Send, E>(
             };
             // The other threads do its share.
             if let Err(error) = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, body) {
-                log::event(Level::Warning, "thread.not-started", &[("error", &error)]);
+                log::event(Level::Warning, "thread.not-started", &[("why", &error)]);
             }
         }
         drop(done);

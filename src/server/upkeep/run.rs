@@ -160,7 +160,7 @@ impl Run<'_> {
             })?;
             for (step, vm, order) in done {
                 self.summary.steps.push(step.to_string());
-                audit::record(Level::Info, "upkeep", &vm, self.registry.actor(), &step.to_string());
+                audit::record(Level::Info, "upkeep.step", &vm, self.registry.actor(), &step.to_string());
                 if let Some(order) = order {
                     self.letters.push((vm, order));
                 }

@@ -35,7 +35,7 @@ impl Host {
         }
         match lvm.remove(name.as_str()) {
             Ok(()) | Err(LvmError::VolumeMissing) => {
-                log::event(Level::Info, "stranger.removed", &[("volume", name)]);
+                log::event(Level::Info, "stranger.removed", &[("stranger", name)]);
                 Ok(())
             }
             Err(error @ (LvmError::GroupMissing(_) | LvmError::TimedOut { .. })) => Err(error.into()),
@@ -54,7 +54,7 @@ impl Host {
             return Err(kept(format!("vGrid has made that machine ({})", made.path.display())));
         }
         destroy(hypervisor.as_ref(), number)?;
-        log::event(Level::Info, "stranger.removed", &[("domain", name), ("number", &number)]);
+        log::event(Level::Info, "stranger.removed", &[("stranger", name), ("domain", &number)]);
         Ok(())
     }
 }

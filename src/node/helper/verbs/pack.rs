@@ -212,7 +212,7 @@ fn tar_failed(error: &ExecError) -> Result<(), Failure> {
         ExecError::Failed { stderr, .. }
             if error.code() == Some(1) && !stderr.lines().any(|line| line.starts_with("setpriv: ")) =>
         {
-            log::event(Level::Warning, "pack.warned", &[("said", &fault::detail(stderr))]);
+            log::event(Level::Warning, "pack.warned", &[("why", &fault::detail(stderr))]);
             Ok(())
         }
         ExecError::Failed { stderr, .. } => Err(detail(stderr.lines().next().unwrap_or("tar was killed"))),

@@ -38,7 +38,11 @@ impl Host {
         let mut result = hypervisor.create(&file, &lock.machine);
         if let Err(HypervisorError::Busy(why)) = &result {
             // The toolstack has cleaned up, so a second attempt costs only time.
-            log::event(Level::Warning, "start.again", &[("machine", &lock.machine), ("why", why)]);
+            log::event(
+                Level::Warning,
+                "start.repeated",
+                &[("vm", &lock.id), ("machine", &lock.machine), ("why", why)],
+            );
             self.remove_domain(lock, &file)?;
             result = hypervisor.create(&file, &lock.machine);
         }

@@ -31,7 +31,11 @@ impl Host {
                 Ok(hypervisor) => {
                     self.shut_down(hypervisor.as_ref(), lock, &configurations::read(&parked)?)?;
                 }
-                Err(error) => log::event(Level::Warning, "stop.not-asked", &[("why", &error)]),
+                Err(error) => log::event(
+                    Level::Warning,
+                    "stop.not-asked",
+                    &[("vm", &lock.id), ("machine", &lock.machine), ("why", &error)],
+                ),
             }
         }
         self.remove_domain(lock, &file)?;
@@ -54,7 +58,11 @@ impl Host {
         };
         let Some(domain) = find()?.filter(Listed::is_alive) else { return Ok(()) };
         let not_asked = |error: HypervisorError| {
-            log::event(Level::Warning, "stop.not-asked", &[("machine", &lock.machine), ("why", &error)]);
+            log::event(
+                Level::Warning,
+                "stop.not-asked",
+                &[("vm", &lock.id), ("machine", &lock.machine), ("why", &error)],
+            );
         };
         if comes_back(config) {
             for key in [SysRq::Sync, SysRq::RemountReadOnly] {
@@ -75,13 +83,17 @@ impl Host {
             match find()? {
                 Some(now) if now.id == domain.id && now.is_alive() => std::thread::sleep(LOOK),
                 Some(now) if now.id != domain.id => {
-                    log::event(Level::Warning, "stop.rebooted", &[("machine", &lock.machine)]);
+                    log::event(
+                        Level::Warning,
+                        "stop.rebooted",
+                        &[("vm", &lock.id), ("machine", &lock.machine)],
+                    );
                     return Ok(());
                 }
                 _ => return Ok(()),
             }
         }
-        log::event(Level::Warning, "stop.forced", &[("machine", &lock.machine)]);
+        log::event(Level::Warning, "stop.forced", &[("vm", &lock.id), ("machine", &lock.machine)]);
         Ok(())
     }
 }

@@ -94,8 +94,9 @@ fn unpacker(target: &Path) -> Run {
 
 /// Makes the machine itself set the labels that tar could not set.
 fn have_it_relabelled(target: &Path) -> Result<(), Failure> {
-    log::event(Level::Info, "unpack.labels", &[("file", &RELABEL)]);
-    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target.join(RELABEL));
+    let file = target.join(RELABEL);
+    log::event(Level::Info, "unpack.not-labelled", &[("file", &file.display())]);
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
     match made {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(Failure::internal(format!("{RELABEL}: {error}")))

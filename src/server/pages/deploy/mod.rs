@@ -9,6 +9,7 @@ use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::Format;
 use crate::cgi::serve::UserCall;
 use crate::config::{self, Common};
+use crate::model::stage::Order;
 use crate::model::state::State;
 use crate::server::audit;
 use crate::server::machine::create::{self, Asking, Mark, NotTaken, Part, Taken, When, take_on};
@@ -18,7 +19,7 @@ use crate::server::pages::access;
 use crate::server::pages::once;
 use crate::server::pages::view::{field_fault, ordered};
 use crate::server::registry::vm::Vm;
-use crate::system::log::{self, Level};
+use crate::system::log::Level;
 
 /// The fields of the form.
 const FIELDS: [&str; 8] = [
@@ -119,7 +120,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let vm = match take_on(&mut registry, &common, asking, wish) {
         Ok(Taken::New(vm)) => vm,
         Ok(Taken::Before(vm)) => {
-            audit::record(Level::Info, "deploy", &vm, registry.actor(), "the same order again");
+            audit::order(Level::Info, "order.repeated", Order::Deploy, &vm, registry.actor(), "");
             return ordered(call, &common, &vm, vm.fault.as_ref().filter(|_| vm.state == State::Failed));
         }
         Err(NotTaken::Registry(error)) => return Err(error.into()),
@@ -135,7 +136,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     };
     // Again: before somebody's first machine the registry did not know them.
     access::keep_mail(call, &mut registry);
-    audit::record(Level::Info, "deploy", &vm, registry.actor(), "ordered");
+    audit::order(Level::Info, "order.given", Order::Deploy, &vm, registry.actor(), "");
     let (vm, fault) = Mover::new(&call.config, &common).deploy(&mut registry, &nodes, vm)?;
     ordered(call, &common, &vm, fault.as_ref())
 }
@@ -149,6 +150,7 @@ fn used(call: &UserCall<'_>, common: &Common, vm: &Vm, mark: Option<&Mark>) -> R
              machine.",
             vm.virtual_host
         );
+        call.log_refusal(&Refusal::new(409, sentence.as_str()));
         return form::reply(call, common, 409, BTreeMap::new(), Some(sentence), Some(vm));
     }
     let field = mark.map_or(once::SCRIPT, once::field);
@@ -162,22 +164,11 @@ fn used(call: &UserCall<'_>, common: &Common, vm: &Vm, mark: Option<&Mark>) -> R
 /// Answers a declined request: people get the form as they filled it in, with the faults next to
 /// the fields; programs get the faults.
 fn decline(call: &UserCall<'_>, common: &Common, declined: Declined) -> Result<Reply, Refusal> {
-    let message = declined.sentence();
+    let mut refusal = Refusal::new(declined.status, declined.sentence());
+    refusal.fields = declined.faults;
     if call.request.format != Format::Html {
-        let mut refusal = Refusal::new(declined.status, message);
-        refusal.fields = declined.faults;
         return Err(refusal);
     }
-    let why = declined.faults.iter().map(|(field, fault)| format!("{field}: {fault}"));
-    log::event(
-        Level::Warning,
-        "refused",
-        &[
-            ("status", &declined.status),
-            ("user", &call.user),
-            ("from", &call.request.from()),
-            ("why", &why.collect::<Vec<_>>().join(" ")),
-        ],
-    );
-    form::reply(call, common, declined.status, declined.faults, Some(message), None)
+    call.log_refusal(&refusal);
+    form::reply(call, common, refusal.status, refusal.fields, Some(refusal.sentence), None)
 }

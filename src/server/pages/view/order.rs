@@ -11,7 +11,6 @@ use crate::cgi::serve::{Data, UserCall, View};
 use crate::config::Common;
 use crate::model::fault::Fault;
 use crate::server::registry::vm::Vm;
-use crate::system::log::{self, Level};
 
 /// The outcome of an order: the machine, and why the order failed if it did.
 #[derive(Debug, Serialize)]
@@ -71,16 +70,7 @@ pub fn ask_again<V: View>(
     if refusal.fields.is_empty() || call.request.format != Format::Html {
         return Err(refusal);
     }
-    log::event(
-        Level::Warning,
-        "refused",
-        &[
-            ("status", &refusal.status),
-            ("user", &call.user),
-            ("from", &call.request.from()),
-            ("why", &refusal.sentence),
-        ],
-    );
+    call.log_refusal(&refusal);
     call.reply(refusal.status, &page(refusal.fields)?)
 }
 
