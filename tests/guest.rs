@@ -1,5 +1,6 @@
-//! The script of the guest's side, `resources/guest/copyuserkey`, without a guest: in a folder that stands for `/`,
-//! with the shells and tools that old and new distributions have, against real repositories.
+//! The script of the guest's side, `resources/guest/copyuserkey`, without a guest: in a folder that
+//! stands for `/`, with the shells and tools that old and new distributions have, against real
+//! repositories.
 
 use std::fs;
 use std::io::Read as _;
@@ -106,7 +107,8 @@ struct Guest {
 }
 
 impl Guest {
-    /// One whose owner is `name` and whose repository is at `prefix`; in its image is Mallory's key.
+    /// One whose owner is `name` and whose repository is at `prefix`; in its image is Mallory's
+    /// key.
     fn new(kit: Kit, name: &str, prefix: &str) -> Self {
         let guest = Self { dir: TempDir::new().expect("a folder"), kit };
         guest.owner(name);
@@ -285,7 +287,7 @@ impl Repository {
 }
 
 #[test]
-fn the_scripts_are_written_well() {
+fn the_scripts_pass_shellcheck() {
     let output = Command::new("shellcheck")
         .args([SCRIPT, concat!(env!("CARGO_MANIFEST_DIR"), "/bin/node/pvgrub")])
         .output()
@@ -294,7 +296,7 @@ fn the_scripts_are_written_well() {
 }
 
 #[test]
-fn a_key_inside_the_image_comes_first_and_alone() {
+fn a_key_in_the_image_takes_precedence_and_is_the_only_one() {
     for kit in KITS.into_iter().chain([Kit::Busybox]) {
         let guest = Guest::new(kit, "J%C3%BCrgen_M.", "https://127.0.0.1:1/");
         // As somebody with Windows wrote it, with options.
@@ -308,7 +310,7 @@ fn a_key_inside_the_image_comes_first_and_alone() {
 }
 
 #[test]
-fn a_key_from_the_repository() {
+fn a_key_is_fetched_from_the_repository() {
     let repository = Repository::start(Certificate::Valid);
     repository.put("Jürgen", ALICE);
     with_each(KITS, |kit| {
@@ -326,7 +328,7 @@ fn a_key_from_the_repository() {
 }
 
 #[test]
-fn a_repository_that_cannot_prove_who_it_is() {
+fn a_repository_without_a_valid_certificate_is_not_asked() {
     for certificate in [Certificate::SelfSigned, Certificate::OtherHost, Certificate::Expired] {
         let repository = Repository::start(certificate);
         for kit in KITS {
@@ -345,7 +347,7 @@ fn a_repository_that_cannot_prove_who_it_is() {
 }
 
 #[test]
-fn an_answer_that_is_no_key() {
+fn an_answer_that_is_not_a_key_is_rejected() {
     let repository = Repository::start(Certificate::Valid);
     let long = format!("{ALICE}\n").repeat(20_000);
     let html = format!("<!DOCTYPE html>\n<html><body><pre>\n{ALICE}\n</pre></body></html>\n");
@@ -370,7 +372,7 @@ fn an_answer_that_is_no_key() {
 }
 
 #[test]
-fn no_repository_within_reach() {
+fn an_unreachable_repository_keeps_only_the_owner_s_last_key() {
     let repository = Repository::start(Certificate::Valid);
     with_each(KITS, |kit| {
         let guest = repository.guest(kit, "alice");
@@ -392,7 +394,8 @@ fn no_repository_within_reach() {
             guest.lets_in(ALICE, &said);
             assert!(said.contains("for the same owner, alice, stays"), "{said}");
         }
-        // ... unless it was another's, or installed on another machine, whose disk was saved as an image,
+        // ... unless it was another's, or installed on another machine, whose disk was saved as an
+        // image,
         earlier();
         guest.owner("bob");
         guest.lets_nobody_in(&guest.start(), "can't be reached");
@@ -413,7 +416,7 @@ fn no_repository_within_reach() {
 }
 
 #[test]
-fn what_lets_others_in_is_gone_before_anybody_is_asked() {
+fn other_keys_are_removed_before_the_repository_is_asked() {
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     silent.set_nonblocking(true).expect("a port");
     let prefix = format!("https://127.0.0.1:{}/", silent.local_addr().expect("an address").port());
@@ -437,7 +440,7 @@ fn what_lets_others_in_is_gone_before_anybody_is_asked() {
 }
 
 #[test]
-fn names_that_are_paths_or_worse() {
+fn owner_names_that_are_paths_or_worse_are_rejected() {
     let repository = Repository::start(Certificate::Valid);
     write(&repository.dir.path().join("keys/bob"), MALLORY);
     let long = "a".repeat(769);
@@ -490,7 +493,7 @@ fn names_that_are_paths_or_worse() {
 }
 
 #[test]
-fn http_only_where_it_was_asked_for_and_with_a_warning() {
+fn http_is_used_only_if_configured_and_with_a_warning() {
     let repository = Repository::start(Certificate::Valid);
     let port = repository.apache.address.port();
     for kit in KITS.into_iter().chain([Kit::Busybox]) {
@@ -517,7 +520,7 @@ fn http_only_where_it_was_asked_for_and_with_a_warning() {
 }
 
 #[test]
-fn who_can_check_no_certificates_fetches_nothing() {
+fn without_a_tool_that_checks_certificates_nothing_is_fetched() {
     let repository = Repository::start(Certificate::Valid);
     let guest = repository.guest(Kit::Busybox, "alice");
     guest.lets_nobody_in(&guest.start(), "neither curl nor a GNU wget of 1.10");
@@ -532,7 +535,7 @@ fn who_can_check_no_certificates_fetches_nothing() {
 }
 
 #[test]
-fn settings_that_are_no_shell() {
+fn broken_settings_let_nobody_in() {
     for kit in KITS {
         let guest = Guest::new(kit, "alice", "'https://localhost/");
         guest.lets_nobody_in(&guest.start(), "a mistake in /etc/default/vgrid-guest");
@@ -540,7 +543,7 @@ fn settings_that_are_no_shell() {
 }
 
 #[test]
-fn a_folder_of_keys_that_leads_elsewhere() {
+fn a_link_in_place_of_the_ssh_folder_is_replaced() {
     let repository = Repository::start(Certificate::Valid);
     let guest = repository.guest(Kit::Curl, "alice");
     fs::rename(guest.at("root/.ssh"), guest.at("elsewhere")).expect("a folder");
@@ -559,7 +562,7 @@ fn a_folder_of_keys_that_leads_elsewhere() {
 }
 
 #[test]
-fn a_key_that_cannot_be_removed_is_an_alarm() {
+fn a_key_that_cannot_be_removed_raises_an_alarm() {
     let repository = Repository::start(Certificate::Valid);
     let guest = repository.guest(Kit::Wget, "alice");
     // Where the disk is read-only, in a name space of its own.
@@ -578,7 +581,7 @@ fn a_key_that_cannot_be_removed_is_an_alarm() {
 }
 
 #[test]
-fn what_a_service_manager_calls_it_with() {
+fn it_works_under_a_service_manager() {
     let repository = Repository::start(Certificate::Valid);
     let guest = repository.guest(Kit::Wget, "alice");
     let code = |words: &[&str]| guest.command(words).output().expect("the shell runs").status.code();
