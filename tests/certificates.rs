@@ -3,7 +3,7 @@
 
 use crate::support::page::user_on;
 use crate::support::portal::{Portal, Setup};
-use crate::support::tls::{Authority, CLIENT, LOCALHOST, get_with_certificate};
+use crate::support::tls::{Authority, CLIENT, LOCALHOST, get_with_certificate, site};
 
 const GRID: &str = "/DC=ch/DC=example/OU=Organic Units/OU=Users/CN=alice/CN=123456/CN=Alice Example";
 
@@ -18,19 +18,11 @@ fn a_setting_selects_the_user_name_in_a_grid_certificate() {
     authority.sign("ca", "other", &GRID.replace("Alice", "Alina"), CLIENT);
     authority.sign("ca", "one", "/DC=ch/DC=example/CN=bob", CLIENT);
     authority.sign("foreign", "forged", GRID, CLIENT);
-    let at = |name: &str| files.path().join(name).display().to_string();
-    let site = format!(
-        "ServerName localhost\nSSLCertificateFile \"{}\"\nSSLCertificateKeyFile \"{}\"\n\
-         SSLCACertificateFile \"{}\"\nSSLVerifyClient optional",
-        at("server.pem"),
-        at("server.key"),
-        at("ca.pem"),
-    );
     let start = |setting: &str| {
         Setup {
             user_variable: "SSL_CLIENT_S_DN_CN",
             htaccess: "certificate",
-            tls: Some(site.clone()),
+            tls: Some(site(files.path(), "optional")),
             more_server: setting.to_owned(),
             ..Setup::default()
         }

@@ -102,8 +102,8 @@ fn administrators_see_everything_and_users_their_own() {
     assert_eq!((stop["who"].as_str(), stop["from"].as_str()), (Some("admin"), Some("127.0.0.1")));
     // No filter shows events of others.
     for filter in [("who", "admin"), ("about", "localhost"), ("about", alices.as_str()), ("what", "d")] {
-        let seen = events(&portal, "bob", &[filter]);
-        assert!(seen.iter().all(|event| event["owner"] == "bob"), "{filter:?}: {seen:?}");
+        let shown = events(&portal, "bob", &[filter]);
+        assert!(shown.iter().all(|event| event["owner"] == "bob"), "{filter:?}: {shown:?}");
     }
     let table = portal.get("bob", "history?format=csv").send().expect(200);
     assert!(rows(&table).iter().skip(1).all(|row| row[5] == "bob"), "{table}");

@@ -147,8 +147,9 @@ fn the_disk_of_a_stopped_machine_is_saved() {
 fn an_expired_machine_can_be_saved_and_stays_expired() {
     let portal = portal();
     let id = stopped(&portal, "1");
-    let ended = "UPDATE vm SET state = 'expired', expires = 1000, deletion = 99999999999, wanted = 'running'";
-    portal.database().execute(ended, []).expect("an expired lease");
+    let expire =
+        "UPDATE vm SET state = 'expired', expires = 1000, deletion = 99999999999, wanted = 'running'";
+    portal.database().execute(expire, []).expect("an expired lease");
     for word in [SAVED, failed()] {
         let name = if word == SAVED { "one" } else { "two" };
         save(&portal, "alice", &id, name).expect(202);

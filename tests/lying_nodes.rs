@@ -1,5 +1,4 @@
-//! A node whose `info` is larger than it can be. It is bounded where it enters, and holds up no one
-//! else.
+//! A node whose `info` is larger than it can be. It is bounded where it enters, and delays no one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

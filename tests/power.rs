@@ -9,6 +9,7 @@ use vgrid::model::size::Amount;
 use vgrid::model::stage::{Order, Percent, Stage};
 use vgrid::model::wire::News;
 
+use crate::support::http::Answer;
 use crate::support::node::Conduct;
 use crate::support::page::hidden_field;
 use crate::support::portal::{DEPLOY_JSON, Portal, Setup, state_of, with_query};
@@ -531,25 +532,30 @@ fn a_terminate_beats_a_concurrent_stop() {
     }
 }
 
-/// Waits until the node has received a stop.
-fn wait_for_stop(portal: &Portal) {
-    let sent = || (portal.nodes.orders("stop").len() == 1).then_some(());
-    assert!(eventually(Duration::from_secs(10), sent).is_some(), "the node got no order");
+/// Stops a machine whose node hangs, and does something once the node has the order. Returns the
+/// answer to the stop.
+#[track_caller]
+fn stop_that_hangs(portal: &Portal, id: &str, meanwhile: impl FnOnce()) -> Answer {
+    portal.nodes.conduct(Conduct::Hang);
+    std::thread::scope(|scope| {
+        let stop = scope.spawn(|| portal.order("alice", Order::Stop, id));
+        let sent = || (portal.nodes.orders("stop").len() == 1).then_some(());
+        assert!(eventually(Duration::from_secs(10), sent).is_some(), "the node got no order");
+        meanwhile();
+        stop.join().expect("an answer")
+    })
 }
 
 #[test]
 fn a_hanging_stop_does_not_undo_a_terminate() {
     let portal = Setup::one_host(20).start();
     let id = portal.deployed("alice");
-    portal.nodes.conduct(Conduct::Hang);
-    std::thread::scope(|scope| {
-        let stop = scope.spawn(|| portal.order("alice", Order::Stop, &id));
-        wait_for_stop(&portal);
+    let answer = stop_that_hangs(&portal, &id, || {
         portal.nodes.conduct(Conduct::Accept);
         portal.order("admin", Order::Terminate, &id).expect(202);
-        let answer = stop.join().expect("an answer").expect(502).json();
-        assert_eq!(state_of(&answer), "terminating", "{answer}");
     });
+    let answer = answer.expect(502).json();
+    assert_eq!(state_of(&answer), "terminating", "{answer}");
     let shown = portal.show("alice", &id);
     assert_eq!((state_of(&shown), &shown["machine"]["reason"]), ("terminating", &Value::Null));
 }
@@ -558,14 +564,11 @@ fn a_hanging_stop_does_not_undo_a_terminate() {
 fn a_report_before_the_answer_confirms_the_order() {
     let portal = Setup::one_host(20).start();
     let id = portal.deployed("alice");
-    portal.nodes.conduct(Conduct::Hang);
-    std::thread::scope(|scope| {
-        let stop = scope.spawn(|| portal.order("alice", Order::Stop, &id));
-        wait_for_stop(&portal);
+    let answer = stop_that_hangs(&portal, &id, || {
         portal.report(&id, Order::Stop, 1, progress(Stage::Shutdown)).expect(200);
-        let answer = stop.join().expect("an answer").expect(202).json();
-        assert_eq!((state_of(&answer), &answer["machine"]["reason"]), ("stopping", &Value::Null));
     });
+    let answer = answer.expect(202).json();
+    assert_eq!((state_of(&answer), &answer["machine"]["reason"]), ("stopping", &Value::Null));
     portal.report(&id, Order::Stop, 2, News::Done).expect(200);
     assert_eq!(portal.state("alice", &id), "stopped");
 }

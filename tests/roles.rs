@@ -77,9 +77,9 @@ fn only_the_exact_names_in_the_file_are_administrators() {
     portal.reconfigure("server.cfg", |text| format!("{text}\n\"ad min\" = \"\"\n"));
     portal.get("admin", "list?scope=all").send().expect(200);
     portal.get("ad min", "list?scope=all").send().expect(200);
-    for nobody in ["Admin", "a dmin", "ad_min"] {
-        portal.get(nobody, "list?scope=all").send().expect(403);
-        portal.get(nobody, "admin").send().expect(403);
+    for other in ["Admin", "a dmin", "ad_min"] {
+        portal.get(other, "list?scope=all").send().expect(403);
+        portal.get(other, "admin").send().expect(403);
     }
     portal.get("ad min", "admin").send().expect(200);
 }

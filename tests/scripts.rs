@@ -82,8 +82,8 @@ fn a_refusal_reaches_a_script_as_status_and_sentence() {
         assert_eq!(shown.status.code(), Some(code), "{shown:?}");
         assert!(String::from_utf8_lossy(&shown.stdout).contains('.'), "{shown:?}");
     }
-    let nobody = wget(&portal, &["--password=wrong"], "list");
-    assert_eq!(nobody.status.code(), Some(6), "{nobody:?}");
+    let unknown = wget(&portal, &["--password=wrong"], "list");
+    assert_eq!(unknown.status.code(), Some(6), "{unknown:?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fs;
 use crate::support::http::Ask;
 use crate::support::page::user_on;
 use crate::support::portal::{Portal, Setup, password};
-use crate::support::tls::{Authority, CLIENT, LOCALHOST, get_with_certificate};
+use crate::support::tls::{Authority, CLIENT, LOCALHOST, get_with_certificate, site};
 
 #[test]
 fn no_password_no_page() {
@@ -251,20 +251,11 @@ fn only_verified_certificates_sign_in() {
     authority.sign("ca", "twice", "/O=Example/CN=dave/CN=admin", CLIENT);
     authority.sign("ca", "guest", "/O=Elsewhere/CN=carol", CLIENT);
     authority.sign("foreign", "forged", "/O=Example/CN=carol", CLIENT);
-    let at = |name: &str| files.path().join(name).display().to_string();
-    let site = |verify: &str| {
-        format!(
-            "ServerName localhost\nSSLCertificateFile \"{}\"\nSSLCertificateKeyFile \"{}\"\n\
-             SSLCACertificateFile \"{}\"\nSSLVerifyClient {verify}",
-            at("server.pem"),
-            at("server.key"),
-            at("ca.pem"),
-        )
-    };
     let setup = Setup { user_variable: "SSL_CLIENT_S_DN_CN", ..Setup::default() };
 
     // As shipped: Apache itself admits only verified clients.
-    let portal = Setup { htaccess: "certificate", tls: Some(site("optional")), ..setup.clone() }.start();
+    let portal =
+        Setup { htaccess: "certificate", tls: Some(site(files.path(), "optional")), ..setup.clone() }.start();
     let list = |who| get_with_certificate(&portal, files.path(), who, "/cgi-bin/user/list");
     let (status, page) = list(Some("carol"));
     assert_eq!(status, 200, "{page}");
@@ -284,7 +275,7 @@ fn only_verified_certificates_sign_in() {
 
     // If Apache admits everyone, the program still checks.
     let open = "SSLOptions +StdEnvVars\nRequire all granted\n";
-    let portal = Setup { htaccess: open, tls: Some(site("optional_no_ca")), ..setup }.start();
+    let portal = Setup { htaccess: open, tls: Some(site(files.path(), "optional_no_ca")), ..setup }.start();
     let list = |who| get_with_certificate(&portal, files.path(), who, "/cgi-bin/user/list");
     assert_eq!(list(Some("carol")).0, 200);
     for who in [None, Some("forged"), Some("twice")] {

@@ -1,5 +1,5 @@
 //! Owners who cannot be notified that their lease ends keep their disks, and administrators are
-//! told.
+//! mailed.
 
 use std::net::Ipv4Addr;
 

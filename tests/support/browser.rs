@@ -110,8 +110,8 @@ impl Browser {
     #[track_caller]
     pub fn wait(&self, expression: &str) {
         let script = format!("return Boolean({expression})");
-        let seen = eventually(PATIENCE, || (self.run(&script) == true).then_some(()));
-        assert!(seen.is_some(), "{expression} did not become true at {}\n{}", self.url(), self.text());
+        let holds = eventually(PATIENCE, || (self.run(&script) == true).then_some(()));
+        assert!(holds.is_some(), "{expression} did not become true at {}\n{}", self.url(), self.text());
     }
 
     /// The text of the page, as a reader sees it.

@@ -316,7 +316,7 @@ fn accept(received: &Received, info: Option<&NodeInfo>) -> (u16, String) {
         }
         "image" => (200, serde_json::to_string(&ImageDone { host: facts() }).expect("JSON")),
         "discard" => {
-            let stranger: Stranger = serde_json::from_slice(&received.body).expect("a stranger");
+            let stranger: Stranger = serde_json::from_slice(&received.body).expect("an orphan");
             (200, serde_json::to_string(&Discarded { stranger }).expect("JSON"))
         }
         "console" => {

@@ -229,7 +229,7 @@ impl<'s> Session<'s> {
             line.push(byte[0]);
         }
         line.truncate(line.len() - 2);
-        Ok(Some(String::from_utf8(line).expect("ASCII, for nobody said 8BITMIME")))
+        Ok(Some(String::from_utf8(line).expect("ASCII, as 8BITMIME is not offered")))
     }
 
     /// Answers a command. Returns whether the connection stays open.

@@ -67,6 +67,16 @@ pub fn self_signed(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
     (dir.join(certificate), dir.join(key))
 }
 
+/// The directives of a virtual host with the certificate `server` of that folder, for clients with
+/// certificates of the authority `ca`; `verify` is the value of `SSLVerifyClient`.
+pub fn site(dir: &Path, verify: &str) -> String {
+    let dir = dir.display();
+    format!(
+        "ServerName localhost\nSSLCertificateFile \"{dir}/server.pem\"\nSSLCertificateKeyFile \"{dir}/server.key\"\n\
+         SSLCACertificateFile \"{dir}/ca.pem\"\nSSLVerifyClient {verify}"
+    )
+}
+
 /// A client that trusts the authority `ca` of that folder alone, and presents the certificate with
 /// that name, if any. It follows no redirects.
 pub fn client(dir: &Path, certificate: Option<&str>) -> ureq::Agent {

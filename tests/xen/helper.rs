@@ -20,10 +20,10 @@ fn www_data_may_run_the_helper_and_nothing_else() {
             assert_ne!(host.as_www_data(command).status, 0, "{command} was allowed");
         }
         // The permitted program works, and does not inherit the environment.
-        let said = host.as_www_data(&format!(
+        let output = host.as_www_data(&format!(
             "LD_PRELOAD=/tmp/x PATH=/tmp VGRID_CONFIG_DIR=/tmp /usr/bin/sudo -n {HELPER} info"
         ));
-        assert_eq!(said.status, 0, "{}", said.out);
+        assert_eq!(output.status, 0, "{}", output.out);
     });
 }
 
@@ -104,8 +104,8 @@ fn hostile_arguments_are_refused_and_nothing_is_touched() {
         std::fs::write(&file, script).expect("a temporary file");
         host.put(&file, "/root/hostile.sh");
         std::fs::remove_file(&file).expect("the temporary file");
-        let ended = host.try_sh("setpriv --reuid=www-data --regid=www-data --init-groups bash < /root/hostile.sh; rm /root/hostile.sh");
-        assert_eq!(ended.out.trim(), format!("all {} tried", lines.len()));
+        let output = host.try_sh("setpriv --reuid=www-data --regid=www-data --init-groups bash < /root/hostile.sh; rm /root/hostile.sh");
+        assert_eq!(output.out.trim(), format!("all {} tried", lines.len()));
 
         // Well-formed calls about something that is not theirs: a volume without the tag, an
         // unknown machine.
@@ -143,8 +143,8 @@ fn links_planted_by_www_data_lead_nowhere() {
             "console alice_vm1 1000".to_owned(),
             "forget-console alice_vm1".to_owned(),
         ] {
-            let ended = host.as_www_data(&format!("sudo -n {HELPER} {line} < /dev/null"));
-            assert!(!ended.out.contains("root:"), "{line}: {}", ended.out);
+            let output = host.as_www_data(&format!("sudo -n {HELPER} {line} < /dev/null"));
+            assert!(!output.out.contains("root:"), "{line}: {}", output.out);
         }
         assert_eq!(host.sh("sha256sum /etc/shadow /etc/vgrid/node.cfg /etc/passwd"), secret, "{answer}");
     });

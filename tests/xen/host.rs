@@ -233,8 +233,8 @@ impl Host {
     }
 
     /// Runs a shell command as root.
-    pub fn try_sh(&self, line: &str) -> Finished {
-        let output = self.command(line).output().expect("tests/xenhost/sh runs");
+    pub fn try_sh(&self, command: &str) -> Finished {
+        let output = self.command(command).output().expect("tests/xenhost/sh runs");
         let out =
             String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         Finished { status: output.status.code().unwrap_or(-1), out }
@@ -242,9 +242,9 @@ impl Host {
 
     /// Runs a shell command as root, which must succeed. Returns its output.
     pub fn sh(&self, line: &str) -> String {
-        let ended = self.try_sh(line);
-        assert_eq!(ended.status, 0, "{line}\n{}", ended.out);
-        ended.out
+        let finished = self.try_sh(line);
+        assert_eq!(finished.status, 0, "{line}\n{}", finished.out);
+        finished.out
     }
 
     /// Runs a shell command as the web server's user.

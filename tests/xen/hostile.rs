@@ -49,8 +49,8 @@ fn a_used_disk_is_only_read_and_only_up_to_its_size() {
         let make = format!("make-volumes {UNKNOWN_ID} bob_vm2 tiny 1");
         let format = format!("make-filesystems {UNKNOWN_ID} bob_vm2 tiny");
         for line in [&make, &format, &format] {
-            let said = helper(line);
-            assert_eq!(said.status, 0, "{line}: {}", said.out);
+            let output = helper(line);
+            assert_eq!(output.status, 0, "{line}: {}", output.out);
         }
         assert_eq!(tags(host, "xen-root-bob_vm2"), format!("vgrid-{UNKNOWN_ID},vgrid.new"));
         assert_eq!(helper(&format!("undo {UNKNOWN_ID} bob_vm2")).status, 0);
@@ -67,10 +67,14 @@ fn a_used_disk_is_only_read_and_only_up_to_its_size() {
             format!("make-filesystems {id} alice_vm1 tiny"),
             format!("unpack {id} alice_vm1 tiny < /tmp/evil.tar"),
         ] {
-            let said = helper(&line);
+            let output = helper(&line);
             let makes_nothing = line.starts_with("make-volumes");
-            assert_eq!(said.status == 0, makes_nothing, "{line}: {}", said.out);
-            assert!(makes_nothing || said.out.contains("has been started from the volume"), "{}", said.out);
+            assert_eq!(output.status == 0, makes_nothing, "{line}: {}", output.out);
+            assert!(
+                makes_nothing || output.out.contains("has been started from the volume"),
+                "{}",
+                output.out
+            );
         }
         assert_eq!(sum(host), before_writes, "the disk was written to");
         host.sh("rm -r /tmp/evil /tmp/evil.tar");
@@ -114,8 +118,8 @@ fn a_used_disk_is_only_read_and_only_up_to_its_size() {
         assert_eq!(host.sh(&format!("tail -n 1 {CONSOLE}")), "the end\n");
         // What its kernel prints now follows directly.
         host.sh("xl sysrq alice_vm1 h; sleep 5");
-        let said = host.sh(&format!("grep -a -A 3 -x 'the end' {CONSOLE}"));
-        assert!(said.to_lowercase().contains("sysrq") && !said.contains('\0'), "{said:?}");
+        let output = host.sh(&format!("grep -a -A 3 -x 'the end' {CONSOLE}"));
+        assert!(output.to_lowercase().contains("sysrq") && !output.contains('\0'), "{output:?}");
 
         host.terminate("alice", &id);
         host.sh(&format!("rm {IMAGES}/alice_good.tar.zst /root/big"));

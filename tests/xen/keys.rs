@@ -39,8 +39,7 @@ impl<'a> Machine<'a> {
         ));
         let console = self.host.sh(&format!("cat {log}"));
         assert_eq!(waited.status, 0, "{} does not boot:\n{console}", self.address);
-        let said: Vec<&str> = console.split("GUEST READY").collect();
-        said[boots - 1].to_owned()
+        console.split("GUEST READY").nth(boots - 1).expect("a boot").to_owned()
     }
 
     fn reboot(&mut self) {
@@ -51,32 +50,32 @@ impl<'a> Machine<'a> {
     /// Runs a command in the machine with a person's key. Returns its output, or `None` if the key
     /// is refused.
     fn ssh(&self, person: &str, command: &str) -> Option<String> {
-        let ended = self
+        let output = self
             .host
             .try_sh(&format!("{SSH} -i /root/keys/{person} root@{} {command:?} < /dev/null", self.address));
-        if ended.status == 0 {
-            return Some(ended.out);
+        if output.status == 0 {
+            return Some(output.out);
         }
-        let refused = ended.out.contains("Permission denied");
-        assert!(refused, "neither logged in nor refused: {}: {}", ended.status, ended.out);
+        let refused = output.out.contains("Permission denied");
+        assert!(refused, "neither logged in nor refused: {}: {}", output.status, output.out);
         None
     }
 
     /// Asserts that exactly these people can log in.
-    fn lets_in(&self, people: &[&str], said: &str) {
+    fn lets_in(&self, people: &[&str], console: &str) {
         let inside: Vec<&str> =
             PEOPLE.into_iter().filter(|person| self.ssh(person, "true").is_some()).collect();
-        assert_eq!(inside, people, "{}, whose console showed:\n{said}", self.address);
+        assert_eq!(inside, people, "{}, whose console showed:\n{console}", self.address);
     }
 
-    fn says(&self, said: &str, words: &str) {
-        assert!(said.contains(words), "{}: {words:?} is not in\n{said}", self.address);
+    fn says(&self, console: &str, words: &str) {
+        assert!(console.contains(words), "{}: no {words:?} in\n{console}", self.address);
     }
 
-    fn lets_nobody_in(&self, said: &str, words: &str) {
-        self.lets_in(&[], said);
-        self.says(said, words);
-        self.says(said, NOBODY);
+    fn lets_nobody_in(&self, console: &str, words: &str) {
+        self.lets_in(&[], console);
+        self.says(console, words);
+        self.says(console, NOBODY);
     }
 }
 
@@ -111,21 +110,21 @@ fn the_owner_gets_in_and_nobody_else() {
         let mut two = Machine::deploy(host, "bob", "vm2", "pv");
         let three = Machine::deploy(host, "admin", "vm3", "debian");
 
-        let said = one.booted();
-        one.lets_in(&["alice"], &said);
-        let said = two.booted();
-        two.lets_in(&["bob"], &said);
+        let console = one.booted();
+        one.lets_in(&["alice"], &console);
+        let console = two.booted();
+        two.lets_in(&["bob"], &console);
         // With the PV loader, the kernel gets the command line of the template.
         let line = two.ssh("bob", "cat /proc/cmdline").expect("bob gets in");
         for word in [
             "root=/dev/xvda1 ro vgrid_username=bob ip=10.0.2.22::10.0.2.2:255.255.255.0:vm2:eth0:off",
             "probe=it",
         ] {
-            assert!(line.contains(word), "{word:?} is not in {line}");
+            assert!(line.contains(word), "{word:?} is missing from {line}");
         }
         // The repository has no key for an administrator.
-        let said = three.booted();
-        three.lets_nobody_in(&said, "The key repository gave no key for admin");
+        let console = three.booted();
+        three.lets_nobody_in(&console, "The key repository gave no key for admin");
         let console = host.console("admin", &three.id);
         three.says(&console, NOBODY);
         host.terminate("admin", &three.id);
@@ -141,11 +140,11 @@ fn the_owner_gets_in_and_nobody_else() {
         ));
         one.reboot();
         two.reboot();
-        let said = one.booted();
-        one.lets_nobody_in(&said, "The key repository can't be reached");
-        let said = two.booted();
-        two.says(&said, "for the same owner, bob, stays");
-        two.lets_in(&["bob"], &said);
+        let console = one.booted();
+        one.lets_nobody_in(&console, "The key repository can't be reached");
+        let console = two.booted();
+        two.says(&console, "for the same owner, bob, stays");
+        two.lets_in(&["bob"], &console);
 
         // An impostor answers in place of the repository.
         host.sh(&format!(
@@ -157,8 +156,8 @@ fn the_owner_gets_in_and_nobody_else() {
         one.reboot();
         two.reboot();
         for machine in [&one, &two] {
-            let said = machine.booted();
-            machine.lets_nobody_in(&said, "certificate");
+            let console = machine.booted();
+            machine.lets_nobody_in(&console, "certificate");
         }
 
         // Which disks pygrub read, as root on the host.
@@ -187,15 +186,15 @@ fn a_key_in_the_image_takes_precedence() {
         );
         let one = Machine::deploy(host, "alice", "vm1", "debian");
         let two = Machine::deploy(host, "admin", "vm2", "debian");
-        let said = one.booted();
+        let console = one.booted();
         one.says(
-            &said,
+            &console,
             "root may log in with the key of alice, from /opt/ssh_public_keys/authorized_keys.alice",
         );
-        one.lets_in(&["alice"], &said);
+        one.lets_in(&["alice"], &console);
         // The image has no key for others, and the stranger's key admits nobody.
-        let said = two.booted();
-        two.lets_nobody_in(&said, "The key repository gave no key for admin");
+        let console = two.booted();
+        two.lets_nobody_in(&console, "The key repository gave no key for admin");
         host.terminate("alice", &one.id);
         host.terminate("admin", &two.id);
         host.sh("mv /root/node.cfg /etc/vgrid/; rm /var/lib/vgrid/images/saved.tar");

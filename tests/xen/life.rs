@@ -22,14 +22,14 @@ fn the_script_in_the_readme_works() {
             .args(["-c", script, "vgrid-example", &host.portal, "alice", PASSWORD])
             .output()
             .expect("sh runs");
-        let said = String::from_utf8_lossy(&output.stdout);
+        let stdout = String::from_utf8_lossy(&output.stdout);
         assert!(
             output.status.success(),
-            "{said}\n{}\n{}",
+            "{stdout}\n{}\n{}",
             String::from_utf8_lossy(&output.stderr),
             host.log()
         );
-        assert!(said.contains("vgrid_username=alice"), "{said}");
+        assert!(stdout.contains("vgrid_username=alice"), "{stdout}");
         host.must_be_as(&before);
     });
 }

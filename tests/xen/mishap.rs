@@ -54,7 +54,7 @@ impl Strike {
     pub fn wait(mut self) {
         let mut text = String::new();
         self.output.read_to_string(&mut text).expect("text");
-        let status = self.child.wait().expect("it ends");
+        let status = self.child.wait().expect("an exit status");
         assert!(status.success() && text.starts_with("struck "), "{}: {status}: {text}", self.what);
     }
 }

@@ -59,8 +59,8 @@ fn send_kept(host: &Host) -> Vec<String> {
     let send = "cd /srv/reports/late; for report in $(ls -tr | grep -v environment); do \
                 (. ./$report.environment; /srv/reports/status < $report) | tr -d '\\r\\n'; echo; \
                 rm $report $report.environment; done";
-    let said = host.sh(&format!("runuser -u www-data -- dash -c {}", quote(send)));
-    said.lines().map(str::to_owned).collect()
+    let answers = host.sh(&format!("runuser -u www-data -- dash -c {}", quote(send)));
+    answers.lines().map(str::to_owned).collect()
 }
 
 #[test]

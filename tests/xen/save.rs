@@ -78,12 +78,12 @@ fn a_disk_becomes_an_image_and_the_image_a_machine() {
         let second = host.deployed("alice", "savedImage=base&vmMemory=96&vmPartition=1&vmHostname=vm2");
         host.must_answer_ping("vm2");
         stop(host, &second);
-        let said = inside(
+        let files = inside(
             host,
             "alice_vm2",
             "cat kept; stat -c '%a %u:%g' kept; stat -c %s etc/machine-id; ls -A etc/ssh root/.ssh tmp; ls -d lost+found",
         );
-        assert_eq!(said, "mine\n600 1234:5678\n0\netc/ssh:\n\nroot/.ssh:\n\ntmp:\nlost+found\n");
+        assert_eq!(files, "mine\n600 1234:5678\n0\netc/ssh:\n\nroot/.ssh:\n\ntmp:\nlost+found\n");
 
         let image = |name: &str| json!({"owner": "alice", "name": name});
         let (status, answer) =

@@ -28,7 +28,7 @@ fn refuses(host: &Host, kind: &str, name: &str, why: &str) {
 /// Even if root allows the removal of orphans, the helper refuses to remove what is not one.
 fn helper_spares_what_is_no_orphan(host: &Host) {
     let number = host.sh("xl domid alice_vm1").trim().to_owned();
-    let stranger = host.sh("xl domid stranger").trim().to_owned();
+    let orphan = host.sh("xl domid stranger").trim().to_owned();
     for arguments in [
         "volume xen-root-alice_vm1".to_owned(),
         "volume xen-swap-alice_vm1".to_owned(),
@@ -36,13 +36,13 @@ fn helper_spares_what_is_no_orphan(host: &Host) {
         "volume xen-root-origin".to_owned(),
         "volume xen-root-stranger other".to_owned(),
         format!("domain alice_vm1 {number}"),
-        format!("domain alice_vm1 {stranger}"),
+        format!("domain alice_vm1 {orphan}"),
         format!("domain stranger {number}"),
         "domain stranger 0".to_owned(),
         "domain Domain-0 0".to_owned(),
     ] {
-        let ended = host.as_www_data(&format!("sudo -n {HELPER} discard {arguments} < /dev/null"));
-        assert!(matches!(ended.status, 1 | 2) && ended.out.len() > 20, "{arguments}: {}", ended.out);
+        let output = host.as_www_data(&format!("sudo -n {HELPER} discard {arguments} < /dev/null"));
+        assert!(matches!(output.status, 1 | 2) && output.out.len() > 20, "{arguments}: {}", output.out);
     }
 }
 
@@ -61,9 +61,9 @@ fn orphans_are_removed_only_if_root_and_an_administrator_agree() {
         host.sh(
             "printf 'name=\"stranger\"\nmemory=96\nkernel=\"%s\"\n' /boot/vmlinuz-* > /root/other.cfg && xl create -p /root/other.cfg",
         );
-        let there = |kind: &str, name: &str| (kind.to_owned(), name.to_owned());
-        let (domain, volume) = (there("domain", "stranger"), there("volume", "xen-root-stranger"));
-        let (tagged, origin) = (there("volume", "xen-root-eve_vm9"), there("volume", "xen-root-origin"));
+        let orphan = |kind: &str, name: &str| (kind.to_owned(), name.to_owned());
+        let (domain, volume) = (orphan("domain", "stranger"), orphan("volume", "xen-root-stranger"));
+        let (tagged, origin) = (orphan("volume", "xen-root-eve_vm9"), orphan("volume", "xen-root-origin"));
         let all = [domain.clone(), tagged.clone(), origin.clone(), volume.clone()];
         assert_eq!(orphans(host), all);
 

@@ -107,8 +107,8 @@ fn the_server_refuses_others(server: &Host, other: &Host, key: &Key, wrong: &Key
     must_have_logged(server, "10.0.3.8", NO_ADDRESS);
     assert_eq!(send(other, wrong, OTHER).0, 403);
     must_have_logged(server, OTHER, NO_SIGNATURE);
-    // A report from the right host is accepted. A machine reported gone that nobody ordered removed
-    // stays as it is.
+    // A report from the right host is accepted. A machine that is reported gone without an order to
+    // remove it stays as it is.
     let (status, text) = send(other, key, OTHER);
     assert_eq!(status, 200, "{text}");
     assert_eq!(server.machine("alice", id)["state"], "deployed");
