@@ -1,8 +1,9 @@
-//! What vGrid promises to be fast at, measured on this machine: `cargo bench` prints each number beside its
-//! goal. Nothing fails when a goal is missed: what a number means depends on the machine and on what else
-//! it is doing.
+//! What vGrid promises to be fast at, measured on this machine. `cargo bench` prints each number
+//! next to its goal. A missed goal is no failure: what a number means depends on the machine and on
+//! what else it is doing.
 //!
-//! With an argument only what has that word in its name: `cargo bench -- pages`, `cargo bench -- images`.
+//! An argument selects the parts whose name contains that word: `cargo bench -- pages`, `cargo
+//! bench -- images`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use vgrid::node::image;
 use vgrid::system::exec::Run;
 use vgrid::system::log;
 
-// Not everything that the tests need is needed here.
+// The benchmarks do not need everything that the tests do.
 #[allow(dead_code)]
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -41,15 +42,16 @@ fn verdict(met: bool) -> &'static str {
     if met { "met" } else { "missed" }
 }
 
-// ---------------------------------------------------------------------------------------------- pages
+// ----------------------------------------------------------------------------------------------
+// pages
 
 /// Rounds of requests, and requests at once.
 const ROUNDS: usize = 7;
 const AT_ONCE: &str = "4";
 const REQUESTS: &str = "1500";
 
-/// The list, against the least that a CGI program can do: a static C program that prints a word, on the
-/// same Apache, behind the same sign-in.
+/// The list, compared with the least that a CGI program can do: a static C program that prints a
+/// word, on the same Apache, behind the same sign-in.
 fn pages() {
     let portal = crowded(100);
     let hello = portal.path("cgi-bin/user/hello");
@@ -58,7 +60,7 @@ fn pages() {
         "#include <stdio.h>\nint main(void) { puts(\"Content-Type: text/plain\\n\\nhello\"); return 0; }\n";
     fs::write(&source, text).expect("a program to write");
     run(Command::new("cc").args(["-O2", "-static", "-o"]).arg(&hello).arg(&source));
-    // Once each, so that nobody pays for what is done the first time.
+    // A warm-up for each.
     for program in ["hello", "list"] {
         requests_per_second(&portal, program, "200");
     }
@@ -110,12 +112,12 @@ fn pages() {
     }
 }
 
-/// A portal with so many machines, of alice on one host.
+/// A portal with that many machines of alice on one host.
 fn crowded(many: usize) -> Portal {
     let most = u32::try_from(many).expect("a number of machines");
     let portal = Setup { hosts: vec![("localhost", most)], names: many, ..Setup::default() }.start();
     portal.get("alice", "deploy").send().expect(200);
-    enter_machines(&portal.path("var/registry.sqlite"), "alice", |_| "localhost".to_owned(), many);
+    enter_machines(&portal.registry_file(), "alice", |_| "localhost".to_owned(), many);
     portal
 }
 
@@ -154,10 +156,11 @@ fn load(portal: &Portal, program: &str, requests: &str, more: &[&str]) -> (f64, 
     (rate, others.map_or(0, |number| number.trim().parse().expect("a number")))
 }
 
-// --------------------------------------------------------------------------------------------- upkeep
+// ---------------------------------------------------------------------------------------------
+// upkeep
 
-/// One run of upkeep, with hosts that hang and hosts that hang up, beside the page that somebody opens meanwhile and
-/// that page when nothing else happens.
+/// One run of upkeep with hosts that hang and hosts that close connections, and a page opened
+/// meanwhile, compared with the same page when nothing else happens.
 fn upkeep() {
     let portal = thousand_hosts();
     let page = || {
@@ -169,7 +172,7 @@ fn upkeep() {
     let began = Instant::now();
     let mut child = portal.start_upkeep(&["--quiet"]);
     let (mut peak, mut pages) = (0, Vec::new());
-    while child.try_wait().expect("its end").is_none() {
+    while child.try_wait().expect("an exit status").is_none() {
         peak = peak.max(peak_of(child.id()).unwrap_or_default());
         pages.push(page());
     }
@@ -184,16 +187,17 @@ fn upkeep() {
     println!("  user/list meanwhile  {:6.1} ms, alone {alone:.1} ms", median(pages));
 }
 
-// --------------------------------------------------------------------------------------------- images
+// ---------------------------------------------------------------------------------------------
+// images
 
-/// About the size of the image, unpacked: a Debian with a few services.
+/// The approximate size of the unpacked image: a Debian with a few services.
 const IMAGE: u64 = 300 << 20;
 
-/// Unpacking, against tar with nothing to decompress, into the same file system.
+/// Unpacking, compared with tar on an uncompressed archive, on the same file system.
 fn images() {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("images");
     fs::create_dir_all(&dir).expect("a folder for images");
-    // What vGrid logs of each run is not what is to be read here.
+    // vGrid's log of each run does not belong in the output.
     log::start("bench", RequestId::generate(), Some(&dir.join("log")));
     let tar = dir.join("image.tar");
     if !tar.exists() {
@@ -225,7 +229,7 @@ fn images() {
         let mut times = vec![(Vec::new(), Vec::new()); ways.len()];
         for round in 0..rounds {
             for i in 0..ways.len() {
-                // Forwards and backwards in turn, so that nobody always follows the same one.
+                // Forwards and backwards in turn, so that no way always follows the same one.
                 let i = if round % 2 == 0 { i } else { ways.len() - 1 - i };
                 let (unpacked, written) = unpack(&dir, ways[i].1, &ways[i].2, cold);
                 times[i].0.push(unpacked.as_secs_f64());
@@ -253,18 +257,18 @@ fn images() {
 enum Way {
     Tar,
     TarGzip,
-    /// In this process, as a node's worker does it.
+    /// In this process, like a node's worker.
     Ours,
 }
 
-/// Unpacks an image once: the time until tar has ended, and until all is on the disk.
+/// Unpacks an image once: the time until tar has ended, and until everything is on the disk.
 fn unpack(dir: &Path, way: Way, file: &Path, cold: bool) -> (Duration, Duration) {
     let out = dir.join("out");
     // There is none the first time.
     let _ = fs::remove_dir_all(&out);
     fs::create_dir(&out).expect("a folder to unpack into");
     run(&mut Command::new("/bin/sync"));
-    // Only root may; without it the numbers spread more.
+    // Only root may do this. Without it the numbers vary more.
     let _ = fs::write("/proc/sys/vm/drop_caches", "3");
     if !cold {
         std::io::copy(&mut fs::File::open(file).expect("an image"), &mut std::io::sink())
@@ -276,7 +280,7 @@ fn unpack(dir: &Path, way: Way, file: &Path, cold: bool) -> (Duration, Duration)
         Way::TarGzip => drop(run(Command::new("tar").arg("-zxf").arg(file).arg("-C").arg(&out))),
         Way::Ours => {
             let (image, _) = image::open(file).expect("an image");
-            let (copied, said) = Run::new("/usr/bin/tar")
+            let (copied, status) = Run::new("/usr/bin/tar")
                 .args(["--extract", "--file=-", "--preserve-permissions", "--same-owner", "--numeric-owner"])
                 .args(["--xattrs", "--xattrs-include=*", "--warning=no-timestamp", "--directory"])
                 .arg(&out)
@@ -284,7 +288,7 @@ fn unpack(dir: &Path, way: Way, file: &Path, cold: bool) -> (Duration, Duration)
                     image::enlarge(pipe);
                     Ok(image::copy(image, pipe, |_| true))
                 });
-            said.expect("tar");
+            status.expect("tar");
             copied.expect("a pipe").expect("an open pipe").expect("an image");
         }
     }
@@ -295,7 +299,7 @@ fn unpack(dir: &Path, way: Way, file: &Path, cold: bool) -> (Duration, Duration)
     (unpacked, written)
 }
 
-/// An archive of every n-th file of /usr, so that large and small ones are mixed as on any Debian.
+/// An archive of every n-th file of /usr, so that large and small files are mixed as on any Debian.
 fn make_image(dir: &Path, tar: &Path) {
     let found =
         run(Command::new("find")
@@ -308,8 +312,8 @@ fn make_image(dir: &Path, tar: &Path) {
     files.sort_by_key(|(_, path)| *path);
     let all: u64 = files.iter().map(|(size, _)| size).sum();
     let list = dir.join("files");
-    // Each file adds its share of the image to what is owed, and is taken when that is nearer to it than to
-    // nothing.
+    // Each file adds its share of the image to `owed`. It is included if that brings the total
+    // closer to what is owed.
     let mut owed: i64 = 0;
     let names: Vec<&str> = files
         .iter()
@@ -342,7 +346,7 @@ fn pack(packer: &[&str], tar: &Path, packed: &Path) {
     fs::rename(new, packed).expect("to name the image");
 }
 
-/// Runs a program to its good end and gives back what it said.
+/// Runs a program, which must succeed. Returns its output.
 fn run(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));

@@ -1,16 +1,16 @@
-//! A machine gets no address that no machine can have: real node programs under Apache.
+//! No machine gets an address that it cannot use: real node programs under Apache.
 
 use serde_json::{Value, json};
 use vgrid::model::names::VmId;
 
+use crate::support::own_name;
 use crate::support::portal::Portal;
 
-/// An order for this machine to make one that is called `name`.
-fn deploy(portal: &Portal, name: &str) -> Value {
-    let here = nix::unistd::gethostname().expect("a host name").to_string_lossy().to_lowercase();
+/// Sends the node on this machine a deploy under that name, which must be refused.
+fn refused_deploy(portal: &Portal, name: &str) -> Value {
     portal.reconfigure("common.cfg", |text| text.replace("\"vm1\"", &format!("\"{name}\"")));
     let order = json!({
-        "id": VmId::generate().to_string(), "number": 1, "user": "alice", "physical_host": here,
+        "id": VmId::generate().to_string(), "number": 1, "user": "alice", "physical_host": own_name(),
         "virtual_host": name, "image": "tiny", "memory": 128, "disk": 1,
     });
     portal
@@ -21,22 +21,16 @@ fn deploy(portal: &Portal, name: &str) -> Value {
 }
 
 #[test]
-fn a_name_with_an_address_that_no_machine_can_have_is_refused() {
+fn a_name_that_resolves_to_an_unusable_address_is_refused() {
     for (name, why) in [("127.0.0.9", "loopback"), ("localhost", "loopback"), ("224.0.0.9", "many machines'")]
     {
         let portal = Portal::start();
-        std::fs::create_dir(portal.path("images")).expect("a folder");
+        portal.configure_images("tiny = \"tiny.tar\"", "/sbin/mkfs.ext4 -q");
         std::fs::write(portal.path("images/tiny.tar"), "an image").expect("an image");
-        portal.reconfigure("node.cfg", |text| {
-            format!(
-                "{text}[VMImageFiles]\ntiny = \"tiny.tar\"\n[VMConfigTemplates]\ndefault = \"xen-xvda\"\n[VMSwapSize]\n\
-                 default = 64\n[VMTypes]\ndefault = \"xen\"\n[XenDeployerFSCreateCmd]\ndefault = \"/sbin/mkfs.ext4 -q\"\n"
-            )
-        });
-        let refused = deploy(&portal, name);
+        let refused = refused_deploy(&portal, name);
         assert_eq!(refused["fault"]["code"], "address-unusable", "{name}: {refused}");
         assert_eq!(refused["fault"]["host"], name);
-        assert!(refused["fault"]["why"].as_str().is_some_and(|said| said.contains(why)), "{name}: {refused}");
+        assert!(refused["fault"]["why"].as_str().is_some_and(|text| text.contains(why)), "{name}: {refused}");
         portal.assert_no_panic();
     }
 }

@@ -1,14 +1,14 @@
-//! What administrators see of the whole, and what they close and open.
+//! The administration page: what it shows, and what administrators open, close and remove.
 
 use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 
-use crate::pages::well_made;
-use crate::roles::{ELSEWHERE, token};
+use crate::roles::OTHER_SITES;
 use crate::support::http::Answer;
 use crate::support::node::{Conduct, Received, nothing, with_machines};
-use crate::support::portal::{Portal, Setup, state_of, with_query};
+use crate::support::page::{assert_well_formed, token};
+use crate::support::portal::{DEPLOY, DEPLOY_JSON, Portal, Setup, with_query};
 use vgrid::model::fault::Fault;
 use vgrid::model::lease::Moment;
 use vgrid::model::names::VmId;
@@ -21,10 +21,7 @@ use vgrid::server::registry::stray::{Stray, StrayKind};
 use vgrid::server::registry::{Registry, RegistryError, Writer};
 use vgrid::system::clock;
 
-const DEPLOY: [(&str, &str); 4] =
-    [("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1"), ("format", "json")];
-
-/// Closes or opens as a script does.
+/// Opens or closes something, as a script does.
 fn act(portal: &Portal, what: &str, kind: &str, name: &str, reason: &str) -> Answer {
     let fields = [("do", what), ("kind", kind), ("name", name), ("reason", reason), ("format", "json")];
     let given: Vec<_> = fields.into_iter().filter(|(_, value)| !value.is_empty()).collect();
@@ -32,39 +29,44 @@ fn act(portal: &Portal, what: &str, kind: &str, name: &str, reason: &str) -> Ans
 }
 
 #[track_caller]
-fn seen(portal: &Portal) -> Value {
+fn admin_page(portal: &Portal) -> Value {
     portal.get("admin", "admin?format=json").send().expect(200).json()
 }
 
-/// Writes into the registry what upkeep does.
-fn enter(portal: &Portal, work: impl FnOnce(&Writer<'_>) -> Result<(), RegistryError>) {
-    enter_at(portal, clock::now(), work);
+/// Writes to the registry, as upkeep does.
+fn write(portal: &Portal, work: impl FnOnce(&Writer<'_>) -> Result<(), RegistryError>) {
+    write_at(portal, clock::now(), work);
 }
 
-/// The same, at another moment.
-fn enter_at(portal: &Portal, at: Moment, work: impl FnOnce(&Writer<'_>) -> Result<(), RegistryError>) {
+/// Writes to the registry as if at that moment.
+fn write_at(portal: &Portal, at: Moment, work: impl FnOnce(&Writer<'_>) -> Result<(), RegistryError>) {
     portal.get("admin", "deploy").send().expect(200);
-    let mut registry = Registry::open(&portal.path("var/registry.sqlite")).expect("the registry");
+    let mut registry = Registry::open(&portal.registry_file()).expect("the registry");
     registry.stop_clock(at);
     registry.write(work).expect("an entry");
+}
+
+/// A host on the administration page.
+#[track_caller]
+fn host(page: &Value, name: &str) -> Value {
+    let found = page["hosts"].as_array().and_then(|hosts| hosts.iter().find(|host| host["name"] == name));
+    found.unwrap_or_else(|| panic!("no host {name} in {page}")).clone()
 }
 
 #[test]
 fn a_disabled_host_gets_no_new_machines_and_keeps_its_own() {
     let portal = Portal::start();
-    let there = portal.deployed("alice");
-    assert_eq!(portal.show("alice", &there)["machine"]["physical_host"], "localhost");
+    let existing = portal.deployed("alice");
+    assert_eq!(portal.show("alice", &existing)["machine"]["physical_host"], "localhost");
     let page = act(&portal, "close", "host", "localhost", "its disk is <b>dying</b>.").expect(200).json();
-    let host =
-        page["hosts"].as_array().and_then(|all| all.iter().find(|host| host["name"] == "localhost")).cloned();
-    let host = host.expect("the host");
+    let host = host(&page, "localhost");
     assert_eq!(
         (host["closed"]["who"].as_str(), host["disabled"].as_str()),
         (Some("admin"), Some("its disk is <b>dying</b>."))
     );
-    // Chosen, and left to vGrid; also by an administrator.
+    // Whether the host is chosen or left to vGrid, and for administrators too.
     for user in ["alice", "admin"] {
-        let to = [&DEPLOY[..], &[("physicalHost", "localhost")]].concat();
+        let to = [&DEPLOY_JSON[..], &[("physicalHost", "localhost")]].concat();
         let json = portal.post(user, "deploy", &to).send().expect(409).json();
         let fault = json["error"]["fields"]["physicalHost"].as_str().expect("a fault");
         assert!(fault.contains("gets no new machines") && fault.contains("dying"), "{json}");
@@ -74,10 +76,10 @@ fn a_disabled_host_gets_no_new_machines_and_keeps_its_own() {
         let id = portal.deploy("bob", &[]);
         assert_eq!(portal.show("bob", &id)["machine"]["physical_host"], "127.0.0.2");
     }
-    portal.post("bob", "deploy", &DEPLOY).send().expect(409).says("All hosts are full or disabled.");
-    // The form does not offer it, and says why; so does the list.
+    portal.post("bob", "deploy", &DEPLOY_JSON).send().expect(409).says("All hosts are full or disabled.");
+    // The form does not offer it and says why, and so does the list.
     let form = portal.get("alice", "deploy").send().expect(200);
-    well_made(&form);
+    assert_well_formed(&form);
     form.says("value=\"localhost\" disabled>localhost (disabled: its disk is &lt;b&gt;dying");
     portal.get("alice", "list").send().expect(200).says("disabled").says("&lt;b&gt;dying");
     portal.get("alice", "deploy?format=text").send().expect(200).says("host\tlocalhost\t1\t4\tdisabled\n");
@@ -86,95 +88,83 @@ fn a_disabled_host_gets_no_new_machines_and_keeps_its_own() {
         hosts.lines().any(|line| line.starts_with("# host\tlocalhost") && line.ends_with("\tdisabled")),
         "{hosts}"
     );
-    // What is there goes on.
-    portal.order("alice", Order::Stop, &there).expect(202);
-    portal.report(&there, Order::Stop, 1, News::Done).expect(200);
-    portal.order("alice", Order::Start, &there).expect(202);
+    // Existing machines keep working.
+    portal.carry_out("alice", Order::Stop, &existing);
+    portal.order("alice", Order::Start, &existing).expect(202);
     act(&portal, "open", "host", "localhost", "").expect(200);
     portal.deploy("alice", &[("physicalHost", "localhost")]);
     portal.assert_no_panic();
 }
 
 #[test]
-fn a_disabled_name_is_not_given_out() {
+fn a_disabled_name_is_not_assigned() {
     let portal = Setup { names: 3, ..Setup::default() }.start();
     let first = portal.deploy("alice", &[]);
     for name in ["vm1", "vm2"] {
         act(&portal, "close", "name", name, "its address is in use elsewhere").expect(200);
     }
-    let asked = [&DEPLOY[..], &[("vmHostname", "vm2")]].concat();
+    let asked = [&DEPLOY_JSON[..], &[("vmHostname", "vm2")]].concat();
     let json = portal.post("alice", "deploy", &asked).send().expect(409).json();
     let fault = json["error"]["fields"]["vmHostname"].as_str().expect("a fault");
     assert!(fault.contains("vm2 is not given out at present: its address is in use elsewhere."), "{fault}");
     let second = portal.deploy("alice", &[]);
     assert_eq!(portal.show("alice", &second)["machine"]["virtual_host"], "vm3");
-    portal.post("alice", "deploy", &DEPLOY).send().expect(409).says("All names are taken or disabled.");
+    portal.post("alice", "deploy", &DEPLOY_JSON).send().expect(409).says("All names are taken or disabled.");
     portal.get("alice", "deploy").send().expect(200).says("vm2 (disabled: its address").says("vm1 (taken)");
     portal.get("alice", "deploy?format=text").send().expect(200).says("name\tvm2\tdisabled\n");
-    // The machine that has it keeps it; afterwards it is not given out again.
+    // The machine with that name keeps it; afterwards it is not assigned again.
     portal.report(&first, Order::Deploy, 1, News::Done).expect(200);
-    assert_eq!(state_of(&portal.show("alice", &first)), "deployed");
-    let names = seen(&portal)["names"].clone();
+    assert_eq!(portal.state("alice", &first), "deployed");
+    let names = admin_page(&portal)["names"].clone();
     assert_eq!(
         (names[0]["machine"]["id"].as_str(), names[0]["machine"]["owner"].as_str()),
         (Some(first.as_str()), Some("alice"))
     );
-    assert_eq!(seen(&portal)["free_names"], 0);
-    portal.order("alice", Order::Terminate, &first).expect(202);
-    portal.report(&first, Order::Terminate, 1, News::Done).expect(200);
-    portal.post("alice", "deploy", &DEPLOY).send().expect(409);
+    assert_eq!(admin_page(&portal)["free_names"], 0);
+    portal.carry_out("alice", Order::Terminate, &first);
+    portal.post("alice", "deploy", &DEPLOY_JSON).send().expect(409);
     act(&portal, "open", "name", "VM1", "").expect(200);
     let again = portal.deploy("alice", &[]);
     assert_eq!(portal.show("alice", &again)["machine"]["virtual_host"], "vm1");
-    // Another machine like one whose name is disabled by now.
+    // A form prefilled from a machine whose name has since been disabled.
     act(&portal, "close", "name", "vm1", "x").expect(200);
     portal.get("alice", &format!("deploy?like={again}")).send().expect(200);
     portal.assert_no_panic();
 }
 
 #[test]
-fn a_closed_portal_is_to_be_looked_at() {
+fn a_closed_portal_is_read_only() {
     let portal = Portal::start();
     let id = portal.deployed("alice");
     let orders = portal.nodes.received().len();
     let reason = "the hall is being <moved>, until Monday";
     act(&portal, "close", "portal", "", reason).expect(200);
-    // Nothing is changed, in any way.
+    // Nothing can be changed, whatever the format.
     let terminate = [("id", id.as_str())];
     for form in ["html", "json", "text"] {
-        for (program, fields) in [
-            ("deploy", &DEPLOY[..3]),
-            ("terminate", &terminate),
-            ("stop", &terminate),
-            ("reboot", &terminate),
-        ] {
+        for (program, fields) in
+            [("deploy", &DEPLOY[..]), ("terminate", &terminate), ("stop", &terminate), ("reboot", &terminate)]
+        {
             let fields = [fields, &[("format", form)]].concat();
             let answer = portal.post("alice", program, &fields).send().expect(503);
-            well_made(&answer);
-            assert_eq!(answer.header("retry-after"), None, "nobody knows when: {answer}");
+            assert_well_formed(&answer);
+            assert_eq!(answer.header("retry-after"), None, "no one knows when it will open: {answer}");
             let shown = if form == "html" { "&lt;moved&gt;" } else { "<moved>" };
             answer.says("The portal is closed: the hall is being").says(shown).says("Nothing was done.");
-            let query = crate::support::portal::with_query(program, &fields);
+            let query = with_query(program, &fields);
             portal.get("alice", &query).send().expect(503);
         }
     }
-    let token = |user: &str| {
-        let form = portal.get(user, "deploy").send().expect(200).says("The portal is closed").text();
-        form.split("name=\"token\" value=\"")
-            .nth(1)
-            .and_then(|r| r.split('"').next())
-            .expect("a token")
-            .to_owned()
-    };
-    let good = token("alice");
-    let with_token = [&DEPLOY[..3], &[("token", good.as_str())]].concat();
+    let form = portal.get("alice", "deploy").send().expect(200).says("The portal is closed");
+    let good = token(&form);
+    let with_token = [&DEPLOY[..], &[("token", good.as_str())]].concat();
     portal.post("alice", "deploy", &with_token).like_a_browser().send().expect(503);
-    assert_eq!(state_of(&portal.show("alice", &id)), "deployed");
-    assert_eq!(portal.nodes.received().len(), orders, "a node was told something");
-    // All pages are there, and say it.
+    assert_eq!(portal.state("alice", &id), "deployed");
+    assert_eq!(portal.nodes.received().len(), orders, "a node was contacted");
+    // All pages are still shown, and say so.
     for page in ["list", "deploy", &format!("show?id={id}"), "history"] {
         let page = portal.get("alice", page).header("Accept", "text/html").send().expect(200);
-        well_made(&page);
+        assert_well_formed(&page);
         page.says(
             "The portal is closed: the hall is being &lt;moved&gt;, until Monday. You can look at everything",
         );
@@ -184,11 +174,11 @@ fn a_closed_portal_is_to_be_looked_at() {
     assert!(portal.list("alice")["closed"].as_str().is_some_and(|text| text.contains(reason)));
     let text = portal.get("alice", "list?format=text").send().expect(200).text();
     assert!(text.lines().any(|line| line.starts_with("# closed\tThe portal is closed")), "{text}");
-    // A host that tells how it is getting on is heard all the same.
+    // Reports from hosts are still accepted.
     let late = portal.deploy("admin", &[("physicalHost", "localhost")]);
     portal.report(&late, Order::Deploy, 1, News::Done).expect(200);
-    assert_eq!(state_of(&portal.show("admin", &late)), "deployed");
-    // Administrators go on, and see that it is closed.
+    assert_eq!(portal.state("admin", &late), "deployed");
+    // Administrators can still act, and see that the portal is closed.
     portal.get("admin", "list").send().expect(200).says("Only administrators can change anything");
     portal.order("admin", Order::Stop, &id).expect(202);
     act(&portal, "open", "portal", "", "").expect(200);
@@ -199,7 +189,7 @@ fn a_closed_portal_is_to_be_looked_at() {
 }
 
 #[test]
-fn what_is_closed_and_opened_is_in_the_history_once() {
+fn opening_and_closing_is_recorded_once() {
     let portal = Portal::start();
     for _ in 0..2 {
         act(&portal, "close", "host", "localhost", "dust").expect(200);
@@ -212,8 +202,8 @@ fn what_is_closed_and_opened_is_in_the_history_once() {
     act(&portal, "open", "portal", "", "").expect(200);
     act(&portal, "close", "name", "vm3", "its number is up").expect(200);
     let json = portal.get("admin", "history?format=json").send().expect(200).json();
-    let text = |event: &Value, key: &str| event[key].as_str().expect("words").to_owned();
-    let told: Vec<_> = json["events"]
+    let text = |event: &Value, key: &str| event[key].as_str().expect("a text").to_owned();
+    let recorded: Vec<_> = json["events"]
         .as_array()
         .expect("events")
         .iter()
@@ -231,14 +221,14 @@ fn what_is_closed_and_opened_is_in_the_history_once() {
         ["portal opened", "portal", ""],
         ["name disabled", "vm3", "its number is up"],
     ];
-    assert_eq!(told, expected.map(|event| event.map(str::to_owned)));
+    assert_eq!(recorded, expected.map(|event| event.map(str::to_owned)));
     if let Some(log) = portal.own_log() {
         assert!(log.contains("event=host.disabled") && log.contains("more dust"), "{log}");
     }
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_and_changes_nothing() {
+fn nonsense_is_refused_and_changes_nothing() {
     let portal = Portal::start();
     let long = "x".repeat(301);
     for (fields, status, words) in [
@@ -300,9 +290,9 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() {
             let fields = [fields, &[("format", form)]].concat();
             let answer = portal.post("admin", "admin", &fields).send();
             assert_eq!(answer.status, status, "{fields:?}: {answer}");
-            well_made(&answer);
+            assert_well_formed(&answer);
             answer.says(words);
-            portal.get("admin", &crate::support::portal::with_query("admin", &fields)).send().expect(status);
+            portal.get("admin", &with_query("admin", &fields)).send().expect(status);
         }
     }
     for bad in ["", "'", "\"><script>", "\u{0}", "💣", "=1", "../..", "-x", &"ü".repeat(4000)] {
@@ -315,7 +305,7 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() {
         }
     }
     act(&portal, "open", "name", "vm1", "").expect(200);
-    let page = seen(&portal);
+    let page = admin_page(&portal);
     assert!(page["portal"].is_null(), "{page}");
     for list in ["hosts", "names"] {
         assert!(page[list].as_array().expect("a list").iter().all(|one| one["closed"].is_null()), "{page}");
@@ -324,12 +314,12 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn the_whole_is_on_one_page() {
+fn one_page_shows_the_whole_portal() {
     let portal = Portal::start();
     let id = portal.deployed("alice");
     let now = clock::now();
-    enter_at(&portal, now.plus_seconds(-600), |writer| writer.live_on().map(drop));
-    enter_at(&portal, now, |writer| {
+    write_at(&portal, now.plus_seconds(-600), |writer| writer.live_on().map(drop));
+    write_at(&portal, now, |writer| {
         writer.keep_contact(&Contact {
             name: "127.0.0.2".parse().expect("a host"),
             tried: now,
@@ -340,17 +330,17 @@ fn the_whole_is_on_one_page() {
         let stray = |kind, name: &str| Stray { kind, name: name.to_owned(), detail: "128 MiB".to_owned() };
         let strays = [stray(StrayKind::Domain, "o'dd <one>"), stray(StrayKind::Volume, "xen-root-x_vm1")];
         writer.keep_strays(&"localhost".parse().expect("a host"), &strays.each_ref())?;
-        let letter = Letter {
+        let mail = Letter {
             recipient: "alice@example.org".to_owned(),
             subject: "Your lease <ends>".to_owned(),
             plain: "secret words".to_owned(),
             html: String::new(),
         };
-        writer.queue(&letter)?;
+        writer.queue(&mail)?;
         let waiting = writer.mail_waiting(9)?;
         writer.postpone(&waiting[0].id, "connection refused", now.plus_seconds(900))
     });
-    let page = seen(&portal);
+    let page = admin_page(&portal);
     assert!(page["upkeep"]["warning"].is_null(), "{page}");
     assert_eq!(page["upkeep"]["ago"], "10 min ago");
     assert_eq!(page["names"][0]["machine"]["id"], id.as_str());
@@ -360,12 +350,10 @@ fn the_whole_is_on_one_page() {
         (page["mail"][0]["tries"].as_u64(), page["mail"][0]["error"].as_str()),
         (Some(1), Some("connection refused"))
     );
-    assert!(!page.to_string().contains("secret words"), "other people's mail is on the page");
-    let silent =
-        page["hosts"].as_array().and_then(|all| all.iter().find(|host| host["name"] == "127.0.0.2")).cloned();
-    assert_eq!(silent.expect("the host")["fault"], "The host 127.0.0.2 did not answer.");
+    assert!(!page.to_string().contains("secret words"), "the page shows the content of mail");
+    assert_eq!(host(&page, "127.0.0.2")["fault"], "The host 127.0.0.2 did not answer.");
     let html = portal.get("admin", "admin").send().expect(200);
-    well_made(&html);
+    assert_well_formed(&html);
     let html = html.text();
     for words in [
         "xl destroy &#x27;o",
@@ -385,7 +373,7 @@ fn the_whole_is_on_one_page() {
         );
     }
     let text = portal.get("admin", "admin?format=text").send().expect(200);
-    well_made(&text);
+    assert_well_formed(&text);
     let text = text.text();
     for line in [
         "portal\topen\t-",
@@ -397,23 +385,23 @@ fn the_whole_is_on_one_page() {
         assert!(text.lines().any(|known| known.starts_with(line)), "no {line:?}: {text}");
     }
     assert!(text.contains(&format!("name\tvm1\ttaken\t-\t{id}\talice\n")), "{text}");
-    // It is not there twice that upkeep has stopped.
-    enter_at(&portal, now.plus_seconds(-8000), |writer| writer.live_on().map(drop));
-    let page = seen(&portal);
+    // Upkeep has not run for too long.
+    write_at(&portal, now.plus_seconds(-8000), |writer| writer.live_on().map(drop));
+    let page = admin_page(&portal);
     assert!(page["upkeep"]["warning"].as_str().is_some_and(|text| text.contains("INSTALL.md")), "{page}");
     portal.assert_no_panic();
 }
 
 #[test]
-fn upkeep_that_never_ran_is_told() {
+fn upkeep_that_never_ran_is_reported() {
     let portal = Portal::start();
     let page = portal.get("admin", "admin").send().expect(200);
-    well_made(&page);
+    assert_well_formed(&page);
     page.says("Upkeep has never run.").says("Upkeep has found nothing unknown.");
 }
 
 #[test]
-fn what_has_left_the_pool_can_still_be_opened() {
+fn hosts_and_names_that_left_the_pool_can_still_be_enabled() {
     let portal = Portal::start();
     portal.deploy("alice", &[("physicalHost", "127.0.0.2")]);
     act(&portal, "close", "host", "127.0.0.2", "old").expect(200);
@@ -421,28 +409,26 @@ fn what_has_left_the_pool_can_still_be_opened() {
     portal.reconfigure("common.cfg", |text| {
         text.replace("\"127.0.0.2\" = 4\n", "").replace("\"vm6\" = \"\"\n", "")
     });
-    let page = seen(&portal);
-    let host =
-        page["hosts"].as_array().and_then(|all| all.iter().find(|host| host["name"] == "127.0.0.2")).cloned();
-    let host = host.unwrap_or_else(|| panic!("{page}"));
+    let page = admin_page(&portal);
+    let host = host(&page, "127.0.0.2");
     assert_eq!((host["in_pool"].as_bool(), host["machines"].as_u64()), (Some(false), Some(1)));
     portal.get("admin", "admin").send().expect(200).says("not in the pool");
     act(&portal, "close", "host", "127.0.0.2", "other words").expect(404);
     act(&portal, "open", "host", "127.0.0.2", "").expect(200);
     act(&portal, "open", "name", "vm6", "").expect(200);
     act(&portal, "open", "name", "vm6", "").expect(404);
-    let names = seen(&portal)["names"].clone();
+    let names = admin_page(&portal)["names"].clone();
     assert!(names.as_array().is_some_and(|names| names.iter().all(|name| name["name"] != "vm6")), "{names}");
-    // Who has a machine there is not without it.
-    assert_eq!(seen(&portal)["hosts"].as_array().map(Vec::len), Some(2));
+    // A host with machines is still listed.
+    assert_eq!(admin_page(&portal)["hosts"].as_array().map(Vec::len), Some(2));
 }
 
-/// A machine that no portal knows, of which a host has a volume; and one of which it has a record.
+/// Two machines that no portal knows: a host has a volume of the first and a record of the second.
 const OF_CAROL: &str = "01936f5e-8c3e-7a37-a6b3-1f3c1f7c9f01";
 const OF_DAVE: &str = "01936f5e-8c3e-7a37-a6b3-1f3c1f7c9f02";
 
-/// A host with one of each that is unknown, and a domain whose name is none to give orders about.
-fn with_strangers() -> NodeInfo {
+/// A host with an orphan of each kind, and a domain whose name cannot be part of an order.
+fn with_orphans() -> NodeInfo {
     let mut info = with_machines(&[(OF_DAVE, "dave_vm8")]);
     info.domains.clear();
     let (memory, state) = (Amount::from_mib(96), "-b----".to_owned());
@@ -463,35 +449,36 @@ fn with_strangers() -> NodeInfo {
 }
 
 /// A portal whose upkeep has found them.
-fn portal_with_strangers() -> Portal {
+fn portal_with_orphans() -> Portal {
     let portal = Portal::start();
     portal.get("admin", "deploy").send().expect(200);
-    portal.nodes.has(Ipv4Addr::LOCALHOST, with_strangers());
+    portal.nodes.has(Ipv4Addr::LOCALHOST, with_orphans());
     portal.upkeep(&[]);
-    assert_eq!(strangers(&portal).len(), 6);
+    assert_eq!(orphans(&portal).len(), 6);
     portal
 }
 
-/// What is unknown on hosts: kind, name, and whether its removal is under way.
-fn strangers(portal: &Portal) -> Vec<(String, String, bool)> {
+/// The orphans: kind, name, and whether a removal is in progress.
+fn orphans(portal: &Portal) -> Vec<(String, String, bool)> {
     let text = |one: &Value, key: &str| one[key].as_str().expect("a text").to_owned();
-    let page = seen(portal);
-    let all = page["unknown"].as_array().expect("what is unknown");
+    let page = admin_page(portal);
+    let all = page["unknown"].as_array().expect("orphans");
     all.iter().map(|one| (text(one, "kind"), text(one, "name"), !one["ordered"].is_null())).collect()
 }
 
-fn naming<'a>(kind: &'a str, name: &'a str, format: &'a str) -> [(&'static str, &'a str); 5] {
+/// The fields of an order to remove an orphan.
+fn removal<'a>(kind: &'a str, name: &'a str, format: &'a str) -> [(&'static str, &'a str); 5] {
     [("do", "remove"), ("kind", kind), ("host", "localhost"), ("name", name), ("format", format)]
 }
 
 fn remove(portal: &Portal, kind: &str, name: &str) -> Answer {
-    portal.post("admin", "admin", &naming(kind, name, "json")).send()
+    portal.post("admin", "admin", &removal(kind, name, "json")).send()
 }
 
-/// The history of the host, the oldest first: what, and more about it.
-fn told(portal: &Portal) -> Vec<(String, String)> {
+/// The events about the host, oldest first: what happened, and details.
+fn events(portal: &Portal) -> Vec<(String, String)> {
     let json = portal.get("admin", "history?format=json&about=localhost").send().expect(200).json();
-    let text = |event: &Value, key: &str| event[key].as_str().expect("words").to_owned();
+    let text = |event: &Value, key: &str| event[key].as_str().expect("a text").to_owned();
     let events = json["events"].as_array().expect("events").iter().rev();
     events
         .map(|event| {
@@ -502,26 +489,26 @@ fn told(portal: &Portal) -> Vec<(String, String)> {
 }
 
 #[test]
-fn what_is_unknown_on_hosts_has_a_button_each_and_goes_as_what_it_is() {
-    let portal = portal_with_strangers();
+fn each_orphan_has_a_button_and_is_removed_by_its_kind() {
+    let portal = portal_with_orphans();
     let page = portal.get("admin", "admin").send().expect(200);
-    well_made(&page);
+    assert_well_formed(&page);
     let text = page.text();
-    assert_eq!(text.matches("value=\"remove\" class=\"danger\"").count(), 5, "o'dd has none: {text}");
+    assert_eq!(text.matches("value=\"remove\" class=\"danger\"").count(), 5, "one for each but o'dd: {text}");
     assert_eq!(text.matches("<summary>Remove…").count(), 5, "{text}");
     let token = token(&page);
     page.says("Remove domain somebody").says("xl destroy somebody").says("Its disks stay");
     assert!(portal.nodes.received().iter().all(|one| one.program() == "info"), "upkeep only looks");
 
-    // In all forms; what stands in the list is what the node has not said to be gone.
+    // In all formats. The list still shows what the node has not confirmed as gone.
     remove(&portal, "domain", "somebody").expect(200);
-    let left = portal.get("admin", &with_query("admin", &naming("volume", "xen-root-old", "text")));
+    let left = portal.get("admin", &with_query("admin", &removal("volume", "xen-root-old", "text")));
     let left = left.send().expect(200).text();
     assert!(
         left.contains("unknown\tlocalhost\tvolume\txen-root-carol_vm9") && !left.contains("-old"),
         "{left}"
     );
-    let form = [&naming("image", "alice_web", "html")[..], &[("token", &token)]].concat();
+    let form = [&removal("image", "alice_web", "html")[..], &[("token", &token)]].concat();
     let sent = portal.post("admin", "admin", &form).like_a_browser().send().expect(303);
     assert_eq!(sent.header("location"), Some("admin#unknown-title"));
     let discarded: Vec<Value> = portal.nodes.orders("discard").iter().map(Received::json).collect();
@@ -532,14 +519,14 @@ fn what_is_unknown_on_hosts_has_a_button_each_and_goes_as_what_it_is() {
     assert_eq!(image.len(), 1);
     assert_eq!(image[0].json(), json!({"image": {"owner": "alice", "name": "web"}, "act": "delete"}));
 
-    // A node removes a machine in its own time.
+    // A node takes its time to remove a machine.
     let page = remove(&portal, "volume", "xen-root-carol_vm9").expect(202).json();
     assert_eq!(page["unknown"][2]["ordered"]["who"], "admin", "{page}");
-    let form = [&naming("record", OF_DAVE, "html")[..], &[("token", &token)]].concat();
+    let form = [&removal("record", OF_DAVE, "html")[..], &[("token", &token)]].concat();
     portal.post("admin", "admin", &form).like_a_browser().send().expect(303);
     portal.get("admin", "admin").send().expect(200).says("admin ordered its removal").says("in progress");
-    let mut ended: Vec<Value> = portal.nodes.orders("terminate").iter().map(Received::json).collect();
-    for order in &mut ended {
+    let mut terminated: Vec<Value> = portal.nodes.orders("terminate").iter().map(Received::json).collect();
+    for order in &mut terminated {
         let number = order.as_object_mut().and_then(|order| order.remove("number"));
         assert!(number.and_then(|number| number.as_u64()).is_some_and(|number| number > 0), "{order}");
     }
@@ -547,20 +534,20 @@ fn what_is_unknown_on_hosts_has_a_button_each_and_goes_as_what_it_is() {
         json!({"id": OF_CAROL, "user": "carol", "virtual_host": "vm9"}),
         json!({"id": OF_DAVE, "user": "dave", "virtual_host": "vm8"}),
     ];
-    assert_eq!(ended, expected);
+    assert_eq!(terminated, expected);
     assert!(portal.nodes.received().iter().all(|one| one.signed));
-    let there = |kind: &str, name: &str, ordered| (kind.to_owned(), name.to_owned(), ordered);
+    let orphan = |kind: &str, name: &str, ordered| (kind.to_owned(), name.to_owned(), ordered);
     assert_eq!(
-        strangers(&portal),
+        orphans(&portal),
         [
-            there("domain", "o'dd", false),
-            there("record", OF_DAVE, true),
-            there("volume", "xen-root-carol_vm9", true),
+            orphan("domain", "o'dd", false),
+            orphan("record", OF_DAVE, true),
+            orphan("volume", "xen-root-carol_vm9", true),
         ]
     );
     let line = |what: &str, detail: &str| (what.to_owned(), detail.to_owned());
     assert_eq!(
-        told(&portal),
+        events(&portal),
         [
             line("stray removal ordered", "domain somebody"),
             line("stray removed", "domain somebody"),
@@ -575,54 +562,54 @@ fn what_is_unknown_on_hosts_has_a_button_each_and_goes_as_what_it_is() {
     if let Some(log) = portal.own_log() {
         assert!(log.contains("event=stray.removed") && log.contains("domain somebody"), "{log}");
     }
-    // The host tells a server that has never heard of them, and need not tell it again.
+    // The host reports to a server that never knew them, and need not repeat the report.
     portal.report(OF_CAROL, Order::Terminate, 3, News::Done).expect(200);
     portal.nodes.has(Ipv4Addr::LOCALHOST, nothing());
     portal.upkeep(&[]);
-    assert!(strangers(&portal).is_empty());
+    assert!(orphans(&portal).is_empty());
     portal.assert_no_panic();
 }
 
 #[test]
-fn nobody_but_an_administrator_removes_anything_and_no_other_site() {
-    let portal = portal_with_strangers();
+fn only_an_administrator_removes_orphans_and_no_other_site_can() {
+    let portal = portal_with_orphans();
     let asked = portal.nodes.received().len();
     for format in ["html", "json", "text"] {
-        let fields = naming("domain", "somebody", format);
+        let fields = removal("domain", "somebody", format);
         portal.post("alice", "admin", &fields).send().expect(403).says("Only administrators");
         portal.get("alice", &with_query("admin", &fields)).send().expect(403);
-        for (header, value) in ELSEWHERE {
+        for (header, value) in OTHER_SITES {
             let ask = portal.post("admin", "admin", &fields).header(header, value);
             ask.send().expect(403).says("another site");
             portal.get("admin", &with_query("admin", &fields)).header(header, value).send().expect(403);
         }
     }
-    // A browser's GET shows the page, and its form needs the token.
-    let query = with_query("admin", &naming("domain", "somebody", "html"));
+    // A GET by a browser shows the page, and the form on it needs a token.
+    let query = with_query("admin", &removal("domain", "somebody", "html"));
     portal
         .get("admin", &query)
         .header("Accept", "text/html")
         .send()
         .expect(200)
         .says("Remove domain somebody");
-    let form = naming("domain", "somebody", "html");
+    let form = removal("domain", "somebody", "html");
     portal.post("admin", "admin", &form).like_a_browser().send().expect(403).says("too old");
-    assert_eq!(portal.nodes.received().len(), asked, "a node was asked something");
-    assert_eq!(strangers(&portal).len(), 6);
+    assert_eq!(portal.nodes.received().len(), asked, "a node was contacted");
+    assert_eq!(orphans(&portal).len(), 6);
     portal.assert_no_panic();
 }
 
 #[test]
-fn what_is_not_a_stranger_any_more_is_left_alone() {
-    let portal = portal_with_strangers();
+fn what_is_no_longer_an_orphan_is_left_alone() {
+    let portal = portal_with_orphans();
     for (kind, name) in
         [("domain", "nobody"), ("volume", "root"), ("volume", "somebody"), ("domain", "Domain-0")]
     {
         remove(&portal, kind, name).expect(404).says("Look at the page again");
     }
     remove(&portal, "domain", "o'dd").expect(409).says("must not contain").says("Type the command");
-    // A record that has appeared since upkeep looked, of the machine that the domain is.
-    let mut info = with_strangers();
+    // Since upkeep looked, a record has appeared for the machine that the domain is.
+    let mut info = with_orphans();
     info.domains[1].name = "dave_vm8".to_owned();
     portal.nodes.has(Ipv4Addr::LOCALHOST, info.clone());
     portal.upkeep(&[]);
@@ -643,14 +630,14 @@ fn what_is_not_a_stranger_any_more_is_left_alone() {
         open: true,
     });
     portal.nodes.has(Ipv4Addr::LOCALHOST, info);
-    enter(&portal, |writer| {
+    write(&portal, |writer| {
         let stray = |kind, name: &str| Stray { kind, name: name.to_owned(), detail: String::new() };
-        let seen = [
+        let found = [
             stray(StrayKind::Record, &id),
             stray(StrayKind::Domain, "alice_vm1"),
             stray(StrayKind::Volume, "xen-root-alice_vm1"),
         ];
-        writer.keep_strays(&"localhost".parse().expect("a host"), &seen.each_ref()).map(drop)
+        writer.keep_strays(&"localhost".parse().expect("a host"), &found.each_ref()).map(drop)
     });
     for (kind, name, why) in [
         ("record", id.as_str(), "belongs to the portal by now"),
@@ -660,15 +647,15 @@ fn what_is_not_a_stranger_any_more_is_left_alone() {
         remove(&portal, kind, name).expect(409).says(why);
     }
     for program in ["discard", "terminate", "image"] {
-        assert!(portal.nodes.orders(program).is_empty(), "a node was told to {program}");
+        assert!(portal.nodes.orders(program).is_empty(), "a node was events to {program}");
     }
-    assert_eq!(told(&portal).len(), 0, "nothing was ordered");
+    assert_eq!(events(&portal).len(), 0, "nothing was ordered");
     portal.assert_no_panic();
 }
 
 #[test]
-fn a_host_that_does_not_remove_something_says_why() {
-    let portal = portal_with_strangers();
+fn a_failed_removal_is_reported_with_the_reason() {
+    let portal = portal_with_orphans();
     let refuse = |fault| portal.nodes.conduct(Conduct::RefuseTo("discard", fault));
     refuse(Fault::StrangersProtected);
     let refused = remove(&portal, "volume", "xen-root-old").expect(409);
@@ -678,19 +665,20 @@ fn a_host_that_does_not_remove_something_says_why() {
         .says("lvremove --select lv_name=xen-root-old");
     let why = "the volume xen-root-old is <in> use".to_owned();
     refuse(Fault::StrangerKept { why });
-    let fields = naming("volume", "xen-root-old", "html");
+    let fields = removal("volume", "xen-root-old", "html");
     let page = portal.post("admin", "admin", &fields).send().expect(409);
-    well_made(&page);
+    assert_well_formed(&page);
     page.says("is &lt;in&gt; use");
     portal.nodes.conduct(Conduct::Close);
     remove(&portal, "domain", "somebody").expect(502).says("was not removed");
-    assert_eq!(strangers(&portal).len(), 6);
-    assert!(strangers(&portal).iter().all(|(_, _, ordered)| !ordered), "none is under way");
-    let told = told(&portal);
-    assert_eq!(told.len(), 4, "{told:?}");
+    assert_eq!(orphans(&portal).len(), 6);
+    assert!(orphans(&portal).iter().all(|(_, _, ordered)| !ordered), "none is in progress");
+    let events = events(&portal);
+    assert_eq!(events.len(), 4, "{events:?}");
     assert!(
-        told[1].0 == "stray removal failed" && told[1].1.starts_with("volume xen-root-old: This host lets"),
-        "{told:?}"
+        events[1].0 == "stray removal failed"
+            && events[1].1.starts_with("volume xen-root-old: This host lets"),
+        "{events:?}"
     );
     portal.assert_no_panic();
 }

@@ -1,4 +1,4 @@
-//! The rules that hold the crate together, read from its source.
+//! The rules for the crate's structure, checked against its source.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,8 +9,8 @@ use crate::support::endpoints;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// All Rust files below a folder, by their path from the crate's root, with their code: comments and
-/// texts taken out.
+/// All Rust files below a folder, by path from the crate's root, as code without comments and
+/// string contents.
 fn code_below(folder: &str) -> BTreeMap<String, String> {
     let mut files = BTreeMap::new();
     let mut folders = vec![Path::new(ROOT).join(folder)];
@@ -28,7 +28,7 @@ fn code_below(folder: &str) -> BTreeMap<String, String> {
     files
 }
 
-/// Code without comments and without the content of texts: what it says is not what it does.
+/// Code without comments and string contents.
 fn bare(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
@@ -56,12 +56,12 @@ fn bare(source: &str) -> String {
     out
 }
 
-/// The modules of the crate's top that some code names, by `crate::…` or `vgrid::…`.
+/// The top-level modules that code names, by `crate::…` or `vgrid::…`.
 fn imports(code: &str) -> BTreeSet<String> {
     ["crate::", "vgrid::"].into_iter().flat_map(|root| named_below(code, root)).collect()
 }
 
-/// The names that code has right below a path, one by one or in braces.
+/// The names right below a path in code, single or in braces.
 fn named_below(code: &str, path: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
@@ -114,18 +114,18 @@ fn imports_go_down_only() {
     for (file, code) in code_below("src") {
         let upwards: Vec<String> =
             imports(&code).into_iter().filter(|name| !allowed(&file).contains(&name.as_str())).collect();
-        assert!(upwards.is_empty(), "{file} must not know {upwards:?}");
-        // A path that climbs out of a layer by `super` would not be seen above.
+        assert!(upwards.is_empty(), "{file} must not import {upwards:?}");
+        // The check above would miss a path that leaves a layer by `super`.
         let depth = file.matches('/').count();
-        assert!(!code.contains(&"super::".repeat(depth + 1)), "{file} climbs by super::");
+        assert!(!code.contains(&"super::".repeat(depth + 1)), "{file} leaves its layer by super::");
     }
 }
 
-/// Rooms of one half of the crate, from above: each knows those in later lines, and of its own line
-/// only itself.
-type Floors = [&'static [&'static str]];
+/// The modules of one half of the crate, top level first. Each may import those of later levels,
+/// and on its own level only itself.
+type Levels = [&'static [&'static str]];
 
-const SERVER: &Floors = &[
+const SERVER: &Levels = &[
     &["check"],
     &["endpoints"],
     &["pages", "internal", "keeping", "upkeep"],
@@ -136,10 +136,10 @@ const SERVER: &Floors = &[
     &["registry"],
 ];
 
-/// What the pages have in common; all other files there are pages.
+/// What the pages share; all other files there are pages.
 const SHARED: [&str; 6] = ["access", "naming", "once", "target", "unchanged", "view"];
 
-const NODE: &Floors = &[
+const NODE: &Levels = &[
     &["check"],
     &["endpoints", "worker"],
     &["privileged", "report"],
@@ -150,63 +150,64 @@ const NODE: &Floors = &[
     &["image", "filesystem", "hypervisor", "lvm"],
 ];
 
-/// Asserts that the rooms of a half know only what is below them.
-fn assert_floors(half: &str, floors: &Floors) {
-    let floor = |room: &str| floors.iter().position(|rooms| rooms.contains(&room));
+/// Asserts that the modules of a half import only from below.
+fn assert_levels(half: &str, levels: &Levels) {
+    let level = |module: &str| levels.iter().position(|modules| modules.contains(&module));
     let folder = format!("src/{half}/");
     let files = code_below(&folder);
-    let room_of = |file: &str| -> String {
+    let module_of = |file: &str| -> String {
         file.trim_start_matches(&folder).split(['/', '.']).next().unwrap_or_default().to_owned()
     };
-    let rooms: BTreeSet<String> = files.keys().map(|file| room_of(file)).collect();
+    let modules: BTreeSet<String> = files.keys().map(|file| module_of(file)).collect();
     for (file, code) in &files {
         let code = code.split("#[cfg(test)]").next().unwrap_or_default();
-        let room = room_of(file);
-        if room == "mod" {
+        let module = module_of(file);
+        if module == "mod" {
             continue;
         }
-        let own = floor(&room).unwrap_or_else(|| panic!("{file} has no floor; give it one here"));
+        let own = level(&module).unwrap_or_else(|| panic!("{file} has no level; give it one here"));
         let mut known = named_below(code, &format!("crate::{half}::"));
-        // `super` is the half in the only file of a room and in its `mod.rs`, and the room elsewhere.
+        // `super` means the half in the only file of a module and in its `mod.rs`, and the module
+        // elsewhere.
         let below = file.trim_start_matches(&folder);
-        if !below.contains('/') || below == format!("{room}/mod.rs") {
+        if !below.contains('/') || below == format!("{module}/mod.rs") {
             known.extend(named_below(code, "super::"));
         }
-        assert!(!code.contains("super::super::"), "{file} climbs by super::");
-        // What is left out are constants and functions of the half itself.
-        for known in known.intersection(&rooms) {
-            let its = floor(known).unwrap_or_else(|| panic!("{file} names {known}, which has no floor"));
-            assert!(*known == room || its > own, "{file} must not know {known}");
+        assert!(!code.contains("super::super::"), "{file} leaves its layer by super::");
+        // Constants and functions of the half itself are ignored.
+        for known in known.intersection(&modules) {
+            let its = level(known).unwrap_or_else(|| panic!("{file} names {known}, which has no level"));
+            assert!(*known == module || its > own, "{file} must not import {known}");
         }
     }
 }
 
 #[test]
-fn the_server_s_rooms_know_what_is_below_them() {
-    assert_floors("server", SERVER);
+fn server_modules_import_only_from_below() {
+    assert_levels("server", SERVER);
     for (file, code) in code_below("src/server/machine") {
         let code = code.split("#[cfg(test)]").next().unwrap_or_default();
-        assert!(!imports(code).contains("cgi"), "{file} knows CGI");
+        assert!(!imports(code).contains("cgi"), "{file} uses CGI");
     }
 }
 
 #[test]
-fn the_node_s_rooms_know_what_is_below_them() {
-    assert_floors("node", NODE);
+fn node_modules_import_only_from_below() {
+    assert_levels("node", NODE);
     for (file, code) in code_below("src/node") {
         let code = code.split("#[cfg(test)]").next().unwrap_or_default();
-        let room = file.trim_start_matches("src/node/").split(['/', '.']).next().unwrap_or_default();
-        let may_know_cgi = ["endpoints", "check"].contains(&room);
-        assert!(may_know_cgi || !imports(code).contains("cgi"), "{file} knows CGI");
-        // It runs as root, by itself: what the others keep is not for it to trust.
+        let module = file.trim_start_matches("src/node/").split(['/', '.']).next().unwrap_or_default();
+        let may_use_cgi = ["endpoints", "check"].contains(&module);
+        assert!(may_use_cgi || !imports(code).contains("cgi"), "{file} uses CGI");
+        // It runs as root and must not trust what the others wrote.
         let known = named_below(code, "crate::node::");
         let kept_by_others = known.contains("jobs") || known.contains("saved");
-        assert!(room != "helper" || !kept_by_others, "{file} knows records or saved images");
+        assert!(module != "helper" || !kept_by_others, "{file} uses records or saved images");
     }
 }
 
 #[test]
-fn no_endpoint_of_the_node_knows_another() {
+fn no_node_endpoint_imports_another() {
     for (file, code) in code_below("src/node/endpoints") {
         let code = code.split("#[cfg(test)]").next().unwrap_or_default();
         let name = file.trim_start_matches("src/node/endpoints/").trim_end_matches(".rs");
@@ -219,13 +220,13 @@ fn no_endpoint_of_the_node_knows_another() {
             let is_endpoint = vgrid::node::endpoints::ENDPOINTS
                 .iter()
                 .any(|endpoint| endpoint.name == format!("node/{other}"));
-            assert!(!is_endpoint && other != "power", "{file} must not know {other}");
+            assert!(!is_endpoint && other != "power", "{file} must not import {other}");
         }
     }
 }
 
 #[test]
-fn no_page_knows_another() {
+fn no_page_imports_another() {
     for (file, code) in code_below("src/server/pages") {
         let code = code.split("#[cfg(test)]").next().unwrap_or_default();
         let below = file.trim_start_matches("src/server/pages/");
@@ -238,13 +239,13 @@ fn no_page_knows_another() {
             known.extend(named_below(code, "super::"));
         }
         for other in known {
-            assert!(other == name || SHARED.contains(&other.as_str()), "{file} must not know {other}");
+            assert!(other == name || SHARED.contains(&other.as_str()), "{file} must not import {other}");
         }
     }
 }
 
 #[test]
-fn a_program_knows_its_own_half() {
+fn each_program_uses_only_its_own_half() {
     for (file, code) in code_below("bin") {
         let names = imports(&code);
         let (half, other) = match file.split('/').nth(1) {
@@ -252,8 +253,8 @@ fn a_program_knows_its_own_half() {
             Some("user" | "internal" | "cron") => ("server", "node"),
             _ => continue,
         };
-        assert!(names.contains(half), "{file} calls nothing of {half}: {names:?}");
-        assert!(!names.contains(other), "{file} knows {other}");
+        assert!(names.contains(half), "{file} uses nothing of {half}: {names:?}");
+        assert!(!names.contains(other), "{file} uses {other}");
     }
 }
 
@@ -285,7 +286,7 @@ fn every_tool_has_one_place() {
 }
 
 #[test]
-fn orphans_are_removed_at_an_administrator_s_word_alone() {
+fn only_the_administration_page_removes_orphans() {
     let callers = |words: &[&str]| -> Vec<String> {
         let mut files = code_below("src/server");
         files.extend(code_below("bin"));
@@ -312,7 +313,7 @@ fn programs_hold_no_logic() {
     }
 }
 
-/// The name that a program of `bin/` has for cargo.
+/// The cargo name of a program in `bin/`.
 fn cargo_name(folder: &str, name: &str) -> String {
     match (folder, name) {
         // Started by vGrid and sudo, never by Apache.
@@ -365,8 +366,8 @@ fn the_path_in_bin_is_the_path_in_the_url() {
 }
 
 #[test]
-fn every_endpoint_has_its_program_and_the_other_way_round() {
-    let endpoints: BTreeSet<String> = endpoints().map(|endpoint| endpoint.name.to_owned()).collect();
+fn endpoints_and_programs_match() {
+    let endpoints: BTreeSet<String> = endpoints().map(|e| e.name.to_owned()).collect();
     let programs: BTreeSet<String> = code_below("bin")
         .into_keys()
         .filter_map(|file| file.strip_prefix("bin/")?.strip_suffix(".rs").map(str::to_owned))
@@ -413,12 +414,12 @@ fn cargo_tree(half: &str) -> BTreeSet<String> {
         .output()
         .expect("cargo can be started");
     assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
-    let text = String::from_utf8(tree.stdout).expect("cargo's words");
+    let text = String::from_utf8(tree.stdout).expect("UTF-8");
     text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
 }
 
 #[test]
-fn each_half_is_built_without_the_other() {
+fn each_half_builds_without_the_other() {
     let node = cargo_tree("node");
     for sql_or_mail in ["rusqlite", "libsqlite3-sys", "lettre"] {
         assert!(!node.contains(sql_or_mail), "the node part depends on {sql_or_mail}");
@@ -427,7 +428,7 @@ fn each_half_is_built_without_the_other() {
     for of_images in ["flate2", "liblzma", "liblzma-sys", "zstd", "zstd-sys", "tar"] {
         assert!(!server.contains(of_images), "the server part depends on {of_images}");
     }
-    // And of the crate's own source: the halves are modules that their features switch.
+    // The same in the crate's own source: features switch the modules of the halves.
     let lib = bare(&fs::read_to_string(Path::new(ROOT).join("src/lib.rs")).expect("src/lib.rs"));
     let lines: Vec<&str> = lib.lines().map(str::trim).collect();
     for half in ["node", "server"] {
@@ -437,6 +438,6 @@ fn each_half_is_built_without_the_other() {
     let mut outside = code_below("src");
     outside.retain(|file, _| !file.starts_with("src/server/") && !file.starts_with("src/node/"));
     for (file, code) in outside {
-        assert!(!code.contains("include!") && !code.contains("#[path"), "{file} brings in other files");
+        assert!(!code.contains("include!") && !code.contains("#[path"), "{file} includes other files");
     }
 }

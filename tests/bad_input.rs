@@ -1,19 +1,18 @@
-//! Everything that a client can get wrong, by accident or on purpose, at every endpoint, under both ways
-//! in which Apache runs CGI programs: always a 4xx with a sentence, never a 5xx, never a panic, and nothing
-//! is done.
+//! Everything that a client can get wrong, by accident or on purpose, at every endpoint and in both
+//! of Apache's CGI modes: the answer is a 4xx with a sentence, never a 5xx or a panic, and nothing
+//! changes.
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
 use vgrid::cgi::policy::{Endpoint, Role};
 use vgrid::model::names::VmId;
 
 use crate::support::apache::Kind;
 use crate::support::endpoints;
 use crate::support::http::{Answer, Ask, raw};
-use crate::support::portal::{Portal, Setup, enter_machines, password, with_query};
+use crate::support::portal::{DEPLOY, Portal, Setup, enter_machines, password, with_query};
 
-/// A request to an endpoint by somebody who may make it, as far as Apache is concerned.
+/// A request to an endpoint by a user that Apache lets through.
 fn ask(portal: &Portal, endpoint: &Endpoint, method: &str, query: &[u8]) -> Ask {
     let path = [b"/cgi-bin/", endpoint.name.as_bytes(), query].concat();
     let ask = Ask::new(portal.apache.address, method, path);
@@ -24,7 +23,14 @@ fn ask(portal: &Portal, endpoint: &Endpoint, method: &str, query: &[u8]) -> Ask 
     }
 }
 
-/// A 4xx, and words in it.
+/// A request by the endpoint's first method, with a body if that needs one.
+fn minimal(portal: &Portal, endpoint: &Endpoint, query: &[u8]) -> Ask {
+    let method = endpoint.methods()[0];
+    let ask = ask(portal, endpoint, method, query);
+    if method == "POST" { ask.body("{}") } else { ask }
+}
+
+/// Asserts a 4xx with a sentence.
 #[track_caller]
 fn refused(answer: &Answer, what: &str) {
     assert!((400..500).contains(&answer.status), "{what}: {answer}");
@@ -33,23 +39,24 @@ fn refused(answer: &Answer, what: &str) {
     assert!(!text.contains("panic") && !text.contains("src/"), "{what}: {answer}");
 }
 
-/// The statuses that a request may have; the sentence is checked, too.
+/// Asserts one of these statuses, with a sentence.
 #[track_caller]
 fn refused_with(answer: &Answer, what: &str, statuses: &[u16]) {
     refused(answer, what);
     assert!(statuses.contains(&answer.status), "{what}: not {statuses:?}: {answer}");
 }
 
-fn both_kinds(test: impl Fn(&Portal) + Sync) {
+/// Runs a test in both CGI modes. Nothing may have been deployed afterwards.
+fn in_both_modes(test: impl Fn(&Portal) + Sync) {
     std::thread::scope(|scope| {
         for kind in [Kind::Event, Kind::Prefork] {
             let test = &test;
             scope.spawn(move || {
                 let portal = Setup { kind, ..Setup::default() }.start();
                 test(&portal);
-                // It is still as good as new.
-                assert_eq!(portal.list("alice")["machines"], json!([]), "something was deployed");
-                assert!(portal.nodes.received().is_empty(), "a node was told something");
+                // Nothing has changed.
+                assert_eq!(portal.machine_count("alice"), 0, "something was deployed");
+                assert!(portal.nodes.received().is_empty(), "a node was contacted");
                 portal.assert_no_panic();
                 let log = portal.apache.log();
                 for bad in ["Premature end of script headers", "malformed header", "exit signal", "AH01220"] {
@@ -61,8 +68,8 @@ fn both_kinds(test: impl Fn(&Portal) + Sync) {
 }
 
 #[test]
-fn unknown_methods() {
-    both_kinds(|portal| {
+fn unknown_methods_are_refused() {
+    in_both_modes(|portal| {
         for endpoint in endpoints() {
             for method in ["BREW", "get", "OPTIONS", "PUT", "DELETE", "PATCH", "PROPFIND", "X-Y", "MKCOL"] {
                 let what = format!("{method} {}", endpoint.name);
@@ -84,14 +91,14 @@ fn unknown_methods() {
     });
 }
 
-/// An order whose end nobody would miss: scripts need no token.
-const UNFINISHED: &str = "vmImage=tiny&vmMemory=128&vmPartition=1&token=";
+/// An order that looks complete when its end is missing: scripts need no token.
+const TRUNCATED: &str = "vmImage=tiny&vmMemory=128&vmPartition=1&token=";
 
 #[test]
-fn lengths_that_are_not_true() {
-    both_kinds(|portal| {
+fn wrong_lengths_are_refused() {
+    in_both_modes(|portal| {
         for endpoint in endpoints() {
-            // Where a body is allowed at all.
+            // The method that allows a body, if there is one.
             let method = if endpoint.methods().contains(&"POST") { "POST" } else { "GET" };
             let name = endpoint.name;
             let form = "application/x-www-form-urlencoded";
@@ -100,17 +107,19 @@ fn lengths_that_are_not_true() {
                 refused_with(&plain().send(), &format!("{name}: no length"), &[411]);
             }
             let chunked =
-                plain().header("Transfer-Encoding", "chunked").body_as_is("5\r\nvmIma\r\n0\r\n\r\n");
+                plain().header("Transfer-Encoding", "chunked").body_without_length("5\r\nvmIma\r\n0\r\n\r\n");
             refused_with(&chunked.send(), &format!("{name}: chunked"), &[411]);
             let both = plain().header("Transfer-Encoding", "chunked").body("5\r\nvmIma\r\n0\r\n\r\n");
             refused_with(&both.send(), &format!("{name}: chunked with a length"), &[400, 411]);
-            let broken = plain().header("Transfer-Encoding", "chunked").body_as_is("zz\r\nvmImage\r\n");
+            let broken =
+                plain().header("Transfer-Encoding", "chunked").body_without_length("zz\r\nvmImage\r\n");
             refused_with(&broken.send_and_shut(), &format!("{name}: broken chunks"), &[400, 411]);
-            let odd = plain().header("Transfer-Encoding", "gzip").body_as_is("x");
+            let odd = plain().header("Transfer-Encoding", "gzip").body_without_length("x");
             refused(&odd.send_and_shut(), &format!("{name}: an unknown encoding"));
             for length in ["-5", "abc", "5 5", "0x10", "1e3", "99999999999999999999999", "+5", "5,5", " "] {
                 let answer = plain().body("vmIma").length(length).send_and_shut();
-                // `5,5` and a blank are Apache's to judge: whatever it makes of them must not be a machine.
+                // Apache itself judges `5,5` and a blank. Whatever it does with them, nothing may
+                // be deployed.
                 refused(&answer, &format!("{name}: Content-Length {length:?}"));
             }
             let twice = plain().header("Content-Length", "3").body("a=bcd");
@@ -127,26 +136,26 @@ fn lengths_that_are_not_true() {
                     began.elapsed()
                 );
             }
-            // Longer than this endpoint takes, and really so.
+            // A body that really is longer than the endpoint accepts.
             let large = "x".repeat(endpoint.body_limit() + 1);
             refused_with(&plain().body(large).send(), &format!("{name}: too long"), &[413]);
             let larger = "x".repeat(900_000);
             refused_with(&plain().body(larger).send(), &format!("{name}: much too long"), &[413]);
-            // Announced and never sent: the client hangs up in the middle.
+            // Announced but never sent: the client hangs up halfway.
             if endpoint.body_limit() > 0 {
-                let cut = plain().body(UNFINISHED).length("200").send_and_shut();
-                refused_with(&cut, &format!("{name}: cut off"), &[400]);
+                let cut = plain().body(TRUNCATED).length("200").send_and_shut();
+                refused_with(&cut, &format!("{name}: truncated"), &[400]);
             }
         }
     });
 }
 
 #[test]
-fn a_body_that_ends_too_soon_is_not_taken_for_whole() {
-    // Apache often is faster and stops the program; this is what happens when it is not.
+fn a_truncated_body_is_refused() {
+    // Apache often notices first and stops the program. This is what happens when it does not.
     let portal = Portal::start();
     portal.get("alice", "deploy").send().expect(200);
-    let length = (UNFINISHED.len() + 1).to_string();
+    let length = (TRUNCATED.len() + 1).to_string();
     let environment = [
         ("REQUEST_METHOD", "POST"),
         ("REMOTE_USER", "alice"),
@@ -154,41 +163,40 @@ fn a_body_that_ends_too_soon_is_not_taken_for_whole() {
         ("CONTENT_TYPE", "application/x-www-form-urlencoded"),
         ("CONTENT_LENGTH", length.as_str()),
     ];
-    let (status, text) = portal.run_directly("user/deploy", &environment, UNFINISHED.as_bytes());
+    let (status, text) = portal.run_directly("user/deploy", &environment, TRUNCATED.as_bytes());
     assert_eq!(status, 400, "{text}");
     assert!(text.contains("cut off") && text.contains("Nothing was done"), "{text}");
-    assert_eq!(portal.list("alice")["machines"], json!([]));
-    // The same with its end is an order, so it is the missing end that counts.
-    let (status, text) =
-        portal.run_directly("user/deploy", &environment, format!("{UNFINISHED}x").as_bytes());
+    assert_eq!(portal.machine_count("alice"), 0);
+    // The same request with its end is an order, so it was refused for the missing end.
+    let (status, text) = portal.run_directly("user/deploy", &environment, format!("{TRUNCATED}x").as_bytes());
     assert_eq!(status, 303, "{text}");
 }
 
 #[test]
-fn a_client_that_hangs_up_has_done_nothing() {
-    both_kinds(|portal| {
+fn a_client_that_hangs_up_changes_nothing() {
+    in_both_modes(|portal| {
         for _ in 0..5 {
             let deploy = portal.ask("POST", "/cgi-bin/user/deploy").by("alice", &password("alice"));
             let bytes = deploy
                 .header("Content-Type", "application/x-www-form-urlencoded")
-                .body(UNFINISHED)
-                .length((UNFINISHED.len() + 1).to_string())
+                .body(TRUNCATED)
+                .length((TRUNCATED.len() + 1).to_string())
                 .bytes();
             let mut stream = std::net::TcpStream::connect(portal.apache.address).expect("a connection");
             std::io::Write::write_all(&mut stream, &bytes).expect("to send");
             drop(stream);
         }
-        // Whatever was started has had its chance to act.
+        // Any program that was started has had time to act.
         std::thread::sleep(Duration::from_millis(500));
     });
 }
 
 #[test]
-fn a_client_that_leaves_in_the_middle_of_a_page_is_no_trouble() {
+fn a_client_that_leaves_in_the_middle_of_a_page_does_no_harm() {
     for kind in [Kind::Event, Kind::Prefork] {
         let portal = Setup { kind, hosts: vec![("localhost", 100)], names: 100, ..Setup::default() }.start();
         portal.get("alice", "deploy").send().expect(200);
-        enter_machines(&portal.path("var/registry.sqlite"), "alice", |_| "localhost".to_owned(), 100);
+        enter_machines(&portal.registry_file(), "alice", |_| "localhost".to_owned(), 100);
         let bytes = portal.get("alice", "list").bytes();
         for wait in 0..20 {
             let mut stream = std::net::TcpStream::connect(portal.apache.address).expect("a connection");
@@ -201,8 +209,8 @@ fn a_client_that_leaves_in_the_middle_of_a_page_is_no_trouble() {
 }
 
 #[test]
-fn queries_and_headers_that_are_not_text() {
-    both_kinds(|portal| {
+fn malformed_queries_are_refused() {
+    in_both_modes(|portal| {
         let long = [b"?id=".to_vec(), b"x".repeat(4000)].concat();
         let longer = [b"?id=".to_vec(), b"x".repeat(9000)].concat();
         let many = [b"?".to_vec(), b"a=1&".repeat(1500)].concat();
@@ -231,15 +239,10 @@ fn queries_and_headers_that_are_not_text() {
             (&many, &[400]),
         ];
         for endpoint in endpoints() {
-            let method = endpoint.methods()[0];
             for (query, statuses) in queries {
                 let what = format!("{}{:.60}", endpoint.name, String::from_utf8_lossy(query));
-                let mut ask = ask(portal, endpoint, method, query);
-                if method == "POST" {
-                    ask = ask.body("{}");
-                }
-                let answer = ask.send();
-                // Who is not known is not told what else is wrong.
+                let answer = minimal(portal, endpoint, query).send();
+                // Unauthenticated callers do not learn what else is wrong.
                 let unsigned = [&[403], statuses].concat();
                 let signed = matches!(endpoint.role, Role::User | Role::Owner | Role::Administrator);
                 refused_with(&answer, &what, if signed { statuses } else { &unsigned });
@@ -250,11 +253,11 @@ fn queries_and_headers_that_are_not_text() {
 }
 
 #[test]
-fn headers_that_are_not_text() {
-    both_kinds(|portal| {
+fn malformed_headers_are_refused() {
+    in_both_modes(|portal| {
         let long = b"x".repeat(8000);
         let longer = b"x".repeat(9000);
-        // What is odd but well-formed does no harm and is not judged; what is not, is refused.
+        // Odd but well-formed headers do no harm and are ignored; malformed ones are refused.
         let headers: [(&str, &[u8], bool); 16] = [
             ("X-Test", b"\xff\xfe", true),
             ("X-Test", b"\x01", true),
@@ -276,17 +279,13 @@ fn headers_that_are_not_text() {
         for endpoint in endpoints() {
             for (name, value, is_refused) in headers {
                 let what = format!("{}: {name}: {:.40}", endpoint.name, String::from_utf8_lossy(value));
-                let mut ask = ask(portal, endpoint, endpoint.methods()[0], b"");
-                if endpoint.methods()[0] == "POST" {
-                    ask = ask.body("{}");
-                }
-                let answer = ask.header(name, value).send();
+                let answer = minimal(portal, endpoint, b"").header(name, value).send();
                 assert!(answer.status < 500, "{what}: {answer}");
                 if is_refused {
                     refused(&answer, &what);
                 }
             }
-            // A name that nobody has, and a line that is none.
+            // Lines that are not headers.
             let line = format!("GET /cgi-bin/{} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", endpoint.name);
             for rest in ["no colon\r\n\r\n", ": no name\r\n\r\n", " folded: x\r\n\r\n", "A B: c\r\n\r\n"] {
                 let answer = raw(portal.apache.address, format!("{line}{rest}").as_bytes(), true);
@@ -302,17 +301,13 @@ fn headers_that_are_not_text() {
 }
 
 #[test]
-fn paths_beyond_a_program() {
-    both_kinds(|portal| {
+fn paths_beyond_a_program_are_refused() {
+    in_both_modes(|portal| {
         for endpoint in endpoints() {
             for rest in
                 ["/x", "/%0aSet-Cookie:x", "/%ff", "/%00", "/%2f..%2f..", "/..%5c", "/\u{e9}", "%20", "%00"]
             {
-                let mut ask = ask(portal, endpoint, endpoint.methods()[0], rest.as_bytes());
-                if endpoint.methods()[0] == "POST" {
-                    ask = ask.body("{}");
-                }
-                let answer = ask.send();
+                let answer = minimal(portal, endpoint, rest.as_bytes()).send();
                 let what = format!("{}{rest}", endpoint.name);
                 refused_with(&answer, &what, &[400, 403, 404]);
                 assert!(answer.header("set-cookie").is_none(), "{what}: {answer}");
@@ -321,7 +316,7 @@ fn paths_beyond_a_program() {
     });
 }
 
-/// Values that no field takes, wherever it is sent.
+/// Values that no field accepts.
 fn nonsense() -> Vec<String> {
     [
         "../../etc/passwd",
@@ -344,9 +339,8 @@ fn nonsense() -> Vec<String> {
 }
 
 #[test]
-fn fields_of_a_deploy() {
-    both_kinds(|portal| {
-        let good = [("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1")];
+fn bad_fields_of_a_deploy_are_refused() {
+    in_both_modes(|portal| {
         let sizes = [
             "0",
             "-1",
@@ -395,7 +389,7 @@ fn fields_of_a_deploy() {
         cases.push(("vmName", "é".repeat(65)));
         for (field, value) in &cases {
             let mut fields: Vec<(&str, &str)> =
-                good.iter().filter(|(name, _)| name != field).copied().collect();
+                DEPLOY.iter().filter(|(name, _)| name != field).copied().collect();
             fields.extend([(*field, value.as_str()), ("format", "json")]);
             let what = format!("{field}={value:.40?}");
             let by_get = portal.get("alice", &with_query("deploy", &fields)).send();
@@ -410,17 +404,17 @@ fn fields_of_a_deploy() {
             let fault = json["error"]["fields"][field].as_str().unwrap_or_default();
             assert!(
                 fault.ends_with('.') && fault.chars().count() < 300,
-                "{what}: no sentence beside it: {json}"
+                "{what}: no sentence about the field: {json}"
             );
-            // A page for people shows what they typed, as text.
+            // A page shows what was typed, as text.
             let page = portal.post("alice", "deploy", &fields[..fields.len() - 1]).send();
             refused_with(&page, &what, &[400]);
             assert!(page.text().contains(&format!("id=\"{field}-fault\"")), "{what}: {page}");
         }
         for (name, fields) in [
             ("missing", &[("vmImage", "tiny"), ("format", "json")][..]),
-            ("unknown", &[&good[..], &[("vmMemmory", "5")]].concat()),
-            ("of another page", &[&good[..], &[("id", "5")]].concat()),
+            ("unknown", &[&DEPLOY[..], &[("vmMemmory", "5")]].concat()),
+            ("of another page", &[&DEPLOY[..], &[("id", "5")]].concat()),
         ] {
             refused_with(&portal.post("alice", "deploy", fields).send(), name, &[400]);
         }
@@ -437,9 +431,9 @@ fn fields_of_a_deploy() {
         let both = portal
             .ask("POST", "/cgi-bin/user/deploy?vmMemory=64")
             .by("alice", &password("alice"))
-            .form(&good);
+            .form(&DEPLOY);
         refused_with(&both.send(), "a field in query and form", &[400]);
-        // A body that is no form says nothing about fields.
+        // Bodies that are not forms.
         for kind in ["application/json", "text/plain", "", "é"] {
             let ask = portal.ask("POST", "/cgi-bin/user/deploy").by("alice", &password("alice"));
             let answer = ask.header("Content-Type", kind).body("{\"vmImage\":\"tiny\"}").send();
@@ -452,8 +446,8 @@ fn fields_of_a_deploy() {
 const ABOUT_ONE: [&str; 5] = ["terminate", "stop", "start", "reboot", "save"];
 
 #[test]
-fn ids_and_names_of_machines() {
-    both_kinds(|portal| {
+fn bad_ids_and_names_of_machines_are_refused() {
+    in_both_modes(|portal| {
         let unknown = VmId::generate().to_string();
         let mut bad: Vec<(String, &[u16])> =
             nonsense().into_iter().map(|value| (value, &[400][..])).collect();
@@ -475,7 +469,7 @@ fn ids_and_names_of_machines() {
             let like =
                 portal.get("alice", &with_query("deploy", &[("like", id)])).header("Accept", "text/html");
             let answer = like.send();
-            // An empty one means none.
+            // An empty id means none.
             if !id.is_empty() {
                 refused_with(&answer, &format!("deploy like {id:.40?}"), statuses);
             }
@@ -508,9 +502,10 @@ fn ids_and_names_of_machines() {
 }
 
 #[test]
-fn no_header_stands_for_what_apache_knows() {
+fn no_header_overrides_what_apache_says() {
     let portal = Portal::start();
-    // The CGI crate offers what Apache says as headers of these names, and a client can send them, too.
+    // The CGI crate presents Apache's variables as headers with these names, which a client can
+    // send too.
     let forged = |ask: Ask| {
         ask.header("X-Cgi-Query-String", "vmImage=tiny&vmMemory=128&vmPartition=1")
             .header("X-Cgi-Content-Type", "application/x-www-form-urlencoded")
@@ -520,13 +515,13 @@ fn no_header_stands_for_what_apache_knows() {
             .header("X-Cgi-Request-Uri", "/cgi-bin/user/deploy?vmImage=tiny")
     };
     forged(portal.get("alice", "deploy")).send().expect(200);
-    assert_eq!(portal.list("alice")["machines"], json!([]));
+    assert_eq!(portal.machine_count("alice"), 0);
     let body = b"vmImage=tiny&vmMemory=128&vmPartition=1".to_vec();
     let plain = portal.ask("POST", "/cgi-bin/user/deploy").by("alice", &password("alice"));
     let answer = forged(plain.header("Content-Type", "text/plain").body(body)).send();
-    refused(&answer, "a body that is no form");
+    refused(&answer, "a body that is not a form");
     let id = portal.deploy("alice", &[]);
     forged(portal.get("alice", &format!("terminate?id={id}&format=json"))).send().expect(202);
-    let history = portal.show("alice", &id)["history"].to_string();
+    let history = portal.history("alice", &id);
     assert!(history.contains("127.0.0.1") && !history.contains("192.0.2.99"), "{history}");
 }

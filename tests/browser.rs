@@ -10,8 +10,8 @@ use crate::support::browser::Browser;
 use crate::support::eventually;
 use crate::support::portal::{Portal, Setup, password};
 
-/// Opens a page as somebody, so that the address the page knows of itself has no password in it: pages
-/// that are reached with one may fetch nothing.
+/// Signs a user in. The page is reopened without the password in its URL, because such pages may
+/// not fetch anything.
 fn sign_in(browser: &Browser, portal: &Portal, user: &str) {
     let address = portal.apache.address;
     browser.open(&format!("http://{user}:{}@{address}/cgi-bin/user/list", password(user)));
@@ -19,21 +19,21 @@ fn sign_in(browser: &Browser, portal: &Portal, user: &str) {
     browser.wait("document.querySelector('h1')");
 }
 
-fn machine(portal: &Portal) -> Option<String> {
+fn first_machine(portal: &Portal) -> Option<String> {
     portal.list("alice")["machines"][0]["id"].as_str().map(str::to_owned)
 }
 
 #[test]
-fn a_machine_s_life_in_a_browser() {
+fn a_machine_lives_its_whole_life_in_a_browser() {
     let portal = Portal::start();
     let browser = Browser::start();
     sign_in(&browser, &portal, "alice");
     assert!(browser.text().contains("No machines yet"), "{}", browser.text());
     assert!(browser.url().ends_with("/cgi-bin/user/list"), "{}", browser.url());
-    // The style sheets are there and the policy lets them work.
+    // The style sheets are loaded, and the policy allows them.
     browser.wait("[...document.styleSheets].filter(sheet => sheet.cssRules.length > 0).length >= 2");
 
-    // The form, first with a mistake that the browser itself would not let through.
+    // The form, first with a mistake that only the server notices.
     browser.open(&format!("http://{}/cgi-bin/user/deploy", portal.apache.address));
     browser.click("input[name=vmImage][value=tiny]");
     browser.fill("#vmName", "from a browser");
@@ -41,14 +41,14 @@ fn a_machine_s_life_in_a_browser() {
     browser.click("button[type=submit]");
     browser.wait("document.querySelector('#expiryTime-fault')");
     assert_eq!(browser.run("return document.querySelector('#vmName').value"), "from a browser");
-    assert_eq!(machine(&portal), None, "a form with a mistake has deployed something");
+    assert_eq!(first_machine(&portal), None, "a faulty form deployed something");
     browser.fill("#expiryTime", "2d");
     browser.click("button[type=submit]");
     browser.wait("document.querySelector('#machine .s.deploying')");
-    let id = machine(&portal).expect("a machine");
+    let id = first_machine(&portal).expect("a machine");
     assert!(browser.url().ends_with(&format!("show?id={id}")), "{}", browser.url());
 
-    // Its page moves by itself: a reload would lose the mark.
+    // Its page updates itself: a reload would lose the mark.
     browser.run("window.mark = 'kept'; document.querySelector('h1').mark = 'kept'");
     let progress = |n: u32, stage, percent: u8| {
         let percent = Percent::try_from(percent).ok();
@@ -58,7 +58,7 @@ fn a_machine_s_life_in_a_browser() {
     browser.wait("document.querySelector('progress')?.value === 37");
     browser.wait("document.body.innerText.includes('unpacking the image')");
 
-    // And so does its row in the list.
+    // So does its row in the list.
     browser.open(&format!("http://{}/cgi-bin/user/list", portal.apache.address));
     browser.wait("document.querySelector('tbody .s.deploying')");
     browser.run("window.mark = 'kept'; document.querySelector('tbody tr').mark = 'kept'");
@@ -75,18 +75,18 @@ fn a_machine_s_life_in_a_browser() {
     browser.click("tbody tr th a");
     browser.wait("document.querySelector('#console-here pre')?.innerText.includes('Linux version')");
 
-    // To stop, a question first; to start, one click. Neither needs a reload to be seen.
+    // A stop must be confirmed, a start not. Both show without a reload.
     browser.click("a[href^='stop?id=']");
     browser.wait("document.querySelector('form[action=stop]')");
     assert!(browser.text().contains("Its disk, name and place on the host are kept"), "{}", browser.text());
-    assert_eq!(portal.show("alice", &id)["machine"]["state"], "deployed", "to be asked was enough");
+    assert_eq!(portal.state("alice", &id), "deployed", "the question alone acted");
     browser.click("form[action=stop] button");
     browser.wait("document.querySelector('#machine .s.stopping')");
     browser.run("window.mark = 'kept'; document.querySelector('#do-terminate').mark = 'kept'");
     portal.report(&id, Order::Stop, 1, News::Done).expect(200);
     browser.wait("document.querySelector('#machine .s.stopped')");
     assert_eq!(browser.run("return window.mark"), "kept", "the page was reloaded");
-    // What one can click on never turns into something else under one's hand.
+    // An element never turns into another under the mouse pointer.
     assert_eq!(browser.run("return document.querySelector('#do-terminate').mark"), "kept");
     assert!(!browser.text().contains("ssh root@"), "{}", browser.text());
     browser.click("form[action=start] button");
@@ -101,11 +101,11 @@ fn a_machine_s_life_in_a_browser() {
     browser.wait("document.querySelector('a[href^=\"reboot?id=\"]')");
     browser.wait("document.querySelector('#console-here pre')?.innerText.includes('Linux version')");
 
-    // To terminate, a question first.
+    // Terminating must be confirmed.
     browser.click("a.danger");
     browser.wait("document.querySelector('form[action=terminate]')");
     assert!(browser.text().contains("everything on its disk is lost"), "{}", browser.text());
-    assert_eq!(portal.show("alice", &id)["machine"]["state"], "deployed", "to be asked was enough");
+    assert_eq!(portal.state("alice", &id), "deployed", "the question alone acted");
     browser.click("form[action=terminate] button.danger");
     browser.wait("document.querySelector('#machine .s.terminating')");
     browser.run("window.mark = 'kept'");
@@ -113,15 +113,15 @@ fn a_machine_s_life_in_a_browser() {
     browser.wait("document.querySelector('#machine .s.notDeployed')");
     assert_eq!(browser.run("return window.mark"), "kept", "the page was reloaded");
 
-    let complaints = browser.complaints();
-    // The form that came back with 400, and nothing else.
-    let others: Vec<_> = complaints.iter().filter(|c| !c.contains("status of 400")).collect();
+    let errors = browser.errors();
+    // Only the form that came back with 400.
+    let others: Vec<_> = errors.iter().filter(|error| !error.contains("status of 400")).collect();
     assert!(others.is_empty(), "{others:#?}");
     portal.assert_no_panic();
 }
 
 #[test]
-fn a_machine_that_fails_says_so_without_a_reload() {
+fn a_failed_deploy_shows_without_a_reload() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[("physicalHost", "localhost")]);
     let browser = Browser::start();
@@ -133,13 +133,13 @@ fn a_machine_that_fails_says_so_without_a_reload() {
     browser.wait("document.querySelector('tbody .s.failed')");
     browser.wait("document.querySelector('tbody').innerText.includes('is damaged (<b>bad</b>)')");
     assert_eq!(browser.run("return window.mark"), "kept", "the page was reloaded");
-    // Nothing moves any more, so nobody asks any more.
-    let asked = || portal.apache.requests("GET /cgi-bin/user/list");
+    // Nothing changes any more, so the page stops polling.
+    let polls = || portal.apache.requests("GET /cgi-bin/user/list");
     std::thread::sleep(Duration::from_millis(500));
-    let before = asked();
+    let before = polls();
     std::thread::sleep(Duration::from_secs(5));
-    assert_eq!(asked(), before, "the page goes on asking");
-    // With one click the same again.
+    assert_eq!(polls(), before, "the page is still polling");
+    // One click orders the same again.
     browser.click("tbody tr th a");
     browser.wait("document.querySelector('a[href^=\"deploy?like=\"]')");
     browser.click("a[href^='deploy?like=']");
@@ -147,19 +147,18 @@ fn a_machine_that_fails_says_so_without_a_reload() {
     browser.click("button[type=submit]");
     browser.wait("document.querySelector('#machine .s.deploying')");
     assert_eq!(portal.list("alice")["total"], 2);
-    assert!(browser.complaints().is_empty(), "{:#?}", browser.complaints());
+    assert!(browser.errors().is_empty(), "{:#?}", browser.errors());
 }
 
 #[test]
-fn a_page_elsewhere_cannot_use_who_is_signed_in() {
+fn another_site_cannot_act_through_a_signed_in_browser() {
     let portal = Portal::start();
-    let id = portal.deploy("alice", &[]);
-    portal.report(&id, Order::Deploy, 1, News::Done).expect(200);
+    let id = portal.deployed("alice");
     let browser = Browser::start();
     let address = format!("portal.test:{}", portal.apache.address.port());
     browser.open(&format!("http://alice:{}@{address}/cgi-bin/user/list", password("alice")));
     browser.wait("document.querySelector('tbody .s.deployed')");
-    // A site under another name, where the scripted nodes answer. It sends no address of its own along.
+    // A site under another name, served by the scripted nodes. It sends no referrer.
     let target = format!("http://{address}/cgi-bin/user/terminate");
     portal.nodes.serve_page(&format!(
         "<!doctype html><title>evil</title><meta name=referrer content=no-referrer>\
@@ -173,12 +172,12 @@ fn a_page_elsewhere_cannot_use_who_is_signed_in() {
     let sent = || portal.apache.requests("/cgi-bin/user/terminate");
     browser.open(&evil);
     eventually(Duration::from_secs(10), || (sent() >= 3).then_some(()));
-    assert!(sent() >= 3, "image, frame and script did not even ask, so nothing is shown by this test");
+    assert!(sent() >= 3, "image, frame and script sent no request, so this test shows nothing");
     let harmless = |what: &str| {
-        assert_eq!(portal.show("alice", &id)["machine"]["state"], "deployed", "after {what}");
+        assert_eq!(portal.state("alice", &id), "deployed", "after {what}");
         assert!(portal.nodes.orders("terminate").is_empty(), "after {what}");
     };
-    // Chromium asks for these without the password; what other browsers send is in `roles`.
+    // Chromium requests these without the password. `roles` covers what other browsers send.
     harmless("image, frame and script");
     browser.click("a");
     browser.wait("location.href.includes('/cgi-bin/user/terminate')");
@@ -197,7 +196,7 @@ fn an_image_is_saved_and_used_in_a_browser() {
     sign_in(&browser, &portal, "alice");
     let open = |path: &str| browser.open(&format!("http://{}/cgi-bin/user/{path}", portal.apache.address));
     open(&format!("terminate?id={id}"));
-    // The browser itself holds back what is no name; the host is told of nothing.
+    // The browser itself rejects an invalid name; the host is not contacted.
     browser.fill("#saveAs", "No Name");
     browser.click("form:has(#saveAs) button");
     assert_eq!(browser.run("return document.querySelector('#saveAs').validity.patternMismatch"), true);
@@ -221,11 +220,11 @@ fn an_image_is_saved_and_used_in_a_browser() {
     browser.wait("document.querySelector('.facts').innerText.includes('alice/web-1')");
     let order = portal.nodes.orders("deploy").pop().expect("an order");
     assert_eq!(order.json()["saved"]["name"], "web-1");
-    assert_eq!(browser.complaints(), [""; 0]);
+    assert_eq!(browser.errors(), [""; 0]);
 }
 
 #[test]
-fn a_lease_in_a_browser() {
+fn a_lease_is_changed_in_a_browser() {
     let portal = Portal::start();
     let browser = Browser::start();
     sign_in(&browser, &portal, "alice");
@@ -235,7 +234,7 @@ fn a_lease_in_a_browser() {
     browser.wait("document.querySelector('#expiryTime')");
     let expires = || portal.show("alice", &id)["machine"]["expires"]["iso"].as_str().map(str::to_owned);
     let before = expires();
-    // Shorter: a question first.
+    // A shorter lease must be confirmed.
     browser.fill("#expiryTime", "1d");
     browser.click("form button[type=submit]");
     browser.wait("document.querySelector('input[name=confirm]')");
@@ -245,7 +244,7 @@ fn a_lease_in_a_browser() {
     browser.click("form button[type=submit]");
     browser.wait("document.querySelector('#machine .s.deployed')");
     assert_ne!(expires(), before);
-    // Protected: its page says so, and terminating is refused with the way out.
+    // A protected machine: its page says so, and a refused terminate says how to lift it.
     browser.click("#do-extend");
     browser.wait("document.querySelector('input[name=protect]')");
     browser.click("input[name=protect] ~ .acts button");

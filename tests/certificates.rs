@@ -1,48 +1,35 @@
-//! Certificates as grids issue them, with several common names and no organisation, at a real Apache with TLS.
+//! Certificates as grids issue them, with several common names and no organisation, at a real
+//! Apache with TLS.
 
-use crate::sign_in::{Authority, ask_with_certificate};
+use crate::support::page::user_on;
 use crate::support::portal::{Portal, Setup};
+use crate::support::tls::{Authority, CLIENT, LOCALHOST, get_with_certificate, site};
 
 const GRID: &str = "/DC=ch/DC=example/OU=Organic Units/OU=Users/CN=alice/CN=123456/CN=Alice Example";
 
-/// The user whom the page greets.
-fn greeted(page: &str) -> Option<&str> {
-    page.split("<span class=\"name\">").nth(1)?.split('<').next()
-}
-
 #[test]
-fn a_setting_says_which_name_of_a_grid_certificate_counts() {
+fn a_setting_selects_the_user_name_in_a_grid_certificate() {
     let files = tempfile::tempdir().expect("a temporary folder");
     let authority = Authority { dir: files.path() };
-    let client = "extendedKeyUsage=clientAuth\nbasicConstraints=CA:FALSE\n";
     authority.found("ca");
     authority.found("foreign");
-    let server = "subjectAltName=DNS:localhost\nextendedKeyUsage=serverAuth\n";
-    authority.sign("ca", "server", "/CN=localhost", server);
-    authority.sign("ca", "grid", GRID, client);
-    authority.sign("ca", "other", &GRID.replace("Alice", "Alina"), client);
-    authority.sign("ca", "one", "/DC=ch/DC=example/CN=bob", client);
-    authority.sign("foreign", "forged", GRID, client);
-    let at = |name: &str| files.path().join(name).display().to_string();
-    let site = format!(
-        "ServerName localhost\nSSLCertificateFile \"{}\"\nSSLCertificateKeyFile \"{}\"\n\
-         SSLCACertificateFile \"{}\"\nSSLVerifyClient optional",
-        at("server.pem"),
-        at("server.key"),
-        at("ca.pem"),
-    );
+    authority.sign("ca", "server", "/CN=localhost", LOCALHOST);
+    authority.sign("ca", "grid", GRID, CLIENT);
+    authority.sign("ca", "other", &GRID.replace("Alice", "Alina"), CLIENT);
+    authority.sign("ca", "one", "/DC=ch/DC=example/CN=bob", CLIENT);
+    authority.sign("foreign", "forged", GRID, CLIENT);
     let start = |setting: &str| {
         Setup {
             user_variable: "SSL_CLIENT_S_DN_CN",
             htaccess: "certificate",
-            tls: Some(site.clone()),
+            tls: Some(site(files.path(), "optional")),
             more_server: setting.to_owned(),
             ..Setup::default()
         }
         .start()
     };
     let get = |portal: &Portal, who, path: &str| {
-        ask_with_certificate(portal, files.path(), who, &format!("/cgi-bin/user/{path}"))
+        get_with_certificate(portal, files.path(), who, &format!("/cgi-bin/user/{path}"))
     };
 
     for setting in ["", "certificateName = \"single\""] {
@@ -53,19 +40,21 @@ fn a_setting_says_which_name_of_a_grid_certificate_counts() {
             assert!(page.contains(words), "no {words} in {page}");
         }
         let (status, page) = get(&portal, Some("one"), "list");
-        assert_eq!((status, greeted(&page)), (200, Some("bob")), "{page}");
+        assert_eq!((status, user_on(&page)), (200, "bob"), "{page}");
     }
     let subject = "CN=Alice Example,CN=123456,CN=alice,OU=Users,OU=Organic Units,DC=example,DC=ch";
     for (setting, name) in [("first", "alice"), ("last", "Alice Example"), ("dn", subject)] {
         let portal = start(&format!("certificateName = \"{setting}\""));
         let (status, page) = get(&portal, Some("grid"), "list");
-        assert_eq!((status, greeted(&page)), (200, Some(name)), "{page}");
+        assert_eq!((status, user_on(&page)), (200, name), "{page}");
         let expected = if setting == "dn" { "CN=bob,DC=example,DC=ch" } else { "bob" };
         let (status, page) = get(&portal, Some("one"), "list");
-        assert_eq!((status, greeted(&page)), (200, Some(expected)), "{page}");
-        // What is not verified has no name at all; a handshake with a foreign one fails before that.
+        assert_eq!((status, user_on(&page)), (200, expected), "{page}");
+        // An unverified client has no name at all; the handshake with a foreign certificate fails
+        // before that.
         assert_eq!(get(&portal, None, "list").0, 403);
-        // They can have machines, and two people whose names differ at their ends don't share them.
+        // They can deploy machines, and two people whose names differ only at the end do not share
+        // them.
         let deploy = "deploy?format=json&vmImage=tiny&vmMemory=128&vmPartition=1";
         let (status, page) = get(&portal, Some("grid"), deploy);
         assert_eq!(status, 202, "{page}");

@@ -1,5 +1,6 @@
-//! `vgrid-check` against a portal in which one thing after the other is broken: that line fails, and what follows
-//! from it, and no other. What needs a Xen host, or root's own folders, is broken in `xen::check`.
+//! `vgrid-check` against a portal in which one thing at a time is broken: its check fails, and what
+//! depends on it is skipped, but nothing else changes. `xen::check` breaks what needs a Xen host or
+//! root's own folders.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,12 +12,14 @@ use vgrid::config::Common;
 use vgrid::model::fault::Fault;
 use vgrid::model::wire::NodeInfo;
 
-use crate::support::node::{Conduct, facts};
+use crate::support::apache::web_user;
+use crate::support::node::{Conduct, facts, nothing};
+use crate::support::own_name;
 use crate::support::portal::{Portal, Setup};
 use crate::xen;
 
-/// What follows when no node could be asked.
-const NO_NODE: [&str; 7] = [
+/// Checks that need the answer of a node.
+const NODE_ANSWER: &[&str] = &[
     "nodes' clocks",
     "nodes take orders from here",
     "nodes' keys",
@@ -26,24 +29,24 @@ const NO_NODE: [&str; 7] = [
     "nodes' common.cfg",
 ];
 
-/// What follows when there is no image.
-const NO_IMAGE: [&str; 5] =
-    ["file system programs", "file systems", "templates", "templates for the toolstack", "bridge"];
+/// Checks that need an image.
+const IMAGE: &[&str] =
+    &["file system programs", "file systems", "templates", "templates for the toolstack", "bridge"];
 
-/// One thing that is broken.
+/// One thing to break.
 struct Case {
-    /// The check that is there for it.
+    /// The check that must fail.
     breaks: &'static str,
     how: fn(&Portal),
-    /// What is broken outside the configuration is mended again.
+    /// Mends what is broken outside the configuration files.
     mends: fn(&Portal),
-    /// What else fails.
+    /// Other checks that fail.
     fails: &'static [&'static str],
-    /// What can't be looked at.
-    skips: &'static [&'static str],
+    /// Checks that are skipped, in groups.
+    skips: &'static [&'static [&'static str]],
 }
 
-const fn case(breaks: &'static str, how: fn(&Portal), skips: &'static [&'static str]) -> Case {
+const fn case(breaks: &'static str, how: fn(&Portal), skips: &'static [&'static [&'static str]]) -> Case {
     Case { breaks, how, mends: |_| (), fails: &[], skips }
 }
 
@@ -68,18 +71,7 @@ fn rename(portal: &Portal, from: &str, to: &str) {
 
 const SERVER: [Case; 25] = [
     Case {
-        skips: &[
-            "machines' names",
-            "hosts' names",
-            "nodes answer",
-            "nodes' clocks",
-            "nodes take orders from here",
-            "nodes' keys",
-            "nodes' registry",
-            "nodes tell what they have",
-            "nodes' version",
-            "nodes' common.cfg",
-        ],
+        skips: &[&["machines' names", "hosts' names", "nodes answer"], NODE_ANSWER],
         ..case("common.cfg", |p| add(p, "common.cfg", "[VMImages\n"), &[])
     },
     case(
@@ -88,65 +80,36 @@ const SERVER: [Case; 25] = [
             fs::write(p.path("etc/common.cfg"), "[VMImages]\n[PhysicalHostsPool]\n[VirtualHostsPool]\n")
                 .expect("written");
         },
-        &[
-            "machines' names",
-            "hosts' names",
-            "nodes answer",
-            "nodes' clocks",
-            "nodes take orders from here",
-            "nodes' keys",
-            "nodes' registry",
-            "nodes tell what they have",
-            "nodes' version",
-            "nodes' common.cfg",
-        ],
+        &[&["machines' names", "hosts' names", "nodes answer"], NODE_ANSWER],
     ),
     case(
         "server.cfg",
         |p| replace(p, "server.cfg", "EnvUsernameVariable", "EnvUserNameVariable"),
         &[
-            "key",
-            "key's rights",
-            "page templates",
-            "mail",
-            "registry",
-            "upkeep",
-            "portal answers",
-            "nodes answer",
-            "nodes' clocks",
-            "nodes take orders from here",
-            "nodes' keys",
-            "nodes' registry",
-            "nodes tell what they have",
-            "nodes' version",
-            "nodes' common.cfg",
+            &[
+                "key",
+                "key's rights",
+                "page templates",
+                "mail",
+                "registry",
+                "upkeep",
+                "portal answers",
+                "nodes answer",
+            ],
+            NODE_ANSWER,
         ],
     ),
-    case(
-        "machines' names",
-        |p| same_elsewhere(p, |p| add(p, "common.cfg", "\"none.invalid\" = \"\"\n")),
-        &[],
-    ),
-    case("machines' names", |p| same_elsewhere(p, |p| add(p, "common.cfg", "\"192.0.523\" = \"\"\n")), &[]),
-    // One that is every machine's own.
-    case("machines' names", |p| same_elsewhere(p, |p| add(p, "common.cfg", "\"127.0.1.1\" = \"\"\n")), &[]),
+    case("machines' names", |p| on_all_nodes(p, |p| add(p, "common.cfg", "\"none.invalid\" = \"\"\n")), &[]),
+    case("machines' names", |p| on_all_nodes(p, |p| add(p, "common.cfg", "\"192.0.523\" = \"\"\n")), &[]),
+    // An address that every machine has.
+    case("machines' names", |p| on_all_nodes(p, |p| add(p, "common.cfg", "\"127.0.1.1\" = \"\"\n")), &[]),
     Case {
-        // internal/status can't read it either.
+        // internal/status cannot read it either.
         fails: &["portal answers"],
         ..case(
             "key",
             |p| fs::write(p.path("etc/key"), "short").expect("written"),
-            &[
-                "key's rights",
-                "nodes answer",
-                "nodes' clocks",
-                "nodes take orders from here",
-                "nodes' keys",
-                "nodes' registry",
-                "nodes tell what they have",
-                "nodes' version",
-                "nodes' common.cfg",
-            ],
+            &[&["key's rights", "nodes answer"], NODE_ANSWER],
         )
     },
     case(
@@ -154,8 +117,8 @@ const SERVER: [Case; 25] = [
         |p| replace(p, "server.cfg", "templateDirectory = \"", "templateDirectory = \"/none"),
         &[],
     ),
-    // Nobody listens on port 1.
-    Case { mends: |p| drop(p.upkeep(&[])), ..case("upkeep", never_since_1970, &[]) },
+    // No server listens on port 1.
+    Case { mends: |p| drop(p.upkeep(&[])), ..case("upkeep", last_upkeep_in_1970, &[]) },
     case("mail", |p| mail(p, "transport = \"smtp\"\nserver = \"127.0.0.1:1\""), &[]),
     case("mail", |p| mail(p, "transport = \"sendmail\"\nsendmail = \"/none\""), &[]),
     Case {
@@ -165,38 +128,42 @@ const SERVER: [Case; 25] = [
     case(
         "hosts' names",
         |p| {
-            same_elsewhere(p, |p| {
+            on_all_nodes(p, |p| {
                 replace(p, "common.cfg", "[Physi", "[PhysicalHostsPool]\n\"none.invalid\" = 1\n#[Physi");
             });
         },
         &[],
     ),
-    case("nodes answer", |p| p.nodes.conduct(Conduct::Close), &NO_NODE),
-    case("nodes answer", |p| p.nodes.conduct(Conduct::Garbage), &NO_NODE),
-    case("nodes answer", |p| p.nodes.serve_page("It works!"), &NO_NODE),
+    case("nodes answer", |p| p.nodes.conduct(Conduct::Close), &[NODE_ANSWER]),
+    case("nodes answer", |p| p.nodes.conduct(Conduct::Garbage), &[NODE_ANSWER]),
+    case("nodes answer", |p| p.nodes.serve_page("It works!"), &[NODE_ANSWER]),
     case("nodes' clocks", |p| p.nodes.clock_is_ahead(400), &[]),
     case("nodes' clocks", |p| p.nodes.clock_is_ahead(-400), &[]),
     case(
         "nodes tell what they have",
         |p| p.nodes.conduct(Conduct::Refuse(Fault::PrivilegeRefused)),
-        &["nodes' version", "nodes' common.cfg"],
+        &[&["nodes' version", "nodes' common.cfg"]],
     ),
-    case("nodes' version", |p| tell(p, |info| "0.0.9".clone_into(&mut info.host.version)), &[]),
-    case("nodes' common.cfg", |p| tell(p, |info| "0123".clone_into(&mut info.host.common_digest)), &[]),
+    case("nodes' version", |p| report_info(p, |info| "0.0.9".clone_into(&mut info.host.version)), &[]),
+    case(
+        "nodes' common.cfg",
+        |p| report_info(p, |info| "0123".clone_into(&mut info.host.common_digest)),
+        &[],
+    ),
     case(
         "nodes' keys",
         |p| p.nodes.conduct(Conduct::Say(403, refusal(&vgrid::model::sign::SignFault::Wrong.to_string()))),
-        &["nodes' registry", "nodes tell what they have", "nodes' version", "nodes' common.cfg"],
+        &[&["nodes' registry", "nodes tell what they have", "nodes' version", "nodes' common.cfg"]],
     ),
     case(
         "nodes' registry",
         |p| p.nodes.conduct(Conduct::Say(403, refusal("Refused: this host obeys the registry 1, not 2"))),
-        &["nodes tell what they have", "nodes' version", "nodes' common.cfg"],
+        &[&["nodes tell what they have", "nodes' version", "nodes' common.cfg"]],
     ),
     Case {
         fails: &["upkeep", "nodes answer"],
         mends: |p| rename(p, "var/away.sqlite", "var/registry.sqlite"),
-        ..case("registry", |p| rename(p, "var/registry.sqlite", "var/away.sqlite"), &NO_NODE)
+        ..case("registry", |p| rename(p, "var/registry.sqlite", "var/away.sqlite"), &[NODE_ANSWER])
     },
     Case {
         mends: |p| set_mode(&p.path("var/registry.sqlite"), 0o640),
@@ -209,27 +176,20 @@ const NODE: [Case; 16] = [
         "node.cfg",
         |p| add(p, "node.cfg", "[VMSwapsize]\n"),
         &[
-            "key",
-            "key's rights",
-            "node answers",
-            "server's name",
-            "server answers",
-            "clock",
-            "server's key",
-            "records",
-            "images",
-            "saved images",
-            "file system programs",
-            "file systems",
-            "templates",
-            "templates for the toolstack",
-            "bridge",
-            "toolstack",
-            "autostart",
-            "consoles",
-            "console logs",
-            "volume group",
-            "free space",
+            &[
+                "key",
+                "key's rights",
+                "node answers",
+                "server's name",
+                "server answers",
+                "clock",
+                "server's key",
+                "records",
+                "images",
+                "saved images",
+            ],
+            IMAGE,
+            &["toolstack", "autostart", "consoles", "console logs", "volume group", "free space"],
         ],
     ),
     case("own name", |p| replace(p, "common.cfg", &format!("\"{}\"", own_name()), "another"), &[]),
@@ -240,20 +200,20 @@ const NODE: [Case; 16] = [
     case(
         "server's name",
         |p| replace(p, "node.cfg", "serverHostname = \"localhost\"", "serverHostname = \"none.invalid\""),
-        &["server answers", "clock", "server's key"],
+        &[&["server answers", "clock", "server's key"]],
     ),
     case(
         "server answers",
         |p| replace(p, "node.cfg", "/cgi-bin/internal", "/cgi-bin/eternal"),
-        &["clock", "server's key"],
+        &[&["clock", "server's key"]],
     ),
     case(
         "server answers",
         |p| replace(p, "node.cfg", "serverURL = \"http://localhost:", "serverURL = \"http://localhost:1/"),
-        &["clock", "server's key"],
+        &[&["clock", "server's key"]],
     ),
     Case {
-        // A signature from another time is refused, too.
+        // A signature from another time is refused too.
         fails: &["server's key"],
         ..case(
             "clock",
@@ -269,14 +229,14 @@ const NODE: [Case; 16] = [
         "server's key",
         |p| {
             fs::write(p.path("etc/other"), "0123456789abcdef0123456789abcdef").expect("written");
-            give_key_rights(&p.path("etc/other"));
+            set_key_rights(&p.path("etc/other"));
             replace(p, "node.cfg", "/etc/key\"", "/etc/other\"");
         },
         &[],
     ),
     Case {
         mends: |p| rename(p, "images/away", "images/tiny.tar"),
-        ..case("images", |p| rename(p, "images/tiny.tar", "images/away"), &NO_IMAGE)
+        ..case("images", |p| rename(p, "images/tiny.tar", "images/away"), &[IMAGE])
     },
     Case {
         mends: |p| rename(p, "images/away", "images/tiny.tar"),
@@ -286,13 +246,13 @@ const NODE: [Case; 16] = [
                 rename(p, "images/tiny.tar", "images/away");
                 fs::write(p.path("images/tiny.tar"), "<html>not an archive</html>").expect("written");
             },
-            &NO_IMAGE,
+            &[IMAGE],
         )
     },
-    case("images", |p| replace(p, "node.cfg", "tiny = \"tiny.tar\"", ""), &NO_IMAGE),
+    case("images", |p| replace(p, "node.cfg", "tiny = \"tiny.tar\"", ""), &[IMAGE]),
     Case {
         mends: |p| set_mode(&p.path("images/tiny.tar"), 0o644),
-        ..case("images", |p| set_mode(&p.path("images/tiny.tar"), 0o600), &NO_IMAGE)
+        ..case("images", |p| set_mode(&p.path("images/tiny.tar"), 0o600), &[IMAGE])
     },
     Case {
         mends: |p| set_mode(&p.path("images"), 0o755),
@@ -301,7 +261,7 @@ const NODE: [Case; 16] = [
     case(
         "file system programs",
         |p| replace(p, "node.cfg", "/sbin/mkfs.ext4", "/sbin/mkfs.none"),
-        &["file systems"],
+        &[&["file systems"]],
     ),
     case("file systems", |p| replace(p, "node.cfg", "/sbin/mkfs.ext4 -q -F", "/bin/true"), &[]),
     case(
@@ -327,38 +287,24 @@ fn refusal(text: &str) -> String {
     json!({"error": {"message": format!("Refused: {text}.")}}).to_string()
 }
 
-/// This machine's name, as it stands in the pool.
-fn own_name() -> String {
-    let name = nix::unistd::gethostname().expect("a host name");
-    name.to_string_lossy().to_lowercase()
-}
-
-/// The nodes tell about themselves what a node in good order tells, but for one thing.
-fn tell(portal: &Portal, change: impl FnOnce(&mut NodeInfo)) {
+/// Makes the nodes answer like working ones, but for one change.
+fn report_info(portal: &Portal, change: impl FnOnce(&mut NodeInfo)) {
     let mut host = facts();
     if let Ok(common) = Common::load(&portal.path("etc")) {
         host.common_digest = common.digest;
     }
-    let mut info = NodeInfo {
-        host,
-        toolstack: "xl".to_owned(),
-        domains: Vec::new(),
-        volumes: Vec::new(),
-        jobs: Vec::new(),
-        images: Vec::new(),
-        saved: Vec::new(),
-    };
+    let mut info = NodeInfo { host, ..nothing() };
     change(&mut info);
     portal.nodes.conduct(Conduct::Say(200, serde_json::to_string(&info).expect("JSON")));
 }
 
-/// Changes `common.cfg`, on the nodes as well.
-fn same_elsewhere(portal: &Portal, change: fn(&Portal)) {
+/// Changes `common.cfg`, also on the nodes.
+fn on_all_nodes(portal: &Portal, change: fn(&Portal)) {
     change(portal);
-    tell(portal, |_| ());
+    report_info(portal, |_| ());
 }
 
-/// Runs the program.
+/// Runs vgrid-check.
 fn vgrid_check(portal: &Portal, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_vgrid-check"))
         .args(["--own-url", &format!("http://{}", portal.apache.address)])
@@ -368,7 +314,7 @@ fn vgrid_check(portal: &Portal, args: &[&str]) -> Output {
         .expect("vgrid-check can be started")
 }
 
-/// The checks of a part: name, and what it comes to.
+/// The status of each check of a part, by name.
 fn statuses(portal: &Portal, part: &str) -> BTreeMap<String, String> {
     let output = vgrid_check(portal, &[part, "--json"]);
     let rows: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
@@ -385,7 +331,7 @@ fn statuses(portal: &Portal, part: &str) -> BTreeMap<String, String> {
     rows.iter().map(|row| (word(row, "name"), word(row, "status"))).collect()
 }
 
-/// The files of the configuration with what is in them.
+/// The configuration files and their content.
 fn snapshot(portal: &Portal) -> Vec<(PathBuf, Vec<u8>)> {
     let files = fs::read_dir(portal.path("etc")).expect("the configuration");
     files
@@ -395,24 +341,24 @@ fn snapshot(portal: &Portal) -> Vec<(PathBuf, Vec<u8>)> {
         .collect()
 }
 
-/// Breaks one thing after the other.
-fn breaks_one_thing_after_the_other(portal: &Portal, part: &str, cases: &[Case]) {
+/// Breaks one thing at a time.
+fn break_one_by_one(portal: &Portal, part: &str, cases: &[Case]) {
     let whole = snapshot(portal);
     let before = statuses(portal, part);
     for (number, case) in cases.iter().enumerate() {
         let name = case.breaks;
         if !nix::unistd::geteuid().is_root() && before[name] == "skipped" {
-            println!("only root can see {name}: not tried");
+            println!("only root can run the check {name}: skipped");
             continue;
         }
-        assert_eq!(before[name], "passed", "{name} is broken before anything was broken");
+        assert_eq!(before[name], "passed", "{name} fails before anything is broken");
         (case.how)(portal);
-        // What does not pass on this machine can't get worse.
+        // What does not pass on this machine cannot get worse.
         let mut expected = before.clone();
         let status = |name: &str| before.get(name).unwrap_or_else(|| panic!("no check {name}")).as_str();
         let failed = case.fails.iter().chain([&name]).filter(|name| status(name) == "passed");
         expected.extend(failed.map(|name| ((*name).to_owned(), "failed".to_owned())));
-        let skipped = case.skips.iter().filter(|name| !status(name).is_empty());
+        let skipped = case.skips.iter().copied().flatten().filter(|name| !status(name).is_empty());
         expected.extend(skipped.map(|name| ((*name).to_owned(), "skipped".to_owned())));
         let now = statuses(portal, part);
         let wrong: Vec<_> = now
@@ -427,49 +373,49 @@ fn breaks_one_thing_after_the_other(portal: &Portal, part: &str, cases: &[Case])
         );
         (case.mends)(portal);
         for (file, bytes) in &whole {
-            fs::write(file, bytes).expect("the configuration can be mended");
+            fs::write(file, bytes).expect("the configuration");
         }
         portal.nodes.clock_is_ahead(0);
-        tell(portal, |_| ());
+        report_info(portal, |_| ());
     }
-    assert_eq!(statuses(portal, part), before, "after all is mended");
+    assert_eq!(statuses(portal, part), before, "after everything is mended");
 }
 
-/// Upkeep ran once, long ago.
-fn never_since_1970(portal: &Portal) {
+/// Makes it look as if upkeep ran once, long ago.
+fn last_upkeep_in_1970(portal: &Portal) {
     portal.upkeep(&[]);
-    let registry = rusqlite::Connection::open(portal.path("var/registry.sqlite")).expect("the registry");
-    registry.execute("UPDATE upkeep SET last = 5", []).expect("it ran long ago");
+    portal.database().execute("UPDATE upkeep SET last = 5", []).expect("it ran long ago");
 }
 
-/// The owner and mode that a key must have, as far as whoever runs the tests can give them.
-fn give_key_rights(key: &Path) {
-    let web = crate::support::apache::web_user();
+/// Gives a key the owner and mode that it must have, as far as the user running the tests can.
+fn set_key_rights(key: &Path) {
+    let web = web_user();
     if let Some(user) = &web {
         std::os::unix::fs::chown(key, Some(0), Some(user.gid.as_raw())).expect("the key's group");
     }
     set_mode(key, if web.is_some() { 0o640 } else { 0o600 });
 }
 
-/// A portal as `vgrid-check` likes it, as far as one below /tmp can be: with rights, and names with an address.
+/// A portal that passes as many checks as one below /tmp can: with the right modes, and names that
+/// have addresses.
 fn portal(hosts: Vec<(&'static str, u32)>) -> Portal {
     let portal = Setup { hosts, images: vec!["tiny"], names: 0, ..Setup::default() }.start();
-    // Addresses of no machine (RFC 5737).
+    // Addresses that no machine has (RFC 5737).
     add(&portal, "common.cfg", "\"192.0.2.11\" = \"\"\n\"192.0.2.12\" = \"\"\n");
     set_mode(&portal.path("var"), 0o700);
     set_mode(&portal.path("var/node"), 0o700);
-    give_key_rights(&portal.path("etc/key"));
-    tell(&portal, |_| ());
+    set_key_rights(&portal.path("etc/key"));
+    report_info(&portal, |_| ());
     portal.upkeep(&[]);
     portal
 }
 
 #[test]
-fn what_is_broken_on_a_server_is_named() {
+fn each_fault_of_a_server_is_named() {
     let portal = portal(vec![("127.0.0.1", 4), ("127.0.0.2", 4)]);
     let before = statuses(&portal, "--server");
     if nix::unistd::geteuid().is_root() {
-        // Apache's own configuration is that of this machine, where nothing is installed.
+        // Apache's own configuration is this machine's, where nothing is installed.
         let elsewhere =
             ["Apache's configuration", "Apache's modules", "portal's site", "portal's programs", "sign-in"];
         let wrong: Vec<_> = before
@@ -478,34 +424,29 @@ fn what_is_broken_on_a_server_is_named() {
             .collect();
         assert!(wrong.is_empty(), "{wrong:?}");
     }
-    breaks_one_thing_after_the_other(&portal, "--server", &SERVER);
+    break_one_by_one(&portal, "--server", &SERVER);
     portal.assert_no_panic();
 }
 
 #[test]
-fn what_is_broken_on_a_node_is_named() {
+fn each_fault_of_a_node_is_named() {
     let portal = portal(vec![(Box::leak(own_name().into_boxed_str()), 4)]);
-    fs::create_dir(portal.path("images")).expect("a folder for images");
-    if let Some(user) = crate::support::apache::web_user() {
-        let (user, group) = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
-        std::os::unix::fs::chown(portal.path("images"), user, group).expect("www-data's folder");
-    }
-    let made = Command::new("tar")
-        .args(["-cf", &portal.path("images/tiny.tar").display().to_string(), "-C", "/etc", "hostname"])
-        .status();
-    assert!(made.is_ok_and(|status| status.success()), "tar");
-    let server =
-        format!("serverURL = \"http://localhost:{}/cgi-bin/internal\"\n", portal.apache.address.port());
+    let address = portal.apache.address;
     add(
         &portal,
         "node.cfg",
         &format!(
-            "{server}[VMImageFiles]\ntiny = \"tiny.tar\"\n[VMConfigTemplates]\ndefault = \"xen-xvda\"\n\
-             [VMSwapSize]\ndefault = 64\n[VMTypes]\ndefault = \"xen\"\n\
-             [XenDeployerFSCreateCmd]\ndefault = \"/sbin/mkfs.ext4 -q -F\"\n"
+            "serverURL = \"http://localhost:{}/cgi-bin/internal\"
+",
+            address.port()
         ),
     );
-    breaks_one_thing_after_the_other(&portal, "--node", &NODE);
+    portal.configure_images("tiny = \"tiny.tar\"", "/sbin/mkfs.ext4 -q -F");
+    let made = Command::new("tar")
+        .args(["-cf", &portal.path("images/tiny.tar").display().to_string(), "-C", "/etc", "hostname"])
+        .status();
+    assert!(made.is_ok_and(|status| status.success()), "tar");
+    break_one_by_one(&portal, "--node", &NODE);
     portal.assert_no_panic();
 }
 
@@ -513,7 +454,7 @@ fn lines(output: &Output) -> BTreeSet<String> {
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }
 
-/// No check can be forgotten: whoever writes a new one has to break it here or in `xen::check`.
+/// Whoever adds a check must break it here or in `xen::check`.
 #[test]
 fn every_check_has_a_case_that_breaks_it() {
     let portal = portal(vec![("127.0.0.1", 4)]);
@@ -525,7 +466,7 @@ fn every_check_has_a_case_that_breaks_it() {
 }
 
 #[test]
-fn the_parts_are_those_that_are_installed_or_chosen() {
+fn the_installed_or_selected_parts_are_checked() {
     let portal = portal(vec![("127.0.0.1", 4)]);
     let list = |args: &[&str]| lines(&vgrid_check(&portal, &[&["--list"], args].concat()));
     let (server, node) = (list(&["--server"]), list(&["--node"]));
@@ -542,21 +483,22 @@ fn the_parts_are_those_that_are_installed_or_chosen() {
 }
 
 #[test]
-fn lines_are_plain_unless_a_terminal_reads_them() {
+fn output_is_plain_unless_on_a_terminal() {
     let portal = portal(vec![("127.0.0.1", 4)]);
-    let said = |portal: &Portal| String::from_utf8(vgrid_check(portal, &["--server"]).stdout).expect("UTF-8");
+    let lines_of =
+        |portal: &Portal| String::from_utf8(vgrid_check(portal, &["--server"]).stdout).expect("UTF-8");
     portal.nodes.conduct(Conduct::Close);
-    let text = said(&portal);
+    let text = lines_of(&portal);
     assert!(!text.contains('\u{1b}'), "{text}");
     let names = lines(&vgrid_check(&portal, &["--server", "--list"]));
-    // One line a check, and a last one with the numbers.
+    // One line per check, and a summary.
     assert_eq!(text.lines().count(), names.len() + 1, "{text}");
-    let line = text.lines().find(|line| line.contains("nodes answer")).expect("its line");
+    let line = text.lines().find(|line| line.contains("nodes answer")).expect("a line");
     assert!(line.starts_with("FAILED") && line.contains(" -> "), "{line}");
-    let line = text.lines().find(|line| line.contains("nodes' keys")).expect("its line");
+    let line = text.lines().find(|line| line.contains("nodes' keys")).expect("a line");
     assert!(line.starts_with("skipped") && line.ends_with("needs \"nodes answer\""), "{line}");
 
-    // script(1) gives it a terminal.
+    // script(1) provides a terminal.
     let on_a_terminal = |environment: &[(&str, &str)]| {
         let program = env!("CARGO_BIN_EXE_vgrid-check");
         let output = Command::new("script")

@@ -1,15 +1,15 @@
-//! The configuration: what is shipped works, what is wrong is named, and users see none of it.
+//! The configuration files: the shipped ones work, mistakes are named, and users see none of it.
 
 use std::fs;
 use std::path::Path;
 
 use vgrid::config::{Common, Node, Server};
 
-use crate::support::portal::{Portal, Setup};
+use crate::support::portal::{DEPLOY_JSON, Portal, Setup, password};
 use crate::support::stage::Stage;
 
-/// What loading a changed file says.
-fn complaint(portal: &Portal, file: &str, change: impl Fn(&str) -> String) -> String {
+/// The error on loading a changed file.
+fn load_error(portal: &Portal, file: &str, change: impl Fn(&str) -> String) -> String {
     let original = fs::read_to_string(portal.path("etc").join(file)).expect("a configuration file");
     portal.reconfigure(file, &change);
     let dir = portal.path("etc");
@@ -41,25 +41,25 @@ fn a_mistake_is_named_with_file_line_and_remedy() {
         ("common.cfg", "[PhysicalHostsPool]", "[PhysicalHostPool]", "PhysicalHostsPool"),
     ] {
         let line = line_of(file, right);
-        let said = complaint(&portal, file, |text| text.replacen(right, wrong, 1));
+        let error = load_error(&portal, file, |text| text.replacen(right, wrong, 1));
         let key = wrong.trim_matches(['[', ']']);
-        assert!(said.contains(&format!("{}, line {line}: ", at(file))), "{said}");
-        assert!(said.contains(&format!("`{key}`")) && said.contains(&format!("`{nearest}`")), "{said}");
+        assert!(error.contains(&format!("{}, line {line}: ", at(file))), "{error}");
+        assert!(error.contains(&format!("`{key}`")) && error.contains(&format!("`{nearest}`")), "{error}");
     }
-    let old = complaint(&portal, "common.cfg", |_| {
+    let old = load_error(&portal, "common.cfg", |_| {
         "[VMImages]\nslc4: Scientific Linux\n[PhysicalHostsPool]\nhost1: 4\n[VirtualHostsPool]\nvm1: none\n"
             .to_owned()
     });
     assert!(old.contains(&format!("vgrid-config-convert --in-place {}", at("common.cfg"))), "{old}");
-    let twice = complaint(&portal, "common.cfg", |text| text.replace("\"vm2\" =", "\"VM1\" ="));
+    let twice = load_error(&portal, "common.cfg", |text| text.replace("\"vm2\" =", "\"VM1\" ="));
     assert!(twice.contains("[VirtualHostsPool] vm1: is there twice"), "{twice}");
     let text =
-        complaint(&portal, "common.cfg", |text| text.replace("\"localhost\" = 4", "\"localhost\" = \"4\""));
+        load_error(&portal, "common.cfg", |text| text.replace("\"localhost\" = 4", "\"localhost\" = \"4\""));
     assert!(text.contains("[PhysicalHostsPool] localhost: must be a whole number"), "{text}");
 }
 
 #[test]
-fn what_is_shipped_can_be_read() {
+fn the_shipped_configuration_loads() {
     let stage = Stage::shared();
     let dir = stage.path("/etc/vgrid");
     let common = Common::load(&dir).expect("common.cfg as shipped");
@@ -73,13 +73,13 @@ fn what_is_shipped_can_be_read() {
     for name in ["htaccess", "htaccess.basic", "htaccess.shibboleth", "htaccess.certificate"] {
         let text = fs::read_to_string(dir.join(name)).expect("a sign-in");
         let active: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
-        assert!(active.iter().any(|line| line.starts_with("Require")), "{name} asks nobody for anything");
-        assert!(!active.iter().any(|line| line.contains("Require all granted")), "{name} lets everybody in");
+        assert!(active.iter().any(|line| line.starts_with("Require")), "{name} requires no sign-in");
+        assert!(!active.iter().any(|line| line.contains("Require all granted")), "{name} admits everyone");
     }
 }
 
 #[test]
-fn a_conversion_of_the_old_syntax_can_be_read() {
+fn a_converted_file_in_the_old_syntax_loads() {
     let portal = Portal::start();
     let file = portal.path("etc/common.cfg");
     let old = "[VMImages]\nslc4: Scientific Linux 4\n[PhysicalHostsPool]\nhost1.example.org: 4\n[VirtualHostsPool]\nvm1.example.org: \n";
@@ -93,7 +93,7 @@ fn a_conversion_of_the_old_syntax_can_be_read() {
     assert_eq!(common.physical_hosts[0].1, 4);
 }
 
-/// What is done to a file's text.
+/// A change to a file's text.
 type Change = fn(&str) -> String;
 
 #[test]
@@ -121,7 +121,7 @@ fn users_see_one_sentence_and_administrators_the_cause() {
         portal.reconfigure(file, change);
         for form in ["html", "json", "text"] {
             let answer = portal.get("alice", &format!("list?format={form}")).send();
-            // A page that can't be made is the only one of these that data don't need.
+            // Only the HTML page needs templates.
             if detail == "no-such-folder" && form != "html" {
                 answer.expect(200);
                 continue;
@@ -143,28 +143,28 @@ fn users_see_one_sentence_and_administrators_the_cause() {
         let file = portal.path("etc").join(missing);
         let aside = portal.path("etc").join("aside");
         fs::rename(&file, &aside).expect("to move it");
-        let fields = [("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1"), ("format", "json")];
+
         portal
-            .post("alice", "deploy", &fields)
+            .post("alice", "deploy", &DEPLOY_JSON)
             .send()
             .expect(500)
             .says("Something went wrong on this server");
         fs::rename(&aside, &file).expect("to move it back");
     }
-    assert_eq!(portal.list("alice")["total"], 1, "something was half done");
+    assert_eq!(portal.list("alice")["total"], 1, "something was done halfway");
     portal.assert_no_panic();
 }
 
-/// The twelve digits under which the log has the detail.
+/// The request id in an error, by which the log has the details.
 #[track_caller]
 fn request_id(text: &str) -> String {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric());
     let is_id = |w: &&str| w.len() == 12 && w.chars().all(|c| c.is_ascii_hexdigit());
-    words.rev().find(is_id).unwrap_or_else(|| panic!("no number in {text}")).to_owned()
+    words.rev().find(is_id).unwrap_or_else(|| panic!("no request id in {text}")).to_owned()
 }
 
 #[test]
-fn every_change_and_every_refusal_is_logged_with_who_and_from_where() {
+fn changes_and_refusals_are_logged_with_user_and_address() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
     portal.get("bob", &format!("terminate?id={id}&format=json")).send().expect(403);
@@ -172,7 +172,7 @@ fn every_change_and_every_refusal_is_logged_with_who_and_from_where() {
     portal.ask("POST", "/cgi-bin/internal/status").body("{}").send().expect(403);
     portal.post("alice", "terminate", &[("id", &id), ("format", "json")]).send().expect(202);
     let Some(log) = portal.own_log() else {
-        println!("the log goes to this machine's syslog: not looked at");
+        println!("the log goes to this machine's syslog: skipped");
         return;
     };
     let log = log + &portal.apache.log();
@@ -186,11 +186,11 @@ fn every_change_and_every_refusal_is_logged_with_who_and_from_where() {
         let found = log.lines().any(|line| words.iter().all(|word| line.contains(word)));
         assert!(found, "no line with {words:?} in {log}");
     }
-    assert!(!log.contains("very-secret") && !log.contains(&crate::support::portal::password("bob")), "{log}");
+    assert!(!log.contains("very-secret") && !log.contains(&password("bob")), "{log}");
 }
 
 #[test]
-fn nobody_but_the_web_server_reads_what_is_secret() {
+fn secrets_are_not_readable_by_everyone() {
     use std::os::unix::fs::PermissionsExt as _;
     let portal = Setup::default().start();
     portal.deploy("alice", &[]);

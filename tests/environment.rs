@@ -1,8 +1,9 @@
-//! The environment that a CGI program gets: whatever is in it, there is an answer and no panic.
+//! The environment of a CGI program: whatever is in it, there is an answer and no panic.
 
 use crate::support::portal::Portal;
 
-/// What the `cgi` crate makes headers of (its `add_header`), and so has to be text that a header can be. It unwraps.
+/// The variables that the `cgi` crate turns into headers (`add_header`). It unwraps, so they must
+/// be valid header values.
 const COPIED: [&str; 20] = [
     "AUTH_TYPE",
     "CONTENT_LENGTH",
@@ -38,10 +39,10 @@ fn refused(portal: &Portal, variables: &[(&str, &str)]) {
 }
 
 #[test]
-fn a_broken_variable_that_the_cgi_crate_reads_is_refused_and_no_panic() {
+fn a_malformed_variable_is_refused_without_a_panic() {
     let portal = Portal::start();
     for variable in COPIED {
-        // At the end, too: the crate cuts blanks off headers only.
+        // At the end too: the crate trims blanks only from headers.
         for value in ["a\nb", "a\u{1}", "a\u{7f}", "x\n", "\r"] {
             refused(&portal, &[(variable, value)]);
         }
@@ -62,12 +63,12 @@ fn a_broken_variable_that_the_cgi_crate_reads_is_refused_and_no_panic() {
 }
 
 #[test]
-fn without_the_address_of_the_request_what_stands_in_for_it_is_checked() {
+fn without_request_uri_its_substitutes_are_checked() {
     let portal = Portal::start();
     let run = |variables: &[(&str, &str)]| {
         portal.run_without("REQUEST_URI", "user/list", &[&SIGNED_IN[..], variables].concat())
     };
-    assert_eq!(run(&[]).0, 200, "a program that is tried by hand");
+    assert_eq!(run(&[]).0, 200, "a program run by hand");
     assert_eq!(run(&[("SCRIPT_URI", "https://vgrid.example.org/cgi-bin/user/list")]).0, 200);
     for variables in [
         &[("SCRIPT_URI", "no uri")][..],
@@ -84,7 +85,7 @@ fn without_the_address_of_the_request_what_stands_in_for_it_is_checked() {
 }
 
 #[test]
-fn more_headers_than_anybody_sends_are_refused() {
+fn too_many_headers_are_refused() {
     let portal = Portal::start();
     let names: Vec<String> = (0..40_000).map(|n| format!("HTTP_X{n}")).collect();
     let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();

@@ -1,4 +1,4 @@
-//! Leases as people set them.
+//! Leases, as users set them.
 
 use serde_json::Value;
 use vgrid::model::stage::Order;
@@ -8,11 +8,7 @@ use crate::support::portal::{Portal, Setup, state_of};
 
 const DAY: i64 = 86_400;
 
-fn one_host() -> Portal {
-    Setup { hosts: vec![("localhost", 20)], names: 20, ..Setup::default() }.start()
-}
-
-/// The days that a machine's lease has still, rounded; `None` for never.
+/// The days left of a machine's lease, rounded; `None` for no end.
 #[track_caller]
 fn days_left(portal: &Portal, id: &str) -> Option<i64> {
     match &portal.show("alice", id)["machine"]["expires"] {
@@ -26,12 +22,12 @@ fn days_left(portal: &Portal, id: &str) -> Option<i64> {
 
 #[test]
 fn a_script_extends_a_lease() {
-    let portal = one_host();
+    let portal = Setup::one_host(20).start();
     let id = portal.deployed("alice");
     assert_eq!(days_left(&portal, &id), Some(7));
     portal.get("alice", &format!("extend?id={id}&expiryTime=30d&format=json")).send().expect(202);
     assert_eq!(days_left(&portal, &id), Some(30));
-    // Shorter only when that is meant.
+    // A shorter lease must be confirmed.
     portal
         .get("alice", &format!("extend?id={id}&expiryTime=1d&format=json"))
         .send()
@@ -65,14 +61,14 @@ fn a_script_extends_a_lease() {
     assert!(line.contains("\tnever\t"), "{line}");
     let page = portal.get("alice", &format!("show?id={id}")).header("Accept", "text/html").send().expect(200);
     page.says("never").says(&format!("extend?id={id}"));
-    let history = portal.show("alice", &id)["history"].to_string();
+    let history = portal.history("alice", &id);
     assert_eq!(history.matches("lease set").count(), 4, "{history}");
     portal.assert_no_panic();
 }
 
 #[test]
-fn a_link_that_is_opened_changes_nothing() {
-    let portal = one_host();
+fn opening_a_link_changes_nothing() {
+    let portal = Setup::one_host(20).start();
     let id = portal.deployed("alice");
     for path in [format!("extend?id={id}"), format!("extend?id={id}&expiryTime=30d&confirm=1&protect=1")] {
         let page = portal.get("alice", &path).header("Accept", "text/html").send().expect(200);
@@ -87,17 +83,17 @@ fn a_link_that_is_opened_changes_nothing() {
 }
 
 #[test]
-fn what_has_expired_comes_back() {
-    let portal = one_host();
+fn an_expired_machine_comes_back() {
+    let portal = Setup::one_host(20).start();
     let expired = |wanted: &str| {
         let id = portal.deployed("alice");
-        let registry = rusqlite::Connection::open(portal.path("var/registry.sqlite")).expect("the registry");
-        registry
+        portal
+            .database()
             .execute(
                 "UPDATE vm SET state = 'expired', expires = 1000, deletion = 2000, wanted = ?2 WHERE id = ?1",
                 (&id, wanted),
             )
-            .expect("a machine that has expired");
+            .expect("an expired machine");
         id
     };
     let id = expired("running");
@@ -108,7 +104,7 @@ fn what_has_expired_comes_back() {
     portal.report(&id, Order::Start, 3, News::Done).expect(200);
     let shown = portal.show("alice", &id);
     assert_eq!((state_of(&shown), &shown["machine"]["deletion"]), ("deployed", &Value::Null));
-    // What its owner had stopped stays so.
+    // A machine that its owner had stopped stays stopped.
     let id = expired("stopped");
     let answer = portal.get("alice", &format!("extend?id={id}&expiryTime=5d&format=json")).send().expect(202);
     assert_eq!(state_of(&answer.json()), "stopped");

@@ -1,11 +1,11 @@
-//! The commands for file systems in the configuration that is shipped.
+//! The file system commands in the shipped configuration.
 
 use std::io::Read as _;
 use std::process::Command;
 
 use vgrid::node::filesystem::{self, Kind};
 
-/// The commands in `etc/node.cfg`, those that are commented out, too: the key and the words.
+/// The commands in `etc/node.cfg`, including those commented out: key and words.
 fn commands() -> Vec<(String, Vec<String>)> {
     let text = include_str!("../etc/node.cfg");
     let (_, section) = text.split_once("[XenDeployerFSCreateCmd]\n").expect("the section");
@@ -19,12 +19,13 @@ fn commands() -> Vec<(String, Vec<String>)> {
         .collect()
 }
 
-/// The features of what a command makes.
+/// The features of the file system that a command makes.
 fn made_by(words: &[String]) -> Vec<&'static str> {
     let disk = tempfile::NamedTempFile::new().expect("a file");
     disk.as_file().set_len(320 << 20).expect("its size");
-    let said = Command::new(&words[0]).args(&words[1..]).arg(disk.path()).output().expect("it is installed");
-    assert!(said.status.success(), "{words:?}: {}", String::from_utf8_lossy(&said.stderr));
+    let output =
+        Command::new(&words[0]).args(&words[1..]).arg(disk.path()).output().expect("it is installed");
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     let mut head = Vec::new();
     disk.as_file().take(filesystem::HEAD as u64).read_to_end(&mut head).expect("read");
     assert_eq!(filesystem::kind(&head), Some(Kind::Ext), "{words:?}");
@@ -32,12 +33,12 @@ fn made_by(words: &[String]) -> Vec<&'static str> {
 }
 
 #[test]
-fn what_the_shipped_commands_make_is_as_old_as_they_say() {
+fn the_shipped_commands_make_file_systems_as_old_as_they_say() {
     let commands = commands();
     let keys: Vec<&str> = commands.iter().map(|(key, _)| key.as_str()).collect();
     assert_eq!(keys, ["default", "debian", "debian13", "slc5"]);
     let made: Vec<Vec<&str>> = commands.iter().map(|(_, words)| made_by(words)).collect();
-    // Whatever this machine's own mke2fs turns on.
+    // Whatever this machine's mke2fs enables by default.
     assert_eq!(made[0], ["extent"]);
     assert_eq!(made[1], ["metadata_csum", "64bit", "extent"]);
     assert!(made[2].starts_with(&["metadata_csum_seed", "orphan_file"]), "{:?}", made[2]);

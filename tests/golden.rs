@@ -1,17 +1,18 @@
-//! What others rely on, held as files in `tests/data/golden`: messages between server and nodes, a node's records, text and
-//! JSON of every page, and a registry that an earlier version left. Whatever is moved or rewritten, it reads and writes them
-//! unchanged.
+//! What others rely on, pinned down in `tests/data/golden`: messages between server and nodes, a
+//! node's records, text and JSON of every page, and a registry of an earlier version. Any rewrite
+//! must read and write them unchanged.
 //!
-//! To write the files anew: `VGRID_GOLDEN=write cargo test --test integration golden`. The tests then fail, to say that they
-//! compared nothing. Read what has changed before it is committed: it changes for every script, and for every node that
-//! is updated later than its server.
+//! To regenerate the files: `VGRID_GOLDEN=write cargo test --test integration golden`. The tests
+//! then fail, to show that they compared nothing. Review the changes before committing them: they
+//! affect every script, and every node that is updated later than its server.
 //!
-//! `registry.sql` is never written anew. The programs of version 11 of its schema left it, at work under a clock that was set.
-//! Only its ids were replaced by shorter ones, the hosts' version by one that never was, and a few columns filled that were
-//! empty (`silent`, `restored`, a user's address). What a later version makes of it is its migrations' work.
+//! `registry.sql` is never regenerated. It was left by programs with version 11 of the schema, run
+//! under a fake clock. Only its ids were replaced by shorter ones, the version of the hosts by one
+//! that never existed, and a few empty columns filled (`silent`, `restored`, a user's address).
+//! Migrations bring it to later versions.
 //!
-//! A section of a text is a request, the answer's status, type, length and body, what nodes were told (`-->`), and what changed
-//! in the registry (`+` and `-`).
+//! A section of a text file is a request, the answer's status, type, length and body, the requests
+//! to nodes (`-->`), and the changes in the registry (`+` and `-`).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -34,12 +35,12 @@ use vgrid::model::wire::{
 };
 use vgrid::node::jobs::Record;
 
-use crate::support::apache::web_user;
+use crate::support::apache::give_to_web_user;
 use crate::support::http::{Answer, Ask};
 use crate::support::node::{Conduct, facts, nothing, with_machines};
 use crate::support::portal::{Portal, STATUS, Setup};
 
-/// A portal of the same configuration as the one that left the registry.
+/// A portal with the configuration of the one that left the registry.
 fn portal() -> Portal {
     let more_server = "[Leases]\ngrace = '5d'\nmaximum = '180d'\ndefault = '30d'\nnotices = ['3d', '1d']\n[Mail]\n\
                        transport = 'sendmail'\nsendmail = '/bin/false'\nsender = 'vgrid@example.org'\n\
@@ -55,12 +56,12 @@ fn portal() -> Portal {
     .start()
 }
 
-/// What the programs' clock says: ten minutes after the last upkeep that the registry saw.
+/// The time on the programs' clock: ten minutes after the last upkeep in the registry.
 const NOW: Moment = Moment::from_unix(1_795_348_800);
 
 const REGISTRY: &str = include_str!("data/golden/registry.sql");
 
-/// A machine of the registry, as its host knows it.
+/// A machine in the registry, as its host knows it.
 struct Machine {
     id: String,
     name: String,
@@ -70,19 +71,19 @@ struct Machine {
     number: OrderNumber,
 }
 
-/// Machines that differ from others only by their owners or by what they were made from.
+/// Machines that differ from others only in their owner or image.
 const LIKE_OTHERS: [&str; 4] = ["vm4", "vm16", "vm19", "vm21"];
 
-/// The portal with that registry, which every request finds as it was.
-struct Ground {
+/// A portal with that registry, restored for every request.
+struct Fixture {
     portal: Portal,
-    /// The registry's file, to the byte.
+    /// The registry file, byte for byte.
     pristine: Vec<u8>,
     machines: Vec<Machine>,
     rows: BTreeMap<String, Vec<Vec<String>>>,
 }
 
-impl Ground {
+impl Fixture {
     fn new() -> Self {
         let mut portal = portal();
         portal.stop_clock(NOW);
@@ -112,49 +113,46 @@ impl Ground {
         file.close().expect("the registry");
         portal.nodes.has(Ipv4Addr::LOCALHOST, on_its_host(&machines));
         let pristine = fs::read(pristine).expect("the registry");
-        let mut ground = Self { portal, pristine, machines, rows: BTreeMap::new() };
-        ground.restore();
-        // Whoever opens it first brings it up to date.
-        ground.portal.get("admin", "list?format=text").send().expect(200);
-        let file = ground.portal.path("var/registry.sqlite");
-        ground.pristine = fs::read(&file).expect("the registry");
-        ground.rows = rows(&file);
-        ground
+        let mut fixture = Self { portal, pristine, machines, rows: BTreeMap::new() };
+        fixture.restore();
+        // The first program to open it migrates it.
+        fixture.portal.get("admin", "list?format=text").send().expect(200);
+        let file = fixture.portal.registry_file();
+        fixture.pristine = fs::read(&file).expect("the registry");
+        fixture.rows = rows(&file);
+        fixture
     }
 
-    /// Whether the registry is as it was. Nobody has it open between two requests.
+    /// Whether the registry is unchanged. No program has it open between two requests.
     fn is_pristine(&self) -> bool {
         let at = |ending: &str| self.portal.path(&format!("var/registry.sqlite{ending}"));
         let unwritten = fs::metadata(at("-wal")).is_ok_and(|facts| facts.len() > 0);
         !unwritten && fs::read(at("")).is_ok_and(|now| now == self.pristine)
     }
 
-    /// Puts the registry back as it was.
+    /// Restores the registry.
     fn restore(&self) {
         if self.is_pristine() {
             return;
         }
         let fresh = self.portal.path("var/registry.sqlite.next");
         fs::write(&fresh, &self.pristine).expect("a copy");
-        if let Some(user) = web_user() {
-            let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
-            std::os::unix::fs::chown(&fresh, Some(uid), Some(gid)).expect("a copy");
-        }
+        give_to_web_user(&fresh);
         for ending in ["-wal", "-shm"] {
-            // Only who wrote leaves them.
+            // Only writers leave these files.
             let _ = fs::remove_file(self.portal.path(&format!("var/registry.sqlite{ending}")));
         }
-        fs::rename(fresh, self.portal.path("var/registry.sqlite")).expect("the registry");
+        fs::rename(fresh, self.portal.registry_file()).expect("the registry");
     }
 
-    /// A text with the ids of machines in place of `{vm1}`, `{vm2}` …
+    /// Replaces `{vm1}`, `{vm2}` … by the ids of the machines.
     fn filled(&self, text: &str) -> String {
         self.machines
             .iter()
             .fold(text.to_owned(), |text, vm| text.replace(&format!("{{{}}}", vm.name), &vm.id))
     }
 
-    /// A request of somebody's: `METHOD PATH`, and after a blank the form, if it has one.
+    /// A request by a user: `METHOD PATH`, optionally followed by a blank and a form.
     fn ask(&self, user: &str, what: &str) -> Ask {
         let what = self.filled(what);
         let mut parts = what.splitn(3, ' ');
@@ -168,7 +166,8 @@ impl Ground {
         }
     }
 
-    /// An answer, what the nodes were told meanwhile, and what it changed in the registry, as a golden file holds them.
+    /// Sends a request and describes, in the format of the golden files, its answer and its
+    /// effects.
     fn record(&self, title: &str, send: impl FnOnce() -> Answer) -> String {
         self.restore();
         let before = self.portal.nodes.received().len();
@@ -178,7 +177,7 @@ impl Ground {
         if title.contains(" list?") {
             body = without_ago(&body);
         }
-        // With its length a line break at the end shows.
+        // The length shows whether there is a final line break.
         let mut text = format!("=== {title}\n{} {kind} {}\n{body}", answer.status, body.len());
         if !body.ends_with('\n') {
             text.push('\n');
@@ -186,23 +185,23 @@ impl Ground {
         text + &self.effects(before)
     }
 
-    /// What the nodes were told after so many requests, and what has changed in the registry.
+    /// The requests to nodes after the first `before`, and the changes in the registry.
     fn effects(&self, before: usize) -> String {
-        let told = self.portal.nodes.received().split_off(before);
-        let told = told.into_iter().map(|told| {
-            let body = String::from_utf8_lossy(&told.body).into_owned();
-            format!("--> {} {} {body}\n", told.at, told.path)
+        let requests = self.portal.nodes.received().split_off(before);
+        let requests = requests.into_iter().map(|request| {
+            let body = String::from_utf8_lossy(&request.body).into_owned();
+            format!("--> {} {} {body}\n", request.at, request.path)
         });
-        steady(&(told.collect::<String>() + &self.changes()))
+        steady(&(requests.collect::<String>() + &self.changes()))
     }
 
-    /// What the registry has that it had not: of a row that was changed its first column and those that differ, of a new
-    /// one all that is not empty.
+    /// The changes in the registry: of a changed row the first column and those that differ, of a
+    /// new row all columns that are not empty.
     fn changes(&self) -> String {
         if self.is_pristine() {
             return String::new();
         }
-        let now = rows(&self.portal.path("var/registry.sqlite"));
+        let now = rows(&self.portal.registry_file());
         let mut text = String::new();
         for (table, after) in now {
             let before = self.rows.get(&table).map_or(&[][..], Vec::as_slice);
@@ -224,10 +223,10 @@ impl Ground {
     }
 }
 
-/// A text without what differs from run to run: ids and numbers of requests that were made just now, forms' tokens, the version.
+/// Replaces what differs from run to run: new ids and request numbers, form tokens, the version.
 fn steady(text: &str) -> String {
     let is_part = |c: char| matches!(c, '0'..='9' | 'a'..='f' | '-');
-    let made_just_now = |word: &str| match word.len() {
+    let placeholder = |word: &str| match word.len() {
         _ if REGISTRY.contains(word) || !word.starts_with(|c: char| c.is_ascii_hexdigit()) => None,
         12 if !word.contains('-') => Some("(request)"),
         36 if word.parse::<VmId>().is_ok() => Some("(id)"),
@@ -236,16 +235,16 @@ fn steady(text: &str) -> String {
     };
     let pieces = text.split_inclusive(|c| !is_part(c)).map(|piece| {
         let word = piece.trim_end_matches(|c| !is_part(c));
-        made_just_now(word).map_or_else(|| piece.to_owned(), |name| piece.replacen(word, name, 1))
+        placeholder(word).map_or_else(|| piece.to_owned(), |name| piece.replacen(word, name, 1))
     });
     pieces.collect::<String>().replace(vgrid::VERSION, "(version)")
 }
 
-/// What the one host has that is asked: its machines, and what is nobody's.
+/// The `info` of the one host that answers: its machines, and orphans.
 fn on_its_host(machines: &[Machine]) -> NodeInfo {
     let name = |vm: &Machine| format!("{}_{}", vm.owner.replace(' ', "_"), vm.name);
-    let there = |vm: &&Machine| !["failed", "notDeployed", "deploying"].contains(&vm.state.as_str());
-    let all: Vec<(&Machine, String)> = machines.iter().filter(there).map(|vm| (vm, name(vm))).collect();
+    let exists = |vm: &&Machine| !["failed", "notDeployed", "deploying"].contains(&vm.state.as_str());
+    let all: Vec<(&Machine, String)> = machines.iter().filter(exists).map(|vm| (vm, name(vm))).collect();
     let named: Vec<(&str, &str)> = all.iter().map(|(vm, name)| (vm.id.as_str(), name.as_str())).collect();
     let mut info = with_machines(&named);
     let stopped = |id: &str| {
@@ -256,13 +255,13 @@ fn on_its_host(machines: &[Machine]) -> NodeInfo {
         job.stopped = stopped(&job.id.to_string());
     }
     info.domains.retain(|domain| all.iter().any(|(vm, name)| *name == domain.name && !stopped(&vm.id)));
-    let stranger: VmId = "01936f5e-0000-7000-8000-0000000000aa".parse().expect("an id");
+    let orphan: VmId = "01936f5e-0000-7000-8000-0000000000aa".parse().expect("an id");
     let order = json!({
-        "id": stranger, "number": 1, "user": "dave d", "physical_host": "localhost", "virtual_host": "vm22",
+        "id": orphan, "number": 1, "user": "dave d", "physical_host": "localhost", "virtual_host": "vm22",
         "image": "tiny", "memory": 128, "disk": 1,
     });
     let mut job = info.jobs[0].clone();
-    job.id = stranger;
+    job.id = orphan;
     job.machine = "dave_d_vm22".parse().expect("a name");
     job.order = serde_json::from_value(order).expect("an order");
     info.jobs.push(job);
@@ -273,7 +272,7 @@ fn on_its_host(machines: &[Machine]) -> NodeInfo {
     info.volumes = vec![Volume {
         name: "xen-root-dave_d_vm22".to_owned(),
         size: Amount::from_mib(1024),
-        machine: Some(stranger),
+        machine: Some(orphan),
         open: true,
     }];
     info.saved = ["dave_d_old", "alice_web-2026.11", "carol_c_base"]
@@ -282,7 +281,8 @@ fn on_its_host(machines: &[Machine]) -> NodeInfo {
     info
 }
 
-/// What is in each table of a registry: rows of `column=value`. Mails' ids differ from run to run, and their texts are prose.
+/// The rows of each table, as `column=value`. Ids of mail differ from run to run, and its texts are
+/// prose.
 fn rows(file: &Path) -> BTreeMap<String, Vec<Vec<String>>> {
     let file = rusqlite::Connection::open(file).expect("a registry");
     let column = |sql: &str| -> Vec<String> {
@@ -297,14 +297,14 @@ fn rows(file: &Path) -> BTreeMap<String, Vec<Vec<String>>> {
         let mut columns = column(&format!("SELECT name FROM pragma_table_info('{table}')"));
         columns.retain(|name| table != "mail" || !["id", "plain", "html"].contains(&name.as_str()));
         let cells: Vec<String> = columns.iter().map(|name| format!("'{name}=' || quote({name})")).collect();
-        // No value has that character.
+        // No value contains that character.
         let all = column(&format!("SELECT {} FROM {table}", cells.join(" || char(31) || ")));
         all.iter().map(|row| row.split('\u{1f}').map(str::to_owned).collect()).collect()
     };
     tables.iter().map(|table| (table.clone(), read(table))).collect()
 }
 
-/// A list without what depends on the time: where it is linked statically, libfaketime does not reach it.
+/// Removes ages from a list: where it is linked statically, libfaketime has no effect.
 fn without_ago(body: &str) -> String {
     const KEY: &str = "\"seen_ago\":\"";
     let mut parts = body.split(KEY);
@@ -312,18 +312,18 @@ fn without_ago(body: &str) -> String {
     parts.fold(first, |text, part| text + KEY + part.find('"').map_or(part, |end| &part[end..]))
 }
 
-/// Where the files are.
+/// The folder of the golden files.
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden")
 }
 
-/// Compares texts with the files of their names, section by section; or writes these.
-fn golden(texts: &[(String, String)]) {
-    let writes = std::env::var("VGRID_GOLDEN").is_ok_and(|what| what == "write");
+/// Compares texts with the files of these names section by section, or writes the files.
+fn compare(texts: &[(String, String)]) {
+    let rewrite = std::env::var("VGRID_GOLDEN").is_ok_and(|what| what == "write");
     let mut differences = Vec::new();
     for (name, found) in texts {
         let file = folder().join(name);
-        if writes {
+        if rewrite {
             fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
             fs::write(&file, found).expect("a golden file");
             continue;
@@ -338,14 +338,14 @@ fn golden(texts: &[(String, String)]) {
         differences.extend(pairs.map(|(kept, found)| format!("{name}: {}", difference(kept, found))));
     }
     assert!(
-        !writes,
+        !rewrite,
         "the golden files were written, and nothing was compared: see git diff tests/data/golden"
     );
     let few = &differences[..differences.len().min(5)];
     assert!(differences.is_empty(), "{} differences, such as\n{}", differences.len(), few.join("\n"));
 }
 
-/// Where two sections begin to differ.
+/// Shows where two sections first differ.
 fn difference(kept: &str, found: &str) -> String {
     let title = kept.lines().next().unwrap_or_default();
     let same = kept.chars().zip(found.chars()).take_while(|(a, b)| a == b).count();
@@ -353,10 +353,10 @@ fn difference(kept: &str, found: &str) -> String {
     format!("{title}\n  was: …{:?}\n  now: …{:?}", part(kept), part(found))
 }
 
-/// The messages of one kind in their file, as today's programs read them and write them again.
+/// The messages of one kind as today's programs read and write them.
 ///
-/// A line is a message. What follows `old ` is one of an earlier version, which is read as what the next line says. What
-/// follows `bad ` is refused.
+/// Each line of the file is a message. One prefixed with `old ` is from an earlier version and
+/// means the same as the next line. One prefixed with `bad ` is refused.
 fn messages<T: Serialize + DeserializeOwned>(kind: &str) -> (String, String) {
     let name = format!("messages/{kind}.jsonl");
     let kept = fs::read_to_string(folder().join(&name)).expect("messages");
@@ -367,7 +367,7 @@ fn messages<T: Serialize + DeserializeOwned>(kind: &str) -> (String, String) {
     let mut old: Option<String> = None;
     for line in kept.lines() {
         if let Some(bad) = line.strip_prefix("bad ") {
-            assert!(again(bad).is_err(), "{name}: this was refused: {bad}");
+            assert!(again(bad).is_err(), "{name}: this must be refused: {bad}");
             text += line;
         } else if let Some(earlier) = line.strip_prefix("old ") {
             old = Some(again(earlier).unwrap_or_else(|error| panic!("{name}: {error}: {earlier}")));
@@ -384,20 +384,21 @@ fn messages<T: Serialize + DeserializeOwned>(kind: &str) -> (String, String) {
     (name, text)
 }
 
-/// Fails if a file has no message of a variant that the type has. Serde names them all when it meets another.
+/// Asserts that a file has a message for every variant of a type. Serde lists them all in the error
+/// about an unknown one.
 #[track_caller]
-fn has_every_variant<T: DeserializeOwned>(stranger: &str, (name, text): &(String, String)) {
-    let Err(told) = serde_json::from_str::<T>(stranger) else { panic!("{stranger} was read") };
-    let told = told.to_string();
-    let variants: Vec<&str> = told.split('`').skip(3).step_by(2).collect();
-    assert!(!variants.is_empty(), "{told}");
+fn has_every_variant<T: DeserializeOwned>(unknown: &str, (name, text): &(String, String)) {
+    let Err(error) = serde_json::from_str::<T>(unknown) else { panic!("{unknown} was accepted") };
+    let error = error.to_string();
+    let variants: Vec<&str> = error.split('`').skip(3).step_by(2).collect();
+    assert!(!variants.is_empty(), "{error}");
     for variant in variants {
         assert!(text.contains(&format!("\"{variant}\"")), "{name} has no {variant}");
     }
 }
 
 #[test]
-fn messages_are_read_and_written_as_they_were() {
+fn messages_are_read_and_written_unchanged() {
     let (report, fault, reply) =
         (messages::<Report>("report"), messages::<Fault>("fault"), messages::<StatusReply>("status-reply"));
     has_every_variant::<Fault>(r#"{"code":"?"}"#, &fault);
@@ -405,7 +406,7 @@ fn messages_are_read_and_written_as_they_were() {
     has_every_variant::<Stage>("\"?\"", &report);
     has_every_variant::<Order>("\"?\"", &reply);
     has_every_variant::<Verdict>("\"?\"", &reply);
-    golden(&[
+    compare(&[
         report,
         fault,
         reply,
@@ -420,13 +421,13 @@ fn messages_are_read_and_written_as_they_were() {
         messages::<NodeRefusal>("node-refusal"),
         messages::<NodeInfo>("node-info"),
         messages::<ConsoleTail>("console-tail"),
-        // No message: what a node keeps of each machine, through every update.
+        // Not a message: a node's record, which must survive every update.
         messages::<Record>("record"),
     ]);
 }
 
 #[test]
-fn messages_are_signed_as_they_were() {
+fn signatures_are_unchanged() {
     let key = Key::new("0123456789abcdef0123456789abcdef").expect("a key");
     let node = Recipient::Node("node1.example.org".parse().expect("a host"));
     let nonce: Nonce = "00112233445566778899aabbccddeeff".parse().expect("a nonce");
@@ -457,10 +458,10 @@ fn messages_are_signed_as_they_were() {
         }
     }
     let _ = writeln!(text, "=== token\n{}", token(&key, &["form", "alice", "20779"]));
-    golden(&[("signatures.txt".to_owned(), text)]);
+    compare(&[("signatures.txt".to_owned(), text)]);
 }
 
-/// What is asked for as text and as JSON: who, and what (see [`Ground::ask`]).
+/// Requests that only read, made as text and as JSON: user, and request (see [`Fixture::ask`]).
 const PAGES: &[(&str, &str)] = &[
     ("alice", "GET list"),
     ("admin", "GET list"),
@@ -491,7 +492,7 @@ const PAGES: &[(&str, &str)] = &[
     ("admin", "GET admin"),
 ];
 
-/// What changes something, and what is refused; also as text and as JSON.
+/// Requests that change something or are refused, also made as text and as JSON.
 const ACTS: &[(&str, &str)] = &[
     // A machine.
     ("alice", "POST deploy vmImage=tiny&vmMemory=256&vmPartition=2&vmName=New+one&expiryTime=7d"),
@@ -518,7 +519,7 @@ const ACTS: &[(&str, &str)] = &[
         "alice",
         "POST deploy machine=01936f5e-0000-7000-8000-0000000000bb&vmImage=tiny&vmMemory=128&vmPartition=1",
     ),
-    // Its lease, and its end.
+    // Its lease and its removal.
     ("alice", "POST extend vmHostname=vm11&expiryTime=30d"),
     ("alice", "POST extend id={vm6}&protect=1"),
     ("alice", "POST extend id={vm6}&expiryTime=1d"),
@@ -555,7 +556,7 @@ const ACTS: &[(&str, &str)] = &[
     ("admin", "POST admin do=close&kind=host&name=localhost"),
     ("admin", "POST admin do=close&kind=host&name=nowhere&reason=x"),
     ("alice", "GET admin"),
-    // Others' machines, and what is not there.
+    // Others' machines, and machines that do not exist.
     ("bob", "GET show?id={vm1}"),
     ("bob", "GET console?id={vm1}"),
     ("bob", "POST stop id={vm1}"),
@@ -563,7 +564,7 @@ const ACTS: &[(&str, &str)] = &[
     ("alice", "POST stop id=01936f5e-0000-7000-8000-0000000000ff"),
     ("alice", "POST start vmHostname=vm99"),
     ("alice", "POST start vmHostname=vm24"),
-    // What can't be read.
+    // Malformed requests.
     ("alice", "GET list?scope=all"),
     ("alice", "GET list?scope=some"),
     ("alice", "GET list?page=0"),
@@ -578,7 +579,7 @@ const ACTS: &[(&str, &str)] = &[
     ("alice", "PUT deploy x=1"),
 ];
 
-/// The path of a request with one more field.
+/// Adds a format to a request.
 fn in_format(what: &str, format: &str) -> String {
     let mut parts: Vec<String> = what.splitn(3, ' ').map(str::to_owned).collect();
     let sign = if parts[1].contains('?') { '&' } else { '?' };
@@ -587,45 +588,45 @@ fn in_format(what: &str, format: &str) -> String {
 }
 
 #[test]
-fn pages_are_as_they_were() {
-    let ground = Ground::new();
-    let nodes = &ground.portal.nodes;
+fn pages_are_unchanged() {
+    let fixture = Fixture::new();
+    let nodes = &fixture.portal.nodes;
     let both = |asked: &[(&str, &str)]| {
         let all = asked.iter().flat_map(|one| ["text", "json"].map(|format| (*one, format)));
-        // What administrators do is answered with all that there is to see, each time.
+        // Administrators' actions are answered with the whole page, so one format is enough.
         let all = all.filter(|((_, what), format)| *format == "text" || !what.starts_with("POST admin"));
         all.fold(String::new(), |text, ((user, what), format)| {
             let what = in_format(what, format);
-            text + &ground.record(&format!("{user}: {what}"), || ground.ask(user, &what).send())
+            text + &fixture.record(&format!("{user}: {what}"), || fixture.ask(user, &what).send())
         })
     };
     let shown: Vec<String> =
-        ground.machines.iter().map(|vm| format!("GET show?id={{{}}}", vm.name)).collect();
-    let of_alice = ground.machines.iter().zip(&shown).filter(|(vm, _)| vm.owner == "alice");
+        fixture.machines.iter().map(|vm| format!("GET show?id={{{}}}", vm.name)).collect();
+    let of_alice = fixture.machines.iter().zip(&shown).filter(|(vm, _)| vm.owner == "alice");
     let of_alice: Vec<(&str, &str)> = of_alice.map(|(_, page)| ("alice", page.as_str())).collect();
     let table = |user: &str| {
-        ground.record(&format!("{user}: history as a table"), || {
-            ground.ask(user, "GET history?format=csv").send()
+        fixture.record(&format!("{user}: history as a table"), || {
+            fixture.ask(user, "GET history?format=csv").send()
         })
     };
     let mut pages = both(PAGES) + &both(&of_alice) + &table("alice") + &table("admin");
     let mut acts = both(ACTS);
-    // While the portal is closed, for who uses it.
+    // For users while the portal is closed.
     let closing = "POST admin?format=json do=close&kind=portal&reason=The+hall+is+moved";
     for (user, what) in
         [("bob", "GET list"), ("bob", "POST stop id={vm18}"), ("admin", "GET list?scope=mine")]
     {
         for what in ["text", "json"].map(|format| in_format(what, format)) {
-            acts += &ground.record(&format!("{user}, closed: {what}"), || {
-                ground.ask("admin", closing).send().expect(200);
-                ground.ask(user, &what).send()
+            acts += &fixture.record(&format!("{user}, closed: {what}"), || {
+                fixture.ask("admin", closing).send().expect(200);
+                fixture.ask(user, &what).send()
             });
         }
     }
-    // A browser that sends no form of the portal's, and a host that does not do what it is told.
+    // A browser without a token, and hosts that do not carry out orders.
     let stop = "POST stop?format=json id={vm1}";
-    acts += &ground.record("alice: a browser", || ground.ask("alice", stop).like_a_browser().send());
-    for (n, conduct) in unwilling().into_iter().enumerate() {
+    acts += &fixture.record("alice: a browser", || fixture.ask("alice", stop).like_a_browser().send());
+    for (n, conduct) in faulty_hosts().into_iter().enumerate() {
         nodes.conduct(conduct);
         for what in [
             "POST deploy vmImage=tiny&vmMemory=128&vmPartition=1&physicalHost=localhost",
@@ -639,16 +640,16 @@ fn pages_are_as_they_were() {
         ] {
             let what = in_format(what, "text");
             let title = format!("alice, unwilling host {n}: {what}");
-            acts += &ground.record(&title, || ground.ask("alice", &what).send());
+            acts += &fixture.record(&title, || fixture.ask("alice", &what).send());
         }
     }
     pages.push_str(&acts);
-    golden(&[("pages.txt".to_owned(), pages)]);
-    ground.portal.assert_no_panic();
+    compare(&[("pages.txt".to_owned(), pages)]);
+    fixture.portal.assert_no_panic();
 }
 
-/// What hosts do that don't do what they are told.
-fn unwilling() -> [Conduct; 4] {
+/// Ways in which a host fails to carry out an order.
+fn faulty_hosts() -> [Conduct; 4] {
     let full = Fault::NotEnoughMemory { needed: Amount::from_mib(128), free: Amount::from_mib(64) };
     [
         Conduct::Refuse(full),
@@ -659,10 +660,10 @@ fn unwilling() -> [Conduct; 4] {
 }
 
 #[test]
-fn orders_do_to_each_machine_what_they_did() {
-    let ground = Ground::new();
+fn orders_have_the_same_effects() {
+    let fixture = Fixture::new();
     let mut text = String::new();
-    for vm in ground.machines.iter().filter(|vm| !LIKE_OTHERS.contains(&vm.name.as_str())) {
+    for vm in fixture.machines.iter().filter(|vm| !LIKE_OTHERS.contains(&vm.name.as_str())) {
         for what in [
             "stop id=",
             "start id=",
@@ -674,17 +675,17 @@ fn orders_do_to_each_machine_what_they_did() {
         ] {
             let title = format!("{} ({}): {what}", vm.name, vm.state);
             let what = in_format(&format!("POST {what}{}", vm.id), "text");
-            text += &ground.record(&title, || ground.ask(&vm.owner, &what).send());
+            text += &fixture.record(&title, || fixture.ask(&vm.owner, &what).send());
         }
     }
-    golden(&[("orders.txt".to_owned(), text)]);
+    compare(&[("orders.txt".to_owned(), text)]);
 }
 
 #[test]
-fn reports_mean_for_each_machine_what_they_did() {
-    let ground = Ground::new();
+fn reports_have_the_same_effects() {
+    let fixture = Fixture::new();
     let mut text = String::new();
-    for vm in ground.machines.iter().filter(|vm| !LIKE_OTHERS.contains(&vm.name.as_str())) {
+    for vm in fixture.machines.iter().filter(|vm| !LIKE_OTHERS.contains(&vm.name.as_str())) {
         let stage = vm.order.stages()[0];
         let progress = News::Progress { stage, percent: Percent::try_from(7).ok(), place: None };
         let fault = Fault::TimedOut { what: "the test".to_owned(), seconds: 5 };
@@ -695,7 +696,7 @@ fn reports_mean_for_each_machine_what_they_did() {
             (vm.order, 50, News::Done),
             (vm.order, 50, News::Saved { bytes: 5000 }),
             (vm.order, 50, failed.clone()),
-            // Late, and of another order.
+            // Late, and about another order.
             (vm.order, 0, progress),
             (before, 50, News::Done),
             (before, 50, failed),
@@ -705,8 +706,8 @@ fn reports_mean_for_each_machine_what_they_did() {
             let body = serde_json::to_string(&report).expect("JSON");
             let news = serde_json::to_string(&report.news).expect("JSON");
             let title = format!("{} ({}): {order} {sequence} {news}", vm.name, vm.state);
-            text += &ground.record(&title, || {
-                ground.portal.signed(STATUS, body.into_bytes(), &ground.portal.key).send()
+            text += &fixture.record(&title, || {
+                fixture.portal.signed(STATUS, body.into_bytes(), &fixture.portal.key).send()
             });
         }
     }
@@ -714,17 +715,17 @@ fn reports_mean_for_each_machine_what_they_did() {
     let (order, number) = (Order::Deploy, OrderNumber::default());
     let unknown = Report { id, order, number, sequence: 1, news: News::Done, host: None };
     let body = serde_json::to_vec(&unknown).expect("JSON");
-    text += &ground.record("a machine that nobody knows", || {
-        ground.portal.signed(STATUS, body, &ground.portal.key).send()
+    text += &fixture.record("a machine that nobody knows", || {
+        fixture.portal.signed(STATUS, body, &fixture.portal.key).send()
     });
-    golden(&[("reports.txt".to_owned(), text)]);
+    compare(&[("reports.txt".to_owned(), text)]);
 }
 
 #[test]
-fn upkeep_does_what_it_did() {
+fn upkeep_has_the_same_effects() {
     const HOUR: i64 = 3600;
-    let ground = Ground::new();
-    let nodes = &ground.portal.nodes;
+    let fixture = Fixture::new();
+    let nodes = &fixture.portal.nodes;
     let mut text = String::new();
     for (title, after, there) in [
         ("as the registry has it", 0, true),
@@ -732,16 +733,16 @@ fn upkeep_does_what_it_did() {
         ("one hour later, and its host has lost everything", HOUR, false),
         ("forty days later", 40 * 24 * HOUR, true),
     ] {
-        ground.restore();
-        ground.portal.stop_clock(NOW.plus_seconds(after));
-        nodes.has(Ipv4Addr::LOCALHOST, if there { on_its_host(&ground.machines) } else { nothing() });
+        fixture.restore();
+        fixture.portal.stop_clock(NOW.plus_seconds(after));
+        nodes.has(Ipv4Addr::LOCALHOST, if there { on_its_host(&fixture.machines) } else { nothing() });
         let before = nodes.received().len();
-        ground.portal.upkeep(&[]);
-        // Hosts are asked at the same time.
-        let effects = ground.effects(before);
+        fixture.portal.upkeep(&[]);
+        // Hosts are asked concurrently.
+        let effects = fixture.effects(before);
         let mut lines: Vec<&str> = effects.lines().collect();
         lines.sort_unstable();
         let _ = writeln!(text, "=== {title}\n{}", lines.join("\n"));
     }
-    golden(&[("upkeep.txt".to_owned(), text)]);
+    compare(&[("upkeep.txt".to_owned(), text)]);
 }

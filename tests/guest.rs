@@ -1,5 +1,5 @@
-//! The script of the guest's side, `resources/guest/copyuserkey`, without a guest: in a folder that stands for `/`,
-//! with the shells and tools that old and new distributions have, against real repositories.
+//! The guest's script, `resources/guest/copyuserkey`, without a guest: in a folder that stands in
+//! for `/`, with the shells and tools of old and new distributions, against real key repositories.
 
 use std::fs;
 use std::io::Read as _;
@@ -21,25 +21,25 @@ const MALLORY: &str =
 const MACHINE: &str = "01932c07-8e1f-7a11-9d3e-111122223333";
 const NOBODY: &str = "NO KEY: nobody can log in as root by key.";
 
-/// What a distribution has.
+/// The shell and download tools of a distribution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kit {
-    /// A shell like dash, with curl.
+    /// A shell like dash, and curl.
     Curl,
-    /// The same with bash, and GNU wget alone.
+    /// bash, and only GNU wget.
     Wget,
-    /// The same with a GNU wget of 2007: no `--max-redirect`, no exit status but 1.
+    /// A shell like dash, and a GNU wget of 2007: no `--max-redirect`, no exit status but 1.
     OldWget,
-    /// Nothing but busybox, and GNU wget.
+    /// Only busybox, and GNU wget.
     BusyboxAndWget,
-    /// Nothing but busybox, whose wget checks no certificates.
+    /// Only busybox, whose wget does not check certificates.
     Busybox,
 }
 
-/// Those that can fetch by https.
+/// The kits that can fetch over https.
 const KITS: [Kit; 4] = [Kit::Curl, Kit::Wget, Kit::OldWget, Kit::BusyboxAndWget];
 
-/// Does the same with several kits at a time, for most of it is waiting.
+/// Runs a test with several kits concurrently, because it mostly waits.
 fn with_each(kits: impl IntoIterator<Item = Kit>, act: impl Fn(Kit) + Sync) {
     std::thread::scope(|scope| {
         for kit in kits {
@@ -99,14 +99,14 @@ fn write(file: &Path, text: &str) {
     fs::write(file, text).expect("a file");
 }
 
-/// A virtual machine's root folder.
+/// A guest's root folder.
 struct Guest {
     dir: TempDir,
     kit: Kit,
 }
 
 impl Guest {
-    /// One whose owner is `name` and whose repository is at `prefix`; in its image is Mallory's key.
+    /// A guest owned by `name` whose repository is at `prefix`. Its image contains Mallory's key.
     fn new(kit: Kit, name: &str, prefix: &str) -> Self {
         let guest = Self { dir: TempDir::new().expect("a folder"), kit };
         guest.owner(name);
@@ -155,7 +155,7 @@ impl Guest {
         let mut command = Command::new(shell[0]);
         command.args(&shell[1..]).arg(SCRIPT).arg("--root").arg(self.dir.path()).args(words);
         command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // What a kernel's command line could put there must not count.
+        // A kernel command line can set these variables. They must not count.
         for (name, value) in [
             ("PATH", "/nowhere"),
             ("WEB_SOURCE_PREFIX", "https://127.0.0.1:1/"),
@@ -170,23 +170,23 @@ impl Guest {
         command
     }
 
-    /// One start of the machine: what was said.
+    /// Boots the guest. Returns the script's output.
     #[track_caller]
-    fn start(&self) -> String {
+    fn boot(&self) -> String {
         fs::write(self.at("dev/console"), "").expect("a console");
         let Output { status, stderr, stdout } = self.command(&["start"]).output().expect("the shell runs");
-        let said = String::from_utf8(stderr).expect("UTF-8");
-        assert_eq!(status.code(), Some(0), "{:?}: {said}", self.kit);
+        let output = String::from_utf8(stderr).expect("UTF-8");
+        assert_eq!(status.code(), Some(0), "{:?}: {output}", self.kit);
         assert_eq!(String::from_utf8_lossy(&stdout), "");
-        assert_eq!(self.console(), said, "{:?}: the console says the same", self.kit);
-        said
+        assert_eq!(self.console(), output, "{:?}: the console says the same", self.kit);
+        output
     }
 
     fn console(&self) -> String {
         fs::read_to_string(self.at("dev/console")).expect("a console")
     }
 
-    /// The files in root's folder of keys.
+    /// The files in root's `.ssh` folder.
     fn files(&self) -> Vec<String> {
         let entries = fs::read_dir(self.at("root/.ssh")).expect("a folder");
         let mut names: Vec<String> = entries
@@ -196,33 +196,37 @@ impl Guest {
         names
     }
 
-    /// Fails unless root's keys are these lines, and files and folder are root's alone.
+    /// Asserts that root's keys are these lines, and that only root can access file and folder.
     #[track_caller]
-    fn lets_in(&self, lines: &str, said: &str) {
+    fn lets_in(&self, lines: &str, output: &str) {
         let text =
-            fs::read_to_string(self.keys()).unwrap_or_else(|_| panic!("{:?}: no key: {said}", self.kit));
+            fs::read_to_string(self.keys()).unwrap_or_else(|_| panic!("{:?}: no key: {output}", self.kit));
         let keys: Vec<&str> = text.lines().filter(|line| !line.starts_with("# by copyuserkey")).collect();
-        assert_eq!(keys.join("\n"), lines.trim_end(), "{:?}: {said}", self.kit);
+        assert_eq!(keys.join("\n"), lines.trim_end(), "{:?}: {output}", self.kit);
         assert_eq!(self.files(), ["authorized_keys"], "{:?}", self.kit);
         let mode = |path: PathBuf| fs::metadata(path).expect("facts").permissions().mode() & 0o7777;
         assert_eq!((mode(self.keys()), mode(self.at("root/.ssh"))), (0o600, 0o700));
     }
 
-    /// Fails unless nobody gets in and the console says so, with these words.
+    /// Asserts that no key is installed and that the console says so, with these words.
     #[track_caller]
-    fn lets_nobody_in(&self, said: &str, words: &str) {
-        assert!(said.contains(words) && said.contains(NOBODY), "{:?}: {words:?} not in {said}", self.kit);
-        assert_eq!(self.files(), Vec::<String>::new(), "{:?}: {said}", self.kit);
+    fn lets_nobody_in(&self, output: &str, words: &str) {
+        assert!(
+            output.contains(words) && output.contains(NOBODY),
+            "{:?}: no {words:?} in {output}",
+            self.kit
+        );
+        assert_eq!(self.files(), Vec::<String>::new(), "{:?}: {output}", self.kit);
     }
 }
 
-/// A repository of keys: Apache with a certificate of its own authority.
+/// A key repository: Apache with a certificate from an authority of its own.
 struct Repository {
     apache: Apache,
     dir: TempDir,
 }
 
-/// What is wrong with a repository's certificate.
+/// A repository's certificate, valid or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Certificate {
     Valid,
@@ -271,7 +275,7 @@ impl Repository {
         write(&self.dir.path().join("keys").join(format!("authorized_keys.{name}")), text);
     }
 
-    /// Its address by https, of the folder `folder`.
+    /// Its https address, for a folder.
     fn prefix(&self, folder: &str) -> String {
         let port = self.apache.tls.expect("a port with TLS").port();
         format!("https://localhost:{port}/{folder}/authorized_keys.")
@@ -285,7 +289,7 @@ impl Repository {
 }
 
 #[test]
-fn the_scripts_are_written_well() {
+fn the_scripts_pass_shellcheck() {
     let output = Command::new("shellcheck")
         .args([SCRIPT, concat!(env!("CARGO_MANIFEST_DIR"), "/bin/node/pvgrub")])
         .output()
@@ -294,58 +298,58 @@ fn the_scripts_are_written_well() {
 }
 
 #[test]
-fn a_key_inside_the_image_comes_first_and_alone() {
+fn a_key_in_the_image_takes_precedence_and_is_the_only_one() {
     for kit in KITS.into_iter().chain([Kit::Busybox]) {
         let guest = Guest::new(kit, "J%C3%BCrgen_M.", "https://127.0.0.1:1/");
-        // As somebody with Windows wrote it, with options.
+        // Written on Windows, with options.
         let more = format!("# two\r\n\r\nfrom=\"10.*,!10.1.*\",no-pty {ALICE}\r\n{ALICE} two\r\n");
         write(&guest.at("opt/ssh_public_keys/authorized_keys.J%C3%BCrgen_M."), &more);
         write(&guest.at("opt/ssh_public_keys/authorized_keys.mallory"), MALLORY);
-        let said = guest.start();
-        guest.lets_in(&more.replace('\r', ""), &said);
-        assert!(said.contains("root may log in with the key of J%C3%BCrgen_M., from /opt/"), "{said}");
+        let output = guest.boot();
+        guest.lets_in(&more.replace('\r', ""), &output);
+        assert!(output.contains("root may log in with the key of J%C3%BCrgen_M., from /opt/"), "{output}");
     }
 }
 
 #[test]
-fn a_key_from_the_repository() {
+fn a_key_is_fetched_from_the_repository() {
     let repository = Repository::start(Certificate::Valid);
     repository.put("Jürgen", ALICE);
     with_each(KITS, |kit| {
         let guest = repository.guest(kit, "alice");
-        let said = guest.start();
-        guest.lets_in(ALICE, &said);
-        assert!(said.contains("from https://localhost:"), "{said}");
+        let output = guest.boot();
+        guest.lets_in(ALICE, &output);
+        assert!(output.contains("from https://localhost:"), "{output}");
         guest.owner("J%C3%BCrgen");
-        let said = guest.start();
-        guest.lets_in(ALICE, &said);
-        // Whoever has no key gets none, in particular not the last one's.
+        let output = guest.boot();
+        guest.lets_in(ALICE, &output);
+        // A user without a key gets none, and not the previous user's either.
         guest.owner("bob");
-        guest.lets_nobody_in(&guest.start(), "404");
+        guest.lets_nobody_in(&guest.boot(), "404");
     });
 }
 
 #[test]
-fn a_repository_that_cannot_prove_who_it_is() {
+fn a_repository_without_a_valid_certificate_is_not_asked() {
     for certificate in [Certificate::SelfSigned, Certificate::OtherHost, Certificate::Expired] {
         let repository = Repository::start(certificate);
         for kit in KITS {
             let guest = repository.guest(kit, "alice");
-            guest.lets_nobody_in(&guest.start(), "certificate");
-            // Nor does it keep the key of an earlier start.
+            guest.lets_nobody_in(&guest.boot(), "certificate");
+            // Nor is the key of an earlier boot kept.
             fs::write(
                 guest.keys(),
                 format!("# by copyuserkey for alice on {MACHINE}; replaced at every start\n{ALICE}\n"),
             )
             .expect("a key");
-            guest.lets_nobody_in(&guest.start(), "certificate");
+            guest.lets_nobody_in(&guest.boot(), "certificate");
         }
-        assert_eq!(repository.apache.requests("GET"), 0, "{certificate:?}: something was asked for");
+        assert_eq!(repository.apache.requests("GET"), 0, "{certificate:?}: the repository was asked");
     }
 }
 
 #[test]
-fn an_answer_that_is_no_key() {
+fn an_answer_that_is_not_a_key_is_rejected() {
     let repository = Repository::start(Certificate::Valid);
     let long = format!("{ALICE}\n").repeat(20_000);
     let html = format!("<!DOCTYPE html>\n<html><body><pre>\n{ALICE}\n</pre></body></html>\n");
@@ -357,87 +361,88 @@ fn an_answer_that_is_no_key() {
         let guest = repository.guest(kit, "alice");
         for text in ["", &html, comment, private, short, &format!("{ALICE}\nand more\n")] {
             repository.put("alice", text);
-            guest.lets_nobody_in(&guest.start(), "is no public key");
+            guest.lets_nobody_in(&guest.boot(), "is no public key");
         }
         repository.put("alice", &long);
-        guest.lets_nobody_in(&guest.start(), "copyuserkey");
+        guest.lets_nobody_in(&guest.boot(), "copyuserkey");
         repository.put("alice", ALICE);
-        // It may send to http, or to wherever nobody signs for.
+        // The server may redirect to http or to a server without a certificate.
         guest.repository(&repository.prefix("elsewhere"), "");
-        let said = guest.start();
-        guest.lets_nobody_in(&said, "gave no key for alice");
+        let output = guest.boot();
+        guest.lets_nobody_in(&output, "gave no key for alice");
     }
 }
 
 #[test]
-fn no_repository_within_reach() {
+fn an_unreachable_repository_keeps_only_the_owner_s_last_key() {
     let repository = Repository::start(Certificate::Valid);
     with_each(KITS, |kit| {
         let guest = repository.guest(kit, "alice");
         let away = "https://127.0.0.1:1/";
         guest.repository(away, "");
-        let said = guest.start();
-        guest.lets_nobody_in(&said, "can't be reached (try 2 of 2)");
-        // The key of an earlier start stays where it can be told that nobody answered...
+        let output = guest.boot();
+        guest.lets_nobody_in(&output, "can't be reached (try 2 of 2)");
+        // The key of an earlier boot is kept if the tool can tell that the server did not answer …
         let earlier = || {
             guest.repository(&repository.prefix("keys"), "");
-            guest.lets_in(ALICE, &guest.start());
+            guest.lets_in(ALICE, &guest.boot());
             guest.repository(away, "");
         };
         earlier();
-        let said = guest.start();
+        let output = guest.boot();
         if kit == Kit::OldWget {
-            guest.lets_nobody_in(&said, "can't be reached");
+            guest.lets_nobody_in(&output, "can't be reached");
         } else {
-            guest.lets_in(ALICE, &said);
-            assert!(said.contains("for the same owner, alice, stays"), "{said}");
+            guest.lets_in(ALICE, &output);
+            assert!(output.contains("for the same owner, alice, stays"), "{output}");
         }
-        // ... unless it was another's, or installed on another machine, whose disk was saved as an image,
+        // … unless it was another owner's, or installed on another machine, whose disk was saved as
+        // an image,
         earlier();
         guest.owner("bob");
-        guest.lets_nobody_in(&guest.start(), "can't be reached");
+        guest.lets_nobody_in(&guest.boot(), "can't be reached");
         guest.owner("alice");
         earlier();
         guest.machine("01932c07-8e1f-7a11-9d3e-111122224444");
-        guest.lets_nobody_in(&guest.start(), "can't be reached");
+        guest.lets_nobody_in(&guest.boot(), "can't be reached");
         guest.machine(MACHINE);
-        // or there is no telling which machine it was.
+        // or the machine cannot be identified.
         earlier();
         fs::remove_file(guest.at("sys/hypervisor/uuid")).expect("an id");
-        guest.lets_nobody_in(&guest.start(), "can't be reached");
+        guest.lets_nobody_in(&guest.boot(), "can't be reached");
         guest.machine(MACHINE);
-        // No name of a host.
+        // A host name that does not exist.
         guest.repository("https://keys.invalid/", "");
-        guest.lets_nobody_in(&guest.start(), "can't be reached");
+        guest.lets_nobody_in(&guest.boot(), "can't be reached");
     });
 }
 
 #[test]
-fn what_lets_others_in_is_gone_before_anybody_is_asked() {
+fn other_keys_are_removed_before_the_repository_is_asked() {
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     silent.set_nonblocking(true).expect("a port");
     let prefix = format!("https://127.0.0.1:{}/", silent.local_addr().expect("an address").port());
     for kit in KITS {
         let guest = Guest::new(kit, "alice", &prefix);
         guest.trust(Path::new("/etc/ssl/certs/ca-certificates.crt"));
-        let began = Instant::now();
+        let start = Instant::now();
         let mut child = guest.command(&[]).spawn().expect("the shell runs");
         let mut call =
             eventually(Duration::from_secs(20), || silent.accept().ok()).expect("the repository is asked").0;
         assert!(!guest.keys().exists() && !guest.at("root/.ssh/authorized_keys2").exists(), "{kit:?}");
         call.set_nonblocking(false).expect("a connection");
         let mut first = [0; 1];
-        assert!(call.read_exact(&mut first).is_ok(), "{kit:?} says nothing");
-        let status = child.wait().expect("it ends");
+        assert!(call.read_exact(&mut first).is_ok(), "{kit:?} sends nothing");
+        let status = child.wait().expect("an exit status");
         assert!(status.success(), "{kit:?}: {status}");
         guest.lets_nobody_in(&guest.console(), "can't be reached (try 2 of 2)");
-        assert!(began.elapsed() < Duration::from_secs(30), "{kit:?} took {:?}", began.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(30), "{kit:?} took {:?}", start.elapsed());
         while silent.accept().is_ok() {}
     }
 }
 
 #[test]
-fn names_that_are_paths_or_worse() {
+fn owner_names_that_are_paths_or_worse_are_rejected() {
     let repository = Repository::start(Certificate::Valid);
     write(&repository.dir.path().join("keys/bob"), MALLORY);
     let long = "a".repeat(769);
@@ -478,30 +483,30 @@ fn names_that_are_paths_or_worse() {
         for kit in [Kit::Curl, Kit::Wget, Kit::BusyboxAndWget] {
             let guest = repository.guest(kit, name);
             write(&guest.at("opt/ssh_public_keys/authorized_keys.mallory"), MALLORY);
-            let said = guest.start();
-            guest.lets_nobody_in(&said, "owner");
-            assert!(!said.contains("ssh_public_keys"), "{name}: {said}");
+            let output = guest.boot();
+            guest.lets_nobody_in(&output, "owner");
+            assert!(!output.contains("ssh_public_keys"), "{name}: {output}");
         }
     }
     let guest = repository.guest(Kit::Curl, "alice");
     fs::remove_file(guest.at("proc/cmdline")).expect("a command line");
-    guest.lets_nobody_in(&guest.start(), "names no owner");
+    guest.lets_nobody_in(&guest.boot(), "names no owner");
     assert_eq!(repository.apache.requests("GET"), 0);
 }
 
 #[test]
-fn http_only_where_it_was_asked_for_and_with_a_warning() {
+fn http_is_used_only_if_configured_and_with_a_warning() {
     let repository = Repository::start(Certificate::Valid);
     let port = repository.apache.address.port();
     for kit in KITS.into_iter().chain([Kit::Busybox]) {
         let guest = repository.guest(kit, "alice");
         guest.repository(&format!("http://localhost:{port}/keys/authorized_keys."), "");
-        let said = guest.start();
-        guest.lets_in(ALICE, &said);
-        assert!(said.contains("WARNING: the key is fetched by http"), "{said}");
+        let output = guest.boot();
+        guest.lets_in(ALICE, &output);
+        assert!(output.contains("WARNING: the key is fetched by http"), "{output}");
         guest.owner("bob");
-        let said = guest.start();
-        assert!(said.contains(NOBODY), "{said}");
+        let output = guest.boot();
+        assert!(output.contains(NOBODY), "{output}");
         guest.owner("alice");
         for (prefix, words) in [
             ("", "No key repository is set"),
@@ -511,58 +516,58 @@ fn http_only_where_it_was_asked_for_and_with_a_warning() {
             ("'https://localhost/ -k '", "is no address"),
         ] {
             guest.repository(prefix, "");
-            guest.lets_nobody_in(&guest.start(), words);
+            guest.lets_nobody_in(&guest.boot(), words);
         }
     }
 }
 
 #[test]
-fn who_can_check_no_certificates_fetches_nothing() {
+fn without_a_tool_that_checks_certificates_nothing_is_fetched() {
     let repository = Repository::start(Certificate::Valid);
     let guest = repository.guest(Kit::Busybox, "alice");
-    guest.lets_nobody_in(&guest.start(), "neither curl nor a GNU wget of 1.10");
+    guest.lets_nobody_in(&guest.boot(), "neither curl nor a GNU wget of 1.10");
     for version in ["1.9.1", "1.9", "0.99"] {
         let guest = repository.guest(Kit::OldWget, "alice");
         let file = guest.at("bin/wget");
         let text = fs::read_to_string(&file).expect("a program").replace("1.10.2", version);
         fs::write(&file, text).expect("a program");
-        guest.lets_nobody_in(&guest.start(), "neither curl nor a GNU wget of 1.10");
+        guest.lets_nobody_in(&guest.boot(), "neither curl nor a GNU wget of 1.10");
     }
     assert_eq!(repository.apache.requests("GET"), 0);
 }
 
 #[test]
-fn settings_that_are_no_shell() {
+fn broken_settings_let_nobody_in() {
     for kit in KITS {
         let guest = Guest::new(kit, "alice", "'https://localhost/");
-        guest.lets_nobody_in(&guest.start(), "a mistake in /etc/default/vgrid-guest");
+        guest.lets_nobody_in(&guest.boot(), "a mistake in /etc/default/vgrid-guest");
     }
 }
 
 #[test]
-fn a_folder_of_keys_that_leads_elsewhere() {
+fn a_link_in_place_of_the_ssh_folder_is_replaced() {
     let repository = Repository::start(Certificate::Valid);
     let guest = repository.guest(Kit::Curl, "alice");
     fs::rename(guest.at("root/.ssh"), guest.at("elsewhere")).expect("a folder");
     symlink(guest.at("elsewhere"), guest.at("root/.ssh")).expect("a link");
-    let said = guest.start();
-    guest.lets_in(ALICE, &said);
+    let output = guest.boot();
+    guest.lets_in(ALICE, &output);
     assert!(!guest.at("root/.ssh").is_symlink());
     assert_eq!(fs::read_dir(guest.at("elsewhere")).expect("a folder").count(), 0);
-    // A link in place of the file; what it leads to stays as it is.
+    // A link in place of the file: its target stays as it is.
     write(&guest.at("precious"), "precious");
     fs::remove_file(guest.keys()).expect("a key");
     symlink(guest.at("precious"), guest.keys()).expect("a link");
-    let said = guest.start();
-    guest.lets_in(ALICE, &said);
+    let output = guest.boot();
+    guest.lets_in(ALICE, &output);
     assert_eq!(fs::read_to_string(guest.at("precious")).expect("a file"), "precious");
 }
 
 #[test]
-fn a_key_that_cannot_be_removed_is_an_alarm() {
+fn a_key_that_cannot_be_removed_raises_an_alarm() {
     let repository = Repository::start(Certificate::Valid);
     let guest = repository.guest(Kit::Wget, "alice");
-    // Where the disk is read-only, in a name space of its own.
+    // The disk is read-only, in a mount namespace of its own.
     let script = guest.command(&["start"]);
     let output = Command::new("unshare")
         .args(["--map-root-user", "--mount", "sh", "-ec"])
@@ -578,7 +583,7 @@ fn a_key_that_cannot_be_removed_is_an_alarm() {
 }
 
 #[test]
-fn what_a_service_manager_calls_it_with() {
+fn it_works_under_a_service_manager() {
     let repository = Repository::start(Certificate::Valid);
     let guest = repository.guest(Kit::Wget, "alice");
     let code = |words: &[&str]| guest.command(words).output().expect("the shell runs").status.code();

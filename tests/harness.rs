@@ -1,14 +1,16 @@
-//! The tests' own promise: nothing that a test starts outlives it, and nothing that it makes is left.
+//! The tests themselves: nothing that a test starts outlives it, and nothing that it creates is
+//! left behind.
 
 use std::time::Duration;
 
 use crate::support::apache::{Kind, programs_of};
+use crate::support::eventually;
 use crate::support::node::Conduct;
 use crate::support::portal::{Portal, Setup, password};
 use crate::support::stage::Stage;
 
-/// A portal in the middle of things: a program of Apache's waits for a node, a client for the program.
-fn leave_in_the_middle(kind: Kind) {
+/// Drops a portal in mid-request: a CGI program waits for a node, and a client for the program.
+fn drop_in_mid_request(kind: Kind) {
     let portal = Setup { kind, node_timeout: 30, ..Setup::default() }.start();
     portal.nodes.conduct(Conduct::Hang);
     let dir = portal.dir.path().to_owned();
@@ -17,25 +19,25 @@ fn leave_in_the_middle(kind: Kind) {
         .by("alice", &password("alice"));
     let client = std::thread::spawn(move || std::panic::catch_unwind(|| deploy.send()));
     let waiting = || portal.nodes.received().len() == 1;
-    assert!(crate::support::eventually(Duration::from_secs(10), || waiting().then_some(())).is_some());
-    assert!(!programs_of(&dir).is_empty(), "programs are not found, so nothing is shown here");
-    // As when a test fails: its portal is dropped while its thread unwinds.
+    assert!(eventually(Duration::from_secs(10), || waiting().then_some(())).is_some());
+    assert!(!programs_of(&dir).is_empty(), "no program found, so this test shows nothing");
+    // As when a test fails: its portal is dropped while the thread unwinds.
     let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
         let _portal: Portal = portal;
         std::panic::resume_unwind(Box::new("a failing test"));
     }));
     assert!(failed.is_err());
-    // With or without an answer.
+    // The client may or may not get an answer.
     let _ = client.join();
     assert_eq!(programs_of(&dir), Vec::new(), "still running");
     assert!(!dir.exists(), "still there: {}", dir.display());
 }
 
 #[test]
-fn nothing_is_left_of_a_portal() {
+fn a_portal_leaves_nothing_behind() {
     std::thread::scope(|scope| {
         for kind in [Kind::Event, Kind::Prefork] {
-            scope.spawn(move || leave_in_the_middle(kind));
+            scope.spawn(move || drop_in_mid_request(kind));
         }
     });
 }

@@ -1,5 +1,5 @@
-//! Saved images: the disk of a machine becomes one, its owner lists, renames, shares and deletes it, and machines are
-//! made from it by those who may.
+//! Saved images: a machine's disk becomes an image, its owner lists, renames, shares and deletes
+//! it, and those who may deploy machines from it.
 
 use serde_json::{Value, json};
 use vgrid::model::fault::Fault;
@@ -8,6 +8,7 @@ use vgrid::model::wire::News;
 
 use crate::support::http::Answer;
 use crate::support::node::Conduct;
+use crate::support::page::hidden_field;
 use crate::support::portal::{Portal, Setup, state_of, with_query};
 
 const SAVED: News = News::Saved { bytes: 700 << 20 };
@@ -16,55 +17,48 @@ fn failed() -> News {
     News::Failed { fault: Fault::SaveFailed { detail: "tar said no".to_owned() } }
 }
 
-/// A portal whose machines are on the host from whose address the tests report, unless they ask for the other.
+/// A portal whose machines are on the host that the tests report from, unless they ask for the
+/// other.
 fn portal() -> Portal {
     Setup { hosts: vec![("localhost", 20), ("127.0.0.2", 4)], names: 20, ..Setup::default() }.start()
 }
 
-/// A machine of alice's that runs, with that partition.
+/// A running machine of alice's with that disk size.
 #[track_caller]
 fn running(portal: &Portal, disk: &str) -> String {
-    let id = portal.deploy("alice", &[("physicalHost", "localhost"), ("vmPartition", disk)]);
-    portal.report(&id, Order::Deploy, 9, News::Done).expect(200);
-    id
+    portal.deployed_with("alice", &[("physicalHost", "localhost"), ("vmPartition", disk)])
 }
 
-/// One that is stopped.
+/// A stopped one.
 #[track_caller]
 fn stopped(portal: &Portal, disk: &str) -> String {
     let id = running(portal, disk);
-    portal.order("alice", Order::Stop, &id).expect(202);
-    portal.report(&id, Order::Stop, 9, News::Done).expect(200);
+    portal.carry_out("alice", Order::Stop, &id);
     id
 }
 
-/// An order to save a machine's disk, as a script gives it.
+/// Orders a machine's disk to be saved, as a script does.
 fn save(portal: &Portal, user: &str, id: &str, name: &str) -> Answer {
     portal.post(user, "save", &[("id", id), ("name", name), ("format", "json")]).send()
 }
 
-/// An image of a machine with that partition.
+/// Makes an image of a machine with that disk size.
 #[track_caller]
 fn image(portal: &Portal, name: &str, disk: &str) {
     let id = stopped(portal, disk);
     save(portal, "alice", &id, name).expect(202);
     assert_eq!(next(&portal.report(&id, Order::Save, 9, SAVED)), Value::Null);
-    assert_eq!(state(portal, &id), "stopped");
+    assert_eq!(portal.state("alice", &id), "stopped");
 }
 
-/// What comes next with a machine, by the answer to a report.
+/// The next order in the answer to a report.
 #[track_caller]
 fn next(answer: &Answer) -> Value {
     assert_eq!(answer.status, 200, "{answer}");
     answer.json()["next"]["order"].clone()
 }
 
-#[track_caller]
-fn state(portal: &Portal, id: &str) -> String {
-    state_of(&portal.show("alice", id)).to_owned()
-}
-
-/// The images that somebody sees, by the names that they have for them.
+/// The images that a user sees, by the names that they have for them.
 #[track_caller]
 fn images(portal: &Portal, user: &str) -> Vec<String> {
     let json = portal.get(user, "images?format=json").send().expect(200).json();
@@ -72,7 +66,7 @@ fn images(portal: &Portal, user: &str) -> Vec<String> {
     images.iter().map(|image| image["id"].as_str().expect("a name").to_owned()).collect()
 }
 
-/// Does something with an image, as a script does.
+/// Acts on an image, as a script does.
 fn act(portal: &Portal, user: &str, what: &str, name: &str, more: &[(&str, &str)]) -> Answer {
     let fields = [&[("do", what), ("name", name), ("format", "json")], more].concat();
     portal.post(user, "images", &fields).send()
@@ -81,15 +75,6 @@ fn act(portal: &Portal, user: &str, what: &str, name: &str, more: &[(&str, &str)
 fn browse(portal: &Portal, user: &str, path: &str) -> String {
     let ask = portal.get(user, path).header("Accept", "text/html").header("Sec-Fetch-Site", "same-origin");
     ask.send().expect(200).text()
-}
-
-/// What is wrong with a field, to a script.
-#[track_caller]
-fn fault(answer: &Answer, field: &str) -> String {
-    answer.json()["error"]["fields"][field]
-        .as_str()
-        .unwrap_or_else(|| panic!("no {field}: {answer}"))
-        .to_owned()
 }
 
 #[test]
@@ -117,7 +102,7 @@ fn the_disk_of_a_stopped_machine_is_saved() {
             assert!(page.contains(part), "no {part} in {page}");
         }
     }
-    // Who thinks that it takes too long can give the order again, but no other.
+    // An impatient user can repeat the order, but give no other.
     let page = browse(&portal, "alice", &format!("save?id={id}"));
     assert!(page.contains("already in progress") && page.contains("value=\"web-1.0\""), "{page}");
     save(&portal, "alice", &id, "web-1.0").expect(202);
@@ -159,27 +144,26 @@ fn the_disk_of_a_stopped_machine_is_saved() {
 }
 
 #[test]
-fn what_expired_can_be_saved_and_stays_expired() {
+fn an_expired_machine_can_be_saved_and_stays_expired() {
     let portal = portal();
     let id = stopped(&portal, "1");
-    let registry = rusqlite::Connection::open(portal.path("var/registry.sqlite")).expect("the registry");
-    let ended = "UPDATE vm SET state = 'expired', expires = 1000, deletion = 99999999999, wanted = 'running'";
-    registry.execute(ended, []).expect("a lease that ended");
-    drop(registry);
+    let expire =
+        "UPDATE vm SET state = 'expired', expires = 1000, deletion = 99999999999, wanted = 'running'";
+    portal.database().execute(expire, []).expect("an expired lease");
     for word in [SAVED, failed()] {
         let name = if word == SAVED { "one" } else { "two" };
         save(&portal, "alice", &id, name).expect(202);
         assert_eq!(next(&portal.report(&id, Order::Save, 1, word)), Value::Null);
-        assert_eq!(state(&portal, &id), "expired");
+        assert_eq!(portal.state("alice", &id), "expired");
     }
     portal.nodes.conduct(Conduct::Close);
     save(&portal, "alice", &id, "two").expect(502);
-    assert_eq!(state(&portal, &id), "expired");
+    assert_eq!(portal.state("alice", &id), "expired");
     assert_eq!(images(&portal, "alice"), ["one"]);
 }
 
 #[test]
-fn what_runs_is_saved_and_terminated() {
+fn a_running_machine_is_saved_and_terminated() {
     let portal = portal();
     let id = running(&portal, "2");
     let asked = browse(&portal, "alice", &format!("terminate?id={id}"));
@@ -187,30 +171,30 @@ fn what_runs_is_saved_and_terminated() {
     save(&portal, "alice", &id, "new").expect(409).says("Stop it first");
     portal.get("alice", &format!("terminate?id={id}&saveAs=&format=json")).send().expect(400);
     portal.get("alice", &format!("terminate?id={id}&saveAs=x&force=1")).send().expect(400).says("not both");
-    assert_eq!(state(&portal, &id), "deployed");
+    assert_eq!(portal.state("alice", &id), "deployed");
 
     let path = format!("terminate?id={id}&saveAs=new&format=json");
     let answer = portal.get("alice", &path).send().expect(202).json();
     assert_eq!(state_of(&answer), "saving");
     assert_eq!(portal.nodes.orders("save").len(), 1);
     assert_eq!(next(&portal.report(&id, Order::Save, 2, SAVED)), "terminate");
-    assert_eq!(state(&portal, &id), "terminating");
-    // A node that never saw the answer asks again, and is told the same.
+    assert_eq!(portal.state("alice", &id), "terminating");
+    // A node that lost the answer repeats its report and gets the same answer.
     assert_eq!(next(&portal.report(&id, Order::Save, 2, SAVED)), "terminate");
-    assert!(portal.nodes.orders("terminate").is_empty(), "it was told twice");
+    assert!(portal.nodes.orders("terminate").is_empty(), "the order was also sent");
     assert_eq!(next(&portal.report(&id, Order::Terminate, 1, News::Done)), Value::Null);
-    assert_eq!(state(&portal, &id), "notDeployed");
+    assert_eq!(portal.state("alice", &id), "notDeployed");
     assert_eq!(images(&portal, "alice"), ["new"]);
-    // Who repeats it is told that the machine is gone.
+    // A repeated order reports that the machine is gone.
     let again = portal.get("alice", &path).send().expect(202).json();
     assert_eq!(state_of(&again), "notDeployed");
     portal.assert_no_panic();
 }
 
 #[test]
-fn a_disk_that_cannot_be_saved_costs_no_machine() {
+fn a_failed_save_loses_no_machine() {
     let portal = portal();
-    // Its host fails: what ran is started again, with the reason on its page.
+    // The host fails to save: the machine is started again, with the reason on its page.
     let id = running(&portal, "1");
     let terminate = |id: &str| {
         portal.post("alice", "terminate", &[("id", id), ("saveAs", "new"), ("format", "json")]).send()
@@ -222,7 +206,7 @@ fn a_disk_that_cannot_be_saved_costs_no_machine() {
     assert_eq!(state_of(&shown), "deployed");
     assert!(shown["machine"]["reason"].as_str().is_some_and(|r| r.contains("tar said no")), "{shown}");
     assert!(browse(&portal, "alice", &format!("show?id={id}")).contains("tar said no"));
-    // It does not even take the order.
+    // The host does not even accept the order.
     let stopped = stopped(&portal, "1");
     for (conduct, status, words) in [
         (Conduct::Refuse(Fault::NoRoomForImage), 409, "does not fit"),
@@ -238,25 +222,24 @@ fn a_disk_that_cannot_be_saved_costs_no_machine() {
     }
     assert!(portal.nodes.orders("terminate").is_empty());
     assert_eq!(images(&portal, "alice"), [""; 0]);
-    // The node had the order after all, and only its answer was lost: there is an image, and still a machine.
+    // The node did get the order, and only its answer was lost: there is an image, and still a
+    // machine.
     portal.nodes.conduct(Conduct::Close);
     terminate(&id).expect(502);
     portal.nodes.conduct(Conduct::Accept);
     assert_eq!(next(&portal.report(&id, Order::Save, 2, SAVED)), "start");
     assert_eq!(
-        (state(&portal, &id).as_str(), images(&portal, "alice")),
+        (portal.state("alice", &id).as_str(), images(&portal, "alice")),
         ("starting", vec!["new".to_owned()])
     );
     portal.assert_no_panic();
 }
 
 #[test]
-fn what_is_protected_is_not_terminated() {
+fn a_protected_machine_is_not_terminated() {
     let portal = portal();
     let id = running(&portal, "1");
-    let registry = rusqlite::Connection::open(portal.path("var/registry.sqlite")).expect("the registry");
-    registry.execute("UPDATE vm SET protected = 1", []).expect("protection");
-    drop(registry);
+    portal.database().execute("UPDATE vm SET protected = 1", []).expect("protection");
     for user in ["alice", "admin"] {
         portal.order(user, Order::Terminate, &id).expect(409).says(&format!("user/extend?id={id}"));
         let fields = [("id", id.as_str()), ("saveAs", "new"), ("format", "json")];
@@ -265,15 +248,15 @@ fn what_is_protected_is_not_terminated() {
         assert!(page.contains("protected") && page.contains(&format!("extend?id={id}")), "{page}");
         assert_eq!(page.contains("name=\"force\""), user == "admin", "{page}");
     }
-    assert_eq!(state(&portal, &id), "deployed");
+    assert_eq!(portal.state("alice", &id), "deployed");
     let force = [("id", id.as_str()), ("force", "1"), ("format", "json")];
     portal.post("alice", "terminate", &force).send().expect(403);
     portal.post("admin", "terminate", &force).send().expect(202);
-    assert_eq!(state(&portal, &id), "notDeployed");
+    assert_eq!(portal.state("alice", &id), "notDeployed");
 }
 
 #[test]
-fn a_name_is_given_once_and_must_be_one() {
+fn the_name_of_an_image_must_be_valid_and_unique() {
     let portal = portal();
     image(&portal, "taken", "1");
     let (first, second) = (stopped(&portal, "1"), stopped(&portal, "1"));
@@ -295,15 +278,15 @@ fn a_name_is_given_once_and_must_be_one() {
         for (program, field) in [("save", "name"), ("terminate", "saveAs")] {
             let fields = [("id", second.as_str()), (field, name)];
             let answer = portal.post("alice", program, &[&fields[..], &[("format", "json")]].concat()).send();
-            let sentence = fault(&answer.expect(status), field);
+            let sentence = answer.expect(status).field_error(field);
             assert!(sentence.ends_with('.'), "{program} {name:?}: {sentence}");
-            // People get the page again, with what they typed and what is wrong with it.
+            // A browser gets the form back, with what was typed and what is wrong.
             let page = portal.post("alice", program, &fields).send().expect(status).text();
             assert!(page.contains(&format!("id=\"{field}-fault\"")), "{program} {name:?}: {page}");
         }
     }
-    assert_eq!(state(&portal, &second), "stopped");
-    // The name that is proposed is free.
+    assert_eq!(portal.state("alice", &second), "stopped");
+    // The form proposes a free name.
     portal.report(&first, Order::Save, 9, SAVED).expect(200);
     let page = browse(&portal, "alice", &format!("save?id={second}"));
     assert!(page.contains("value=\"vm3\""), "{page}");
@@ -315,11 +298,11 @@ fn a_name_is_given_once_and_must_be_one() {
 }
 
 #[test]
-fn an_image_is_its_owner_s_until_it_is_shared() {
+fn an_image_is_private_until_it_is_shared() {
     let portal = portal();
     let id = stopped(&portal, "1");
     save(&portal, "bob", &id, "x").expect(403).says("belongs to somebody else");
-    // An administrator may; the image is alice's all the same.
+    // An administrator may save it, but the image belongs to alice.
     save(&portal, "admin", &id, "web").expect(202);
     portal.report(&id, Order::Save, 1, SAVED).expect(200);
     assert_eq!(images(&portal, "alice"), ["web"]);
@@ -343,12 +326,12 @@ fn an_image_is_its_owner_s_until_it_is_shared() {
             .expect(404);
     }
     for image in ["web", "alice/web"] {
-        let missing = fault(&deploy("bob", image).expect(400), "savedImage");
-        let unknown = fault(&deploy("bob", "alice/nothing").expect(400), "savedImage");
-        assert_eq!(missing, unknown.replace("alice/nothing", image), "it tells what is there");
+        let missing = deploy("bob", image).expect(400).field_error("savedImage");
+        let unknown = deploy("bob", "alice/nothing").expect(400).field_error("savedImage");
+        assert_eq!(missing, unknown.replace("alice/nothing", image), "the error reveals which images exist");
     }
     let form = portal.get("bob", "deploy?savedImage=alice/web").header("Accept", "text/html").send();
-    assert!(!form.expect(200).text().contains("saved:alice"), "the form shows it");
+    assert!(!form.expect(200).text().contains("saved:alice"), "the form shows the image");
     assert!(portal.nodes.orders("image").is_empty());
 
     let shared = act(&portal, "alice", "share", "web", &[]).expect(202).json();
@@ -366,7 +349,7 @@ fn an_image_is_its_owner_s_until_it_is_shared() {
     act(&portal, "alice", "unshare", "web", &[]).expect(202);
     assert_eq!(images(&portal, "bob"), [""; 0]);
     deploy("bob", "alice/web").expect(400);
-    // An administrator may change it.
+    // An administrator may rename it.
     act(&portal, "admin", "rename", "web", &[("owner", "alice"), ("newName", "old")]).expect(409);
     portal.report(answer["machine"]["id"].as_str().expect("an id"), Order::Deploy, 1, News::Done).expect(200);
     act(&portal, "admin", "rename", "web", &[("owner", "alice"), ("newName", "old")]).expect(202);
@@ -375,26 +358,26 @@ fn an_image_is_its_owner_s_until_it_is_shared() {
 }
 
 #[test]
-fn an_image_is_renamed_and_deleted_at_its_host_first() {
+fn an_image_is_renamed_and_deleted_on_its_host_first() {
     let mut portal = portal();
     image(&portal, "one", "1");
     image(&portal, "two", "1");
     let taken = act(&portal, "alice", "rename", "one", &[("newName", "two")]).expect(409);
-    assert!(fault(&taken, "newName").contains("two already"), "{taken}");
-    fault(&act(&portal, "alice", "rename", "one", &[]).expect(400), "newName");
+    assert!(taken.field_error("newName").contains("two already"), "{taken}");
+    act(&portal, "alice", "rename", "one", &[]).expect(400).field_error("newName");
     act(&portal, "alice", "delete", "one", &[("newName", "x")]).expect(400);
     act(&portal, "alice", "delete", "none", &[]).expect(404).says("no saved image called none");
-    assert!(portal.nodes.orders("image").is_empty(), "a node was told something");
+    assert!(portal.nodes.orders("image").is_empty(), "a node was contacted");
 
     let answer = act(&portal, "alice", "rename", "one", &[("newName", "three")]).expect(202).json();
     assert_eq!((&answer["done"], &answer["image"]["id"]), (&json!("renamed"), &json!("three")));
-    let told = portal.nodes.orders("image").pop().expect("an order to the node");
-    assert!(told.signed);
+    let order = portal.nodes.orders("image").pop().expect("an order to the node");
+    assert!(order.signed);
     let named = json!({"owner": "alice", "name": "one"});
-    assert_eq!(told.json(), json!({"image": named, "act": {"rename": "three"}}));
+    assert_eq!(order.json(), json!({"image": named, "act": {"rename": "three"}}));
     assert_eq!(images(&portal, "alice").len(), 2);
 
-    // While a machine is being made from it, it is neither renamed nor deleted.
+    // While a machine is being deployed from it, it is neither renamed nor deleted.
     let id = portal.deploy("alice", &[("vmImage", ""), ("savedImage", "three")]);
     for (what, more) in [("delete", None), ("rename", Some(("newName", "four")))] {
         let refused = act(&portal, "alice", what, "three", more.as_slice()).expect(409);
@@ -404,19 +387,19 @@ fn an_image_is_renamed_and_deleted_at_its_host_first() {
     act(&portal, "alice", "rename", "three", &[("newName", "four")]).expect(202);
     assert_eq!(portal.show("alice", &id)["machine"]["saved_image"], "alice/four");
 
-    // A browser is asked, and sent back to the list.
+    // A browser must confirm, and is sent back to the list.
     let page = browse(&portal, "alice", "images?name=four&do=delete");
     assert!(page.contains("Delete four?") && page.contains("This cannot be undone"), "{page}");
-    let token = page.split("name=\"token\" value=\"").nth(1).and_then(|rest| rest.split('"').next());
+    let token = hidden_field(&page, "token");
     let fields = [("do", "delete"), ("name", "four")];
     portal.post("alice", "images", &fields).like_a_browser().send().expect(403);
     assert_eq!(images(&portal, "alice").len(), 2);
-    let with_token = [&fields[..], &[("token", token.expect("a token"))]].concat();
+    let with_token = [&fields[..], &[("token", token.as_str())]].concat();
     let done = portal.post("alice", "images", &with_token).like_a_browser().send().expect(303);
     assert_eq!(done.header("location"), Some("images"));
     assert_eq!(images(&portal, "alice"), ["two"]);
 
-    // A host that does not answer: nothing is changed, and it can be done again.
+    // If the host does not answer, nothing changes and the action can be repeated.
     for (conduct, words) in [(Conduct::Close, "makes no sense"), (Conduct::Hang, "did not answer")] {
         portal.nodes.conduct(conduct);
         act(&portal, "alice", "delete", "two", &[]).expect(502).says("was not deleted").says(words);
@@ -439,17 +422,17 @@ fn an_image_is_renamed_and_deleted_at_its_host_first() {
 }
 
 #[test]
-fn a_machine_is_made_from_a_saved_image_on_its_host() {
+fn a_saved_image_is_deployed_on_its_own_host() {
     let portal = portal();
     image(&portal, "web", "3");
-    // The other host is emptier, and has no such image.
+    // The other host has more free slots but lacks the image.
     let form = browse(&portal, "alice", "deploy?savedImage=web");
     for part in ["value=\"saved:web\" required checked", "value=\"3\"", "value=\"localhost\" selected"] {
         assert!(form.contains(part), "no {part} in {form}");
     }
     let lines = portal.get("alice", "deploy?format=text").send().expect(200).text();
     assert!(lines.contains("saved\tweb\tlocalhost\ttiny\t3\n"), "{lines}");
-    let wish = |more: &[(&str, &str)]| {
+    let deploy = |more: &[(&str, &str)]| {
         let mut fields =
             vec![("savedImage", "web"), ("vmMemory", "128"), ("vmPartition", "4"), ("format", "json")];
         fields.retain(|(name, _)| more.iter().all(|(known, _)| known != name));
@@ -462,24 +445,24 @@ fn a_machine_is_made_from_a_saved_image_on_its_host() {
         ("vmImage", "debian-12", "goes back to the image tiny"),
         ("vmImage", "saved:web", "one image"),
     ] {
-        let refused = wish(&[(field, value)]).expect(400);
+        let refused = deploy(&[(field, value)]).expect(400);
         let field = if value == "saved:web" { "savedImage" } else { field };
-        assert!(fault(&refused, field).contains(words), "{refused}");
+        assert!(refused.field_error(field).contains(words), "{refused}");
     }
-    assert_eq!(portal.nodes.orders("deploy").len(), 1, "only what the image was made of");
+    assert_eq!(portal.nodes.orders("deploy").len(), 1, "only the machine that was saved");
 
-    let answer = wish(&[("vmImage", "tiny")]).expect(202).json();
+    let answer = deploy(&[("vmImage", "tiny")]).expect(202).json();
     let machine = &answer["machine"];
     assert_eq!((&machine["physical_host"], &machine["image"]), (&json!("localhost"), &json!("tiny")));
     assert_eq!(machine["saved_image"], "alice/web");
-    let told = portal.nodes.orders("deploy").pop().expect("an order to the node");
-    assert_eq!(told.at.to_string(), "127.0.0.1");
-    assert_eq!(told.json()["saved"], json!({"owner": "alice", "name": "web"}));
-    assert_eq!(told.json()["image"], "tiny");
+    let order = portal.nodes.orders("deploy").pop().expect("an order to the node");
+    assert_eq!(order.at.to_string(), "127.0.0.1");
+    assert_eq!(order.json()["saved"], json!({"owner": "alice", "name": "web"}));
+    assert_eq!(order.json()["image"], "tiny");
     let id = machine["id"].as_str().expect("an id");
     let shown = browse(&portal, "alice", &format!("show?id={id}"));
     assert!(shown.contains("alice/web") || shown.contains("alice&#x2F;web"), "{shown}");
-    // Another one like it is from the same image.
+    // A form prefilled from that machine selects the same image.
     let form = browse(&portal, "alice", &format!("deploy?like={id}"));
     assert!(form.contains("value=\"saved:web\" required checked"), "{form}");
     // As the form sends it.
@@ -488,18 +471,18 @@ fn a_machine_is_made_from_a_saved_image_on_its_host() {
     assert_eq!(answer["machine"]["saved_image"], "alice/web");
 
     portal.reconfigure("common.cfg", |text| text.replace("\"localhost\" = 20", "\"localhost\" = 2"));
-    let full = wish(&[]).expect(409);
+    let full = deploy(&[]).expect(409);
     assert!(
         full.json()["error"]["message"].as_str().is_some_and(|m| m.contains("that host is full")),
         "{full}"
     );
     let off = |text: &str| text.replace("\"localhost\" = 2", "\"localhost\" = 0");
     portal.reconfigure("common.cfg", off);
-    assert!(fault(&wish(&[]).expect(409), "savedImage").contains("takes no machines at present"));
+    assert!(deploy(&[]).expect(409).field_error("savedImage").contains("takes no machines at present"));
     portal.reconfigure("common.cfg", |text| {
         text.replace("\"localhost\" = 0", "\"localhost\" = 20").replace("tiny", "other")
     });
-    assert!(fault(&wish(&[]).expect(409), "savedImage").contains("not offered any more"));
+    assert!(deploy(&[]).expect(409).field_error("savedImage").contains("not offered any more"));
     let listed = portal.get("alice", "images?format=json").send().expect(200).json();
     assert!(listed["images"][0]["obstacle"].is_string(), "{listed}");
     for path in ["images", "deploy", "deploy?savedImage=web"] {
@@ -509,14 +492,14 @@ fn a_machine_is_made_from_a_saved_image_on_its_host() {
 }
 
 #[test]
-fn whatever_is_asked_of_images_is_answered() {
+fn no_image_request_is_a_server_error() {
     let portal = portal();
     image(&portal, "web", "1");
     let values = ["", "x", "web", "../x", "a/b", "a\0b", "é", "\u{202E}", "alice", "bob", &"x".repeat(3000)];
     for what in ["", "delete", "rename", "share", "unshare", "burn", "Delete"] {
         for field in ["name", "owner", "newName", "scope", "format", "id"] {
             for value in values {
-                // What would be done, and be right.
+                // This would be a valid request.
                 if value == "web" && field == "name" || value == "alice" && field == "owner" {
                     continue;
                 }
@@ -531,7 +514,7 @@ fn whatever_is_asked_of_images_is_answered() {
         }
     }
     assert_eq!(images(&portal, "alice"), ["web"]);
-    assert!(portal.nodes.orders("image").is_empty(), "a node was told something");
+    assert!(portal.nodes.orders("image").is_empty(), "a node was contacted");
     for value in values.into_iter().chain(["bob/", "/web", "bob/web", "web/web"]) {
         if value == "web" || value.is_empty() {
             continue;
@@ -539,7 +522,7 @@ fn whatever_is_asked_of_images_is_answered() {
         let fields = [("savedImage", value), ("vmMemory", "128"), ("vmPartition", "1"), ("vmImage", "tiny")];
         let answer =
             portal.post("alice", "deploy", &[&fields[..], &[("format", "json")]].concat()).send().expect(400);
-        let sentence = fault(&answer, "savedImage");
+        let sentence = answer.field_error("savedImage");
         assert!(sentence.ends_with('.') && sentence.chars().count() < 300, "{value:.20?}: {sentence}");
         let page = portal.post("alice", "deploy", &fields).send().expect(400);
         page.says("id=\"savedImage-fault\"");
@@ -547,6 +530,6 @@ fn whatever_is_asked_of_images_is_answered() {
             portal.get("alice", &with_query("deploy", &fields[..1])).header("Accept", "text/html").send();
         assert!(form.status < 500, "{value:.20?}: {form}");
     }
-    assert_eq!(portal.nodes.orders("deploy").len(), 1, "a node was told something");
+    assert_eq!(portal.nodes.orders("deploy").len(), 1, "a node was contacted");
     portal.assert_no_panic();
 }

@@ -1,14 +1,15 @@
-//! Links that lead here from elsewhere (mails read in a browser, pages of others), proxies in front of the portal,
-//! and scripts that look like browsers: what only shows is shown, what would act is refused with the reason.
+//! Links from other sites (webmail, other pages), proxies in front of the portal, and scripts that
+//! look like browsers: what only shows is shown, and what would act is refused with the reason.
 
 use vgrid::cgi::policy::Role;
 use vgrid::server::endpoints::ENDPOINTS;
 
 use crate::support::http::{Answer, Ask};
-use crate::support::portal::{Portal, Setup, password, state_of, with_query};
+use crate::support::page::token;
+use crate::support::portal::{DEPLOY, Portal, Setup, password, state_of, with_query};
 
-/// What says that another site sent a browser here.
-const LED_HERE: [(&str, &str); 4] = [
+/// Headers that show that another site sent the browser here.
+const FROM_ELSEWHERE: [(&str, &str); 4] = [
     ("Sec-Fetch-Site", "cross-site"),
     ("Referer", "https://webmail.example/inbox"),
     ("Origin", "null"),
@@ -23,7 +24,7 @@ struct Form {
     action: Vec<(&'static str, String)>,
 }
 
-/// All of them: a test fails when one is missing.
+/// All of them; fails when one is missing.
 fn forms(id: &str) -> Vec<Form> {
     let field = |name, value: &str| (name, value.to_owned());
     let machine = || vec![field("id", id)];
@@ -33,7 +34,7 @@ fn forms(id: &str) -> Vec<Form> {
         Form { program, user: if program == "admin" { "admin" } else { "alice" }, page, action }
     };
     let forms = vec![
-        form("deploy", vec![], &[("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1")]),
+        form("deploy", vec![], &DEPLOY),
         form("terminate", machine(), &[]),
         form("stop", machine(), &[]),
         form("start", machine(), &[]),
@@ -67,12 +68,11 @@ impl Form {
     }
 }
 
-/// Everything that an action of the table would have changed.
+/// Asserts that no action of the table took effect.
 #[track_caller]
 fn nothing_was_done(portal: &Portal, id: &str, orders: usize) {
-    assert_eq!(portal.nodes.received().len(), orders, "a host was told something");
-    let list = portal.list("alice");
-    assert_eq!(list["machines"].as_array().map(Vec::len), Some(1), "{list}");
+    assert_eq!(portal.nodes.received().len(), orders, "a host was contacted");
+    assert_eq!(portal.machine_count("alice"), 1);
     let shown = portal.show("alice", id);
     assert_eq!(state_of(&shown), "deployed");
     assert!(!shown["history"].to_string().contains("lease set"), "{shown}");
@@ -80,25 +80,25 @@ fn nothing_was_done(portal: &Portal, id: &str, orders: usize) {
 }
 
 #[test]
-fn a_link_from_elsewhere_shows_its_page_and_only_what_would_act_is_refused() {
+fn a_link_from_another_site_shows_its_page_but_never_acts() {
     let portal = Portal::start();
     let id = portal.deployed("alice");
     let orders = portal.nodes.received().len();
     for form in forms(&id) {
-        for (header, value) in LED_HERE {
+        for (header, value) in FROM_ELSEWHERE {
             let what = format!("{} with {header}: {value}", form.program);
-            let led = |ask: Ask| ask.header(header, value);
+            let linked = |ask: Ask| ask.header(header, value);
             let page = |answer: Answer| {
                 assert_eq!(answer.status, 200, "{what}: {answer}");
                 assert!(answer.text().contains("<main"), "{what}: {answer}");
             };
-            // As a person opens it, and as something that says less of itself.
+            // As a browser opens it, and as a client that sends fewer headers.
             for format in ["", "html"] {
-                page(led(form.get(&portal, false, format)).header("Accept", "text/html").send());
-                page(led(form.get(&portal, false, format)).send());
-                let filled_in = led(form.get(&portal, true, format)).header("Accept", "text/html").send();
+                page(linked(form.get(&portal, false, format)).header("Accept", "text/html").send());
+                page(linked(form.get(&portal, false, format)).send());
+                let filled_in = linked(form.get(&portal, true, format)).header("Accept", "text/html").send();
                 if form.program == "images" {
-                    // There is no image of that name.
+                    // There is no image with that name.
                     filled_in.expect(404);
                 } else {
                     page(filled_in);
@@ -109,14 +109,14 @@ fn a_link_from_elsewhere_shows_its_page_and_only_what_would_act_is_refused() {
                 assert!(answer.text().contains("another site"), "{what}: {answer}");
             };
             for format in ["json", "text"] {
-                refused(led(form.get(&portal, true, format)).send());
-                refused(led(form.post(&portal, format)).send());
+                refused(linked(form.get(&portal, true, format)).send());
+                refused(linked(form.post(&portal, format)).send());
             }
             if form.action.iter().any(|(name, _)| *name != "id") {
-                refused(led(form.get(&portal, true, "")).send());
+                refused(linked(form.get(&portal, true, "")).send());
             }
-            refused(led(form.post(&portal, "")).send());
-            refused(led(form.post(&portal, "")).header("Accept", "text/html").send());
+            refused(linked(form.post(&portal, "")).send());
+            refused(linked(form.post(&portal, "")).header("Accept", "text/html").send());
         }
     }
     nothing_was_done(&portal, &id, orders);
@@ -124,10 +124,10 @@ fn a_link_from_elsewhere_shows_its_page_and_only_what_would_act_is_refused() {
 }
 
 #[test]
-fn pages_that_change_nothing_are_shown_to_whoever_is_led_there() {
+fn read_only_pages_can_be_linked_from_anywhere() {
     let portal = Portal::start();
     let id = portal.deployed("alice");
-    for (header, value) in LED_HERE {
+    for (header, value) in FROM_ELSEWHERE {
         for page in ["list", &format!("show?id={id}"), &format!("console?id={id}"), "history"] {
             for format in ["html", "json", "text"] {
                 let separator = if page.contains('?') { '&' } else { '?' };
@@ -140,7 +140,7 @@ fn pages_that_change_nothing_are_shown_to_whoever_is_led_there() {
 }
 
 #[test]
-fn a_header_that_cannot_be_read_makes_no_script() {
+fn an_unreadable_header_does_not_make_a_script() {
     let portal = Portal::start();
     let id = portal.deployed("alice");
     let orders = portal.nodes.received().len();
@@ -158,7 +158,7 @@ fn a_header_that_cannot_be_read_makes_no_script() {
 }
 
 #[test]
-fn a_script_taken_for_a_browser_is_told_that_nothing_was_done_and_why() {
+fn a_script_taken_for_a_browser_learns_why_nothing_was_done() {
     let portal = Portal::start();
     let id = portal.deployed("alice");
     let orders = portal.nodes.received().len();
@@ -177,7 +177,7 @@ fn a_script_taken_for_a_browser_is_told_that_nothing_was_done_and_why() {
                     assert_eq!(answer.status, 400, "{what}: {answer}");
                     answer.says("Nothing was done").says(&format!("header {}", header.to_lowercase()));
                 }
-                // To ask what there is to choose from is no action.
+                // Asking for the choices is no action.
                 if form.page.is_empty() {
                     form.get(&portal, false, format).header(header, value).send().expect(200);
                 }
@@ -185,18 +185,17 @@ fn a_script_taken_for_a_browser_is_told_that_nothing_was_done_and_why() {
         }
     }
     nothing_was_done(&portal, &id, orders);
-    // Without them the same is done.
+    // Without these headers the order is carried out.
     portal.get("alice", &format!("stop?id={id}&format=text")).header("Accept", "*/*").send().expect(202);
 }
 
 #[test]
-fn forms_work_behind_a_proxy_that_changes_the_host_once_it_is_named() {
+fn forms_work_behind_a_proxy_once_its_url_is_configured() {
     let more = |lines: &str| Setup { more_server: lines.to_owned(), ..Setup::default() }.start();
     let send = |portal: &Portal, origin: &str| {
         let page = portal.get("alice", "deploy").send().expect(200);
-        let token = crate::roles::token(&page);
-        let fields =
-            [("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1"), ("token", token.as_str())];
+        let token = token(&page);
+        let fields = [&DEPLOY[..], &[("token", token.as_str())]].concat();
         let form = portal.post("alice", "deploy", &fields).header("Accept", "text/html");
         let form = form.header("Sec-Fetch-Site", "same-origin").header("Origin", origin);
         form.header("Referer", format!("{origin}/cgi-bin/user/deploy")).send()
@@ -211,7 +210,7 @@ fn forms_work_behind_a_proxy_that_changes_the_host_once_it_is_named() {
         .says("another site")
         .says("portalURLs")
         .says("server.cfg");
-    assert_eq!(portal.list("alice")["machines"].as_array().map(Vec::len), Some(0));
+    assert_eq!(portal.machine_count("alice"), 0);
     drop(portal);
 
     for lines in [

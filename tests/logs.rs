@@ -1,19 +1,19 @@
-//! The log: ADMIN.md lists the events and fields that the source logs, and no others. And the file
-//! for logrotate, carried out by the real one on logs that somebody goes on writing to.
+//! The log: ADMIN.md lists the events and fields that the source logs, and no others. And the
+//! shipped logrotate file, run by the real logrotate on logs that are still being written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::apache::web_user;
+use crate::support::apache::give_to_web_user;
 use crate::support::stage::{Stage, public_folder};
 
-/// Runs logrotate once by the installed file, with its folders below another root.
+/// Runs logrotate once with the installed file, its folders moved below another root.
 fn rotate(root: &Path) {
-    // Held while it is read: the last who lets go of it removes it.
+    // Kept until the file is read: the last holder removes the installation.
     let stage = Stage::shared();
     let text = fs::read_to_string(stage.path("/etc/logrotate.d/vgrid")).expect("make install ships it");
     let file = root.join("vgrid.conf");
@@ -25,14 +25,13 @@ fn rotate(root: &Path) {
 }
 
 #[test]
-fn long_logs_are_rotated_while_they_are_written() {
+fn long_logs_are_rotated_while_in_use() {
     let root = public_folder();
-    let web = web_user().expect("www-data");
     let (consoles, own) = (root.path().join("var/log/xen/console"), root.path().join("var/lib/vgrid"));
     for folder in [&consoles, &own] {
         fs::create_dir_all(folder).expect("a folder");
     }
-    chown(&own, Some(web.uid.as_raw()), Some(web.gid.as_raw())).expect("the web server's folder");
+    give_to_web_user(&own);
     let long = [consoles.join("guest-alice_vm1.log"), own.join("node.log")];
     let short = [consoles.join("guest-bob_vm2.log"), consoles.join("hypervisor.log")];
     let mut writers = Vec::new();
@@ -42,11 +41,11 @@ fn long_logs_are_rotated_while_they_are_written() {
         writer.write_all("seventeen letters\n".repeat(lines).as_bytes()).expect("written");
         writers.push(writer);
     }
-    chown(&long[1], Some(web.uid.as_raw()), Some(web.gid.as_raw())).expect("the web server's log");
+    give_to_web_user(&long[1]);
     rotate(root.path());
     for (path, writer) in long.iter().zip(&mut writers) {
         let rotated = path.with_extension("log.1");
-        assert_eq!(fs::metadata(&rotated).expect("the old one").len(), 18 << 20);
+        assert_eq!(fs::metadata(&rotated).expect("the rotated log").len(), 18 << 20);
         writer.write_all(b"after\n").expect("written");
         assert_eq!(fs::read_to_string(path).expect("the log"), "after\n", "{}", path.display());
         assert_eq!(fs::metadata(path).unwrap().uid(), fs::metadata(&rotated).unwrap().uid());

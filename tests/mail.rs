@@ -1,4 +1,4 @@
-//! Mail: each arrives exactly once in a real mail server, whatever that server does meanwhile.
+//! Mail: each arrives exactly once at a real mail server, whatever that server does.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,14 +21,16 @@ use vgrid::server::registry::user::{Owner, Registered};
 use vgrid::server::registry::vm::{NewVm, Placed, Vm};
 use vgrid::server::registry::{Registry, RegistryError};
 
+use crate::support::at_once;
 use crate::support::node::Conduct as Node;
-use crate::support::portal::{Portal, Setup};
+use crate::support::portal::{DEPLOY_JSON, Portal, Setup};
 use crate::support::smtp::{Conduct, Mail, Sink};
+use crate::support::tls::self_signed;
 
 /// When the outbox was filled.
-const THEN: Moment = Moment::from_unix(1_795_338_300);
+const FILLED: Moment = Moment::from_unix(1_795_338_300);
 
-/// An outbox, and the settings with which it is emptied.
+/// An outbox, and the settings for sending from it.
 struct Outbox {
     dir: TempDir,
     registry: Registry,
@@ -36,7 +38,7 @@ struct Outbox {
 }
 
 impl Outbox {
-    /// One whose mail goes to `sink`.
+    /// An outbox whose mail goes to `sink`.
     fn to(sink: &Sink) -> Self {
         Self::new(&format!("transport = \"smtp\"\nserver = \"127.0.0.1:{}\"", sink.port))
     }
@@ -57,12 +59,12 @@ impl Outbox {
         Self { dir, registry, config }
     }
 
-    /// A machine of somebody.
+    /// Enters a machine of a user.
     fn machine(&mut self, owner: &str, name: &str, label: &str) -> Vm {
-        self.registry.stop_clock(THEN);
+        self.registry.stop_clock(FILLED);
         let vm: Result<Vm, RegistryError> = self.registry.write(|writer| {
             let Registered::Known(owner) = writer.register(&owner.parse().expect("a user"))? else {
-                panic!("{owner} is somebody else");
+                panic!("{owner} is another user");
             };
             let new = NewVm {
                 owner,
@@ -83,35 +85,37 @@ impl Outbox {
         vm.expect("a machine")
     }
 
-    /// Tells the owner of a machine that its lease ends.
-    fn tell(&mut self, vm: &Vm) -> Posted {
+    /// Queues a notice to the owner that the lease ends.
+    fn notify(&mut self, vm: &Vm) -> Posted {
         let post = Post::new(&self.config);
-        let notice = Notice::LeaseEnds { machine: vm, ends: THEN.plus_seconds(86_400) };
-        self.registry.stop_clock(THEN);
+        let notice = Notice::LeaseEnds { machine: vm, ends: FILLED.plus_seconds(86_400) };
+        self.registry.stop_clock(FILLED);
         self.registry.write(|writer| post.to_owner(writer, &vm.owner, &notice)).expect("an outbox")
     }
 
-    /// Puts so many mails to `user1`, `user2` … into it.
+    /// Queues one mail each to `user1`, `user2` …
     fn fill(&mut self, many: usize) {
         for n in 1..=many {
             let vm = self.machine(&format!("user{n}"), &format!("vm{n}"), "");
-            assert_eq!(self.tell(&vm), Posted::Queued(1));
+            assert_eq!(self.notify(&vm), Posted::Queued(1));
         }
     }
 
-    /// As upkeep does, so many seconds after it was filled.
+    /// Sends due mail as upkeep does, that many seconds after the outbox was filled.
     fn send(&mut self, after: i64) -> Sent {
-        self.registry.stop_clock(THEN.plus_seconds(after));
+        self.registry.stop_clock(FILLED.plus_seconds(after));
         send_due(&mut self.registry, &self.config, 100).expect("a registry")
     }
 
-    /// What the history says of mail.
+    /// The events about mail in the history.
     fn history(&self) -> Vec<(String, String, String)> {
         let filter = Filter { what: Some("mail".to_owned()), ..Filter::default() };
-        let told = self.registry.read(|reader| reader.events(&filter, 100, 0)).expect("the history");
-        told.into_iter().map(|told| (told.about, told.happening.what, told.happening.detail)).collect()
+        let events = self.registry.read(|reader| reader.events(&filter, 100, 0)).expect("the history");
+        let events = events.into_iter();
+        events.map(|event| (event.about, event.happening.what, event.happening.detail)).collect()
     }
 
+    /// The last error of each waiting mail.
     fn errors(&self) -> Vec<Option<String>> {
         let waiting = self.registry.read(|reader| reader.mail_waiting(100)).expect("the outbox");
         waiting.into_iter().map(|mail| mail.error).collect()
@@ -122,17 +126,17 @@ fn sent(sent: u32, waiting: u32, given_up: u32) -> Sent {
     Sent { sent, waiting, given_up }
 }
 
-/// How often each recipient got mail, having checked that no mail came twice.
+/// The recipients of all mail that arrived, sorted. Asserts that none arrived twice.
 #[track_caller]
 fn arrived(sink: &Sink) -> Vec<String> {
     let mut ids = BTreeMap::new();
-    for taken in sink.taken() {
-        let id = Mail::read(&taken.text).header("message-id").to_owned();
-        if let Some(before) = ids.insert(id, taken.clone()) {
-            panic!("twice: {before:?}");
+    for mail in sink.accepted() {
+        let id = Mail::read(&mail.text).header("message-id").to_owned();
+        if let Some(before) = ids.insert(id, mail.clone()) {
+            panic!("arrived twice: {before:?}");
         }
     }
-    let mut recipients: Vec<String> = sink.taken().into_iter().flat_map(|taken| taken.recipients).collect();
+    let mut recipients: Vec<String> = sink.accepted().into_iter().flat_map(|mail| mail.recipients).collect();
     recipients.sort();
     recipients
 }
@@ -148,14 +152,14 @@ fn each_mail_arrives_once_and_says_what_it_is() {
     let sink = Sink::start();
     let mut outbox = Outbox::to(&sink);
     let vm = outbox.machine("alice", "vm1", "Größe <b>&</b> 测试");
-    assert_eq!(outbox.tell(&vm), Posted::Queued(1));
+    assert_eq!(outbox.notify(&vm), Posted::Queued(1));
     assert_eq!(outbox.send(5), sent(1, 0, 0));
     assert_eq!(outbox.send(6), sent(0, 0, 0), "nothing is left to send");
 
-    let [taken] = &sink.taken()[..] else { panic!("{:?}", sink.taken()) };
-    assert_eq!(taken.sender, "vgrid@portal.example.org");
-    assert_eq!(taken.recipients, ["alice@users.example.org"]);
-    let mail = Mail::read(&taken.text);
+    let [accepted] = &sink.accepted()[..] else { panic!("{:?}", sink.accepted()) };
+    assert_eq!(accepted.sender, "vgrid@portal.example.org");
+    assert_eq!(accepted.recipients, ["alice@users.example.org"]);
+    let mail = Mail::read(&accepted.text);
     assert_eq!(mail.header("subject"), "vm1: its lease ends in 24 hours");
     assert_eq!(mail.header("from"), "vGrid <vgrid@portal.example.org>");
     assert_eq!(mail.header("to"), "alice@users.example.org");
@@ -175,7 +179,7 @@ fn many_mails_take_one_connection() {
     let sink = Sink::start();
     let mut outbox = Outbox::to(&sink);
     outbox.fill(30);
-    // Not more than asked for, the oldest first.
+    // No more than the limit, oldest first.
     let first = send_due(&mut outbox.registry, &outbox.config, 10).expect("a registry");
     assert_eq!(first, sent(10, 20, 0));
     assert_eq!(arrived(&sink), users(10));
@@ -184,7 +188,7 @@ fn many_mails_take_one_connection() {
 }
 
 #[test]
-fn a_server_that_closes_after_some_mails_gets_the_others_on_another_connection() {
+fn sending_continues_on_a_new_connection_when_the_server_closes_one() {
     let sink = Sink::start();
     sink.conduct(Conduct::AtMost(3));
     let mut outbox = Outbox::to(&sink);
@@ -194,7 +198,7 @@ fn a_server_that_closes_after_some_mails_gets_the_others_on_another_connection()
 }
 
 #[test]
-fn a_server_that_refuses_for_an_hour_gets_all_mail_afterwards_once() {
+fn after_an_hour_of_refusals_each_mail_arrives_once() {
     for refusal in [
         Conduct::TurnAway("421 too busy"),
         Conduct::TurnAway("554 no service"),
@@ -217,7 +221,7 @@ fn a_server_that_refuses_for_an_hour_gets_all_mail_afterwards_once() {
         assert!(outbox.errors()[0].as_ref().is_some_and(|error| !error.is_empty()), "{refusal:?}");
         sink.conduct(Conduct::Accept);
         let mut left = 7;
-        // What was tried last may rest for an hour.
+        // The next retry may be an hour away.
         for minute in (60..=125).step_by(5) {
             left = outbox.send(minute * 60).waiting;
         }
@@ -227,7 +231,7 @@ fn a_server_that_refuses_for_an_hour_gets_all_mail_afterwards_once() {
 }
 
 #[test]
-fn a_server_that_is_not_there_delays_all_mail_and_takes_one_attempt_a_run() {
+fn an_absent_server_delays_all_mail_and_costs_one_attempt_per_run() {
     let sink = Sink::start();
     let mut outbox = Outbox::to(&sink);
     outbox.fill(5);
@@ -253,7 +257,7 @@ fn a_server_that_is_not_there_delays_all_mail_and_takes_one_attempt_a_run() {
 }
 
 #[test]
-fn a_server_that_says_nothing_takes_its_time_once() {
+fn a_silent_server_costs_one_timeout_per_run() {
     let sink = Sink::start();
     sink.conduct(Conduct::Hang);
     let mut outbox = Outbox::to(&sink);
@@ -268,7 +272,7 @@ fn a_server_that_says_nothing_takes_its_time_once() {
 }
 
 #[test]
-fn a_recipient_who_is_refused_for_good_is_given_up_and_no_other() {
+fn only_a_permanently_refused_recipient_is_given_up() {
     for (refusal, lost) in [
         (Conduct::RefuseRecipient("user2@users.example.org", "550 5.1.1 no such user"), 1),
         (Conduct::RefuseContent("554 5.7.1 spam"), 3),
@@ -293,13 +297,13 @@ fn a_recipient_who_is_refused_for_good_is_given_up_and_no_other() {
 }
 
 #[test]
-fn a_recipient_who_is_refused_for_now_holds_up_no_other() {
+fn a_temporarily_refused_recipient_holds_up_no_other() {
     let sink = Sink::start();
     let mut outbox = Outbox::to(&sink);
     outbox.fill(3);
     sink.conduct(Conduct::RefuseRecipient("user1@users.example.org", "450 4.2.0 greylisted"));
     assert_eq!(outbox.send(0), sent(2, 1, 0));
-    // After 1, 5, 15 and 60 minutes, and then every hour.
+    // Retries after 1, 5, 15 and 60 minutes, then hourly.
     for after in [1, 6, 21, 81, 141, 201] {
         assert_eq!(outbox.send(after * 60 - 1), sent(0, 1, 0));
         let tried = sink.connections();
@@ -312,7 +316,7 @@ fn a_recipient_who_is_refused_for_now_holds_up_no_other() {
 }
 
 #[test]
-fn what_may_have_arrived_is_sent_again_as_the_same_mail() {
+fn mail_that_may_have_arrived_is_resent_unchanged() {
     let sink = Sink::start();
     let mut outbox = Outbox::to(&sink);
     outbox.fill(1);
@@ -320,52 +324,42 @@ fn what_may_have_arrived_is_sent_again_as_the_same_mail() {
     assert_eq!(outbox.send(0), sent(0, 1, 0));
     sink.conduct(Conduct::Accept);
     assert_eq!(outbox.send(60), sent(1, 0, 0));
-    let [first, second] = &sink.taken().map_mails()[..] else { panic!("{:?}", sink.taken()) };
+    let [first, second] = &mails(&sink)[..] else { panic!("{:?}", sink.accepted()) };
     for header in ["message-id", "date", "subject", "to"] {
         assert_eq!(first.header(header), second.header(header));
     }
 }
 
-trait Mails {
-    fn map_mails(&self) -> Vec<Mail>;
-}
-
-impl Mails for Vec<crate::support::smtp::Taken> {
-    fn map_mails(&self) -> Vec<Mail> {
-        self.iter().map(|taken| Mail::read(&taken.text)).collect()
-    }
+/// The mail that a server accepted, parsed.
+fn mails(sink: &Sink) -> Vec<Mail> {
+    sink.accepted().iter().map(|mail| Mail::read(&mail.text)).collect()
 }
 
 #[test]
-fn two_runs_at_once_send_nothing_twice() {
+fn concurrent_runs_send_nothing_twice() {
     let sink = Sink::start();
     let mut outbox = Outbox::to(&sink);
     outbox.fill(40);
     let file = outbox.dir.path().join("registry.sqlite");
-    let total: u32 = std::thread::scope(|scope| {
-        let runs: Vec<_> = (0..4)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut registry = Registry::open(&file).expect("a registry");
-                    registry.stop_clock(THEN);
-                    send_due(&mut registry, &outbox.config, 100).expect("a run").sent
-                })
-            })
-            .collect();
-        runs.into_iter().map(|run| run.join().expect("a run")).sum()
+    let runs = at_once(4, |_| {
+        let mut registry = Registry::open(&file).expect("a registry");
+        registry.stop_clock(FILLED);
+        send_due(&mut registry, &outbox.config, 100).expect("a run").sent
     });
+    let total: u32 = runs.into_iter().sum();
     assert_eq!((total, arrived(&sink)), (40, users(40)));
     assert_eq!(outbox.send(1), sent(0, 0, 0));
 }
 
-/// Says where the outbox is that a process of its own is to empty, and when.
-const TO_EMPTY: &str = "VGRID_TEST_OUTBOX";
+/// Tells a child process which outbox to empty, and at what time.
+const CHILD_OUTBOX: &str = "VGRID_TEST_OUTBOX";
 
-/// What [`a_run_that_is_killed_loses_no_mail`] starts and kills; without an outbox it has nothing to do.
+/// [`a_killed_run_loses_no_mail`] starts and kills this process. Without the variable it does
+/// nothing.
 #[test]
-fn a_process_empties_the_outbox_that_it_is_told() {
-    let Ok(told) = std::env::var(TO_EMPTY) else { return };
-    let (dir, now) = told.split_once(' ').expect("a folder and a time");
+fn a_child_process_empties_the_outbox() {
+    let Ok(outbox) = std::env::var(CHILD_OUTBOX) else { return };
+    let (dir, now) = outbox.split_once(' ').expect("a folder and a time");
     let config = config::Server::load(Path::new(dir)).expect("server.cfg");
     let mut registry = Registry::open(&Path::new(dir).join("registry.sqlite")).expect("a registry");
     registry.stop_clock(Moment::from_unix(now.parse().expect("seconds")));
@@ -373,72 +367,73 @@ fn a_process_empties_the_outbox_that_it_is_told() {
 }
 
 #[test]
-fn a_run_that_is_killed_loses_no_mail() {
+fn a_killed_run_loses_no_mail() {
     const MANY: usize = 40;
     let sink = Sink::start();
     sink.conduct(Conduct::Slow(5));
     let mut outbox = Outbox::to(&sink);
     outbox.fill(MANY);
-    let (mut killed, mut now) = (0, THEN);
+    let (mut killed, mut now) = (0, FILLED);
     for milliseconds in (60..).step_by(13) {
         let mut run = Command::new(std::env::current_exe().expect("this program"))
-            .args(["--exact", "mail::a_process_empties_the_outbox_that_it_is_told"])
-            .env(TO_EMPTY, format!("{} {}", outbox.dir.path().display(), now.unix()))
+            .args(["--exact", "mail::a_child_process_empties_the_outbox"])
+            .env(CHILD_OUTBOX, format!("{} {}", outbox.dir.path().display(), now.unix()))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("this program can be started");
         std::thread::sleep(Duration::from_millis(milliseconds));
-        if run.try_wait().expect("its state").is_none() {
+        if run.try_wait().expect("an exit status").is_none() {
             run.kill().expect("SIGKILL");
             killed += 1;
         }
-        run.wait().expect("its end");
-        // What the killed one had in its hands is its own for a while.
+        run.wait().expect("an exit status");
+        // The mail in hand stays claimed by the killed run for a while.
         now = now.plus_seconds(30 * 60);
         if outbox.registry.read(|reader| reader.count_mail()).expect("the outbox") == 0 {
             break;
         }
     }
-    assert!(killed > 1, "nothing is shown here");
+    assert!(killed > 1, "no run was killed, so this test shows nothing");
     let mut ids: BTreeMap<String, (usize, Vec<String>)> = BTreeMap::new();
-    for taken in sink.taken() {
+    for mail in sink.accepted() {
         let (times, recipients) =
-            ids.entry(Mail::read(&taken.text).header("message-id").to_owned()).or_default();
+            ids.entry(Mail::read(&mail.text).header("message-id").to_owned()).or_default();
         *times += 1;
-        *recipients = taken.recipients;
+        *recipients = mail.recipients;
     }
     let mut recipients: Vec<String> = ids.values().flat_map(|(_, recipients)| recipients.clone()).collect();
     recipients.sort();
     assert_eq!(recipients, users(MANY));
-    // Whoever was killed between the server's taking over and noting it: at most one mail each.
+    // A run killed after the server had accepted a mail and before that was recorded: at most one
+    // mail each.
     let again: usize = ids.values().map(|(times, _)| times - 1).sum();
-    assert!(again <= killed, "{again} came again, {killed} runs were killed");
-    println!("{killed} runs were killed, {again} mails came again");
+    assert!(again <= killed, "{again} mails arrived again, {killed} runs were killed");
+    println!("{killed} runs were killed, {again} mails arrived again");
 }
 
 #[test]
-fn mail_finds_its_way_by_table_sign_in_or_domain() {
+fn addresses_come_from_table_sign_in_or_domain() {
     let sink = Sink::start();
     let mut outbox = Outbox::to(&sink);
     for owner in ["Bob B", "carol", "dave", "root"] {
         let vm = outbox.machine(owner, &format!("vm-{}", owner.replace(' ', "").to_lowercase()), "");
         if owner != "dave" {
-            // What the configuration says counts before it.
+            // The configuration takes precedence over the stored address.
             let kept: Result<(), RegistryError> = outbox
                 .registry
                 .write(|writer| writer.keep_mail(&vm.owner, &format!("{}@signed.in", vm.virtual_host)));
             kept.expect("an address");
         }
-        assert_eq!(outbox.tell(&vm), Posted::Queued(1), "{owner}");
+        assert_eq!(outbox.notify(&vm), Posted::Queued(1), "{owner}");
     }
     let nobody = outbox.machine("Jürgen Müller", "vm-jm", "");
-    assert_eq!(outbox.tell(&nobody), Posted::NoAddress, "no address can be made of that name");
+    assert_eq!(outbox.notify(&nobody), Posted::NoAddress, "no address can be derived from that name");
     let fault = Fault::PrivilegeRefused;
     let notice = Notice::DeployFailed { machine: &nobody, fault: &fault };
     let post = Post::new(&outbox.config);
     let posted = outbox.registry.write(|writer| post.to_administrators(writer, &notice));
-    assert_eq!(posted.expect("an outbox"), Posted::Queued(2), "no address twice");
+    assert_eq!(posted.expect("an outbox"), Posted::Queued(2), "each address once");
     outbox.send(0);
     assert_eq!(
         arrived(&sink),
@@ -454,20 +449,20 @@ fn mail_finds_its_way_by_table_sign_in_or_domain() {
 
     let mut silent = Outbox::new("");
     let vm = silent.machine("alice", "vm1", "");
-    assert_eq!(silent.tell(&vm), Posted::NoTransport);
+    assert_eq!(silent.notify(&vm), Posted::NoTransport);
     assert_eq!(silent.send(0), sent(0, 0, 0));
 }
 
 #[test]
-fn a_broken_template_is_no_reason_to_forget_what_happened() {
+fn a_broken_template_leaves_the_notice_unwritten() {
     let mut outbox = Outbox::new("transport = \"smtp\"");
     outbox.config.general.template_directory = "/nonexistent".into();
     let vm = outbox.machine("alice", "vm1", "");
-    assert_eq!(outbox.tell(&vm), Posted::Unwritten);
+    assert_eq!(outbox.notify(&vm), Posted::Unwritten);
 }
 
-/// A program in place of `sendmail`: it keeps its arguments and its input in files of its own, and ends with the
-/// status that the file `status` holds.
+/// A stand-in for `sendmail`. It stores arguments and input in numbered files, and exits with the
+/// status in the file `status`.
 fn sendmail(dir: &Path) -> PathBuf {
     let program = dir.join("sendmail");
     let text = format!(
@@ -485,22 +480,22 @@ fn sendmail(dir: &Path) -> PathBuf {
 fn sendmail_gets_each_mail_once() {
     let dir = tempfile::tempdir().expect("a folder");
     let program = sendmail(dir.path());
-    let ends_with = |status: u8| fs::write(dir.path().join("status"), status.to_string()).expect("a file");
+    let exit_with = |status: u8| fs::write(dir.path().join("status"), status.to_string()).expect("a file");
     let mut outbox = Outbox::new(&format!("transport = \"sendmail\"\nsendmail = \"{}\"", program.display()));
     outbox.fill(3);
-    // EX_TEMPFAIL: that mail waits, and so do the others, each for itself.
-    ends_with(75);
+    // EX_TEMPFAIL: this mail waits, and so does each of the others.
+    exit_with(75);
     assert_eq!(outbox.send(0), sent(0, 3, 0));
     assert!(outbox.errors().iter().all(Option::is_some), "{:?}", outbox.errors());
-    // EX_USAGE: nothing is wrong with the mail.
-    ends_with(64);
+    // EX_USAGE: the mail is not to blame.
+    exit_with(64);
     assert_eq!(outbox.send(60), sent(0, 3, 0));
-    ends_with(0);
+    exit_with(0);
     assert_eq!(outbox.send(60), sent(2, 1, 0));
     assert_eq!(outbox.send(360), sent(1, 0, 0));
     for n in 0..3 {
         let text = fs::read_to_string(dir.path().join(format!("mail.{n}"))).expect("a mail");
-        assert!(!text.contains('\r'), "lines end as Unix ends them");
+        assert!(!text.contains('\r'), "Unix line endings");
         let mail = Mail::read(&text.replace('\n', "\r\n"));
         let args = fs::read_to_string(dir.path().join(format!("args.{n}"))).expect("arguments");
         let expected = format!("-i\n-f\nvgrid@portal.example.org\n--\n{}\n", mail.header("to"));
@@ -508,50 +503,22 @@ fn sendmail_gets_each_mail_once() {
         assert!(mail.header("subject").contains("its lease ends"), "{mail:?}");
     }
     // EX_NOUSER
-    ends_with(67);
+    exit_with(67);
     let vm = outbox.machine("user4", "vm4", "");
-    assert_eq!(outbox.tell(&vm), Posted::Queued(1));
+    assert_eq!(outbox.notify(&vm), Posted::Queued(1));
     assert_eq!(outbox.send(400), sent(0, 0, 1));
     assert_eq!(outbox.history().len(), 1);
     fs::remove_file(program).expect("the program");
     let vm = outbox.machine("user5", "vm5", "");
-    assert_eq!(outbox.tell(&vm), Posted::Queued(1));
-    assert_eq!(outbox.send(400), sent(0, 1, 0), "no program, no mail is lost");
-}
-
-/// A certificate for 127.0.0.1 that signs itself.
-fn certificate(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
-    let (certificate, key) = (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")));
-    let made = Command::new("/usr/bin/openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args(["-subj", "/CN=sink", "-addext", "subjectAltName=IP:127.0.0.1"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .stdin(Stdio::null())
-        .output()
-        .expect("openssl can be started");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    (certificate, key)
+    assert_eq!(outbox.notify(&vm), Posted::Queued(1));
+    assert_eq!(outbox.send(400), sent(0, 1, 0), "no mail is lost without the program");
 }
 
 #[test]
-fn an_encrypted_connection_is_one_to_the_right_server() {
+fn encrypted_mail_goes_only_to_a_verified_server() {
     let dir = tempfile::tempdir().expect("a folder");
-    let (ours, key) = certificate(dir.path(), "ours");
-    let (another, _) = certificate(dir.path(), "another");
+    let (ours, key) = self_signed(dir.path(), "ours");
+    let (another, _) = self_signed(dir.path(), "another");
     fs::write(dir.path().join("password"), "open sesame\n").expect("a password");
     for (encryption, wrapped) in [("starttls", false), ("tls", true)] {
         let sink = Sink::with_tls(&ours, &key, wrapped);
@@ -567,19 +534,19 @@ fn an_encrypted_connection_is_one_to_the_right_server() {
         let mut outbox = Outbox::new(&settings(&ours));
         outbox.fill(2);
         assert_eq!(outbox.send(0), sent(2, 0, 0), "{encryption}: {:?}", outbox.errors());
-        for taken in sink.taken() {
-            assert!(taken.encrypted, "{encryption}");
-            assert_eq!(taken.login.as_deref(), Some("\0vgrid\0open sesame"));
+        for mail in sink.accepted() {
+            assert!(mail.encrypted, "{encryption}");
+            assert_eq!(mail.login.as_deref(), Some("\0vgrid\0open sesame"));
         }
-        // Who could be anybody gets nothing.
+        // An unverified server gets nothing.
         let mut outbox = Outbox::new(&settings(&another));
         outbox.fill(1);
         assert_eq!(outbox.send(0), sent(0, 1, 0), "{encryption}");
         let error = outbox.errors()[0].clone().expect("a reason");
         assert!(error.to_lowercase().contains("certificate"), "{error}");
-        assert_eq!(sink.taken().len(), 2);
+        assert_eq!(sink.accepted().len(), 2);
     }
-    // No STARTTLS, no mail.
+    // Without STARTTLS, no mail.
     let sink = Sink::start();
     let mut outbox = Outbox::new(&format!(
         "transport = \"smtp\"\nserver = \"127.0.0.1:{}\"\nencryption = \"starttls\"\ncaFile = \"{}\"",
@@ -593,10 +560,10 @@ fn an_encrypted_connection_is_one_to_the_right_server() {
         "{:?}",
         outbox.errors()
     );
-    assert_eq!(sink.taken(), []);
+    assert_eq!(sink.accepted(), []);
 }
 
-/// A portal whose mail goes to `sink`.
+/// A portal that mails to `sink` and takes addresses from a variable.
 fn portal(sink: &Sink, variable: &str) -> Portal {
     Setup {
         more_server: format!(
@@ -610,32 +577,32 @@ fn portal(sink: &Sink, variable: &str) -> Portal {
     .start()
 }
 
-/// Sends what waits in a portal's outbox, and gives back what the sink has then.
+/// Sends a portal's waiting mail, and returns all mail that has arrived.
 fn send_all(portal: &Portal, sink: &Sink) -> Vec<Mail> {
     let config = config::Server::load(&portal.path("etc")).expect("server.cfg");
     let mut registry = Registry::open(&config.general.registry_file).expect("the registry");
     send_due(&mut registry, &config, 100).expect("a run");
-    sink.taken().map_mails()
+    mails(sink)
 }
 
 #[test]
-fn administrators_hear_of_a_deploy_that_fails_for_what_concerns_them() {
+fn administrators_are_mailed_the_failures_that_concern_them() {
     let sink = Sink::start();
     let portal = portal(&sink, "ADFS_EMAIL");
     let failed = |fault: Fault| {
         let id = portal.deploy("alice", &[("physicalHost", "localhost")]);
         for _ in 0..2 {
-            // A report that is repeated tells nothing new.
+            // A repeated report causes no second mail.
             portal.report(&id, Order::Deploy, 5, News::Failed { fault: fault.clone() }).expect(200);
         }
         id
     };
     let amount = Amount::from_mib(5);
     failed(Fault::NotEnoughMemory { needed: amount, free: amount });
-    assert_eq!(send_all(&portal, &sink), [], "that is its user's own affair");
+    assert_eq!(send_all(&portal, &sink), [], "this concerns only its user");
     let id =
         failed(Fault::ImageCorrupt { tag: "tiny".parse().expect("a tag"), detail: "cut off".to_owned() });
-    let [mail] = &send_all(&portal, &sink)[..] else { panic!("{:?}", sink.taken()) };
+    let [mail] = &send_all(&portal, &sink)[..] else { panic!("{:?}", sink.accepted()) };
     assert_eq!(mail.header("to"), "admin@example.org");
     assert!(mail.header("subject").starts_with("A deploy failed on localhost: vm"), "{mail:?}");
     for text in [&mail.plain, &mail.html] {
@@ -643,10 +610,10 @@ fn administrators_hear_of_a_deploy_that_fails_for_what_concerns_them() {
             assert!(text.contains(words), "{words}: {text}");
         }
     }
-    // A host that can't even be asked.
+    // A host that cannot even be asked.
     portal.nodes.conduct(Node::Close);
-    let fields = [("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1"), ("format", "json")];
-    portal.post("alice", "deploy", &fields).send().expect(502);
+
+    portal.post("alice", "deploy", &DEPLOY_JSON).send().expect(502);
     let mails = send_all(&portal, &sink);
     assert_eq!(mails.len(), 2, "{mails:?}");
     assert!(mails[1].plain.contains("makes no sense"), "{}", mails[1].plain);
@@ -654,7 +621,7 @@ fn administrators_hear_of_a_deploy_that_fails_for_what_concerns_them() {
 }
 
 #[test]
-fn vgrid_check_sees_whether_mail_leaves() {
+fn vgrid_check_tests_whether_mail_can_be_sent() {
     let dir = tempfile::tempdir().expect("a folder");
     let sink = Sink::start();
     let server = format!("server = \"127.0.0.1:{}\"", sink.port);
@@ -672,7 +639,7 @@ fn vgrid_check_sees_whether_mail_leaves() {
             .output()
             .expect("vgrid-check can be started");
         let rows: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).expect("JSON");
-        let row = rows.into_iter().find(|row| row["name"] == "mail").expect("its line");
+        let row = rows.into_iter().find(|row| row["name"] == "mail").expect("a line");
         (row["status"] == "passed", row["why"].to_string(), row["remedy"].to_string())
     };
     let passes = |mail: &str| check(mail, templates);
@@ -681,7 +648,7 @@ fn vgrid_check_sees_whether_mail_leaves() {
     let smtp = format!("transport = \"smtp\"\n{server}");
     let (passed, why, _) = passes(&smtp);
     assert!(passed && why.contains("127.0.0.1 port"), "{why}");
-    assert_eq!(sink.taken(), [], "a check sends nothing");
+    assert_eq!(sink.accepted(), [], "a check sends nothing");
     let (passed, why, remedy) = check(&smtp, "/nonexistent");
     assert!(!passed && why.contains("/nonexistent/mail/") && remedy.contains("templateDirectory"), "{why}");
     let (passed, why, remedy) = passes(&format!("{smtp}\nencryption = \"starttls\""));
@@ -697,7 +664,7 @@ fn vgrid_check_sees_whether_mail_leaves() {
     assert_eq!(passed, !is_root, "{why}");
     assert!(!is_root || why.contains("www-data can't read"), "{why}");
     sink.conduct(Conduct::RefuseRecipient("root@example.org", "450 later"));
-    assert!(passes(&smtp).0, "it would take it later");
+    assert!(passes(&smtp).0, "the server would accept it later");
     sink.conduct(Conduct::RefuseRecipient("root@example.org", "554 5.7.1 relay access denied"));
     let (passed, why, remedy) = passes(&smtp);
     assert!(!passed && why.contains("relay access denied") && remedy.contains("from this machine"), "{why}");
@@ -715,36 +682,36 @@ fn vgrid_check_sees_whether_mail_leaves() {
     );
 }
 
-/// The address that the portal keeps for somebody.
-fn kept(portal: &Portal, user: &str) -> Option<String> {
-    let registry = Registry::open_to_read(&portal.path("var/registry.sqlite")).expect("the registry");
+/// The address stored for a user.
+fn stored_address(portal: &Portal, user: &str) -> Option<String> {
+    let registry = Registry::open_to_read(&portal.registry_file()).expect("the registry");
     let owner = Owner::of(&user.parse().expect("a user"));
     registry.read(|reader| reader.mail_of(&owner)).expect("a registry")
 }
 
 #[test]
-fn the_address_that_sign_in_gives_is_kept_and_follows_changes() {
+fn the_address_from_sign_in_is_stored_and_updated() {
     let sink = Sink::start();
     let portal = portal(&sink, "REMOTE_USER");
     portal.get("carol@example.org", "list").send().expect(200);
     portal.deploy("carol@example.org", &[]);
     assert_eq!(
-        kept(&portal, "carol@example.org").as_deref(),
+        stored_address(&portal, "carol@example.org").as_deref(),
         Some("carol@example.org"),
-        "of her first machine"
+        "since her first machine"
     );
     portal.deploy("alice", &[]);
-    assert_eq!(kept(&portal, "alice"), None, "her name is no address");
+    assert_eq!(stored_address(&portal, "alice"), None, "her name is not an address");
 
     portal.reconfigure("server.cfg", |text| {
         text.replace("EnvMailVariable = \"REMOTE_USER\"", "EnvMailVariable = \"ADFS_EMAIL\"")
     });
-    // A header is no variable of Apache's.
+    // A header is not one of Apache's variables.
     let id = portal.deploy("bob", &[]);
     let forged = portal.post("bob", "stop", &[("id", &id)]).header("ADFS-EMAIL", "mallory@example.org");
     forged.header("ADFS_EMAIL", "mallory@example.org").send();
-    assert_eq!(kept(&portal, "bob"), None);
-    // Only who is signed in is known by it, and only what is an address is kept.
+    assert_eq!(stored_address(&portal, "bob"), None);
+    // Only for signed-in users, and only if it is an address.
     let order = |user: &str, mail: &str| {
         let query = format!("id={id}&format=json");
         let environment =
@@ -760,8 +727,8 @@ fn the_address_that_sign_in_gives_is_kept_and_follows_changes() {
     ] {
         let status = order(user, mail);
         assert_eq!(status == 403, user.is_empty(), "{status}");
-        assert_eq!(kept(&portal, "bob").as_deref(), keeps, "{user:?} {mail:?}");
+        assert_eq!(stored_address(&portal, "bob").as_deref(), keeps, "{user:?} {mail:?}");
     }
-    assert_eq!(kept(&portal, "carol@example.org").as_deref(), Some("carol@example.org"));
+    assert_eq!(stored_address(&portal, "carol@example.org").as_deref(), Some("carol@example.org"));
     portal.assert_no_panic();
 }

@@ -1,5 +1,5 @@
-//! The portal as its users meet it: the installed programs under a real Apache, with nodes that do what
-//! each test wants of them; and, in `xen`, what needs a real Xen host, inside QEMU.
+//! The portal as its users see it: the installed programs under a real Apache, with scripted nodes.
+//! What needs a real Xen host is in `xen`, inside QEMU.
 
 mod addresses;
 mod admin;

@@ -1,31 +1,32 @@
-//! Nodes that are down, hang, talk nonsense or refuse: the user learns it in time and is never stuck.
+//! Nodes that are down, hang, talk nonsense or refuse: the user hears of it in time and is never
+//! stuck.
 
 use std::time::{Duration, Instant};
 
 use crate::support::http::Answer;
 use crate::support::node::Conduct;
-use crate::support::portal::{Portal, Setup, id_of, state_of};
+use crate::support::portal::{DEPLOY_JSON, Portal, Setup, id_of, state_of};
 use vgrid::model::fault::Fault;
 use vgrid::model::names::ImageTag;
 use vgrid::model::stage::Order;
 use vgrid::model::wire::News;
 
-const DEPLOY: [(&str, &str); 3] = [("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1")];
-
+/// Deploys a machine: the answer, and how long it took.
 fn deploy(portal: &Portal) -> (Answer, Duration) {
     let began = Instant::now();
-    let answer = portal.post("alice", "deploy", &[&DEPLOY[..], &[("format", "json")]].concat()).send();
+    let answer = portal.post("alice", "deploy", &DEPLOY_JSON).send();
     (answer, began.elapsed())
 }
 
-/// A deploy that its node spoils: failed within the time, with the reason, and a way out.
+/// Asserts that a deploy fails on time, for this reason, and leaves a way out.
 #[track_caller]
-fn spoilt(portal: &Portal, words: &str) {
-    failed(portal, 502, words);
+fn assert_deploy_fails(portal: &Portal, words: &str) {
+    assert_deploy_fails_with(portal, 502, words);
 }
 
+/// The same with this status.
 #[track_caller]
-fn failed(portal: &Portal, status: u16, words: &str) {
+fn assert_deploy_fails_with(portal: &Portal, status: u16, words: &str) {
     let (answer, time) = deploy(portal);
     let answer = answer.expect(status).json();
     assert!(time < Duration::from_secs(10), "the user waited for {time:?}");
@@ -44,13 +45,13 @@ fn failed(portal: &Portal, status: u16, words: &str) {
     let page = portal.get("alice", &format!("show?id={id}")).send().expect(200).text();
     assert!(page.contains("Deploy again") && page.contains("Terminate"), "no way out: {page}");
 
-    // Terminate again and again is no use while the node is like that, but it never is an error of ours.
+    // While the node is like this, terminating may fail, but never with an error of our own.
     let fields = [("id", id.as_str()), ("format", "json")];
     let began = Instant::now();
     let gone = portal.post("alice", "terminate", &fields).send();
     assert!(began.elapsed() < Duration::from_secs(10), "the user waited for {:?}", began.elapsed());
     match gone.status {
-        // It never reached the node.
+        // The deploy never reached the node.
         202 => assert_eq!(state_of(&gone.json()), "notDeployed"),
         502 => {
             assert_eq!(state_of(&gone.json()), "failed");
@@ -59,40 +60,40 @@ fn failed(portal: &Portal, status: u16, words: &str) {
         }
         _ => panic!("{gone}"),
     }
-    assert!(portal.list("alice")["machines"].as_array().is_some_and(Vec::is_empty), "slot and name are free");
+    assert_eq!(portal.machine_count("alice"), 0, "slot and name are free");
     portal.assert_no_panic();
 }
 
 #[test]
-fn a_node_that_is_down() {
+fn a_node_that_is_down_fails_the_deploy() {
     let mut portal = Portal::start();
     portal.nodes.shut_down();
-    spoilt(&portal, "can't be reached");
+    assert_deploy_fails(&portal, "can't be reached");
 }
 
 #[test]
-fn a_node_without_an_address() {
+fn a_node_without_an_address_fails_the_deploy() {
     let portal = Setup { hosts: vec![("no-such-host.invalid", 3)], ..Setup::default() }.start();
-    spoilt(&portal, "can't be reached");
+    assert_deploy_fails(&portal, "can't be reached");
 }
 
 #[test]
-fn a_node_that_hangs() {
-    // With the time limit that vGrid has when nobody sets one.
+fn a_node_that_hangs_fails_the_deploy() {
+    // With the default time limit.
     let portal = Setup { node_timeout: 7, ..Setup::default() }.start();
     portal.nodes.conduct(Conduct::Hang);
-    spoilt(&portal, "did not answer within 7 s");
+    assert_deploy_fails(&portal, "did not answer within 7 s");
 }
 
 #[test]
-fn a_node_that_closes_the_connection() {
+fn a_node_that_closes_the_connection_fails_the_deploy() {
     let portal = Portal::start();
     portal.nodes.conduct(Conduct::Close);
-    spoilt(&portal, "makes no sense");
+    assert_deploy_fails(&portal, "makes no sense");
 }
 
 #[test]
-fn a_node_that_talks_nonsense() {
+fn a_node_that_talks_nonsense_fails_the_deploy() {
     let portal = Portal::start();
     let endless = "x".repeat(6 << 20);
     for conduct in [
@@ -107,12 +108,12 @@ fn a_node_that_talks_nonsense() {
         let shown = format!("{conduct:.80?}");
         portal.nodes.conduct(conduct);
         println!("{shown}");
-        spoilt(&portal, "makes no sense");
+        assert_deploy_fails(&portal, "makes no sense");
     }
 }
 
 #[test]
-fn a_node_that_refuses_without_a_reason() {
+fn a_refusal_without_a_fault_fails_the_deploy() {
     let portal = Portal::start();
     for (status, body, words) in [
         (500, "<html>Internal Server Error</html>", "HTTP 500"),
@@ -122,16 +123,16 @@ fn a_node_that_refuses_without_a_reason() {
         (503, "<script>alert(1)</script>", "HTTP 503"),
     ] {
         portal.nodes.conduct(Conduct::Say(status, body.to_owned()));
-        spoilt(&portal, words);
+        assert_deploy_fails(&portal, words);
     }
 }
 
 #[test]
-fn a_node_that_refuses_with_a_reason() {
+fn a_refusal_with_a_fault_shows_its_reason() {
     let portal = Portal::start();
     let tag: ImageTag = "tiny".parse().expect("a tag");
     portal.nodes.conduct(Conduct::Refuse(Fault::ImageMissing { tag }));
-    failed(&portal, 409, "is missing on this host");
+    assert_deploy_fails_with(&portal, 409, "is missing on this host");
     portal
         .nodes
         .conduct(Conduct::Refuse(Fault::ToolstackMissing { detail: "<b>xl</b>\u{1b}[31m".to_owned() }));
@@ -142,19 +143,18 @@ fn a_node_that_refuses_with_a_reason() {
 }
 
 #[test]
-fn a_node_without_room() {
+fn a_node_without_room_says_how_much_is_free() {
     let portal = Portal::start();
     let needed = vgrid::model::size::Amount::from_mib(128);
     let fault = Fault::NotEnoughSpace { needed, free: vgrid::model::size::Amount::from_mib(5) };
     portal.nodes.conduct(Conduct::Refuse(fault));
-    failed(&portal, 409, "only 5 MiB of disk space free");
+    assert_deploy_fails_with(&portal, 409, "only 5 MiB of disk space free");
 }
 
 #[test]
 fn pages_render_at_once_while_a_node_hangs() {
     let portal = Setup { node_timeout: 7, ..Setup::default() }.start();
-    let id = portal.deploy("alice", &[]);
-    portal.report(&id, Order::Deploy, 1, News::Done).expect(200);
+    let id = portal.deployed("alice");
     portal.nodes.conduct(Conduct::Hang);
     std::thread::scope(|scope| {
         let (deploys, console, terminate) = (
@@ -171,8 +171,8 @@ fn pages_render_at_once_while_a_node_hangs() {
             portal.get("admin", &page).send().expect(200);
         }
         let time = began.elapsed();
-        // Eight pages, each a program of a debug build on a busy machine; a page that waited for the node
-        // or for the registry would take seven seconds.
+        // Eight pages, each by a debug build on a busy machine. A page that waited for the node or
+        // the registry would take seven seconds.
         assert!(time < Duration::from_secs(4), "eight pages took {time:?}");
         let states = portal.list("alice")["machines"].to_string();
         assert!(states.contains("\"deploying\"") && states.contains("\"terminating\""), "{states}");
@@ -180,7 +180,7 @@ fn pages_render_at_once_while_a_node_hangs() {
         console.join().expect("an answer").expect(502).says("did not answer within 7 s");
         terminate.join().expect("an answer").expect(502);
     });
-    assert_eq!(state_of(&portal.show("alice", &id)), "failed");
+    assert_eq!(portal.state("alice", &id), "failed");
 }
 
 #[test]
@@ -202,25 +202,22 @@ fn the_console_says_why_it_is_empty() {
 }
 
 #[test]
-fn what_was_given_up_can_be_tried_again() {
+fn an_abandoned_deploy_can_be_retried() {
     let portal = Portal::start();
     portal.nodes.conduct(Conduct::Close);
     let id = id_of(&deploy(&portal).0.expect(502).json());
     portal.nodes.conduct(Conduct::Accept);
-    // The form is filled in with what failed.
+    // The form is prefilled from the failed machine.
     let form = portal.get("alice", &format!("deploy?like={id}")).send().expect(200).text();
     assert!(form.contains("value=\"128\""), "{form}");
     let second = portal.deploy("alice", &[]);
-    assert_eq!(state_of(&portal.show("alice", &second)), "deploying");
-    // The node has the order after all and reports: it is told to undo it.
+    assert_eq!(portal.state("alice", &second), "deploying");
+    // The node got the order after all and reports it, and is told to undo it.
     let verdict = portal.report(&id, Order::Deploy, 1, News::Done).expect(200).json();
     assert_eq!(verdict["verdict"], "abandon");
-    assert_eq!(state_of(&portal.show("alice", &id)), "failed");
-    let fields = [("id", id.as_str()), ("format", "json")];
-    assert_eq!(
-        state_of(&portal.post("alice", "terminate", &fields).send().expect(202).json()),
-        "terminating"
-    );
+    assert_eq!(portal.state("alice", &id), "failed");
+    let answer = portal.order("alice", Order::Terminate, &id).expect(202).json();
+    assert_eq!(state_of(&answer), "terminating");
     portal.report(&id, Order::Terminate, 1, News::Done).expect(200);
-    assert_eq!(state_of(&portal.show("alice", &id)), "notDeployed");
+    assert_eq!(portal.state("alice", &id), "notDeployed");
 }

@@ -1,8 +1,8 @@
-//! The node's programs as the network sees them: who may give orders, and what is an order. What they do
-//! needs a real Xen host and is tested there.
+//! The node's programs as the network sees them: who may give orders, and what counts as an order.
+//! What the orders do is tested on a real Xen host.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use vgrid::model::names::{MachineName, VmId};
@@ -14,7 +14,9 @@ use vgrid::node::jobs::Record;
 use vgrid::node::lvm::Group;
 use vgrid::system::clock;
 
-use crate::support::http::{Answer, Ask};
+use crate::support::apache::give_to_web_user;
+use crate::support::http::Answer;
+use crate::support::own_name;
 use crate::support::portal::Portal;
 
 const DEPLOY: &str = "/cgi-bin/node/deploy";
@@ -22,7 +24,7 @@ const TERMINATE: &str = "/cgi-bin/node/terminate";
 const SAVE: &str = "/cgi-bin/node/save";
 const IMAGE: &str = "/cgi-bin/node/image";
 const DISCARD: &str = "/cgi-bin/node/discard";
-/// All that take orders.
+/// Everything that takes orders.
 const ORDERS: [&str; 8] = [
     DEPLOY,
     TERMINATE,
@@ -34,19 +36,13 @@ const ORDERS: [&str; 8] = [
     "/cgi-bin/node/reboot",
 ];
 
-fn signed_get(portal: &Portal, path: &str, key: &Key) -> Ask {
-    let headers = portal.seal(key).headers("GET", path, b"");
-    headers.into_iter().fold(portal.ask("GET", path), |ask, (name, value)| ask.header(name, value))
-}
-
-/// An order for this machine: a node takes no others.
+/// A deploy for this machine: a node accepts no others.
 fn order() -> Value {
-    let here = nix::unistd::gethostname().expect("a host name").to_string_lossy().to_lowercase();
     json!({
         "id": VmId::generate().to_string(),
         "number": 1,
         "user": "alice",
-        "physical_host": here,
+        "physical_host": own_name(),
         "virtual_host": "vm1",
         "image": "tiny",
         "memory": 128,
@@ -55,7 +51,7 @@ fn order() -> Value {
 }
 
 #[test]
-fn only_signed_orders_count() {
+fn only_signed_orders_are_accepted() {
     let portal = Portal::start();
     let other = Key::new(&"k".repeat(64)).expect("a key");
     for path in ORDERS {
@@ -65,19 +61,19 @@ fn only_signed_orders_count() {
     }
     for path in ["/cgi-bin/node/info", "/cgi-bin/node/console?machine=alice_vm1"] {
         portal.ask("GET", path).send().expect(403).says("not signed");
-        signed_get(&portal, path, &other).send().expect(403).says("the signature is wrong");
+        portal.signed_get(path, &other).send().expect(403).says("the signature is wrong");
     }
     // A signature is for one path and one query.
-    let stolen = signed_get(&portal, "/cgi-bin/node/info", &portal.key);
+    let stolen = portal.signed_get("/cgi-bin/node/info", &portal.key);
     stolen.path("/cgi-bin/node/console?machine=alice_vm1").send().expect(403);
-    let stolen = signed_get(&portal, "/cgi-bin/node/console?machine=alice_vm1", &portal.key);
+    let stolen = portal.signed_get("/cgi-bin/node/console?machine=alice_vm1", &portal.key);
     stolen.clone().path("/cgi-bin/node/console?machine=bob_vm2").send().expect(403);
     stolen.header("X-Cgi-Query-String", "machine=bob_vm2").send();
     portal.assert_no_panic();
 }
 
 #[test]
-fn only_the_server_s_address_counts() {
+fn only_the_server_s_address_is_accepted() {
     let portal = Portal::start();
     portal.reconfigure("node.cfg", |text| {
         text.replace("serverHostname = \"localhost\"", "serverHostname = \"127.0.0.2\"")
@@ -87,11 +83,11 @@ fn only_the_server_s_address_counts() {
         let ask = portal.signed(DEPLOY, body.clone(), &portal.key).header(header, "127.0.0.2");
         ask.send().expect(403).says("takes orders from 127.0.0.2 only, and 127.0.0.1 is not its address");
     }
-    signed_get(&portal, "/cgi-bin/node/info", &portal.key).send().expect(403);
+    portal.signed_get("/cgi-bin/node/info", &portal.key).send().expect(403);
 }
 
 #[test]
-fn what_is_signed_but_no_order_is_refused_with_a_sentence() {
+fn a_signed_message_that_is_no_order_is_refused_with_a_sentence() {
     let portal = Portal::start();
     let with = |key: &str, value: Value| {
         let mut order = order();
@@ -143,15 +139,15 @@ fn what_is_signed_but_no_order_is_refused_with_a_sentence() {
         "?name=alice_vm1",
     ] {
         let path = format!("/cgi-bin/node/console{machine}");
-        signed_get(&portal, &path, &portal.key).send().expect(400);
+        portal.signed_get(&path, &portal.key).send().expect(400);
     }
     portal.assert_no_panic();
 }
 
 #[test]
-fn a_host_without_xen_says_so_and_keeps_nothing() {
+fn a_host_without_xen_says_so_and_leaves_nothing() {
     if std::path::Path::new("/proc/xen").exists() {
-        println!("this is a Xen host: not tried here");
+        println!("this is a Xen host: skipped");
         return;
     }
     let portal = Portal::start();
@@ -160,9 +156,9 @@ fn a_host_without_xen_says_so_and_keeps_nothing() {
     let fault = answer.json()["fault"].clone();
     assert!(fault["code"].is_string(), "{answer}");
     let mut left = Vec::new();
-    for entry in std::fs::read_dir(portal.path("var/node")).expect("its records") {
+    for entry in std::fs::read_dir(portal.path("var/node")).expect("the records") {
         let path = entry.expect("a record").path();
-        // Which registry it obeys it keeps.
+        // It remembers which registry it obeys.
         let kept = path.file_name().is_some_and(|name| name == "registry");
         if !kept && path.is_file() && std::fs::metadata(&path).is_ok_and(|m| m.len() > 0) {
             left.push(path);
@@ -172,34 +168,22 @@ fn a_host_without_xen_says_so_and_keeps_nothing() {
     portal.assert_no_panic();
 }
 
-/// Makes a file the web server's.
-fn hand_over(path: &Path) {
-    if let Some(user) = crate::support::apache::web_user() {
-        let (user, group) = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
-        std::os::unix::fs::chown(path, user, group).expect("the web server's file");
-    }
-}
-
-/// A node with a folder of images and somewhere to unpack them, of which nothing is needed but what it has on file.
+/// A node with image files. Nothing gets as far as unpacking them.
 fn node_with_images() -> Portal {
     let portal = Portal::start();
     let images = portal.path("images");
-    fs::create_dir(&images).expect("a folder for images");
-    hand_over(&images);
-    portal.reconfigure("node.cfg", |text| {
-        format!(
-            "{text}[VMImageFiles]\ndefault = \"tiny.tar.gz\"\nalice-s = \"alice_base.tar.gz\"\n\
-             [VMConfigTemplates]\ndefault = \"xen-xvda\"\n[VMSwapSize]\ndefault = 64\n\
-             [VMTypes]\ndefault = \"xen\"\n[XenDeployerFSCreateCmd]\ndefault = \"/bin/true\"\n"
-        )
-    });
+    portal.configure_images(
+        "default = \"tiny.tar.gz\"
+alice-s = \"alice_base.tar.gz\"",
+        "/bin/true",
+    );
     for name in ["tiny.tar.gz", "alice_base.tar.gz"] {
         fs::write(images.join(name), "the administrator's").expect("an image");
     }
     portal
 }
 
-/// Gives an order to a node that has looked at its host a moment ago.
+/// Gives an order to a node that has just looked at its host.
 fn give(portal: &Portal, path: &str, order: &Value) -> Answer {
     let amount = |mib| serde_json::from_value(json!(mib)).expect("an amount");
     let state = HostState {
@@ -216,11 +200,11 @@ fn give(portal: &Portal, path: &str, order: &Value) -> Answer {
     };
     let file = portal.path("var/node/host.json");
     fs::write(&file, serde_json::to_vec(&state).expect("JSON")).expect("what the host has");
-    hand_over(&file);
+    give_to_web_user(&file);
     portal.signed(path, order.to_string().into_bytes(), &portal.key).send()
 }
 
-/// The names of the files in the folder of images.
+/// The names of the image files.
 fn images(portal: &Portal) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(portal.path("images"))
         .expect("the folder of images")
@@ -233,18 +217,18 @@ fn images(portal: &Portal) -> Vec<String> {
 fn put_image(portal: &Portal, name: &str) {
     let file = portal.path("images").join(name);
     fs::write(&file, "an image").expect("an image");
-    hand_over(&file);
+    give_to_web_user(&file);
 }
 
 #[test]
-fn saved_images_are_renamed_and_deleted_and_the_administrator_s_are_not() {
+fn only_saved_images_are_renamed_and_deleted() {
     let portal = node_with_images();
     let act = |name: &str, act: Value| {
         give(&portal, IMAGE, &json!({"image": {"owner": "alice", "name": name}, "act": act}))
     };
     put_image(&portal, "alice_one.tar.gz");
     put_image(&portal, "alice_two.tar.zst");
-    // What a worker that was killed has left goes with the next request.
+    // What a killed worker left behind is removed with the next request.
     put_image(&portal, ".alice_half.tar.gz.new");
     for _ in 0..2 {
         let done = act("one", json!({"rename": "three"})).expect(200);
@@ -273,7 +257,7 @@ fn saved_images_are_renamed_and_deleted_and_the_administrator_s_are_not() {
     portal.assert_no_panic();
 }
 
-/// Puts a record of a machine with which nothing is being done, and gives back its file and what is in it.
+/// Writes the record of an idle machine. Returns its file and content.
 fn put_record(portal: &Portal, machine: &Value) -> (PathBuf, Vec<u8>) {
     let order: MachineOrder = serde_json::from_value(machine.clone()).expect("an order");
     let name = MachineName::new(&order.user, &order.virtual_host).expect("a machine's name");
@@ -281,16 +265,16 @@ fn put_record(portal: &Portal, machine: &Value) -> (PathBuf, Vec<u8>) {
     (record.done, record.told) = (true, true);
     let jobs = portal.path("var/node/jobs");
     fs::create_dir_all(&jobs).expect("a folder for records");
-    hand_over(&jobs);
+    give_to_web_user(&jobs);
     let file = jobs.join(format!("{}.json", order.id));
     let json = serde_json::to_vec(&record).expect("JSON");
     fs::write(&file, &json).expect("a record");
-    hand_over(&file);
+    give_to_web_user(&file);
     (file, json)
 }
 
 #[test]
-fn what_a_record_is_about_is_no_stranger_and_nothing_goes_without_the_helper() {
+fn a_recorded_machine_is_no_orphan_and_the_helper_is_needed_to_remove_one() {
     let portal = node_with_images();
     let id = VmId::generate().to_string();
     put_record(&portal, &json!({"id": id, "number": 1, "user": "alice", "virtual_host": "vm1"}));
@@ -301,10 +285,10 @@ fn what_a_record_is_about_is_no_stranger_and_nothing_goes_without_the_helper() {
         assert_eq!(answer.json()["fault"]["code"], "stranger-kept", "{ours}: {answer}");
         answer.says("a record of the machine alice_vm1");
     }
-    // The helper is not there, or sudo does not let it run.
-    for stranger in [volume("xen-root-bob_vm2"), domain("bob_vm2", 3)] {
-        let answer = give(&portal, DISCARD, &stranger).expect(503);
-        assert_eq!(answer.json()["fault"]["code"], "privilege-refused", "{stranger}: {answer}");
+    // The helper is not installed, or sudo does not let it run.
+    for orphan in [volume("xen-root-bob_vm2"), domain("bob_vm2", 3)] {
+        let answer = give(&portal, DISCARD, &orphan).expect(503);
+        assert_eq!(answer.json()["fault"]["code"], "privilege-refused", "{orphan}: {answer}");
     }
     for bad in [
         volume("root"),
@@ -330,7 +314,7 @@ fn what_a_record_is_about_is_no_stranger_and_nothing_goes_without_the_helper() {
 }
 
 #[test]
-fn a_disk_is_saved_under_a_name_that_is_free_and_of_a_machine_that_is_there() {
+fn saving_needs_a_free_name_and_an_existing_machine() {
     let portal = node_with_images();
     let id = VmId::generate();
     let machine = json!({"id": id.to_string(), "number": 2, "user": "alice", "virtual_host": "vm1"});
@@ -358,7 +342,7 @@ fn a_disk_is_saved_under_a_name_that_is_free_and_of_a_machine_that_is_there() {
 #[test]
 fn a_deploy_from_a_saved_image_needs_that_image() {
     let portal = node_with_images();
-    // Found or not: that comes before the machine's name, which has no address.
+    // The image is looked for before the name is resolved, which fails.
     portal.reconfigure("common.cfg", |text| text.replace("vm1", "none.invalid"));
     let deploy = |name: &str| {
         let mut order = order();
@@ -374,7 +358,7 @@ fn a_deploy_from_a_saved_image_needs_that_image() {
 }
 
 #[test]
-fn an_order_older_than_the_last_is_not_carried_out() {
+fn an_outdated_order_is_refused() {
     let portal = node_with_images();
     let id = VmId::generate().to_string();
     let machine = |number: u64| json!({"id": id, "number": number, "user": "alice", "virtual_host": "vm1"});
@@ -387,7 +371,7 @@ fn an_order_older_than_the_last_is_not_carried_out() {
         let save = json!({"machine": machine(number), "name": "mine"});
         assert_eq!(give(&portal, SAVE, &save).expect(409).json()["fault"]["code"], "order-outdated");
     }
-    // Another order than the one that has this number.
+    // Another order with the number of the last.
     let answer = give(&portal, "/cgi-bin/node/reboot", &machine(5)).expect(409);
     assert_eq!(answer.json()["fault"]["code"], "order-outdated", "{answer}");
     assert_eq!(fs::read(&file).expect("the record"), record);

@@ -1,20 +1,17 @@
-//! One order for a machine is one machine, however often it is sent: by a double click, by the back button, by a
-//! script that got no answer.
-
-use std::sync::Barrier;
+//! One order is one machine, however often it is sent: by a double click, by the back button, or by
+//! a script that got no answer.
 
 use serde_json::Value;
 use vgrid::model::fault::Fault;
 use vgrid::model::stage::Order;
 use vgrid::model::wire::News;
 
+use crate::support::at_once;
 use crate::support::browser::Browser;
 use crate::support::http::Answer;
-use crate::support::portal::{Portal, Setup, id_of, password, state_of, with_query};
+use crate::support::portal::{DEPLOY, Portal, Setup, id_of, password, state_of, with_query};
 
-const SMALL: [(&str, &str); 3] = [("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1")];
-
-/// How many send the same form at once, and the same script's order.
+/// How many send the same form, or the same order of a script, at once.
 const CLICKS: usize = 12;
 const TRIES: usize = 8;
 
@@ -26,17 +23,17 @@ fn hidden(page: &Answer) -> Vec<(String, String)> {
     let fields: Vec<_> = inputs
         .map(|rest| {
             let (name, rest) = rest.split_once("\" value=\"").expect("a value");
-            (name.to_owned(), rest.split('"').next().expect("its end").to_owned())
+            (name.to_owned(), rest.split('"').next().expect("a value").to_owned())
         })
         .collect();
     assert!(!fields.is_empty(), "no form on {page}");
     fields
 }
 
-/// The form as it is shown to somebody, filled in.
+/// The form that a user gets, filled in.
 fn filled_in(portal: &Portal, user: &str) -> Vec<(String, String)> {
     let mut fields = hidden(&portal.get(user, "deploy").send().expect(200));
-    fields.extend(SMALL.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    fields.extend(DEPLOY.map(|(name, value)| (name.to_owned(), value.to_owned())));
     fields
 }
 
@@ -45,58 +42,41 @@ fn send(portal: &Portal, user: &str, fields: &[(String, String)]) -> Answer {
     portal.post(user, "deploy", &fields).like_a_browser().send()
 }
 
-fn machines(portal: &Portal, user: &str) -> usize {
-    portal.list(user)["machines"].as_array().map_or(0, Vec::len)
-}
-
-fn roomy() -> Portal {
-    Setup { hosts: vec![("localhost", 50)], names: 50, ..Setup::default() }.start()
-}
-
 #[test]
-fn a_form_that_is_sent_many_times_at_once_is_one_order() {
-    let portal = roomy();
+fn a_form_sent_many_times_at_once_is_one_order() {
+    let portal = Setup::one_host(50).start();
     let fields = filled_in(&portal, "alice");
-    let start = Barrier::new(CLICKS);
-    let mut led_to: Vec<String> = std::thread::scope(|scope| {
-        let clicks: Vec<_> = (0..CLICKS)
-            .map(|_| {
-                scope.spawn(|| {
-                    start.wait();
-                    let answer = send(&portal, "alice", &fields).expect(303);
-                    answer.header("location").expect("a page to go to").to_owned()
-                })
-            })
-            .collect();
-        clicks.into_iter().map(|click| click.join().expect("an answer")).collect()
+    let mut pages = at_once(CLICKS, |_| {
+        let answer = send(&portal, "alice", &fields).expect(303);
+        answer.header("location").expect("a page to go to").to_owned()
     });
-    led_to.sort();
-    led_to.dedup();
-    assert_eq!(led_to.len(), 1, "{led_to:?}");
-    assert_eq!(machines(&portal, "alice"), 1);
-    assert_eq!(portal.nodes.orders("deploy").len(), 1, "the host was told more than once");
-    // The machine has the id that the form had.
-    let id = led_to[0].strip_prefix("show?id=").expect("a machine's page");
+    pages.sort();
+    pages.dedup();
+    assert_eq!(pages.len(), 1, "{pages:?}");
+    assert_eq!(portal.machine_count("alice"), 1);
+    assert_eq!(portal.nodes.orders("deploy").len(), 1, "the host got more than one order");
+    // The machine has the id that was in the form.
+    let id = pages[0].strip_prefix("show?id=").expect("a machine's page");
     assert!(fields.iter().any(|(_, value)| value.starts_with(id)), "{fields:?}");
     portal.assert_no_panic();
 }
 
 #[test]
 fn the_back_button_orders_nothing_twice() {
-    let portal = roomy();
+    let portal = Setup::one_host(50).start();
     let fields = filled_in(&portal, "alice");
     let first = send(&portal, "alice", &fields).expect(303);
     let page = first.header("location").expect("a page to go to").to_owned();
     let id = page.strip_prefix("show?id=").expect("a machine's page").to_owned();
-    // Also when it runs by then, and when it is gone.
+    // Also when it already runs, and when it is gone.
     portal.report(&id, Order::Deploy, 9, News::Done).expect(200);
     assert_eq!(send(&portal, "alice", &fields).expect(303).header("location"), Some(page.as_str()));
-    portal.order("alice", Order::Terminate, &id).expect(202);
-    portal.report(&id, Order::Terminate, 1, News::Done).expect(200);
+    portal.carry_out("alice", Order::Terminate, &id);
     assert_eq!(send(&portal, "alice", &fields).expect(303).header("location"), Some(page.as_str()));
-    assert_eq!(machines(&portal, "alice"), 0);
+    assert_eq!(portal.machine_count("alice"), 0);
     assert_eq!(portal.nodes.orders("deploy").len(), 1);
-    // Filled in anew, it is asked whether another is meant; the form that asks is good for one.
+    // Sent with other values, the portal asks whether another machine is meant. The form that asks
+    // is good for one.
     let mut other = fields.clone();
     for (name, value) in &mut other {
         if name == "vmMemory" {
@@ -105,34 +85,33 @@ fn the_back_button_orders_nothing_twice() {
     }
     let asked = send(&portal, "alice", &other).expect(409);
     asked.clone().says("already been sent").says(&page).says("value=\"256\"");
-    assert_eq!(machines(&portal, "alice"), 0);
+    assert_eq!(portal.machine_count("alice"), 0);
     let mut again = hidden(&asked);
     again.extend(other.into_iter().filter(|(name, _)| name.starts_with("vm")));
     let second = send(&portal, "alice", &again).expect(303);
     assert_ne!(second.header("location"), Some(page.as_str()));
-    assert_eq!(machines(&portal, "alice"), 1);
+    assert_eq!(portal.machine_count("alice"), 1);
 }
 
 #[test]
 fn two_forms_are_two_machines() {
-    let portal = roomy();
+    let portal = Setup::one_host(50).start();
     let (one, other) = (filled_in(&portal, "alice"), filled_in(&portal, "alice"));
     assert_ne!(one, other);
     send(&portal, "alice", &one).expect(303);
     send(&portal, "alice", &other).expect(303);
-    assert_eq!(machines(&portal, "alice"), 2);
+    assert_eq!(portal.machine_count("alice"), 2);
 }
 
 #[test]
-fn a_form_that_was_declined_can_be_sent_again() {
+fn a_declined_form_can_be_sent_again() {
     let portal = Setup { hosts: vec![("localhost", 1)], names: 5, ..Setup::default() }.start();
     let id = portal.deployed("bob");
     let fields = filled_in(&portal, "alice");
     send(&portal, "alice", &fields).expect(409).says("full");
-    portal.order("bob", Order::Terminate, &id).expect(202);
-    portal.report(&id, Order::Terminate, 1, News::Done).expect(200);
+    portal.carry_out("bob", Order::Terminate, &id);
     send(&portal, "alice", &fields).expect(303);
-    assert_eq!(machines(&portal, "alice"), 1);
+    assert_eq!(portal.machine_count("alice"), 1);
 }
 
 #[test]
@@ -168,79 +147,68 @@ fn nobody_chooses_a_machine_s_id() {
         assert_eq!(answer.status, 403, "{given:.60}: {answer}");
         answer.says("too old, or not from this portal");
     }
-    assert_eq!(machines(&portal, "alice"), 0);
-    // Bob's is still his.
+    assert_eq!(portal.machine_count("alice"), 0);
+    // Bob's form still works.
     send(&portal, "bob", &bobs).expect(303);
-    // Nor is an old one good for ever: a script needs no token that would end it.
+    // An old form expires too, although a script needs no token that would expire.
     let old = filled_in(&portal, "alice");
     portal.pass(3 * 86_400);
     let fields: Vec<(&str, &str)> = old.iter().map(|(name, value)| (&**name, &**value)).collect();
     portal.post("alice", "deploy", &fields).send().expect(403).says("too old");
-    assert_eq!(machines(&portal, "alice"), 0);
+    assert_eq!(portal.machine_count("alice"), 0);
 }
 
 #[test]
-fn a_script_s_request_id_is_one_order() {
-    let portal = roomy();
-    let fields = [&SMALL[..], &[("requestId", "nightly_2026-11-26.a"), ("format", "json")]].concat();
-    let start = Barrier::new(TRIES);
-    let mut ids: Vec<String> = std::thread::scope(|scope| {
-        let tries: Vec<_> = (0..TRIES)
-            .map(|n| {
-                let (portal, fields, start) = (&portal, &fields, &start);
-                scope.spawn(move || {
-                    start.wait();
-                    let get = with_query("deploy", fields);
-                    let ask = if n % 2 == 0 {
-                        portal.get("alice", &get)
-                    } else {
-                        portal.post("alice", "deploy", fields)
-                    };
-                    id_of(&ask.send().expect(202).json())
-                })
-            })
-            .collect();
-        tries.into_iter().map(|one| one.join().expect("an answer")).collect()
+fn a_request_id_stands_for_one_order() {
+    let portal = Setup::one_host(50).start();
+    let fields = [&DEPLOY[..], &[("requestId", "nightly_2026-11-26.a"), ("format", "json")]].concat();
+    let mut ids = at_once(TRIES, |n| {
+        let ask = if n % 2 == 0 {
+            portal.get("alice", &with_query("deploy", &fields))
+        } else {
+            portal.post("alice", "deploy", &fields)
+        };
+        id_of(&ask.send().expect(202).json())
     });
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), 1, "{ids:?}");
     assert_eq!(portal.nodes.orders("deploy").len(), 1);
-    // It is one's own: somebody else's of the same name is another.
+    // Request ids belong to their user: the same id of another user is another order.
     portal.post("bob", "deploy", &fields).send().expect(202);
-    assert_eq!((machines(&portal, "alice"), machines(&portal, "bob")), (1, 1));
-    // For something else it is no repetition, and so a mistake.
+    assert_eq!((portal.machine_count("alice"), portal.machine_count("bob")), (1, 1));
+    // With other values it is not a repetition, and so an error.
     let mut other = fields.clone();
     other[1].1 = "256";
     let refused = portal.post("alice", "deploy", &other).send().expect(409).says(&ids[0]).json();
     assert!(refused["error"]["fields"]["requestId"].is_string(), "{refused}");
     for bad in ["a b", "a/b", "é", "a;b", &"x".repeat(65)] {
-        let wrong = [&SMALL[..], &[("requestId", bad), ("format", "json")]].concat();
+        let wrong = [&DEPLOY[..], &[("requestId", bad), ("format", "json")]].concat();
         portal.post("alice", "deploy", &wrong).send().expect(400).says("requestId");
     }
-    // Without one, or with an empty one, each is an order.
-    let empty = [&SMALL[..], &[("requestId", ""), ("format", "json")]].concat();
+    // Without a request id, or with an empty one, each request is an order.
+    let empty = [&DEPLOY[..], &[("requestId", ""), ("format", "json")]].concat();
     portal.post("alice", "deploy", &empty).send().expect(202);
     portal.post("alice", "deploy", &empty).send().expect(202);
-    assert_eq!(machines(&portal, "alice"), 3);
+    assert_eq!(portal.machine_count("alice"), 3);
 }
 
 #[test]
-fn a_repeated_order_tells_what_became_of_the_first() {
-    let portal = roomy();
-    let fields = [&SMALL[..], &[("requestId", "a"), ("format", "json")]].concat();
+fn a_repeated_order_returns_the_outcome_of_the_first() {
+    let portal = Setup::one_host(50).start();
+    let fields = [&DEPLOY[..], &[("requestId", "a"), ("format", "json")]].concat();
     let id = id_of(&portal.post("alice", "deploy", &fields).send().expect(202).json());
     portal.report(&id, Order::Deploy, 1, News::Failed { fault: Fault::PrivilegeRefused }).expect(200);
     let repeated = portal.post("alice", "deploy", &fields).send();
-    let told: Value = repeated.json();
-    assert!(repeated.status >= 400 && state_of(&told) == "failed", "{repeated}");
-    assert_eq!(id_of(&told), id);
-    assert_eq!(machines(&portal, "alice"), 1);
+    let answer: Value = repeated.json();
+    assert!(repeated.status >= 400 && state_of(&answer) == "failed", "{repeated}");
+    assert_eq!(id_of(&answer), id);
+    assert_eq!(portal.machine_count("alice"), 1);
 }
 
 #[test]
 fn a_double_click_in_a_browser_makes_one_machine() {
-    let portal = roomy();
+    let portal = Setup::one_host(50).start();
     let browser = Browser::start();
     let address = portal.apache.address;
     browser.open(&format!("http://alice:{}@{address}/cgi-bin/user/list", password("alice")));
@@ -254,6 +222,6 @@ fn a_double_click_in_a_browser_makes_one_machine() {
     browser.click("form[action=deploy] button");
     browser.wait("document.querySelector('#machine .s.deploying')");
     assert_eq!(browser.url(), page);
-    assert_eq!(machines(&portal, "alice"), 1);
+    assert_eq!(portal.machine_count("alice"), 1);
     portal.assert_no_panic();
 }

@@ -1,58 +1,12 @@
-//! Every page in every form, with the status that belongs to it.
+//! Every page in every format, with the right status.
 
 use crate::support::http::Answer;
 use crate::support::node::{Conduct, facts};
-use crate::support::portal::{Portal, Setup, enter_machines, id_of, password};
-use vgrid::model::stage::Order;
-use vgrid::model::wire::News;
+use crate::support::page::{assert_well_formed, token};
+use crate::support::portal::{DEPLOY, DEPLOY_JSON, Portal, Setup, enter_machines, id_of, password};
 
-/// What holds for every answer that is ours.
-#[track_caller]
-pub fn well_made(answer: &Answer) {
-    let policy = answer.header("content-security-policy").unwrap_or_else(|| panic!("no policy: {answer}"));
-    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
-    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{answer}");
-    assert_eq!(answer.header("cache-control"), Some("no-store"), "{answer}");
-    let kind = answer.header("content-type").unwrap_or_default();
-    let text = answer.text();
-    if kind.starts_with("text/html") {
-        assert!(text.starts_with("<!doctype html>"), "{answer}");
-        let inline = inline_code(&text);
-        assert!(inline.is_empty(), "{inline:?} in {answer}");
-        assert!(text.contains(">source code</a>"), "no link to the source: {answer}");
-        assert!(text.contains("<title>") && text.contains("lang=\"en\""), "{answer}");
-    } else if kind.starts_with("application/json") {
-        answer.json();
-    } else {
-        assert!(kind.starts_with("text/plain"), "{answer}");
-        assert!(!text.contains("</"), "markup in text: {answer}");
-    }
-}
-
-/// Scripts and styles that a page carries itself: the policy would block them.
-fn inline_code(page: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for tag in page.split('<').skip(1).filter_map(|rest| rest.split('>').next()) {
-        let name = tag.split_whitespace().next().unwrap_or_default();
-        if name == "style" || (name == "script" && !tag.contains(" src=")) {
-            found.push(tag.to_owned());
-        }
-        // Attribute names, outside of quotes.
-        let outside: String = tag.split('"').step_by(2).collect::<Vec<_>>().join(" ");
-        for word in outside.split_whitespace().skip(1) {
-            if word.starts_with("style=") || (word.starts_with("on") && word.contains('=')) {
-                found.push(format!("<{name} {word}"));
-            }
-        }
-        if tag.to_lowercase().contains("javascript:") {
-            found.push(tag.to_owned());
-        }
-    }
-    found
-}
-
-/// A page without the id that a form for a new machine has for it, each time another.
-fn but_for_ids(page: &str) -> String {
+/// A page without the id that its form reserves for a new machine, which differs each time.
+fn without_new_id(page: &str) -> String {
     let mut parts = page.split(|c: char| !(c.is_ascii_hexdigit() || matches!(c, '-' | '.')));
     match parts.find(|part| part.len() == 36 + 1 + 32) {
         Some(id) => page.replace(id, ""),
@@ -61,10 +15,9 @@ fn but_for_ids(page: &str) -> String {
 }
 
 #[test]
-fn every_page_comes_in_three_forms() {
+fn every_page_comes_in_three_formats() {
     let portal = Portal::start();
-    let id = portal.deploy("alice", &[("vmName", "my <b>first & \"only\"")]);
-    portal.report(&id, Order::Deploy, 1, News::Done).expect(200);
+    let id = portal.deployed_with("alice", &[("vmName", "my <b>first & \"only\"")]);
     let pages = [
         "list".to_owned(),
         "deploy".to_owned(),
@@ -102,29 +55,29 @@ fn every_page_comes_in_three_forms() {
                     answer.header("content-type").is_some_and(|k| k.starts_with(kind)),
                     "{page}: {answer}"
                 );
-                well_made(answer);
+                assert_well_formed(answer);
             }
-            let [one, other] = [&answers[0], &answers[1]].map(|answer| but_for_ids(&answer.text()));
+            let [one, other] = [&answers[0], &answers[1]].map(|answer| without_new_id(&answer.text()));
             assert_eq!(one, other, "{page}: two ways to ask for {kind}");
             let head = asks[0].clone().method("HEAD").send().expect(200);
             assert!(head.body.is_empty(), "HEAD {page}: {head}");
         }
     }
-    // What people write is shown and never becomes markup.
+    // What users type is shown as text and never becomes markup.
     let page = portal.get("alice", "list").send().text();
     assert!(page.contains("my &lt;b&gt;first &amp;") && !page.contains("<b>first"), "{page}");
     assert_eq!(portal.list("alice")["machines"][0]["label"], "my <b>first & \"only\"");
     let line = portal.get("alice", "list?format=text").send().text();
     assert_eq!(line.lines().next().map(|l| l.split('\t').count()), Some(11), "{line}");
-    // The page of a question comes to browsers only; a script that asks means it.
+    // Only browsers get a question; a script's request acts.
     let ask = portal.get("alice", &format!("terminate?id={id}")).header("Accept", "text/html");
-    well_made(&ask.send().expect(200).says("Terminate vm1?"));
+    assert_well_formed(&ask.send().expect(200).says("Terminate vm1?"));
     for (program, question) in [("stop", "Stop vm1?"), ("reboot", "Reboot vm1?"), ("start", "Start vm1?")] {
         let ask = portal.get("alice", &format!("{program}?id={id}")).header("Accept", "text/html");
-        well_made(&ask.send().expect(200).says(question));
+        assert_well_formed(&ask.send().expect(200).says(question));
     }
     let ask = portal.get("alice", &format!("save?id={id}")).header("Accept", "text/html");
-    well_made(&ask.send().expect(200).says("Save vm1 as an image?"));
+    assert_well_formed(&ask.send().expect(200).says("Save vm1 as an image?"));
     portal.assert_no_panic();
 }
 
@@ -158,7 +111,7 @@ fn every_status_has_its_page() {
             let join = if path.contains('?') { '&' } else { '?' };
             let answer = portal.get("alice", &format!("{path}{join}format={form}")).send();
             assert_eq!(answer.status, status, "{path} as {form}: {answer}");
-            well_made(&answer);
+            assert_well_formed(&answer);
             if form == "json" {
                 let json = answer.json();
                 assert_eq!(json["error"]["status"], status, "{path}: {json}");
@@ -184,54 +137,52 @@ fn every_status_has_its_page() {
             let ask = portal.ask(method, &format!("/cgi-bin/user/{program}")).by("alice", &password("alice"));
             let answer = ask.send().expect(405);
             assert_eq!(answer.header("allow"), Some(methods), "{program}: {answer}");
-            well_made(&answer);
+            assert_well_formed(&answer);
         }
     }
     portal.post("alice", "list", &[]).send().expect(405);
     let chunked = portal.ask("POST", "/cgi-bin/user/deploy").by("alice", &password("alice"));
-    well_made(
+    assert_well_formed(
         &chunked
             .header("Transfer-Encoding", "chunked")
-            .body_as_is("3\r\na=b\r\n0\r\n\r\n")
+            .body_without_length("3\r\na=b\r\n0\r\n\r\n")
             .send()
             .expect(411),
     );
     let large = vec![b'a'; 200_000];
     let ask = portal.ask("POST", "/cgi-bin/user/deploy").by("alice", &password("alice")).body(large);
-    well_made(&ask.send().expect(413));
+    assert_well_formed(&ask.send().expect(413));
     portal.nodes.conduct(Conduct::Close);
-    well_made(&portal.get("alice", &format!("console?id={id}&format=json")).send().expect(502));
-    well_made(&portal.get("alice", &format!("console?id={id}")).send().expect(200));
-    // With no programs of that name it is Apache that answers.
+    assert_well_formed(&portal.get("alice", &format!("console?id={id}&format=json")).send().expect(502));
+    assert_well_formed(&portal.get("alice", &format!("console?id={id}")).send().expect(200));
+    // If there is no such program, Apache answers.
     portal.ask("GET", "/cgi-bin/user/nothing").by("alice", &password("alice")).send().expect(404);
     portal.assert_no_panic();
 }
 
 #[test]
-fn a_busy_registry_is_said_to_be_busy() {
+fn a_locked_registry_is_reported_as_busy() {
     let portal = Portal::start();
     portal.deploy("alice", &[]);
-    let connection = rusqlite::Connection::open(portal.path("var/registry.sqlite")).expect("the registry");
+    let connection = portal.database();
     connection.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
     let began = std::time::Instant::now();
-    // Reading goes on.
+    // Reading still works.
     portal.get("alice", "list").send().expect(200);
     assert!(began.elapsed().as_secs() < 5, "a page waited for a writer");
-    let fields = [("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1"), ("format", "json")];
-    let answer = portal.post("alice", "deploy", &fields).send().expect(503);
+
+    let answer = portal.post("alice", "deploy", &DEPLOY_JSON).send().expect(503);
     assert!(answer.header("retry-after").is_some(), "{answer}");
     assert!(answer.text().contains("try again"), "{answer}");
-    well_made(&answer);
+    assert_well_formed(&answer);
     drop(connection);
-    portal.post("alice", "deploy", &fields).send().expect(202);
+    portal.post("alice", "deploy", &DEPLOY_JSON).send().expect(202);
 }
 
 #[test]
 fn a_refused_form_comes_back_filled_in() {
     let portal = Portal::start();
-    let good = portal.get("alice", "deploy").send().expect(200).text();
-    let token =
-        good.split("name=\"token\" value=\"").nth(1).and_then(|r| r.split('"').next()).expect("a token");
+    let token = token(&portal.get("alice", "deploy").send().expect(200));
     let typed = [
         ("vmImage", "debian-12"),
         ("vmMemory", "12\"><script>"),
@@ -240,16 +191,16 @@ fn a_refused_form_comes_back_filled_in() {
         ("vmHostname", "vm3"),
         ("vmName", "kept & shown"),
         ("expiryTime", "for ever"),
-        ("token", token),
+        ("token", token.as_str()),
     ];
     let answer = portal.post("alice", "deploy", &typed).like_a_browser().send().expect(400);
-    well_made(&answer);
+    assert_well_formed(&answer);
     let page = answer.text();
     for field in ["vmMemory", "vmPartition", "expiryTime"] {
-        assert!(page.contains(&format!("id=\"{field}-fault\"")), "no fault beside {field}: {page}");
+        assert!(page.contains(&format!("id=\"{field}-fault\"")), "no error about {field}: {page}");
     }
     for field in ["vmImage", "physicalHost", "vmHostname", "vmName"] {
-        assert!(!page.contains(&format!("id=\"{field}-fault\"")), "a fault beside {field}: {page}");
+        assert!(!page.contains(&format!("id=\"{field}-fault\"")), "an error about {field}: {page}");
     }
     let field = |name: &str| {
         page.split(&format!("name=\"{name}\""))
@@ -266,7 +217,7 @@ fn a_refused_form_comes_back_filled_in() {
         "{page}"
     );
     assert!(page.contains("value=\"debian-12\" required checked"), "{page}");
-    // And to a script each fault under its field's name.
+    // A script gets each fault by field name.
     let fields = [&typed[..7], &[("format", "json")]].concat();
     let json = portal.post("alice", "deploy", &fields).send().expect(400).json();
     let faults = json["error"]["fields"].as_object().expect("faults").keys().cloned().collect::<Vec<_>>();
@@ -278,7 +229,7 @@ fn a_refused_form_comes_back_filled_in() {
 }
 
 #[test]
-fn pages_are_complete_without_anything_from_elsewhere() {
+fn pages_load_nothing_from_other_sites() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
     for page in [
@@ -305,7 +256,7 @@ fn pages_are_complete_without_anything_from_elsewhere() {
             }
         }
     }
-    // The licence's offer is there, and not only promised.
+    // The source code that the licence offers is really there.
     let head = portal.ask("HEAD", "/resources/vgrid-source.tar.gz").send().expect(200);
     assert!(head.header("content-length").and_then(|l| l.parse::<u64>().ok()).is_some_and(|l| l > 10_000));
     let listing = portal.ask("GET", "/resources/").send();
@@ -316,7 +267,7 @@ fn pages_are_complete_without_anything_from_elsewhere() {
 fn long_lists_come_in_pages() {
     let portal = Setup { hosts: vec![("localhost", 500)], names: 250, ..Setup::default() }.start();
     portal.get("alice", "deploy").send().expect(200);
-    enter_machines(&portal.path("var/registry.sqlite"), "alice", |_| "localhost".to_owned(), 230);
+    enter_machines(&portal.registry_file(), "alice", |_| "localhost".to_owned(), 230);
     let mut seen = std::collections::BTreeSet::new();
     for page in 1..=3 {
         let json = portal.get("alice", &format!("list?page={page}&format=json")).send().expect(200).json();
@@ -327,7 +278,7 @@ fn long_lists_come_in_pages() {
         for machine in json["machines"].as_array().expect("machines") {
             assert!(seen.insert(machine["id"].to_string()), "on two pages: {machine}");
         }
-        well_made(
+        assert_well_formed(
             &portal
                 .get("alice", &format!("list?page={page}"))
                 .send()
@@ -367,17 +318,17 @@ fn the_answer_to_an_order_is_the_machine() {
     }
     assert_eq!((machine["memory_mib"].as_u64(), machine["disk_gib"].as_u64()), (Some(256), Some(3)));
     let order = portal.nodes.orders("deploy").pop().expect("an order");
-    assert_eq!(order.at.to_string(), "127.0.0.2", "which node was told");
+    assert_eq!(order.at.to_string(), "127.0.0.2", "the node that got the order");
     assert!(order.signed);
-    let told = order.json();
-    assert_eq!((told["id"].as_str(), told["virtual_host"].as_str()), (machine["id"].as_str(), Some("vm4")));
-    assert_eq!((told["memory"].as_u64(), told["disk"].as_u64()), (Some(256), Some(3)));
-    // What the node said of itself on that occasion is on the page.
+    let order = order.json();
+    assert_eq!((order["id"].as_str(), order["virtual_host"].as_str()), (machine["id"].as_str(), Some("vm4")));
+    assert_eq!((order["memory"].as_u64(), order["disk"].as_u64()), (Some(256), Some(3)));
+    // The page shows what the node said about itself in its answer.
     let hosts = portal.list("alice")["hosts"].clone();
     let host = hosts.as_array().and_then(|h| h.iter().find(|h| h["name"] == "127.0.0.2")).expect("the host");
     assert_eq!(host["memory_free"], facts().memory_free.to_string().as_str());
     assert_eq!(host["differs"], true, "the scripted node has another common.cfg");
-    // A script may have its answer as text, and the list's line is the same.
+    // A script may ask for text, which has the same line as the list.
     let line = portal
         .post("alice", "deploy", &[&all[..3], &[("format", "text")]].concat())
         .send()
@@ -408,11 +359,11 @@ fn vgrid_chooses_the_emptiest_host_and_the_first_free_name() {
         ("127.0.0.2", "vm5"),
     ];
     assert_eq!(chosen.iter().map(|(h, n)| (h.as_str(), n.as_str())).collect::<Vec<_>>(), expected);
-    let fields = [("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1")];
-    portal.post("alice", "deploy", &fields).send().expect(409);
+
+    portal.post("alice", "deploy", &DEPLOY).send().expect(409);
     // Full, and switched off.
     for (host, status) in [("127.0.0.2", 409), ("127.0.0.1", 400)] {
-        let to_host = [&fields[..], &[("physicalHost", host), ("format", "json")]].concat();
+        let to_host = [&DEPLOY_JSON[..], &[("physicalHost", host)]].concat();
         portal.post("alice", "deploy", &to_host).send().expect(status);
     }
 }

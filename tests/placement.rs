@@ -1,4 +1,5 @@
-//! Which host a machine gets when its owner leaves that to vGrid: not the emptiest, if that is down, failing or too small.
+//! Which host a machine gets if its owner leaves that to vGrid: not the emptiest, if that is down,
+//! failing or too small.
 
 use serde_json::Value;
 use vgrid::model::fault::Fault;
@@ -7,9 +8,9 @@ use vgrid::model::stage::{Order, Stage};
 use vgrid::model::wire::{ImageFile, News, NodeInfo, Report};
 
 use crate::support::node::{Conduct, address, nothing};
-use crate::support::portal::{Portal, Setup};
+use crate::support::portal::{DEPLOY_JSON, Portal, Setup};
 
-/// The emptiest by far, and one that is nearly full.
+/// A portal with one almost empty host and one that is nearly full.
 fn portal() -> Portal {
     let hosts = vec![("127.0.0.2", 40), ("localhost", 2)];
     let portal = Setup { hosts, clock: true, names: 30, ..Setup::default() }.start();
@@ -19,13 +20,13 @@ fn portal() -> Portal {
 
 const EMPTIEST: &str = "127.0.0.2";
 
+/// Orders a machine of bob's: status and answer.
 fn deploy(portal: &Portal, more: &[(&str, &str)]) -> (u16, Value) {
-    let fields = [("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1"), ("format", "json")];
-    let answer = portal.post("bob", "deploy", &[&fields[..], more].concat()).send();
+    let answer = portal.post("bob", "deploy", &[&DEPLOY_JSON[..], more].concat()).send();
     (answer.status, answer.json())
 }
 
-/// Where a machine went whose owner left that to vGrid.
+/// Orders a machine. Returns the host that vGrid chose.
 #[track_caller]
 fn host_of_the_next(portal: &Portal) -> String {
     let (status, json) = deploy(portal, &[]);
@@ -33,12 +34,8 @@ fn host_of_the_next(portal: &Portal) -> String {
     json["machine"]["physical_host"].as_str().expect("a host").to_owned()
 }
 
-fn history(portal: &Portal, id: &str) -> String {
-    portal.show("bob", id)["history"].to_string()
-}
-
 #[test]
-fn a_deploy_that_fails_for_its_host_s_sake_is_tried_on_the_next_once() {
+fn a_deploy_refused_by_its_host_is_retried_once_on_another() {
     for fault in [
         Fault::PrivilegeRefused,
         Fault::NotEnoughMemory { needed: Amount::from_mib(9), free: Amount::from_mib(1) },
@@ -49,27 +46,27 @@ fn a_deploy_that_fails_for_its_host_s_sake_is_tried_on_the_next_once() {
         let (status, json) = deploy(&portal, &[]);
         assert_eq!((status, json["machine"]["physical_host"].as_str()), (202, Some("localhost")), "{json}");
         let id = json["machine"]["id"].as_str().expect("an id");
-        let told = history(&portal, id);
+        let history = portal.history("bob", id);
         assert!(
-            told.contains("moved to another host") && told.contains("It is tried on localhost instead"),
-            "{told}"
+            history.contains("moved to another host") && history.contains("It is tried on localhost instead"),
+            "{history}"
         );
         portal
             .get("bob", &format!("show?id={id}"))
             .send()
             .expect(200)
             .says("It is tried on localhost instead");
-        // One machine, on one host; the other has been asked once.
+        // One machine on one host; the other was asked once.
         assert_eq!(portal.nodes.orders("deploy").iter().filter(|order| order.json()["id"] == id).count(), 2);
         portal.report(id, Order::Deploy, 9, News::Done).expect(200);
-        assert_eq!(portal.show("bob", id)["machine"]["state"], "deployed");
+        assert_eq!(portal.state("bob", id), "deployed");
     }
-    // Who has chosen the host gets that, and its reason.
+    // An owner who chose the host gets its refusal.
     let portal = portal();
     portal.nodes.conduct_at(address(2), Conduct::RefuseTo("deploy", Fault::PrivilegeRefused));
     let (status, json) = deploy(&portal, &[("physicalHost", EMPTIEST)]);
     assert_eq!((status, json["machine"]["physical_host"].as_str()), (502, Some(EMPTIEST)), "{json}");
-    // Both refuse: it fails on the second.
+    // If both refuse, it fails on the second.
     portal.nodes.conduct(Conduct::Refuse(Fault::PrivilegeRefused));
     let before = portal.nodes.orders("deploy").len();
     let (status, json) = deploy(&portal, &[]);
@@ -78,7 +75,7 @@ fn a_deploy_that_fails_for_its_host_s_sake_is_tried_on_the_next_once() {
 }
 
 #[test]
-fn a_host_that_may_have_taken_it_is_not_followed_by_another() {
+fn no_other_host_is_tried_if_the_first_may_have_accepted() {
     for conduct in [Conduct::Hang, Conduct::Close, Conduct::Page("It works!".to_owned())] {
         let portal = portal();
         portal.nodes.conduct_at(address(2), conduct.clone());
@@ -88,7 +85,7 @@ fn a_host_that_may_have_taken_it_is_not_followed_by_another() {
             (502, Some(EMPTIEST)),
             "{conduct:?}: {json}"
         );
-        // The next machine goes elsewhere, and after a while it is tried again.
+        // The next machine goes elsewhere; after a while the host is tried again.
         portal.nodes.conduct_at(address(2), Conduct::Accept);
         assert_eq!(host_of_the_next(&portal), "localhost", "{conduct:?}");
         portal.pass(61);
@@ -97,10 +94,10 @@ fn a_host_that_may_have_taken_it_is_not_followed_by_another() {
 }
 
 #[test]
-fn a_host_that_fails_later_is_left_alone_for_longer_each_time_until_it_works() {
+fn a_failing_host_is_avoided_for_longer_each_time() {
     let portal = portal();
     let fault = Fault::ToolstackMissing { detail: "xl is not there".to_owned() };
-    // Reports come from the first address alone, so this one fails by what it answers.
+    // Only the first address can report, so this host fails by its answer.
     let fails = |portal: &Portal| {
         portal.nodes.conduct_at(address(2), Conduct::RefuseTo("deploy", fault.clone()));
         let (_, json) = deploy(portal, &[("physicalHost", EMPTIEST)]);
@@ -117,7 +114,7 @@ fn a_host_that_fails_later_is_left_alone_for_longer_each_time_until_it_works() {
 }
 
 #[test]
-fn a_silent_host_and_one_without_room_or_image_are_passed_over() {
+fn hosts_that_are_silent_full_or_lack_the_image_are_skipped() {
     let image = |tag: &str| ImageFile { tag: tag.parse().expect("a tag"), bytes: Some(5) };
     let with_tiny = || NodeInfo { images: vec![image("tiny")], ..nothing() };
     let silent = portal();
@@ -143,7 +140,8 @@ fn a_silent_host_and_one_without_room_or_image_are_passed_over() {
         portal.nodes.has(address(1), with_tiny());
         portal.upkeep(&[]);
         assert_eq!(host_of_the_next(&portal), "localhost", "{why:?}");
-        // Nobody else is left. One that may have the image by now is tried; of one without room it is said.
+        // No other host is left. One that may have the image by now is tried; one without room is
+        // named in the refusal.
         let (status, json) = deploy(&portal, &[]);
         assert_eq!(status, if why.is_some() { 409 } else { 202 }, "{json}");
         assert!(why.is_none_or(|why| json.to_string().contains(why)), "{why:?}: {json}");
@@ -151,7 +149,7 @@ fn a_silent_host_and_one_without_room_or_image_are_passed_over() {
 }
 
 #[test]
-fn administrators_hear_of_each_reason_once() {
+fn administrators_are_mailed_each_reason_once() {
     let mail =
         "[Mail]\ntransport = \"sendmail\"\nsendmail = \"/bin/false\"\nsender = \"vgrid@example.org\"\n";
     let hosts = vec![("127.0.0.2", 40)];
@@ -165,7 +163,7 @@ fn administrators_hear_of_each_reason_once() {
         page["mail"].as_array().expect("mail that waits").len()
     };
     assert_eq!(mails(), 1);
-    // Another reason is another mail; one for all whose image is missing.
+    // Another reason is another mail; all missing images are one reason.
     let missing = Fault::ImageMissing { tag: "tiny".parse().expect("a tag") };
     portal.nodes.conduct(Conduct::Refuse(missing));
     for _ in 0..5 {
@@ -174,13 +172,13 @@ fn administrators_hear_of_each_reason_once() {
     assert_eq!(mails(), 2);
 }
 
-/// The emptiest is the one that reports come from.
+/// A portal whose emptiest host is the one that the tests report from.
 fn reporting() -> Portal {
     Setup { hosts: vec![("localhost", 40), ("127.0.0.2", 9)], clock: true, names: 30, ..Setup::default() }
         .start()
 }
 
-/// A machine that vGrid placed on the emptiest.
+/// A machine that vGrid placed on the emptiest host.
 fn placed(portal: &Portal) -> String {
     let (status, json) = deploy(portal, &[]);
     let host = &json["machine"]["physical_host"];
@@ -196,20 +194,20 @@ fn progress(stage: Stage) -> News {
     News::Progress { stage, percent: None, place: None }
 }
 
-/// Where a machine is, its state, and how many hosts have been told to make it.
+/// A machine's host and state, and how many deploys were ordered for it.
 fn whereabouts(portal: &Portal, id: &str) -> (String, String, usize) {
     let machine = portal.show("bob", id)["machine"].clone();
-    let text = |field: &str| machine[field].as_str().expect("a word").to_owned();
-    let told = portal.nodes.orders("deploy").iter().filter(|order| order.json()["id"] == id).count();
-    (text("physical_host"), text("state"), told)
+    let text = |field: &str| machine[field].as_str().expect("a text").to_owned();
+    let orders = portal.nodes.orders("deploy").iter().filter(|order| order.json()["id"] == id).count();
+    (text("physical_host"), text("state"), orders)
 }
 
-fn at(host: &str, state: &str, told: usize) -> (String, String, usize) {
-    (host.to_owned(), state.to_owned(), told)
+fn at(host: &str, state: &str, orders: usize) -> (String, String, usize) {
+    (host.to_owned(), state.to_owned(), orders)
 }
 
 #[test]
-fn a_deploy_that_was_accepted_and_fails_later_is_tried_on_the_next_host_once() {
+fn an_accepted_deploy_that_fails_is_retried_once_on_another_host() {
     let portal = reporting();
     let id = placed(&portal);
     let first = portal.nodes.orders("deploy")[0].json();
@@ -217,10 +215,11 @@ fn a_deploy_that_was_accepted_and_fails_later_is_tried_on_the_next_host_once() {
     let verdict = portal.report(&id, Order::Deploy, 2, News::Failed { fault: internal() }).expect(200).json();
     assert_eq!(verdict["verdict"], "continue");
     assert_eq!(whereabouts(&portal, &id), at("127.0.0.2", "deploying", 2));
-    assert!(history(&portal, &id).contains("It is tried on 127.0.0.2 instead"));
+    assert!(portal.history("bob", &id).contains("It is tried on 127.0.0.2 instead"));
     let page = portal.get("bob", &format!("show?id={id}")).send().expect(200);
     page.says("The first host could not deploy it").says("127.0.0.2");
-    // The first host never saw that answer, and says so again: nothing happens, and it is content.
+    // The first host missed that answer and repeats its report: nothing changes, and it is
+    // satisfied.
     let again = Report {
         id: id.parse().expect("an id"),
         order: Order::Deploy,
@@ -237,18 +236,18 @@ fn a_deploy_that_was_accepted_and_fails_later_is_tried_on_the_next_host_once() {
 }
 
 #[test]
-fn a_deploy_that_fails_on_both_hosts_has_failed() {
+fn a_deploy_that_fails_on_two_hosts_has_failed() {
     let portal = reporting();
     let id = placed(&portal);
     portal.nodes.conduct_at(address(2), Conduct::RefuseTo("deploy", Fault::PrivilegeRefused));
     portal.report(&id, Order::Deploy, 1, News::Failed { fault: internal() }).expect(200);
     assert_eq!(whereabouts(&portal, &id), at("127.0.0.2", "failed", 2));
-    let told = history(&portal, &id);
-    assert!(told.contains("moved to another host") && told.contains("sudo refused"), "{told}");
+    let history = portal.history("bob", &id);
+    assert!(history.contains("moved to another host") && history.contains("sudo refused"), "{history}");
 }
 
 #[test]
-fn what_another_host_would_not_mend_stays_where_it_is() {
+fn a_failure_that_another_host_would_share_is_final() {
     let folder = "rootfs".to_owned();
     let image = Fault::ImageNested { tag: "tiny".parse().expect("a tag"), folder };
     let start = Fault::StartFailed { detail: "no".to_owned() };
@@ -259,7 +258,7 @@ fn what_another_host_would_not_mend_stays_where_it_is() {
         portal.report(&id, Order::Deploy, 2, News::Failed { fault: fault.clone() }).expect(200);
         assert_eq!(whereabouts(&portal, &id), at("localhost", "failed", 1), "{stage} {fault}");
     }
-    // Nor is what its owner placed.
+    // Nor does a machine whose host the owner chose.
     let portal = reporting();
     let (_, json) = deploy(&portal, &[("physicalHost", "localhost")]);
     let id = json["machine"]["id"].as_str().expect("an id");
@@ -268,7 +267,7 @@ fn what_another_host_would_not_mend_stays_where_it_is() {
 }
 
 #[test]
-fn a_host_that_forgot_a_deploy_is_followed_by_another() {
+fn a_forgotten_deploy_is_retried_on_another_host() {
     let portal = reporting();
     let id = placed(&portal);
     portal.nodes.has(address(1), nothing());

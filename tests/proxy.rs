@@ -1,7 +1,5 @@
-//! The portal behind a reverse proxy, as INSTALL.md has it: a second, real Apache that ends TLS and asks the portal's
-//! for its pages.
-
-use std::fs;
+//! The portal behind a reverse proxy, set up as in INSTALL.md: a second, real Apache that
+//! terminates TLS and forwards to the portal's.
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -9,24 +7,25 @@ use ureq::http::Response;
 use vgrid::model::stage::Order;
 use vgrid::model::wire::{News, Report};
 
-use crate::sign_in::Authority;
 use crate::support::apache::{Apache, Kind};
 use crate::support::http::{Ask, basic, encoded};
 use crate::support::node::facts;
-use crate::support::portal::{Portal, STATUS, Setup, of_the_last_order, password};
+use crate::support::page::hidden_field;
+use crate::support::portal::{DEPLOY, DEPLOY_JSON, Portal, STATUS, Setup, last_order_number, password};
 use crate::support::stage::public_folder;
+use crate::support::tls::{self, Authority, LOCALHOST};
 
 const MODULES: &str = "/usr/lib/apache2/modules";
 
-/// What INSTALL.md has the portal's Apache do: who came to the proxy is the client.
-fn believes_the_proxy() -> String {
+/// The part of INSTALL.md that makes the portal's Apache take the client address from the proxy.
+fn trust_the_proxy() -> String {
     format!(
         "LoadModule remoteip_module {MODULES}/mod_remoteip.so\nRemoteIPHeader X-Forwarded-For\n\
          RemoteIPInternalProxy 127.0.0.1\n"
     )
 }
 
-/// A proxy with TLS and without, in front of a portal.
+/// A proxy in front of a portal, with TLS and without.
 struct Proxy {
     apache: Apache,
     dir: TempDir,
@@ -37,12 +36,7 @@ impl Proxy {
         let dir = public_folder();
         let authority = Authority { dir: dir.path() };
         authority.found("ca");
-        authority.sign(
-            "ca",
-            "server",
-            "/CN=localhost",
-            "subjectAltName=DNS:localhost\nextendedKeyUsage=serverAuth\n",
-        );
+        authority.sign("ca", "server", "/CN=localhost", LOCALHOST);
         let at = |name: &str| dir.path().join(name).display().to_string();
         let behind = portal.apache.address;
         let apache = Apache::start(dir.path(), Kind::Event, true, |_, tls_port| {
@@ -61,24 +55,14 @@ impl Proxy {
         Self { apache, dir }
     }
 
-    /// Where people open the portal.
+    /// The public address of the portal.
     fn public(&self) -> String {
         format!("https://localhost:{}", self.apache.tls.expect("a port with TLS").port())
     }
 
-    /// A browser's request by TLS: a GET, or a POST of these fields. Redirects are not followed.
+    /// A request by a browser over TLS: a GET, or a POST of these fields.
     fn browse(&self, path: &str, fields: Option<&[(&str, &str)]>) -> (Response<ureq::Body>, String) {
-        use ureq::tls::{Certificate, RootCerts, TlsConfig};
-        let ca = fs::read(self.dir.path().join("ca.pem")).expect("a PEM file");
-        let root = Certificate::from_pem(&ca).expect("a certificate");
-        let agent = ureq::Agent::config_builder()
-            .tls_config(TlsConfig::builder().root_certs(RootCerts::new_with_certs(&[root])).build())
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .proxy(None)
-            .timeout_global(Some(std::time::Duration::from_secs(30)))
-            .build()
-            .new_agent();
+        let agent = tls::client(self.dir.path(), None);
         let url = format!("{}{path}", self.public());
         let signed_in = basic(b"alice", &password("alice"));
         let answer = match fields {
@@ -106,9 +90,7 @@ fn location(answer: &Response<ureq::Body>) -> String {
     to.to_str().expect("text").to_owned()
 }
 
-const SMALL: [(&str, &str); 3] = [("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1")];
-
-/// Opens the portal, fills in the form and follows where it leads.
+/// Opens the portal, submits the form and follows the redirect.
 fn deploys(proxy: &Proxy) {
     for front in ["/", "/vgrid", "/vgrid/"] {
         let (answer, page) = proxy.browse(front, None);
@@ -117,16 +99,12 @@ fn deploys(proxy: &Proxy) {
         assert_eq!(
             to.strip_prefix(&proxy.public()).unwrap_or(&to),
             "/cgi-bin/user/list",
-            "{front} leads astray"
+            "{front} leads to the wrong page"
         );
     }
     let (_, form) = proxy.browse("/cgi-bin/user/deploy", None);
-    let hidden = |name: &str| {
-        let rest = form.split(&format!("name=\"{name}\" value=\"")).nth(1).expect("a hidden field");
-        rest.split('"').next().expect("its end").to_owned()
-    };
-    let (token, machine) = (hidden("token"), hidden("machine"));
-    let fields = [&SMALL[..], &[("token", token.as_str()), ("machine", machine.as_str())]].concat();
+    let (token, machine) = (hidden_field(&form, "token"), hidden_field(&form, "machine"));
+    let fields = [&DEPLOY[..], &[("token", token.as_str()), ("machine", machine.as_str())]].concat();
     let (answer, page) = proxy.browse("/cgi-bin/user/deploy", Some(&fields));
     assert_eq!(answer.status(), 303, "{page}");
     let to = location(&answer);
@@ -138,12 +116,12 @@ fn deploys(proxy: &Proxy) {
 }
 
 #[test]
-fn all_of_the_portal_works_behind_a_proxy_that_ends_tls() {
-    // The proxy hands the browser's Host on.
+fn the_whole_portal_works_behind_a_proxy_that_terminates_tls() {
+    // The proxy passes on the browser's Host header.
     let portal = Portal::start();
     deploys(&Proxy::start(&portal, "ProxyPreserveHost On"));
     drop(portal);
-    // It asks for its own name of the portal, and the portal knows what it is called outside.
+    // The proxy uses its own name for the portal, and the portal is configured with its public URL.
     let portal = Portal::start();
     let proxy = Proxy::start(&portal, "ProxyPreserveHost Off");
     let public = proxy.public();
@@ -155,8 +133,8 @@ fn all_of_the_portal_works_behind_a_proxy_that_ends_tls() {
 }
 
 #[test]
-fn the_client_s_address_is_what_the_proxy_saw_and_nobody_forges_it() {
-    let portal = Setup { more_apache: believes_the_proxy(), ..Setup::default() }.start();
+fn the_client_s_address_is_what_the_proxy_saw_and_cannot_be_forged() {
+    let portal = Setup { more_apache: trust_the_proxy(), ..Setup::default() }.start();
     let proxy = Proxy::start(&portal, "");
     let forged = |ask: Ask| {
         ["X-Forwarded-For", "X-Real-Ip", "Forwarded", "Client-Ip", "X-Client-Ip"]
@@ -166,7 +144,7 @@ fn the_client_s_address_is_what_the_proxy_saw_and_nobody_forges_it() {
             .header("X-Forwarded-Proto", "https")
             .header("X-Forwarded-User", "admin")
     };
-    let deploy = || portal.post("alice", "deploy", &[&SMALL[..], &[("format", "json")]].concat());
+    let deploy = || portal.post("alice", "deploy", &DEPLOY_JSON);
     let from = |ask: Ask| {
         let answer = ask.send().expect(202).json();
         let id = answer["machine"]["id"].as_str().expect("an id").to_owned();
@@ -175,17 +153,17 @@ fn the_client_s_address_is_what_the_proxy_saw_and_nobody_forges_it() {
     let at_the_proxy = || deploy().to(proxy.apache.address).sent_from([127, 0, 0, 5]);
     assert_eq!(from(at_the_proxy()), "127.0.0.5");
     assert_eq!(from(forged(at_the_proxy())), "127.0.0.5");
-    // Who comes past the proxy is not believed either.
+    // A client that bypasses the proxy is not believed either.
     assert_eq!(from(forged(deploy().sent_from([127, 0, 0, 6]))), "127.0.0.6");
-    // Nor does a header make a page of the portal's of another's.
-    let form = portal.post("alice", "deploy", &SMALL).header("Origin", "http://evil.example");
+    // Nor does a header make a page of another site pass for the portal's.
+    let form = portal.post("alice", "deploy", &DEPLOY).header("Origin", "http://evil.example");
     forged(form).to(proxy.apache.address).send().expect(403).says("another site");
     drop(proxy);
 
-    // Without mod_remoteip nobody's word counts: all come from the proxy.
+    // Without mod_remoteip no header counts: all requests come from the proxy.
     let portal = Portal::start();
     let proxy = Proxy::start(&portal, "");
-    let ask = portal.post("alice", "deploy", &[&SMALL[..], &[("format", "json")]].concat());
+    let ask = portal.post("alice", "deploy", &DEPLOY_JSON);
     let answer = forged(ask.to(proxy.apache.address).sent_from([127, 0, 0, 5])).send().expect(202).json();
     assert_eq!(answer["machine"]["state"], "deploying");
     let id = answer["machine"]["id"].as_str().expect("an id");
@@ -195,15 +173,14 @@ fn the_client_s_address_is_what_the_proxy_saw_and_nobody_forges_it() {
 #[test]
 fn a_host_reports_through_the_proxy_under_its_own_address_only() {
     let hosts = vec![("127.0.0.2", 4)];
-    let portal =
-        Setup { more_apache: believes_the_proxy(), hosts: hosts.clone(), ..Setup::default() }.start();
+    let portal = Setup { more_apache: trust_the_proxy(), hosts: hosts.clone(), ..Setup::default() }.start();
     let proxy = Proxy::start(&portal, "");
     let report = |portal: &Portal, id: &str, sequence: u32, news: News| {
         let id = id.parse().expect("an id");
         let report = Report {
             id,
             order: Order::Deploy,
-            number: of_the_last_order(),
+            number: last_order_number(),
             sequence,
             news,
             host: Some(facts()),
@@ -215,12 +192,12 @@ fn a_host_reports_through_the_proxy_under_its_own_address_only() {
         |portal: &Portal, sequence| report(portal, &id, sequence, News::Done).to(proxy.apache.address);
     let other = at_the_proxy(&portal, 1).sent_from([127, 0, 0, 3]).header("X-Forwarded-For", "127.0.0.2");
     other.send().expect(403);
-    assert_eq!(portal.show("alice", &id)["machine"]["state"], "deploying");
+    assert_eq!(portal.state("alice", &id), "deploying");
     at_the_proxy(&portal, 2).sent_from([127, 0, 0, 2]).send().expect(200);
-    assert_eq!(portal.show("alice", &id)["machine"]["state"], "deployed");
+    assert_eq!(portal.state("alice", &id), "deployed");
     drop(proxy);
 
-    // Without mod_remoteip the report has the proxy's address, and is refused.
+    // Without mod_remoteip the report comes from the proxy's address, and is refused.
     let portal = Setup { hosts, ..Setup::default() }.start();
     let proxy = Proxy::start(&portal, "");
     let id = portal.deploy("alice", &[]);

@@ -1,5 +1,6 @@
-//! A message between server and nodes counts once, on the host that it is for, and on behalf of the registry that the
-//! host obeys. Real node programs under Apache; what the orders do is tested on the emulated host.
+//! A message between server and nodes counts once, on the host it is for, and on behalf of the
+//! registry that the host obeys. Real node programs under Apache; what the orders do is tested on
+//! the emulated host.
 
 use std::fs;
 
@@ -7,39 +8,38 @@ use serde_json::{Value, json};
 use vgrid::model::names::RegistryId;
 use vgrid::model::sign::{Key, REGISTRY_HEADER, Recipient, SIGNATURE_HEADER, SignedAnswer};
 
+use crate::support::at_once;
 use crate::support::http::{Answer, Ask};
 use crate::support::portal::{Portal, STATUS};
 use crate::support::signed::{Seal, recipient};
 
-/// Everything that takes orders, with a body that is none: whoever gets 400 was listened to.
+/// Everything that takes orders. The tests send a body that is not an order, so a 400 means that
+/// the message was accepted.
 const ORDERS: [&str; 8] = ["deploy", "terminate", "stop", "start", "reboot", "save", "image", "discard"];
 
 fn path(program: &str) -> String {
     format!("/cgi-bin/node/{program}")
 }
 
-fn no_order(portal: &Portal, seal: &Seal<'_>, program: &str) -> Ask {
+/// A signed message whose body is not an order.
+fn message_to(portal: &Portal, seal: &Seal<'_>, program: &str) -> Ask {
     portal.sealed(seal, &path(program), json!({"no": "order"}).to_string().into_bytes())
 }
 
 #[test]
-fn a_message_that_comes_again_is_refused() {
+fn a_replayed_message_is_refused() {
     let portal = Portal::start();
     for program in ORDERS {
-        let message = no_order(&portal, &portal.seal(&portal.key), program);
+        let message = message_to(&portal, &portal.seal(&portal.key), program);
         message.clone().send().expect(400);
         for _ in 0..2 {
             message.clone().send().expect(409).says("came before");
         }
-        // The same order anew is another message.
-        no_order(&portal, &portal.seal(&portal.key), program).send().expect(400);
+        // The same order signed again is another message.
+        message_to(&portal, &portal.seal(&portal.key), program).send().expect(400);
     }
-    // A question may come again: it changes nothing.
-    let seal = portal.seal(&portal.key);
-    let question = seal
-        .headers("GET", &path("info"), b"")
-        .into_iter()
-        .fold(portal.ask("GET", &path("info")), |ask, (name, value)| ask.header(name, value));
+    // A question may be repeated: it changes nothing.
+    let question = portal.signed_get(&path("info"), &portal.key);
     let first = question.clone().send().status;
     assert_eq!(question.send().status, first);
     assert_ne!(first, 409);
@@ -47,13 +47,10 @@ fn a_message_that_comes_again_is_refused() {
 }
 
 #[test]
-fn of_many_that_come_at_once_one_counts() {
+fn of_concurrent_copies_of_a_message_one_is_accepted() {
     let portal = Portal::start();
-    let message = no_order(&portal, &portal.seal(&portal.key), "reboot");
-    let statuses: Vec<u16> = std::thread::scope(|scope| {
-        let sent: Vec<_> = (0..12).map(|_| scope.spawn(|| message.clone().send().status)).collect();
-        sent.into_iter().map(|thread| thread.join().expect("an answer")).collect()
-    });
+    let message = message_to(&portal, &portal.seal(&portal.key), "reboot");
+    let statuses = at_once(12, |_| message.send().status);
     assert_eq!(statuses.iter().filter(|status| **status == 400).count(), 1, "{statuses:?}");
     assert_eq!(statuses.iter().filter(|status| **status == 409).count(), 11, "{statuses:?}");
 }
@@ -65,11 +62,11 @@ fn a_message_for_another_host_is_refused() {
         let usual = portal.seal(&portal.key);
         for other in ["node7", "node7.example.org"] {
             let seal = Seal { to: Some(Recipient::Node(other.parse().expect("a host"))), ..usual.clone() };
-            no_order(&portal, &seal, program).send().expect(403).says(&format!("is for node {other}"));
+            message_to(&portal, &seal, program).send().expect(403).says(&format!("is for node {other}"));
         }
         let seal = Seal { to: Some(Recipient::Server), ..usual.clone() };
-        no_order(&portal, &seal, program).send().expect(403).says("is for server");
-        no_order(&portal, &usual, program).send().expect(400);
+        message_to(&portal, &seal, program).send().expect(403).says("is for server");
+        message_to(&portal, &usual, program).send().expect(400);
     }
     let seal = Seal { to: Some(recipient(&path("info"))), ..portal.seal(&portal.key) };
     portal.sealed(&seal, STATUS, b"{}".to_vec()).send().expect(403).says("this is the server");
@@ -80,41 +77,41 @@ fn a_node_obeys_the_first_registry_that_it_meets_and_no_other() {
     let portal = Portal::start();
     let file = portal.path("var/node/registry");
     let usual = portal.seal(&portal.key);
-    no_order(&portal, &Seal { registry: None, ..usual.clone() }, "stop")
+    message_to(&portal, &Seal { registry: None, ..usual.clone() }, "stop")
         .send()
         .expect(403)
         .says("no registry");
-    // Who does not know the key leaves no mark.
-    let stranger = Key::new(&"k".repeat(64)).expect("a key");
-    no_order(&portal, &Seal { key: &stranger, ..usual.clone() }, "stop").send().expect(403);
+    // A message with another key leaves no mark.
+    let other_key = Key::new(&"k".repeat(64)).expect("a key");
+    message_to(&portal, &Seal { key: &other_key, ..usual.clone() }, "stop").send().expect(403);
     assert!(!file.exists());
 
-    no_order(&portal, &usual, "stop").send().expect(400);
+    message_to(&portal, &usual, "stop").send().expect(400);
     let known = || fs::read_to_string(&file).expect("the registry that it obeys");
     assert_eq!(known().trim(), portal.registry.to_string());
     let other = RegistryId::generate();
     for program in ORDERS {
         let seal = Seal { registry: Some(other), ..portal.seal(&portal.key) };
-        let refused = no_order(&portal, &seal, program).send().expect(403);
-        // What is wrong, and both remedies.
+        let refused = message_to(&portal, &seal, program).send().expect(403);
+        // The error names both registries and both remedies.
         for words in [&portal.registry.to_string(), &other.to_string(), "vgrid-registry restore", "remove /"]
         {
             assert!(refused.text().contains(words), "{words}: {refused}");
         }
     }
     assert_eq!(known().trim(), portal.registry.to_string());
-    // What can't be read is not taken for nothing.
+    // An unreadable file does not count as none.
     fs::write(&file, "half").expect("the file");
-    no_order(&portal, &usual, "stop").send().expect(500);
+    message_to(&portal, &usual, "stop").send().expect(500);
     assert_eq!(known(), "half");
     fs::remove_file(&file).expect("the file");
-    no_order(&portal, &Seal { registry: Some(other), ..usual }, "stop").send().expect(400);
+    message_to(&portal, &Seal { registry: Some(other), ..usual }, "stop").send().expect(400);
     assert_eq!(known().trim(), other.to_string());
     portal.assert_no_panic();
 }
 
-/// Whether an answer is signed as the one to this request.
-fn is_sealed(answer: &Answer, key: &Key, request: &str) -> bool {
+/// Whether an answer is signed as the answer to this request.
+fn is_signed_for(answer: &Answer, key: &Key, request: &str) -> bool {
     let registry = answer.header(&REGISTRY_HEADER.to_lowercase()).map(|id| id.parse().expect("an identity"));
     let signature = answer.header(&SIGNATURE_HEADER.to_lowercase()).unwrap_or_default();
     SignedAnswer { request, status: answer.status, registry, body: &answer.body }.is_signed_by(key, signature)
@@ -138,11 +135,14 @@ fn answers_are_signed_for_their_request_alone() {
                 ask.header(name, value.as_str())
             });
         let answer = ask.send().expect(status);
-        assert!(is_sealed(&answer, &portal.key, request), "{to}: {answer}");
-        assert!(!is_sealed(&answer, &portal.key, &"0".repeat(64)), "{to}: it fits any request");
+        assert!(is_signed_for(&answer, &portal.key, request), "{to}: {answer}");
+        assert!(
+            !is_signed_for(&answer, &portal.key, &"0".repeat(64)),
+            "{to}: it is signed for another request too"
+        );
     }
-    // Who is not known gets nothing that is signed.
-    let stranger = Key::new(&"k".repeat(64)).expect("a key");
-    let refused = portal.signed(STATUS, report.to_string().into_bytes(), &stranger).send().expect(403);
+    // Unauthenticated callers get no signature.
+    let other_key = Key::new(&"k".repeat(64)).expect("a key");
+    let refused = portal.signed(STATUS, report.to_string().into_bytes(), &other_key).send().expect(403);
     assert_eq!(refused.header(&SIGNATURE_HEADER.to_lowercase()), None);
 }

@@ -1,4 +1,4 @@
-//! What nodes report, and what becomes of it when it is late, repeated, forged or about nothing.
+//! Reports from nodes, including late, repeated, forged and meaningless ones.
 
 use serde_json::{Value, json};
 use vgrid::model::fault::Fault;
@@ -18,13 +18,21 @@ fn progress(stage: Stage, percent: u8) -> News {
     News::Progress { stage, percent: Percent::try_from(percent).ok(), place: None }
 }
 
+/// A report that a deploy is done.
+fn done(id: &str) -> Value {
+    json!({
+        "id": id, "order": "deploy", "number": u64::MAX >> 11, "sequence": 1, "news": {"event": "done"},
+        "host": null,
+    })
+}
+
 #[track_caller]
 fn verdict(answer: Answer) -> String {
     answer.expect(200).json()["verdict"].as_str().expect("a verdict").to_owned()
 }
 
 #[test]
-fn a_deploy_moves_its_page_stage_by_stage() {
+fn a_deploy_shows_each_of_its_stages() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
     let machine = |portal: &Portal| portal.show("alice", &id)["machine"].clone();
@@ -36,7 +44,7 @@ fn a_deploy_moves_its_page_stage_by_stage() {
         assert_eq!(shown["percent"], 40, "{shown}");
         let page = portal.get("alice", &format!("show?id={id}")).send().expect(200).text();
         assert!(page.contains("data-moving") && page.contains("value=\"40\""), "{page}");
-        assert!(page.contains("http-equiv=\"refresh\""), "it stands still without JavaScript: {page}");
+        assert!(page.contains("http-equiv=\"refresh\""), "no refresh without JavaScript: {page}");
         let line = portal.get("alice", "list?format=text").send().expect(200).text();
         assert!(line.contains(&format!("{stage}, 40 %")), "{line}");
     }
@@ -67,9 +75,8 @@ fn a_failed_deploy_says_why_and_can_be_removed() {
         shown["machine"]["reason"].as_str().is_some_and(|r| r.contains("damaged (unexpected end)")),
         "{shown}"
     );
-    // Nothing of it is left at the node, so nobody needs to be asked.
-    let answer =
-        portal.post("alice", "terminate", &[("id", &id), ("format", "json")]).send().expect(202).json();
+    // Nothing of it is left on the node, so the node is not asked.
+    let answer = portal.order("alice", Order::Terminate, &id).expect(202).json();
     assert_eq!(state_of(&answer), "notDeployed");
     assert!(portal.nodes.orders("terminate").is_empty());
 }
@@ -88,53 +95,52 @@ fn late_and_repeated_reports_change_nothing() {
     }
     let fault = Fault::Interrupted { stage: None };
     assert_eq!(verdict(portal.report(&id, Order::Deploy, 7, News::Failed { fault })), "continue");
-    assert_eq!(state_of(&portal.show("alice", &id)), "deployed");
-    let deployed = portal.show("alice", &id)["history"].to_string().matches("\"deployed\"").count();
+    assert_eq!(portal.state("alice", &id), "deployed");
+    let deployed = portal.history("alice", &id).matches("\"deployed\"").count();
     assert_eq!(deployed, 1, "in its history");
-    portal.post("alice", "terminate", &[("id", &id), ("format", "json")]).send().expect(202);
+    portal.order("alice", Order::Terminate, &id).expect(202);
     assert_eq!(verdict(portal.report(&id, Order::Deploy, 8, News::Done)), "continue");
-    assert_eq!(state_of(&portal.show("alice", &id)), "terminating");
+    assert_eq!(portal.state("alice", &id), "terminating");
     for _ in 0..2 {
         assert_eq!(verdict(portal.report(&id, Order::Terminate, 1, News::Done)), "continue");
-        assert_eq!(state_of(&portal.show("alice", &id)), "notDeployed");
+        assert_eq!(portal.state("alice", &id), "notDeployed");
     }
-    // Dead is dead: a node that says it lives is to remove it.
+    // A removed machine stays removed: a node that reports it as running must remove it.
     assert_eq!(verdict(portal.report(&id, Order::Deploy, 9, News::Done)), "abandon");
     assert_eq!(verdict(portal.report(&id, Order::Deploy, 9, progress(Stage::Start, 0))), "abandon");
-    // Its name is somebody else's by now, and stays so.
+    // Its name has been given to another machine, and stays there.
     let next = portal.deploy("bob", &[]);
     assert_eq!(verdict(portal.report(&id, Order::Terminate, 10, News::Done)), "continue");
-    assert_eq!(state_of(&portal.show("bob", &next)), "deploying");
+    assert_eq!(portal.state("bob", &next), "deploying");
 }
 
 #[test]
 fn a_report_before_the_answer_to_the_order_counts() {
     let portal = Portal::start();
-    let id = portal.deploy("alice", &[]);
-    portal.report(&id, Order::Deploy, 1, News::Done).expect(200);
-    portal.post("alice", "terminate", &[("id", &id), ("format", "json")]).send().expect(202);
+    let id = portal.deployed("alice");
+    portal.order("alice", Order::Terminate, &id).expect(202);
     let fault = Fault::RemovalFailed { detail: "xen-root-alice_vm1 is in use".to_owned() };
     portal.report(&id, Order::Terminate, 1, News::Failed { fault }).expect(200);
     let shown = portal.show("alice", &id);
     assert_eq!(state_of(&shown), "failed");
     assert!(shown["machine"]["reason"].as_str().is_some_and(|r| r.contains("is in use")), "{shown}");
-    // Its owner can order it again, but can't have a machine forgotten that has run.
+    // The owner can repeat the order, but cannot have a machine forgotten that has run.
     portal.post("alice", "terminate", &[("id", &id), ("force", "1"), ("format", "json")]).send().expect(403);
-    let again =
-        portal.post("alice", "terminate", &[("id", &id), ("format", "json")]).send().expect(202).json();
+    let again = portal.order("alice", Order::Terminate, &id).expect(202).json();
     assert_eq!(state_of(&again), "terminating");
     let forced = portal.post("admin", "terminate", &[("id", &id), ("force", "1"), ("format", "json")]).send();
     assert_eq!(state_of(&forced.expect(202).json()), "notDeployed");
 }
 
 #[test]
-fn a_machine_that_nobody_knows_is_kept() {
+fn an_unknown_machine_is_kept() {
     let portal = Portal::start();
     let unknown = VmId::generate().to_string();
     for news in [News::Done, progress(Stage::Unpack, 3)] {
         assert_eq!(verdict(portal.report(&unknown, Order::Deploy, 1, news)), "unknown");
     }
-    // An administrator had it removed as something unknown: its host is heard, and need not tell it again.
+    // An administrator had it removed as an orphan: the report is accepted and need not be
+    // repeated.
     let fault = Fault::RemovalFailed { detail: "in use".to_owned() };
     for news in [progress(Stage::Remove, 0), News::Failed { fault }, News::Done] {
         assert_eq!(verdict(portal.report(&unknown, Order::Terminate, 1, news)), "unknown");
@@ -148,23 +154,24 @@ fn only_the_machine_s_own_host_may_report() {
     let id = portal.deploy("alice", &[("physicalHost", "127.0.0.2")]);
     let refused = portal.report(&id, Order::Deploy, 1, News::Done).expect(403);
     assert!(refused.text().contains("is on 127.0.0.2, and 127.0.0.1 is not its address"), "{refused}");
-    // Nor does it help to say so in a header.
-    let report = json!({"id": id, "order": "deploy", "number": u64::MAX >> 11, "sequence": 1, "news": {"event": "done"}, "host": null});
+    // Claiming the address in a header does not help.
+    let report = done(&id);
     for header in ["X-Forwarded-For", "Remote-Addr", "X-Cgi-Remote-Addr", "X-Real-Ip", "Forwarded"] {
         let ask = portal.signed(STATUS, report.to_string().into_bytes(), &portal.key);
         ask.header(header, "127.0.0.2").send().expect(403);
     }
-    assert_eq!(state_of(&portal.show("alice", &id)), "deploying");
-    assert!(portal.list("alice")["hosts"][1]["version"].is_string(), "what it said when it took the order");
+    assert_eq!(portal.state("alice", &id), "deploying");
+    assert!(
+        portal.list("alice")["hosts"][1]["version"].is_string(),
+        "what the host said when it accepted the order"
+    );
 }
 
 #[test]
-fn what_is_not_signed_just_so_is_refused() {
+fn a_report_that_is_not_signed_exactly_right_is_refused() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
-    let body = json!({"id": id, "order": "deploy", "number": u64::MAX >> 11, "sequence": 1, "news": {"event": "done"}, "host": null})
-        .to_string()
-        .into_bytes();
+    let body = done(&id).to_string().into_bytes();
     let plain = || portal.ask("POST", STATUS).header("Content-Type", "application/json").body(body.clone());
     let other = Key::new(&"k".repeat(64)).expect("a key");
     let usual = portal.seal(&portal.key);
@@ -173,10 +180,10 @@ fn what_is_not_signed_just_so_is_refused() {
         headers.iter().fold(ask, |ask, (name, value)| ask.header(name, value.as_str()))
     };
     let with = |headers: &[(&'static str, String)]| send(plain(), headers);
-    let good = usual.headers("POST", STATUS, &body);
-    // The good one with one header changed or, if `to` is none, without it.
+    let valid = usual.headers("POST", STATUS, &body);
+    // The valid headers with one changed or, if `to` is `None`, without it.
     let but = |name: &str, to: Option<&str>| {
-        let kept = good.iter().filter(|(known, _)| *known != name || to.is_some());
+        let kept = valid.iter().filter(|(known, _)| *known != name || to.is_some());
         let changed: Vec<_> = kept
             .map(|(known, value)| {
                 let changed = to.filter(|_| *known == name).map_or_else(|| value.clone(), str::to_owned);
@@ -185,7 +192,7 @@ fn what_is_not_signed_just_so_is_refused() {
             .collect();
         with(&changed)
     };
-    let signature = good.last().expect("a signature").1.clone();
+    let signature = valid.last().expect("a signature").1.clone();
     let registry = Seal { registry: Some(RegistryId::generate()), ..usual.clone() };
     let mut refused = vec![
         plain(),
@@ -197,7 +204,7 @@ fn what_is_not_signed_just_so_is_refused() {
         but(RECIPIENT_HEADER, Some("node localhost")),
         but(SIGNATURE_HEADER, Some(&"f".repeat(64))),
         but(SIGNATURE_HEADER, Some(&"é".repeat(32))),
-        with(&good).header(REGISTRY_HEADER, RegistryId::generate().to_string()),
+        with(&valid).header(REGISTRY_HEADER, RegistryId::generate().to_string()),
         with(&usual.headers("GET", STATUS, &body)),
         with(&usual.headers("POST", "/cgi-bin/node/deploy", &body)),
         with(
@@ -207,8 +214,8 @@ fn what_is_not_signed_just_so_is_refused() {
         with(&Seal { key: &other, ..usual.clone() }.headers("POST", STATUS, &body)),
         with(&later(-400).headers("POST", STATUS, &body)),
         with(&later(400).headers("POST", STATUS, &body)),
-        with(&good).header(SIGNATURE_HEADER, signature.as_str()),
-        with(&good).header(TIME_HEADER, "1"),
+        with(&valid).header(SIGNATURE_HEADER, signature.as_str()),
+        with(&valid).header(TIME_HEADER, "1"),
     ];
     for name in [SIGNATURE_HEADER, TIME_HEADER, NONCE_HEADER, RECIPIENT_HEADER] {
         refused.extend([None, Some(""), Some("zz"), Some("é")].map(|to| but(name, to)));
@@ -217,25 +224,25 @@ fn what_is_not_signed_just_so_is_refused() {
         let answer = ask.send();
         assert!(matches!(answer.status, 400 | 403), "{ask:?}: {answer}");
     }
-    // The same signature for another body, another query, or as another form.
+    // The same signature for another body or another query.
     let mut changed = body.clone();
     changed[10] ^= 1;
-    send(plain().body(changed), &good).send().expect(403);
-    send(portal.ask("POST", &format!("{STATUS}?x=y")).body(body.clone()), &good).send().expect(403);
-    // Of a node that obeys another registry.
+    send(plain().body(changed), &valid).send().expect(403);
+    send(portal.ask("POST", &format!("{STATUS}?x=y")).body(body.clone()), &valid).send().expect(403);
+    // From a node that obeys another registry.
     with(&registry.headers("POST", STATUS, &body)).send().expect(409).says("Nothing is changed on the host");
-    assert_eq!(state_of(&portal.show("alice", &id)), "deploying");
-    with(&good).send().expect(200);
-    assert_eq!(state_of(&portal.show("alice", &id)), "deployed");
+    assert_eq!(portal.state("alice", &id), "deploying");
+    with(&valid).send().expect(200);
+    assert_eq!(portal.state("alice", &id), "deployed");
     portal.assert_no_panic();
 }
 
 #[test]
-fn only_a_signed_call_chooses_the_id_of_its_request() {
+fn only_a_signed_message_chooses_its_request_id() {
     let portal = Portal::start();
     let id = |answer: Answer| answer.json()["error"]["request"].as_str().expect("an id").to_owned();
     let other = Key::new(&"k".repeat(64)).expect("a key");
-    // What `signed` names is `test`.
+    // `Portal::signed` names the request `test`.
     assert_eq!(id(portal.signed(STATUS, b"no report".to_vec(), &portal.key).send().expect(400)), "test");
     let forged = portal.signed(STATUS, b"no report".to_vec(), &other).send().expect(403);
     assert_ne!(id(forged), "test", "with another's key");
@@ -245,7 +252,7 @@ fn only_a_signed_call_chooses_the_id_of_its_request() {
     assert_ne!(id(node), "test", "at a node");
     for query in ["list?page=x&format=json", "list?scope=all&format=json"] {
         let user = portal.get("alice", query).header(REQUEST_HEADER, "test").send();
-        assert_ne!(id(user), "test", "of a user: {query}");
+        assert_ne!(id(user), "test", "by a user: {query}");
     }
     if let Some(log) = portal.own_log() {
         assert_eq!(log.matches(" request=test ").count(), 1, "{log}");
@@ -253,11 +260,11 @@ fn only_a_signed_call_chooses_the_id_of_its_request() {
 }
 
 #[test]
-fn what_is_signed_but_no_report_is_refused_with_a_sentence() {
+fn a_signed_message_that_is_no_report_is_refused_with_a_sentence() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
     let report = |change: &dyn Fn(&mut Value)| {
-        let mut report = json!({"id": id, "order": "deploy", "number": u64::MAX >> 11, "sequence": 1, "news": {"event": "done"}, "host": null});
+        let mut report = done(&id);
         change(&mut report);
         report.to_string().into_bytes()
     };
@@ -293,16 +300,15 @@ fn what_is_signed_but_no_report_is_refused_with_a_sentence() {
         let shown = String::from_utf8_lossy(&body[..body.len().min(90)]).into_owned();
         let answer = portal.signed(STATUS, body, &portal.key).send();
         assert_eq!(answer.status, 400, "{shown}: {answer}");
-        let message = answer.json()["error"]["message"].as_str().unwrap_or_default().to_owned();
-        assert!(message.contains("not a report"), "{shown}: {answer}");
+        assert!(answer.error_message().contains("not a report"), "{shown}: {answer}");
     }
     portal.signed(STATUS, vec![b' '; 70_000], &portal.key).send().expect(413);
-    assert_eq!(state_of(&portal.show("alice", &id)), "deploying");
+    assert_eq!(portal.state("alice", &id), "deploying");
     portal.assert_no_panic();
 }
 
 #[test]
-fn what_a_node_says_never_becomes_markup_or_a_second_line() {
+fn text_from_a_node_never_becomes_markup_or_a_second_line() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
     let fault = Fault::StartFailed { detail: "<img src=x>\n\tsecond\u{1b}[2J line".to_owned() };

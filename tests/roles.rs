@@ -1,23 +1,12 @@
-//! Who may do what, and what counts as wanting it: owners, administrators, browsers, scripts, and other
-//! sites that would like to act in a user's name.
+//! Who may do what, and what counts as an intent to act: owners, administrators, browsers, scripts,
+//! and other sites that try to act in a user's name.
 
-use crate::support::http::{Answer, Ask};
-use crate::support::portal::{Portal, id_of, password, state_of};
-
-/// The token of the form on a page.
-#[track_caller]
-pub fn token(page: &Answer) -> String {
-    let text = page.text();
-    let value = text.split("name=\"token\" value=\"").nth(1).and_then(|rest| rest.split('"').next());
-    value.unwrap_or_else(|| panic!("no token on {page}")).to_owned()
-}
-
-fn machines(portal: &Portal, user: &str) -> usize {
-    portal.list(user)["machines"].as_array().expect("machines").len()
-}
+use crate::support::http::Ask;
+use crate::support::page::token;
+use crate::support::portal::{DEPLOY, Portal, Setup, id_of, password, state_of, with_query};
 
 #[test]
-fn a_machine_is_its_owner_s() {
+fn a_machine_belongs_to_its_owner() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
     for form in ["html", "json", "text"] {
@@ -33,29 +22,29 @@ fn a_machine_is_its_owner_s() {
         portal.post("bob", "terminate", &force).send().expect(403);
     }
     portal.get("bob", &format!("deploy?like={id}")).send().expect(403);
-    assert_eq!(machines(&portal, "bob"), 0);
+    assert_eq!(portal.machine_count("bob"), 0);
     portal.get("bob", "list?scope=all").send().expect(403).says("Only administrators");
-    assert_eq!(state_of(&portal.show("alice", &id)), "deploying");
-    assert!(portal.nodes.orders("terminate").is_empty(), "the node was told something");
+    assert_eq!(portal.state("alice", &id), "deploying");
+    assert!(portal.nodes.orders("terminate").is_empty(), "the node was contacted");
 }
 
 #[test]
-fn an_administrator_may_do_what_its_owner_may() {
+fn an_administrator_may_do_what_the_owner_may() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[("vmName", "a label")]);
-    assert_eq!(machines(&portal, "admin"), 1);
+    assert_eq!(portal.machine_count("admin"), 1);
     assert_eq!(portal.show("admin", &id)["machine"]["owner"], "alice");
     portal.get("admin", &format!("console?id={id}&format=text")).send().expect(200).says("Linux version");
     let fields = [("id", id.as_str()), ("format", "json")];
     let answer = portal.post("admin", "terminate", &fields).send().expect(202).json();
     assert_eq!(state_of(&answer), "terminating");
-    let history = portal.show("alice", &id)["history"].to_string();
+    let history = portal.history("alice", &id);
     assert!(history.contains("\"who\":\"admin\""), "{history}");
     assert_eq!(portal.nodes.orders("terminate")[0].json()["user"], "alice", "the machine stays alice's");
 }
 
 #[test]
-fn what_is_for_administrators_is_for_nobody_else() {
+fn administration_is_for_administrators_only() {
     let portal = Portal::start();
     let page = "admin?format=json";
     let close = [("do", "close"), ("kind", "portal"), ("reason", "mine now"), ("format", "json")];
@@ -67,8 +56,8 @@ fn what_is_for_administrators_is_for_nobody_else() {
             browser.send().expect(403).says(sentence);
         }
         portal.post(user, "admin", &close).send().expect(403);
-        portal.get(user, &crate::support::portal::with_query("admin", &close)).send().expect(403);
-        // A form of somebody's own has a good token, and helps as little.
+        portal.get(user, &with_query("admin", &close)).send().expect(403);
+        // The token of a user's own form does not help either.
         let token = token(&portal.get(user, "deploy").send().expect(200));
         let with_token = [&close[..3], &[("token", token.as_str())]].concat();
         portal.post(user, "admin", &with_token).like_a_browser().send().expect(403);
@@ -76,29 +65,27 @@ fn what_is_for_administrators_is_for_nobody_else() {
         assert!(!list.contains("href=\"admin\"") && list.contains("href=\"history\""), "{list}");
     }
     portal.ask("GET", "/cgi-bin/user/admin").send().expect(401);
-    assert!(portal.get("admin", page).send().expect(200).json()["portal"].is_null(), "somebody closed it");
+    assert!(portal.get("admin", page).send().expect(200).json()["portal"].is_null(), "the portal was closed");
     portal.get("admin", "list").send().expect(200).says("href=\"admin\"");
 }
 
 #[test]
-fn an_administrator_is_whom_the_file_names_and_nobody_like_them() {
-    let setup = crate::support::portal::Setup {
-        users: vec!["admin", "Admin", "admin ", "a dmin", "ad_min", "ad min"],
-        ..Default::default()
-    };
+fn only_the_exact_names_in_the_file_are_administrators() {
+    let setup =
+        Setup { users: vec!["admin", "Admin", "admin ", "a dmin", "ad_min", "ad min"], ..Default::default() };
     let portal = setup.start();
     portal.reconfigure("server.cfg", |text| format!("{text}\n\"ad min\" = \"\"\n"));
     portal.get("admin", "list?scope=all").send().expect(200);
     portal.get("ad min", "list?scope=all").send().expect(200);
-    for nobody in ["Admin", "a dmin", "ad_min"] {
-        portal.get(nobody, "list?scope=all").send().expect(403);
-        portal.get(nobody, "admin").send().expect(403);
+    for other in ["Admin", "a dmin", "ad_min"] {
+        portal.get(other, "list?scope=all").send().expect(403);
+        portal.get(other, "admin").send().expect(403);
     }
     portal.get("ad min", "admin").send().expect(200);
 }
 
-/// What shows that a browser was led here from elsewhere.
-pub const ELSEWHERE: [(&str, &str); 7] = [
+/// Headers that show that another site sent the browser here.
+pub const OTHER_SITES: [(&str, &str); 7] = [
     ("Sec-Fetch-Site", "cross-site"),
     ("Sec-Fetch-Site", "same-site"),
     ("Origin", "http://evil.example"),
@@ -113,13 +100,13 @@ fn another_site_cannot_act_in_a_user_s_name() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
     let orders = portal.nodes.received().len();
-    let deploy = [("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1")];
+
     let terminate = [("id", id.as_str())];
-    let good = token(&portal.get("alice", "deploy").send().expect(200));
-    for (header, value) in ELSEWHERE {
-        for (program, fields) in [("deploy", &deploy[..]), ("terminate", &terminate[..])] {
-            let path = format!("{program}?{}&format=json", crate::support::http::encoded(fields));
-            let with_token = [fields, &[("token", good.as_str())]].concat();
+    let valid = token(&portal.get("alice", "deploy").send().expect(200));
+    for (header, value) in OTHER_SITES {
+        for (program, fields) in [("deploy", &DEPLOY[..]), ("terminate", &terminate[..])] {
+            let path = format!("{}&format=json", with_query(program, fields));
+            let with_token = [fields, &[("token", valid.as_str())]].concat();
             for ask in [
                 portal.get("alice", &path),
                 portal.get("alice", &path).header("Accept", "text/html"),
@@ -131,15 +118,15 @@ fn another_site_cannot_act_in_a_user_s_name() {
                 assert!(answer.text().contains("another site"), "{answer}");
             }
         }
-        // To look does no harm: a link in somebody's mail must work.
+        // Looking does no harm: links in mail must work.
         portal.get("alice", "list").header(header, value).send().expect(200);
         portal.get("alice", "deploy").header(header, value).send().expect(200);
     }
-    assert_eq!(machines(&portal, "alice"), 1);
-    assert_eq!(portal.nodes.received().len(), orders, "a node was told something");
+    assert_eq!(portal.machine_count("alice"), 1);
+    assert_eq!(portal.nodes.received().len(), orders, "a node was contacted");
 }
 
-/// A GET by a browser, as when somebody types an address or follows a link on the portal.
+/// A GET by a browser, as for a typed address or a link on the portal.
 fn browse(ask: Ask, site: &str) -> Ask {
     ask.header("Accept", "text/html,application/xhtml+xml").header("Sec-Fetch-Site", site)
 }
@@ -158,19 +145,19 @@ fn a_browser_s_get_never_acts() {
         let force = format!("terminate?id={id}&force=1");
         browse(portal.get("alice", &force), site).send().expect(200).says("<form");
     }
-    // HEAD is a GET whose body nobody wants: what it says of itself must not depend on it.
+    // HEAD is treated like GET.
     let head =
         portal.ask("HEAD", &format!("/cgi-bin/user/terminate?id={id}")).by("alice", &password("alice"));
     browse(head, "none").send().expect(200);
-    assert_eq!(state_of(&portal.show("alice", &id)), "deploying");
-    assert_eq!(machines(&portal, "alice"), 1);
-    assert_eq!(portal.nodes.received().len(), orders, "a node was told something");
+    assert_eq!(portal.state("alice", &id), "deploying");
+    assert_eq!(portal.machine_count("alice"), 1);
+    assert_eq!(portal.nodes.received().len(), orders, "a node was contacted");
 }
 
 #[test]
-fn what_a_page_elsewhere_loads_over_plain_http_never_acts() {
-    // An <img referrerpolicy="no-referrer"> in a browser that gives passwords to the images of other sites,
-    // and trusts this site no more than that one: what is left is what all browsers send.
+fn resources_loaded_by_another_site_over_http_never_act() {
+    // An <img referrerpolicy="no-referrer"> in a browser that sends passwords with images of other
+    // sites, and trusts neither site: only the headers that all browsers send are left.
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
     let orders = portal.nodes.received().len();
@@ -192,27 +179,27 @@ fn what_a_page_elsewhere_loads_over_plain_http_never_acts() {
             browser.header("Accept-Language", "en-US,en;q=0.5").send().expect(200);
         }
     }
-    assert_eq!(machines(&portal, "alice"), 1);
-    assert_eq!(portal.nodes.received().len(), orders, "a node was told something");
+    assert_eq!(portal.machine_count("alice"), 1);
+    assert_eq!(portal.nodes.received().len(), orders, "a node was contacted");
 }
 
 #[test]
 fn head_never_acts() {
     let portal = Portal::start();
     let deploy = "/cgi-bin/user/deploy?vmImage=tiny&vmMemory=128&vmPartition=1";
-    // wget --spider asks with HEAD whether an address is good before it fetches it.
+    // wget --spider sends HEAD to test an address before fetching it.
     portal.ask("HEAD", deploy).by("alice", &password("alice")).send();
-    assert_eq!(machines(&portal, "alice"), 0, "HEAD has deployed a machine");
+    assert_eq!(portal.machine_count("alice"), 0, "HEAD deployed a machine");
 }
 
 #[test]
 fn an_administrator_s_browser_closes_nothing_by_itself() {
     let portal = Portal::start();
     let close = [("do", "close"), ("kind", "portal"), ("reason", "x")];
-    let path = crate::support::portal::with_query("admin", &close);
+    let path = with_query("admin", &close);
     browse(portal.get("admin", &path), "same-origin").send().expect(200);
     portal.post("admin", "admin", &close).like_a_browser().send().expect(403).says("not from this portal");
-    for (header, value) in ELSEWHERE {
+    for (header, value) in OTHER_SITES {
         portal.post("admin", "admin", &close).header(header, value).send().expect(403).says("another site");
         portal.get("admin", &path).header(header, value).send().expect(403);
     }
@@ -224,9 +211,9 @@ fn an_administrator_s_browser_closes_nothing_by_itself() {
         .expect(403);
     let open = || portal.get("admin", "admin?format=json").send().expect(200).json()["portal"].is_null();
     assert!(open());
-    let good = token(&portal.get("admin", "admin").send().expect(200));
+    let valid = token(&portal.get("admin", "admin").send().expect(200));
     let sent =
-        portal.post("admin", "admin", &[&close[..], &[("token", &good)]].concat()).like_a_browser().send();
+        portal.post("admin", "admin", &[&close[..], &[("token", &valid)]].concat()).like_a_browser().send();
     assert_eq!(sent.expect(303).header("location"), Some("admin"));
     assert!(!open());
 }
@@ -234,31 +221,31 @@ fn an_administrator_s_browser_closes_nothing_by_itself() {
 #[test]
 fn a_browser_s_form_needs_its_token() {
     let portal = Portal::start();
-    let fields = [("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1")];
+
     let send = |fields: &[(&str, &str)]| portal.post("alice", "deploy", fields).like_a_browser().send();
-    send(&fields).expect(403).says("too old, or not from this portal");
+    send(&DEPLOY).expect(403).says("too old, or not from this portal");
     let bobs = token(&portal.get("bob", "deploy").send().expect(200));
     for wrong in ["", "x", &"0".repeat(32), &bobs, &"x".repeat(4000), "é", "a\0b"] {
-        send(&[&fields[..], &[("token", wrong)]].concat())
+        send(&[&DEPLOY[..], &[("token", wrong)]].concat())
             .expect(403)
             .says("too old, or not from this portal");
     }
-    assert_eq!(machines(&portal, "alice"), 0);
-    let good = token(&portal.get("alice", "deploy").send().expect(200));
-    let with_token = [&fields[..], &[("token", good.as_str())]].concat();
+    assert_eq!(portal.machine_count("alice"), 0);
+    let valid = token(&portal.get("alice", "deploy").send().expect(200));
+    let with_token = [&DEPLOY[..], &[("token", valid.as_str())]].concat();
     let answer = send(&with_token).expect(303);
     let location = answer.header("location").expect("a page to go to").to_owned();
     assert!(!location.contains("//"), "a redirect that leaves the host: {location}");
     let id = location.rsplit("id=").next().expect("an id").to_owned();
-    assert_eq!(state_of(&portal.show("alice", &id)), "deploying");
+    assert_eq!(portal.state("alice", &id), "deploying");
 
-    // The same for what removes a machine. The token of the other form is as good: both are alice's.
+    // The same for the form that terminates. A token is good for all forms of its user.
     let ask = |fields: &[(&str, &str)]| portal.post("alice", "terminate", fields).like_a_browser().send();
     ask(&[("id", &id)]).expect(403);
     ask(&[("id", &id), ("token", &bobs)]).expect(403);
-    assert_eq!(state_of(&portal.show("alice", &id)), "deploying");
-    ask(&[("id", &id), ("token", &good)]).expect(303);
-    assert_eq!(state_of(&portal.show("alice", &id)), "terminating");
+    assert_eq!(portal.state("alice", &id), "deploying");
+    ask(&[("id", &id), ("token", &valid)]).expect(303);
+    assert_eq!(portal.state("alice", &id), "terminating");
 }
 
 #[test]

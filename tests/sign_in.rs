@@ -1,19 +1,11 @@
-//! Who gets in, and as whom: Basic, certificates, and everything that a client can forge.
+//! Who can sign in, and as whom: Basic, certificates, and everything that a client can forge.
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Stdio};
 
-use crate::support::http::{Answer, Ask};
+use crate::support::http::Ask;
+use crate::support::page::user_on;
 use crate::support::portal::{Portal, Setup, password};
-
-/// Whom the page greets.
-#[track_caller]
-fn greeted(answer: &Answer) -> String {
-    let page = answer.text();
-    let name = page.split("<span class=\"name\">").nth(1).and_then(|rest| rest.split('<').next());
-    name.unwrap_or_else(|| panic!("nobody is greeted: {answer}")).to_owned()
-}
+use crate::support::tls::{Authority, CLIENT, LOCALHOST, get_with_certificate, site};
 
 #[test]
 fn no_password_no_page() {
@@ -25,8 +17,8 @@ fn no_password_no_page() {
         portal.ask("GET", &path).by("mallory", "mallory-secret").send().expect(401);
         portal.ask("GET", &path).header("Remote-User", "alice").send().expect(401);
     }
-    assert_eq!(greeted(&portal.get("alice", "list").send().expect(200)), "alice");
-    // Other spellings of the path are behind the same door.
+    assert_eq!(user_on(&portal.get("alice", "list").send().expect(200).text()), "alice");
+    // Other spellings of the path are protected too.
     for path in [
         "//cgi-bin//user//list",
         "/cgi-bin/user/../user/list",
@@ -47,7 +39,7 @@ fn the_front_page_is_the_list() {
     }
 }
 
-/// Headers that become variables of the names that matter, or look as if they could.
+/// Headers that become variables that matter, or look as if they might.
 const FORGERIES: [&str; 14] = [
     "Remote-User",
     "REMOTE_USER",
@@ -66,19 +58,19 @@ const FORGERIES: [&str; 14] = [
 ];
 
 #[test]
-fn no_header_makes_anybody_somebody_else() {
+fn no_header_changes_who_is_signed_in() {
     let portal = Portal::start();
     for header in FORGERIES {
         let answer = portal.get("alice", "list").header(header, "admin").send().expect(200);
-        assert_eq!(greeted(&answer), "alice", "{header}");
+        assert_eq!(user_on(&answer.text()), "alice", "{header}");
         assert!(!answer.text().contains("administrator"), "{header}");
     }
     let all = FORGERIES.iter().fold(portal.get("alice", "list"), |ask, header| ask.header(header, "admin"));
-    assert_eq!(greeted(&all.send().expect(200)), "alice");
+    assert_eq!(user_on(&all.send().expect(200).text()), "alice");
 }
 
 #[test]
-fn a_header_counts_only_when_apache_says_the_same() {
+fn a_header_counts_only_if_apache_confirms_it() {
     let portal = Setup { user_variable: "HTTP_ADFS_LOGIN", ..Setup::default() }.start();
     portal.get("alice", "list").send().expect(403).says("not signed in");
     for forged in ["admin", "root", "ALICE", "alice;admin", ""] {
@@ -92,7 +84,7 @@ fn a_header_counts_only_when_apache_says_the_same() {
         .header("Shib-Session-ID", "x")
         .send()
         .expect(403);
-    // Twice: Apache joins them, and what comes out is neither.
+    // Sent twice: Apache joins the values, and the result is neither name.
     portal
         .get("alice", "list")
         .header("ADFS-LOGIN", "alice")
@@ -100,12 +92,12 @@ fn a_header_counts_only_when_apache_says_the_same() {
         .send()
         .expect(403);
     let confirmed = portal.get("alice", "list").header("ADFS-LOGIN", "alice").send().expect(200);
-    assert_eq!(greeted(&confirmed), "alice");
+    assert_eq!(user_on(&confirmed.text()), "alice");
     portal.assert_no_panic();
 }
 
 #[test]
-fn a_variable_that_nobody_sets_is_nobody() {
+fn an_unset_variable_signs_nobody_in() {
     let portal = Setup { user_variable: "ADFS_LOGIN", ..Setup::default() }.start();
     for header in ["ADFS-LOGIN", "ADFS_LOGIN", "Http-Adfs-Login"] {
         let answer = portal.get("alice", "list").header(header, "alice").send().expect(403);
@@ -114,14 +106,14 @@ fn a_variable_that_nobody_sets_is_nobody() {
             "{answer}"
         );
     }
-    // In every form, and without any of the portal's pages around it.
+    // In every format, and without the portal's navigation.
     let json = portal.get("alice", "list?format=json").send().expect(403).json();
     assert_eq!(json["error"]["status"], 403, "{json}");
     assert!(json["error"]["message"].as_str().is_some_and(|text| text.contains("Sign in")), "{json}");
 }
 
 #[test]
-fn names_that_cannot_be_used_are_refused_with_the_reason() {
+fn unusable_names_are_refused_with_the_reason() {
     let long = "x".repeat(4000);
     let names: [(&[u8], u16); 8] = [
         (b"J\xfcrgen", 400),
@@ -158,7 +150,7 @@ fn names_that_cannot_be_used_are_refused_with_the_reason() {
 #[test]
 fn two_people_never_become_one() {
     let portal = Setup { users: vec!["o brien", "o_brien", "O brien", "admin"], ..Setup::default() }.start();
-    // Nobody knows either of them yet, and looking around settles nothing.
+    // Neither has a machine yet, and looking around settles nothing.
     portal.get("o_brien", "list").send().expect(200);
     portal.get("o brien", "list").send().expect(200);
     let id = portal.deploy("o brien", &[]);
@@ -172,15 +164,15 @@ fn two_people_never_become_one() {
         let refused = portal.get("o_brien", &path).send().expect(403);
         assert!(refused.text().contains("another person"), "{path}: {refused}");
     }
-    // Nor is a name that only a capital letter tells from it.
+    // A name that differs only in capitals is refused too.
     portal.get("O brien", "list").send().expect(403).says("only in capitals");
-    assert_eq!(portal.list("o brien")["machines"].as_array().map(Vec::len), Some(1));
+    assert_eq!(portal.machine_count("o brien"), 1);
 }
 
 #[test]
-fn shibboleth_s_environment_is_believed_only_where_headers_cannot_reach() {
+fn shibboleth_is_believed_only_in_variables_that_no_header_sets() {
     let portal = Portal::start();
-    let who = |variable: &'static str, environment: &[(&str, &str)]| {
+    let list_as = |variable: &'static str, environment: &[(&str, &str)]| {
         portal.reconfigure("server.cfg", |text| {
             let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
             lines[1] = format!("EnvUsernameVariable = \"{variable}\"");
@@ -190,32 +182,32 @@ fn shibboleth_s_environment_is_believed_only_where_headers_cannot_reach() {
     };
     let session = [("AUTH_TYPE", "shibboleth"), ("Shib_Session_ID", "_abc"), ("REMOTE_USER", "frida")];
     let with = |more: &[(&'static str, &'static str)]| [&session[..], more].concat();
-    assert_eq!(who("ADFS_LOGIN", &with(&[("ADFS_LOGIN", "frida")])).0, 200);
-    assert_eq!(who("REMOTE_USER", &session).0, 200);
-    assert_eq!(who("HTTP_ADFS_LOGIN", &with(&[("HTTP_ADFS_LOGIN", "frida")])).0, 200);
-    // A session without the attribute; a lazy session that is none.
-    assert_eq!(who("REMOTE_USER", &[("REMOTE_USER", "")]).0, 403);
-    assert_eq!(who("ADFS_LOGIN", &with(&[("ADFS_LOGIN", "")])).0, 403);
-    assert_eq!(who("ADFS_LOGIN", &with(&[("HTTP_ADFS_LOGIN", "admin")])).0, 403);
-    // What a client adds to its own, real session.
+    assert_eq!(list_as("ADFS_LOGIN", &with(&[("ADFS_LOGIN", "frida")])).0, 200);
+    assert_eq!(list_as("REMOTE_USER", &session).0, 200);
+    assert_eq!(list_as("HTTP_ADFS_LOGIN", &with(&[("HTTP_ADFS_LOGIN", "frida")])).0, 200);
+    // A session without the attribute, and a lazy session that is none.
+    assert_eq!(list_as("REMOTE_USER", &[("REMOTE_USER", "")]).0, 403);
+    assert_eq!(list_as("ADFS_LOGIN", &with(&[("ADFS_LOGIN", "")])).0, 403);
+    assert_eq!(list_as("ADFS_LOGIN", &with(&[("HTTP_ADFS_LOGIN", "admin")])).0, 403);
+    // A client adds headers to its own, real session.
     assert_eq!(
-        who("HTTP_ADFS_LOGIN", &with(&[("HTTP_ADFS_LOGIN", "admin"), ("ADFS_LOGIN", "frida")])).0,
+        list_as("HTTP_ADFS_LOGIN", &with(&[("HTTP_ADFS_LOGIN", "admin"), ("ADFS_LOGIN", "frida")])).0,
         403
     );
-    // A door without a lock: no Require line, so nobody was asked.
-    assert_eq!(who("HTTP_ADFS_LOGIN", &[("HTTP_ADFS_LOGIN", "admin")]).0, 403);
+    // No Require line, so no one was asked to sign in.
+    assert_eq!(list_as("HTTP_ADFS_LOGIN", &[("HTTP_ADFS_LOGIN", "admin")]).0, 403);
     // Several values of the attribute.
-    assert_eq!(who("ADFS_LOGIN", &with(&[("ADFS_LOGIN", "frida;admin")])).0, 403);
-    // Names that only a client chooses are no setting at all.
+    assert_eq!(list_as("ADFS_LOGIN", &with(&[("ADFS_LOGIN", "frida;admin")])).0, 403);
+    // Variables that only the client sets cannot be configured.
     for variable in ["QUERY_STRING", "HTTP_PATH_INFO", "SSL_TLS_SNI", "REMOTE_ADDR"] {
-        let (status, text) = who(variable, &with(&[("QUERY_STRING", "admin")]));
+        let (status, text) = list_as(variable, &with(&[("QUERY_STRING", "admin")]));
         assert_eq!(status, 500, "{variable}: {text}");
         assert!(!text.contains(variable), "{text}");
     }
 }
 
 #[test]
-fn a_hostile_environment_gets_an_answer() {
+fn a_hostile_environment_is_no_server_error() {
     let portal = Portal::start();
     let long = "x".repeat(100_000);
     for variables in [
@@ -247,141 +239,24 @@ fn a_hostile_environment_gets_an_answer() {
     assert!(!log.contains("event=program.panicked"), "{log}");
 }
 
-/// A certificate authority for one test, and what it has signed.
-pub struct Authority<'a> {
-    pub dir: &'a Path,
-}
-
-impl Authority<'_> {
-    fn openssl(&self, args: &[&str]) {
-        let made = Command::new("/usr/bin/openssl")
-            .current_dir(self.dir)
-            .args(args)
-            .stdin(Stdio::null())
-            .output()
-            .expect("openssl can be started");
-        assert!(made.status.success(), "{args:?}: {}", String::from_utf8_lossy(&made.stderr));
-    }
-
-    pub fn found(&self, name: &str) {
-        self.openssl(&[
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/O=Example/CN=A throw-away authority",
-            "-keyout",
-            &format!("{name}.key"),
-            "-out",
-            &format!("{name}.pem"),
-        ]);
-    }
-
-    pub fn sign(&self, authority: &str, name: &str, subject: &str, extension: &str) {
-        fs::write(self.dir.join(format!("{name}.ext")), extension).expect("a file");
-        let (key, request, signed) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"));
-        self.openssl(&[
-            "req",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-utf8",
-            "-subj",
-            subject,
-            "-keyout",
-            &key,
-            "-out",
-            &request,
-        ]);
-        self.openssl(&[
-            "x509",
-            "-req",
-            "-days",
-            "2",
-            "-in",
-            &request,
-            "-CA",
-            &format!("{authority}.pem"),
-            "-CAkey",
-            &format!("{authority}.key"),
-            "-CAcreateserial",
-            "-extfile",
-            &format!("{name}.ext"),
-            "-out",
-            &signed,
-        ]);
-    }
-}
-
-/// Asks by TLS, with a certificate or without.
-pub fn ask_with_certificate(
-    portal: &Portal,
-    dir: &Path,
-    certificate: Option<&str>,
-    path: &str,
-) -> (u16, String) {
-    use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
-    let read = |name: &str| fs::read(dir.join(name)).expect("a PEM file");
-    let root = Certificate::from_pem(&read("ca.pem")).expect("a certificate");
-    let mut tls = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&[root]));
-    if let Some(name) = certificate {
-        let chain = [Certificate::from_pem(&read(&format!("{name}.pem"))).expect("a certificate")];
-        let key = PrivateKey::from_pem(&read(&format!("{name}.key"))).expect("a key");
-        tls = tls.client_cert(Some(ClientCert::new_with_certs(&chain, key)));
-    }
-    let agent = ureq::Agent::config_builder()
-        .tls_config(tls.build())
-        .http_status_as_error(false)
-        .proxy(None)
-        .timeout_global(Some(std::time::Duration::from_secs(30)))
-        .build()
-        .new_agent();
-    let port = portal.apache.tls.expect("a port with TLS").port();
-    let mut answer = agent.get(format!("https://localhost:{port}{path}")).call().expect("an answer");
-    (answer.status().as_u16(), answer.body_mut().read_to_string().expect("a page"))
-}
-
 #[test]
-fn certificates_sign_in_when_they_are_verified() {
+fn only_verified_certificates_sign_in() {
     let files = tempfile::tempdir().expect("a temporary folder");
     let authority = Authority { dir: files.path() };
     authority.found("ca");
     authority.found("foreign");
-    let client = "extendedKeyUsage=clientAuth\nbasicConstraints=CA:FALSE\n";
-    authority.sign(
-        "ca",
-        "server",
-        "/CN=localhost",
-        "subjectAltName=DNS:localhost\nextendedKeyUsage=serverAuth\n",
-    );
-    authority.sign("ca", "carol", "/O=Example/CN=carol", client);
-    authority.sign("ca", "zoe", "/O=Example/CN=Zoë M", client);
-    authority.sign("ca", "twice", "/O=Example/CN=dave/CN=admin", client);
-    authority.sign("ca", "guest", "/O=Elsewhere/CN=carol", client);
-    authority.sign("foreign", "forged", "/O=Example/CN=carol", client);
-    let at = |name: &str| files.path().join(name).display().to_string();
-    let site = |verify: &str| {
-        format!(
-            "ServerName localhost\nSSLCertificateFile \"{}\"\nSSLCertificateKeyFile \"{}\"\n\
-             SSLCACertificateFile \"{}\"\nSSLVerifyClient {verify}",
-            at("server.pem"),
-            at("server.key"),
-            at("ca.pem"),
-        )
-    };
+    authority.sign("ca", "server", "/CN=localhost", LOCALHOST);
+    authority.sign("ca", "carol", "/O=Example/CN=carol", CLIENT);
+    authority.sign("ca", "zoe", "/O=Example/CN=Zoë M", CLIENT);
+    authority.sign("ca", "twice", "/O=Example/CN=dave/CN=admin", CLIENT);
+    authority.sign("ca", "guest", "/O=Elsewhere/CN=carol", CLIENT);
+    authority.sign("foreign", "forged", "/O=Example/CN=carol", CLIENT);
     let setup = Setup { user_variable: "SSL_CLIENT_S_DN_CN", ..Setup::default() };
 
-    // As shipped: Apache itself lets only the verified in.
-    let portal = Setup { htaccess: "certificate", tls: Some(site("optional")), ..setup.clone() }.start();
-    let list = |who| ask_with_certificate(&portal, files.path(), who, "/cgi-bin/user/list");
+    // As shipped: Apache itself admits only verified clients.
+    let portal =
+        Setup { htaccess: "certificate", tls: Some(site(files.path(), "optional")), ..setup.clone() }.start();
+    let list = |who| get_with_certificate(&portal, files.path(), who, "/cgi-bin/user/list");
     let (status, page) = list(Some("carol"));
     assert_eq!(status, 200, "{page}");
     assert!(page.contains("<span class=\"name\">carol<"), "{page}");
@@ -389,7 +264,7 @@ fn certificates_sign_in_when_they_are_verified() {
     assert_eq!(status, 200, "{page}");
     assert!(page.contains("Zoë M"), "{page}");
     assert_eq!(list(None).0, 403);
-    assert_eq!(list(Some("guest")).0, 200, "which organisations may come in is the authority's to say");
+    assert_eq!(list(Some("guest")).0, 200, "the authority decides which organisations are admitted");
     let (status, page) = list(Some("twice"));
     assert_eq!(status, 403, "{page}");
     assert!(page.contains("not signed in") && page.contains("certificateName"), "{page}");
@@ -398,10 +273,10 @@ fn certificates_sign_in_when_they_are_verified() {
     plain.header("SSL-Client-S-DN-CN", "carol").header("SSL-Client-Verify", "SUCCESS").send().expect(403);
     drop(portal);
 
-    // With an Apache that lets everybody in, the program still looks.
+    // If Apache admits everyone, the program still checks.
     let open = "SSLOptions +StdEnvVars\nRequire all granted\n";
-    let portal = Setup { htaccess: open, tls: Some(site("optional_no_ca")), ..setup }.start();
-    let list = |who| ask_with_certificate(&portal, files.path(), who, "/cgi-bin/user/list");
+    let portal = Setup { htaccess: open, tls: Some(site(files.path(), "optional_no_ca")), ..setup }.start();
+    let list = |who| get_with_certificate(&portal, files.path(), who, "/cgi-bin/user/list");
     assert_eq!(list(Some("carol")).0, 200);
     for who in [None, Some("forged"), Some("twice")] {
         let (status, page) = list(who);

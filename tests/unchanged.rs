@@ -1,4 +1,4 @@
-//! Pages that are asked for again and again: one that is as it was is not sent again.
+//! Conditional requests: an unchanged page is not sent again.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +8,7 @@ use vgrid::model::wire::News;
 use crate::support::http::Answer;
 use crate::support::portal::Portal;
 
-/// Waits until what pages are made of has not changed for a while.
+/// Waits until the files behind the pages have been unchanged for a while.
 fn settle(portal: &Portal) {
     let changed = |name: &str| std::fs::metadata(portal.path(name)).and_then(|facts| facts.modified()).ok();
     loop {
@@ -29,7 +29,7 @@ fn tag(answer: &Answer) -> String {
 }
 
 #[test]
-fn a_page_is_sent_again_when_and_only_when_something_has_changed() {
+fn a_page_is_resent_if_and_only_if_something_changed() {
     let portal = Portal::start();
     let id = portal.deploy("alice", &[]);
     let ask = |user: &str, page: &str, known: &str| {
@@ -48,7 +48,7 @@ fn a_page_is_sent_again_when_and_only_when_something_has_changed() {
     report();
     settle(&portal);
     let known = pages.map(|page| tag(&ask("alice", page, "").expect(200)));
-    // The time is part of what a page says, so a tag may grow old between two requests.
+    // Pages show times, so a tag may expire between two requests.
     let unchanged = |page: &str, known: &str, as_sent: &dyn Fn(&str) -> String| {
         let again = ask("alice", page, &as_sent(known));
         if again.status == 200 { ask("alice", page, &as_sent(&tag(&again))) } else { again }
@@ -56,29 +56,30 @@ fn a_page_is_sent_again_when_and_only_when_something_has_changed() {
     for (page, known) in pages.into_iter().zip(&known) {
         let again = unchanged(page, known, &str::to_owned).expect(304);
         assert!(again.body.is_empty() && again.header("content-type").is_none(), "{again}");
-        // As a cache has it, or an Apache that compresses.
+        // As a cache or a compressing Apache sends it.
         unchanged(page, known, &|tag| format!("\"other\", {}-gzip\"", tag.trim_end_matches('"'))).expect(304);
         ask("alice", page, "\"other\"").expect(200);
     }
-    // Somebody else's page, another page, another form.
+    // Another user's page, another page, another format.
     ask("bob", "list", &tag(&ask("alice", "list", ""))).expect(200);
     ask("admin", "list", &tag(&ask("alice", "list", ""))).expect(200);
     ask("alice", "list?page=1", &tag(&ask("alice", "list", ""))).expect(200);
     ask("alice", "list?format=json", &tag(&ask("alice", "list", ""))).expect(200);
     ask("bob", &machine, &tag(&ask("alice", &machine, ""))).expect(403);
-    // A change in the registry, at once; and while the next could look the same there is no tag.
+    // A change in the registry shows at once. While the next change might get the same tag, there
+    // is none.
     let before = pages.map(|page| tag(&ask("alice", page, "")));
     report();
     for (page, before) in pages.into_iter().zip(&before) {
         let changed = ask("alice", page, before).expect(200).says("2");
-        assert_eq!(changed.header("etag"), None, "{page}: another change might not show");
+        assert_eq!(changed.header("etag"), None, "{page}: another change might go unnoticed");
     }
     settle(&portal);
     for (page, before) in pages.into_iter().zip(&before) {
         let changed = ask("alice", page, before).expect(200);
         assert_ne!(&tag(&changed), before, "{page}");
     }
-    // And one in the configuration.
+    // A change in the configuration.
     let before = pages.map(|page| tag(&ask("alice", page, "")));
     portal.reconfigure("common.cfg", |text| text.replace("[VMImages]", "[VMImages]\n# Changed"));
     settle(&portal);

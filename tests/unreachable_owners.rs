@@ -1,4 +1,5 @@
-//! Owners who can't be told that their lease ends keep their disks, and administrators hear of it.
+//! Owners who cannot be notified that their lease ends keep their disks, and administrators are
+//! mailed.
 
 use std::net::Ipv4Addr;
 
@@ -6,12 +7,12 @@ use vgrid::model::names::MachineName;
 use vgrid::model::stage::Order;
 use vgrid::model::wire::News;
 
-use crate::support::node::{nothing, with_machines};
-use crate::support::portal::{Portal, Setup, id_of, password, state_of};
+use crate::support::node::with_machines;
+use crate::support::portal::{Portal, Setup, id_of, password};
 
 const HOUR: i64 = 3600;
 
-/// A portal whose mail goes into the outbox and stays there.
+/// A portal whose mail stays in the outbox.
 fn portal(users: Vec<&'static str>, more_mail: &str) -> Portal {
     let server = format!(
         "[Leases]\ngrace = '2d'\nnotices = ['1h']\n[Mail]\ntransport = 'sendmail'\nsendmail = '/bin/false'\n\
@@ -21,7 +22,7 @@ fn portal(users: Vec<&'static str>, more_mail: &str) -> Portal {
         .start()
 }
 
-/// A machine of somebody's that has just been deployed, for a day.
+/// A newly deployed machine, leased for a day.
 fn deployed(portal: &Portal, user: &str) -> String {
     let fields = "vmImage=tiny&vmMemory=128&vmPartition=1&expiryTime=1d&vmHostname=vm1&format=json";
     let ask = portal.ask("GET", &format!("/cgi-bin/user/deploy?{fields}")).by(user, &password(user));
@@ -31,46 +32,43 @@ fn deployed(portal: &Portal, user: &str) -> String {
     id
 }
 
-/// What the host calls somebody's machine.
+/// The name of a user's machine on its host.
 fn machine(owner: &str) -> String {
     let name = MachineName::new(&owner.parse().expect("a name"), &"vm1".parse().expect("a name"));
     name.expect("a machine's name").to_string()
 }
 
-fn state(portal: &Portal, id: &str) -> String {
-    state_of(&portal.show("admin", id)).to_owned()
-}
-
-/// Lets so many hours pass, with upkeep in each; the host stops what it is to stop.
+/// Lets hours pass, with upkeep in each. The host stops what it is ordered to stop.
 fn live(portal: &Portal, id: &str, hours: i64) {
     for _ in 0..hours {
         portal.pass(HOUR);
         portal.upkeep(&[]);
-        if state(portal, id) == "stopping" {
+        if portal.state("admin", id) == "stopping" {
             portal.report(id, Order::Stop, 5, News::Done).expect(200);
-            portal.nodes.has(Ipv4Addr::LOCALHOST, nothing_runs(portal, id));
+            portal.nodes.has(Ipv4Addr::LOCALHOST, stopped(portal, id));
         }
     }
 }
 
-fn nothing_runs(portal: &Portal, id: &str) -> vgrid::model::wire::NodeInfo {
+/// The host's `info` when the machine is stopped.
+fn stopped(portal: &Portal, id: &str) -> vgrid::model::wire::NodeInfo {
     let owner = portal.show("admin", id)["machine"]["owner"].as_str().expect("an owner").to_owned();
     let mut info = with_machines(&[(id, &machine(&owner))]);
-    info.domains = nothing().domains;
+    info.domains.clear();
     info.jobs[0].stopped = true;
     info
 }
 
-/// Whom the mail that waits is for, and about what.
+/// The recipients and subjects of the waiting mail.
 fn waiting(portal: &Portal) -> Vec<(String, String)> {
     let page = portal.get("admin", "admin?format=json").send().expect(200).json();
     let text = |mail: &serde_json::Value, key: &str| mail[key].as_str().expect("a text").to_owned();
-    let mails = page["mail"].as_array().expect("mail that waits");
+    let mails = page["mail"].as_array().expect("waiting mail");
     mails.iter().map(|mail| (text(mail, "recipient"), text(mail, "subject"))).collect()
 }
 
 #[test]
-fn a_user_name_that_is_an_address_is_the_address() {
+fn a_user_name_that_is_a_mail_address_is_used_as_one() {
     let portal = portal(vec!["alice@example.org", "admin"], "domain = 'example.com'");
     let id = deployed(&portal, "alice@example.org");
     live(&portal, &id, 24);
@@ -78,39 +76,38 @@ fn a_user_name_that_is_an_address_is_the_address() {
 }
 
 #[test]
-fn who_could_not_be_told_loses_nothing_and_administrators_hear_of_it_once() {
+fn an_unreachable_owner_loses_nothing_and_administrators_are_mailed_once() {
     let portal = portal(vec!["alice", "admin"], "");
     let id = deployed(&portal, "alice");
-    // Its lease, the grace, and as long again.
+    // The lease, the grace period, and as long again.
     live(&portal, &id, 24 + 2 * 24 + 3 * 24);
-    assert_eq!(state(&portal, &id), "expired");
-    let told: Vec<_> =
+    assert_eq!(portal.state("admin", &id), "expired");
+    let mails: Vec<_> =
         waiting(&portal).into_iter().filter(|(_, what)| what.contains("can't be reached")).collect();
-    assert_eq!(told, [("admin@example.org".to_owned(), "alice can't be reached by mail".to_owned())]);
+    assert_eq!(mails, [("admin@example.org".to_owned(), "alice can't be reached by mail".to_owned())]);
     portal.get("admin", "admin").send().expect(200).says("alice has had no mail address since");
     portal.get("admin", "admin?format=text").send().expect(200).says("unreachable\talice\t");
-    let history = || portal.show("admin", &id)["history"].to_string();
+    let history = || portal.history("admin", &id);
     assert!(history().contains("owner not told") && !history().contains("owner told"), "{}", history());
-    // With an address the grace begins, and ends.
+    // With an address the grace period begins, and ends.
     portal.reconfigure("server.cfg", |text| {
         text.to_owned() + "\n[MailAddresses]\nalice = 'alice@example.org'\n"
     });
     live(&portal, &id, 1);
-    let told = waiting(&portal).into_iter().filter(|(to, _)| to == "alice@example.org").count();
-    assert_eq!(told, 1, "that the lease has ended, and until when the disk is kept");
+    let mails = waiting(&portal).into_iter().filter(|(to, _)| to == "alice@example.org").count();
+    assert_eq!(mails, 1, "the lease has ended, and until when the disk is kept");
     assert!(history().contains("owner told"), "{}", history());
-    // Mail that waits puts the end off; when it has left, the whole grace follows.
-    let registry = rusqlite::Connection::open(portal.path("var/registry.sqlite")).expect("the registry");
-    registry.execute("DELETE FROM mail", []).expect("it has left");
+    // Waiting mail postpones the end. Once it has been sent, the whole grace period follows.
+    portal.database().execute("DELETE FROM mail", []).expect("no waiting mail");
     live(&portal, &id, 47);
-    assert_eq!(state(&portal, &id), "expired");
+    assert_eq!(portal.state("admin", &id), "expired");
     live(&portal, &id, 3);
-    assert_eq!(state(&portal, &id), "terminating");
+    assert_eq!(portal.state("admin", &id), "terminating");
     portal.assert_no_panic();
 }
 
 #[test]
-fn a_machine_that_does_not_answer_is_kept_when_its_owner_could_not_be_told() {
+fn a_silent_machine_of_an_unreachable_owner_is_kept() {
     let portal =
         portal(vec!["alice", "admin"], "[Upkeep]\nping = true\nsilentRuns = 1\nterminateSilentRuns = 2\n");
     let id = deployed(&portal, "alice");
@@ -118,15 +115,15 @@ fn a_machine_that_does_not_answer_is_kept_when_its_owner_could_not_be_told() {
         portal.pass(HOUR);
         portal.upkeep(&[]);
     }
-    assert_eq!(state(&portal, &id), "deployed");
+    assert_eq!(portal.state("admin", &id), "deployed");
 }
 
 #[test]
-fn a_portal_without_mail_removes_what_has_ended_as_before() {
+fn without_mail_expired_machines_are_removed_as_usual() {
     let more_server = "[Leases]\ngrace = '2d'\nnotices = ['1h']\n".to_owned();
     let portal =
         Setup { hosts: vec![("localhost", 9)], clock: true, more_server, ..Setup::default() }.start();
     let id = deployed(&portal, "alice");
     live(&portal, &id, 24 + 2 * 24 + 3);
-    assert_eq!(state(&portal, &id), "terminating");
+    assert_eq!(portal.state("admin", &id), "terminating");
 }

@@ -1,12 +1,12 @@
-//! Names of users that look alike, or are spelt in two ways: nobody passes for somebody else, and one person is one
-//! person where a setting says so.
+//! User names that look alike or have several spellings: no one passes for another, and with a
+//! setting all spellings are one person.
 
 use std::fs;
 
 use crate::support::http::{Answer, Ask};
 use crate::support::portal::{Portal, Setup, password, state_of};
 
-/// A portal whose Apache lets these in, too, each with alice's password.
+/// A portal whose Apache also admits these names, each with alice's password.
 fn with_names(setup: Setup, names: &[&str]) -> Portal {
     let portal = setup.start();
     let file = portal.path("etc/htpasswd");
@@ -19,7 +19,7 @@ fn with_names(setup: Setup, names: &[&str]) -> Portal {
     portal
 }
 
-/// A request by somebody with alice's password.
+/// A GET by a user with alice's password.
 fn get(portal: &Portal, name: &str, path: &str) -> Ask {
     portal.ask("GET", &format!("/cgi-bin/user/{path}")).by(name, &password("alice"))
 }
@@ -29,7 +29,7 @@ fn machines(answer: &Answer) -> usize {
 }
 
 #[test]
-fn what_nobody_sees_is_in_no_user_name() {
+fn invisible_characters_in_user_names_are_refused() {
     let hidden = [
         '\u{AD}',
         '\u{34F}',
@@ -55,7 +55,7 @@ fn what_nobody_sees_is_in_no_user_name() {
             answer.says("user name").says(&format!("U+{:04X}", u32::from(c)));
         }
     }
-    assert!(portal.nodes.received().is_empty(), "a host was told something");
+    assert!(portal.nodes.received().is_empty(), "a host was contacted");
     portal.assert_no_panic();
 }
 
@@ -83,13 +83,13 @@ fn a_second_spelling_of_a_known_name_is_refused_with_the_reason() {
             refused.says("only in capitals").says("Sign in as").says(known).says("foldUserNames");
         }
     }
-    assert_eq!(portal.nodes.received().len(), orders, "a host was told something");
+    assert_eq!(portal.nodes.received().len(), orders, "a host was contacted");
     assert_eq!(machines(&get(&portal, "J\u{fc}rgen", "list?format=json").send().expect(200)), 1);
-    assert_eq!(state_of(&portal.show("alice", &id)), "deployed");
+    assert_eq!(portal.state("alice", &id), "deployed");
 }
 
 #[test]
-fn one_person_has_one_quota_and_all_their_machines_however_they_are_spelt() {
+fn with_folding_all_spellings_share_machines_and_quota() {
     let setup = Setup {
         more_server: "foldUserNames = true\n[Quotas]\nmachines = 2\n[Quotas.users]\nALICE = { machines = 3 }"
             .to_owned(),
@@ -99,7 +99,7 @@ fn one_person_has_one_quota_and_all_their_machines_however_they_are_spelt() {
     let deploy = "deploy?vmImage=tiny&vmMemory=128&vmPartition=1&format=json";
     let id = portal.deployed("alice");
     let second = get(&portal, "ALICE", deploy).send().expect(202).json();
-    // It belongs to whoever came first.
+    // It belongs to the spelling that came first.
     assert_eq!(second["machine"]["owner"], "alice");
     for name in ["alice", "ALICE", "Alice"] {
         let list = get(&portal, name, "list?format=json").send().expect(200);
@@ -107,11 +107,11 @@ fn one_person_has_one_quota_and_all_their_machines_however_they_are_spelt() {
         let shown = get(&portal, name, &format!("show?id={id}&format=json")).send().expect(200).json();
         assert_eq!(state_of(&shown), "deployed", "{name}");
     }
-    // What came is shown to them.
+    // Each sees the spelling they signed in with.
     get(&portal, "ALICE", "list").send().expect(200).says("<span class=\"name\">ALICE<");
     get(&portal, "Alice", deploy).send().expect(202);
     get(&portal, "alice", deploy).send().expect(409).says("3 machines");
-    // Another's stay another's, in every spelling.
+    // Others' machines stay theirs, in every spelling.
     for (name, path) in [("BOB", format!("stop?id={id}")), ("BOB", format!("show?id={id}"))] {
         get(&portal, name, &format!("{path}&format=text"))
             .send()
@@ -119,9 +119,9 @@ fn one_person_has_one_quota_and_all_their_machines_however_they_are_spelt() {
             .says("belongs to somebody else");
     }
     get(&portal, "ALICE", &format!("stop?id={id}&format=json")).send().expect(202);
-    let history = portal.show("alice", &id)["history"].to_string();
+    let history = portal.history("alice", &id);
     assert!(history.contains("\"who\":\"ALICE\""), "{history}");
-    // Encodings of one letter as well.
+    // Different encodings of a letter are folded too.
     get(&portal, "Ju\u{308}rgen", deploy).send().expect(202);
     assert_eq!(machines(&get(&portal, "J\u{fc}rgen", "list?format=json").send().expect(200)), 1);
     // An administrator is one in every spelling.
@@ -130,12 +130,12 @@ fn one_person_has_one_quota_and_all_their_machines_however_they_are_spelt() {
 }
 
 #[test]
-fn an_image_is_its_owner_s_however_the_owner_is_spelt() {
+fn with_folding_all_spellings_share_images() {
     let setup = Setup { more_server: "foldUserNames = true".to_owned(), ..Setup::default() };
     let portal = with_names(setup, &SPELLINGS);
     portal.deployed("alice");
-    let registry = rusqlite::Connection::open(portal.path("var/registry.sqlite")).expect("the registry");
-    registry
+    portal
+        .database()
         .execute(
             "INSERT INTO image (owner, name, host, base, bytes, disk_gib, shared, saved)
              VALUES ('alice', 'web', 'localhost', 'tiny', 5, 1, 1, 1000)",
@@ -154,12 +154,12 @@ fn an_image_is_its_owner_s_however_the_owner_is_spelt() {
 }
 
 #[test]
-fn without_folding_an_administrator_is_whom_the_file_names() {
+fn without_folding_only_the_exact_name_is_an_administrator() {
     let portal = with_names(Setup::default(), &["Admin", "ADMIN"]);
     for name in ["Admin", "ADMIN"] {
         get(&portal, name, "admin").send().expect(403);
         get(&portal, name, "list?scope=all").send().expect(403);
-        // Nor does anybody take an administrator's name before the administrator has come.
+        // No one can take an administrator's name before the administrator first signs in.
         let deploy = "deploy?vmImage=tiny&vmMemory=128&vmPartition=1&format=text";
         get(&portal, name, deploy).send().expect(403).says("Sign in as \"admin\"");
     }

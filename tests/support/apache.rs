@@ -1,5 +1,5 @@
-//! A private Apache on a free port of 127.0.0.1: Debian's, with its own configuration and nothing of the
-//! machine's.
+//! A private Apache on a free port of 127.0.0.1: the Debian programs with a configuration of its
+//! own, independent of the machine's.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -18,7 +18,8 @@ use super::eventually;
 const PROGRAM: &str = "/usr/sbin/apache2";
 const MODULES: &str = "/usr/lib/apache2/modules";
 
-/// How Apache runs CGI programs. The two differ in what a program sees when a request goes wrong.
+/// How Apache runs CGI programs. The two modes differ in what a program sees when a request is
+/// faulty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// mpm_event with mod_cgid: Debian's default.
@@ -27,25 +28,34 @@ pub enum Kind {
     Prefork,
 }
 
-/// A running Apache; stopped, with all that it started, when dropped.
+/// A running Apache. When dropped, it is stopped with everything it started.
 #[derive(Debug)]
 pub struct Apache {
     process: Child,
     dir: PathBuf,
-    /// Where it answers.
+    /// Its address for plain HTTP.
     pub address: SocketAddr,
-    /// Where it answers with TLS, if it does.
+    /// Its address for TLS, if it has one.
     pub tls: Option<SocketAddr>,
 }
 
-/// The user that Apache's programs run as: www-data when the tests run as root, else whoever runs them.
+/// The user that CGI programs run as: www-data when the tests run as root, otherwise `None` for the
+/// caller's own user.
 pub fn web_user() -> Option<User> {
     Uid::effective()
         .is_root()
         .then(|| User::from_name("www-data").expect("the list of users").expect("the user www-data"))
 }
 
-/// A port that nobody listens on, below those that the kernel gives to clients.
+/// Gives a file or folder to the web server's user.
+pub fn give_to_web_user(path: &Path) {
+    if let Some(user) = web_user() {
+        let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+        std::os::unix::fs::chown(path, Some(uid), Some(gid)).expect("a new owner");
+    }
+}
+
+/// A free port, below those that the kernel assigns to clients.
 fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let salt = u16::try_from(std::process::id() % 200).expect("less than 200") * 100;
@@ -58,7 +68,7 @@ fn free_port() -> u16 {
 }
 
 impl Apache {
-    /// Starts one in a folder. `configuration` gets the ports for plain HTTP and for TLS.
+    /// Starts an Apache in a folder. `configuration` is given the ports for plain HTTP and for TLS.
     pub fn start(dir: &Path, kind: Kind, tls: bool, configuration: impl Fn(u16, u16) -> String) -> Self {
         for folder in ["run", "logs"] {
             fs::create_dir_all(dir.join(folder)).expect("a folder for Apache");
@@ -74,19 +84,23 @@ impl Apache {
                 address: (Ipv4Addr::LOCALHOST, port).into(),
                 tls: tls.then_some((Ipv4Addr::LOCALHOST, tls_port).into()),
             };
-            if apache.answers(kind) {
+            if apache.comes_up(kind) {
                 return apache;
             }
-            let said = fs::read_to_string(dir.join("logs/start.log")).unwrap_or_default();
-            // Somebody took the port between our looking and Apache's binding.
-            assert!(said.contains("Address already in use"), "Apache does not start: {said}{}", apache.log());
+            let output = fs::read_to_string(dir.join("logs/start.log")).unwrap_or_default();
+            // Another process took the port before Apache could bind it.
+            assert!(
+                output.contains("Address already in use"),
+                "Apache does not start: {output}{}",
+                apache.log()
+            );
         }
         panic!("no free port for Apache");
     }
 
-    fn answers(&mut self, kind: Kind) -> bool {
-        // mod_cgid first makes the socket at which it starts programs and then gives it to the web server's
-        // user; a request in between gets a 503.
+    fn comes_up(&mut self, kind: Kind) -> bool {
+        // mod_cgid first creates its socket and then hands it over to the web server's user. A
+        // request in between gets a 503.
         let socket = self.dir.join(format!("run/cgisock.{}", self.process.id()));
         let owner = web_user().map_or_else(Uid::effective, |user| user.uid).as_raw();
         let cgi = || kind == Kind::Prefork || fs::metadata(&socket).is_ok_and(|facts| facts.uid() == owner);
@@ -99,7 +113,7 @@ impl Apache {
         up.unwrap_or(false)
     }
 
-    /// How many requests it has answered whose first line has these words.
+    /// How many requests it has answered whose request line contains these words.
     pub fn requests(&self, words: &str) -> usize {
         let bytes = fs::read(self.dir.join("logs/access.log")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).lines().filter(|line| line.contains(words)).count()
@@ -112,10 +126,10 @@ impl Apache {
     }
 }
 
-/// Starts Apache with an environment of its own and with no descriptor of ours: it would hand them to all
-/// its children. The kernel stops it when the thread of the test is gone, however that ends.
+/// Starts Apache with an environment of its own and without our descriptors, which all its children
+/// would inherit. The kernel stops it when the thread that runs the test ends, for whatever reason.
 fn launch(dir: &Path) -> Child {
-    let said = fs::File::create(dir.join("logs/start.log")).expect("Apache's output");
+    let output = fs::File::create(dir.join("logs/start.log")).expect("Apache's output");
     let close =
         "for fd in /proc/$$/fd/*; do fd=${fd##*/}; (( fd < 3 )) || eval \"exec $fd>&-\"; done; exec \"$@\"";
     Command::new("/bin/bash")
@@ -127,8 +141,8 @@ fn launch(dir: &Path) -> Child {
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
         .stdin(Stdio::null())
-        .stdout(said.try_clone().expect("a second descriptor"))
-        .stderr(said)
+        .stdout(output.try_clone().expect("a second descriptor"))
+        .stderr(output)
         .process_group(0)
         .spawn()
         .expect("bash can be started")
@@ -139,10 +153,10 @@ impl Drop for Apache {
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
-            eprintln!("Apache's last words:\n{}", lines[lines.len().saturating_sub(15)..].join("\n"));
+            eprintln!("The end of Apache's log:\n{}", lines[lines.len().saturating_sub(15)..].join("\n"));
         }
         let pid = Pid::from_raw(self.process.id().cast_signed());
-        // Each of these may find that there is nobody left, which is what it is for.
+        // Any of these may fail because the process is already gone.
         let _ = kill(pid, Signal::SIGTERM);
         let gone = eventually(Duration::from_secs(2), || self.process.try_wait().ok().flatten());
         if gone.is_none() {
@@ -155,12 +169,12 @@ impl Drop for Apache {
     }
 }
 
-/// The processes that Apache started for this folder, wherever they have gone: each has the folder in its
-/// environment or in its arguments.
+/// The processes started for this folder, wherever they are now: each has the folder in its
+/// environment or arguments.
 pub fn programs_of(dir: &Path) -> Vec<Pid> {
     use std::os::unix::ffi::OsStrExt as _;
     let needle = dir.as_os_str().as_bytes();
-    let names = |file: PathBuf| {
+    let mentions_dir = |file: PathBuf| {
         fs::read(file).is_ok_and(|bytes| bytes.windows(needle.len()).any(|part| part == needle))
     };
     fs::read_dir("/proc")
@@ -168,13 +182,14 @@ pub fn programs_of(dir: &Path) -> Vec<Pid> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
         .filter(|&pid| pid != std::process::id().cast_signed())
         .filter(|pid| {
-            names(format!("/proc/{pid}/environ").into()) || names(format!("/proc/{pid}/cmdline").into())
+            mentions_dir(format!("/proc/{pid}/environ").into())
+                || mentions_dir(format!("/proc/{pid}/cmdline").into())
         })
         .map(Pid::from_raw)
         .collect()
 }
 
-/// What comes with Debian's apache2 before any site is configured, as far as vGrid needs it.
+/// What Debian's apache2 configures before any site, as far as vGrid needs it.
 fn base(dir: &Path, kind: Kind, port: u16, tls: Option<u16>) -> String {
     let dir = dir.display();
     let mut text = format!(

@@ -14,11 +14,11 @@ use super::apache::programs_of;
 use super::eventually;
 use super::stage::public_folder;
 
-/// The longest that a step may take: a browser that starts on a busy machine is slow.
+/// The longest that a step may take. A browser starts slowly on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Two sites that no browser takes for this machine itself, so that they count as what they are: plain http.
-/// Chromium sends `Sec-Fetch-Site` to https and to this machine only.
+/// Two site names that Chromium does not take for localhost, so that they count as plain http. It
+/// sends `Sec-Fetch-Site` only to https and to localhost.
 const NAMES: &str = "--host-resolver-rules=MAP portal.test 127.0.0.1, MAP elsewhere.test 127.0.0.2";
 
 /// A browser with one window; closed when dropped.
@@ -31,7 +31,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts one, with a profile of its own.
+    /// Starts a browser with a profile of its own.
     pub fn start() -> Self {
         let home = public_folder();
         let mut driver = Command::new("/usr/bin/chromedriver")
@@ -46,12 +46,12 @@ impl Browser {
             .process_group(0)
             .spawn()
             .expect("chromedriver can be started");
-        let stdout = driver.stdout.take().expect("its output");
+        let stdout = driver.stdout.take().expect("a pipe");
         let port: u16 = BufReader::new(stdout)
             .lines()
             .map_while(Result::ok)
             .find_map(|line| line.strip_suffix('.')?.split_once(" successfully on port ")?.1.parse().ok())
-            .expect("chromedriver names its port");
+            .expect("chromedriver prints its port");
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(PATIENCE))
             .proxy(None)
@@ -95,12 +95,12 @@ impl Browser {
         self.command("POST", "/url", &json!({"url": url}));
     }
 
-    /// The address of the page that is shown.
+    /// The address of the current page.
     pub fn url(&self) -> String {
         self.command("GET", "/url", &Value::Null).as_str().unwrap_or_default().to_owned()
     }
 
-    /// Runs the body of a function in the page and gives back what it returns.
+    /// Runs a script in the page, as the body of a function, and returns its result.
     #[track_caller]
     pub fn run(&self, script: &str) -> Value {
         self.command("POST", "/execute/sync", &json!({"script": script, "args": []}))
@@ -110,37 +110,41 @@ impl Browser {
     #[track_caller]
     pub fn wait(&self, expression: &str) {
         let script = format!("return Boolean({expression})");
-        let seen = eventually(PATIENCE, || (self.run(&script) == true).then_some(()));
-        assert!(seen.is_some(), "never {expression}: at {}\n{}", self.url(), self.text());
+        let holds = eventually(PATIENCE, || (self.run(&script) == true).then_some(()));
+        assert!(holds.is_some(), "{expression} did not become true at {}\n{}", self.url(), self.text());
     }
 
-    /// What a reader sees.
+    /// The text of the page, as a reader sees it.
     #[track_caller]
     pub fn text(&self) -> String {
         self.run("return document.body.innerText").as_str().unwrap_or_default().to_owned()
     }
 
-    /// Clicks on what a CSS selector names, as a user does: it must be there and visible.
+    /// The WebDriver id of the element that a CSS selector finds.
+    #[track_caller]
+    fn element(&self, selector: &str) -> String {
+        let found = self.command("POST", "/element", &json!({"using": "css selector", "value": selector}));
+        let id = found.as_object().and_then(|ids| ids.values().next()).and_then(Value::as_str);
+        id.expect("an element").to_owned()
+    }
+
+    /// Clicks on an element as a user would. It must exist and be visible.
     #[track_caller]
     pub fn click(&self, selector: &str) {
-        let element = self.command("POST", "/element", &json!({"using": "css selector", "value": selector}));
-        let id =
-            element.as_object().and_then(|o| o.values().next()).and_then(Value::as_str).expect("an element");
+        let id = self.element(selector);
         self.command("POST", &format!("/element/{id}/click"), &json!({}));
     }
 
-    /// Writes into a field, in place of what was there.
+    /// Types a text into a field, replacing what was there.
     #[track_caller]
     pub fn fill(&self, selector: &str, text: &str) {
-        let element = self.command("POST", "/element", &json!({"using": "css selector", "value": selector}));
-        let id =
-            element.as_object().and_then(|o| o.values().next()).and_then(Value::as_str).expect("an element");
+        let id = self.element(selector);
         self.command("POST", &format!("/element/{id}/clear"), &json!({}));
         self.command("POST", &format!("/element/{id}/value"), &json!({"text": text}));
     }
 
-    /// What the browser complained about: blocked scripts, missing files, errors in scripts.
-    pub fn complaints(&self) -> Vec<String> {
+    /// Errors in the browser's log: blocked scripts, missing files, script errors.
+    pub fn errors(&self) -> Vec<String> {
         let log = self.command("POST", "/se/log", &json!({"type": "browser"}));
         let entries = log.as_array().cloned().unwrap_or_default();
         entries.iter().filter(|e| e["level"] == "SEVERE").map(ToString::to_string).collect()
@@ -149,7 +153,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Chromium ends with its session. Whatever is left after that, or in its place, is killed.
+        // Chromium ends with its session. Whatever is left after that is killed.
         let _ = self.agent.delete(&self.session).call();
         let pid = Pid::from_raw(self.driver.id().cast_signed());
         let _ = kill(pid, Signal::SIGTERM);
@@ -157,7 +161,7 @@ impl Drop for Browser {
             let _ = killpg(pid, Signal::SIGKILL);
             let _ = self.driver.wait();
         }
-        // Chromium's helpers write to its profile until they are gone.
+        // Chromium's child processes write to the profile until they are gone.
         eventually(Duration::from_secs(5), || {
             let left = programs_of(self.home.path());
             for &process in &left {

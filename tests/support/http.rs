@@ -1,11 +1,12 @@
-//! A small HTTP/1.1 client over a bare socket: what is sent is known to the byte, and may be wrong.
+//! A small HTTP/1.1 client over a bare socket. It sends exactly the bytes that a test wants, valid
+//! or not.
 
 use std::fmt::Write as _;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// No answer takes longer, whatever the server does.
+/// The longest that an exchange may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An answer.
@@ -57,14 +58,27 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self}"))
     }
 
-    /// The same, if it has that status.
+    /// The sentence in an error to a script that reads JSON.
+    #[track_caller]
+    pub fn error_message(&self) -> String {
+        self.json()["error"]["message"].as_str().unwrap_or_else(|| panic!("no message: {self}")).to_owned()
+    }
+
+    /// The sentence about one field in an error to a script that reads JSON.
+    #[track_caller]
+    pub fn field_error(&self, field: &str) -> String {
+        let json = self.json();
+        json["error"]["fields"][field].as_str().unwrap_or_else(|| panic!("no {field}: {self}")).to_owned()
+    }
+
+    /// Asserts the status.
     #[track_caller]
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{self}");
         self
     }
 
-    /// The same, if its text has these words.
+    /// Asserts that the body contains these words.
     #[track_caller]
     pub fn says(self, words: &str) -> Self {
         assert!(self.text().contains(words), "no {words:?} in {self}");
@@ -96,22 +110,22 @@ fn dechunked(mut rest: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// A request in the making.
+/// A request to be sent.
 #[derive(Debug, Clone)]
 pub struct Ask {
     to: SocketAddr,
-    /// The client's address, if it matters.
+    /// The client's address; `None`: any.
     from: Option<Ipv4Addr>,
     method: String,
     path: Vec<u8>,
     headers: Vec<(String, Vec<u8>)>,
     body: Option<Vec<u8>>,
-    /// What Content-Length says, if not the truth; nothing when empty.
+    /// The value of Content-Length, if not the real length; empty: no such header.
     length: Option<String>,
 }
 
 impl Ask {
-    /// A request; the path is sent as it is.
+    /// A request. The path is sent as it is.
     pub fn new(to: SocketAddr, method: &str, path: impl Into<Vec<u8>>) -> Self {
         Self {
             to,
@@ -124,35 +138,35 @@ impl Ask {
         }
     }
 
-    /// The same request to another server.
+    /// The same request, sent to another server.
     pub fn to(mut self, to: SocketAddr) -> Self {
         self.to = to;
         self
     }
 
-    /// The same request from a client with that address.
+    /// The same request, sent from a client address.
     pub fn sent_from(mut self, from: [u8; 4]) -> Self {
         self.from = Some(from.into());
         self
     }
 
-    /// One more header.
+    /// Adds a header.
     pub fn header(mut self, name: &str, value: impl Into<Vec<u8>>) -> Self {
         self.headers.push((name.to_owned(), value.into()));
         self
     }
 
-    /// Signs in with a name and its password.
+    /// Signs in with a user name and password.
     pub fn by(self, user: &str, password: &str) -> Self {
         self.by_bytes(user.as_bytes(), password)
     }
 
-    /// The same with a name that need not be text.
+    /// Signs in with a user name that need not be UTF-8.
     pub fn by_bytes(self, user: &[u8], password: &str) -> Self {
         self.header("Authorization", basic(user, password))
     }
 
-    /// What Chromium sends with a form of the portal's own.
+    /// Adds the headers that Chromium sends with one of the portal's own forms.
     pub fn like_a_browser(self) -> Self {
         let origin = format!("http://{}", self.to);
         self.header("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8")
@@ -161,13 +175,13 @@ impl Ask {
             .header("Origin", origin)
     }
 
-    /// The fields of a form as the body.
+    /// Sets the body to a form with these fields.
     pub fn form(self, fields: &[(&str, &str)]) -> Self {
         self.header("Content-Type", "application/x-www-form-urlencoded").body(encoded(fields))
     }
 
-    /// A body whose length is told by nobody.
-    pub fn body_as_is(mut self, body: &str) -> Self {
+    /// Sets a body without Content-Length.
+    pub fn body_without_length(mut self, body: &str) -> Self {
         self.length = Some(String::new());
         self.body(body)
     }
@@ -184,19 +198,19 @@ impl Ask {
         self
     }
 
-    /// A body.
+    /// Sets the body.
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = Some(body.into());
         self
     }
 
-    /// A Content-Length that need not be true.
+    /// Sets a Content-Length, which may be wrong.
     pub fn length(mut self, length: impl Into<String>) -> Self {
         self.length = Some(length.into());
         self
     }
 
-    /// The bytes of the request.
+    /// The request as bytes.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = format!("{} ", self.method).into_bytes();
         bytes.extend_from_slice(&self.path);
@@ -217,7 +231,7 @@ impl Ask {
         bytes
     }
 
-    /// Sends it and reads the answer.
+    /// Sends the request and reads the answer.
     #[track_caller]
     pub fn send(&self) -> Answer {
         exchange(self.from, self.to, &self.bytes(), false).unwrap_or_else(|error| {
@@ -225,7 +239,7 @@ impl Ask {
         })
     }
 
-    /// Sends it, closes the sending half, and reads the answer.
+    /// Sends the request, shuts down the sending side, and reads the answer.
     #[track_caller]
     pub fn send_and_shut(&self) -> Answer {
         exchange(self.from, self.to, &self.bytes(), true).unwrap_or_else(|error| {
@@ -234,7 +248,7 @@ impl Ask {
     }
 }
 
-/// Sends bytes as they are and reads the answer to its end.
+/// Sends bytes as they are and reads the answer.
 pub fn raw(to: SocketAddr, bytes: &[u8], shut: bool) -> io::Result<Answer> {
     exchange(None, to, bytes, shut)
 }
@@ -248,7 +262,7 @@ fn exchange(from: Option<Ipv4Addr>, to: SocketAddr, bytes: &[u8], shut: bool) ->
     let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    // A server that refuses early may close before it has read everything; its answer still counts.
+    // A server that refuses early may close before it has read everything. Its answer still counts.
     let sent = stream.write_all(bytes);
     if shut {
         let _ = stream.shutdown(Shutdown::Write);
@@ -271,13 +285,13 @@ pub fn encoded(fields: &[(&str, &str)]) -> String {
     };
     fields.iter().fold(String::new(), |mut form, (name, value)| {
         let separator = if form.is_empty() { "" } else { "&" };
-        // Writing to a String can't fail.
+        // Writing to a String cannot fail.
         let _ = write!(form, "{separator}{}={}", escape(name), escape(value));
         form
     })
 }
 
-/// What signs in with a name and its password (RFC 7617).
+/// The value of an Authorization header (RFC 7617).
 pub fn basic(user: &[u8], password: &str) -> String {
     format!("Basic {}", base64(&[user, b":", password.as_bytes()].concat()))
 }

@@ -1,10 +1,10 @@
-//! Nodes that do what a test tells them: a small HTTP server on one port of several loopback addresses.
+//! Scripted nodes: a small HTTP server on one port of several loopback addresses.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,52 +22,54 @@ use vgrid::model::wire::{
     Accepted, ConsoleTail, Discarded, Domain, HostFacts, ImageDone, Job, NodeInfo, NodeRefusal, Stranger,
 };
 
-/// What a node does with a request.
+use super::lock;
+
+/// How a node answers.
 #[derive(Debug, Clone)]
 pub enum Conduct {
-    /// Takes orders with 202, does with images and strangers what it is told, and shows this console.
+    /// Accepts every request: orders with 202, images and orphans as ordered, and a fixed console.
     Accept,
-    /// 409 with a reason.
+    /// Refuses with 409 and a fault.
     Refuse(Fault),
-    /// The same to one program, and all else is accepted.
+    /// Refuses requests to one program, accepts all others.
     RefuseTo(&'static str, Fault),
-    /// Says nothing until it is dropped.
+    /// Does not answer until it is dropped.
     Hang,
     /// Closes the connection at once.
     Close,
-    /// Bytes that are no HTTP.
+    /// Sends bytes that are not HTTP.
     Garbage,
-    /// That status and that body.
+    /// Answers with this status and body.
     Say(u16, String),
-    /// 200 and a page.
+    /// Answers 200 with a page, unsigned.
     Page(String),
-    /// A head that announces more than will ever come.
+    /// Announces more bytes than it sends.
     CutOff,
 }
 
-/// A request that a node got.
+/// A request that a node received.
 #[derive(Debug, Clone)]
 pub struct Received {
-    /// The address that it came to: which node it was for.
+    /// The address it was sent to, which identifies the node.
     pub at: IpAddr,
     /// Path and query.
     pub path: String,
     pub body: Vec<u8>,
-    /// Whether it was signed with the shared key, just now.
+    /// Whether it had a valid, current signature with the shared key.
     pub signed: bool,
-    /// Its signature, which that of the answer is bound to.
+    /// Its signature, which the signature of the answer covers.
     signature: String,
 }
 
 impl Received {
-    /// The last part of the path: an order, `info`, `console`.
+    /// The last component of the path: an order, `info`, `console`.
     pub fn program(&self) -> &str {
         self.path.split('?').next().unwrap_or_default().rsplit('/').next().unwrap_or_default()
     }
 
     /// The body as JSON.
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).expect("an order in JSON")
+        serde_json::from_slice(&self.body).expect("JSON")
     }
 }
 
@@ -75,11 +77,11 @@ impl Received {
 struct Shared {
     key: Key,
     conduct: Mutex<Conduct>,
-    /// Single nodes that behave otherwise.
+    /// The conduct of single nodes, by address.
     exceptions: Mutex<BTreeMap<IpAddr, Conduct>>,
-    /// What single nodes have, as `info` tells; the others have nothing.
+    /// The `info` of single nodes; the others have nothing.
     infos: Mutex<BTreeMap<IpAddr, NodeInfo>>,
-    /// How many seconds their clock is ahead.
+    /// How many seconds their clocks are ahead.
     ahead: Mutex<i64>,
     received: Mutex<Vec<Received>>,
     stopped: Mutex<bool>,
@@ -87,7 +89,7 @@ struct Shared {
     closing: AtomicBool,
 }
 
-/// Nodes under one port; stopped when dropped.
+/// Nodes that share a port; stopped when dropped.
 #[derive(Debug)]
 pub struct Nodes {
     pub port: u16,
@@ -96,13 +98,9 @@ pub struct Nodes {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// A test that failed while it held a lock must not hide why by a second panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
 impl Nodes {
-    /// As many nodes as asked for: 127.0.0.1, 127.0.0.2 … They accept everything until told otherwise.
+    /// Starts that many nodes, at 127.0.0.1, 127.0.0.2 … They accept everything unless told
+    /// otherwise.
     pub fn start(key: &Key, many: u16) -> Self {
         let listeners = listen(many);
         let port = listeners[0].local_addr().expect("an address").port();
@@ -128,48 +126,48 @@ impl Nodes {
         Self { port, addresses, shared, threads }
     }
 
-    /// From now on they behave like this.
+    /// Sets how all nodes behave from now on.
     pub fn conduct(&self, conduct: Conduct) {
         *lock(&self.shared.conduct) = conduct;
     }
 
-    /// From now on the node at an address behaves like this, whatever the others do.
+    /// Sets how the node at an address behaves from now on, regardless of the others.
     pub fn conduct_at(&self, at: Ipv4Addr, conduct: Conduct) {
         lock(&self.shared.exceptions).insert(at.into(), conduct);
     }
 
-    /// From now on the node at an address has this.
+    /// Sets the `info` of the node at an address.
     pub fn has(&self, at: Ipv4Addr, info: NodeInfo) {
         lock(&self.shared.infos).insert(at.into(), info);
     }
 
-    /// From now on their clock is ahead of ours.
+    /// Sets how many seconds the clocks of the nodes are ahead of ours.
     pub fn clock_is_ahead(&self, seconds: i64) {
         *lock(&self.shared.ahead) = seconds;
     }
 
-    /// From now on they are no nodes but a site with one page.
+    /// Turns the nodes into a web site with a single page.
     pub fn serve_page(&self, page: &str) {
         self.conduct(Conduct::Page(page.to_owned()));
     }
 
-    /// What they got so far.
+    /// All requests received so far.
     pub fn received(&self) -> Vec<Received> {
         lock(&self.shared.received).clone()
     }
 
-    /// What they got so far for one program.
+    /// The requests received so far for one program.
     pub fn orders(&self, program: &str) -> Vec<Received> {
         self.received().into_iter().filter(|r| r.program() == program).collect()
     }
 
-    /// Nobody listens any more.
+    /// Stops listening.
     pub fn shut_down(&mut self) {
         self.shared.closing.store(true, Ordering::SeqCst);
         *lock(&self.shared.stopped) = true;
         self.shared.stop.notify_all();
         for address in &self.addresses {
-            // Wakes the one that waits for a connection; if nobody does, all the better.
+            // Wakes the thread that waits for a connection, if it still does.
             let _ = TcpStream::connect_timeout(address, Duration::from_secs(1));
         }
         for thread in self.threads.drain(..) {
@@ -184,13 +182,13 @@ impl Drop for Nodes {
     }
 }
 
-/// The address of the nth node, from 1: 127.0.0.1, 127.0.0.2 …
+/// The address of the nth node, counted from 1: 127.0.0.1, 127.0.0.2 …
 pub fn address(n: u16) -> Ipv4Addr {
     let [high, low] = n.to_be_bytes();
     Ipv4Addr::new(127, 0, high, low)
 }
 
-/// Sockets with the same free port on several addresses.
+/// Listeners on the same free port of several addresses.
 fn listen(many: u16) -> Vec<TcpListener> {
     for _ in 0..50 {
         let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
@@ -200,7 +198,7 @@ fn listen(many: u16) -> Vec<TcpListener> {
             return all;
         }
     }
-    panic!("no port that is free on {many} addresses");
+    panic!("no port is free on {many} addresses");
 }
 
 fn serve(listener: &TcpListener, shared: &Arc<Shared>) {
@@ -210,14 +208,14 @@ fn serve(listener: &TcpListener, shared: &Arc<Shared>) {
         }
         if let Ok(stream) = stream {
             let shared = Arc::clone(shared);
-            // Ends with its connection, at the latest when the nodes are dropped.
+            // The thread ends with its connection, at the latest when the nodes are dropped.
             std::thread::spawn(move || answer(stream, &shared));
         }
     }
 }
 
 fn answer(mut stream: TcpStream, shared: &Shared) {
-    // A client that is gone, for instance because its time was over, is part of the tests.
+    // The client may be gone, for instance after a timeout. Some tests provoke that.
     let Some(received) = read(&stream, &shared.key) else { return };
     lock(&shared.received).push(received.clone());
     let exception = lock(&shared.exceptions).get(&received.at).cloned();
@@ -254,12 +252,12 @@ fn answer(mut stream: TcpStream, shared: &Shared) {
         .and_then(|now| jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&now))
         .expect("a date");
     let answer = SignedAnswer { request: &received.signature, status, registry: None, body: body.as_bytes() };
-    let sealed = answer
+    let headers = answer
         .headers(&shared.key)
         .iter()
         .fold(String::new(), |text, (name, value)| text + name + ": " + value + "\r\n");
     let head = format!(
-        "HTTP/1.1 {status} Whatever\r\nDate: {date}\r\n{sealed}Content-Type: application/json\r\n\
+        "HTTP/1.1 {status} Whatever\r\nDate: {date}\r\n{headers}Content-Type: application/json\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
@@ -302,12 +300,12 @@ fn read(stream: &TcpStream, key: &Key) -> Option<Received> {
     Some(Received { at, path, body, signed, signature })
 }
 
-/// What a node in good order answers.
+/// The answer of a working node.
 fn accept(received: &Received, info: Option<&NodeInfo>) -> (u16, String) {
     match received.program() {
         program if Order::from_name(program).is_some() => {
             let order = received.json();
-            // An order to save names the machine in a part of its own.
+            // An order to save has the machine in a part of its own.
             let machine = order.get("machine").unwrap_or(&order);
             let id: VmId = machine["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
             (202, serde_json::to_string(&Accepted { id, host: facts() }).expect("JSON"))
@@ -318,7 +316,7 @@ fn accept(received: &Received, info: Option<&NodeInfo>) -> (u16, String) {
         }
         "image" => (200, serde_json::to_string(&ImageDone { host: facts() }).expect("JSON")),
         "discard" => {
-            let stranger: Stranger = serde_json::from_slice(&received.body).expect("a stranger");
+            let stranger: Stranger = serde_json::from_slice(&received.body).expect("an orphan");
             (200, serde_json::to_string(&Discarded { stranger }).expect("JSON"))
         }
         "console" => {
@@ -330,7 +328,7 @@ fn accept(received: &Received, info: Option<&NodeInfo>) -> (u16, String) {
     }
 }
 
-/// A node with nothing on it.
+/// The `info` of a node that has nothing.
 pub fn nothing() -> NodeInfo {
     NodeInfo {
         host: facts(),
@@ -343,7 +341,7 @@ pub fn nothing() -> NodeInfo {
     }
 }
 
-/// A node with machines that run, and nothing that is being done with them.
+/// The `info` of a node with running machines, (id, name) each, and no work in progress.
 pub fn with_machines(machines: &[(&str, &str)]) -> NodeInfo {
     let mut info = nothing();
     for (n, (id, name)) in (1..).zip(machines) {
@@ -363,7 +361,7 @@ pub fn with_machines(machines: &[(&str, &str)]) -> NodeInfo {
     info
 }
 
-/// What a host has free, as tests report it.
+/// The free resources that hosts report in tests.
 pub fn facts() -> HostFacts {
     HostFacts {
         memory_free: Amount::from_mib(3000),

@@ -1,4 +1,4 @@
-//! A whole portal for one test: installed files, configuration, Apache, nodes.
+//! A whole portal for one test: installed files, configuration, Apache and nodes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -18,19 +18,26 @@ use vgrid::model::stage::{Order, OrderNumber};
 use vgrid::model::wire::{News, Report};
 use vgrid::system::clock;
 
-use super::apache::{Apache, Kind, web_user};
+use super::apache::{Apache, Kind, give_to_web_user, web_user};
 use super::http::{Answer, Ask, encoded};
 use super::node::{Conduct, Nodes, address, facts, with_machines};
 use super::signed::Seal;
 use super::stage::{Stage, public_folder};
 
-/// Where the programs of a subject are.
+/// The path that takes the reports of nodes.
 pub const STATUS: &str = "/cgi-bin/internal/status";
 
-/// Everybody's password is their name with this at its end.
+/// The fields of a small machine.
+pub const DEPLOY: [(&str, &str); 3] = [("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1")];
+
+/// The same from a script that reads JSON.
+pub const DEPLOY_JSON: [(&str, &str); 4] =
+    [("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1"), ("format", "json")];
+
+/// Everyone's password is their name with this suffix.
 const PASSWORD: &str = "-secret";
 
-/// What a test may want to be different.
+/// How a test's portal differs from the usual one.
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub kind: Kind,
@@ -38,24 +45,24 @@ pub struct Setup {
     pub images: Vec<&'static str>,
     /// `[PhysicalHostsPool]`.
     pub hosts: Vec<(&'static str, u32)>,
-    /// So many more hosts, with ten machines at most: 127.0.0.1, 127.0.0.2 …
+    /// That many more hosts with ten slots each: 127.0.0.1, 127.0.0.2 …
     pub more_hosts: u16,
-    /// How many names there are: vm1, vm2 …
+    /// How many virtual host names: vm1, vm2 …
     pub names: usize,
     pub node_timeout: u8,
     pub user_variable: &'static str,
-    /// More for server.cfg.
+    /// Appended to the `[General]` section of server.cfg.
     pub more_server: String,
-    /// Which of the shipped sign-ins, or, when it holds a line break, its own text.
+    /// The suffix of a shipped htaccess file or, if it has a line break, the content itself.
     pub htaccess: &'static str,
     pub users: Vec<&'static str>,
-    /// Whether the programs' clock can be set (by libfaketime), apart from the machine's.
+    /// Whether the clock of the programs can be set, by libfaketime.
     pub clock: bool,
-    /// Whether there is a registry, as `vgrid-registry init` makes it.
+    /// Whether to run `vgrid-registry init`.
     pub registry: bool,
-    /// More for Apache's configuration.
+    /// Appended to Apache's configuration.
     pub more_apache: String,
-    /// A virtual host with TLS that asks for a certificate of a client, with these directives.
+    /// The directives of a virtual host with TLS; `None`: no TLS.
     pub tls: Option<String>,
 }
 
@@ -80,47 +87,48 @@ impl Default for Setup {
     }
 }
 
-/// The library that sets the clock of a program, of Debian's package faketime.
+/// The library that fakes the clock, from Debian's package faketime.
 const CLOCK: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
-/// A zone with daylight saving, as New York has it since 2007 (tzset(3)): nothing may depend on it.
+/// A time zone with daylight saving: New York since 2007, as in tzset(3). Nothing may depend on it.
 const ZONE: &str = "EST5EDT,M3.2.0,M11.1.0";
 
-/// What sets the clock of a program: the file holds how far it is ahead of the machine's, or at what time it stands still
-/// (faketime(1)).
+/// The variables that fake a program's clock. The file holds an offset from the real time, or the
+/// time at which the clock stands still (faketime(1)).
 fn clock_variables(dir: &Path) -> [(&'static str, String); 4] {
     [
         ("TZ", ZONE.to_owned()),
         ("LD_PRELOAD", CLOCK.to_owned()),
         ("FAKETIME_TIMESTAMP_FILE", dir.join("etc/clock").display().to_string()),
-        // Threads wait for real time.
+        // Waiting threads use real time.
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
     ]
 }
 
-/// Removes what killed programs whose clock was set have left: libfaketime makes two files for each process, and the next
-/// one with the same number does not start when they are there.
+/// Removes what killed programs with a fake clock left behind. libfaketime makes two files per
+/// process, and the next process with that id would not start.
 fn sweep_clocks() {
     let Ok(entries) = fs::read_dir("/dev/shm") else { return };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let process = ["faketime_shm_", "sem.faketime_sem_"].into_iter().find_map(|p| name.strip_prefix(p));
         if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
-            // Another test may do the same.
+            // Another test may be doing the same.
             let _ = fs::remove_file(entry.path());
         }
     }
 }
 
-/// A number that is higher than that of every order, whatever the clock was when it was given: that of the last one.
-pub fn of_the_last_order() -> OrderNumber {
+/// An order number that passes for that of the last order: higher than any, whatever the clock
+/// said.
+pub fn last_order_number() -> OrderNumber {
     OrderNumber::default().next(u64::MAX >> 11)
 }
 
-/// A running portal; gone when dropped.
+/// A running portal; removed when dropped.
 #[derive(Debug)]
 pub struct Portal {
-    // In the order in which they are to be dropped: who writes first, then where to.
+    // Dropped in this order: the programs before what they write to.
     pub apache: Apache,
     pub nodes: Nodes,
     pub key: Key,
@@ -133,52 +141,58 @@ pub struct Portal {
 }
 
 impl Portal {
-    /// One as most tests want it.
+    /// Starts the usual portal.
     pub fn start() -> Self {
         Setup::default().start()
     }
 
-    /// A folder or file of this portal.
+    /// A file or folder of this portal.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// A request by nobody.
+    /// A request without sign-in.
     pub fn ask(&self, method: &str, path: &str) -> Ask {
         Ask::new(self.apache.address, method, path)
     }
 
-    /// A GET of a user's program by somebody. Without an `Accept` it is a script's.
+    /// A GET of a page by a user. Without an `Accept` header it counts as a script's.
     pub fn get(&self, user: &str, path: &str) -> Ask {
         self.ask("GET", &format!("/cgi-bin/user/{path}")).by(user, &password(user))
     }
 
-    /// A form that a script sends.
+    /// A form posted by a script.
     pub fn post(&self, user: &str, program: &str, fields: &[(&str, &str)]) -> Ask {
         self.ask("POST", &format!("/cgi-bin/user/{program}")).by(user, &password(user)).form(fields)
     }
 
-    /// What `list` says, as JSON.
+    /// The answer of `list`, as JSON.
     #[track_caller]
     pub fn list(&self, user: &str) -> Value {
         self.get(user, "list?format=json").send().expect(200).json()
     }
 
-    /// Deploys a small machine as a script does and gives back its id.
+    /// Deploys a small machine as a script does, with these fields in addition or instead. Returns
+    /// its id.
     #[track_caller]
     pub fn deploy(&self, user: &str, more: &[(&str, &str)]) -> String {
-        let mut fields =
-            vec![("vmImage", "tiny"), ("vmMemory", "128"), ("vmPartition", "1"), ("format", "json")];
+        let mut fields = DEPLOY_JSON.to_vec();
         fields.retain(|(name, _)| more.iter().all(|(known, _)| known != name));
         fields.extend_from_slice(more);
         let answer = self.post(user, "deploy", &fields).send().expect(202).json();
         id_of(&answer)
     }
 
-    /// Deploys a small machine and lets it run.
+    /// Deploys a small machine and reports that it runs. Returns its id.
     #[track_caller]
     pub fn deployed(&self, user: &str) -> String {
-        let id = self.deploy(user, &[]);
+        self.deployed_with(user, &[])
+    }
+
+    /// Like [`Portal::deployed`], with these fields in addition or instead.
+    #[track_caller]
+    pub fn deployed_with(&self, user: &str, more: &[(&str, &str)]) -> String {
+        let id = self.deploy(user, more);
         self.report(&id, Order::Deploy, 9, News::Done).expect(200);
         id
     }
@@ -189,11 +203,18 @@ impl Portal {
         self.post(user, order.as_str(), &[("id", id), ("format", "json")]).send()
     }
 
-    /// Sends a report as the node of a machine does.
+    /// Gives an order, which must be accepted, and reports that it is done.
+    #[track_caller]
+    pub fn carry_out(&self, user: &str, order: Order, id: &str) {
+        self.order(user, order, id).expect(202);
+        self.report(id, order, 9, News::Done).expect(200);
+    }
+
+    /// Sends a report as a machine's node does.
     #[track_caller]
     pub fn report(&self, id: &str, order: Order, sequence: u32, news: News) -> Answer {
         let id: VmId = id.parse().expect("a machine's id");
-        let report = Report { id, order, number: of_the_last_order(), sequence, news, host: Some(facts()) };
+        let report = Report { id, order, number: last_order_number(), sequence, news, host: Some(facts()) };
         self.signed(STATUS, serde_json::to_vec(&report).expect("JSON"), &self.key).send()
     }
 
@@ -202,12 +223,12 @@ impl Portal {
         Seal { key, to: None, registry: Some(self.registry), time: self.now() }
     }
 
-    /// A signed message.
+    /// A signed message to a program, as a POST.
     pub fn signed(&self, path: &str, body: Vec<u8>, key: &Key) -> Ask {
         self.sealed(&self.seal(key), path, body)
     }
 
-    /// A message that is signed like this.
+    /// A message with a given signature.
     pub fn sealed(&self, seal: &Seal<'_>, path: &str, body: Vec<u8>) -> Ask {
         seal.headers("POST", path, &body)
             .into_iter()
@@ -217,12 +238,18 @@ impl Portal {
             .body(body)
     }
 
-    /// The programs' time.
+    /// A signed GET.
+    pub fn signed_get(&self, path: &str, key: &Key) -> Ask {
+        let headers = self.seal(key).headers("GET", path, b"");
+        headers.into_iter().fold(self.ask("GET", path), |ask, (name, value)| ask.header(name, value))
+    }
+
+    /// The time on the programs' clock.
     pub fn now(&self) -> Moment {
         clock::now().plus_seconds(self.ahead.load(Ordering::SeqCst))
     }
 
-    /// Sets the programs' clock so many seconds ahead of the machine's.
+    /// Sets the programs' clock that many seconds ahead.
     pub fn set_clock(&self, ahead: i64) {
         self.ahead.store(ahead, Ordering::SeqCst);
         self.write_clock(&format!("{ahead:+}s\n"));
@@ -237,23 +264,23 @@ impl Portal {
     }
 
     fn write_clock(&self, text: &str) {
-        // Put in place as a whole: programs read it at any moment.
+        // Replaced atomically, because programs may read it at any moment.
         let (file, fresh) = (self.path("etc/clock"), self.path("etc/clock.new"));
         fs::write(&fresh, text).expect("the clock's file");
         fs::rename(fresh, file).expect("the clock's file");
     }
 
-    /// Lets time go on.
+    /// Moves the programs' clock forward.
     pub fn pass(&self, seconds: i64) {
         self.set_clock(self.ahead.load(Ordering::SeqCst) + seconds);
     }
 
-    /// A file of the installation, by the absolute path that it will have.
+    /// An installed file, by its final absolute path.
     pub fn installed(&self, path: &str) -> PathBuf {
         self.stage.path(path)
     }
 
-    /// Starts upkeep as cron does, by the web server's user.
+    /// Starts upkeep as cron does, as the web server's user.
     pub fn start_upkeep(&self, arguments: &[&str]) -> Child {
         let mut command = command(&self.stage, self.dir.path(), "vgrid-upkeep");
         command.args(arguments);
@@ -261,41 +288,83 @@ impl Portal {
         pipes.spawn().expect("vgrid-upkeep can be started")
     }
 
-    /// Runs `vgrid-registry` by the web server's user.
+    /// Runs `vgrid-registry` as the web server's user.
     pub fn run_registry(&self, arguments: &[&str]) -> std::process::Output {
         let mut command = command(&self.stage, self.dir.path(), "vgrid-registry");
         command.args(arguments).stdin(Stdio::null()).output().expect("vgrid-registry can be started")
     }
 
-    /// Runs upkeep to its end, which must be a good one, and gives back what it said.
+    /// Runs upkeep, which must succeed. Returns its output.
     #[track_caller]
     pub fn upkeep(&self, arguments: &[&str]) -> String {
-        let ended = self.start_upkeep(arguments).wait_with_output().expect("its end");
-        let said = String::from_utf8(ended.stdout).expect("UTF-8");
-        assert!(ended.status.success(), "{said}{}", String::from_utf8_lossy(&ended.stderr));
-        said
+        let output = self.start_upkeep(arguments).wait_with_output().expect("an exit status");
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        text
     }
 
-    /// What `show` says about a machine, as JSON.
+    /// The answer of `show` about a machine, as JSON.
     #[track_caller]
     pub fn show(&self, user: &str, id: &str) -> Value {
         self.get(user, &format!("show?id={id}&format=json")).send().expect(200).json()
     }
 
-    /// Replaces a part of a configuration file.
+    /// A machine's state, as its owner or an administrator sees it.
+    #[track_caller]
+    pub fn state(&self, user: &str, id: &str) -> String {
+        state_of(&self.show(user, id)).to_owned()
+    }
+
+    /// A machine's history, as JSON text.
+    #[track_caller]
+    pub fn history(&self, user: &str, id: &str) -> String {
+        self.show(user, id)["history"].to_string()
+    }
+
+    /// How many machines a user's list shows.
+    #[track_caller]
+    pub fn machine_count(&self, user: &str) -> usize {
+        self.list(user)["machines"].as_array().expect("machines").len()
+    }
+
+    /// The registry's file.
+    pub fn registry_file(&self) -> PathBuf {
+        self.path("var/registry.sqlite")
+    }
+
+    /// The registry as a plain database, for what no request can do.
+    pub fn database(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.registry_file()).expect("the registry")
+    }
+
+    /// Edits a configuration file.
     pub fn reconfigure(&self, file: &str, change: impl Fn(&str) -> String) {
         let file = self.path("etc").join(file);
         let text = fs::read_to_string(&file).expect("a configuration file");
         fs::write(&file, change(&text)).expect("a configuration file");
     }
 
-    /// Runs a program as Apache would, with an environment that no Apache need make, and gives back the status
-    /// and all that it said.
+    /// Configures the node on this machine for images: `files` are lines of `[VMImageFiles]`,
+    /// `mkfs` the command that makes file systems.
+    pub fn configure_images(&self, files: &str, mkfs: &str) {
+        self.reconfigure("node.cfg", |text| {
+            format!(
+                "{text}[VMImageFiles]\n{files}\n[VMConfigTemplates]\ndefault = \"xen-xvda\"\n[VMSwapSize]\n\
+                 default = 64\n[VMTypes]\ndefault = \"xen\"\n[XenDeployerFSCreateCmd]\ndefault = \"{mkfs}\"\n"
+            )
+        });
+        let images = self.path("images");
+        fs::create_dir(&images).expect("a folder for images");
+        give_to_web_user(&images);
+    }
+
+    /// Runs a CGI program directly, with an environment that Apache might not produce. Returns the
+    /// status and the whole output.
     pub fn run_directly(&self, program: &str, environment: &[(&str, &str)], body: &[u8]) -> (u16, String) {
         self.run_with(program, environment, None, body)
     }
 
-    /// The same without one of the variables that Apache always sets.
+    /// Like [`Portal::run_directly`], but without one of the variables that Apache always sets.
     pub fn run_without(&self, variable: &str, program: &str, environment: &[(&str, &str)]) -> (u16, String) {
         self.run_with(program, environment, Some(variable), b"")
     }
@@ -331,23 +400,24 @@ impl Portal {
             .stderr(Stdio::piped())
             .spawn()
             .expect("a program");
-        // Closed at the end of the statement; a program that does not want it is judged by what it says.
-        let _ = process.stdin.take().expect("its input").write_all(body);
-        let output = process.wait_with_output().expect("its end");
+        // The pipe closes at the end of the statement. A program may end without reading it; only
+        // its output counts.
+        let _ = process.stdin.take().expect("a pipe").write_all(body);
+        let output = process.wait_with_output().expect("an exit status");
         let text = String::from_utf8(output.stdout).expect("UTF-8");
         let status = text.strip_prefix("Status: ").and_then(|rest| rest.get(..3)?.parse().ok());
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!said.contains("panic"), "{said}");
-        (status.unwrap_or_else(|| panic!("no status: {text:?} {said}")), text)
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!errors.contains("panic"), "{errors}");
+        (status.unwrap_or_else(|| panic!("no status: {text:?} {errors}")), text)
     }
 
-    /// Our own log, where it goes to a file (there is no syslog).
+    /// vGrid's own log, if it goes to a file because this machine has no syslog.
     pub fn own_log(&self) -> Option<String> {
         (!Path::new("/dev/log").exists())
             .then(|| fs::read_to_string(self.path("var/server.log")).unwrap_or_default())
     }
 
-    /// Fails if a program panicked or said something that it should have logged.
+    /// Asserts that no program panicked.
     #[track_caller]
     pub fn assert_no_panic(&self) {
         for log in [self.apache.log(), self.own_log().unwrap_or_default()] {
@@ -360,29 +430,35 @@ impl Portal {
     }
 }
 
-/// Somebody's password.
+/// A user's password.
 pub fn password(user: &str) -> String {
     format!("{user}{PASSWORD}")
 }
 
-/// The id in the answer to a deploy, or in a machine's page.
+/// The machine's id in the answer to an order, or on its page.
 #[track_caller]
 pub fn id_of(answer: &Value) -> String {
     answer["machine"]["id"].as_str().unwrap_or_else(|| panic!("no id in {answer}")).to_owned()
 }
 
-/// The state in a machine's page.
+/// The machine's state in the answer to an order, or on its page.
 #[track_caller]
 pub fn state_of(shown: &Value) -> &str {
     shown["machine"]["state"].as_str().unwrap_or_else(|| panic!("no state in {shown}"))
 }
 
-/// A path with its query.
+/// A path with a query.
 pub fn with_query(program: &str, fields: &[(&str, &str)]) -> String {
     format!("{program}?{}", encoded(fields))
 }
 
 impl Setup {
+    /// One host with that many slots and as many names: all machines are where the tests' reports
+    /// come from.
+    pub fn one_host(slots: u16) -> Self {
+        Self { hosts: vec![("localhost", slots.into())], names: slots.into(), ..Self::default() }
+    }
+
     /// Starts the portal.
     pub fn start(self) -> Portal {
         let stage = Stage::shared();
@@ -391,13 +467,8 @@ impl Setup {
         for folder in ["etc", "var", "var/node", "cgi-bin"] {
             fs::create_dir_all(at(folder)).expect("a folder");
         }
-        if let Some(user) = web_user() {
-            for folder in ["var", "var/node"] {
-                let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
-                std::os::unix::fs::chown(at(folder), Some(uid), Some(gid))
-                    .expect("a folder for the web server");
-            }
-        }
+        give_to_web_user(&at("var"));
+        give_to_web_user(&at("var/node"));
         let secret = format!("{}{}", uuid::Uuid::now_v7().simple(), uuid::Uuid::now_v7().simple());
         let key = Key::new(&secret).expect("a key");
         fs::write(at("etc/key"), secret).expect("the key's file");
@@ -408,9 +479,9 @@ impl Setup {
         if self.registry {
             let made =
                 command(&stage, dir.path(), "vgrid-registry").arg("init").output().expect("vgrid-registry");
-            let said = String::from_utf8_lossy(&made.stdout);
-            let identity = said.trim_end().trim_end_matches('.').rsplit(' ').next().unwrap_or_default();
-            // Some tests want a server.cfg with which nothing works.
+            let output = String::from_utf8_lossy(&made.stdout);
+            let identity = output.trim_end().trim_end_matches('.').rsplit(' ').next().unwrap_or_default();
+            // Some tests start with a broken server.cfg.
             match identity.parse() {
                 Ok(identity) => registry = identity,
                 Err(_) => eprintln!("no registry: {}", String::from_utf8_lossy(&made.stderr)),
@@ -496,7 +567,8 @@ impl Setup {
         let file = etc.join("htpasswd");
         for (n, user) in self.users.iter().enumerate() {
             let made = Command::new("/usr/bin/htpasswd")
-                // The cheapest hash that Apache takes: every request of every test computes it.
+                // The cheapest hash that Apache accepts: it is computed for every request of every
+                // test.
                 .args(if n == 0 { ["-bc", "-s"] } else { ["-b", "-s"] })
                 .arg(&file)
                 .args([user, password(user).as_str()])
@@ -507,7 +579,7 @@ impl Setup {
     }
 }
 
-/// One of the commands of a portal in `dir`, as the web server's user starts it.
+/// A command of the portal in `dir`, to be run as the web server's user.
 fn command(stage: &Stage, dir: &Path, name: &str) -> Command {
     use std::os::unix::process::CommandExt as _;
     let mut command = Command::new(stage.path("/usr/bin").join(name));
@@ -521,7 +593,8 @@ fn command(stage: &Stage, dir: &Path, name: &str) -> Command {
     command
 }
 
-/// The installed programs under a folder of this portal's own, so that it can have its own `.htaccess`.
+/// Links the installed programs into a folder of this portal, so that it can have its own
+/// `.htaccess`.
 fn link_programs(stage: &Stage, dir: &Path) {
     let installed = stage.path("/usr/lib/vgrid/cgi-bin");
     for subject in ["user", "internal", "node"] {
@@ -530,8 +603,8 @@ fn link_programs(stage: &Stage, dir: &Path) {
         for entry in fs::read_dir(installed.join(subject)).expect("installed programs") {
             let entry = entry.expect("an installed program");
             // `.htaccess` is a link to the configuration of a real installation.
-            if entry.file_type().expect("its type").is_file() {
-                let mode = entry.metadata().expect("its mode").permissions().mode();
+            if entry.file_type().expect("a file type").is_file() {
+                let mode = entry.metadata().expect("metadata").permissions().mode();
                 assert_eq!(mode & 0o777, 0o755, "{}", entry.path().display());
                 fs::hard_link(entry.path(), to.join(entry.file_name())).expect("a link");
             }
@@ -539,7 +612,7 @@ fn link_programs(stage: &Stage, dir: &Path) {
     }
 }
 
-/// Apache's configuration as it is installed, at this portal's paths.
+/// Apache's configuration as installed, with the paths of this portal.
 fn shipped_sites(stage: &Stage, dir: &Path) -> String {
     ["vgrid-server.conf", "vgrid-node.conf"]
         .map(|name| {
@@ -551,8 +624,8 @@ fn shipped_sites(stage: &Stage, dir: &Path) -> String {
         .join("\n")
 }
 
-/// Enters machines straight into the registry, for pages that show many. Somebody must have used the
-/// portal before, so that the file is the web server's.
+/// Enters machines directly in the registry, for pages that show many. Someone must have used the
+/// portal before.
 pub fn enter_machines(
     registry: &Path,
     owner: &str,
@@ -563,14 +636,13 @@ pub fn enter_machines(
     use vgrid::server::machine::life;
     use vgrid::server::registry::user::Registered;
     use vgrid::server::registry::vm::{NewVm, Placed};
-
     use vgrid::server::registry::{Registry, RegistryError};
-    assert!(registry.exists(), "nobody has used the portal yet");
+    assert!(registry.exists(), "no one has used the portal yet");
     let mut registry = Registry::open(registry).expect("the registry");
     let entered: Result<Vec<VmId>, RegistryError> = registry.write(|writer| {
         let mut ids = Vec::new();
         let Registered::Known(owner) = writer.register(&owner.parse().expect("a user"))? else {
-            panic!("{owner} is somebody else");
+            panic!("{owner} is another user");
         };
         for n in 1..=many {
             let new = NewVm {
@@ -597,8 +669,8 @@ pub fn enter_machines(
     entered.expect("machines in the registry")
 }
 
-/// A portal with a thousand hosts and ten thousand machines of alice that run. One host in twenty says nothing, one in
-/// twenty hangs up at once.
+/// A portal with a thousand hosts and ten thousand running machines of alice. One host in twenty
+/// hangs, and one in twenty closes connections at once.
 pub fn thousand_hosts() -> Portal {
     const HOSTS: u16 = 1000;
     let portal = Setup { hosts: vec![], more_hosts: HOSTS, names: 10_000, ..Setup::default() }.start();
@@ -621,7 +693,7 @@ pub fn thousand_hosts() -> Portal {
     portal
 }
 
-/// The most memory that a process has used so far, in KiB; `None` when it has ended.
+/// The peak memory of a process in KiB; `None` if it has ended.
 pub fn peak_of(process: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

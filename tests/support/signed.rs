@@ -4,11 +4,11 @@ use vgrid::model::lease::Moment;
 use vgrid::model::names::RegistryId;
 use vgrid::model::sign::{Key, Nonce, Recipient, Signed};
 
-/// What makes a message of a test another than the usual one.
+/// What a message is signed with. Tests vary single parts.
 #[derive(Debug, Clone)]
 pub struct Seal<'a> {
     pub key: &'a Key,
-    /// Whom it is for; none: whom the path is of, on this machine.
+    /// The recipient; `None`: the one that the path belongs to, on this machine.
     pub to: Option<Recipient>,
     pub registry: Option<RegistryId>,
     pub time: Moment,
@@ -24,11 +24,10 @@ impl Seal<'_> {
     }
 }
 
-/// Whom a path is of: the server, or the node that this machine is.
+/// The recipient that a path belongs to: the server, or the node on this machine.
 pub fn recipient(path: &str) -> Recipient {
     if path.starts_with("/cgi-bin/node/") {
-        let own = nix::unistd::gethostname().expect("a host name");
-        Recipient::Node(own.to_string_lossy().parse().expect("a host's name"))
+        Recipient::Node(super::own_name().parse().expect("a host's name"))
     } else {
         Recipient::Server
     }

@@ -1,10 +1,10 @@
-//! A mail server that keeps what it takes over, and behaves as a test tells it: ESMTP over a real socket.
+//! A scripted mail server: ESMTP over a real socket. It keeps the mail it accepts.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,55 +12,58 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// What it does with mail.
+use super::lock;
+
+/// How it treats mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Conduct {
-    /// Takes it over.
+    /// Accepts it.
     Accept,
-    /// Closes with this line in place of a greeting.
+    /// Sends this line in place of a greeting, and closes.
     TurnAway(&'static str),
     /// Answers every `MAIL` with this line.
     RefuseSender(&'static str),
-    /// Answers every `RCPT` to this address (or, if it is empty, to any) with this line.
+    /// Answers every `RCPT` to this address (any address, if it is empty) with this line.
     RefuseRecipient(&'static str, &'static str),
-    /// Answers every mail that is handed over with this line, and does not take it.
+    /// Answers every `DATA` with this line once the content has arrived, and discards the mail.
     RefuseContent(&'static str),
-    /// Says nothing.
+    /// Does not answer.
     Hang,
-    /// Takes the connection and closes it.
+    /// Accepts the connection and closes it.
     Close,
-    /// Hears all of a mail and closes the connection without a word; whether it keeps it.
+    /// Receives a whole mail and closes the connection without an answer; `keeps` says whether it
+    /// was accepted.
     DropAfterData { keeps: bool },
-    /// Takes so many milliseconds for each mail.
+    /// Takes that many milliseconds for each mail.
     Slow(u64),
-    /// Closes after so many mails over one connection.
+    /// Closes the connection after that many mails.
     AtMost(usize),
 }
 
-/// A mail that it has taken over.
+/// An accepted mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken {
+pub struct Accepted {
     /// As in `MAIL FROM`.
     pub sender: String,
     /// As in `RCPT TO`.
     pub recipients: Vec<String>,
-    /// The mail, its dots no longer doubled.
+    /// The content, without dot-stuffing.
     pub text: String,
-    /// Whether it came encrypted.
+    /// Whether it came over TLS.
     pub encrypted: bool,
-    /// What was given to `AUTH PLAIN`, decoded.
+    /// The decoded argument of `AUTH PLAIN`.
     pub login: Option<String>,
 }
 
 #[derive(Debug)]
 struct Shared {
     conduct: Mutex<Conduct>,
-    taken: Mutex<Vec<Taken>>,
-    /// How many connections there were.
+    accepted: Mutex<Vec<Accepted>>,
+    /// The number of connections so far.
     connections: Mutex<usize>,
     closing: AtomicBool,
     tls: Option<Arc<ServerConfig>>,
-    /// Encrypted from the beginning.
+    /// TLS from the start, without STARTTLS.
     wrapped: bool,
 }
 
@@ -72,17 +75,14 @@ pub struct Sink {
     thread: Option<JoinHandle<()>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
 impl Sink {
-    /// One that takes everything, openly.
+    /// Starts a server that accepts everything, without TLS.
     pub fn start() -> Self {
         Self::listen(None, false)
     }
 
-    /// One with a certificate and its key (PEM): encrypted from the beginning (`wrapped`), or after STARTTLS.
+    /// Starts a server with a certificate and key (PEM): TLS from the start (`wrapped`), or after
+    /// STARTTLS.
     pub fn with_tls(certificate: &Path, key: &Path, wrapped: bool) -> Self {
         let chain = vec![CertificateDer::from_pem_file(certificate).expect("a certificate")];
         let key = PrivateKeyDer::from_pem_file(key).expect("a key");
@@ -101,7 +101,7 @@ impl Sink {
         let port = listener.local_addr().expect("an address").port();
         let shared = Arc::new(Shared {
             conduct: Mutex::new(Conduct::Accept),
-            taken: Mutex::default(),
+            accepted: Mutex::default(),
             connections: Mutex::default(),
             closing: AtomicBool::new(false),
             tls,
@@ -114,17 +114,17 @@ impl Sink {
         Self { port, shared, thread: Some(thread) }
     }
 
-    /// From now on it behaves like this, also on connections that are open.
+    /// Sets how it behaves from now on, on open connections too.
     pub fn conduct(&self, conduct: Conduct) {
         *lock(&self.shared.conduct) = conduct;
     }
 
-    /// What it has taken over so far.
-    pub fn taken(&self) -> Vec<Taken> {
-        lock(&self.shared.taken).clone()
+    /// The mail accepted so far.
+    pub fn accepted(&self) -> Vec<Accepted> {
+        lock(&self.shared.accepted).clone()
     }
 
-    /// How many connections there were so far.
+    /// The number of connections so far.
     pub fn connections(&self) -> usize {
         *lock(&self.shared.connections)
     }
@@ -133,7 +133,7 @@ impl Sink {
 impl Drop for Sink {
     fn drop(&mut self) {
         self.shared.closing.store(true, Ordering::SeqCst);
-        // Wakes the one that waits for a connection.
+        // Wakes the thread that waits for a connection.
         let _ = TcpStream::connect_timeout(
             &SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)),
             Duration::from_secs(1),
@@ -151,7 +151,7 @@ fn serve(listener: &TcpListener, shared: &Arc<Shared>) {
         }
         if let Ok(stream) = stream {
             let shared = Arc::clone(shared);
-            // Ends with its connection. One that breaks is part of the tests.
+            // The thread ends with its connection. Some tests provoke broken connections.
             std::thread::spawn(move || Session::run(stream, &shared));
         }
     }
@@ -168,7 +168,7 @@ struct Session<'s> {
     login: Option<String>,
     sender: Option<String>,
     recipients: Vec<String>,
-    taken: usize,
+    accepted: usize,
 }
 
 impl<'s> Session<'s> {
@@ -177,7 +177,8 @@ impl<'s> Session<'s> {
         tcp.set_read_timeout(Some(Duration::from_secs(30)))?;
         let wire = Box::new(tcp.try_clone()?);
         let (login, sender, recipients) = (None, None, Vec::new());
-        let mut session = Self { shared, tcp, wire, encrypted: false, login, sender, recipients, taken: 0 };
+        let mut session =
+            Self { shared, tcp, wire, encrypted: false, login, sender, recipients, accepted: 0 };
         if shared.wrapped {
             session.encrypt()?;
         }
@@ -217,7 +218,7 @@ impl<'s> Session<'s> {
         self.wire.flush()
     }
 
-    /// A line without its end; `None` at the end of all.
+    /// A line without its line break; `None` at the end of input.
     fn line(&mut self) -> io::Result<Option<String>> {
         let mut line = Vec::new();
         let mut byte = [0];
@@ -228,10 +229,10 @@ impl<'s> Session<'s> {
             line.push(byte[0]);
         }
         line.truncate(line.len() - 2);
-        Ok(Some(String::from_utf8(line).expect("ASCII, for nobody said 8BITMIME")))
+        Ok(Some(String::from_utf8(line).expect("ASCII, as 8BITMIME is not offered")))
     }
 
-    /// Whether the connection stays.
+    /// Answers a command. Returns whether the connection stays open.
     fn answer(&mut self, line: &str) -> io::Result<bool> {
         let conduct = self.conduct();
         let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
@@ -256,7 +257,7 @@ impl<'s> Session<'s> {
             }
             "MAIL" => match conduct {
                 Conduct::RefuseSender(reply) => self.say(reply)?,
-                Conduct::AtMost(most) if self.taken >= most => {
+                Conduct::AtMost(most) if self.accepted >= most => {
                     self.say("421 enough for now")?;
                     return Ok(false);
                 }
@@ -269,7 +270,9 @@ impl<'s> Session<'s> {
             "RCPT" => {
                 let recipient = path().expect("a recipient");
                 match conduct {
-                    Conduct::RefuseRecipient(whom, reply) if whom.is_empty() || whom == recipient => {
+                    Conduct::RefuseRecipient(address, reply)
+                        if address.is_empty() || address == recipient =>
+                    {
                         self.say(reply)?;
                     }
                     _ => {
@@ -305,7 +308,7 @@ impl<'s> Session<'s> {
     fn content(&mut self, conduct: &Conduct) -> io::Result<bool> {
         let mut text = String::new();
         loop {
-            // A mail that was cut off is no mail.
+            // A truncated mail does not count.
             let Some(line) = self.line()? else { return Ok(false) };
             if line == "." {
                 break;
@@ -313,7 +316,7 @@ impl<'s> Session<'s> {
             text.push_str(line.strip_prefix('.').unwrap_or(&line));
             text.push_str("\r\n");
         }
-        let taken = Taken {
+        let mail = Accepted {
             sender: self.sender.clone().unwrap_or_default(),
             recipients: self.recipients.clone(),
             text,
@@ -324,7 +327,7 @@ impl<'s> Session<'s> {
         match conduct {
             Conduct::DropAfterData { keeps } => {
                 if *keeps {
-                    lock(&self.shared.taken).push(taken);
+                    lock(&self.shared.accepted).push(mail);
                 }
                 return Ok(false);
             }
@@ -333,8 +336,8 @@ impl<'s> Session<'s> {
                 if let Conduct::Slow(milliseconds) = conduct {
                     std::thread::sleep(Duration::from_millis(*milliseconds));
                 }
-                lock(&self.shared.taken).push(taken);
-                self.taken += 1;
+                lock(&self.shared.accepted).push(mail);
+                self.accepted += 1;
                 self.say("250 taken over")?;
             }
         }
@@ -345,14 +348,14 @@ impl<'s> Session<'s> {
 /// A mail as its reader sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mail {
-    /// Name, in small letters, and value, on one line and decoded.
+    /// Lower-case names and decoded, unfolded values.
     pub headers: Vec<(String, String)>,
     pub plain: String,
     pub html: String,
 }
 
 impl Mail {
-    /// Reads a mail of a text and an HTML part.
+    /// Parses a mail with a text and an HTML part.
     #[track_caller]
     pub fn read(text: &str) -> Self {
         let (headers, body) = entity(text);
@@ -377,7 +380,7 @@ impl Mail {
     }
 }
 
-/// A header that is there once.
+/// The value of a header that occurs exactly once.
 #[track_caller]
 fn value<'h>(headers: &'h [(String, String)], name: &str) -> &'h str {
     let mut found = headers.iter().filter(|(known, _)| known == name);
@@ -387,19 +390,19 @@ fn value<'h>(headers: &'h [(String, String)], name: &str) -> &'h str {
     }
 }
 
-/// Headers, unfolded and decoded, and the rest.
+/// The unfolded, decoded headers, and the rest.
 fn entity(text: &str) -> (Vec<(String, String)>, &str) {
     let (head, body) = text.split_once("\r\n\r\n").expect("a header and a body");
     let head = head.replace("\r\n ", " ").replace("\r\n\t", " ");
     let headers = head
         .split("\r\n")
-        .map(|line| line.split_once(':').unwrap_or_else(|| panic!("no header: {line:?}")))
+        .map(|line| line.split_once(':').unwrap_or_else(|| panic!("not a header: {line:?}")))
         .map(|(name, value)| (name.to_lowercase(), words(value.trim())))
         .collect();
     (headers, body)
 }
 
-/// The text of a part of that kind.
+/// The text of a part with this content type.
 #[track_caller]
 fn part(text: &str, kind: &str) -> String {
     let (headers, body) = entity(text);
@@ -413,12 +416,12 @@ fn part(text: &str, kind: &str) -> String {
     String::from_utf8(bytes).expect("UTF-8").replace("\r\n", "\n").trim_end().to_owned()
 }
 
-/// Encoded words (RFC 2047), as far as they are UTF-8 in base64.
+/// Decodes encoded words (RFC 2047) in UTF-8 and base64.
 fn words(text: &str) -> String {
     let mut out = Vec::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("=?utf-8?b?") {
-        // Between two encoded words a blank is none.
+        // White space between two encoded words is ignored.
         if out.is_empty() || !before.trim().is_empty() {
             out.extend_from_slice(before.as_bytes());
         }

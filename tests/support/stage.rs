@@ -1,5 +1,5 @@
-//! The installed files: one `make install` into a temporary folder, shared by all tests that run at the
-//! time, and removed with the last of them.
+//! The installed files: one `make install` into a temporary folder, shared by all tests that run at
+//! the same time and removed with the last of them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use tempfile::TempDir;
 
-/// What `make install` has made.
+/// What `make install` made.
 #[derive(Debug)]
 pub struct Stage {
     root: TempDir,
@@ -16,9 +16,9 @@ pub struct Stage {
 static SHARED: Mutex<Weak<Stage>> = Mutex::new(Weak::new());
 
 impl Stage {
-    /// The installation of this run.
+    /// The installation of this test run.
     pub fn shared() -> Arc<Self> {
-        // A test that failed while it held the lock left a `Weak` that is whole.
+        // A poisoned lock is harmless: the `Weak` is still valid.
         let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         shared.upgrade().unwrap_or_else(|| {
             let stage = Arc::new(Self::install());
@@ -29,7 +29,8 @@ impl Stage {
 
     fn install() -> Self {
         let root = public_folder();
-        // Those that "make build" made, when it says so; else those that cargo made for this test.
+        // The programs that `make build` made, if VGRID_PROGRAMS names them, otherwise those that
+        // cargo built for this test.
         let made = std::env::var_os("VGRID_PROGRAMS").map(PathBuf::from);
         let fresh = Path::new(env!("CARGO_BIN_EXE_user-list")).parent().expect("a folder of programs");
         let programs = made.as_deref().unwrap_or(fresh);
@@ -38,7 +39,7 @@ impl Stage {
             .args(["--silent", "install"])
             .arg(format!("DESTDIR={}", root.path().display()))
             .arg(format!("PROGRAMS={}", programs.display()))
-            // Nothing of a make that runs the tests.
+            // Do not inherit from a make that runs the tests.
             .env_remove("MAKEFLAGS")
             .env_remove("MFLAGS")
             .env_remove("MAKELEVEL")
@@ -48,7 +49,7 @@ impl Stage {
         Self { root }
     }
 
-    /// A file or folder of the installation, by the absolute path that it will have.
+    /// An installed file or folder, by its final absolute path.
     pub fn path(&self, installed: &str) -> PathBuf {
         self.root.path().join(installed.trim_start_matches('/'))
     }

@@ -1,19 +1,19 @@
-//! `vgrid-check` on a real Xen host: all is well after the installation; then one thing after the other is broken
-//! and mended.
+//! `vgrid-check` on a real Xen host: everything passes after the installation, and when one thing
+//! at a time is broken and mended, only what depends on it does not.
 
 use std::collections::BTreeSet;
 
 use super::host::{Host, scenario};
 
-/// One thing that is broken on the host.
+/// One thing to break on the host.
 pub struct Case {
-    /// The check that is there for it.
+    /// The check that must fail.
     pub breaks: &'static str,
     how: &'static str,
     mends: &'static str,
-    /// What else fails.
+    /// Other checks that fail.
     fails: &'static [&'static str],
-    /// What can't be looked at.
+    /// Checks that are skipped.
     skips: &'static [&'static str],
 }
 
@@ -21,8 +21,8 @@ const fn case(breaks: &'static str, how: &'static str, mends: &'static str) -> C
     Case { breaks, how, mends, fails: &[], skips: &[] }
 }
 
-/// What follows when nothing is known of the only node.
-const UNTOLD: &[&str] = &["nodes' version", "nodes' common.cfg"];
+/// Checks that need the answer of a node.
+const NODE_INFO: &[&str] = &["nodes' version", "nodes' common.cfg"];
 
 pub const CASES: [Case; 37] = [
     case("configuration's rights", "chmod g+w /etc/vgrid/server.cfg", "chmod g-w /etc/vgrid/server.cfg"),
@@ -54,7 +54,7 @@ pub const CASES: [Case; 37] = [
             "sed -i s/^www-date:/www-data:/ /etc/passwd",
         )
     },
-    // As Debian's installer writes it, for a host that is not this one.
+    // As Debian's installer writes it, but for another host.
     case(
         "hosts' names",
         "sed -i 's/^\\[PhysicalHostsPool\\]/&\\n\"node9\" = 1/' /etc/vgrid/common.cfg; echo 127.0.1.1 node9 >> /etc/hosts",
@@ -91,7 +91,7 @@ pub const CASES: [Case; 37] = [
     ),
     case("registry", "chmod 755 /var/lib/vgrid", "chmod 700 /var/lib/vgrid"),
     case("records", "chmod 755 /var/lib/vgrid/node", "chmod 700 /var/lib/vgrid/node"),
-    // Orders are taken from vm1 only; the portal itself is where it was.
+    // The node takes orders only from vm1. The portal is still where it was.
     Case {
         skips: &[
             "nodes' keys",
@@ -186,7 +186,7 @@ pub const CASES: [Case; 37] = [
         skips: &["helper answers"],
         ..case("helper", "chmod g+w /usr/lib/vgrid/vgrid-helper", "chmod g-w /usr/lib/vgrid/vgrid-helper")
     },
-    // The node itself is in trouble, as the server finds out.
+    // The fault is on the node, and the server notices.
     Case {
         fails: &["nodes tell what they have"],
         skips: &["helper answers", "nodes' version", "nodes' common.cfg"],
@@ -194,7 +194,7 @@ pub const CASES: [Case; 37] = [
     },
     Case {
         fails: &["nodes tell what they have"],
-        skips: UNTOLD,
+        skips: NODE_INFO,
         ..case(
             "helper answers",
             "mv /usr/lib/vgrid/vgrid-helper /root/ && printf '#!/bin/sh\\necho no\\n' > /usr/lib/vgrid/vgrid-helper && \
@@ -207,23 +207,23 @@ pub const CASES: [Case; 37] = [
 
 type Names = BTreeSet<String>;
 
-/// What failed and what was skipped.
-fn unwell(host: &Host) -> (Names, Names, String) {
-    let said = host.try_sh("vgrid-check --json");
+/// Runs vgrid-check. Returns the checks that failed, those that were skipped, and their messages.
+fn run_checks(host: &Host) -> (Names, Names, String) {
+    let output = host.try_sh("vgrid-check --json");
     let rows: Vec<serde_json::Value> =
-        serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {}", said.out));
+        serde_json::from_str(&output.out).unwrap_or_else(|error| panic!("{error}: {}", output.out));
     let with = |status: &str| -> Names {
         let rows = rows.iter().filter(|row| row["status"] == status);
         rows.map(|row| row["name"].as_str().expect("a name").to_owned()).collect()
     };
     let (failed, skipped) = (with("failed"), with("skipped"));
-    assert_eq!(said.status, i32::from(!failed.is_empty()), "{}", said.out);
-    let words: Vec<String> = rows
+    assert_eq!(output.status, i32::from(!failed.is_empty()), "{}", output.out);
+    let messages: Vec<String> = rows
         .iter()
         .filter(|row| row["status"] != "passed")
         .map(|row| format!("{}: {} -> {}", row["name"], row["why"], row["remedy"]))
         .collect();
-    (failed, skipped, words.join("\n"))
+    (failed, skipped, messages.join("\n"))
 }
 
 fn names(of: &[&'static str]) -> Names {
@@ -233,15 +233,15 @@ fn names(of: &[&'static str]) -> Names {
 #[test]
 fn vgrid_check_names_what_is_broken_and_nothing_else() {
     scenario("check", |host| {
-        // As cron does within minutes.
+        // As cron would within minutes.
         host.sh("sudo -u www-data vgrid-upkeep");
-        let (failed, skipped, words) = unwell(host);
-        assert!(failed.is_empty() && skipped.is_empty(), "just installed, and not well:\n{words}");
+        let (failed, skipped, messages) = run_checks(host);
+        assert!(failed.is_empty() && skipped.is_empty(), "fails right after installation:\n{messages}");
         let mut wrong = Vec::new();
         for case in &CASES {
             host.sh(case.how);
-            let (failed, skipped, words) = unwell(host);
-            println!("{}: {}\n{words}\n", case.breaks, case.how);
+            let (failed, skipped, messages) = run_checks(host);
+            println!("{}: {}\n{messages}\n", case.breaks, case.how);
             host.sh(case.mends);
             let expected = (names(&[case.fails, &[case.breaks]].concat()), names(case.skips));
             if (&failed, &skipped) != (&expected.0, &expected.1) {
@@ -252,7 +252,10 @@ fn vgrid_check_names_what_is_broken_and_nothing_else() {
             }
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-        let (failed, skipped, words) = unwell(host);
-        assert!(failed.is_empty() && skipped.is_empty(), "mended, and not well:\n{words}");
+        let (failed, skipped, messages) = run_checks(host);
+        assert!(
+            failed.is_empty() && skipped.is_empty(),
+            "still fails when everything is mended:\n{messages}"
+        );
     });
 }

@@ -1,5 +1,5 @@
-//! Every order, in every stage of its work, meets every mishap; afterwards upkeep has brought all in order: each
-//! machine is in one of its resting states, and the host has what the portal knows of and nothing else.
+//! Every order meets every mishap in every stage of its work. Afterwards upkeep restores order:
+//! each machine is in a resting state, and the host has exactly what the portal knows.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -7,33 +7,29 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use vgrid::model::stage::{Order, Stage};
 
-use super::host::{Host, scenario};
+use super::host::{Host, TINY, scenario};
 use super::mishap::Mishap;
 
-pub const TINY: &str = "vmImage=tiny&vmMemory=96&vmPartition=1";
-
-/// How long upkeep may need, run again and again: longer than a host is left in peace with an order (two minutes),
-/// and than it waits before it tries again what failed (one).
+/// How long repeated runs of upkeep may take. An order gets a grace period of two minutes on its
+/// host, and a failed step is retried after one.
 const PATIENCE: Duration = Duration::from_secs(400);
 
-/// The machine on which everything but deploys is tried.
+/// The machine that all orders but deploys are tried on.
 const NAME: &str = "vm1";
 
 impl Host {
-    /// Runs upkeep as cron does; returns its summary.
+    /// Runs upkeep as cron does. Returns its summary.
     pub fn upkeep(&self) -> String {
         self.sh("runuser -u www-data -- /usr/bin/vgrid-upkeep 2>&1")
     }
 
-    /// All machines that the portal knows.
+    /// All machines that the portal lists.
     pub fn machines(&self) -> Vec<Value> {
-        let (status, text) = self.ask("admin", "list", "format=json&scope=all");
-        assert_eq!(status, 200, "{text}");
-        let page: Value = serde_json::from_str(&text).expect("JSON");
+        let page = self.get_json("admin", "list", "scope=all");
         page["machines"].as_array().expect("machines").clone()
     }
 
-    /// What the host has and the portal does not know of, or the other way round.
+    /// What the host has and the portal does not know, or the other way round.
     fn differences(&self) -> Vec<String> {
         let (mut running, mut volumes) = (BTreeSet::new(), BTreeSet::new());
         for machine in self.machines() {
@@ -47,8 +43,8 @@ impl Host {
             };
             volumes.extend([format!("xen-root-{name}"), format!("xen-swap-{name}")]);
         }
-        let lines = |line: &str| -> BTreeSet<String> {
-            self.try_sh(line).out.lines().map(|line| line.trim().to_owned()).collect()
+        let lines = |command: &str| -> BTreeSet<String> {
+            self.try_sh(command).out.lines().map(|line| line.trim().to_owned()).collect()
         };
         let there = [
             ("domain", running, lines("xl list | awk 'NR > 1 && $1 != \"Domain-0\" {print $1}'")),
@@ -56,44 +52,44 @@ impl Host {
         ];
         let mut found: Vec<String> = Vec::new();
         for (kind, known, there) in there {
-            found.extend(there.difference(&known).map(|name| format!("{kind} {name} is not known")));
-            found.extend(known.difference(&there).map(|name| format!("{kind} {name} is not there")));
+            found.extend(there.difference(&known).map(|name| format!("unknown {kind} {name}")));
+            found.extend(known.difference(&there).map(|name| format!("missing {kind} {name}")));
         }
-        found.extend(lines("pgrep -a vgrid-worker").into_iter().map(|line| format!("at work: {line}")));
+        found.extend(lines("pgrep -a vgrid-worker").into_iter().map(|line| format!("still running: {line}")));
         found
     }
 
-    /// Runs upkeep, as often as it takes, until all is in order.
+    /// Runs upkeep until everything is in order.
     pub fn heal(&self, what: &str) {
         let end = Instant::now() + PATIENCE;
         loop {
-            let said = self.upkeep();
+            let summary = self.upkeep();
             let differences = self.differences();
-            if differences.is_empty() && said.contains("\n0 things done about machines.") {
-                assert!(!said.contains("unknown here"), "{what}: {said}");
+            if differences.is_empty() && summary.contains("\n0 things done about machines.") {
+                assert!(!summary.contains("unknown here"), "{what}: {summary}");
                 return;
             }
-            assert!(Instant::now() < end, "{what}: {differences:#?}\n{said}\n{}", self.log());
+            assert!(Instant::now() < end, "{what}: {differences:#?}\n{summary}\n{}", self.log());
             std::thread::sleep(Duration::from_secs(2));
         }
     }
 
-    /// Alice's machine of that name; none if it is gone.
+    /// The machine with that name; `None` if it is gone.
     pub fn named(&self, name: &str) -> Option<Value> {
         self.machines().into_iter().find(|machine| machine["virtual_host"] == name)
     }
 }
 
-/// Has names and places for a machine for every stage.
+/// Adds names and slots, so that a machine can fail in every stage.
 pub fn make_room(host: &Host) {
     host.sh("for n in $(seq 9 12); do echo \"10.0.2.$((20 + n)) vm$n\" >> /etc/hosts; \
          sed -i \"/^\\[VirtualHostsPool\\]/a vm$n = \\\"\\\"\" /etc/vgrid/common.cfg; done; \
          sed -i 's/^xenhost = .*/xenhost = 12/' /etc/vgrid/common.cfg");
 }
 
-/// Gives an order about the machine of that name, or deploys it. Where the portal is struck while it answers, there may
-/// be no answer, or none to rely on; what became of it shows later.
-fn give(host: &Host, order: Order, name: &str) {
+/// Gives an order about the machine with that name, or deploys it. If the portal is struck down
+/// meanwhile, there may be no answer or an unreliable one; the outcome shows later.
+fn give_despite_faults(host: &Host, order: Order, name: &str) {
     let fields = match order {
         Order::Deploy => format!("{TINY}&vmHostname={name}"),
         Order::Save => format!("vmHostname={name}&name=image"),
@@ -105,12 +101,12 @@ fn give(host: &Host, order: Order, name: &str) {
     }
 }
 
-/// The id of a machine.
+/// A machine's id.
 pub fn id(machine: &Value) -> &str {
     machine["id"].as_str().expect("an id")
 }
 
-/// Sees to it that the machine is there, and running or stopped.
+/// Brings the machine into a state, `deployed` or `stopped`, from whatever state it is in.
 fn bring_to(host: &Host, state: &str) {
     let mut machine = host.named(NAME);
     if let Some(failed) = machine.take_if(|machine| machine["state"] == "failed") {
@@ -122,8 +118,8 @@ fn bring_to(host: &Host, state: &str) {
         Some(_) if state == "stopped" => Order::Stop,
         Some(_) => Order::Start,
     };
-    give(host, order, NAME);
-    let machine = host.named(NAME).expect("it is there");
+    give_despite_faults(host, order, NAME);
+    let machine = host.named(NAME).expect("the machine");
     let done = if order == Order::Deploy { "deployed" } else { state };
     host.wait_for("alice", id(&machine), done, 300);
     if done != state {
@@ -131,37 +127,38 @@ fn bring_to(host: &Host, state: &str) {
     }
 }
 
-/// The stages of an order in which a mishap can happen.
+/// The stages of an order in which a mishap can strike.
 fn stages(order: Order, mishap: Mishap) -> impl Iterator<Item = Stage> {
     let all = order.stages().iter().copied();
-    // Nobody helps a deploy that waits.
+    // No helper runs while a deploy is queued.
     all.filter(move |stage| mishap != Mishap::Helper || *stage != Stage::Accepted)
 }
 
-/// The states in which a machine may be afterwards; `gone` if there is none any more.
+/// The states that a machine may be in afterwards; `gone` if it no longer exists.
 fn ends(order: Order, mishap: Mishap) -> &'static [&'static str] {
     match (order, mishap) {
-        // With a full disk each depends on whether it still needed to write.
+        // With a full disk it depends on whether there was still something to write.
         (Order::Deploy, Mishap::Disk) => &["failed", "deployed"],
         (Order::Deploy, _) => &["failed"],
-        // It is carried on; when a helper is gone its owner hears of it first.
+        // A removal is resumed. If the helper died, the owner first sees a failure.
         (Order::Terminate, Mishap::Helper) => &["failed", "gone"],
         (Order::Terminate, _) => &["gone"],
         (Order::Stop | Order::Start, Mishap::Disk) | (Order::Reboot, Mishap::Disk | Mishap::Helper) => {
             &["stopped", "deployed"]
         }
-        // A stop stays undone when its helper is gone, with the reason; a reboot is carried on.
+        // A stop whose helper died is abandoned, with the reason; a reboot is resumed.
         (Order::Stop, Mishap::Helper) | (Order::Reboot, _) => &["deployed"],
-        // A stop is carried on; a start is undone, and its owner can start the machine again. Half an image goes.
+        // A stop is resumed. A start is undone, and the owner can repeat it. A half-written image
+        // is deleted.
         (Order::Stop | Order::Start | Order::Save, _) => &["stopped"],
     }
 }
 
-/// Has a mishap happen in a stage of an order about the machine of that name, and upkeep heal it.
+/// Makes a mishap happen in a stage of an order, and has upkeep repair it.
 fn befall(host: &Host, order: Order, stage: Stage, mishap: Mishap, name: &str) {
     let what = format!("{order} {stage}, {mishap:?}");
     let strike = host.strike_at(&format!("alice_{name}"), order, stage, mishap);
-    give(host, order, name);
+    give_despite_faults(host, order, name);
     strike.wait();
     host.heal(&what);
     let machine = host.named(name);
@@ -170,14 +167,15 @@ fn befall(host: &Host, order: Order, stage: Stage, mishap: Mishap, name: &str) {
     eprintln!("{what}: {state}. {reason}");
     assert!(ends(order, mishap).contains(&state), "{what}: {state}, {reason}\n{}", host.log());
     if order == Order::Deploy && state == "failed" {
-        // It takes a moment until Apache has stopped.
+        // Apache takes a moment to stop.
         let at_once = matches!(mishap, Mishap::Worker | Mishap::Helper);
         assert!(mishap == Mishap::Disk || reason.contains("interrupted"), "{what}: {reason}");
         assert!(!at_once || reason.contains(&stage.to_string()), "{what}: {reason}");
     }
 }
 
-/// All orders in all stages; `also` happens while a machine runs and another has been half deployed.
+/// Tries all orders in all stages. `also` runs while one machine is running and another half
+/// deployed.
 fn all_orders(mishap: Mishap, also: impl Fn(&Host)) {
     scenario(&format!("healing-{mishap:?}").to_lowercase(), |host| {
         make_room(host);
@@ -197,10 +195,10 @@ fn all_orders(mishap: Mishap, also: impl Fn(&Host)) {
         for machine in host.machines() {
             host.terminate("alice", id(&machine));
         }
-        // Apache takes a moment to stop, in which an image can become whole; then the portal knows it.
+        // Apache takes a moment to stop, and an image may be completed meanwhile. The portal then
+        // knows it.
         if host.ask("alice", "images", "format=text").1.contains("image\t") {
-            let (status, text) = host.ask("alice", "images", "format=json&do=delete&name=image");
-            assert_eq!(status, 202, "{text}");
+            host.delete_image("alice", "image");
         }
         host.must_be_as(&before);
     });
@@ -216,17 +214,18 @@ fn helper_killed_in_each_stage() {
     all_orders(Mishap::Helper, |_| {});
 }
 
-/// An upgrade of Apache restarts it, and `KillMode=mixed` then ends all of its control group.
+/// An upgrade of Apache restarts it, and `KillMode=mixed` then kills its whole control group.
 #[test]
 fn apache_stopped_in_each_stage() {
     all_orders(Mishap::Service, |host| {
-        // What runs is none of Apache's: it comes back from a reboot, so whoever minds it is alive.
+        // A running machine does not belong to Apache. It comes back after a reboot, so the process
+        // that manages it is alive.
         befall(host, Order::Deploy, Stage::Start, Mishap::Service, "vm12");
         let before = boots(host);
         host.sh(&format!("xl reboot alice_{NAME}"));
         let end = Instant::now() + Duration::from_secs(90);
         while boots(host) == before {
-            assert!(Instant::now() < end, "it does not come back\n{}", host.sh("xl list"));
+            assert!(Instant::now() < end, "the machine does not come back\n{}", host.sh("xl list"));
             std::thread::sleep(Duration::from_secs(1));
         }
     });
@@ -237,7 +236,7 @@ fn disk_full_in_each_stage() {
     all_orders(Mishap::Disk, |_| {});
 }
 
-/// The number of times that the machine has booted, by its console.
+/// How often the machine has booted, according to its console.
 fn boots(host: &Host) -> u32 {
     let count =
         host.try_sh(&format!("grep -c 'GUEST READY' /var/log/xen/console/guest-alice_{NAME}.log")).out;

@@ -1,8 +1,6 @@
 //! The helper against hostile arguments, and sudo against everything else.
 
-use super::host::scenario;
-
-const HELPER: &str = "/usr/lib/vgrid/vgrid-helper";
+use super::host::{HELPER, TINY, UNKNOWN_ID, quote, scenario};
 
 #[test]
 fn www_data_may_run_the_helper_and_nothing_else() {
@@ -11,7 +9,7 @@ fn www_data_may_run_the_helper_and_nothing_else() {
         let allowed: Vec<&str> =
             rules.lines().filter(|line| line.contains("NOPASSWD")).map(str::trim).collect();
         assert_eq!(allowed, [format!("(root) NOPASSWD: {HELPER}")], "{rules}");
-        for line in [
+        for command in [
             "sudo -n /bin/sh -c id",
             "sudo -n xl list",
             "sudo -n lvs",
@@ -19,27 +17,27 @@ fn www_data_may_run_the_helper_and_nothing_else() {
             "sudo -n /usr/lib/vgrid/vgrid-worker",
             "sudo -n -u nobody /usr/lib/vgrid/vgrid-helper info",
         ] {
-            assert_ne!(host.as_www_data(line).status, 0, "{line} was allowed");
+            assert_ne!(host.as_www_data(command).status, 0, "{command} was allowed");
         }
-        // What it may run works, and its environment is not the caller's.
-        let said = host.as_www_data(&format!(
+        // The permitted program works, and does not inherit the environment.
+        let output = host.as_www_data(&format!(
             "LD_PRELOAD=/tmp/x PATH=/tmp VGRID_CONFIG_DIR=/tmp /usr/bin/sudo -n {HELPER} info"
         ));
-        assert_eq!(said.status, 0, "{}", said.out);
+        assert_eq!(output.status, 0, "{}", output.out);
     });
 }
 
-/// What the helper's verbs take, each with a well-formed call.
+/// The helper's verbs, each with well-formed arguments.
 const VERBS: [(&str, &[&str]); 14] = [
     ("info", &[]),
-    ("make-volumes", &[ID, "alice_vm1", "tiny", "1"]),
-    ("make-filesystems", &[ID, "alice_vm1", "tiny"]),
-    ("unpack", &[ID, "alice_vm1", "tiny"]),
-    ("pack", &[ID, "alice_vm1"]),
-    ("configure", &[ID, "alice_vm1", "tiny", "128", "10.0.2.21", "alice"]),
-    ("start", &[ID, "alice_vm1", "128"]),
-    ("verify", &[ID, "alice_vm1"]),
-    ("undo", &[ID, "alice_vm1"]),
+    ("make-volumes", &[UNKNOWN_ID, "alice_vm1", "tiny", "1"]),
+    ("make-filesystems", &[UNKNOWN_ID, "alice_vm1", "tiny"]),
+    ("unpack", &[UNKNOWN_ID, "alice_vm1", "tiny"]),
+    ("pack", &[UNKNOWN_ID, "alice_vm1"]),
+    ("configure", &[UNKNOWN_ID, "alice_vm1", "tiny", "128", "10.0.2.21", "alice"]),
+    ("start", &[UNKNOWN_ID, "alice_vm1", "128"]),
+    ("verify", &[UNKNOWN_ID, "alice_vm1"]),
+    ("undo", &[UNKNOWN_ID, "alice_vm1"]),
     ("console", &["alice_vm1", "1000"]),
     ("forget-console", &["alice_vm1"]),
     ("discard", &["volume", "xen-root-precious_vm1"]),
@@ -47,12 +45,10 @@ const VERBS: [(&str, &[&str]); 14] = [
     ("no-such-verb", &[]),
 ];
 
-const ID: &str = "019dd5a3-2f3a-7c11-9d9b-0123456789ab";
-
 #[test]
 fn hostile_arguments_are_refused_and_nothing_is_touched() {
     scenario("hostile", |host| {
-        // Root's, under names like those of vGrid's volumes, and without its tag.
+        // Root's volumes, with names like vGrid's but without its tag.
         host.sh("lvcreate -qq -y -L 8M -n xen-root-precious_vm1 vg1; lvcreate -qq -y -L 8M -n other vg1");
         let before = host.inventory();
         let hostile = [
@@ -69,7 +65,6 @@ fn hostile_arguments_are_refused_and_nothing_is_touched() {
             "",
             "alice_../vm1",
         ];
-        let quoted = |word: &str| format!("'{}'", word.replace('\'', r"'\''"));
         let mut calls = Vec::new();
         for (verb, good) in VERBS {
             // Each argument hostile in turn, one too many, and one too few.
@@ -87,11 +82,12 @@ fn hostile_arguments_are_refused_and_nothing_is_touched() {
                 calls.push((verb, fewer.to_vec()));
             }
         }
-        // One line a call, all in one go: what was not refused with a sentence is printed.
+        // One call per line, all in one script. It prints every call that was not refused with a
+        // sentence.
         let lines: Vec<String> = calls
             .iter()
             .map(|(verb, args)| {
-                let words: Vec<String> = [*verb].iter().chain(args).map(|word| quoted(word)).collect();
+                let words: Vec<String> = [*verb].iter().chain(args).map(|word| quote(word)).collect();
                 format!("try {}\n", words.join(" "))
             })
             .collect();
@@ -108,16 +104,17 @@ fn hostile_arguments_are_refused_and_nothing_is_touched() {
         std::fs::write(&file, script).expect("a temporary file");
         host.put(&file, "/root/hostile.sh");
         std::fs::remove_file(&file).expect("the temporary file");
-        let ended = host.try_sh("setpriv --reuid=www-data --regid=www-data --init-groups bash < /root/hostile.sh; rm /root/hostile.sh");
-        assert_eq!(ended.out.trim(), format!("all {} tried", lines.len()));
+        let output = host.try_sh("setpriv --reuid=www-data --regid=www-data --init-groups bash < /root/hostile.sh; rm /root/hostile.sh");
+        assert_eq!(output.out.trim(), format!("all {} tried", lines.len()));
 
-        // Well-formed, about what is not theirs: a volume without the machine's tag, a machine that is not there.
+        // Well-formed calls about something that is not theirs: a volume without the tag, an
+        // unknown machine.
         for line in [
-            format!("undo {ID} precious_vm1"),
-            format!("start {ID} precious_vm1 128"),
-            format!("unpack {ID} precious_vm1 tiny"),
-            format!("pack {ID} precious_vm1"),
-            // What vGrid did not make is not removed, unless root has allowed it.
+            format!("undo {UNKNOWN_ID} precious_vm1"),
+            format!("start {UNKNOWN_ID} precious_vm1 128"),
+            format!("unpack {UNKNOWN_ID} precious_vm1 tiny"),
+            format!("pack {UNKNOWN_ID} precious_vm1"),
+            // What vGrid did not create is not removed, unless root has allowed it.
             "discard volume xen-root-precious_vm1".to_owned(),
             "discard domain Domain-0 0".to_owned(),
         ] {
@@ -132,7 +129,7 @@ fn hostile_arguments_are_refused_and_nothing_is_touched() {
 fn links_planted_by_www_data_lead_nowhere() {
     scenario("links", |host| {
         let secret = host.sh("sha256sum /etc/shadow /etc/vgrid/node.cfg /etc/passwd");
-        // Every folder that www-data can write gets links, under the names that programs of vGrid use there.
+        // Every folder that www-data can write to gets links with the names that vGrid uses there.
         host.sh(
         "for d in $(find / -xdev -type d \\( -user www-data -o -perm -o+w \\) 2>/dev/null); do \
            for n in node.lock key jobs.tmp alice_vm1.cfg alice_vm1.lock alice_vm1 guest-alice_vm1.log \
@@ -140,14 +137,14 @@ fn links_planted_by_www_data_lead_nowhere() {
              [ -e \"$d/$n\" ] || setpriv --reuid=www-data --regid=www-data --clear-groups ln -s /etc/shadow \"$d/$n\" 2>/dev/null || true; \
            done; done",
     );
-        let (_, answer) = host.deploy("alice", "vmImage=tiny&vmMemory=96&vmPartition=1&vmHostname=vm1");
+        let (_, answer) = host.try_deploy("alice", &format!("{TINY}&vmHostname=vm1"));
         for line in [
-            format!("undo {ID} alice_vm1"),
+            format!("undo {UNKNOWN_ID} alice_vm1"),
             "console alice_vm1 1000".to_owned(),
             "forget-console alice_vm1".to_owned(),
         ] {
-            let ended = host.as_www_data(&format!("sudo -n {HELPER} {line} < /dev/null"));
-            assert!(!ended.out.contains("root:"), "{line}: {}", ended.out);
+            let output = host.as_www_data(&format!("sudo -n {HELPER} {line} < /dev/null"));
+            assert!(!output.out.contains("root:"), "{line}: {}", output.out);
         }
         assert_eq!(host.sh("sha256sum /etc/shadow /etc/vgrid/node.cfg /etc/passwd"), secret, "{answer}");
     });

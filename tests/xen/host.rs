@@ -1,5 +1,5 @@
-//! The emulated Xen hosts of one scenario: resumed from a saved state with vGrid installed, stopped when
-//! the scenario ends, however it ends.
+//! The emulated Xen hosts of a scenario: resumed from a saved state that has vGrid installed, and
+//! stopped when the scenario ends, however it ends.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,16 +9,30 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The passwords that the tests' host is installed with.
+use serde_json::Value;
+use vgrid::model::stage::Order;
+
+use crate::support::portal::id_of;
+
+/// The fields of a small machine that boots within seconds.
+pub const TINY: &str = "vmImage=tiny&vmMemory=96&vmPartition=1";
+
+/// The one program that www-data may run as root.
+pub const HELPER: &str = "/usr/lib/vgrid/vgrid-helper";
+
+/// The id of a machine that no portal knows.
+pub const UNKNOWN_ID: &str = "019dd5a3-2f3a-7c11-9d9b-0123456789ab";
+
+/// Everyone's password on the test host.
 pub const PASSWORD: &str = "for-tests-only";
 
-/// Emulation takes both processors of a small machine, so scenarios go one after the other: two at a time take
-/// twice as long and meet time limits.
+/// Emulation uses both processors of a small machine, so scenarios run one at a time. Two at once
+/// take twice as long and run into time limits.
 static TURN: Mutex<()> = Mutex::new(());
-/// The saved state is made once a run, from the programs as they are now.
+/// The saved state is built once per test run, from the current programs.
 static STATE: OnceLock<()> = OnceLock::new();
 
-/// The project's folder.
+/// The root of the project.
 pub fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -27,14 +41,14 @@ fn folder() -> PathBuf {
     project().join("target/xenhost")
 }
 
-/// Runs a script of `tests/xenhost` for a run folder, with the host's cable; its output goes to a file, for
-/// QEMU keeps what it is given open.
-fn script(run: &Path, link: &str, words: &[&str], limit: Duration) -> Result<(), String> {
+/// Runs a script from `tests/xenhost` on a run folder, with the wiring of eth1 in `link`. Its
+/// output goes to a file: QEMU keeps inherited descriptors open, so a pipe would never end.
+fn script(run: &Path, link: &str, args: &[&str], limit: Duration) -> Result<(), String> {
     let log = folder().join("test.log");
-    std::fs::create_dir_all(folder()).expect("target can be written");
-    let out = File::options().create(true).append(true).open(&log).expect("target can be written");
-    let mut child = Command::new(project().join("tests/xenhost").join(words[0]))
-        .args(&words[1..])
+    std::fs::create_dir_all(folder()).expect("target is writable");
+    let out = File::options().create(true).append(true).open(&log).expect("target is writable");
+    let mut child = Command::new(project().join("tests/xenhost").join(args[0]))
+        .args(&args[1..])
         .env("XENHOST_RUN", run)
         .env("XENHOST_STATES", folder().join("test-states"))
         .env("XENHOST_RESTRICT", "on")
@@ -44,30 +58,30 @@ fn script(run: &Path, link: &str, words: &[&str], limit: Duration) -> Result<(),
         .stdout(out.try_clone().expect("a descriptor"))
         .stderr(out)
         .spawn()
-        .map_err(|error| format!("{words:?}: {error}"))?;
+        .map_err(|error| format!("{args:?}: {error}"))?;
     let end = Instant::now() + limit;
     loop {
         match child.try_wait().map_err(|error| error.to_string())? {
             Some(status) if status.success() => return Ok(()),
-            Some(status) => return Err(format!("{words:?}: {status}; see {}", log.display())),
+            Some(status) => return Err(format!("{args:?}: {status}; see {}", log.display())),
             None if Instant::now() > end => {
-                // Reaped below, by init, when this process ends.
+                // init reaps it when this process ends.
                 let _ = child.kill();
-                return Err(format!("{words:?} took more than {limit:?}; see {}", log.display()));
+                return Err(format!("{args:?} took more than {limit:?}; see {}", log.display()));
             }
             None => std::thread::sleep(Duration::from_millis(50)),
         }
     }
 }
 
-/// Runs a scenario on a fresh host. Emulation sometimes crashes a program for no reason of ours; then the
-/// outcome, good or bad, says nothing, and the scenario is run again.
+/// Runs a scenario on a fresh host. Emulation sometimes crashes a program for no fault of ours. The
+/// outcome, good or bad, then means nothing, and the scenario is run again.
 pub fn scenario(name: &str, act: impl Fn(&Host)) {
-    rehearse(name, |name| [Host::start(name, "")], |[host]| act(host));
+    run_valid(name, |name| [Host::start(name, "")], |[host]| act(host));
 }
 
-/// The same on two hosts that are one state twice, name, addresses and all, with a cable between their eth1,
-/// on which neither has an address yet.
+/// Runs a scenario on two hosts resumed from the same state, so with the same name and addresses. A
+/// cable connects their eth1 interfaces, which have no addresses yet.
 pub fn scenario_of_two(name: &str, act: impl Fn(&Host, &Host)) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let ends = [dir.path().join("one"), dir.path().join("other")].map(|end| end.display().to_string());
@@ -77,10 +91,11 @@ pub fn scenario_of_two(name: &str, act: impl Fn(&Host, &Host)) {
             Host::start(&format!("{name}-2"), &format!("{} {}", ends[1], ends[0])),
         ]
     };
-    rehearse(name, start, |[one, other]| act(one, other));
+    run_valid(name, start, |[one, other]| act(one, other));
 }
 
-fn rehearse<const N: usize>(name: &str, start: impl Fn(&str) -> [Host; N], act: impl Fn(&[Host; N])) {
+/// Runs a scenario until no program on its hosts crashed meanwhile.
+fn run_valid<const N: usize>(name: &str, start: impl Fn(&str) -> [Host; N], act: impl Fn(&[Host; N])) {
     const TRIES: u32 = 3;
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     make_state();
@@ -89,7 +104,7 @@ fn rehearse<const N: usize>(name: &str, start: impl Fn(&str) -> [Host; N], act: 
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(&hosts)));
         let faults: u32 = hosts.iter().map(Host::faults).sum();
         if faults > 0 && attempt < TRIES {
-            eprintln!("{name}: void, {faults} programs on the emulated host crashed; once more");
+            eprintln!("{name}: void: {faults} programs crashed on the emulated host; running it again");
             continue;
         }
         assert_eq!(faults, 0, "{name}: void {TRIES} times");
@@ -107,15 +122,15 @@ fn make_state() {
         let made = script(&run, "", &["build"], minutes(20))
             .and_then(|()| script(&run, "", &["up"], minutes(10)))
             .and_then(|()| script(&run, "", &["install-vgrid"], minutes(10)))
-            // A scenario runs upkeep when it wants to, and never meets another one.
+            // A scenario runs upkeep itself, and must not collide with cron.
             .and_then(|()| {
                 script(&run, "", &["sh", "systemctl", "-q", "disable", "--now", "cron"], minutes(1))
             })
             .and_then(|()| script(&run, "", &["save", "vgrid"], minutes(5)));
         if let Err(error) = made {
-            // The first fault is the one to tell.
+            // Report this error, not that of the clean-up.
             let _ = script(&run, "", &["down"], minutes(1));
-            panic!("the emulated host can't be made: {error}");
+            panic!("the emulated host can't be built: {error}");
         }
     });
 }
@@ -125,17 +140,18 @@ pub struct Host {
     run: PathBuf,
     link: String,
     pub portal: String,
-    /// Crashed programs in the log when this run of its kernel began, and in the scenario's earlier runs.
+    /// Crashed programs in the log when the current kernel started, and in earlier boots of this
+    /// scenario.
     faults_before: AtomicU32,
     faults_earlier: AtomicU32,
     has_power: AtomicBool,
 }
 
-/// What a host has that a machine might leave behind, by kind.
+/// Everything on a host that a machine might leave behind, by kind.
 pub type Inventory = BTreeMap<&'static str, String>;
 
-/// How a command on the host ended.
-pub struct Ended {
+/// A finished command's exit status and output.
+pub struct Finished {
     pub status: i32,
     pub out: String,
 }
@@ -146,7 +162,7 @@ impl Host {
         let run = folder().join(format!("test-{name}"));
         script(&run, link, &["up", "vgrid"], Duration::from_secs(300)).expect("the emulated host resumes");
         watch(&run);
-        let ports = std::fs::read_to_string(run.join("ports")).expect("up tells its ports");
+        let ports = std::fs::read_to_string(run.join("ports")).expect("up records its ports");
         let http = ports.split_whitespace().nth(1).expect("two ports");
         let host = Self {
             run,
@@ -165,7 +181,7 @@ impl Host {
         text.trim().parse().expect("dom0 counts")
     }
 
-    /// How many programs have crashed since the scenario began.
+    /// How many programs have crashed since the scenario started.
     fn faults(&self) -> u32 {
         let earlier = self.faults_earlier.load(Ordering::Relaxed);
         if self.has_power.load(Ordering::Relaxed) {
@@ -175,7 +191,7 @@ impl Host {
         }
     }
 
-    /// Before the kernel's log goes.
+    /// Saves the crash count before a reboot clears the kernel's log.
     fn keep_faults(&self) {
         self.faults_earlier.store(self.faults(), Ordering::Relaxed);
         self.faults_before.store(0, Ordering::Relaxed);
@@ -185,7 +201,7 @@ impl Host {
         script(&self.run, &self.link, words, limit).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// Stops the host as its administrator does, and boots it again from its disks.
+    /// Shuts the host down cleanly and boots it from its disks.
     pub fn reboot(&self) {
         self.keep_faults();
         self.has_power.store(false, Ordering::Relaxed);
@@ -193,20 +209,20 @@ impl Host {
         self.has_power.store(true, Ordering::Relaxed);
     }
 
-    /// Cuts the power: only what the disks had been made to keep is there when it boots again.
+    /// Cuts the power: only what was flushed to the disks is there after the next boot.
     pub fn cut_power(&self) {
         self.keep_faults();
         self.has_power.store(false, Ordering::Relaxed);
         self.must(&["cut"], Duration::from_secs(60));
     }
 
-    /// Boots a host whose power was cut.
+    /// Boots a host after a power cut.
     pub fn boot(&self) {
         self.must(&["up", "--again"], Duration::from_secs(900));
         self.has_power.store(true, Ordering::Relaxed);
     }
 
-    /// A shell line that runs as root; its input is empty.
+    /// A shell command to be run as root, with empty standard input.
     pub fn command(&self, line: &str) -> Command {
         let mut command = Command::new(project().join("tests/xenhost/sh"));
         command
@@ -216,41 +232,41 @@ impl Host {
         command
     }
 
-    /// Runs a shell line as root and says how it ended.
-    pub fn try_sh(&self, line: &str) -> Ended {
-        let output = self.command(line).output().expect("tests/xenhost/sh runs");
+    /// Runs a shell command as root.
+    pub fn try_sh(&self, command: &str) -> Finished {
+        let output = self.command(command).output().expect("tests/xenhost/sh runs");
         let out =
             String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        Ended { status: output.status.code().unwrap_or(-1), out }
+        Finished { status: output.status.code().unwrap_or(-1), out }
     }
 
-    /// Runs a shell line as root that must succeed; returns what it printed.
+    /// Runs a shell command as root, which must succeed. Returns its output.
     pub fn sh(&self, line: &str) -> String {
-        let ended = self.try_sh(line);
-        assert_eq!(ended.status, 0, "{line}\n{}", ended.out);
-        ended.out
+        let finished = self.try_sh(line);
+        assert_eq!(finished.status, 0, "{line}\n{}", finished.out);
+        finished.out
     }
 
-    /// Runs a shell line as the web server's user.
-    pub fn as_www_data(&self, line: &str) -> Ended {
+    /// Runs a shell command as the web server's user.
+    pub fn as_www_data(&self, line: &str) -> Finished {
         self.try_sh(&format!(
             "cd / && setpriv --reuid=www-data --regid=www-data --init-groups bash -c {}",
             quote(line)
         ))
     }
 
-    /// Puts a file or a folder of this machine onto the host.
+    /// Copies a file or folder from this machine to the host.
     pub fn put(&self, from: &Path, to: &str) {
         let from = from.to_str().expect("a readable path");
         self.must(&["put", from, to], Duration::from_secs(120));
     }
 
-    /// What the portal answers to a script: status and text.
+    /// Sends a GET as a script would. Returns status and body.
     pub fn ask(&self, user: &str, page: &str, query: &str) -> (u16, String) {
         self.try_ask(user, page, query).unwrap_or_else(|error| panic!("{page}?{query}: {error}"))
     }
 
-    /// The same, of a portal that may be stopped while it answers.
+    /// Like [`Host::ask`], but the portal may be stopped before it answers.
     pub fn try_ask(&self, user: &str, page: &str, query: &str) -> Result<(u16, String), ureq::Error> {
         let portal = self.portal.replace("://", &format!("://{user}:{PASSWORD}@"));
         let agent: ureq::Agent = ureq::Agent::config_builder()
@@ -265,22 +281,72 @@ impl Host {
         Ok((status, response.body_mut().read_to_string()?))
     }
 
-    /// Deploys a machine; returns the status, and the machine or the error as JSON.
-    pub fn deploy(&self, user: &str, fields: &str) -> (u16, serde_json::Value) {
+    /// Requests a deploy. Returns the status and the JSON, whether machine or error.
+    pub fn try_deploy(&self, user: &str, fields: &str) -> (u16, Value) {
         let (status, text) = self.ask(user, "deploy", &format!("format=json&{fields}"));
         (status, serde_json::from_str(&text).unwrap_or_else(|_| panic!("no JSON: {text}")))
     }
 
-    /// One machine, as its page shows it.
-    pub fn machine(&self, user: &str, id: &str) -> serde_json::Value {
-        let (status, text) = self.ask(user, "show", &format!("format=json&id={id}"));
-        assert_eq!(status, 200, "{text}");
-        let page: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        page["machine"].clone()
+    /// Requests a deploy, which must be accepted. Returns the machine's id.
+    pub fn deploy(&self, user: &str, fields: &str) -> String {
+        let (status, answer) = self.try_deploy(user, fields);
+        assert_eq!(status, 202, "{fields}: {answer}");
+        id_of(&answer)
     }
 
-    /// Waits until a machine is in a state, or in one that can't become it any more.
-    pub fn wait_for(&self, user: &str, id: &str, state: &str, limit: u64) -> serde_json::Value {
+    /// Deploys a machine and waits until it runs. Returns its id.
+    pub fn deployed(&self, user: &str, fields: &str) -> String {
+        let id = self.deploy(user, fields);
+        self.wait_for(user, &id, "deployed", 900);
+        id
+    }
+
+    /// Gives an order, which must be accepted. `fields` name the machine.
+    pub fn order(&self, user: &str, order: Order, fields: &str) {
+        let (status, text) = self.ask(user, order.as_str(), &format!("format=json&{fields}"));
+        assert_eq!(status, 202, "{order} {fields}: {text}");
+    }
+
+    /// Gives an order and waits until the machine is in the state that it leads to.
+    pub fn carry_out(&self, user: &str, order: Order, id: &str, state: &str) -> Value {
+        self.order(user, order, &format!("id={id}"));
+        self.wait_for(user, id, state, 600)
+    }
+
+    /// Deletes a saved image.
+    pub fn delete_image(&self, user: &str, name: &str) {
+        let (status, text) = self.ask(user, "images", &format!("format=json&do=delete&name={name}"));
+        assert_eq!(status, 202, "{name}: {text}");
+    }
+
+    /// A page as JSON.
+    pub fn get_json(&self, user: &str, page: &str, query: &str) -> Value {
+        let query = format!("format=json&{query}");
+        let (status, text) = self.ask(user, page, query.trim_end_matches('&'));
+        assert_eq!(status, 200, "{page}?{query}: {text}");
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// A machine's console, as the portal shows it.
+    pub fn console(&self, user: &str, id: &str) -> String {
+        let (status, console) = self.ask(user, "console", &format!("format=text&id={id}"));
+        assert_eq!(status, 200, "{console}");
+        console
+    }
+
+    /// Waits until a machine answers pings at its address.
+    pub fn must_answer_ping(&self, name: &str) {
+        self.sh(&format!("for i in $(seq 30); do ping -q -c 1 -W 2 {name} && exit; sleep 1; done; exit 1"));
+    }
+
+    /// A machine as `show` presents it.
+    pub fn machine(&self, user: &str, id: &str) -> Value {
+        self.get_json(user, "show", &format!("id={id}"))["machine"].clone()
+    }
+
+    /// Waits at most `limit` seconds for a machine to reach a state, and fails at once if it comes
+    /// to rest in another.
+    pub fn wait_for(&self, user: &str, id: &str, state: &str, limit: u64) -> Value {
         let end = Instant::now() + Duration::from_secs(limit);
         loop {
             let machine = self.machine(user, id);
@@ -295,17 +361,16 @@ impl Host {
 
     /// Terminates a machine and waits until it is gone.
     pub fn terminate(&self, user: &str, id: &str) {
-        let (status, text) = self.ask(user, "terminate", &format!("format=json&id={id}"));
-        assert_eq!(status, 202, "{text}");
+        self.order(user, Order::Terminate, &format!("id={id}"));
         self.wait_for(user, id, "notDeployed", 900);
     }
 
-    /// vGrid's own lines of the host's log.
+    /// The last lines of vGrid's log on the host.
     pub fn log(&self) -> String {
         self.try_sh("journalctl -q --no-pager -n 60 -o cat -t vgrid").out
     }
 
-    /// What is there that a machine might leave behind.
+    /// Takes stock of everything a machine might leave behind.
     pub fn inventory(&self) -> Inventory {
         [
             ("domains", "xl list | awk 'NR > 1 {print $1}' | sort"),
@@ -314,7 +379,7 @@ impl Host {
             ("mounts", "cat /proc/[0-9]*/mounts 2>/dev/null | grep -e vg1 -e vgrid | sort -u"),
             ("loop devices", "losetup -a"),
             ("configuration", "find /etc/xen /etc/vgrid | sort"),
-            // The folder of jobs, the node's locks and what it last knew of itself belong to no machine.
+            // The jobs folder, the node's locks and its last view of the host belong to no machine.
             (
                 "jobs and records",
                 "cd /var/lib/vgrid; find . -not -name 'registry*' -not -path ./node/jobs -not -name 'node.lock' \
@@ -333,7 +398,8 @@ impl Host {
         .collect()
     }
 
-    /// Fails unless the host has just what it had; what is about to go away has a little time for that.
+    /// Asserts that the host has exactly what it had before. Whatever is about to disappear has two
+    /// minutes to do so.
     pub fn must_be_as(&self, before: &Inventory) {
         let end = Instant::now() + Duration::from_secs(120);
         loop {
@@ -359,7 +425,7 @@ impl Drop for Host {
     }
 }
 
-/// Stops the host when this process is gone, for nobody else would after an interruption.
+/// Stops the host when this process is gone, in case it was killed before it could do so.
 fn watch(run: &Path) {
     let down = project().join("tests/xenhost/down");
     let line = "while kill -0 \"$1\" 2>/dev/null; do sleep 2; done; exec \"$2\"";
@@ -371,10 +437,10 @@ fn watch(run: &Path) {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn();
-    assert!(spawned.is_ok(), "setsid and sh are there");
+    assert!(spawned.is_ok(), "setsid and sh can be started");
 }
 
-/// A word for the shell.
+/// Quotes a word for the shell.
 pub fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }

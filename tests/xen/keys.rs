@@ -1,5 +1,5 @@
-//! Who gets into a machine: its owner, with the owner's key, and nobody else. Each for real: the guest's script in a
-//! real guest, asked by ssh.
+//! Who can log in to a machine: its owner, with the key of the owner, and no one else. The real
+//! script runs in a real guest, and ssh tries to log in.
 
 use super::host::{Host, scenario};
 
@@ -8,7 +8,7 @@ const SSH: &str = "ssh -F none -o IdentitiesOnly=yes -o BatchMode=yes -o StrictH
 const NOBODY: &str = "NO KEY: nobody can log in as root by key.";
 const PEOPLE: [&str; 4] = ["alice", "bob", "admin", "stranger"];
 
-/// A machine that boots, perhaps several times.
+/// A machine, and how often it has been booted.
 struct Machine<'a> {
     host: &'a Host,
     owner: &'static str,
@@ -19,10 +19,8 @@ struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     fn deploy(host: &'a Host, owner: &'static str, address: &'static str, image: &str) -> Self {
-        let (status, answer) =
+        let id =
             host.deploy(owner, &format!("vmImage={image}&vmMemory=256&vmPartition=2&vmHostname={address}"));
-        assert_eq!(status, 202, "{answer}");
-        let id = answer["machine"]["id"].as_str().expect("an id").to_owned();
         Self { host, owner, address, id, boots: 1 }
     }
 
@@ -30,8 +28,8 @@ impl<'a> Machine<'a> {
         format!("/var/log/xen/console/guest-{}_{}.log", self.owner, self.address)
     }
 
-    /// Waits until it has come up; returns what its console said while it did.
-    fn up(&self) -> String {
+    /// Waits until it has booted. Returns what its console showed during that boot.
+    fn booted(&self) -> String {
         if self.boots == 1 {
             self.host.wait_for(self.owner, &self.id, "deployed", 900);
         }
@@ -40,9 +38,8 @@ impl<'a> Machine<'a> {
             "for i in $(seq 400); do [ $(grep -c 'GUEST READY' {log}) -ge {boots} ] && exit; sleep 1; done; exit 1"
         ));
         let console = self.host.sh(&format!("cat {log}"));
-        assert_eq!(waited.status, 0, "{} does not come up:\n{console}", self.address);
-        let said: Vec<&str> = console.split("GUEST READY").collect();
-        said[boots - 1].to_owned()
+        assert_eq!(waited.status, 0, "{} does not boot:\n{console}", self.address);
+        console.split("GUEST READY").nth(boots - 1).expect("a boot").to_owned()
     }
 
     fn reboot(&mut self) {
@@ -50,38 +47,39 @@ impl<'a> Machine<'a> {
         self.boots += 1;
     }
 
-    /// Runs a command in the machine with somebody's key: what it printed, or `None` where the key is refused.
+    /// Runs a command in the machine with a person's key. Returns its output, or `None` if the key
+    /// is refused.
     fn ssh(&self, person: &str, command: &str) -> Option<String> {
-        let ended = self
+        let output = self
             .host
             .try_sh(&format!("{SSH} -i /root/keys/{person} root@{} {command:?} < /dev/null", self.address));
-        if ended.status == 0 {
-            return Some(ended.out);
+        if output.status == 0 {
+            return Some(output.out);
         }
-        let refused = ended.out.contains("Permission denied");
-        assert!(refused, "neither in nor refused, but {}: {}", ended.status, ended.out);
+        let refused = output.out.contains("Permission denied");
+        assert!(refused, "neither logged in nor refused: {}: {}", output.status, output.out);
         None
     }
 
-    /// Fails unless these people get in and no others do.
-    fn lets_in(&self, people: &[&str], said: &str) {
+    /// Asserts that exactly these people can log in.
+    fn lets_in(&self, people: &[&str], console: &str) {
         let inside: Vec<&str> =
             PEOPLE.into_iter().filter(|person| self.ssh(person, "true").is_some()).collect();
-        assert_eq!(inside, people, "into {}, whose console said:\n{said}", self.address);
+        assert_eq!(inside, people, "{}, whose console showed:\n{console}", self.address);
     }
 
-    fn says(&self, said: &str, words: &str) {
-        assert!(said.contains(words), "{}: {words:?} is not in\n{said}", self.address);
+    fn says(&self, console: &str, words: &str) {
+        assert!(console.contains(words), "{}: no {words:?} in\n{console}", self.address);
     }
 
-    fn lets_nobody_in(&self, said: &str, words: &str) {
-        self.lets_in(&[], said);
-        self.says(said, words);
-        self.says(said, NOBODY);
+    fn lets_nobody_in(&self, console: &str, words: &str) {
+        self.lets_in(&[], console);
+        self.says(console, words);
+        self.says(console, NOBODY);
     }
 }
 
-/// A pair of keys for everybody; alice's and bob's are in the repository.
+/// Makes a key pair for each person. Those of alice and bob are in the repository.
 fn make_keys(host: &Host) {
     host.sh(&format!(
         "mkdir -p /root/keys; cd /root/keys; for p in {}; do ssh-keygen -q -t ed25519 -N '' -C $p -f $p; done; \
@@ -98,7 +96,8 @@ fn the_owner_gets_in_and_nobody_else() {
     scenario("keys", |host| {
         let before = host.inventory();
         make_keys(host);
-        // One image, started through pygrub or through GRUB's PV loader; who asks pygrub is recorded.
+        // One image, booted by pygrub or by GRUB's PV loader. A wrapper records what pygrub is run
+        // on.
         host.sh(
             "cp -p /etc/vgrid/*.cfg /root/; cd /etc/vgrid; \
              sed -i '/^\\[VMConfigTemplates\\]/a pv = \"xen-pvgrub\"' node.cfg; \
@@ -111,26 +110,26 @@ fn the_owner_gets_in_and_nobody_else() {
         let mut two = Machine::deploy(host, "bob", "vm2", "pv");
         let three = Machine::deploy(host, "admin", "vm3", "debian");
 
-        let said = one.up();
-        one.lets_in(&["alice"], &said);
-        let said = two.up();
-        two.lets_in(&["bob"], &said);
-        // What the kernel was told through the PV loader is what the template says.
+        let console = one.booted();
+        one.lets_in(&["alice"], &console);
+        let console = two.booted();
+        two.lets_in(&["bob"], &console);
+        // With the PV loader, the kernel gets the command line of the template.
         let line = two.ssh("bob", "cat /proc/cmdline").expect("bob gets in");
         for word in [
             "root=/dev/xvda1 ro vgrid_username=bob ip=10.0.2.22::10.0.2.2:255.255.255.0:vm2:eth0:off",
             "probe=it",
         ] {
-            assert!(line.contains(word), "{word:?} is not in {line}");
+            assert!(line.contains(word), "{word:?} is missing from {line}");
         }
-        // Nobody has a key for an administrator here.
-        let said = three.up();
-        three.lets_nobody_in(&said, "The key repository gave no key for admin");
-        let (_, console) = host.ask("admin", "console", &format!("format=text&id={}", three.id));
+        // The repository has no key for an administrator.
+        let console = three.booted();
+        three.lets_nobody_in(&console, "The key repository gave no key for admin");
+        let console = host.console("admin", &three.id);
         three.says(&console, NOBODY);
         host.terminate("admin", &three.id);
 
-        // Nobody answers: a key of an earlier start stays, what else was put there does not.
+        // The repository does not answer: the key of an earlier boot stays, other keys do not.
         one.ssh("alice", "rm .ssh/authorized_keys").expect("alice gets in");
         host.sh(SWITCH_OFF);
         let stranger = host.sh("cat /root/keys/stranger.pub");
@@ -141,13 +140,13 @@ fn the_owner_gets_in_and_nobody_else() {
         ));
         one.reboot();
         two.reboot();
-        let said = one.up();
-        one.lets_nobody_in(&said, "The key repository can't be reached");
-        let said = two.up();
-        two.says(&said, "for the same owner, bob, stays");
-        two.lets_in(&["bob"], &said);
+        let console = one.booted();
+        one.lets_nobody_in(&console, "The key repository can't be reached");
+        let console = two.booted();
+        two.says(&console, "for the same owner, bob, stays");
+        two.lets_in(&["bob"], &console);
 
-        // Somebody else answers in the repository's name.
+        // An impostor answers in place of the repository.
         host.sh(&format!(
             "cd /etc/ssh && cp -p /etc/ssl/certs/keys.pem /etc/ssl/private/keys.key /root/; \
              openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=xenhost \
@@ -157,11 +156,11 @@ fn the_owner_gets_in_and_nobody_else() {
         one.reboot();
         two.reboot();
         for machine in [&one, &two] {
-            let said = machine.up();
-            machine.lets_nobody_in(&said, "certificate");
+            let console = machine.booted();
+            machine.lets_nobody_in(&console, "certificate");
         }
 
-        // What root of the host has run on the machines' disks.
+        // Which disks pygrub read, as root on the host.
         let asked = host.sh("cat /root/pygrub.log");
         assert!(asked.contains("xen-root-alice_vm1") && !asked.contains("bob"), "{asked}");
         host.terminate("alice", &one.id);
@@ -172,12 +171,12 @@ fn the_owner_gets_in_and_nobody_else() {
 }
 
 #[test]
-fn a_key_inside_the_image_comes_first() {
+fn a_key_in_the_image_takes_precedence() {
     scenario("inside", |host| {
         let before = host.inventory();
         make_keys(host);
-        // An image with alice's key, and with a stranger's where root's keys are, as one saved from a machine has.
-        // The repository has another for alice.
+        // An image with the key of alice, and with a stranger's among root's keys, as in an image
+        // saved from a machine. The repository has another key for alice.
         host.sh(
             "cd /root; mkdir -p in/opt/ssh_public_keys in/root/.ssh; chmod 700 in/root in/root/.ssh; \
              cp keys/alice.pub in/opt/ssh_public_keys/authorized_keys.alice; \
@@ -187,15 +186,15 @@ fn a_key_inside_the_image_comes_first() {
         );
         let one = Machine::deploy(host, "alice", "vm1", "debian");
         let two = Machine::deploy(host, "admin", "vm2", "debian");
-        let said = one.up();
+        let console = one.booted();
         one.says(
-            &said,
+            &console,
             "root may log in with the key of alice, from /opt/ssh_public_keys/authorized_keys.alice",
         );
-        one.lets_in(&["alice"], &said);
-        // There is none for others, and the stranger's is none for anybody.
-        let said = two.up();
-        two.lets_nobody_in(&said, "The key repository gave no key for admin");
+        one.lets_in(&["alice"], &console);
+        // The image has no key for others, and the stranger's key admits nobody.
+        let console = two.booted();
+        two.lets_nobody_in(&console, "The key repository gave no key for admin");
         host.terminate("alice", &one.id);
         host.terminate("admin", &two.id);
         host.sh("mv /root/node.cfg /etc/vgrid/; rm /var/lib/vgrid/images/saved.tar");

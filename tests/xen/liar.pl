@@ -1,4 +1,5 @@
-# Answers every report on port 8099 as a server would that wants the machine removed, and notes what it was told.
+# Answers every report on port 8099 as a server that wants the machine removed would, and records
+# the reports.
 use strict;
 use IO::Socket::INET;
 my $socket = IO::Socket::INET->new(LocalPort => 8099, Listen => 20, ReuseAddr => 1) or die "$!\n";

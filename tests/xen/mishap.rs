@@ -1,4 +1,4 @@
-//! What can happen to whoever works on a machine, at a chosen moment.
+//! Faults that strike at a chosen moment while a machine is being worked on.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, ChildStdout, Stdio};
@@ -7,29 +7,30 @@ use vgrid::model::stage::{Order, Stage};
 
 use super::host::{Host, quote};
 
-/// What happens.
+/// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mishap {
-    /// The worker is killed by SIGKILL, and only it; its helper works on.
+    /// Only the worker gets SIGKILL; its helper goes on.
     Worker,
-    /// The helper is killed by SIGKILL, and only it; the worker lives to see that.
+    /// Only the helper gets SIGKILL; the worker sees it die.
     Helper,
-    /// Apache is stopped, and all that it has started with it; then it is started again.
+    /// Apache is stopped with every process it started, then started again.
     Service,
-    /// The disk of the host, which is the portal's, too, is full until the worker has come to its end.
+    /// The host's disk, which is also the portal's, is full until the worker has ended.
     Disk,
 }
 
-/// Waits on a host for the moment to strike.
+/// A process on a host that waits for the moment to strike.
 pub struct Strike {
     child: Child,
-    said: BufReader<ChildStdout>,
+    output: BufReader<ChildStdout>,
     what: String,
 }
 
 impl Host {
-    /// Has something happen as soon as the record of a machine says that this order is in this stage and, where the
-    /// stage has one, its helper is running. It looks when this returns, so the order can be given then.
+    /// Strikes as soon as the machine's record names this order and stage and, if the stage has a
+    /// helper, that is running. When this returns it is already watching, so the order can be
+    /// given.
     pub fn strike_at(&self, machine: &str, order: Order, stage: Stage, mishap: Mishap) -> Strike {
         let mishap = format!("{mishap:?}").to_lowercase();
         let words = [machine, order.as_str(), stage.as_str(), &mishap];
@@ -40,20 +41,20 @@ impl Host {
             .stdout(Stdio::piped())
             .spawn()
             .expect("tests/xenhost/sh runs");
-        let mut said = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
         let mut line = String::new();
-        said.read_line(&mut line).expect("a line");
+        output.read_line(&mut line).expect("a line");
         assert_eq!(line, "armed\n", "{what}");
-        Strike { child, said, what }
+        Strike { child, output, what }
     }
 }
 
 impl Strike {
-    /// Waits until it has happened and is over.
+    /// Waits until it has struck and the fault is over.
     pub fn wait(mut self) {
         let mut text = String::new();
-        self.said.read_to_string(&mut text).expect("text");
-        let status = self.child.wait().expect("it ends");
+        self.output.read_to_string(&mut text).expect("text");
+        let status = self.child.wait().expect("an exit status");
         assert!(status.success() && text.starts_with("struck "), "{}: {status}: {text}", self.what);
     }
 }

@@ -1,25 +1,14 @@
-//! Machines that are stopped, started and rebooted, and deploys that wait for their turn.
+//! Stop, start and reboot, and deploys that wait in the queue.
 
 use serde_json::Value;
+use vgrid::model::stage::Order;
 
-use super::host::{Host, scenario};
+use super::host::{Host, TINY, project, scenario};
+use crate::support::at_once;
 
-const TINY: &str = "vmImage=tiny&vmMemory=96&vmPartition=1";
-
-/// Deploys a tiny machine under a name and waits until it runs; returns its id.
+/// Deploys a machine with that name and waits until it runs. Returns its id.
 fn deployed(host: &Host, name: &str) -> String {
-    let (status, machine) = host.deploy("alice", &format!("{TINY}&vmHostname={name}"));
-    assert_eq!(status, 202, "{machine}");
-    let id = machine["machine"]["id"].as_str().expect("an id").to_owned();
-    host.wait_for("alice", &id, "deployed", 900);
-    id
-}
-
-/// Gives an order and waits until it has been carried out.
-fn order(host: &Host, order: &str, id: &str, state: &str) -> Value {
-    let (status, text) = host.ask("alice", order, &format!("format=json&id={id}"));
-    assert_eq!(status, 202, "{order}: {text}");
-    host.wait_for("alice", id, state, 600)
+    host.deployed("alice", &format!("{TINY}&vmHostname={name}"))
 }
 
 fn domain(host: &Host, name: &str) -> Option<u32> {
@@ -31,38 +20,38 @@ fn a_machine_is_stopped_started_and_rebooted_and_keeps_its_disk() {
     scenario("orders", |host| {
         let before = host.inventory();
         let id = deployed(host, "vm1");
-        let first = domain(host, "alice_vm1").expect("it runs");
+        let first = domain(host, "alice_vm1").expect("a running domain");
 
-        order(host, "stop", &id, "stopped");
+        host.carry_out("alice", Order::Stop, &id, "stopped");
         assert_eq!(domain(host, "alice_vm1"), None);
-        // Nothing that the toolstack would start with the host, and all of its disk.
+        // The toolstack would not start it with the host, and its disk is kept.
         assert_eq!(host.sh("ls /etc/xen/auto"), "");
         assert!(host.sh("lvs --noheadings -o lv_name vg1").contains("xen-root-alice_vm1"));
         let log = host.log();
         assert!(!log.contains("stop.forced") && !log.contains("stop.not-asked"), "{log}");
-        // Its file system was left in order; what is written there is there after the start.
+        // Its file system is clean, and what is written there survives the restart.
         let root = "/dev/vg1/xen-root-alice_vm1";
         assert!(!host.sh(&format!("dumpe2fs -h {root} 2>/dev/null")).contains("needs_recovery"));
         host.sh(&format!("mount {root} /mnt && echo mine > /mnt/kept && umount /mnt"));
-        // Its owner sees what it is and what can be done; a second stop changes nothing.
-        order(host, "stop", &id, "stopped");
+        // A second stop changes nothing; impossible orders are refused with a sentence.
+        host.carry_out("alice", Order::Stop, &id, "stopped");
         let (status, sentence) = host.ask("alice", "reboot", &format!("format=text&id={id}"));
         assert_eq!(status, 409, "{sentence}");
         let (status, sentence) = host.ask("bob", "start", &format!("format=text&id={id}"));
         assert_eq!(status, 403, "{sentence}");
 
-        order(host, "start", &id, "deployed");
-        let second = domain(host, "alice_vm1").expect("it runs again");
+        host.carry_out("alice", Order::Start, &id, "deployed");
+        let second = domain(host, "alice_vm1").expect("a running domain");
         assert!(second > first);
-        host.sh("for i in $(seq 30); do ping -q -c 1 -W 2 vm1 && exit; sleep 1; done; exit 1");
+        host.must_answer_ping("vm1");
         assert_eq!(host.sh("ls /etc/xen/auto").trim(), "alice_vm1.cfg");
 
-        order(host, "reboot", &id, "deployed");
-        assert!(domain(host, "alice_vm1").expect("it runs again") > second);
-        let (_, console) = host.ask("alice", "console", &format!("format=text&id={id}"));
+        host.carry_out("alice", Order::Reboot, &id, "deployed");
+        assert!(domain(host, "alice_vm1").expect("a running domain") > second);
+        let console = host.console("alice", &id);
         assert!(console.contains("vgrid_username=alice"), "{console}");
 
-        order(host, "stop", &id, "stopped");
+        host.carry_out("alice", Order::Stop, &id, "stopped");
         assert_eq!(host.sh(&format!("mount -o ro {root} /mnt && cat /mnt/kept && umount /mnt")), "mine\n");
         host.terminate("alice", &id);
         host.must_be_as(&before);
@@ -70,13 +59,13 @@ fn a_machine_is_stopped_started_and_rebooted_and_keeps_its_disk() {
 }
 
 #[test]
-fn a_template_that_restarts_on_poweroff_is_stopped_in_order() {
+fn a_template_that_restarts_on_poweroff_shuts_down_cleanly() {
     scenario("restarts", |host| {
         let template = "/etc/vgrid/vmtmpl/xen-xvda";
         host.sh(&format!(r#"sed -i 's/^on_poweroff.*/on_poweroff = "restart"/' {template}"#));
         let before = host.inventory();
         let id = deployed(host, "vm1");
-        order(host, "stop", &id, "stopped");
+        host.carry_out("alice", Order::Stop, &id, "stopped");
         assert_eq!(domain(host, "alice_vm1"), None);
         let console = host.sh("cat /var/log/xen/console/guest-alice_vm1.log");
         assert!(console.contains("Emergency Sync") && console.contains("Emergency Remount"), "{console}");
@@ -91,17 +80,18 @@ fn a_template_that_restarts_on_poweroff_is_stopped_in_order() {
 }
 
 #[test]
-fn a_guest_that_does_not_listen_is_forced() {
+fn an_unresponsive_guest_is_forced_off() {
     scenario("forced", |host| {
         host.sh("sed -i '/^imageDirectory/i shutdownTimeout = 5' /etc/vgrid/node.cfg");
         let before = host.inventory();
         let id = deployed(host, "vm1");
-        // A paused guest hears nothing.
+        // A paused guest reacts to nothing.
         host.sh("xl pause alice_vm1");
-        let machine = order(host, "stop", &id, "stopped");
+        let machine = host.carry_out("alice", Order::Stop, &id, "stopped");
         assert_eq!(machine["reason"], Value::Null);
         assert_eq!(domain(host, "alice_vm1"), None);
-        // Without memory it can't start, and says so; it stays stopped and nothing is lost.
+        // Without enough memory it cannot start, and says so. It stays stopped, and nothing is
+        // lost.
         host.sh("sed -i 's/ \"memory\": 96/ \"memory\": 96000/' /var/lib/vgrid/node/jobs/*.json");
         let (status, text) = host.ask("alice", "start", &format!("format=json&id={id}"));
         assert_eq!(status, 409, "{text}");
@@ -116,7 +106,7 @@ fn a_guest_that_does_not_listen_is_forced() {
 fn a_boot_loader_that_loses_the_owner_is_noticed() {
     scenario("loader", |host| {
         let before = host.inventory();
-        // What old versions of pygrub are known for: the word None instead of what the configuration adds.
+        // A known bug of old pygrub versions: the word None replaces what the configuration adds.
         let loader = "/usr/lib/vgrid/old-pygrub";
         host.sh(&format!(
             "cp -p /etc/vgrid/vmtmpl/xen-xvda /root/; \
@@ -125,9 +115,7 @@ fn a_boot_loader_that_loses_the_owner_is_noticed() {
                'args = [re.sub(r\"vgrid_username=.*\", \"None\", a) for a in sys.argv[1:]]' \
                'os.execv(\"/usr/lib/xen-4.17/bin/pygrub\", [\"pygrub\"] + args)' > {loader}; chmod 755 {loader}"
         ));
-        let (status, machine) = host.deploy("alice", &format!("{TINY}&vmHostname=vm1"));
-        assert_eq!(status, 202, "{machine}");
-        let id = machine["machine"]["id"].as_str().expect("an id").to_owned();
+        let id = host.deploy("alice", &format!("{TINY}&vmHostname=vm1"));
         let failed = host.wait_for("alice", &id, "failed", 900);
         let reason = failed["reason"].as_str().unwrap_or_default();
         assert!(reason.contains("None") && reason.contains("boot loader"), "{reason}");
@@ -140,28 +128,17 @@ fn a_boot_loader_that_loses_the_owner_is_noticed() {
 #[test]
 fn twelve_deploys_take_turns_three_at_a_time() {
     scenario("twelve", |host| {
-        // Room for twelve: slots, names and space.
+        // Room for twelve: slots, names and disk space.
         host.sh("truncate -s 4G /root/more.img && vgextend -qq vg1 $(losetup -f --show /root/more.img); \
              sed -i 's/^xenhost = .*/xenhost = 12/' /etc/vgrid/common.cfg; \
              for n in 9 10 11 12; do echo \"vm$n = \\\"\\\"\" >> /etc/vgrid/common.cfg; \
              grep -qw vm$n /etc/hosts || echo \"10.0.2.$((20 + n)) vm$n\" >> /etc/hosts; done");
         let before = host.inventory();
-        let answers: Vec<(u16, Value)> = std::thread::scope(|scope| {
-            let calls: Vec<_> = (0..12).map(|_| scope.spawn(|| host.deploy("alice", TINY))).collect();
-            calls.into_iter().map(|call| call.join().expect("an answer")).collect()
-        });
-        let ids: Vec<&str> = answers
-            .iter()
-            .map(|(status, answer)| {
-                assert_eq!(*status, 202, "{answer}");
-                answer["machine"]["id"].as_str().expect("an id")
-            })
-            .collect();
-        // The queue is there to be seen: places from 1, each once.
+        let ids = at_once(12, |_| host.deploy("alice", TINY));
+        // The list shows the queue: positions from 1, each once.
         let mut most = 0;
         for _ in 0..200 {
-            let (_, text) = host.ask("alice", "list", "format=json");
-            let list: Value = serde_json::from_str(&text).expect("JSON");
+            let list = host.get_json("alice", "list", "");
             let machines = list["machines"].as_array().expect("machines");
             let places: Vec<u64> = machines.iter().filter_map(|machine| machine["place"].as_u64()).collect();
             most = most.max(places.iter().copied().max().unwrap_or_default());
@@ -170,12 +147,12 @@ fn twelve_deploys_take_turns_three_at_a_time() {
             }
             std::thread::sleep(std::time::Duration::from_millis(500));
         }
-        assert!(most >= 6, "the longest queue that was seen had {most}");
+        assert!(most >= 6, "the longest queue seen was {most}");
         for id in &ids {
             host.wait_for("alice", id, "deployed", 900);
         }
         assert_eq!(host.sh("xl list | grep -c alice_").trim(), "12");
-        // How many were at work at a time, by the log: from the first volume to the end.
+        // How many ran at a time, by the log: from the first volume to the end.
         let (mut now, mut peak) = (0, 0);
         for line in host.sh("journalctl -q --no-pager -o cat -t vgrid").lines() {
             let says = |word: &str| line.split_whitespace().any(|part| part == word);
@@ -189,8 +166,7 @@ fn twelve_deploys_take_turns_three_at_a_time() {
         assert_eq!((now, peak), (0, 3));
         // All at once, which takes a third of the time.
         for id in &ids {
-            let (status, text) = host.ask("alice", "terminate", &format!("format=json&id={id}"));
-            assert_eq!(status, 202, "{text}");
+            host.order("alice", Order::Terminate, &format!("id={id}"));
         }
         for id in &ids {
             host.wait_for("alice", id, "notDeployed", 900);
@@ -199,25 +175,23 @@ fn twelve_deploys_take_turns_three_at_a_time() {
     });
 }
 
-/// There is no xm any more. What stands in for it has its manners, by its documentation, and runs real machines.
+/// xm no longer exists. A stand-in that behaves as documented runs real machines.
 #[test]
 fn a_host_with_xm_makes_stops_starts_and_removes_machines() {
     scenario("xm", |host| {
-        host.put(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/xm")), "/usr/sbin/xm");
+        host.put(&project().join("tests/data/xm"), "/usr/sbin/xm");
         host.sh("chmod 755 /usr/sbin/xm; sed -i '/^imageDirectory/i toolstack = \"xm\"' /etc/vgrid/node.cfg");
         let before = host.inventory();
         let id = deployed(host, "vm1");
-        host.sh("for i in $(seq 30); do ping -q -c 1 -W 2 vm1 && exit; sleep 1; done; exit 1");
-        order(host, "stop", &id, "stopped");
+        host.must_answer_ping("vm1");
+        host.carry_out("alice", Order::Stop, &id, "stopped");
         assert_eq!(domain(host, "alice_vm1"), None);
-        order(host, "start", &id, "deployed");
+        host.carry_out("alice", Order::Start, &id, "deployed");
         assert!(domain(host, "alice_vm1").is_some());
         host.terminate("alice", &id);
-        // A template that is no Python is refused with the line where it is not.
+        // A template that is not valid Python is refused with the offending line.
         host.sh("echo 'memory 128' >> /etc/vgrid/vmtmpl/xen-xvda");
-        let (status, machine) = host.deploy("alice", &format!("{TINY}&vmHostname=vm1"));
-        assert_eq!(status, 202, "{machine}");
-        let id = machine["machine"]["id"].as_str().expect("an id").to_owned();
+        let id = host.deploy("alice", &format!("{TINY}&vmHostname=vm1"));
         let failed = host.wait_for("alice", &id, "failed", 900);
         let reason = failed["reason"].as_str().unwrap_or_default();
         assert!(reason.contains("template xen-xvda") && reason.contains("line "), "{reason}");

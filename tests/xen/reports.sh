@@ -1,10 +1,10 @@
 #!/bin/sh
-# In the place of cgi-bin/internal/status: what becomes of a report depends on the machine's name, until the file
-# "open" is there.
-#   vm1   it comes twice
-#   vm2   it comes, and its answer is lost
+# Replaces cgi-bin/internal/status. Until the file "open" exists, the machine's name decides what
+# happens to a report:
+#   vm1   it arrives twice
+#   vm2   it arrives, and its answer is lost
 #   vm3   it is lost
-#   vm4   it is kept, to be sent later
+#   vm4   it is kept, and sent later
 place=/srv/reports
 status=$place/status
 report=$(mktemp "$place/report.XXXXXXXX")

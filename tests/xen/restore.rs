@@ -1,20 +1,21 @@
-//! The registry is put back from a backup of an hour ago, and the machines that changed since are on a real host: no disk is
-//! lost, each difference is shown, and one order adopts or removes each.
+//! The registry is restored from a backup of an hour ago, while a real host has the machines that
+//! changed since: no disk is lost, each difference is shown, and one order adopts or removes each.
 
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use vgrid::model::stage::Order;
 
-use super::healing::{TINY, make_room};
-use super::host::{Host, scenario};
+use super::healing::make_room;
+use super::host::{Host, TINY, scenario};
 use super::reports::wait_for_workers;
 
 const BACKUP: &str = "/var/lib/vgrid/registry-backup.sqlite";
 
-/// The volume on which something is written, to be read again when its machine has been adopted.
+/// A volume with a mark, which must still be there when its machine has been adopted.
 const MARKED: &str = "/dev/vg1/xen-root-bob_vm9";
 
-/// How long all machines together may take to do what they were told.
+/// How long all machines together may take to carry out their orders.
 const PATIENCE: Duration = Duration::from_secs(1500);
 
 /// A machine, as the test knows it.
@@ -25,35 +26,31 @@ struct Machine {
 }
 
 impl Machine {
-    fn of(owner: &'static str, machine: &Value) -> Self {
-        let text = |key: &str| machine[key].as_str().expect("a text").to_owned();
-        Self { owner, name: text("virtual_host"), id: text("id") }
+    fn deploy(host: &Host, owner: &'static str, fields: &str) -> Self {
+        let id = host.deploy(owner, fields);
+        let machine = host.machine(owner, &id);
+        Self { owner, name: machine["virtual_host"].as_str().expect("a name").to_owned(), id }
     }
 
-    /// As the host calls it.
+    /// Its name on the host.
     fn domain(&self) -> String {
         format!("{}_{}", self.owner, self.name)
     }
 }
 
-/// Asks for machines, all at once.
+/// Orders machines without waiting for them.
 fn deploy<const N: usize>(host: &Host, wanted: [(&'static str, &str); N]) -> [Machine; N] {
-    wanted.map(|(owner, name)| {
-        let (status, answer) = host.deploy(owner, &format!("{TINY}&vmHostname={name}"));
-        assert_eq!(status, 202, "{name}: {answer}");
-        Machine::of(owner, &answer["machine"])
-    })
+    wanted.map(|(owner, name)| Machine::deploy(host, owner, &format!("{TINY}&vmHostname={name}")))
 }
 
-fn give(host: &Host, order: &str, machines: &[&Machine]) {
-    for Machine { owner, name, id } in machines {
-        let (status, text) = host.ask(owner, order, &format!("format=json&id={id}"));
-        assert_eq!(status, 202, "{order} of {name}: {text}");
+fn give(host: &Host, order: Order, machines: &[&Machine]) {
+    for Machine { owner, id, .. } in machines {
+        host.order(owner, order, &format!("id={id}"));
     }
 }
 
-/// Waits until nothing changes by itself any more, and each of these is in that state. One request every few seconds is enough:
-/// what answers it takes the time of what is waited for.
+/// Waits until no machine is in transition, then asserts that these are in that state. It asks only
+/// every few seconds, because answering takes time from the work it waits for.
 fn wait<'a>(host: &Host, state: &str, machines: impl IntoIterator<Item = &'a Machine>) {
     let end = Instant::now() + PATIENCE;
     while host.machines().iter().any(|machine| machine["moving"] == true) {
@@ -75,14 +72,15 @@ fn state(host: &Host, machine: &Machine) -> String {
     host.machine(machine.owner, &machine.id)["state"].as_str().expect("a state").to_owned()
 }
 
-/// The volumes as LVM knows them, with whose they are.
+/// The volumes as LVM lists them, with their tags.
 fn volumes(host: &Host) -> Vec<String> {
     let all = host.sh("lvs --noheadings -o lv_name,lv_uuid,lv_tags vg1 | sort");
-    // The columns are as wide as their widest entry.
+    // Column widths depend on the widest entry.
     all.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
 }
 
-/// All that there is of machines: who runs, under which number; volumes; configurations and records, with what is in them.
+/// Everything on the host that belongs to machines: running domains and their numbers, volumes, and
+/// the content of configurations and records.
 fn all_of(host: &Host) -> (String, Vec<String>, String) {
     (
         host.sh("xl list | awk 'NR > 1 {print $1, $2}' | sort"),
@@ -92,24 +90,22 @@ fn all_of(host: &Host) -> (String, Vec<String>, String) {
 }
 
 fn administration(host: &Host) -> Value {
-    let (status, text) = host.ask("admin", "admin", "format=json");
-    assert_eq!(status, 200, "{text}");
-    serde_json::from_str(&text).expect("JSON")
+    host.get_json("admin", "admin", "")
 }
 
-/// What a list of the administration page says of each, in order.
-fn told(page: &Value, list: &str, key: &str) -> Vec<String> {
+/// One field of each entry in a list on the administration page, sorted.
+fn column(page: &Value, list: &str, key: &str) -> Vec<String> {
     let all = page[list].as_array().expect("a list").iter();
     let mut all: Vec<String> = all.map(|one| one[key].as_str().expect("a text").to_owned()).collect();
     all.sort();
     all
 }
 
-/// The names of what is unknown, of one kind.
+/// The names of the orphans of one kind.
 fn unknown(page: &Value, kind: &str) -> Vec<String> {
     let mut all = page["unknown"].as_array().expect("a list").clone();
     all.retain(|one| one["kind"] == kind);
-    told(&serde_json::json!({ "unknown": all }), "unknown", "name")
+    column(&serde_json::json!({ "unknown": all }), "unknown", "name")
 }
 
 fn sorted(texts: impl IntoIterator<Item = String>) -> Vec<String> {
@@ -118,80 +114,86 @@ fn sorted(texts: impl IntoIterator<Item = String>) -> Vec<String> {
     all
 }
 
-/// One press of a button: status and answer.
-fn press(host: &Host, what: &str, machine: &Machine) -> (u16, String) {
-    host.ask("admin", "admin", &format!("format=json&do={what}&kind=record&host=xenhost&name={}", machine.id))
+/// Presses a button on the administration page: status and answer.
+fn press(host: &Host, button: &str, machine: &Machine) -> (u16, String) {
+    host.ask(
+        "admin",
+        "admin",
+        &format!("format=json&do={button}&kind=record&host=xenhost&name={}", machine.id),
+    )
 }
 
-/// An hour passes, and the registry of before it is put back.
+/// Moves the clock an hour forward and restores the backup.
 fn restore(host: &Host) {
     host.sh("date -s '+1 hour' && systemctl stop apache2");
-    let said = host.sh(&format!("vgrid-registry restore {BACKUP}; systemctl start apache2"));
-    assert!(said.contains("machines 5,") && said.contains("vgrid-upkeep"), "{said}");
+    let output = host.sh(&format!("vgrid-registry restore {BACKUP}; systemctl start apache2"));
+    assert!(output.contains("machines 5,") && output.contains("vgrid-upkeep"), "{output}");
 }
 
 #[test]
 fn after_a_restore_ten_machines_keep_their_disks_and_are_adopted_or_removed() {
     scenario("restore", |host| {
         make_room(host);
-        // Three at a time are too much where the emulated host is not alone, and this is not about them.
+        // Three deploys at a time are too much if the emulated host shares its processors, and this
+        // test is not about that.
         host.sh("sed -i '/^imageDirectory/i parallelDeploys = 1' /etc/vgrid/node.cfg");
         let before = host.inventory();
 
-        // Of before the backup: one that is stopped, one that runs, two that will be removed, one that is still being made.
+        // Before the backup: one machine is stopped, one running, two will be removed, one is still
+        // being deployed.
         let first = deploy(host, [("alice", "vm1"), ("alice", "vm2"), ("alice", "vm3"), ("alice", "vm4")]);
         wait(host, "deployed", &first);
-        let [started, stopped, given_to_bob, made_anew] = first;
-        give(host, "stop", &[&started]);
+        let [started, stopped, reassigned, replaced] = first;
+        give(host, Order::Stop, &[&started]);
         wait(host, "stopped", [&started]);
-        let [half_made] = deploy(host, [("alice", "vm6")]);
-        let said = host.sh(&format!("runuser -u www-data -- vgrid-registry backup {BACKUP}"));
-        assert!(said.contains("machines 5,"), "{said}");
+        let [unfinished] = deploy(host, [("alice", "vm6")]);
+        let output = host.sh(&format!("runuser -u www-data -- vgrid-registry backup {BACKUP}"));
+        assert!(output.contains("machines 5,"), "{output}");
 
-        // Since then ten machines change. The names of the two that are removed are given out again.
-        give(host, "start", &[&started]);
-        give(host, "stop", &[&stopped]);
-        give(host, "terminate", &[&given_to_bob, &made_anew]);
-        wait(host, "notDeployed", [&given_to_bob, &made_anew]);
+        // Then ten machines change. The names of the two removed ones are reused.
+        give(host, Order::Start, &[&started]);
+        give(host, Order::Stop, &[&stopped]);
+        give(host, Order::Terminate, &[&reassigned, &replaced]);
+        wait(host, "notDeployed", [&reassigned, &replaced]);
         let since = deploy(
             host,
             [("bob", "vm3"), ("alice", "vm4"), ("alice", "vm12"), ("alice", "vm11"), ("bob", "vm9")],
         );
-        wait(host, "deployed", since.iter().chain([&started, &half_made]));
-        let [bobs, anew, runs, rests, marked] = &since;
-        give(host, "stop", &[rests, marked]);
-        wait(host, "stopped", [&stopped, rests, marked]);
+        wait(host, "deployed", since.iter().chain([&started, &unfinished]));
+        let [bobs, alices, running, idle, marked] = &since;
+        give(host, Order::Stop, &[idle, marked]);
+        wait(host, "stopped", [&stopped, idle, marked]);
         host.sh(&format!("mount {MARKED} /mnt && echo mine > /mnt/kept && umount /mnt"));
         wait_for_workers(host);
         let there = all_of(host);
 
         restore(host);
-        // Nothing is deployed before the host has been looked at; everybody reads why.
-        let (status, answer) = host.deploy("bob", TINY);
+        // Nothing is deployed before upkeep has queried the host, and everyone reads why.
+        let (status, answer) = host.try_deploy("bob", TINY);
         assert!(status == 503 && answer.to_string().contains("restored from a backup"), "{status} {answer}");
         assert_eq!(administration(host)["awaits_comparison"], true);
-        let states = || [&started, &stopped, &half_made].map(|machine| state(host, machine));
-        assert_eq!(states(), ["stopped", "deployed", "deploying"], "it is the registry of then");
+        let states = || [&started, &stopped, &unfinished].map(|machine| state(host, machine));
+        assert_eq!(states(), ["stopped", "deployed", "deploying"], "the states at the time of the backup");
 
-        let said = host.upkeep();
+        let summary = host.upkeep();
         for _ in 0..2 {
             host.upkeep();
         }
-        assert_eq!(all_of(host), there, "{said}\n{}", host.log());
+        assert_eq!(all_of(host), there, "{summary}\n{}", host.log());
 
         // Each difference is shown.
-        assert_eq!(states(), ["deployed", "stopped", "deployed"], "{said}");
+        assert_eq!(states(), ["deployed", "stopped", "deployed"], "{summary}");
         let page = administration(host);
         assert_eq!(page["awaits_comparison"], false);
         assert_eq!(unknown(&page, "record"), sorted(since.iter().map(|machine| machine.id.clone())));
         let disks =
             since.iter().flat_map(|m| ["root", "swap"].map(|kind| format!("xen-{kind}-{}", m.domain())));
         assert_eq!(unknown(&page, "volume"), sorted(disks));
-        let gone = [&given_to_bob, &made_anew];
+        let gone = [&reassigned, &replaced];
         assert_eq!(
-            told(&page, "missing", "id"),
+            column(&page, "missing", "id"),
             sorted(gone.iter().map(|machine| machine.id.clone())),
-            "{said}"
+            "{summary}"
         );
         let (_, html) = host.ask("admin", "admin", "format=html");
         assert_eq!(html.matches("value=\"adopt\"").count(), since.len(), "a button for each: {html}");
@@ -202,34 +204,28 @@ fn after_a_restore_ten_machines_keep_their_disks_and_are_adopted_or_removed() {
             assert!(reason.contains(&machine.domain()), "{page}");
         }
 
-        // No name is given out that something on the host has, whether it is asked for or not.
-        let (status, answer) = host.deploy("bob", &format!("{TINY}&vmHostname={}", runs.name));
+        // No name in use on the host is assigned, whether requested or not.
+        let (status, answer) = host.try_deploy("bob", &format!("{TINY}&vmHostname={}", running.name));
         assert!(status == 409 && answer.to_string().contains("is in use on xenhost"), "{status} {answer}");
-        let (status, answer) = host.deploy("bob", TINY);
-        assert_eq!(status, 202, "{answer}");
-        let new = Machine::of("bob", &answer["machine"]);
+        let new = Machine::deploy(host, "bob", TINY);
         assert!(since.iter().all(|machine| machine.name != new.name), "{} is in use", new.name);
 
-        // What has a name that the portal believes to be another's is adopted when that one is gone.
-        for machine in [bobs, anew] {
+        // A machine whose name the portal has given to another is adopted once that one is gone.
+        for machine in [bobs, alices] {
             let (status, text) = press(host, "adopt", machine);
             assert!(status == 409 && text.contains("that of another machine, of alice"), "{status} {text}");
         }
-        give(host, "terminate", &gone);
+        give(host, Order::Terminate, &gone);
         wait(host, "notDeployed", gone);
         wait(host, "deployed", [&new]);
         let addresses = host.sh("grep -h '^ip = ' /etc/xen/auto/*.cfg /etc/xen/auto/.*.stopped | sort");
         assert_eq!(addresses.lines().count(), 9, "{addresses}");
-        assert_eq!(
-            host.sh(&format!("echo '{addresses}' | uniq -d")).trim(),
-            "",
-            "an address is given out twice"
-        );
+        assert_eq!(host.sh(&format!("echo '{addresses}' | uniq -d")).trim(), "", "an address is used twice");
         let kept = volumes(host);
         assert!(there.1.iter().all(|volume| kept.contains(volume)), "{kept:#?}\n{}", host.log());
 
-        // One press each.
-        for (machine, expected) in [(bobs, "deployed"), (anew, "deployed"), (marked, "stopped")] {
+        // One click adopts or removes each.
+        for (machine, expected) in [(bobs, "deployed"), (alices, "deployed"), (marked, "stopped")] {
             let (status, text) = press(host, "adopt", machine);
             assert_eq!(status, 200, "{}: {text}", machine.name);
             let adopted = host.machine(machine.owner, &machine.id);
@@ -240,7 +236,7 @@ fn after_a_restore_ten_machines_keep_their_disks_and_are_adopted_or_removed() {
             );
         }
         assert_eq!(volumes(host), kept);
-        let removed = [runs, rests];
+        let removed = [running, idle];
         for machine in removed {
             let (status, text) = press(host, "remove", machine);
             assert_eq!(status, 202, "{}: {text}", machine.name);
@@ -250,27 +246,27 @@ fn after_a_restore_ten_machines_keep_their_disks_and_are_adopted_or_removed() {
         let (lost, kept): (Vec<String>, Vec<String>) = kept.into_iter().partition(of_removed);
         assert_eq!(lost.len(), 4, "{lost:#?}");
         assert_eq!(volumes(host), kept, "{}", host.log());
-        host.heal("after all differences were seen to");
+        host.heal("after all differences were resolved");
         let page = administration(host);
         for list in ["unknown", "missing"] {
             assert_eq!(page[list], Value::Array(Vec::new()));
         }
 
-        // They are their owners' again, and nobody else's.
+        // They belong to their owners again, and to no one else.
         let (status, text) = host.ask("alice", "stop", &format!("format=json&id={}", bobs.id));
         assert_eq!(status, 403, "{text}");
         assert_eq!(host.sh(&format!("mount -o ro {MARKED} /mnt && cat /mnt/kept && umount /mnt")), "mine\n");
-        give(host, "stop", &[bobs, anew]);
-        give(host, "start", &[marked]);
-        wait(host, "stopped", [bobs, anew]);
+        give(host, Order::Stop, &[bobs, alices]);
+        give(host, Order::Start, &[marked]);
+        wait(host, "stopped", [bobs, alices]);
         wait(host, "deployed", [marked]);
-        host.sh("for i in $(seq 30); do ping -q -c 1 -W 2 vm9 && exit; sleep 1; done; exit 1");
-        give(host, "start", &[bobs]);
+        host.must_answer_ping("vm9");
+        give(host, Order::Start, &[bobs]);
         wait(host, "deployed", [bobs]);
         assert_eq!(volumes(host), kept, "{}", host.log());
 
-        let last = [&started, &stopped, &half_made, bobs, anew, marked, &new];
-        give(host, "terminate", &last);
+        let last = [&started, &stopped, &unfinished, bobs, alices, marked, &new];
+        give(host, Order::Terminate, &last);
         wait(host, "notDeployed", last);
         host.sh("cd /var/lib/vgrid && rm registry-backup.sqlite registry.sqlite.before-*");
         host.must_be_as(&before);

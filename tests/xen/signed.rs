@@ -1,4 +1,4 @@
-//! Messages between server and nodes, sent by hand: right and wrong ones.
+//! Messages between server and nodes, sent by hand, correct or not.
 
 use std::fmt::Write as _;
 
@@ -9,27 +9,27 @@ use vgrid::system::clock;
 use super::host::{Host, quote};
 use crate::support::signed::Seal;
 
-/// Where a node tells about itself.
+/// The path of a node's `info`.
 pub const INFO: &str = "/cgi-bin/node/info";
-/// Where the server takes reports.
+/// The path that takes reports on the server.
 pub const STATUS: &str = "/cgi-bin/internal/status";
 
-/// A message.
+/// A message to send.
 pub struct Message<'a> {
-    /// The host, by name.
+    /// The name of the host it goes to.
     pub to: &'a str,
     pub path: &'a str,
-    /// A POST, if it is not empty.
+    /// Sent as a POST, unless it is empty.
     pub body: &'a str,
-    /// The key that it is signed with; none: not signed.
+    /// The key that signs it; `None`: unsigned.
     pub key: Option<&'a Key>,
-    /// The registry on whose behalf.
+    /// The registry on whose behalf it is sent.
     pub registry: RegistryId,
-    /// The address that it is sent from; empty: the one that the way leads by.
+    /// The source address; empty: whatever the route selects.
     pub from: &'a str,
 }
 
-/// Whom a message to the host `name` with this path is for.
+/// The recipient of a message to that host and path.
 pub fn recipient(name: &str, path: &str) -> Recipient {
     if path == STATUS { Recipient::Server } else { Recipient::Node(name.parse().expect("a host's name")) }
 }
@@ -40,7 +40,7 @@ impl Host {
         Key::new(&self.sh("cat /etc/vgrid/key")).expect("a key")
     }
 
-    /// The registry that the node here obeys. A server that has not met its node yet is made to.
+    /// The registry that this host's node obeys. Runs upkeep if server and node have not met yet.
     pub fn registry(&self) -> RegistryId {
         let read = || self.try_sh("cat /var/lib/vgrid/node/registry");
         let mut known = read();
@@ -51,7 +51,7 @@ impl Host {
         known.out.trim().parse().unwrap_or_else(|_| panic!("no registry: {}", known.out))
     }
 
-    /// Sends a message from this host; returns status and text of the answer.
+    /// Sends a message from this host. Returns the status and text of the answer.
     pub fn send(&self, message: &Message<'_>) -> (u16, String) {
         let method = if message.body.is_empty() { "GET" } else { "POST" };
         let mut line = format!("curl -s --noproxy '*' -m 60 -w '\\n%{{http_code}}' -X {method}");
@@ -71,12 +71,12 @@ impl Host {
             let _ = write!(line, " --interface {}", message.from);
         }
         let _ = write!(line, " http://{}{}", message.to, message.path);
-        let said = self.sh(&line);
-        let (text, status) = said.rsplit_once('\n').expect("a status");
+        let output = self.sh(&line);
+        let (text, status) = output.rsplit_once('\n').expect("a status");
         (status.parse().expect("a status"), text.to_owned())
     }
 
-    /// Asks the node how it is, as its server, which is on the same host.
+    /// Asks the node for its `info`, as its server on the same host would.
     pub fn ask_node(&self) -> serde_json::Value {
         let (key, registry) = (self.key(), self.registry());
         let (status, text) =

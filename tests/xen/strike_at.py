@@ -1,12 +1,13 @@
 """strike_at.py MACHINE ORDER STAGE MISHAP - runs in dom0, as root.
 
-Waits until the record of MACHINE (its name, for its id is not known yet) says ORDER and STAGE and, where the stage has one, its
-helper is at work. Then MISHAP happens:
-  worker   the worker is killed, and only it
-  helper   the helper is killed, and only it
-  service  Apache's whole control group is stopped, and started again a little later
-  disk     the root file system is full until the worker is gone
-Prints "armed" when it begins to look, and "struck ..." when it is over. Exit status 1: the stage went by.
+Waits until the record of MACHINE (its name, because its id is not known yet) shows ORDER and
+STAGE and, if the stage has a helper, that is running. Then MISHAP happens:
+  worker   only the worker is killed
+  helper   only the helper is killed
+  service  Apache's whole control group is stopped, and started again shortly afterwards
+  disk     the root file system is full until the worker has ended
+Prints "armed" when it starts watching, and "struck ..." when the mishap is over. Exit status 1: the
+stage passed before it could strike.
 """
 
 import errno
@@ -21,14 +22,14 @@ import time
 WORKER = "/usr/lib/vgrid/vgrid-worker"
 HELPER = "/usr/lib/vgrid/vgrid-helper"
 FILLER = "/var/filler"
-# Seconds between two looks, and in all.
+# Seconds between two checks, and in total.
 PAUSE, LIMIT = 0.02, 300
 
 machine, work, stage, mishap = sys.argv[1:]
 
 
 def record():
-    """The machine's record; None if there is none (yet), or it has just been replaced."""
+    """The machine's record; None if there is none yet, or it is just being replaced."""
     for file in glob.glob("/var/lib/vgrid/node/jobs/*.json"):
         try:
             with open(file, encoding="utf-8") as text:
@@ -41,7 +42,7 @@ def record():
 
 
 def program(pid):
-    """The program that a process runs, and its arguments."""
+    """The executable of a process, and its arguments."""
     try:
         with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as text:
             return os.readlink(f"/proc/{pid}/exe"), text.read().split("\0")
@@ -50,7 +51,7 @@ def program(pid):
 
 
 def helpers(found):
-    """The helpers at work on the machine. They are younger than its worker."""
+    """The running helpers of the machine. Their process ids are higher than the worker's."""
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) > found["worker"]]
     for pid in pids:
         exe, arguments = program(pid)
@@ -59,7 +60,7 @@ def helpers(found):
 
 
 def fill(file):
-    """Takes all space of the root file system, root's reserve too."""
+    """Uses up the root file system, including the blocks reserved for root."""
     with open(file, "wb") as filler:
         for size in (1 << 30, 1 << 26, 1 << 22, 1 << 18, 1 << 12):
             while True:
@@ -72,7 +73,7 @@ def fill(file):
 
 
 def full_disk(found):
-    """Keeps the disk full until the worker is gone."""
+    """Keeps the disk full until the worker has ended."""
     try:
         fill(FILLER)
         end = time.monotonic() + LIMIT
@@ -83,7 +84,7 @@ def full_disk(found):
 
 
 def strike(found):
-    """Strikes, if the moment has come; says whom."""
+    """Strikes if the moment has come. Returns what was struck, or None."""
     at_work = [] if stage == "accepted" else list(helpers(found))
     if stage != "accepted" and not at_work:
         return None
@@ -111,14 +112,14 @@ seen = False
 end = time.monotonic() + LIMIT
 while time.monotonic() < end:
     now = record()
-    there = now is not None and (now["work"], now["stage"], now["done"]) == (work, stage, False) and now["worker"] is not None
-    if there:
+    reached = now is not None and (now["work"], now["stage"], now["done"]) == (work, stage, False) and now["worker"] is not None
+    if reached:
         struck = strike(now)
         if struck:
             print("struck", struck, "in", work, stage, flush=True)
             sys.exit(0)
     elif seen:
-        sys.exit(f"{work} {stage} of {machine} went by: {now}")
-    seen = seen or there
+        sys.exit(f"{work} {stage} of {machine} passed: {now}")
+    seen = seen or reached
     time.sleep(PAUSE)
 sys.exit(f"{work} {stage} of {machine} did not come within {LIMIT} s")
