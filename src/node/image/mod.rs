@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn what_is_packed_is_what_comes_out_again() {
         let stream = [member(b'0', 700_000, "00002527140"), tar()].concat();
-        for compression in Compression::ALL {
+        for &compression in Compression::ALL {
             let image = packed(&stream, compression).unwrap();
             assert!(image.len() < stream.len() / 10);
             assert_eq!(copied(&image).unwrap(), stream);
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_seen_when_packing() {
-        for compression in Compression::ALL {
+        for &compression in Compression::ALL {
             let mut full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
             match pack(tar().as_slice(), &mut full, compression, |_| true) {
                 Err(CopyError::Write(error)) => assert_eq!(error.kind(), io::ErrorKind::StorageFull),

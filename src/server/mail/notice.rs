@@ -1,6 +1,7 @@
 //! What is told, and the words that templates get.
 
 use serde::Serialize;
+use strum::{IntoStaticStr, VariantNames};
 
 use crate::config;
 use crate::model::fault::Fault;
@@ -10,7 +11,8 @@ use crate::server::registry::stray::Stray;
 use crate::server::registry::vm::Vm;
 
 /// Something that somebody is told. Each kind has its pair of templates.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Notice<'a> {
     /// To the owner: the lease ends soon.
     LeaseEnds {
@@ -82,18 +84,7 @@ pub enum Notice<'a> {
 }
 
 /// The templates' names.
-pub(super) const KINDS: [&str; 10] = [
-    "lease-ends",
-    "lease-ended",
-    "deleted",
-    "silent",
-    "silent-terminated",
-    "deploy-failed",
-    "host-vanished",
-    "host-back",
-    "unreachable",
-    "strays",
-];
+pub(super) const KINDS: &[&str] = Notice::VARIANTS;
 
 /// The most things on a host that one mail names.
 const MOST_STRAYS: usize = 50;
@@ -159,18 +150,7 @@ impl Machine {
 impl Notice<'_> {
     /// The name of its templates.
     pub(super) fn kind(&self) -> &'static str {
-        match self {
-            Self::LeaseEnds { .. } => "lease-ends",
-            Self::LeaseEnded { .. } => "lease-ended",
-            Self::Deleted { .. } => "deleted",
-            Self::Silent { .. } => "silent",
-            Self::SilentTerminated { .. } => "silent-terminated",
-            Self::DeployFailed { .. } => "deploy-failed",
-            Self::HostVanished { .. } => "host-vanished",
-            Self::HostBack { .. } => "host-back",
-            Self::Unreachable { .. } => "unreachable",
-            Self::Strays { .. } => "strays",
-        }
+        self.into()
     }
 
     /// What its templates get.

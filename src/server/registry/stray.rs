@@ -3,12 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use strum::{EnumString, IntoStaticStr};
+
 use crate::model::lease::Moment;
 use crate::model::names::{MachineName, PhysicalHost, VOLUME_PREFIXES, VirtualHost};
 use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 
 /// What kind of thing it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum StrayKind {
     /// A domain that runs.
     Domain,
@@ -23,17 +26,7 @@ pub enum StrayKind {
 impl StrayKind {
     /// Its name in the registry, and in forms.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Domain => "domain",
-            Self::Volume => "volume",
-            Self::Record => "record",
-            Self::Image => "image",
-        }
-    }
-
-    /// The kind with that name, if there is one.
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Domain, Self::Volume, Self::Record, Self::Image].into_iter().find(|kind| kind.as_str() == name)
+        self.into()
     }
 }
 
@@ -80,7 +73,7 @@ pub struct Found {
 fn found(mut cells: Cells<'_>) -> Result<Found, RegistryError> {
     Ok(Found {
         host: cells.parsed()?,
-        stray: Stray { kind: cells.word(StrayKind::from_name)?, name: cells.get()?, detail: cells.get()? },
+        stray: Stray { kind: cells.parsed()?, name: cells.get()?, detail: cells.get()? },
         since: Moment::from_unix(cells.get()?),
     })
 }

@@ -4,6 +4,8 @@
 mod read;
 mod write;
 
+use strum::{EnumString, IntoStaticStr};
+
 use crate::model::fault::Fault;
 use crate::model::lease::{Moment, Term};
 use crate::model::names::{
@@ -19,7 +21,8 @@ use crate::server::registry::user::Owner;
 const TRANSITION_LIMIT: i64 = 30 * 60;
 
 /// Whether something of a machine may be at its node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum OnNode {
     /// Surely not: it never got there, or the node said that nothing is left.
     No,
@@ -27,8 +30,15 @@ pub enum OnNode {
     Maybe,
 }
 
+impl OnNode {
+    fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
 /// What its owner wants a machine to be, whatever it is at present.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Wanted {
     /// Running, for as long as its lease lasts.
     Running,
@@ -38,34 +48,28 @@ pub enum Wanted {
 
 impl Wanted {
     fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Stopped => "stopped",
-        }
+        self.into()
     }
 }
 
 /// Who chose the host of a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr)]
 pub enum Placed {
     /// Its owner, or the saved image that it is made from, which is on one host only.
+    #[strum(serialize = "asked")]
     AsAsked,
     /// vGrid, which may choose another host once.
+    #[strum(serialize = "chosen")]
     ByPortal,
     /// vGrid, because the first host that it chose could not make it.
+    #[strum(serialize = "again")]
     Again,
 }
 
 impl Placed {
-    const ALL: [Self; 3] = [Self::AsAsked, Self::ByPortal, Self::Again];
-
     /// Its name in the registry and on the wire.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::AsAsked => "asked",
-            Self::ByPortal => "chosen",
-            Self::Again => "again",
-        }
+        self.into()
     }
 }
 
@@ -248,15 +252,6 @@ impl Vm {
     /// None in practice: it was checked when the machine was entered.
     pub fn machine_name(&self) -> Result<MachineName, NameFault> {
         MachineName::new(self.owner.user_name(), &self.virtual_host)
-    }
-}
-
-impl OnNode {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::No => "no",
-            Self::Maybe => "maybe",
-        }
     }
 }
 
