@@ -4,6 +4,8 @@
 ## make test       run all tests, including those on the emulated host, except the long scenarios
 ## make test-deep  run the long scenarios, which take minutes each
 ## make test-turn  run one long scenario, a different one for each commit; CI does, after "make test"
+## make deny       check licences and sources of all dependencies; "make check" does, too
+## make audit      look dependencies up in RustSec's list of advisories, which it downloads from GitHub
 ## make bench      measure speed, relative to references from the same run
 ## make install    install on a real server or host; see INSTALL.md
 SHELL = /bin/sh
@@ -26,7 +28,7 @@ programs = $(filter-out helper worker,$(basename $(notdir $(wildcard bin/$(1)/*.
 BINS = $(foreach dir,user internal node,$(addprefix $(dir)-,$(call programs,$(dir)))) \
 	$(addprefix vgrid-,helper worker $(call programs,cli) $(call programs,cron))
 
-.PHONY: help build demo demo-stop quick test test-deep deep-list test-turn check bench install install-server install-node install-common source clean
+.PHONY: help build demo demo-stop quick test test-deep deep-list test-turn check deny audit bench install install-server install-node install-common source clean
 
 # The most frequently requested pages are linked statically, because a CGI program spends most of its
 # time starting. They resolve no names, which glibc can't do well without its shared libraries.
@@ -45,12 +47,22 @@ demo:
 demo-stop:
 	tests/xenhost/demo stop
 
-# Formatting, lints, and each half built without the other.
+# Formatting, lints, each half built without the other, and what it is all made of.
 check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --features server -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --features node -- -D warnings
+	$(MAKE) deny
+
+# Needs no network once the dependencies are there.
+deny:
+	@$(CARGO) deny --version >/dev/null 2>&1 || \
+		{ echo 'cargo-deny is missing: "tests/xenhost/packages test" installs it' >&2; exit 1; }
+	$(CARGO) deny --locked check --hide-inclusion-graph licenses bans sources
+
+audit:
+	$(CARGO) deny --locked check --hide-inclusion-graph advisories
 
 # Scenarios that take minutes each: owners' keys, mishaps in every stage, reboots and power cuts, two hosts,
 # queues, saved images, disks that attack the host, an impostor in the server's place and a lost registry,

@@ -104,7 +104,7 @@ impl Fixture {
                     name: row.get(1)?,
                     owner: row.get::<_, String>(2)?.replace('_', " "),
                     state: row.get(3)?,
-                    order: Order::from_name(&row.get::<_, String>(4)?).expect("an order"),
+                    order: row.get::<_, String>(4)?.parse().expect("an order"),
                     number: OrderNumber::of(row.get(5)?).expect("a number"),
                 })
             })

@@ -32,17 +32,19 @@ pub struct Fields(Vec<(String, String)>);
 impl Fields {
     /// Adds the fields of an `application/x-www-form-urlencoded` text (WHATWG URL, section 5).
     fn add(&mut self, encoded: &[u8]) -> Result<(), Refusal> {
-        for pair in encoded.split(|&b| b == b'&').filter(|pair| !pair.is_empty()) {
-            let mut parts = pair.splitn(2, |&b| b == b'=');
-            let name = decode(parts.next().unwrap_or_default())?;
-            let value = decode(parts.next().unwrap_or_default())?;
+        // The parser would replace what is not UTF-8. Its separators are ASCII, so they split no character, and
+        // the whole is valid if and only if each part is.
+        if percent_decode(encoded).decode_utf8().is_err() {
+            return Err(Refusal::bad_request("A field of the request is not valid UTF-8."));
+        }
+        for (name, value) in form_urlencoded::parse(encoded) {
             if self.get(&name).is_some() {
                 return Err(Refusal::bad_request(format!(
                     "The field {:?} is there twice. Give each field once.",
                     shortened(&name)
                 )));
             }
-            self.0.push((name, value));
+            self.0.push((name.into_owned(), value.into_owned()));
         }
         Ok(())
     }
@@ -109,12 +111,6 @@ impl Fields {
 
 fn shortened(text: &str) -> String {
     text.chars().take(40).collect()
-}
-
-fn decode(part: &[u8]) -> Result<String, Refusal> {
-    let spaced: Vec<u8> = part.iter().map(|&b| if b == b'+' { b' ' } else { b }).collect();
-    String::from_utf8(percent_decode(&spaced).collect())
-        .map_err(|_| Refusal::bad_request("A field of the request is not valid UTF-8."))
 }
 
 /// A request to a handler.
@@ -244,7 +240,10 @@ mod tests {
     fn repeated_and_garbled_fields_are_refused() {
         assert!(fields("a=1&a=2").is_err());
         assert!(fields("a=1&%61=2").is_err());
-        assert!(fields("a=%ff").is_err());
+        for garbled in ["a=%ff", "%ff=a", "a=b&c=%e4", "a=%c3+%bc", "a=%c3&%bc=b", "%c3=%bc"] {
+            assert!(fields(garbled).is_err(), "{garbled}");
+        }
+        assert_eq!(fields("a=%ef%bf%bd&b=%4&c=%").unwrap().get("a"), Some("\u{fffd}"));
     }
 
     #[test]

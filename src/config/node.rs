@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use strum::VariantArray;
 use thiserror::Error;
 
 use crate::model::names::{ImageTag, PhysicalHost, VolumeGroup};
@@ -166,7 +167,7 @@ pub enum VmType {
 }
 
 /// How saved images are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, VariantArray)]
 pub enum Compression {
     /// `.tar.gz`, which everything can read.
     #[default]
@@ -179,7 +180,7 @@ pub enum Compression {
 
 impl Compression {
     /// All compression formats.
-    pub const ALL: [Self; 2] = [Self::Gzip, Self::Zstd];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// Returns the file name extension.
     pub fn ending(self) -> &'static str {

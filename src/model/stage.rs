@@ -1,13 +1,15 @@
 //! What a node can be ordered to do with a machine, and the stages of carrying out each order.
-//! Tests walk through the lists of both, so none can be forgotten there.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 
 /// What a node can be ordered to do with a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[derive(VariantArray, EnumString, IntoStaticStr, Display)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Order {
     /// Make the machine.
     Deploy,
@@ -59,25 +61,12 @@ impl fmt::Display for OrderNumber {
 
 impl Order {
     /// All orders.
-    pub const ALL: [Self; 6] =
-        [Self::Deploy, Self::Terminate, Self::Stop, Self::Start, Self::Reboot, Self::Save];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// The order's name: on the wire, in the registry, and in the URL of the endpoint that takes
     /// it.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Deploy => "deploy",
-            Self::Terminate => "terminate",
-            Self::Stop => "stop",
-            Self::Start => "start",
-            Self::Reboot => "reboot",
-            Self::Save => "save",
-        }
-    }
-
-    /// The order with that name, if there is one.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|order| order.as_str() == name)
+        self.into()
     }
 
     /// The stages of carrying it out, from first to last.
@@ -101,15 +90,11 @@ impl Order {
     }
 }
 
-impl fmt::Display for Order {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 /// One stage of a node's work on a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[derive(VariantArray, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Stage {
     /// The node has accepted the order; the deploy waits for its turn.
     Accepted,
@@ -135,38 +120,11 @@ pub enum Stage {
 
 impl Stage {
     /// All stages.
-    pub const ALL: [Self; 10] = [
-        Self::Accepted,
-        Self::Volumes,
-        Self::Filesystems,
-        Self::Unpack,
-        Self::Configure,
-        Self::Start,
-        Self::Verify,
-        Self::Shutdown,
-        Self::Remove,
-        Self::Pack,
-    ];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// The stage's name on the wire and in the registry.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Volumes => "volumes",
-            Self::Filesystems => "filesystems",
-            Self::Unpack => "unpack",
-            Self::Configure => "configure",
-            Self::Start => "start",
-            Self::Verify => "verify",
-            Self::Shutdown => "shutdown",
-            Self::Remove => "remove",
-            Self::Pack => "pack",
-        }
-    }
-
-    /// The stage with that name, if there is one.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|stage| stage.as_str() == name)
+        self.into()
     }
 }
 
@@ -226,20 +184,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_stage_is_listed_named_once_and_belongs_to_an_order() {
-        for (i, stage) in Stage::ALL.into_iter().enumerate() {
-            assert_eq!(stage as usize, i, "ALL is not in order");
-            assert_eq!(Stage::from_name(stage.as_str()), Some(stage));
+    fn every_stage_has_one_name_and_belongs_to_an_order() {
+        for &stage in Stage::ALL {
+            assert_eq!(stage.as_str().parse(), Ok(stage));
             assert_eq!(serde_json::to_value(stage).unwrap(), stage.as_str());
             assert!(Order::ALL.iter().any(|order| order.stages().contains(&stage)), "{stage}");
         }
     }
 
     #[test]
-    fn every_order_is_listed_and_named_once() {
-        for (i, order) in Order::ALL.into_iter().enumerate() {
-            assert_eq!(order as usize, i, "ALL is not in order");
-            assert_eq!(Order::from_name(order.as_str()), Some(order));
+    fn every_order_has_one_name_and_stages() {
+        for &order in Order::ALL {
+            assert_eq!(order.as_str().parse(), Ok(order));
+            assert_eq!(order.to_string(), order.as_str());
             assert_eq!(serde_json::to_value(order).unwrap(), order.as_str());
             assert!(!order.stages().is_empty());
         }

@@ -171,7 +171,7 @@ impl Store {
 
     /// Returns the image's file and its compression.
     fn find(&self, image: &SavedImage) -> io::Result<Option<(PathBuf, Compression)>> {
-        for compression in Compression::ALL {
+        for &compression in Compression::ALL {
             let path = self.path(image, compression);
             if facts(&path)?.is_some_and(|facts| self.is_image(&path, &facts)) {
                 return Ok(Some((path, compression)));
@@ -182,7 +182,7 @@ impl Store {
 
     /// Returns whether a file with that name exists, whether or not it is a saved image.
     pub fn is_taken(&self, image: &SavedImage) -> io::Result<bool> {
-        for compression in Compression::ALL {
+        for &compression in Compression::ALL {
             if facts(&self.path(image, compression))?.is_some() {
                 return Ok(true);
             }
@@ -496,7 +496,7 @@ mod tests {
         let mode = std::fs::metadata(store.path(&base, Compression::Gzip)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
         // Neither one that was begun before, nor one with another extension.
-        for compression in Compression::ALL {
+        for &compression in Compression::ALL {
             let store = Store { compression, ..store.clone() };
             let mut draft = store.draft(&base).unwrap().unwrap();
             draft.write_all(b"second").unwrap();

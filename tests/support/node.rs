@@ -303,7 +303,7 @@ fn read(stream: &TcpStream, key: &Key) -> Option<Received> {
 /// The answer of a working node.
 fn accept(received: &Received, info: Option<&NodeInfo>) -> (u16, String) {
     match received.program() {
-        program if Order::from_name(program).is_some() => {
+        program if program.parse::<Order>().is_ok() => {
             let order = received.json();
             // An order to save has the machine in a part of its own.
             let machine = order.get("machine").unwrap_or(&order);

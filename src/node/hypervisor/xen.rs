@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use strum::IntoStaticStr;
 use uuid::Uuid;
 
 use super::{Described, Hypervisor, HypervisorError, Listed, Memory, SysRq};
@@ -39,7 +40,8 @@ const ACT: Duration = Duration::from_secs(240);
 const SYSTEMD: &str = "/run/systemd/system";
 
 /// The kind of toolstack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 enum Tool {
     Xl,
     Xm,
@@ -55,16 +57,16 @@ pub struct Xen {
 impl Xen {
     /// Finds the configured toolstack; with `auto`, prefers `xl`.
     pub fn find(toolstack: Toolstack) -> Result<Self, HypervisorError> {
-        let candidates: &[(&str, Tool)] = match toolstack {
-            Toolstack::Auto => &[("xl", Tool::Xl), ("xm", Tool::Xm)],
-            Toolstack::Xl => &[("xl", Tool::Xl)],
-            Toolstack::Xm => &[("xm", Tool::Xm)],
+        let candidates: &[Tool] = match toolstack {
+            Toolstack::Auto => &[Tool::Xl, Tool::Xm],
+            Toolstack::Xl => &[Tool::Xl],
+            Toolstack::Xm => &[Tool::Xm],
         };
         candidates
             .iter()
-            .find_map(|(name, tool)| exec::find(&[name]).map(|program| Self { tool: *tool, program }))
+            .find_map(|&tool| exec::find(&[tool.into()]).map(|program| Self { tool, program }))
             .ok_or_else(|| {
-                let names: Vec<_> = candidates.iter().map(|(name, _)| *name).collect();
+                let names: Vec<&str> = candidates.iter().map(|&tool| tool.into()).collect();
                 HypervisorError::Missing(format!("there is no {} on this host", names.join(" and no ")))
             })
     }
@@ -87,10 +89,7 @@ impl Xen {
 
 impl Hypervisor for Xen {
     fn name(&self) -> &'static str {
-        match self.tool {
-            Tool::Xl => "xl",
-            Tool::Xm => "xm",
-        }
+        self.tool.into()
     }
 
     fn memory(&self) -> Result<Memory, HypervisorError> {

@@ -1,9 +1,12 @@
 //! The format of an image, recognized by its first bytes and never by its name.
 
+use strum::IntoStaticStr;
+
 use super::tar;
 
 /// How an archive is compressed, if it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Format {
     /// Not compressed.
     Tar,
@@ -26,15 +29,6 @@ impl Format {
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Self::Zstd),
             _ if tar::is_header(head) => Some(Self::Tar),
             _ => None,
-        }
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Tar => "tar",
-            Self::Gzip => "gzip",
-            Self::Xz => "xz",
-            Self::Zstd => "zstd",
         }
     }
 }

@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn a_packed_stream_is_unpacked_unchanged() {
         let stream = [member(b'0', 700_000, "00002527140"), tar()].concat();
-        for compression in Compression::ALL {
+        for &compression in Compression::ALL {
             let image = packed(&stream, compression).unwrap();
             assert!(image.len() < stream.len() / 10);
             assert_eq!(copied(&image).unwrap(), stream);
@@ -109,8 +109,8 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_detected_when_packing() {
-        for compression in Compression::ALL {
+    fn a_full_disk_is_seen_when_packing() {
+        for &compression in Compression::ALL {
             let mut full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
             match pack(tar().as_slice(), &mut full, compression, |_| true) {
                 Err(CopyError::Write(error)) => assert_eq!(error.kind(), io::ErrorKind::StorageFull),

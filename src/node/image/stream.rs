@@ -229,7 +229,7 @@ impl<R: BufRead, D: Member<Peeking<R>>> Members<R, D> {
             return Ok(false);
         }
         if Format::of(mark) != Some(D::FORMAT) {
-            let name = D::FORMAT.name();
+            let name: &'static str = D::FORMAT.into();
             return Err(io::Error::other(format!("after its {name} data comes something that is no {name}")));
         }
         self.is_first = false;

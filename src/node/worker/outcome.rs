@@ -116,7 +116,7 @@ mod tests {
     fn a_completed_machine_is_kept_whatever_the_verdict() {
         for body in [r#"{"verdict":"abandon"}"#, r#"{"verdict":"unknown"}"#] {
             let server = TestServer::saying(body);
-            for work in Order::ALL.into_iter().filter(|order| *order != Order::Terminate) {
+            for &work in Order::ALL.iter().filter(|order| **order != Order::Terminate) {
                 let node = TestNode::new(&server.start(1), server.registry);
                 let mut worker = node.worker(|record| record.work = work);
                 worker.finish(None).unwrap();

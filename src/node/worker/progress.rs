@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn only_a_deploy_that_never_ran_is_abandoned() {
         let server = TestServer::saying(r#"{"verdict":"abandon"}"#);
-        for order in Order::ALL {
+        for &order in Order::ALL {
             for &stage in order.stages() {
                 let expected = order == Order::Deploy && stage != Stage::Verify;
                 let abandoned = is_abandoned(&server, server.registry, order, stage);
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a_machine_unknown_to_the_server_is_kept() {
         let server = TestServer::saying(r#"{"verdict":"unknown"}"#);
-        for order in Order::ALL {
+        for &order in Order::ALL {
             for &stage in order.stages() {
                 assert!(!is_abandoned(&server, server.registry, order, stage), "{order} {stage}");
             }

@@ -417,7 +417,7 @@ mod tests {
     #[test]
     fn an_order_is_given_where_the_table_of_states_allows_it_and_is_another_unless_it_is_the_same() {
         for state in State::ALL {
-            for order in Order::ALL {
+            for &order in Order::ALL {
                 let vm = Vm { fault: Some(fault()), ..machine(state) };
                 let with = (order == Order::Save).then(saving);
                 let given = ordered(&vm, order, Interest::Owner, with, AT);

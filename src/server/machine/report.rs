@@ -711,7 +711,7 @@ mod tests {
     fn an_unknown_machine_is_kept() {
         let mut one = OneMachine::deploying();
         let id = crate::model::names::VmId::generate();
-        for order in Order::ALL {
+        for &order in Order::ALL {
             let number = OrderNumber::default();
             let report = Report { id, order, number, sequence: 1, news: News::Done, host: None };
             let outcome = one.registry.write(|writer| take(writer, &report, "7d".parse().unwrap())).unwrap();

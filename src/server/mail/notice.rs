@@ -1,6 +1,7 @@
 //! The notices, and what their templates receive.
 
 use serde::Serialize;
+use strum::{IntoStaticStr, VariantNames};
 
 use crate::config;
 use crate::model::fault::Fault;
@@ -10,7 +11,8 @@ use crate::server::registry::stray::Stray;
 use crate::server::registry::vm::Vm;
 
 /// A notice to an owner or to administrators. Each kind has a pair of templates.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Notice<'a> {
     /// To the owner: the lease ends soon.
     LeaseEnds {
@@ -83,18 +85,7 @@ pub enum Notice<'a> {
 }
 
 /// The names of the templates.
-pub(super) const KINDS: [&str; 10] = [
-    "lease-ends",
-    "lease-ended",
-    "deleted",
-    "silent",
-    "silent-terminated",
-    "deploy-failed",
-    "host-vanished",
-    "host-back",
-    "unreachable",
-    "strays",
-];
+pub(super) const KINDS: &[&str] = Notice::VARIANTS;
 
 /// The most orphans that one mail lists.
 const MOST_STRAYS: usize = 50;
@@ -161,18 +152,7 @@ impl Machine {
 impl Notice<'_> {
     /// Returns the name of its templates.
     pub(super) fn kind(&self) -> &'static str {
-        match self {
-            Self::LeaseEnds { .. } => "lease-ends",
-            Self::LeaseEnded { .. } => "lease-ended",
-            Self::Deleted { .. } => "deleted",
-            Self::Silent { .. } => "silent",
-            Self::SilentTerminated { .. } => "silent-terminated",
-            Self::DeployFailed { .. } => "deploy-failed",
-            Self::HostVanished { .. } => "host-vanished",
-            Self::HostBack { .. } => "host-back",
-            Self::Unreachable { .. } => "unreachable",
-            Self::Strays { .. } => "strays",
-        }
+        self.into()
     }
 
     /// Returns the values for its templates.

@@ -94,12 +94,9 @@ impl Target {
     /// # Errors
     /// 400 if a field is missing or malformed.
     pub fn read(fields: &Fields) -> Result<Self, Refusal> {
-        let kind =
-            fields.get("kind").and_then(|kind| StrayKind::from_name(kind.trim())).ok_or_else(|| {
-                Refusal::bad_request(
-                    "What is unknown on hosts is of the kind domain, volume, record or image.",
-                )
-            })?;
+        let kind = fields.get("kind").and_then(|kind| kind.trim().parse().ok()).ok_or_else(|| {
+            Refusal::bad_request("What is unknown on hosts is of the kind domain, volume, record or image.")
+        })?;
         let name = fields.get("name").unwrap_or_default();
         if name.is_empty() {
             return Err(Refusal::bad_request("The field name is missing: what is meant is called so."));

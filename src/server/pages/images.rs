@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use strum::{EnumString, IntoStaticStr};
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::Fields;
@@ -85,7 +86,8 @@ impl Data for DoneView {
 }
 
 /// What can be done with an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 enum Act {
     Delete,
     Rename,
@@ -97,20 +99,10 @@ impl Act {
     fn read(fields: &Fields) -> Result<Option<Self>, Refusal> {
         match fields.get("do") {
             None | Some("") => Ok(None),
-            Some("delete") => Ok(Some(Self::Delete)),
-            Some("rename") => Ok(Some(Self::Rename)),
-            Some("share") => Ok(Some(Self::Share)),
-            Some("unshare") => Ok(Some(Self::Unshare)),
-            Some(_) => Err(Refusal::bad_request("do is delete, rename, share or unshare.")),
-        }
-    }
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Delete => "delete",
-            Self::Rename => "rename",
-            Self::Share => "share",
-            Self::Unshare => "unshare",
+            Some(text) => text
+                .parse()
+                .map(Some)
+                .map_err(|_| Refusal::bad_request("do is delete, rename, share or unshare.")),
         }
     }
 
@@ -186,7 +178,7 @@ fn page(
         let image = find(call, reader, &caller)?;
         let new_name = call.request.fields.get("newName").unwrap_or(image.name.as_str()).to_owned();
         let image = ImageView::new(&image, common, &caller, call.administrator);
-        Ok(AskView { image, act: act.as_str(), new_name, faults })
+        Ok(AskView { image, act: act.into(), new_name, faults })
     })
 }
 

@@ -1,10 +1,13 @@
 //! What administrators have closed: the portal, hosts, virtual host names.
 
+use strum::{EnumString, IntoStaticStr};
+
 use crate::model::lease::Moment;
 use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 
 /// The kinds of things that can be closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Kind {
     /// The portal: only administrators can change anything.
     Portal,
@@ -17,16 +20,7 @@ pub enum Kind {
 impl Kind {
     /// Returns its name in the registry and in forms.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Portal => "portal",
-            Self::Host => "host",
-            Self::Name => "name",
-        }
-    }
-
-    /// Returns the kind with that name, if there is one.
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Portal, Self::Host, Self::Name].into_iter().find(|kind| kind.as_str() == name)
+        self.into()
     }
 }
 
@@ -66,7 +60,7 @@ impl Reader<'_> {
 
 fn read_closed(mut cells: Cells<'_>) -> Result<Closed, RegistryError> {
     Ok(Closed {
-        kind: cells.word(Kind::from_name)?,
+        kind: cells.parsed()?,
         name: cells.get()?,
         reason: cells.get()?,
         who: cells.get()?,

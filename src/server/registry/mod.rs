@@ -678,7 +678,7 @@ mod tests {
                 .is_ok()
         };
         for state in State::ALL {
-            for order in Order::ALL {
+            for &order in Order::ALL {
                 let moves = state.is_transitional();
                 assert!(set(state.as_str(), moves.then_some(5), order.as_str()), "{state} {order}");
                 assert!(!set(state.as_str(), (!moves).then_some(5), order.as_str()), "{state} {order}");

@@ -3,12 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use strum::{EnumString, IntoStaticStr};
+
 use crate::model::lease::Moment;
 use crate::model::names::{MachineName, PhysicalHost, VOLUME_PREFIXES, VirtualHost};
 use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 
 /// The kinds of orphans.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum StrayKind {
     /// A running domain.
     Domain,
@@ -23,17 +26,7 @@ pub enum StrayKind {
 impl StrayKind {
     /// Returns its name in the registry and in forms.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Domain => "domain",
-            Self::Volume => "volume",
-            Self::Record => "record",
-            Self::Image => "image",
-        }
-    }
-
-    /// Returns the kind with that name, if there is one.
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Domain, Self::Volume, Self::Record, Self::Image].into_iter().find(|kind| kind.as_str() == name)
+        self.into()
     }
 }
 
@@ -92,7 +85,7 @@ pub struct Ordered {
 fn found(mut cells: Cells<'_>) -> Result<Found, RegistryError> {
     Ok(Found {
         host: cells.parsed()?,
-        stray: Stray { kind: cells.word(StrayKind::from_name)?, name: cells.get()?, detail: cells.get()? },
+        stray: Stray { kind: cells.parsed()?, name: cells.get()?, detail: cells.get()? },
         since: Moment::from_unix(cells.get()?),
         ordered: {
             let (by, at): (Option<String>, Option<i64>) = (cells.get()?, cells.get()?);

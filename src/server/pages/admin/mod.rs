@@ -76,8 +76,8 @@ fn read(call: &UserCall<'_>) -> Result<(Thing, Act), Refusal> {
     if fields.get("host").is_some() {
         return Err(Refusal::bad_request("The field host goes with do=remove. A host is named by name."));
     }
-    let kind =
-        Kind::from_name(text("kind")).ok_or_else(|| Refusal::bad_request("kind is portal, host or name."))?;
+    let kind: Kind =
+        text("kind").parse().map_err(|_| Refusal::bad_request("kind is portal, host or name."))?;
     let thing = match kind {
         Kind::Portal if text("name").is_empty() => Thing::Portal,
         Kind::Portal => {

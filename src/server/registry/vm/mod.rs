@@ -4,6 +4,8 @@
 mod read;
 mod write;
 
+use strum::{EnumString, IntoStaticStr};
+
 use crate::model::fault::Fault;
 use crate::model::lease::{Moment, Term};
 use crate::model::names::{ImageName, Label, MachineName, NameFault, PhysicalHost, VirtualHost, VmId};
@@ -18,7 +20,8 @@ use crate::server::registry::user::Owner;
 const TRANSITION_LIMIT: i64 = 30 * 60;
 
 /// Whether anything of a machine may be on its node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum OnNode {
     /// Certainly not: nothing ever got there, or the node reported that nothing is left.
     No,
@@ -26,8 +29,15 @@ pub enum OnNode {
     Maybe,
 }
 
+impl OnNode {
+    fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
 /// The state that a machine's owner wants, whatever its current state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Wanted {
     /// Running until its lease ends.
     Running,
@@ -37,34 +47,28 @@ pub enum Wanted {
 
 impl Wanted {
     fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Stopped => "stopped",
-        }
+        self.into()
     }
 }
 
 /// Who chose a machine's host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr)]
 pub enum Placed {
     /// Its owner, or the saved image it is made from, which is on one host only.
+    #[strum(serialize = "asked")]
     AsAsked,
     /// vGrid, which may choose another host once.
+    #[strum(serialize = "chosen")]
     ByPortal,
     /// vGrid, after the first host that it chose could not create the machine.
+    #[strum(serialize = "again")]
     Again,
 }
 
 impl Placed {
-    const ALL: [Self; 3] = [Self::AsAsked, Self::ByPortal, Self::Again];
-
     /// Returns its name in the registry and on the wire.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::AsAsked => "asked",
-            Self::ByPortal => "chosen",
-            Self::Again => "again",
-        }
+        self.into()
     }
 }
 
@@ -237,15 +241,6 @@ impl Vm {
     /// None in practice: the name was checked when the machine was recorded.
     pub fn machine_name(&self) -> Result<MachineName, NameFault> {
         MachineName::new(self.owner.user_name(), &self.virtual_host)
-    }
-}
-
-impl OnNode {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::No => "no",
-            Self::Maybe => "maybe",
-        }
     }
 }
 

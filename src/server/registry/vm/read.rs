@@ -7,10 +7,10 @@ use crate::model::lease::Moment;
 use crate::model::names::{PhysicalHost, SavedImage, UserName, VirtualHost, VmId};
 use crate::model::size::{GiB, MiB};
 use crate::model::spec::Spec;
-use crate::model::stage::{Order, OrderNumber, Percent, Stage};
+use crate::model::stage::{OrderNumber, Percent, Stage};
 use crate::model::state::State;
 use crate::server::registry::user::Owner;
-use crate::server::registry::vm::{OnNode, Placed, Saving, Scope, Usage, Vm, Wanted};
+use crate::server::registry::vm::{Saving, Scope, Usage, Vm};
 use crate::server::registry::{Cells, Reader, RegistryError, all};
 
 /// Builds a `SELECT` with the columns that [`read_vm`] reads, in its order.
@@ -45,24 +45,16 @@ fn read_vm(mut cells: Cells<'_>) -> Result<Vm, RegistryError> {
         percent: percent(cells)?,
         place: cells.get()?,
         fault: fault(cells)?,
-        order: cells.word(Order::from_name)?,
+        order: cells.parsed()?,
         number: cells.whole(OrderNumber::of)?,
         sequence: cells.number()?,
         created: moment(cells)?,
         changed: moment(cells)?,
         expires: perhaps(cells)?,
         deadline: perhaps(cells)?,
-        on_node: cells.word(|text| match text {
-            "no" => Some(OnNode::No),
-            "maybe" => Some(OnNode::Maybe),
-            _ => None,
-        })?,
+        on_node: cells.parsed()?,
         was_deployed: cells.get()?,
-        wanted: cells.word(|text| match text {
-            "running" => Some(Wanted::Running),
-            "stopped" => Some(Wanted::Stopped),
-            _ => None,
-        })?,
+        wanted: cells.parsed()?,
         protected: cells.get()?,
         deletion: perhaps(cells)?,
         saving: {
@@ -70,7 +62,7 @@ fn read_vm(mut cells: Cells<'_>) -> Result<Vm, RegistryError> {
             name.map(|name| Saving { name, then_terminate })
         },
         silent: cells.number()?,
-        placed: cells.word(|text| Placed::ALL.into_iter().find(|placed| placed.as_str() == text))?,
+        placed: cells.parsed()?,
     })
 }
 
@@ -89,7 +81,7 @@ fn spec(cells: &mut Cells<'_>) -> Result<Spec, RegistryError> {
 // A stage or fault written by another version must not keep the whole machine from being shown.
 
 fn stage(cells: &mut Cells<'_>) -> Result<Option<Stage>, RegistryError> {
-    Ok(cells.get::<Option<String>>()?.and_then(|name| Stage::from_name(&name)))
+    Ok(cells.get::<Option<String>>()?.and_then(|name| name.parse().ok()))
 }
 
 fn percent(cells: &mut Cells<'_>) -> Result<Option<Percent>, RegistryError> {
