@@ -146,7 +146,6 @@ const NODE: &Levels = &[
     &["helper"],
     &["host"],
     &["jobs"],
-    &["saved"],
     &["image", "filesystem", "hypervisor", "lvm"],
 ];
 
@@ -201,7 +200,7 @@ fn node_modules_import_only_from_below() {
         assert!(may_use_cgi || !imports(code).contains("cgi"), "{file} uses CGI");
         // It runs as root and must not trust what the others wrote.
         let known = named_below(code, "crate::node::");
-        let kept_by_others = known.contains("jobs") || known.contains("saved");
+        let kept_by_others = known.contains("jobs") || code.contains("image::store");
         assert!(module != "helper" || !kept_by_others, "{file} uses records or saved images");
     }
 }
@@ -255,6 +254,34 @@ fn each_program_uses_only_its_own_half() {
         };
         assert!(names.contains(half), "{file} uses nothing of {half}: {names:?}");
         assert!(!names.contains(other), "{file} uses {other}");
+    }
+}
+
+/// The most lines of code in a file, without comments, empty lines and tests.
+const LONGEST: usize = 400;
+
+/// Longer files, each with the reason. There may be three.
+const LONGER: &[(&str, &str)] = &[];
+
+#[test]
+fn files_are_short() {
+    assert!(LONGER.len() <= 3);
+    for (file, code) in code_below("src") {
+        // `bare` leaves the line of a comment empty.
+        let code = code.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let lines = code.lines().filter(|line| !line.trim().is_empty()).count();
+        let is_excused = LONGER.iter().any(|(known, _)| *known == file);
+        assert!(lines <= LONGEST || is_excused, "{file} has {lines} lines of code: split it");
+    }
+}
+
+#[test]
+fn only_life_changes_a_machine() {
+    for (file, code) in code_below("src/server") {
+        let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+        let is_for_tests = file == "src/server/machine/fixture.rs";
+        let edits = code.contains("&mut Vm") && !is_for_tests;
+        assert!(!edits || file == "src/server/machine/life.rs", "{file} changes a machine");
     }
 }
 

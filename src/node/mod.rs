@@ -10,8 +10,8 @@
 //!
 //! [`check`] is the node's part of `vgrid-check`. Below the endpoints and the worker are
 //! [`privileged`], which calls the helper, and [`report`], which talks to the server; below the
-//! helper are [`host`] (the host's state and free resources), [`jobs`] (the records), [`saved`]
-//! (saved images), [`image`] (compression), [`filesystem`] (superblocks), [`lvm`] and
+//! helper are [`host`] (the host's state and free resources), [`jobs`] (the records), [`image`]
+//! (compression, saved images), [`filesystem`] (superblocks), [`lvm`] and
 //! [`hypervisor`] (the programs that the helper runs).
 
 pub mod check;
@@ -25,7 +25,6 @@ pub mod jobs;
 pub mod lvm;
 pub mod privileged;
 pub mod report;
-pub mod saved;
 pub mod worker;
 
 use crate::model::names::{MachineName, UserName, VirtualHost, VolumeGroup};

@@ -12,9 +12,10 @@ use crate::model::size::Amount;
 use crate::model::stage::Order;
 use crate::model::wire::DeployOrder;
 use crate::node::host::{self, HostState, OVERHEAD};
+use crate::node::image::store;
 use crate::node::jobs::Record;
 use crate::node::privileged::Helper;
-use crate::node::{WORKER, saved, template_values};
+use crate::node::{WORKER, template_values};
 use crate::system::exec::{self, Run};
 use crate::system::log::{self, Level};
 use crate::system::{address, clock};
@@ -149,7 +150,7 @@ fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Pla
         .config
         .image(tag)
         .map_err(|error| refuse(Fault::ImageUnknown { tag: tag.clone() }).logged(error))?;
-    saved::source(&call.config, order, &image).map_err(|(fault, error)| refuse(fault).logged(error))?;
+    store::source(&call.config, order, &image).map_err(|(fault, error)| refuse(fault).logged(error))?;
     let ip = address::ipv4(order.virtual_host.as_str())
         .ok_or_else(|| refuse(Fault::NameUnresolved { host: order.virtual_host.clone() }))?;
     let host = || order.virtual_host.clone();

@@ -8,8 +8,8 @@ use crate::model::fault::Fault;
 use crate::model::names::SavedImage;
 use crate::model::wire::{ImageAct, ImageDone, ImageOrder};
 use crate::node::host;
+use crate::node::image::store::{RenameError, Store};
 use crate::node::privileged::Helper;
-use crate::node::saved::{RenameError, Store};
 use crate::system::log::{self, Level};
 
 use super::{Node, order, refuse};

@@ -10,9 +10,9 @@ use crate::model::wire::{Domain, ImageFile, NodeInfo, SavedFile};
 use crate::node::host;
 use crate::node::hypervisor::Listed;
 use crate::node::image;
+use crate::node::image::store::Store;
 use crate::node::jobs::Record;
 use crate::node::privileged::Helper;
-use crate::node::saved::Store;
 use crate::system::log::{self, Level};
 
 use super::{Node, refuse};

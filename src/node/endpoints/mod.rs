@@ -27,8 +27,8 @@ use crate::config::{self, Common};
 use crate::model::fault::Fault;
 use crate::model::names::{MachineName, VmId};
 use crate::model::wire::{Accepted, HostFacts, MachineOrder};
+use crate::node::image::store::Store;
 use crate::node::jobs::{Jobs, NodeLock};
-use crate::node::saved::Store;
 
 endpoints! {
     DEPLOY: OrderEndpoint = "node/deploy", Server, Message => deploy::handle;

@@ -6,8 +6,8 @@ use crate::model::fault::{self, Fault};
 use crate::model::names::SavedImage;
 use crate::model::stage::Order;
 use crate::model::wire::SaveOrder;
+use crate::node::image::store::Store;
 use crate::node::jobs::Saving;
-use crate::node::saved::Store;
 
 use super::{handover, order};
 

@@ -1,10 +1,12 @@
 //! Images: archives of complete file systems. On deploy, an image is decompressed here and passed
-//! on as a plain tar stream; to save a machine, a tar stream is compressed.
+//! on as a plain tar stream; to save a machine, a tar stream is compressed. [`store`] has the saved
+//! ones.
 //!
 //! `.tar`, `.tar.gz`, `.tar.xz` and `.tar.zst` are distinguished by their first bytes, never by
 //! name.
 
 mod format;
+pub mod store;
 mod stream;
 mod tar;
 

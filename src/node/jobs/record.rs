@@ -10,7 +10,7 @@ use crate::model::names::{MachineName, RequestId, SavedImage, VirtualHost, VmId}
 use crate::model::size::Amount;
 use crate::model::stage::{Order, OrderNumber, Stage};
 use crate::model::wire::{DeployOrder, Job, MachineOrder};
-use crate::node::saved::Packed;
+use crate::node::image::store::Packed;
 
 /// The node's record of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

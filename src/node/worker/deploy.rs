@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use crate::model::fault::{self, Fault};
 use crate::model::stage::{Order, Percent, Stage};
 use crate::model::wire::{DeployOrder, News};
+use crate::node::image::store;
 use crate::node::image::{self, CopyError};
 use crate::node::jobs::JobError;
-use crate::node::saved;
 use crate::system::log::{self, Level};
 
 use super::{Stop, Worker};
@@ -170,7 +170,7 @@ fn unpack(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
     let Ok(settings) = worker.config.image(&order.spec.image) else {
         return Err(Fault::ImageUnknown { tag: order.spec.image.clone() }.into());
     };
-    let (file, bytes) = saved::source(worker.config, order, &settings).map_err(|(fault, error)| {
+    let (file, bytes) = store::source(worker.config, order, &settings).map_err(|(fault, error)| {
         log::event(
             Level::Error,
             "image.missing",

@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::model::fault::Fault;
 use crate::model::stage::Order;
 use crate::model::wire::{News, NextOrder, StatusReply};
+use crate::node::image::store::Packed;
 use crate::node::jobs::JobError;
-use crate::node::saved::Packed;
 use crate::system::clock;
 use crate::system::log::{self, Level};
 

@@ -12,8 +12,8 @@ use std::time::Duration;
 use crate::model::fault::Fault;
 use crate::model::stage::{Order, Stage};
 use crate::model::wire::News;
+use crate::node::image::store::Store;
 use crate::node::jobs::JobError;
-use crate::node::saved::Store;
 use crate::system::log::{self, Level};
 
 use super::{Stop, Worker};

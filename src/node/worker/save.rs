@@ -6,9 +6,9 @@ use std::time::Duration;
 use crate::model::fault::{self, Fault};
 use crate::model::size::Amount;
 use crate::model::stage::{Percent, Stage};
+use crate::node::image::store::{Draft, Store};
 use crate::node::image::{self, CopyError};
 use crate::node::jobs::{JobError, Jobs, Saving};
-use crate::node::saved::{Draft, Store};
 use crate::system::log::{self, Level};
 
 use super::power::shut_down;

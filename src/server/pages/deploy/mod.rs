@@ -1,4 +1,4 @@
-//! `user/deploy`: shows the form ([`form`]), reads its fields ([`fields`]), and has a machine made.
+//! `user/deploy`: shows the form (`form`), reads its fields (`fields`), and has a machine made.
 
 mod fields;
 mod form;

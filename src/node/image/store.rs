@@ -24,8 +24,6 @@ use crate::model::wire::{DeployOrder, SavedFile};
 use crate::system::lock;
 use crate::system::log::{self, Level};
 
-use super::image;
-
 /// The number of bytes that images leave free on their file system at least, even a small one: it
 /// may also contain the node's records and the registry.
 const KEPT_FREE: u64 = 64 << 20;
@@ -47,7 +45,7 @@ pub fn source(
         Some(saved) => Store::new(config).open(saved).map_err(|error| {
             (Fault::SavedImageMissing { name: saved.name.clone() }, format!("{}: {error}", saved.stem()))
         }),
-        None => image::open(&settings.file).map_err(|error| {
+        None => super::open(&settings.file).map_err(|error| {
             (
                 Fault::ImageMissing { tag: order.spec.image.clone() },
                 format!("{}: {error}", settings.file.display()),
@@ -193,7 +191,7 @@ impl Store {
     /// Opens an image file, and returns it with its size in bytes.
     pub fn open(&self, image: &SavedImage) -> io::Result<(File, u64)> {
         match self.find(image)? {
-            Some((path, _)) => image::open(&path),
+            Some((path, _)) => super::open(&path),
             None => Err(io::ErrorKind::NotFound.into()),
         }
     }
