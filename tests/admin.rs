@@ -16,8 +16,8 @@ use vgrid::model::size::Amount;
 use vgrid::model::stage::Order;
 use vgrid::model::wire::{Domain, News, NodeInfo, SavedFile, Volume};
 use vgrid::server::registry::host::Contact;
-use vgrid::server::registry::mail::Letter;
-use vgrid::server::registry::stray::{Stray, StrayKind};
+use vgrid::server::registry::mail::Message;
+use vgrid::server::registry::orphan::{Orphan, OrphanKind};
 use vgrid::server::registry::{Registry, RegistryError, Writer};
 use vgrid::system::clock;
 
@@ -327,10 +327,10 @@ fn one_page_shows_the_whole_portal() {
             since: now.plus_seconds(-7200),
             told: true,
         })?;
-        let stray = |kind, name: &str| Stray { kind, name: name.to_owned(), detail: "128 MiB".to_owned() };
-        let strays = [stray(StrayKind::Domain, "o'dd <one>"), stray(StrayKind::Volume, "xen-root-x_vm1")];
+        let stray = |kind, name: &str| Orphan { kind, name: name.to_owned(), detail: "128 MiB".to_owned() };
+        let strays = [stray(OrphanKind::Domain, "o'dd <one>"), stray(OrphanKind::Volume, "xen-root-x_vm1")];
         writer.keep_strays(&"localhost".parse().expect("a host"), &strays.each_ref())?;
-        let mail = Letter {
+        let mail = Message {
             recipient: "alice@example.org".to_owned(),
             subject: "Your lease <ends>".to_owned(),
             plain: "secret words".to_owned(),
@@ -631,11 +631,11 @@ fn what_is_no_longer_an_orphan_is_left_alone() {
     });
     portal.nodes.has(Ipv4Addr::LOCALHOST, info);
     write(&portal, |writer| {
-        let stray = |kind, name: &str| Stray { kind, name: name.to_owned(), detail: String::new() };
+        let stray = |kind, name: &str| Orphan { kind, name: name.to_owned(), detail: String::new() };
         let found = [
-            stray(StrayKind::Record, &id),
-            stray(StrayKind::Domain, "alice_vm1"),
-            stray(StrayKind::Volume, "xen-root-alice_vm1"),
+            stray(OrphanKind::Record, &id),
+            stray(OrphanKind::Domain, "alice_vm1"),
+            stray(OrphanKind::Volume, "xen-root-alice_vm1"),
         ];
         writer.keep_strays(&"localhost".parse().expect("a host"), &found.each_ref()).map(drop)
     });

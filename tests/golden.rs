@@ -30,8 +30,8 @@ use vgrid::model::sign::{Key, Nonce, Recipient, Signed, SignedAnswer, token};
 use vgrid::model::size::Amount;
 use vgrid::model::stage::{Order, OrderNumber, Percent, Stage};
 use vgrid::model::wire::{
-    Accepted, ConsoleTail, DeployOrder, Discarded, Domain, ImageDone, ImageOrder, MachineOrder, News,
-    NodeInfo, NodeRefusal, Report, SaveOrder, SavedFile, StatusReply, Stranger, Verdict, Volume,
+    Accepted, ConsoleTail, DeployOrder, Discarded, Domain, Foreign, ImageDone, ImageOrder, MachineOrder,
+    News, NodeInfo, NodeRefusal, Report, SaveOrder, SavedFile, StatusReply, Verdict, Volume,
 };
 use vgrid::node::jobs::Record;
 
@@ -415,7 +415,7 @@ fn messages_are_read_and_written_unchanged() {
         messages::<SaveOrder>("save-order"),
         messages::<ImageOrder>("image-order"),
         messages::<ImageDone>("image-done"),
-        messages::<Stranger>("stranger"),
+        messages::<Foreign>("stranger"),
         messages::<Discarded>("discarded"),
         messages::<Accepted>("accepted"),
         messages::<NodeRefusal>("node-refusal"),

@@ -177,7 +177,7 @@ fn a_script_taken_for_a_browser_learns_why_nothing_was_done() {
                     assert_eq!(answer.status, 400, "{what}: {answer}");
                     answer.says("Nothing was done").says(&format!("header {}", header.to_lowercase()));
                 }
-                // Asking for the choices is no action.
+                // Requester for the choices is no action.
                 if form.page.is_empty() {
                     form.get(&portal, false, format).header(header, value).send().expect(200);
                 }

@@ -112,7 +112,7 @@ impl Outbox {
         let filter = Filter { what: Some("mail".to_owned()), ..Filter::default() };
         let events = self.registry.read(|reader| reader.events(&filter, 100, 0)).expect("the history");
         let events = events.into_iter();
-        events.map(|event| (event.about, event.happening.what, event.happening.detail)).collect()
+        events.map(|event| (event.about, event.occurrence.what, event.occurrence.detail)).collect()
     }
 
     /// The last error of each waiting mail.

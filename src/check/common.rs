@@ -18,7 +18,7 @@ use crate::system::address;
 
 /// The basis of all other checks.
 #[derive(Debug)]
-pub struct Ground {
+pub struct Basis {
     /// The configuration directory.
     pub dir: PathBuf,
     /// The URL of this host's own Apache, without a path.
@@ -74,7 +74,7 @@ fn unchosen<T>(name: &'static str) -> Found<T> {
 }
 
 /// Runs the checks common to both parts.
-pub fn run(checks: &mut Checks, dir: &Path, own_url: &str, parts: Parts) -> Ground {
+pub fn run(checks: &mut Checks, dir: &Path, own_url: &str, parts: Parts) -> Basis {
     let here = Found::Known(());
     let common = checks.check("common.cfg", here, |()| {
         let common = Common::load(dir).map_err(|error| unusable(&error))?;
@@ -147,7 +147,7 @@ pub fn run(checks: &mut Checks, dir: &Path, own_url: &str, parts: Parts) -> Grou
         Ok(Seen::well((), format!("root:{WEB_USER}, nobody else reads it")))
     });
     let includes = apache::run(checks);
-    Ground {
+    Basis {
         dir: dir.to_owned(),
         own_url: own_url.to_owned(),
         common,

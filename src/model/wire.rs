@@ -6,7 +6,7 @@
 //! | server | `node/terminate`, `stop`, `start`, `reboot` | POST [`MachineOrder`] | 202 [`Accepted`], else [`NodeRefusal`] |
 //! | server | `node/save` | POST [`SaveOrder`] | 202 [`Accepted`], else [`NodeRefusal`] |
 //! | server | `node/image` | POST [`ImageOrder`] | 200 [`ImageDone`], else [`NodeRefusal`] |
-//! | server | `node/discard` | POST [`Stranger`] | 200 [`Discarded`], else [`NodeRefusal`] |
+//! | server | `node/discard` | POST [`Foreign`] | 200 [`Discarded`], else [`NodeRefusal`] |
 //! | server | `node/info` | GET | 200 [`NodeInfo`] |
 //! | server | `node/console?machine=NAME` | GET | 200 [`ConsoleTail`], else [`NodeRefusal`] |
 //! | node | `internal/status` | POST [`Report`] | 200 [`StatusReply`] |
@@ -19,7 +19,7 @@ use super::bounds;
 use super::fault::Fault;
 use super::lease::Moment;
 use super::names::{
-    ImageName, ImageTag, MachineName, PhysicalHost, SavedImage, StrangerDomain, StrangerVolume, UserName,
+    ForeignDomain, ForeignVolume, ImageName, ImageTag, MachineName, PhysicalHost, SavedImage, UserName,
     VirtualHost, VmId,
 };
 use super::size::Amount;
@@ -101,22 +101,22 @@ pub struct ImageDone {
 /// Remove something that vGrid did not make. Succeeds if it is already gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Stranger {
+pub enum Foreign {
     /// A volume that has no machine's tag.
     Volume {
         /// Its name.
-        name: StrangerVolume,
+        name: ForeignVolume,
     },
     /// A domain.
     Domain {
         /// Its name.
-        name: StrangerDomain,
+        name: ForeignDomain,
         /// Its number, as it was listed. A domain of another number is another domain.
         number: u32,
     },
 }
 
-impl fmt::Display for Stranger {
+impl fmt::Display for Foreign {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Volume { name } => write!(f, "the volume {name}"),
@@ -125,11 +125,11 @@ impl fmt::Display for Stranger {
     }
 }
 
-/// A [`Stranger`] has been removed.
+/// A [`Foreign`] has been removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Discarded {
     /// What has been removed.
-    pub stranger: Stranger,
+    pub stranger: Foreign,
 }
 
 /// The node has accepted an order, now or earlier.

@@ -15,7 +15,7 @@ use thiserror::Error;
 use crate::model::names::{MachineName, ROOT_PREFIX, SWAP_PREFIX, VmId, VolumeGroup};
 use crate::model::size::Amount;
 use crate::model::wire::Volume;
-use crate::system::exec::{self, ExecError, Run, Said};
+use crate::system::exec::{self, ExecError, ProgramOutput, Run};
 
 /// The time limit of each LVM program. They wait for each other's locks.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -271,7 +271,7 @@ impl<'a> Lvm<'a> {
         Self { group }
     }
 
-    fn run(self, program: &'static str, args: &[&str]) -> Result<Said, LvmError> {
+    fn run(self, program: &'static str, args: &[&str]) -> Result<ProgramOutput, LvmError> {
         let path = exec::find(&[program]).unwrap_or_else(|| PathBuf::from(program));
         Run::new(path).args(args.iter().copied()).limit(LIMIT).run().map_err(|error| match error {
             ExecError::Failed { ref stderr, .. } => explain(self.group, stderr),

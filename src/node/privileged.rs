@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use crate::model::fault::Fault;
 use crate::model::names::{ImageTag, MachineName, RequestId, UserName, VmId};
 use crate::model::size::{GiB, MiB};
-use crate::model::wire::{ConsoleTail, Stranger};
-use crate::system::exec::{ExecError, Run, Said};
+use crate::model::wire::{ConsoleTail, Foreign};
+use crate::system::exec::{ExecError, ProgramOutput, Run};
 use crate::system::log::{self, Level};
 
 use super::HELPER;
@@ -44,7 +44,7 @@ impl Helper {
             .limit(limit + MARGIN)
     }
 
-    fn call(&self, verb: &str, args: &[&str], limit: Duration) -> Result<Said, Fault> {
+    fn call(&self, verb: &str, args: &[&str], limit: Duration) -> Result<ProgramOutput, Fault> {
         self.command(verb, args, limit).run().map_err(|error| self.explain(verb, &error))
     }
 
@@ -75,7 +75,7 @@ impl Helper {
         }
     }
 
-    fn read<T: DeserializeOwned>(&self, output: &Said) -> Result<T, Fault> {
+    fn read<T: DeserializeOwned>(&self, output: &ProgramOutput) -> Result<T, Fault> {
         serde_json::from_slice(&output.stdout).map_err(|error| {
             log::event(Level::Error, "helper.garbled", &[("why", &error)]);
             Fault::Internal { request: self.request.to_string() }
@@ -187,10 +187,10 @@ impl Helper {
 
     /// Removes something that vGrid did not create, if the host's configuration allows it.
     /// Idempotent.
-    pub fn discard(&self, stranger: &Stranger) -> Result<(), Fault> {
+    pub fn discard(&self, stranger: &Foreign) -> Result<(), Fault> {
         let result = match stranger {
-            Stranger::Volume { name } => self.call("discard", &["volume", name.as_str()], limits::DISCARD),
-            Stranger::Domain { name, number } => {
+            Foreign::Volume { name } => self.call("discard", &["volume", name.as_str()], limits::DISCARD),
+            Foreign::Domain { name, number } => {
                 self.call("discard", &["domain", name.as_str(), &number.to_string()], limits::DISCARD)
             }
         };

@@ -12,8 +12,8 @@ use crate::model::names::{MachineName, PhysicalHost, RegistryId, RequestId, VmId
 use crate::model::sign::{Key, Recipient};
 use crate::model::stage::Order;
 use crate::model::wire::{
-    Accepted, ConsoleTail, DeployOrder, Discarded, ImageDone, ImageOrder, MachineOrder, NodeInfo,
-    NodeRefusal, SaveOrder, Stranger,
+    Accepted, ConsoleTail, DeployOrder, Discarded, Foreign, ImageDone, ImageOrder, MachineOrder, NodeInfo,
+    NodeRefusal, SaveOrder,
 };
 use crate::remote::{Answer, Client, RemoteError};
 use crate::server::registry::vm::OnNode;
@@ -25,7 +25,7 @@ const DISCARD: Duration = Duration::from_secs(50);
 
 /// Why a call to a node failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
+pub struct CallFailure {
     /// The fault to show to the user.
     pub fault: Fault,
     /// Whether the node may have accepted the order all the same.
@@ -85,8 +85,8 @@ impl<'a> Nodes<'a> {
     /// Orders a node to create a machine.
     ///
     /// # Errors
-    /// [`Trouble`] if the node did not acknowledge the order.
-    pub fn deploy(&self, order: &DeployOrder) -> Result<Accepted, Trouble> {
+    /// [`CallFailure`] if the node did not acknowledge the order.
+    pub fn deploy(&self, order: &DeployOrder) -> Result<Accepted, CallFailure> {
         let url = self.config.node_url(&order.physical_host, Order::Deploy.as_str());
         let host = &order.physical_host;
         accepted(host, order.id, self.client().post(&to(host), &url, order))
@@ -95,13 +95,13 @@ impl<'a> Nodes<'a> {
     /// Sends a node an order about an existing machine.
     ///
     /// # Errors
-    /// [`Trouble`] if the node did not acknowledge the order.
+    /// [`CallFailure`] if the node did not acknowledge the order.
     pub fn order(
         &self,
         order: Order,
         host: &PhysicalHost,
         machine: &MachineOrder,
-    ) -> Result<Accepted, Trouble> {
+    ) -> Result<Accepted, CallFailure> {
         let url = self.config.node_url(host, order.as_str());
         accepted(host, machine.id, self.client().post(&to(host), &url, machine))
     }
@@ -109,16 +109,16 @@ impl<'a> Nodes<'a> {
     /// Asks a node what it has.
     ///
     /// # Errors
-    /// [`Trouble`] if there is no usable answer.
-    pub fn info(&self, host: &PhysicalHost) -> Result<NodeInfo, Trouble> {
+    /// [`CallFailure`] if there is no usable answer.
+    pub fn info(&self, host: &PhysicalHost) -> Result<NodeInfo, CallFailure> {
         done(host, self.client().get(&to(host), &self.config.node_url(host, "info")))
     }
 
     /// Orders a node to save a machine's disk as an image.
     ///
     /// # Errors
-    /// [`Trouble`] if the node did not acknowledge the order.
-    pub fn save(&self, host: &PhysicalHost, order: &SaveOrder) -> Result<Accepted, Trouble> {
+    /// [`CallFailure`] if the node did not acknowledge the order.
+    pub fn save(&self, host: &PhysicalHost, order: &SaveOrder) -> Result<Accepted, CallFailure> {
         let url = self.config.node_url(host, Order::Save.as_str());
         accepted(host, order.machine.id, self.client().post(&to(host), &url, order))
     }
@@ -126,8 +126,8 @@ impl<'a> Nodes<'a> {
     /// Sends a node an order about a saved image, and waits until it is carried out.
     ///
     /// # Errors
-    /// [`Trouble`] if the node did not confirm that.
-    pub fn image(&self, host: &PhysicalHost, order: &ImageOrder) -> Result<ImageDone, Trouble> {
+    /// [`CallFailure`] if the node did not confirm that.
+    pub fn image(&self, host: &PhysicalHost, order: &ImageOrder) -> Result<ImageDone, CallFailure> {
         let url = self.config.node_url(host, "image");
         done(host, self.client().post(&to(host), &url, order))
     }
@@ -135,8 +135,8 @@ impl<'a> Nodes<'a> {
     /// Orders a node to remove something that vGrid did not create, and waits until it is removed.
     ///
     /// # Errors
-    /// [`Trouble`] if the node did not confirm that.
-    pub fn discard(&self, host: &PhysicalHost, stranger: &Stranger) -> Result<Discarded, Trouble> {
+    /// [`CallFailure`] if the node did not confirm that.
+    pub fn discard(&self, host: &PhysicalHost, stranger: &Foreign) -> Result<Discarded, CallFailure> {
         let client = self.patient_client(self.config.node_timeout().max(DISCARD));
         let url = self.config.node_url(host, "discard");
         done(host, client.post(&to(host), &url, stranger))
@@ -145,8 +145,8 @@ impl<'a> Nodes<'a> {
     /// Fetches the end of a machine's console output.
     ///
     /// # Errors
-    /// [`Trouble`] if it is unavailable.
-    pub fn console(&self, host: &PhysicalHost, machine: &MachineName) -> Result<ConsoleTail, Trouble> {
+    /// [`CallFailure`] if it is unavailable.
+    pub fn console(&self, host: &PhysicalHost, machine: &MachineName) -> Result<ConsoleTail, CallFailure> {
         // In a query `+` means a blank; no other character of a machine name needs escaping.
         let query = machine.as_str().replace('+', "%2B");
         let url = format!("{}?machine={query}", self.config.node_url(host, "console"));
@@ -158,7 +158,11 @@ fn to(host: &PhysicalHost) -> Recipient {
     Recipient::Node(host.clone())
 }
 
-fn accepted(host: &PhysicalHost, id: VmId, answer: Result<Answer, RemoteError>) -> Result<Accepted, Trouble> {
+fn accepted(
+    host: &PhysicalHost,
+    id: VmId,
+    answer: Result<Answer, RemoteError>,
+) -> Result<Accepted, CallFailure> {
     let answer = answer.map_err(|error| unheard(host, error))?;
     if !(200..300).contains(&answer.status) {
         return Err(refused(host, &answer));
@@ -167,12 +171,15 @@ fn accepted(host: &PhysicalHost, id: VmId, answer: Result<Answer, RemoteError>) 
     if accepted.id == id {
         Ok(accepted)
     } else {
-        Err(Trouble { fault: garbled(host, "it answered about another machine"), taken: OnNode::Maybe })
+        Err(CallFailure { fault: garbled(host, "it answered about another machine"), taken: OnNode::Maybe })
     }
 }
 
 /// Reads the answer to a call that is carried out at once.
-fn done<T: DeserializeOwned>(host: &PhysicalHost, answer: Result<Answer, RemoteError>) -> Result<T, Trouble> {
+fn done<T: DeserializeOwned>(
+    host: &PhysicalHost,
+    answer: Result<Answer, RemoteError>,
+) -> Result<T, CallFailure> {
     let answer = answer.map_err(|error| unheard(host, error))?;
     if answer.status == 200 {
         answer.json().map_err(|error| unheard(host, error))
@@ -186,19 +193,19 @@ fn garbled(host: &PhysicalHost, text: &str) -> Fault {
 }
 
 /// Returns the trouble for a missing or unreadable answer.
-fn unheard(host: &PhysicalHost, error: RemoteError) -> Trouble {
+fn unheard(host: &PhysicalHost, error: RemoteError) -> CallFailure {
     match error {
-        RemoteError::NotSent(text) => Trouble {
+        RemoteError::NotSent(text) => CallFailure {
             fault: Fault::HostDown { host: host.clone(), detail: detail(&text) },
             taken: OnNode::No,
         },
-        RemoteError::TimedOut(limit) => Trouble {
+        RemoteError::TimedOut(limit) => CallFailure {
             fault: Fault::HostSilent { host: host.clone(), seconds: limit.as_secs() },
             taken: OnNode::Maybe,
         },
-        RemoteError::Broken(text) => Trouble { fault: garbled(host, &text), taken: OnNode::Maybe },
+        RemoteError::Broken(text) => CallFailure { fault: garbled(host, &text), taken: OnNode::Maybe },
         error @ (RemoteError::Garbled { .. } | RemoteError::Unsigned(_)) => {
-            Trouble { fault: garbled(host, &error.to_string()), taken: OnNode::Maybe }
+            CallFailure { fault: garbled(host, &error.to_string()), taken: OnNode::Maybe }
         }
     }
 }
@@ -206,11 +213,11 @@ fn unheard(host: &PhysicalHost, error: RemoteError) -> Trouble {
 /// Returns the trouble for an answer that is not an acknowledgement. An answer with a 4xx status,
 /// or with a fault, was decided before anything was done. A fault counts only if the answer is
 /// signed.
-fn refused(host: &PhysicalHost, answer: &Answer) -> Trouble {
+fn refused(host: &PhysicalHost, answer: &Answer) -> CallFailure {
     if answer.signed
         && let Ok(NodeRefusal { fault }) = answer.json()
     {
-        return Trouble { fault, taken: OnNode::No };
+        return CallFailure { fault, taken: OnNode::No };
     }
     let taken = if (400..500).contains(&answer.status) { OnNode::No } else { OnNode::Maybe };
     // vGrid's own refusals are JSON with a sentence; anything else is the page of another program,
@@ -222,11 +229,11 @@ fn refused(host: &PhysicalHost, answer: &Answer) -> Trouble {
     if let (true, 503, Some(sentence)) = (answer.signed, answer.status, &sentence) {
         // A node answers 503 before it does anything.
         let fault = Fault::HostBusy { host: host.clone(), detail: sentence.trim_end_matches('.').to_owned() };
-        return Trouble { fault, taken: OnNode::No };
+        return CallFailure { fault, taken: OnNode::No };
     }
     let sentence = sentence.unwrap_or_else(|| "without a reason that vGrid understands".to_owned());
     let fault = Fault::HostRefused { host: host.clone(), status: answer.status, detail: sentence };
-    Trouble { fault, taken }
+    CallFailure { fault, taken }
 }
 
 #[cfg(test)]
@@ -252,7 +259,7 @@ mod tests {
     fn a_node_s_own_reason_is_kept() {
         let fault = Fault::NotEnoughMemory { needed: Amount::from_mib(9), free: Amount::from_mib(1) };
         let body = serde_json::to_string(&NodeRefusal { fault: fault.clone() }).unwrap();
-        assert_eq!(refused(&host(), &answer(409, &body)), Trouble { fault, taken: OnNode::No });
+        assert_eq!(refused(&host(), &answer(409, &body)), CallFailure { fault, taken: OnNode::No });
     }
 
     #[test]
@@ -316,7 +323,7 @@ mod tests {
         url
     }
 
-    fn terminate(url: &str, id: VmId) -> Result<Accepted, Trouble> {
+    fn terminate(url: &str, id: VmId) -> Result<Accepted, CallFailure> {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("key"), KEY).unwrap();
         let text = format!(

@@ -52,14 +52,14 @@ enum Output {
 
 /// The output of a program that exited with status 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
+pub struct ProgramOutput {
     /// Standard output, up to one MiB.
     pub stdout: Vec<u8>,
     /// Standard error as text, up to one MiB.
     pub stderr: String,
 }
 
-impl Said {
+impl ProgramOutput {
     /// Returns standard output as text, with invalid UTF-8 replaced.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
@@ -214,7 +214,7 @@ impl Run {
     }
 
     /// Runs the program until it exits.
-    pub fn run(mut self) -> Result<Said, ExecError> {
+    pub fn run(mut self) -> Result<ProgramOutput, ExecError> {
         match std::mem::replace(&mut self.input, Input::Nothing) {
             Input::Nothing => self.go(Stdio::null(), |_| ()).1,
             Input::Inherit => self.go(Stdio::inherit(), |_| ()).1,
@@ -232,7 +232,7 @@ impl Run {
     pub fn feed<T>(
         self,
         feed: impl FnOnce(&mut ChildStdin) -> io::Result<T>,
-    ) -> (Option<io::Result<T>>, Result<Said, ExecError>) {
+    ) -> (Option<io::Result<T>>, Result<ProgramOutput, ExecError>) {
         let (fed, result) =
             self.go(Stdio::piped(), |child| child.stdin.take().map(|mut stdin| feed(&mut stdin)));
         (fed.flatten(), result)
@@ -243,7 +243,7 @@ impl Run {
     pub fn drain<T>(
         mut self,
         take: impl FnOnce(&mut ChildStdout) -> T,
-    ) -> (Option<T>, Result<Said, ExecError>) {
+    ) -> (Option<T>, Result<ProgramOutput, ExecError>) {
         self.output = Output::HandOver;
         let (taken, result) =
             self.go(Stdio::null(), |child| child.stdout.take().map(|mut pipe| take(&mut pipe)));
@@ -254,7 +254,7 @@ impl Run {
         &self,
         stdin: Stdio,
         work: impl FnOnce(&mut Child) -> T,
-    ) -> (Option<T>, Result<Said, ExecError>) {
+    ) -> (Option<T>, Result<ProgramOutput, ExecError>) {
         let argv = self.argv();
         let began = Instant::now();
         let started = Command::new(&self.program)
@@ -331,7 +331,7 @@ impl Watched {
         Self { stdout, stderr, done, killed, limit }
     }
 
-    fn finish(self, mut child: Child, argv: String) -> Result<Said, ExecError> {
+    fn finish(self, mut child: Child, argv: String) -> Result<ProgramOutput, ExecError> {
         let gone = |_| io::Error::other("the reader ended");
         // A program running as root can't be killed from here (EPERM). Its output then does not
         // end, so the wait needs a limit of its own.
@@ -359,7 +359,7 @@ impl Watched {
         let (status, stdout, stderr) =
             (status.map_err(pipe)?, stdout.map_err(pipe)?, stderr_text(stderr).map_err(pipe)?);
         if status.success() {
-            Ok(Said { stdout, stderr })
+            Ok(ProgramOutput { stdout, stderr })
         } else {
             Err(ExecError::Failed { argv, status, stdout, stderr })
         }

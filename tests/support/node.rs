@@ -19,7 +19,7 @@ use vgrid::model::sign::{
 use vgrid::model::size::Amount;
 use vgrid::model::stage::{Order, OrderNumber};
 use vgrid::model::wire::{
-    Accepted, ConsoleTail, Discarded, Domain, HostFacts, ImageDone, Job, NodeInfo, NodeRefusal, Stranger,
+    Accepted, ConsoleTail, Discarded, Domain, Foreign, HostFacts, ImageDone, Job, NodeInfo, NodeRefusal,
 };
 
 use super::lock;
@@ -316,7 +316,7 @@ fn accept(received: &Received, info: Option<&NodeInfo>) -> (u16, String) {
         }
         "image" => (200, serde_json::to_string(&ImageDone { host: facts() }).expect("JSON")),
         "discard" => {
-            let stranger: Stranger = serde_json::from_slice(&received.body).expect("an orphan");
+            let stranger: Foreign = serde_json::from_slice(&received.body).expect("an orphan");
             (200, serde_json::to_string(&Discarded { stranger }).expect("JSON"))
         }
         "console" => {

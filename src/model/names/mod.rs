@@ -4,12 +4,12 @@
 //! all-digit names break `xl`), LVM volume names (`[A-Za-z0-9+_.-]`, see lvm(8)), file names, the
 //! kernel command line, and DNS labels (RFC 1123).
 
+mod foreign;
 mod hosts;
 mod ids;
 mod images;
 mod machines;
 mod people;
-mod strangers;
 mod text;
 mod volumes;
 
@@ -17,12 +17,12 @@ use thiserror::Error;
 
 use super::folding::is_hidden;
 
+pub use foreign::{ForeignDomain, ForeignVolume};
 pub use hosts::{PhysicalHost, VirtualHost};
 pub use ids::{OrderName, RegistryId, RequestId, VmId};
 pub use images::{ImageName, ImageTag, SavedImage};
 pub use machines::MachineName;
 pub use people::UserName;
-pub use strangers::{StrangerDomain, StrangerVolume};
 pub use text::{Label, Reason};
 pub use volumes::{ROOT_PREFIX, SWAP_PREFIX, VOLUME_PREFIXES, VolumeGroup};
 

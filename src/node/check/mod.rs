@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::{HELPER, WORKER};
 use crate::check::apache::{self, Own};
-use crate::check::common::Ground;
+use crate::check::common::Basis;
 use crate::check::{Checks, Found, OrElse as _, Problem, Seen, Verdict, rights};
 use crate::config::Common;
 use crate::node::endpoints::ENDPOINTS;
@@ -23,7 +23,7 @@ use crate::system::exec::ExecError;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs the node's checks.
-pub fn run(checks: &mut Checks, ground: &Ground) {
+pub fn run(checks: &mut Checks, ground: &Basis) {
     let node = ground.node.as_ref();
     let both = || ground.common.as_ref().and(ground.node.as_ref());
     checks.check("own name", ground.common.as_ref(), own_name);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::LIMIT;
 use crate::check::apache::message;
-use crate::check::common::{Ground, skew};
+use crate::check::common::{Basis, skew};
 use crate::check::{Checks, OrElse as _, Problem, Seen, Verdict};
 use crate::config;
 use crate::model::lease::Moment;
@@ -15,7 +15,7 @@ use crate::system::exec::{self, Run};
 use crate::system::{address, clock, pin};
 
 /// Checks the connection to the server.
-pub fn checks(checks: &mut Checks, ground: &Ground, request: &RequestId) {
+pub fn checks(checks: &mut Checks, ground: &Basis, request: &RequestId) {
     let node = ground.node.as_ref();
     let name = checks.check("server's name", node, |node| {
         let server = &node.general.server_hostname;

@@ -4,19 +4,19 @@
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::NodeCall;
 use crate::model::fault::Fault;
-use crate::model::wire::{Discarded, Stranger};
+use crate::model::wire::{Discarded, Foreign};
 use crate::node::jobs::Record;
 use crate::node::privileged::Helper;
 use crate::system::log::{self, Level};
 
 use super::{Node, order, refuse};
 
-/// Removes a [`Stranger`] and responds with 200 once it is gone. Refuses if it belongs to a machine
+/// Removes a [`Foreign`] and responds with 200 once it is gone. Refuses if it belongs to a machine
 /// with a record here; the helper makes the other checks, including whether the host's
 /// configuration allows it at all.
 pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let node = Node::open(call)?;
-    let stranger: Stranger = order(call)?;
+    let stranger: Foreign = order(call)?;
     let records = node.jobs.list().map_err(Refusal::internal)?;
     if let Some(record) = records.iter().find(|record| is_about(record, &stranger)) {
         let why = format!("this host has a record of the machine {}, whose it is", record.machine);
@@ -28,10 +28,10 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
 }
 
 /// Returns whether something belongs to the machine of a record.
-fn is_about(record: &Record, stranger: &Stranger) -> bool {
+fn is_about(record: &Record, stranger: &Foreign) -> bool {
     match stranger {
-        Stranger::Domain { name, .. } => name.as_str() == record.machine.as_str(),
-        Stranger::Volume { name } => name.machine().as_ref() == Some(&record.machine),
+        Foreign::Domain { name, .. } => name.as_str() == record.machine.as_str(),
+        Foreign::Volume { name } => name.machine().as_ref() == Some(&record.machine),
     }
 }
 
@@ -53,8 +53,8 @@ mod tests {
         };
         let machine = "alice_vm1".parse().unwrap();
         let record = Record::unknown(&order, machine, "r".parse().unwrap(), Moment::from_unix(1));
-        let volume = |name: &str| Stranger::Volume { name: name.parse().unwrap() };
-        let domain = |name: &str| Stranger::Domain { name: name.parse().unwrap(), number: 3 };
+        let volume = |name: &str| Foreign::Volume { name: name.parse().unwrap() };
+        let domain = |name: &str| Foreign::Domain { name: name.parse().unwrap(), number: 3 };
         for ours in [volume("xen-root-alice_vm1"), volume("xen-swap-alice_vm1"), domain("alice_vm1")] {
             assert!(is_about(&record, &ours), "{ours}");
         }

@@ -37,7 +37,7 @@ use clap::{Parser, Subcommand};
 use percent_encoding::percent_decode_str;
 
 use crate::model::names::{
-    ImageTag, MachineName, NameFault, RequestId, StrangerDomain, StrangerVolume, UserName, VmId,
+    ForeignDomain, ForeignVolume, ImageTag, MachineName, NameFault, RequestId, UserName, VmId,
 };
 use crate::model::size::{GiB, MiB};
 
@@ -163,21 +163,21 @@ enum Verb {
     #[command(disable_help_subcommand = true)]
     Discard {
         #[command(subcommand)]
-        stranger: Stranger,
+        stranger: Foreign,
     },
 }
 
 #[derive(Debug, Subcommand)]
-enum Stranger {
+enum Foreign {
     /// A volume of the volume group that carries no tag of vGrid's and is not in use
     Volume {
         /// Its name, which begins with xen-root- or xen-swap-
-        name: StrangerVolume,
+        name: ForeignVolume,
     },
     /// A domain that vGrid has no configuration of
     Domain {
         /// Its name
-        name: StrangerDomain,
+        name: ForeignDomain,
         /// Its number, as it was listed: below xen.h's DOMID_FIRST_RESERVED
         #[arg(value_parser = clap::value_parser!(u32).range(1..0x7FF0))]
         number: u32,

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::failure::Failure;
 use super::guard::{self, MachineLock};
 use super::host::Host;
-use super::{Cli, Stranger, Verb, trust};
+use super::{Cli, Foreign, Verb, trust};
 use crate::config;
 use crate::model::fault::Fault;
 use crate::model::names::RequestId;
@@ -101,8 +101,8 @@ fn run(verb: Verb) -> Result<Option<String>, Failure> {
             let lock = MachineLock::take_over(id, &machine)?;
             host.undo(&lock)?;
         }
-        Verb::Discard { stranger: Stranger::Volume { name } } => host.discard_volume(&name)?,
-        Verb::Discard { stranger: Stranger::Domain { name, number } } => {
+        Verb::Discard { stranger: Foreign::Volume { name } } => host.discard_volume(&name)?,
+        Verb::Discard { stranger: Foreign::Domain { name, number } } => {
             host.discard_domain(&name, number)?;
         }
     }

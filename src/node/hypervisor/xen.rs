@@ -28,7 +28,7 @@ use crate::config::Toolstack;
 use crate::model::fault::detail;
 use crate::model::names::MachineName;
 use crate::model::size::Amount;
-use crate::system::exec::{self, ExecError, Run, Said};
+use crate::system::exec::{self, ExecError, ProgramOutput, Run};
 
 /// The time limit of queries.
 const ASK: Duration = Duration::from_secs(30);
@@ -237,7 +237,7 @@ fn parse_row(line: &str) -> Option<Listed> {
 }
 
 /// Parses the JSON of `xl create -n`.
-fn parse_described(output: &Said) -> Result<Described, HypervisorError> {
+fn parse_described(output: &ProgramOutput) -> Result<Described, HypervisorError> {
     #[derive(Deserialize)]
     struct Configuration {
         c_info: Info,

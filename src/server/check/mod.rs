@@ -6,11 +6,11 @@ mod portal;
 mod registry;
 
 use crate::check::apache::{self, Own};
-use crate::check::common::Ground;
+use crate::check::common::Basis;
 use crate::check::{Checks, Found};
 
 /// Runs the server's checks.
-pub fn run(checks: &mut Checks, ground: &Ground) {
+pub fn run(checks: &mut Checks, ground: &Basis) {
     let server = ground.server.as_ref();
     apache::site(checks, "portal's site", &ground.includes, "vgrid-server", "/cgi-bin/user/");
     checks.check_as_root("sign-in", ground.web.as_ref(), |_| portal::sign_in(&ground.dir));

@@ -2,7 +2,7 @@
 
 use super::registry::identity;
 use crate::check::apache::message;
-use crate::check::common::{Ground, skew};
+use crate::check::common::{Basis, skew};
 use crate::check::{Checks, Found, OrElse as _, Problem, Seen};
 use crate::config::{self, Common};
 use crate::model::lease::Moment;
@@ -36,7 +36,7 @@ pub fn with_addresses(common: &Common) -> Seen<Vec<PhysicalHost>> {
 
 /// Queries the nodes and checks their answers, one aspect after another. A node with a problem is
 /// left out of later checks.
-pub fn checks(checks: &mut Checks, ground: &Ground, request: &RequestId, hosts: Found<Vec<PhysicalHost>>) {
+pub fn checks(checks: &mut Checks, ground: &Basis, request: &RequestId, hosts: Found<Vec<PhysicalHost>>) {
     let needs = ground.server.as_ref().and(ground.key.as_ref()).and(hosts);
     let heard = checks.check("nodes answer", needs, |((server, ()), hosts)| {
         let key = server.key().or_else_do("see INSTALL.md")?;
@@ -90,7 +90,7 @@ pub fn checks(checks: &mut Checks, ground: &Ground, request: &RequestId, hosts: 
         _ => None,
     });
     let heard = pass(checks, "nodes tell what they have", heard, |one| match &one.stand {
-        Stand::Trouble(sentence) => Some(Problem::new(
+        Stand::CallFailure(sentence) => Some(Problem::new(
             format!("{}: {sentence}", one.host),
             format!("run vgrid-check on {}", one.host),
         )),
@@ -144,7 +144,7 @@ enum Stand {
     /// It considered the signature too old, or from the future.
     OtherTime,
     /// It obeys this server, but reports a problem.
-    Trouble(String),
+    CallFailure(String),
     /// It reported everything.
     Told(Box<NodeInfo>),
 }
@@ -159,7 +159,7 @@ struct Heard {
 }
 
 /// Returns the path of the key file, for a remedy.
-fn key_file(ground: &Ground) -> String {
+fn key_file(ground: &Basis) -> String {
     let server = ground.server.as_ref().known();
     server.map_or_else(|| "key".to_owned(), |server| server.general.key_file.display().to_string())
 }
@@ -226,14 +226,14 @@ fn understand(
     let stand = if let Ok(info) = answer.json::<NodeInfo>() {
         Stand::Told(Box::new(info))
     } else if let Ok(NodeRefusal { fault }) = answer.json() {
-        Stand::Trouble(fault.to_string())
+        Stand::CallFailure(fault.to_string())
     } else {
         match (answer.status, message(&answer)) {
             (403, Some(text)) if text.contains("takes orders from") => Stand::OtherServer(text),
             (403, Some(text)) if text.contains(&SignFault::Wrong.to_string()) => Stand::OtherKey,
             (403, Some(text)) if text.contains("the message was signed") => Stand::OtherTime,
             (403, Some(text)) if text.contains("obeys the registry") => Stand::OtherRegistry(text),
-            (_, Some(text)) => Stand::Trouble(text),
+            (_, Some(text)) => Stand::CallFailure(text),
             (status, None) => {
                 return Err(Problem::new(
                     format!("{url}: HTTP {status}, and it is not vGrid that answers"),

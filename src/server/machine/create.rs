@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::image::{self, Named};
-use super::placement::{Against, Known, Load, Need, choose, first_free};
+use super::placement::{Known, Load, Need, Obstacle, choose, first_free};
 use super::pool::{known, loads};
 use super::quota;
 use crate::config::{Common, Quota};
@@ -67,9 +67,9 @@ impl Declined {
     }
 }
 
-/// Why [`take_on`] created no machine.
+/// Why [`create`] created no machine.
 #[derive(Debug)]
-pub enum NotTaken {
+pub enum NotCreated {
     /// The registry failed.
     Registry(RegistryError),
     /// The request can't be granted.
@@ -82,7 +82,7 @@ pub enum NotTaken {
     Restored,
 }
 
-impl From<RegistryError> for NotTaken {
+impl From<RegistryError> for NotCreated {
     fn from(error: RegistryError) -> Self {
         Self::Registry(error)
     }
@@ -117,7 +117,7 @@ impl Mark {
 
 /// A request for a machine, each field valid on its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wish {
+pub struct MachineRequest {
     /// The source of its disk.
     pub source: Source,
     /// Its memory.
@@ -143,16 +143,17 @@ pub enum Source {
     Saved(Named, Option<ImageTag>),
 }
 
-impl Wish {
+impl MachineRequest {
     /// Returns a digest that tells this request from any other.
     fn digest(&self) -> String {
-        digest(format!("{self:?}").as_bytes())
+        // By the name that it had when the digests were made that registries contain.
+        digest(format!("{self:?}").replacen("MachineRequest", "Wish", 1).as_bytes())
     }
 }
 
 /// The user who requests a machine, and the rules that apply to them.
 #[derive(Debug, Clone, Copy)]
-pub struct Asking<'a> {
+pub struct Requester<'a> {
     /// The user.
     pub user: &'a UserName,
     /// How user names are compared.
@@ -165,7 +166,7 @@ pub struct Asking<'a> {
 
 /// The outcome of a request for a machine.
 #[derive(Debug)]
-pub enum Taken {
+pub enum Created {
     /// A new machine was recorded.
     New(Vm),
     /// The machine that an earlier copy of the same request created.
@@ -177,33 +178,37 @@ pub enum Taken {
 ///
 /// This is the only way to create a machine, so quotas are checked here and nowhere else. Starting
 /// a stopped machine needs no check: it counted all along.
-pub fn take_on(
+pub fn create(
     registry: &mut Registry,
     common: &Common,
-    asking: Asking<'_>,
-    wish: Wish,
-) -> Result<Taken, NotTaken> {
-    let Asking { user, folding, quota, mark } = asking;
+    asking: Requester<'_>,
+    wish: MachineRequest,
+) -> Result<Created, NotCreated> {
+    let Requester { user, folding, quota, mark } = asking;
     let digest = wish.digest();
     registry.write(|writer| {
         let (reader, now) = (writer.reader(), writer.now());
         let owner = match writer.register_with(user, folding)? {
             Registered::Known(owner) => owner,
-            Registered::Taken(known) => return Err(NotTaken::SomebodyElse(known)),
+            Registered::Taken(known) => return Err(NotCreated::SomebodyElse(known)),
         };
         // First of all: a request that was accepted before must not be declined when it is
         // repeated.
         if let Some(mark) = mark
             && let Some(Given { vm, wish }) = writer.given(&owner, &mark.text())?
         {
-            return if wish == digest { Ok(Taken::Before(vm)) } else { Err(NotTaken::Used(Box::new(vm))) };
+            return if wish == digest {
+                Ok(Created::Before(vm))
+            } else {
+                Err(NotCreated::Used(Box::new(vm)))
+            };
         }
         if writer.awaits_comparison()? {
-            return Err(NotTaken::Restored);
+            return Err(NotCreated::Restored);
         }
         let faults = quota::exceeded(quota, writer.usage(&owner)?, wish.memory, wish.disk);
         if !faults.is_empty() {
-            return Err(NotTaken::Declined(Declined { when: When::Now, faults }));
+            return Err(NotCreated::Declined(Declined { when: When::Now, faults }));
         }
         let loads = loads(reader, common)?;
         let (image, saved, physical_host, placed) = match &wish.source {
@@ -239,7 +244,7 @@ pub fn take_on(
             detail = format!("{detail}, from the saved image {owner}/{name}");
         }
         writer.record(vm.id, "deploy ordered", &detail)?;
-        Ok(Taken::New(vm))
+        Ok(Created::New(vm))
     })
 }
 
@@ -251,9 +256,9 @@ fn saved(
     owner: &Owner,
     named: &Named,
     base: Option<&ImageTag>,
-    wish: &Wish,
-) -> Result<Image, NotTaken> {
-    let declined = |when, sentence: String| NotTaken::Declined(Declined::one(when, Part::Image, sentence));
+    wish: &MachineRequest,
+) -> Result<Image, NotCreated> {
+    let declined = |when, sentence: String| NotCreated::Declined(Declined::one(when, Part::Image, sentence));
     let Some(image) = image::usable(writer.reader(), &named.clone().by(owner), owner)? else {
         return Err(declined(When::Ever, format!("There is no saved image {named} that you may use.")));
     };
@@ -279,11 +284,15 @@ fn saved(
         let sentence = format!("The saved image {named} needs a partition of {} at least.", image.disk);
         faults.insert(Part::Disk, sentence);
     }
-    if faults.is_empty() { Ok(image) } else { Err(NotTaken::Declined(Declined { when: When::Ever, faults })) }
+    if faults.is_empty() {
+        Ok(image)
+    } else {
+        Err(NotCreated::Declined(Declined { when: When::Ever, faults }))
+    }
 }
 
 /// Returns the host of a saved image, unless that host is full or disabled.
-fn place_of(image: &Image, loads: &[Load]) -> Result<PhysicalHost, NotTaken> {
+fn place_of(image: &Image, loads: &[Load]) -> Result<PhysicalHost, NotCreated> {
     let Image { name, host, .. } = image;
     if let Some(Load { disabled: Some(reason), .. }) = loads.iter().find(|load| load.host == *host) {
         let sentence = format!(
@@ -291,14 +300,14 @@ fn place_of(image: &Image, loads: &[Load]) -> Result<PhysicalHost, NotTaken> {
              another image.",
             ended(reason)
         );
-        return Err(NotTaken::Declined(Declined::one(When::Now, Part::Host, sentence)));
+        return Err(NotCreated::Declined(Declined::one(When::Now, Part::Host, sentence)));
     }
     if loads.iter().any(|load| load.host == *host && load.is_full()) {
         let sentence = format!(
             "The saved image {name} is on the host {host} only, and that host is full. Choose another image, or \
              terminate a machine there."
         );
-        return Err(NotTaken::Declined(Declined::one(When::Now, Part::Host, sentence)));
+        return Err(NotCreated::Declined(Declined::one(When::Now, Part::Host, sentence)));
     }
     place_on(loads, host)
 }
@@ -310,7 +319,7 @@ fn place(
     known: &BTreeMap<PhysicalHost, Known>,
     need: Need<'_>,
     now: Moment,
-) -> Result<PhysicalHost, NotTaken> {
+) -> Result<PhysicalHost, NotCreated> {
     let against = |load: &Load| known.get(&load.host).and_then(|known| known.against(need, now));
     match wanted {
         Some(wanted) => place_on(loads, wanted),
@@ -322,7 +331,7 @@ fn place(
 }
 
 /// Builds the refusal for a machine that no host can take.
-fn nowhere(loads: &[Load], reasons: &[(&PhysicalHost, Against)]) -> NotTaken {
+fn nowhere(loads: &[Load], reasons: &[(&PhysicalHost, Obstacle)]) -> NotCreated {
     let sentence = if reasons.is_empty() {
         let state =
             if loads.iter().any(|load| load.disabled.is_some()) { "full or disabled" } else { "full" };
@@ -336,12 +345,12 @@ fn nowhere(loads: &[Load], reasons: &[(&PhysicalHost, Against)]) -> NotTaken {
         }));
         format!("No host can take it at present: {}. Ask for less, or try again later.", reasons.join("; "))
     };
-    NotTaken::Declined(Declined::one(When::Now, Part::Host, sentence))
+    NotCreated::Declined(Declined::one(When::Now, Part::Host, sentence))
 }
 
 /// Returns the requested host, unless it is full or disabled.
-fn place_on(loads: &[Load], wanted: &PhysicalHost) -> Result<PhysicalHost, NotTaken> {
-    let full = |sentence: String| NotTaken::Declined(Declined::one(When::Now, Part::Host, sentence));
+fn place_on(loads: &[Load], wanted: &PhysicalHost) -> Result<PhysicalHost, NotCreated> {
+    let full = |sentence: String| NotCreated::Declined(Declined::one(When::Now, Part::Host, sentence));
     let load = loads.iter().find(|load| load.host == *wanted);
     match load {
         Some(load) if load.takes_more() => Ok(wanted.clone()),
@@ -366,8 +375,8 @@ fn name(
     common: &Common,
     owner: &Owner,
     wanted: Option<VirtualHost>,
-) -> Result<VirtualHost, NotTaken> {
-    let declined = |when, sentence: String| NotTaken::Declined(Declined::one(when, Part::Name, sentence));
+) -> Result<VirtualHost, NotCreated> {
+    let declined = |when, sentence: String| NotCreated::Declined(Declined::one(when, Part::Name, sentence));
     let fits = |host: &VirtualHost| MachineName::new(owner.user_name(), host);
     let closed = writer.closed()?;
     let disabled = |name: &VirtualHost| closed::find(&closed, Kind::Name, name.as_str());
@@ -428,7 +437,7 @@ mod tests {
     use crate::model::stage::Order;
     use crate::model::state::State;
     use crate::server::machine::orders;
-    use crate::server::nodes::Trouble;
+    use crate::server::nodes::CallFailure;
     use crate::server::registry::vm::{OnNode, Scope};
 
     fn common(hosts: &[(&str, u32)], names: u32) -> Common {
@@ -440,8 +449,8 @@ mod tests {
         }
     }
 
-    fn wish() -> Wish {
-        Wish {
+    fn wish() -> MachineRequest {
+        MachineRequest {
             source: Source::Tag("tiny".parse().unwrap()),
             memory: MiB::new(128).unwrap(),
             disk: GiB::new(1).unwrap(),
@@ -452,20 +461,20 @@ mod tests {
         }
     }
 
-    fn take_on(
+    fn create(
         registry: &mut Registry,
         common: &Common,
         user: &UserName,
         quota: Quota,
-        wish: Wish,
-    ) -> Result<Vm, NotTaken> {
-        match super::take_on(
+        wish: MachineRequest,
+    ) -> Result<Vm, NotCreated> {
+        match super::create(
             registry,
             common,
-            Asking { user, folding: Folding::Off, quota, mark: None },
+            Requester { user, folding: Folding::Off, quota, mark: None },
             wish,
         ) {
-            Ok(Taken::New(vm) | Taken::Before(vm)) => Ok(vm),
+            Ok(Created::New(vm) | Created::Before(vm)) => Ok(vm),
             Err(not_taken) => Err(not_taken),
         }
     }
@@ -476,7 +485,7 @@ mod tests {
 
     /// Returns how many of `attempts` simultaneous requests succeed; all others must be declined
     /// with 409.
-    fn race(attempts: usize, common: &Common, wish: &Wish) -> usize {
+    fn race(attempts: usize, common: &Common, wish: &MachineRequest) -> usize {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("registry.sqlite");
         drop(Registry::create(&file).unwrap());
@@ -489,9 +498,9 @@ mod tests {
                         let user: UserName = format!("user{n}").parse().unwrap();
                         start.wait();
                         let mut registry = Registry::open(file).unwrap();
-                        match take_on(&mut registry, common, &user, Quota::default(), wish.clone()) {
+                        match create(&mut registry, common, &user, Quota::default(), wish.clone()) {
                             Ok(_) => 1,
-                            Err(NotTaken::Declined(declined)) => {
+                            Err(NotCreated::Declined(declined)) => {
                                 assert_eq!(declined.when, When::Now, "{declined:?}");
                                 0
                             }
@@ -514,7 +523,7 @@ mod tests {
 
     #[test]
     fn of_a_hundred_who_want_a_name_one_gets_it() {
-        let wish = Wish { name: Some("vm7".parse().unwrap()), ..wish() };
+        let wish = MachineRequest { name: Some("vm7".parse().unwrap()), ..wish() };
         assert_eq!(race(100, &common(&[("node1", 1000)], 200), &wish), 1);
     }
 
@@ -524,9 +533,9 @@ mod tests {
         assert_eq!(race(20, &common(&[("node1", 100)], 3), &wish()), 3);
     }
 
-    fn declined(result: Result<Vm, NotTaken>) -> Declined {
+    fn declined(result: Result<Vm, NotCreated>) -> Declined {
         match result {
-            Err(NotTaken::Declined(declined)) => declined,
+            Err(NotCreated::Declined(declined)) => declined,
             other => panic!("{other:?}"),
         }
     }
@@ -537,12 +546,12 @@ mod tests {
         let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let common = common(&[("node1", 1), ("node2", 1)], 3);
         let mut ask = |host: Option<&str>, name: Option<&str>| {
-            let wish = Wish {
+            let wish = MachineRequest {
                 host: host.map(|host| host.parse().unwrap()),
                 name: name.map(|name| name.parse().unwrap()),
                 ..wish()
             };
-            take_on(&mut registry, &common, &alice(), Quota::default(), wish)
+            create(&mut registry, &common, &alice(), Quota::default(), wish)
         };
         let first = ask(None, None).unwrap();
         assert_eq!((first.physical_host.as_str(), first.virtual_host.as_str()), ("node1", "vm0"));
@@ -576,23 +585,24 @@ mod tests {
             writer.keep_image(&image)
         });
         kept.unwrap();
-        let ask = |registry: &mut Registry, common: &Common, user: &UserName, named: &str, more: Wish| {
-            let source = Source::Saved(named.parse().unwrap(), None);
-            take_on(registry, common, user, Quota::default(), Wish { source, ..more })
-        };
-        let large = || Wish { disk: GiB::new(3).unwrap(), ..wish() };
+        let ask =
+            |registry: &mut Registry, common: &Common, user: &UserName, named: &str, more: MachineRequest| {
+                let source = Source::Saved(named.parse().unwrap(), None);
+                create(registry, common, user, Quota::default(), MachineRequest { source, ..more })
+            };
+        let large = || MachineRequest { disk: GiB::new(3).unwrap(), ..wish() };
         for named in ["web", "alice/web", "alice/nothing"] {
             let refused = declined(ask(&mut registry, &common, &bob, named, large()));
             let sentence = format!("There is no saved image {named} that you may use.");
             assert_eq!((refused.when, &refused.faults[&Part::Image]), (When::Ever, &sentence));
         }
-        let elsewhere = Wish { host: Some("node1".parse().unwrap()), ..wish() };
+        let elsewhere = MachineRequest { host: Some("node1".parse().unwrap()), ..wish() };
         let refused = declined(ask(&mut registry, &common, &alice, "web", elsewhere));
         let told: Vec<_> = refused.faults.keys().copied().collect();
         assert_eq!((refused.when, told), (When::Ever, vec![Part::Disk, Part::Host]));
         let source = Source::Saved("web".parse().unwrap(), Some("other".parse().unwrap()));
-        let other = Wish { source, ..large() };
-        let refused = declined(take_on(&mut registry, &common, &alice, Quota::default(), other));
+        let other = MachineRequest { source, ..large() };
+        let refused = declined(create(&mut registry, &common, &alice, Quota::default(), other));
         assert!(refused.faults[&Part::Base].contains("goes back to the image tiny"), "{refused:?}");
         for changed in [
             Common { images: vec![("other".parse().unwrap(), String::new())], ..common.clone() },
@@ -622,8 +632,8 @@ mod tests {
         let mut common = common(&[("node1", 1)], 0);
         common.virtual_hosts.push((long.clone(), String::new()));
         for name in [None, Some(long)] {
-            let wish = Wish { name, ..wish() };
-            let refused = declined(take_on(&mut registry, &common, &user, Quota::default(), wish));
+            let wish = MachineRequest { name, ..wish() };
+            let refused = declined(create(&mut registry, &common, &user, Quota::default(), wish));
             assert_eq!(refused.when, When::Ever, "{refused:?}");
         }
     }
@@ -636,9 +646,9 @@ mod tests {
         let room = Fault::NotEnoughMemory { needed: Amount::from_mib(2), free: Amount::from_mib(1) };
         let silent = Fault::HostSilent { host: "node1".parse().unwrap(), seconds: 7 };
         for (fault, taken) in [(room, OnNode::No), (silent, OnNode::Maybe)] {
-            let vm = take_on(&mut registry, &common, &alice(), Quota::default(), wish()).unwrap();
+            let vm = create(&mut registry, &common, &alice(), Quota::default(), wish()).unwrap();
             let id = vm.id;
-            let trouble = Trouble { fault: fault.clone(), taken };
+            let trouble = CallFailure { fault: fault.clone(), taken };
             orders::settle(&mut registry, vm, Order::Deploy, Err(trouble)).unwrap();
             let vm = registry.read(|reader| reader.vm(id)).unwrap().unwrap();
             assert_eq!((vm.state, vm.on_node, vm.fault), (State::Failed, taken, Some(fault)));

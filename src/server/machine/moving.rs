@@ -11,7 +11,7 @@ use crate::server::machine::orders;
 use crate::server::machine::placement::{Load, Need, choose};
 use crate::server::machine::pool::{known, loads};
 use crate::server::mail::Post;
-use crate::server::nodes::{Nodes, Trouble};
+use crate::server::nodes::{CallFailure, Nodes};
 use crate::server::registry::vm::{OnNode, Placed, Vm};
 use crate::server::registry::{Registry, RegistryError, Writer};
 use crate::system::log::Level;
@@ -69,7 +69,7 @@ impl<'a> Mover<'a> {
         &self,
         registry: &mut Registry,
         vm: Vm,
-        answer: Result<Accepted, Trouble>,
+        answer: Result<Accepted, CallFailure>,
     ) -> Result<(Vm, Option<Fault>), RegistryError> {
         orders::settle_with(registry, vm, Order::Deploy, answer, |writer, vm, fault| {
             failures::deploy_failed(writer, &self.post(), vm, fault)

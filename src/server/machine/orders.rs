@@ -6,7 +6,7 @@ use crate::model::fault::Fault;
 use crate::model::stage::Order;
 use crate::model::wire::{Accepted, DeployOrder, MachineOrder, SaveOrder};
 use crate::server::audit;
-use crate::server::nodes::{Nodes, Trouble};
+use crate::server::nodes::{CallFailure, Nodes};
 use crate::server::registry::vm::{Saving, Vm};
 use crate::server::registry::{Registry, RegistryError, Writer};
 use crate::system::log::Level;
@@ -49,8 +49,8 @@ fn deploy_message(vm: &Vm) -> DeployOrder {
 /// Sends an order to the node of a machine.
 ///
 /// # Errors
-/// [`Trouble`] if the node did not acknowledge the order.
-pub fn tell(nodes: &Nodes<'_>, vm: &Vm, order: Order) -> Result<Accepted, Trouble> {
+/// [`CallFailure`] if the node did not acknowledge the order.
+pub fn tell(nodes: &Nodes<'_>, vm: &Vm, order: Order) -> Result<Accepted, CallFailure> {
     match (order, &vm.saving) {
         (Order::Deploy, _) => nodes.deploy(&deploy_message(vm)),
         (Order::Save, Some(Saving { name, .. })) => {
@@ -67,7 +67,7 @@ pub fn settle(
     registry: &mut Registry,
     vm: Vm,
     order: Order,
-    answer: Result<Accepted, Trouble>,
+    answer: Result<Accepted, CallFailure>,
 ) -> Result<(Vm, Option<Fault>), RegistryError> {
     settle_with(registry, vm, order, answer, |_, _, _| Ok(()))
 }
@@ -78,7 +78,7 @@ pub fn settle_with(
     registry: &mut Registry,
     vm: Vm,
     order: Order,
-    answer: Result<Accepted, Trouble>,
+    answer: Result<Accepted, CallFailure>,
     also: impl FnOnce(&Writer<'_>, &Vm, &Fault) -> Result<(), RegistryError>,
 ) -> Result<(Vm, Option<Fault>), RegistryError> {
     let trouble = match answer {
@@ -112,7 +112,7 @@ fn has_reported_on(vm: &Vm, order: Order) -> bool {
 }
 
 /// Records that a node did not accept an order, unless it has reported on it.
-fn give_up(writer: &Writer<'_>, vm: Vm, order: Order, trouble: &Trouble) -> Result<Vm, RegistryError> {
+fn give_up(writer: &Writer<'_>, vm: Vm, order: Order, trouble: &CallFailure) -> Result<Vm, RegistryError> {
     let present = writer.vm(vm.id)?.unwrap_or(vm);
     if has_reported_on(&present, order) {
         return Ok(present);
@@ -129,13 +129,13 @@ mod tests {
     use crate::server::machine::fixture::OneMachine;
     use crate::server::registry::vm::OnNode;
 
-    fn silent() -> Trouble {
+    fn silent() -> CallFailure {
         let fault = Fault::HostSilent { host: "node1".parse().unwrap(), seconds: 7 };
-        Trouble { fault, taken: OnNode::Maybe }
+        CallFailure { fault, taken: OnNode::Maybe }
     }
 
     impl OneMachine {
-        fn settle(&mut self, order: Order, answer: Result<Accepted, Trouble>) -> Option<Fault> {
+        fn settle(&mut self, order: Order, answer: Result<Accepted, CallFailure>) -> Option<Fault> {
             let vm = self.vm.clone();
             let (vm, fault) = settle(&mut self.registry, vm, order, answer).unwrap();
             assert_eq!(self.registry.read(|reader| reader.vm(vm.id)).unwrap().unwrap(), vm);

@@ -60,14 +60,14 @@ pub struct Known {
 
 /// A reason against placing a machine on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Against {
+pub enum Obstacle {
     /// The host can't take the machine.
     Lacks(String),
     /// The host could take the machine, but is in doubt: the problem may or may not still be there.
     Unreliable(String),
 }
 
-impl fmt::Display for Against {
+impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Lacks(why) | Self::Unreliable(why)) = self;
         f.write_str(why)
@@ -76,23 +76,23 @@ impl fmt::Display for Against {
 
 impl Known {
     /// Returns what rules out or discourages placing a machine there now, if anything.
-    pub fn against(&self, need: Need<'_>, now: Moment) -> Option<Against> {
+    pub fn against(&self, need: Need<'_>, now: Moment) -> Option<Obstacle> {
         let short = |free: Option<Amount>, needed: Amount| free.filter(|free| *free < needed);
         if let Some(free) = short(self.memory_free, need.memory) {
-            return Some(Against::Lacks(format!("has only {free} of memory free")));
+            return Some(Obstacle::Lacks(format!("has only {free} of memory free")));
         }
         if let Some(free) = short(self.disk_free, need.disk) {
-            return Some(Against::Lacks(format!("has only {free} of disk space free")));
+            return Some(Obstacle::Lacks(format!("has only {free} of disk space free")));
         }
         if self.images.as_ref().is_some_and(|images| !images.contains(need.image)) {
             // The host may have received the image since it was last asked.
-            return Some(Against::Unreliable(format!("does not have the image {}", need.image)));
+            return Some(Obstacle::Unreliable(format!("does not have the image {}", need.image)));
         }
         if self.silent {
-            return Some(Against::Unreliable("did not answer when it was last asked".to_owned()));
+            return Some(Obstacle::Unreliable("did not answer when it was last asked".to_owned()));
         }
         let until = self.failing_until.filter(|until| *until > now)?;
-        Some(Against::Unreliable(format!("failed lately; it is tried again from {until}")))
+        Some(Obstacle::Unreliable(format!("failed lately; it is tried again from {until}")))
     }
 }
 
@@ -114,17 +114,17 @@ pub fn pause(failures: u32) -> i64 {
 /// What rules out each host, if none is left.
 pub fn choose(
     loads: &[Load],
-    against: impl Fn(&Load) -> Option<Against>,
-) -> Result<&Load, Vec<(&PhysicalHost, Against)>> {
-    let open: Vec<(&Load, Option<Against>)> =
+    against: impl Fn(&Load) -> Option<Obstacle>,
+) -> Result<&Load, Vec<(&PhysicalHost, Obstacle)>> {
+    let open: Vec<(&Load, Option<Obstacle>)> =
         loads.iter().filter(|load| load.takes_more()).map(|load| (load, against(load))).collect();
-    let best = |fits: fn(&Option<Against>) -> bool| {
+    let best = |fits: fn(&Option<Obstacle>) -> bool| {
         least_loaded(open.iter().filter(|(_, against)| fits(against)).map(|(load, _)| *load))
     };
     if let Some(load) = best(Option::is_none) {
         return Ok(load);
     }
-    best(|against| matches!(against, Some(Against::Unreliable(_))))
+    best(|against| matches!(against, Some(Obstacle::Unreliable(_))))
         .ok_or_else(|| open.iter().filter_map(|(load, why)| Some((&load.host, why.clone()?))).collect())
 }
 

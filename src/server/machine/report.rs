@@ -58,12 +58,14 @@ pub fn take(writer: &Writer<'_>, report: &Report, grace: Lease) -> Result<Outcom
 /// Returns whether a report says that a deploy failed, that this still matters, and that nothing of
 /// the machine is on its host.
 pub fn leaves_nothing(vm: &Vm, report: &Report) -> bool {
-    let judged = judge(vm, report);
-    report.order == Order::Deploy && judged.event == Some(Event::Failed) && judged.on_node == Some(OnNode::No)
+    let interpreted = interpret(vm, report);
+    report.order == Order::Deploy
+        && interpreted.event == Some(Event::Failed)
+        && interpreted.on_node == Some(OnNode::No)
 }
 
 fn meaning(vm: &Vm, report: &Report, grace: Lease, at: At) -> Meaning {
-    let Judged { verdict, event, on_node, news } = judge(vm, report);
+    let Interpretation { verdict, event, on_node, news } = interpret(vm, report);
     let lines = |news: &Option<(&'static str, String)>| {
         news.iter().map(|(what, detail)| ((*what).to_owned(), detail.clone())).collect::<Vec<_>>()
     };
@@ -127,7 +129,7 @@ fn keep_image(writer: &Writer<'_>, vm: &Vm, report: &Report) -> Result<(), Regis
 }
 
 /// The verdict on a report.
-struct Judged {
+struct Interpretation {
     verdict: Verdict,
     /// The resulting event of the machine.
     event: Option<Event>,
@@ -144,8 +146,8 @@ struct Judged {
 /// with one exception: a machine that counts as failed or gone must not come to life behind its
 /// owner's back. The node is told to undo its deploy, which it does unless the machine has already
 /// run.
-fn judge(vm: &Vm, report: &Report) -> Judged {
-    let nothing = |verdict| Judged { verdict, event: None, on_node: None, news: None };
+fn interpret(vm: &Vm, report: &Report) -> Interpretation {
+    let nothing = |verdict| Interpretation { verdict, event: None, on_node: None, news: None };
     let Report { order, news, number, .. } = report;
     // Whether the report means that nothing of the machine is left on its node.
     let ended =
@@ -159,7 +161,7 @@ fn judge(vm: &Vm, report: &Report) -> Judged {
             News::Done => ("runs all the same", "its deploy counts as failed; terminate it to remove it"),
             _ => ("told to undo it", "its host reported work on a machine that counts as failed"),
         };
-        return Judged { news: Some((line.0, line.1.to_owned())), ..nothing(Verdict::Abandon) };
+        return Interpretation { news: Some((line.0, line.1.to_owned())), ..nothing(Verdict::Abandon) };
     }
     // The report concerns an earlier order, possibly of the same kind.
     let is_late = *order == vm.order && *number < vm.number;
@@ -171,7 +173,7 @@ fn judge(vm: &Vm, report: &Report) -> Judged {
     if vm.state == State::Failed && ended && !given_up {
         // The node has undone the deploy after all; the reason why it counts as failed stays.
         let undone = vm.on_node == OnNode::Maybe;
-        return Judged {
+        return Interpretation {
             on_node: undone.then_some(OnNode::No),
             news: undone.then(|| ("removed by its host", "nothing of it is left there".to_owned())),
             ..nothing(Verdict::Continue)
@@ -218,7 +220,7 @@ fn judge(vm: &Vm, report: &Report) -> Judged {
     };
     let leaves_console = matches!(news, News::Failed { fault } if fault.leaves_console());
     let on_node = if ended && !leaves_console { OnNode::No } else { OnNode::Maybe };
-    Judged { verdict: Verdict::Continue, event: Some(event), on_node: Some(on_node), news: line }
+    Interpretation { verdict: Verdict::Continue, event: Some(event), on_node: Some(on_node), news: line }
 }
 
 #[cfg(test)]
@@ -633,7 +635,7 @@ mod tests {
             }
             one.save(true);
             let fault = Fault::HostSilent { host: one.vm.physical_host.clone(), seconds: 7 };
-            let trouble = crate::server::nodes::Trouble { fault, taken: OnNode::Maybe };
+            let trouble = crate::server::nodes::CallFailure { fault, taken: OnNode::Maybe };
             let vm = one.vm.clone();
             orders::settle(&mut one.registry, vm, Order::Save, Err(trouble)).unwrap();
             one.report(Order::Save, 1, progress(Stage::Pack, 5));
@@ -654,7 +656,7 @@ mod tests {
         let mut one = OneMachine::deployed();
         assert!(one.is_ordered(Order::Stop));
         let fault = Fault::HostSilent { host: one.vm.physical_host.clone(), seconds: 7 };
-        let trouble = crate::server::nodes::Trouble { fault, taken: OnNode::Maybe };
+        let trouble = crate::server::nodes::CallFailure { fault, taken: OnNode::Maybe };
         let vm = one.vm.clone();
         orders::settle(&mut one.registry, vm, Order::Stop, Err(trouble)).unwrap();
         assert_eq!(one.next(Order::Stop, News::Done), None);

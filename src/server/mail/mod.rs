@@ -5,7 +5,7 @@
 //! event, so there is a mail if and only if the event happened. Upkeep sends what is in the outbox,
 //! retrying as often as necessary.
 
-mod letter;
+mod message;
 mod notice;
 mod send;
 mod sendmail;
@@ -17,7 +17,7 @@ pub use send::{Sent, answers, send_due};
 use crate::config;
 use crate::model::lease::Moment;
 use crate::model::mail::Address;
-use crate::server::registry::mail::Letter;
+use crate::server::registry::mail::Message;
 use crate::server::registry::user::Owner;
 use crate::server::registry::{Reader, RegistryError, Writer};
 use crate::system::log::{self, Level};
@@ -132,7 +132,7 @@ impl<'c> Post<'c> {
         };
         let mut queued = 0;
         for address in addresses {
-            let letter = Letter {
+            let letter = Message {
                 recipient: address.to_string(),
                 subject: written.subject.clone(),
                 plain: written.plain.clone(),

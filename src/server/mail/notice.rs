@@ -7,7 +7,7 @@ use crate::config;
 use crate::model::fault::Fault;
 use crate::model::lease::Moment;
 use crate::model::names::{PhysicalHost, is_invisible};
-use crate::server::registry::stray::Stray;
+use crate::server::registry::orphan::Orphan;
 use crate::server::registry::vm::Vm;
 
 /// A notice to an owner or to administrators. Each kind has a pair of templates.
@@ -80,7 +80,7 @@ pub enum Notice<'a> {
         /// The host.
         host: &'a PhysicalHost,
         /// The orphans.
-        strays: &'a [Stray],
+        strays: &'a [Orphan],
     },
 }
 
@@ -203,7 +203,7 @@ impl Notice<'_> {
 }
 
 impl Thing {
-    fn of(stray: &Stray) -> Self {
+    fn of(stray: &Orphan) -> Self {
         Self { kind: stray.kind.as_str(), name: line(&stray.name), detail: line(&stray.detail) }
     }
 }
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
     use crate::server::mail::Post;
     use crate::server::registry::Registry;
-    use crate::server::registry::stray::StrayKind;
+    use crate::server::registry::orphan::OrphanKind;
     use crate::server::registry::vm::tests::entered;
 
     fn config(portal: &str) -> config::Server {
@@ -279,9 +279,9 @@ mod tests {
         let later = now.plus_seconds(3 * 86_400 - 200);
         let host = "node1".parse().unwrap();
         let fault = Fault::HostDown { host: "node1".parse().unwrap(), detail: "refused".to_owned() };
-        let strays: Vec<Stray> = (0..60)
-            .map(|n| Stray {
-                kind: StrayKind::Volume,
+        let strays: Vec<Orphan> = (0..60)
+            .map(|n| Orphan {
+                kind: OrphanKind::Volume,
                 name: format!("xen-root-{n}\n<i>"),
                 detail: "5 GiB".to_owned(),
             })

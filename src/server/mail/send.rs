@@ -3,7 +3,7 @@
 use crate::config;
 use crate::config::mail::{Outlet, Transport};
 use crate::model::mail::Address;
-use crate::server::mail::letter::{Trouble, letter};
+use crate::server::mail::message::{DeliveryFailure, letter};
 use crate::server::mail::{sendmail, smtp};
 use crate::server::registry::event::Actor;
 use crate::server::registry::mail::Waiting;
@@ -41,8 +41,8 @@ impl<'a> Carrier<'a> {
         }
     }
 
-    fn deliver(&mut self, mail: &Waiting, outlet: &Outlet) -> Result<(), Trouble> {
-        let mail = letter(mail, &outlet.sender).map_err(Trouble::Refused)?;
+    fn deliver(&mut self, mail: &Waiting, outlet: &Outlet) -> Result<(), DeliveryFailure> {
+        let mail = letter(mail, &outlet.sender).map_err(DeliveryFailure::Refused)?;
         match self {
             Self::Smtp(server) => server.deliver(&mail),
             Self::Sendmail(program) => sendmail::deliver(program, &outlet.sender, &mail),
@@ -104,17 +104,17 @@ fn send(
                 facts("mail.sent", Level::Info, "");
                 sent.sent += 1;
             }
-            Err(Trouble::Refused(why)) => {
+            Err(DeliveryFailure::Refused(why)) => {
                 give_up(registry, outlet, mail, &why)?;
                 facts("mail.refused", Level::Error, &why);
                 sent.given_up += 1;
             }
-            Err(Trouble::Later(why)) => {
+            Err(DeliveryFailure::Later(why)) => {
                 postpone(registry, mail, &why)?;
                 facts("mail.postponed", Level::Warning, &why);
             }
             // The others stay due. Later runs try them, one per run while the server is down.
-            Err(Trouble::Unreachable(why)) => {
+            Err(DeliveryFailure::Unreachable(why)) => {
                 postpone(registry, mail, &why)?;
                 facts("mail.unreachable", Level::Warning, &why);
                 break;

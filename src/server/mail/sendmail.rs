@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use crate::model::fault::detail;
 use crate::model::mail::Address;
-use crate::server::mail::letter::{OnItsWay, Trouble};
+use crate::server::mail::message::{DeliveryFailure, OnItsWay};
 use crate::system::exec::Run;
 
 /// The time limit for one mail.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Hands over a mail.
-pub(super) fn deliver(program: &Path, sender: &Address, mail: &OnItsWay) -> Result<(), Trouble> {
+pub(super) fn deliver(program: &Path, sender: &Address, mail: &OnItsWay) -> Result<(), DeliveryFailure> {
     // A Unix program expects Unix line ends.
     let text: Vec<u8> = mail.bytes.iter().copied().filter(|byte| *byte != b'\r').collect();
     // -i: a line with a single dot does not end the mail. No -t: the headers do not choose the
@@ -27,10 +27,10 @@ pub(super) fn deliver(program: &Path, sender: &Address, mail: &OnItsWay) -> Resu
     // <sysexits.h>
     Err(match error.code() {
         // EX_DATAERR, EX_NOUSER, EX_NOHOST
-        Some(65 | 67 | 68) => Trouble::Refused(why),
+        Some(65 | 67 | 68) => DeliveryFailure::Refused(why),
         // EX_TEMPFAIL
-        Some(75) => Trouble::Later(why),
-        _ => Trouble::Unreachable(why),
+        Some(75) => DeliveryFailure::Later(why),
+        _ => DeliveryFailure::Unreachable(why),
     })
 }
 

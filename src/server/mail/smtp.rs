@@ -14,7 +14,7 @@ use lettre::transport::smtp::response::{Category, Code, Detail, Severity};
 use crate::config::mail::{Encryption, MailServer};
 use crate::model::fault::detail;
 use crate::model::mail::{Address, MailDomain};
-use crate::server::mail::letter::{OnItsWay, Trouble, address};
+use crate::server::mail::message::{DeliveryFailure, OnItsWay, address};
 
 /// The time limit for connecting and for each command.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -47,7 +47,7 @@ impl<'a> Server<'a> {
     }
 
     /// Hands over a mail.
-    pub(super) fn deliver(&mut self, mail: &OnItsWay) -> Result<(), Trouble> {
+    pub(super) fn deliver(&mut self, mail: &OnItsWay) -> Result<(), DeliveryFailure> {
         let mut connection = match self.connection.take() {
             Some(mut open) => match self.begin(&mut open) {
                 // The server closed the connection, for instance after a hundred mails. Nothing is
@@ -64,8 +64,8 @@ impl<'a> Server<'a> {
         let usable = match &handed {
             Ok(()) => true,
             // The server accepts another mail once it has reset this one.
-            Err(Trouble::Later(_) | Trouble::Refused(_)) => connection.command(Rset).is_ok(),
-            Err(Trouble::Unreachable(_)) => false,
+            Err(DeliveryFailure::Later(_) | DeliveryFailure::Refused(_)) => connection.command(Rset).is_ok(),
+            Err(DeliveryFailure::Unreachable(_)) => false,
         };
         if usable {
             self.connection = Some(connection);
@@ -74,8 +74,8 @@ impl<'a> Server<'a> {
     }
 
     /// Opens a new connection and begins a mail on it.
-    fn begun(&self) -> Result<SmtpConnection, Trouble> {
-        let mut connection = self.connect().map_err(Trouble::Unreachable)?;
+    fn begun(&self) -> Result<SmtpConnection, DeliveryFailure> {
+        let mut connection = self.connect().map_err(DeliveryFailure::Unreachable)?;
         self.begin(&mut connection).map_err(|error| judge(Step::Sender, &error))?;
         Ok(connection)
     }
@@ -122,8 +122,8 @@ impl<'a> Server<'a> {
             let asked = connection.command(Rcpt::new(address(recipient)?, Vec::new()));
             match asked.map_err(|error| judge(Step::Recipient, &error)) {
                 // A server that asks to be tried again later is working.
-                Ok(_) | Err(Trouble::Later(_)) => {}
-                Err(Trouble::Refused(why) | Trouble::Unreachable(why)) => {
+                Ok(_) | Err(DeliveryFailure::Later(_)) => {}
+                Err(DeliveryFailure::Refused(why) | DeliveryFailure::Unreachable(why)) => {
                     return Err(format!("it does not take mail to {recipient}: {why}"));
                 }
             }
@@ -154,12 +154,12 @@ impl<'a> Server<'a> {
 }
 
 /// Names the recipient of a mail that has begun, and transfers it.
-fn hand_over(connection: &mut SmtpConnection, mail: &OnItsWay) -> Result<(), Trouble> {
-    let recipient = address(&mail.recipient).map_err(Trouble::Refused)?;
+fn hand_over(connection: &mut SmtpConnection, mail: &OnItsWay) -> Result<(), DeliveryFailure> {
+    let recipient = address(&mail.recipient).map_err(DeliveryFailure::Refused)?;
     connection.command(Rcpt::new(recipient, Vec::new())).map_err(|error| judge(Step::Recipient, &error))?;
     connection.command(Data).map_err(|error| judge(Step::Content, &error))?;
     let patience = |connection: &mut SmtpConnection, limit| {
-        connection.set_timeout(Some(limit)).map_err(|error| Trouble::Unreachable(error.to_string()))
+        connection.set_timeout(Some(limit)).map_err(|error| DeliveryFailure::Unreachable(error.to_string()))
     };
     patience(connection, TAKING_OVER)?;
     // From here to the answer it is open who is responsible for the mail. If the connection breaks
@@ -172,18 +172,18 @@ fn hand_over(connection: &mut SmtpConnection, mail: &OnItsWay) -> Result<(), Tro
 }
 
 /// Classifies an error: does it concern this mail only, or all that follow?
-fn judge(step: Step, error: &Error) -> Trouble {
+fn judge(step: Step, error: &Error) -> DeliveryFailure {
     let why = words(error);
     match error.status() {
         // 421: the server closes the connection, whatever the command.
-        Some(code) if is_closing(code) => Trouble::Unreachable(why),
+        Some(code) if is_closing(code) => DeliveryFailure::Unreachable(why),
         // The server accepts no mail from us.
-        Some(_) | None if step == Step::Sender => Trouble::Unreachable(why),
+        Some(_) | None if step == Step::Sender => DeliveryFailure::Unreachable(why),
         // 530 to 538 (RFC 4954): the server wants us to log in, which has nothing to do with the
         // recipient.
-        Some(Code { category: Category::Unspecified3, .. }) | None => Trouble::Unreachable(why),
-        Some(Code { severity: Severity::PermanentNegativeCompletion, .. }) => Trouble::Refused(why),
-        Some(_) => Trouble::Later(why),
+        Some(Code { category: Category::Unspecified3, .. }) | None => DeliveryFailure::Unreachable(why),
+        Some(Code { severity: Severity::PermanentNegativeCompletion, .. }) => DeliveryFailure::Refused(why),
+        Some(_) => DeliveryFailure::Later(why),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::model::wire::{DeployOrder, Job, NodeInfo};
 use crate::server::audit;
 use crate::server::machine::life;
 use crate::server::nodes::Nodes;
-use crate::server::registry::stray::StrayKind;
+use crate::server::registry::orphan::OrphanKind;
 use crate::server::registry::user::{Owner, Registered};
 use crate::server::registry::vm::{NewVm, Placed, Vm};
 use crate::server::registry::{Registry, RegistryError, Writer};
@@ -27,8 +27,8 @@ struct Found {
 
 /// Returns whether an orphan can be adopted: it must be a host's record of a machine, which says
 /// what the machine is.
-pub fn can_be(kind: StrayKind, name: &str) -> bool {
-    kind == StrayKind::Record && name.parse::<VmId>().is_ok()
+pub fn can_be(kind: OrphanKind, name: &str) -> bool {
+    kind == OrphanKind::Record && name.parse::<VmId>().is_ok()
 }
 
 /// Records an orphaned machine, with `lease` from now.
@@ -120,11 +120,11 @@ fn enter(
         Some(change) => writer.apply(&vm, change)?,
         None => None,
     };
-    writer.forget_stray(&target.host, StrayKind::Record, &target.name)?;
+    writer.forget_stray(&target.host, OrphanKind::Record, &target.name)?;
     if let Ok(machine) = vm.machine_name() {
-        writer.forget_stray(&target.host, StrayKind::Domain, machine.as_str())?;
+        writer.forget_stray(&target.host, OrphanKind::Domain, machine.as_str())?;
         for prefix in [ROOT_PREFIX, SWAP_PREFIX] {
-            writer.forget_stray(&target.host, StrayKind::Volume, &format!("{prefix}{machine}"))?;
+            writer.forget_stray(&target.host, OrphanKind::Volume, &format!("{prefix}{machine}"))?;
         }
     }
     Ok(adopted.unwrap_or(vm))

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::model::names::{VOLUME_PREFIXES, VmId};
 use crate::model::stage::Order;
 use crate::model::wire::NodeInfo;
-use crate::server::registry::stray::{Stray, StrayKind};
+use crate::server::registry::orphan::{Orphan, OrphanKind};
 use crate::server::registry::vm::Vm;
 
 /// The control domain, which is not a machine (xl(1)).
@@ -15,7 +15,7 @@ const CONTROL: &str = "Domain-0";
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Unexpected {
     /// The orphans, for administrators to look at.
-    pub strays: Vec<Stray>,
+    pub strays: Vec<Orphan>,
     /// Ids that the host has something of but that belong to no live machine on it.
     pub ids: BTreeSet<VmId>,
 }
@@ -27,11 +27,11 @@ pub fn unexpected(vms: &[&Vm], images: &BTreeSet<String>, info: &NodeInfo) -> Un
         vms.iter().filter_map(|vm| vm.machine_name().ok()).map(|name| name.to_string()).collect();
     let mut found = Unexpected::default();
     let mut strange = |kind, name: &str, detail: String| {
-        found.strays.push(Stray { kind, name: name.to_owned(), detail });
+        found.strays.push(Orphan { kind, name: name.to_owned(), detail });
     };
     for domain in info.domains.iter().filter(|domain| domain.name != CONTROL) {
         if !names.contains(&domain.name) {
-            strange(StrayKind::Domain, &domain.name, format!("{}, {}", domain.memory, domain.state));
+            strange(OrphanKind::Domain, &domain.name, format!("{}, {}", domain.memory, domain.state));
         }
     }
     for volume in &info.volumes {
@@ -39,18 +39,18 @@ pub fn unexpected(vms: &[&Vm], images: &BTreeSet<String>, info: &NodeInfo) -> Un
         match volume.machine {
             Some(id) if ids.contains(&id) => {}
             Some(id) => {
-                strange(StrayKind::Volume, &volume.name, format!("{}, of machine {id}", volume.size));
+                strange(OrphanKind::Volume, &volume.name, format!("{}, of machine {id}", volume.size));
             }
-            None if ours => strange(StrayKind::Volume, &volume.name, volume.size.to_string()),
+            None if ours => strange(OrphanKind::Volume, &volume.name, volume.size.to_string()),
             None => {}
         }
     }
     for job in info.jobs.iter().filter(|job| !ids.contains(&job.id)) {
         let doing = job.work.map_or("nothing is being done", Order::as_str);
-        strange(StrayKind::Record, &job.id.to_string(), format!("{}; {doing}", job.machine));
+        strange(OrphanKind::Record, &job.id.to_string(), format!("{}; {doing}", job.machine));
     }
     for image in info.saved.iter().filter(|image| !images.contains(&image.stem)) {
-        strange(StrayKind::Image, &image.stem, format!("{} bytes", image.bytes));
+        strange(OrphanKind::Image, &image.stem, format!("{} bytes", image.bytes));
     }
     let jobs = info.jobs.iter().map(|job| job.id);
     let volumes = info.volumes.iter().filter_map(|volume| volume.machine);
@@ -67,14 +67,14 @@ const MOST_RECORDS: usize = 1000;
 /// Returns the orphans on a host that are recorded: the first of each kind, in an order that is the
 /// same every time. Those with a machine's name come first, because that name must not be given
 /// out.
-pub fn remembered(strays: &[Stray]) -> Vec<&Stray> {
-    let mut sorted: Vec<&Stray> = strays.iter().collect();
+pub fn remembered(strays: &[Orphan]) -> Vec<&Orphan> {
+    let mut sorted: Vec<&Orphan> = strays.iter().collect();
     sorted.sort_by_cached_key(|stray| (stray.kind, stray.virtual_host().is_none(), &stray.name));
-    let mut seen: BTreeMap<StrayKind, usize> = BTreeMap::new();
+    let mut seen: BTreeMap<OrphanKind, usize> = BTreeMap::new();
     sorted.retain(|stray| {
         let many = seen.entry(stray.kind).or_default();
         *many += 1;
-        *many <= if stray.kind == StrayKind::Record { MOST_RECORDS } else { MOST }
+        *many <= if stray.kind == OrphanKind::Record { MOST_RECORDS } else { MOST }
     });
     sorted
 }
@@ -134,14 +134,14 @@ pub(in crate::server) mod tests {
 
     #[test]
     fn of_many_unknown_things_the_same_ones_are_remembered() {
-        let stray = |kind, n: usize| Stray { kind, name: format!("x{n:05}"), detail: String::new() };
-        let mut all: Vec<Stray> = (0..5000).map(|n| stray(StrayKind::Domain, n)).collect();
-        all.push(stray(StrayKind::Record, 7));
-        let named = Stray { name: "zoe_vm1".to_owned(), ..stray(StrayKind::Domain, 0) };
+        let stray = |kind, n: usize| Orphan { kind, name: format!("x{n:05}"), detail: String::new() };
+        let mut all: Vec<Orphan> = (0..5000).map(|n| stray(OrphanKind::Domain, n)).collect();
+        all.push(stray(OrphanKind::Record, 7));
+        let named = Orphan { name: "zoe_vm1".to_owned(), ..stray(OrphanKind::Domain, 0) };
         all.push(named.clone());
-        let first: Vec<Stray> = remembered(&all).into_iter().cloned().collect();
+        let first: Vec<Orphan> = remembered(&all).into_iter().cloned().collect();
         assert_eq!(first.len(), MOST + 1);
-        assert!(first.contains(&stray(StrayKind::Record, 7)), "no kind hides another");
+        assert!(first.contains(&stray(OrphanKind::Record, 7)), "no kind hides another");
         assert!(first.contains(&named), "its name is in use");
         all.reverse();
         assert_eq!(remembered(&all).into_iter().cloned().collect::<Vec<_>>(), first);
@@ -175,11 +175,11 @@ pub(in crate::server) mod tests {
         assert_eq!(
             names,
             [
-                (StrayKind::Domain, "somebody"),
-                (StrayKind::Volume, "xen-root-old"),
-                (StrayKind::Volume, "xen-swap-bob_vm2"),
-                (StrayKind::Record, id.as_str()),
-                (StrayKind::Image, "alice_db"),
+                (OrphanKind::Domain, "somebody"),
+                (OrphanKind::Volume, "xen-root-old"),
+                (OrphanKind::Volume, "xen-swap-bob_vm2"),
+                (OrphanKind::Record, id.as_str()),
+                (OrphanKind::Image, "alice_db"),
             ]
         );
         assert_eq!(found.ids, BTreeSet::from([other.id]));

@@ -15,13 +15,13 @@ use std::collections::BTreeSet;
 use crate::cgi::reply::Refusal;
 use crate::cgi::request::Fields;
 use crate::model::fault::Fault;
-use crate::model::names::{MachineName, PhysicalHost, SavedImage, StrangerDomain, StrangerVolume, VmId};
+use crate::model::names::{ForeignDomain, ForeignVolume, MachineName, PhysicalHost, SavedImage, VmId};
 use crate::model::stage::{Order, OrderNumber};
 use crate::model::text::one_line;
-use crate::model::wire::{Domain, ImageAct, ImageOrder, Job, MachineOrder, NodeInfo, Stranger};
+use crate::model::wire::{Domain, Foreign, ImageAct, ImageOrder, Job, MachineOrder, NodeInfo};
 use crate::server::audit;
-use crate::server::nodes::{Nodes, Trouble};
-use crate::server::registry::stray::StrayKind;
+use crate::server::nodes::{CallFailure, Nodes};
+use crate::server::registry::orphan::OrphanKind;
 use crate::server::registry::vm::{OnNode, Scope, Vm};
 use crate::server::registry::{Reader, Registry, RegistryError};
 use crate::system::clock;
@@ -35,7 +35,7 @@ const FAILED: &str = "stray removal failed";
 /// An orphan named in a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    kind: StrayKind,
+    kind: OrphanKind,
     /// Its host.
     pub host: PhysicalHost,
     /// Its name on the host.
@@ -59,32 +59,32 @@ enum Way {
     /// As an image.
     Image(ImageOrder),
     /// As something that vGrid did not create.
-    Stranger(Stranger),
+    Foreign(Foreign),
 }
 
 /// Returns what removing an orphan does, in sentences; `None` if the portal can't remove it.
-pub fn effect(kind: StrayKind, name: &str) -> Option<&'static str> {
+pub fn effect(kind: OrphanKind, name: &str) -> Option<&'static str> {
     match kind {
-        StrayKind::Domain => name
-            .parse::<StrangerDomain>()
+        OrphanKind::Domain => name
+            .parse::<ForeignDomain>()
             .is_ok()
             .then_some("The machine is ended at once, as if its power was cut. Its disks stay."),
-        StrayKind::Volume => name.parse::<StrangerVolume>().is_ok().then_some(
+        OrphanKind::Volume => name.parse::<ForeignVolume>().is_ok().then_some(
             "The host looks once more. If the volume carries the tag of a machine, all that the host has of that \
              machine goes: domain, configuration, both volumes, record. Else this volume goes, with all that is on it.",
         ),
-        StrayKind::Record => name.parse::<VmId>().is_ok().then_some(
+        OrphanKind::Record => name.parse::<VmId>().is_ok().then_some(
             "All that the host has of that machine goes: domain, configuration, both volumes with all that is on \
              them, record.",
         ),
-        StrayKind::Image => SavedImage::from_stem(name)
+        OrphanKind::Image => SavedImage::from_stem(name)
             .is_some()
             .then_some("The file is deleted. No machine can be made from it any more."),
     }
 }
 
 /// Returns the name of an orphan in sentences.
-fn label(kind: StrayKind, name: &str) -> String {
+fn label(kind: OrphanKind, name: &str) -> String {
     format!("{} {}", kind.as_str(), one_line(name))
 }
 
@@ -110,7 +110,7 @@ impl Target {
 
     /// Returns the machine that a record is about.
     pub fn machine(&self) -> Option<VmId> {
-        self.name.parse().ok().filter(|_| self.kind == StrayKind::Record)
+        self.name.parse().ok().filter(|_| self.kind == OrphanKind::Record)
     }
 
     /// Checks that upkeep has listed this as an orphan.
@@ -135,7 +135,7 @@ impl Target {
     }
 
     /// Returns the refusal for an order that the host did not carry out.
-    fn not_done(&self, trouble: &Trouble) -> Refusal {
+    fn not_done(&self, trouble: &CallFailure) -> Refusal {
         // If it was carried out after all, upkeep will notice.
         let known = if trouble.taken == OnNode::Maybe { ", as far as is known" } else { "" };
         let fault = match &trouble.fault {
@@ -175,7 +175,7 @@ pub fn remove(registry: &mut Registry, nodes: &Nodes<'_>, target: &Target) -> Re
             .order(Order::Terminate, host, order)
             .map(|accepted| (Removal::UnderWay, Some(accepted.host))),
         Way::Image(order) => nodes.image(host, order).map(|done| (Removal::Done, Some(done.host))),
-        Way::Stranger(stranger) => nodes.discard(host, stranger).map(|_| (Removal::Done, None)),
+        Way::Foreign(stranger) => nodes.discard(host, stranger).map(|_| (Removal::Done, None)),
     };
     match done {
         Ok((removal, facts)) => {
@@ -241,7 +241,7 @@ fn judge(reader: Reader<'_>, target: &Target, info: &NodeInfo) -> Result<Way, Re
                 )));
             }
         }
-        Way::Stranger(Stranger::Volume { name }) => {
+        Way::Foreign(Foreign::Volume { name }) => {
             let owner = name.machine();
             if let Some(vm) = here.iter().find(|vm| owner.is_some() && vm.machine_name().ok() == owner) {
                 return Err(target.left_alone(&format!(
@@ -250,7 +250,7 @@ fn judge(reader: Reader<'_>, target: &Target, info: &NodeInfo) -> Result<Way, Re
                 )));
             }
         }
-        Way::Stranger(Stranger::Domain { .. }) => {}
+        Way::Foreign(Foreign::Domain { .. }) => {}
     }
     Ok(way)
 }
@@ -259,17 +259,17 @@ fn judge(reader: Reader<'_>, target: &Target, info: &NodeInfo) -> Result<Way, Re
 fn way(target: &Target, info: &NodeInfo) -> Result<Way, String> {
     let name = target.name.as_str();
     match target.kind {
-        StrayKind::Record => match info.jobs.iter().find(|job| job.id.to_string() == name) {
+        OrphanKind::Record => match info.jobs.iter().find(|job| job.id.to_string() == name) {
             Some(Job { id, machine, number, .. }) => terminate(*id, machine, *number),
             None => Err("it is gone.".to_owned()),
         },
-        StrayKind::Volume => {
-            let volume: StrangerVolume = name
+        OrphanKind::Volume => {
+            let volume: ForeignVolume = name
                 .parse()
                 .map_err(|fault| format!("its name {fault}. Type the command on its host, as root."))?;
             let Some(id) = info.volumes.iter().find(|one| one.name == name).and_then(|one| one.machine)
             else {
-                return Ok(Way::Stranger(Stranger::Volume { name: volume }));
+                return Ok(Way::Foreign(Foreign::Volume { name: volume }));
             };
             let job = info.jobs.iter().find(|job| job.id == id);
             let (recorded, last) =
@@ -284,26 +284,26 @@ fn way(target: &Target, info: &NodeInfo) -> Result<Way, String> {
                 )),
             }
         }
-        StrayKind::Domain => {
+        OrphanKind::Domain => {
             if let Some(job) = info.jobs.iter().find(|job| job.machine.as_str() == name) {
                 return Err(format!(
                     "it is the machine of the record {}. Remove that, and all of the machine goes.",
                     job.id
                 ));
             }
-            let parsed: StrangerDomain = name
+            let parsed: ForeignDomain = name
                 .parse()
                 .map_err(|fault| format!("its name {fault}. Type the command on its host, as root."))?;
             let named: Vec<&Domain> = info.domains.iter().filter(|domain| domain.name == name).collect();
             match named[..] {
-                [domain] => Ok(Way::Stranger(Stranger::Domain { name: parsed, number: domain.id })),
+                [domain] => Ok(Way::Foreign(Foreign::Domain { name: parsed, number: domain.id })),
                 _ => {
                     Err("there is more than one of that name. Type the command on its host, as root."
                         .to_owned())
                 }
             }
         }
-        StrayKind::Image => match SavedImage::from_stem(name) {
+        OrphanKind::Image => match SavedImage::from_stem(name) {
             Some(image) => Ok(Way::Image(ImageOrder { image, act: ImageAct::Delete })),
             None => Err("no user's image is called so. Type the command on its host, as root.".to_owned()),
         },
@@ -319,17 +319,17 @@ fn terminate(id: VmId, machine: &MachineName, last: OrderNumber) -> Result<Way, 
 
 /// Returns the command that removes an orphan when typed as root on its host. Only an administrator
 /// who has looked at it ever runs it.
-pub fn removal(kind: StrayKind, name: &str) -> String {
+pub fn removal(kind: OrphanKind, name: &str) -> String {
     match kind {
-        StrayKind::Domain => format!("xl destroy {}", shell_word(name)),
-        StrayKind::Volume if name.contains('/') => format!("lvremove {}", shell_word(name)),
+        OrphanKind::Domain => format!("xl destroy {}", shell_word(name)),
+        OrphanKind::Volume if name.contains('/') => format!("lvremove {}", shell_word(name)),
         // The server does not know the host's volume group; LVM finds the volume by its name
         // (lvmreport(7)) and asks for confirmation.
-        StrayKind::Volume => format!("lvremove --select {}", shell_word(&format!("lv_name={name}"))),
-        StrayKind::Record => {
+        OrphanKind::Volume => format!("lvremove --select {}", shell_word(&format!("lv_name={name}"))),
+        OrphanKind::Record => {
             format!("grep -l {} /var/lib/vgrid/node/jobs/*.json   # then rm what it names", shell_word(name))
         }
-        StrayKind::Image => {
+        OrphanKind::Image => {
             let folder = "$(sed -n 's/^imageDirectory *= *\"\\(.*\\)\".*/\\1/p' /etc/vgrid/node.cfg)";
             let pattern = shell_word(&format!("{name}*"));
             format!("find \"{folder}\" -type f -name {pattern}   # then rm what it names")
@@ -361,21 +361,21 @@ mod tests {
     #[test]
     fn a_command_to_copy_says_what_it_seems_to_say() {
         for (kind, name, command) in [
-            (StrayKind::Domain, "alice_vm1", "xl destroy alice_vm1"),
-            (StrayKind::Domain, "a b;reboot", "xl destroy 'a b;reboot'"),
-            (StrayKind::Domain, "it's\nx", "xl destroy 'it'\\''s x'"),
-            (StrayKind::Volume, "vg1/xen-root-x", "lvremove vg1/xen-root-x"),
-            (StrayKind::Volume, "xen-root-x", "lvremove --select lv_name=xen-root-x"),
-            (StrayKind::Volume, "$(reboot)", "lvremove --select 'lv_name=$(reboot)'"),
+            (OrphanKind::Domain, "alice_vm1", "xl destroy alice_vm1"),
+            (OrphanKind::Domain, "a b;reboot", "xl destroy 'a b;reboot'"),
+            (OrphanKind::Domain, "it's\nx", "xl destroy 'it'\\''s x'"),
+            (OrphanKind::Volume, "vg1/xen-root-x", "lvremove vg1/xen-root-x"),
+            (OrphanKind::Volume, "xen-root-x", "lvremove --select lv_name=xen-root-x"),
+            (OrphanKind::Volume, "$(reboot)", "lvremove --select 'lv_name=$(reboot)'"),
         ] {
             assert_eq!(removal(kind, name), command);
         }
-        for kind in [StrayKind::Record, StrayKind::Image] {
+        for kind in [OrphanKind::Record, OrphanKind::Image] {
             assert!(removal(kind, "x';reboot").contains(r"'x'\'';reboot"), "{}", removal(kind, "x';reboot"));
         }
     }
 
-    fn target(kind: StrayKind, name: &str) -> Target {
+    fn target(kind: OrphanKind, name: &str) -> Target {
         Target { kind, host: "node1".parse().unwrap(), name: name.to_owned() }
     }
 
@@ -430,27 +430,27 @@ mod tests {
                 other => other,
             })
         };
-        assert_eq!(find(StrayKind::Record, &id.to_string()), Ok(of_machine(id, "Jü")));
-        assert_eq!(find(StrayKind::Volume, "xen-root-J+C3+BC_vm9"), Ok(of_machine(id, "Jü")));
-        assert_eq!(find(StrayKind::Volume, "xen-root-carol_vm9"), Ok(of_machine(other, "carol")));
-        let old = Stranger::Volume { name: "xen-root-old".parse().unwrap() };
-        assert_eq!(find(StrayKind::Volume, "xen-root-old"), Ok(Way::Stranger(old)));
-        let somebody = Stranger::Domain { name: "somebody".parse().unwrap(), number: 4 };
-        assert_eq!(find(StrayKind::Domain, "somebody"), Ok(Way::Stranger(somebody)));
+        assert_eq!(find(OrphanKind::Record, &id.to_string()), Ok(of_machine(id, "Jü")));
+        assert_eq!(find(OrphanKind::Volume, "xen-root-J+C3+BC_vm9"), Ok(of_machine(id, "Jü")));
+        assert_eq!(find(OrphanKind::Volume, "xen-root-carol_vm9"), Ok(of_machine(other, "carol")));
+        let old = Foreign::Volume { name: "xen-root-old".parse().unwrap() };
+        assert_eq!(find(OrphanKind::Volume, "xen-root-old"), Ok(Way::Foreign(old)));
+        let somebody = Foreign::Domain { name: "somebody".parse().unwrap(), number: 4 };
+        assert_eq!(find(OrphanKind::Domain, "somebody"), Ok(Way::Foreign(somebody)));
         let image = SavedImage::from_stem("alice_web").unwrap();
         assert_eq!(
-            find(StrayKind::Image, "alice_web"),
+            find(OrphanKind::Image, "alice_web"),
             Ok(Way::Image(ImageOrder { image, act: ImageAct::Delete }))
         );
         for (kind, name, why) in [
-            (StrayKind::Record, other.to_string().as_str(), "gone"),
-            (StrayKind::Volume, "xen-swap-carol_vm9", "not that machine's"),
-            (StrayKind::Volume, "xen-root-old.bak", "not that machine's"),
-            (StrayKind::Volume, "moved", "does not begin with xen-root-"),
-            (StrayKind::Domain, "J+C3+BC_vm9", "Remove that"),
-            (StrayKind::Domain, "a b", "must not contain a blank"),
-            (StrayKind::Domain, "none", "more than one"),
-            (StrayKind::Image, "web", "no user's image"),
+            (OrphanKind::Record, other.to_string().as_str(), "gone"),
+            (OrphanKind::Volume, "xen-swap-carol_vm9", "not that machine's"),
+            (OrphanKind::Volume, "xen-root-old.bak", "not that machine's"),
+            (OrphanKind::Volume, "moved", "does not begin with xen-root-"),
+            (OrphanKind::Domain, "J+C3+BC_vm9", "Remove that"),
+            (OrphanKind::Domain, "a b", "must not contain a blank"),
+            (OrphanKind::Domain, "none", "more than one"),
+            (OrphanKind::Image, "web", "no user's image"),
         ] {
             let said = find(kind, name).unwrap_err();
             assert!(said.contains(why), "{name}: {said}");
@@ -478,19 +478,19 @@ mod tests {
             })
         };
         for (kind, name, why) in [
-            (StrayKind::Domain, "alice_vm1", "belongs to the portal by now"),
-            (StrayKind::Domain, "gone", "it is gone"),
-            (StrayKind::Record, here.id.to_string().as_str(), "belongs to the portal by now"),
-            (StrayKind::Record, there.id.to_string().as_str(), "on node2"),
-            (StrayKind::Volume, "xen-swap-bob_vm2", "on node2"),
-            (StrayKind::Volume, "xen-root-alice_vm1", "its name is of vm1"),
+            (OrphanKind::Domain, "alice_vm1", "belongs to the portal by now"),
+            (OrphanKind::Domain, "gone", "it is gone"),
+            (OrphanKind::Record, here.id.to_string().as_str(), "belongs to the portal by now"),
+            (OrphanKind::Record, there.id.to_string().as_str(), "on node2"),
+            (OrphanKind::Volume, "xen-swap-bob_vm2", "on node2"),
+            (OrphanKind::Volume, "xen-root-alice_vm1", "its name is of vm1"),
         ] {
             let said = judged(kind, name).unwrap_err();
             assert!(said.contains(why), "{name}: {said}");
         }
         assert!(
-            judged(StrayKind::Domain, "somebody").is_ok()
-                && judged(StrayKind::Volume, "xen-root-old").is_ok()
+            judged(OrphanKind::Domain, "somebody").is_ok()
+                && judged(OrphanKind::Volume, "xen-root-old").is_ok()
         );
     }
 
@@ -498,15 +498,15 @@ mod tests {
     fn what_can_t_be_named_can_t_be_removed() {
         let id = VmId::generate().to_string();
         for (kind, name, possible) in [
-            (StrayKind::Domain, "somebody", true),
-            (StrayKind::Domain, "(null)", false),
-            (StrayKind::Domain, "o'dd <one>", false),
-            (StrayKind::Volume, "xen-root-old", true),
-            (StrayKind::Volume, "moved", false),
-            (StrayKind::Record, id.as_str(), true),
-            (StrayKind::Record, "x", false),
-            (StrayKind::Image, "alice_web", true),
-            (StrayKind::Image, "web", false),
+            (OrphanKind::Domain, "somebody", true),
+            (OrphanKind::Domain, "(null)", false),
+            (OrphanKind::Domain, "o'dd <one>", false),
+            (OrphanKind::Volume, "xen-root-old", true),
+            (OrphanKind::Volume, "moved", false),
+            (OrphanKind::Record, id.as_str(), true),
+            (OrphanKind::Record, "x", false),
+            (OrphanKind::Image, "alice_web", true),
+            (OrphanKind::Image, "web", false),
         ] {
             assert_eq!(effect(kind, name).is_some(), possible, "{name}");
         }

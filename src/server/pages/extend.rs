@@ -50,7 +50,7 @@ impl Data for ExtendView {
 
 /// The requested changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Wish {
+struct LeaseRequest {
     /// The lease, counted from now; `None` leaves it as it is.
     term: Option<Term>,
     /// Whether it may become shorter.
@@ -93,13 +93,13 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         let vm = access::registry_to_read(call)?.read(|reader| target.find(call, reader))?;
         return call.reply(200, &view(call, &common, &vm, None, false));
     }
-    let wish = read_wish(call)?;
+    let request = read_request(call)?;
     // Before anything is recorded: if this fails, no node can be called.
     let nodes = Nodes::new(&call.config, &call.request.id)?;
     let mut registry = access::registry(call)?;
     let step = registry.write(|writer| {
         let vm = target.find(call, writer.reader())?;
-        apply(writer, &vm, wish, &call.config.leases, call.administrator)
+        apply(writer, &vm, request, &call.config.leases, call.administrator)
     })?;
     match step {
         Step::Confirm(vm, sentence) => {
@@ -148,7 +148,7 @@ fn usual(vm: &Vm, leases: &Leases) -> Term {
     }
 }
 
-fn read_wish(call: &UserCall<'_>) -> Result<Wish, Refusal> {
+fn read_request(call: &UserCall<'_>) -> Result<LeaseRequest, Refusal> {
     let fields = &call.request.fields;
     let switch = |name: &'static str| match fields.get(name) {
         None | Some("") => Ok(None),
@@ -156,7 +156,7 @@ fn read_wish(call: &UserCall<'_>) -> Result<Wish, Refusal> {
         Some("1") => Ok(Some(true)),
         Some(_) => Err(Refusal::bad_request(format!("{name} is 1 or 0."))),
     };
-    Ok(Wish {
+    Ok(LeaseRequest {
         term: fields.optional("expiryTime")?,
         confirmed: switch("confirm")? == Some(true),
         protected: switch("protect")?,
@@ -167,7 +167,7 @@ fn read_wish(call: &UserCall<'_>) -> Result<Wish, Refusal> {
 fn apply(
     writer: &Writer<'_>,
     vm: &Vm,
-    wish: Wish,
+    request: LeaseRequest,
     leases: &Leases,
     administrator: bool,
 ) -> Result<Step, Refusal> {
@@ -176,13 +176,13 @@ fn apply(
         return Err(Refusal::conflict(sentence));
     }
     // Before anything is changed: all or nothing.
-    let term = match wish.term {
+    let term = match request.term {
         Some(term) => Some(permitted(term, leases, administrator)?),
-        None if wish.protected.is_some() => None,
+        None if request.protected.is_some() => None,
         None => Some(permitted(usual(vm, leases), leases, administrator || vm.lease == Term::Never)?),
     };
     if let Some(end) = term.map(|term| term.end(at.moment))
-        && !wish.confirmed
+        && !request.confirmed
         && is_sooner(end, vm.expires)
     {
         let shown = |end: Option<Moment>| end.map_or_else(|| "never".to_owned(), |end| end.to_string());
@@ -194,7 +194,7 @@ fn apply(
         return Ok(Step::Confirm(vm.clone(), sentence));
     }
     let mut vm = vm.clone();
-    if let Some(change) = wish.protected.and_then(|protected| life::protected(&vm, protected)) {
+    if let Some(change) = request.protected.and_then(|protected| life::protected(&vm, protected)) {
         vm = writer.apply(&vm, change)?.unwrap_or(vm);
     }
     let Some(term) = term else { return Ok(Step::Done(vm)) };
@@ -249,13 +249,14 @@ mod tests {
 
         fn apply(&mut self, term: &str, confirmed: bool, administrator: bool) -> Result<Step, Refusal> {
             let term = (!term.is_empty()).then(|| term.parse().unwrap());
-            self.wish(Wish { term, confirmed, protected: None }, administrator)
+            self.request(LeaseRequest { term, confirmed, protected: None }, administrator)
         }
 
-        fn wish(&mut self, wish: Wish, administrator: bool) -> Result<Step, Refusal> {
+        fn request(&mut self, request: LeaseRequest, administrator: bool) -> Result<Step, Refusal> {
             let leases = Leases::default();
-            let step =
-                self.registry.write_at(NOW, |writer| apply(writer, &self.vm, wish, &leases, administrator));
+            let step = self
+                .registry
+                .write_at(NOW, |writer| apply(writer, &self.vm, request, &leases, administrator));
             self.reload();
             step
         }
@@ -319,13 +320,14 @@ mod tests {
     fn a_machine_is_guarded_and_its_lease_left_alone() {
         let mut one = OneMachine::leased();
         for protected in [true, false] {
-            let wish = Wish { term: None, confirmed: false, protected: Some(protected) };
-            assert!(matches!(one.wish(wish, false), Ok(Step::Done(_))));
+            let request = LeaseRequest { term: None, confirmed: false, protected: Some(protected) };
+            assert!(matches!(one.request(request, false), Ok(Step::Done(_))));
             assert_eq!((one.vm.protected, one.days_left()), (protected, Some(10)));
         }
         // All or nothing.
-        let wish = Wish { term: Some("1d".parse().unwrap()), confirmed: false, protected: Some(true) };
-        assert!(matches!(one.wish(wish, false), Ok(Step::Confirm(..))));
+        let request =
+            LeaseRequest { term: Some("1d".parse().unwrap()), confirmed: false, protected: Some(true) };
+        assert!(matches!(one.request(request, false), Ok(Step::Confirm(..))));
         assert!(!one.vm.protected);
     }
 

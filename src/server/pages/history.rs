@@ -9,7 +9,7 @@ use crate::model::lease::Moment;
 use crate::model::text::{Row, one_line};
 use crate::server::pages::access;
 use crate::server::pages::view::TimeView;
-use crate::server::registry::event::{Filter, Told};
+use crate::server::registry::event::{Filter, HistoryEntry};
 
 /// How many events a page shows.
 const PER_PAGE: u32 = 100;
@@ -66,19 +66,19 @@ struct EventView {
     detail: String,
 }
 
-impl From<Told> for EventView {
-    fn from(told: Told) -> Self {
+impl From<HistoryEntry> for EventView {
+    fn from(told: HistoryEntry) -> Self {
         let machine = told.vm.map(|id| id.to_string());
         Self {
-            at: told.happening.at.into(),
-            what: told.happening.what,
-            who: told.happening.actor.who,
-            from: told.happening.actor.from,
+            at: told.occurrence.at.into(),
+            what: told.occurrence.what,
+            who: told.occurrence.actor.who,
+            from: told.occurrence.actor.from,
             about: told.about,
             owner: told.owner,
             url: machine.as_ref().map(|id| format!("show?id={id}")),
             machine,
-            detail: told.happening.detail,
+            detail: told.occurrence.detail,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::model::names::{ImageName, SavedImage, UserName};
 use crate::model::wire::{ImageAct, ImageOrder};
 use crate::server::machine::quota;
 use crate::server::machine::save::check_free;
-use crate::server::nodes::{Nodes, Trouble};
+use crate::server::nodes::{CallFailure, Nodes};
 use crate::server::pages::access;
 use crate::server::pages::naming;
 use crate::server::pages::view::ImageView;
@@ -321,8 +321,8 @@ fn at_its_host(
 }
 
 /// Returns the refusal for an order about an image that its host did not carry out.
-fn not_done(image: &Image, act: Act, trouble: &Trouble) -> Refusal {
-    let Trouble { fault, taken } = trouble;
+fn not_done(image: &Image, act: Act, trouble: &CallFailure) -> Refusal {
+    let CallFailure { fault, taken } = trouble;
     let status = fault.status();
     // It may have been done all the same; repeating it does no harm.
     let known = if *taken == OnNode::Maybe { ", as far as is known" } else { "" };

@@ -208,7 +208,7 @@ mod tests {
     use crate::model::names::VmId;
     use crate::model::state::Event;
     use crate::model::state::State;
-    use crate::server::nodes::Trouble;
+    use crate::server::nodes::CallFailure;
     use crate::server::registry::vm::tests::entered;
     use crate::server::registry::{Registry, RegistryError};
 
@@ -241,7 +241,7 @@ mod tests {
             assert_eq!((told.state, told.order, told.sequence), (State::Terminating, Order::Terminate, 0));
         }
         let fault = Fault::HostSilent { host: vm.physical_host.clone(), seconds: 7 };
-        let trouble = Trouble { fault: fault.clone(), taken: OnNode::Maybe };
+        let trouble = CallFailure { fault: fault.clone(), taken: OnNode::Maybe };
         let (failed, told) =
             orders::settle(&mut registry, vm.clone(), Order::Terminate, Err(trouble)).unwrap();
         assert_eq!((failed.state, failed.fault.as_ref()), (State::Failed, Some(&fault)));

@@ -23,7 +23,7 @@ impl Actor {
 
 /// An event in a machine's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Happening {
+pub struct Occurrence {
     /// When it happened.
     pub at: Moment,
     /// Who caused it.
@@ -36,10 +36,10 @@ pub struct Happening {
 
 impl Reader<'_> {
     /// Returns the history of a machine, oldest first.
-    pub fn history(&self, id: VmId) -> Result<Vec<Happening>, RegistryError> {
+    pub fn history(&self, id: VmId) -> Result<Vec<Occurrence>, RegistryError> {
         const SQL: &str = "SELECT at, who, origin, what, detail FROM event WHERE vm = ?1 ORDER BY rowid";
         all(self.connection, SQL, [id.to_string()], |mut cells| {
-            Ok(Happening {
+            Ok(Occurrence {
                 at: Moment::from_unix(cells.get()?),
                 actor: Actor { who: cells.get()?, from: cells.get()? },
                 what: cells.get()?,
@@ -68,7 +68,7 @@ pub struct Filter {
 
 /// An event in the portal's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct HistoryEntry {
     /// The machine, if it is about one.
     pub vm: Option<VmId>,
     /// Its subject: the name of a machine or of whatever else it is about.
@@ -76,12 +76,17 @@ pub struct Told {
     /// The machine's owner; empty if it is not about a machine.
     pub owner: String,
     /// The event.
-    pub happening: Happening,
+    pub occurrence: Occurrence,
 }
 
 impl Reader<'_> {
     /// Returns the portal's history, newest first.
-    pub fn events(&self, filter: &Filter, limit: u32, offset: u32) -> Result<Vec<Told>, RegistryError> {
+    pub fn events(
+        &self,
+        filter: &Filter,
+        limit: u32,
+        offset: u32,
+    ) -> Result<Vec<HistoryEntry>, RegistryError> {
         const SQL: &str = "SELECT event.vm, coalesce(vm.virtual_host, event.subject, ''),
                 coalesce(vm.owner, ''), at, who, origin, what, detail
             FROM event LEFT JOIN vm ON vm.id = event.vm
@@ -101,11 +106,11 @@ impl Reader<'_> {
             offset,
         );
         all(self.connection, SQL, params, |mut cells| {
-            Ok(Told {
+            Ok(HistoryEntry {
                 vm: cells.perhaps()?,
                 about: cells.get()?,
                 owner: cells.get()?,
-                happening: Happening {
+                occurrence: Occurrence {
                     at: Moment::from_unix(cells.get()?),
                     actor: Actor { who: cells.get()?, from: cells.get()? },
                     what: cells.get()?,

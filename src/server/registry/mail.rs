@@ -30,7 +30,7 @@ pub struct Waiting {
 
 /// A mail to be queued.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Letter {
+pub struct Message {
     /// The recipient's address.
     pub recipient: String,
     /// The subject.
@@ -92,7 +92,7 @@ impl Reader<'_> {
 
 impl Writer<'_> {
     /// Adds a mail to the outbox.
-    pub fn queue(&self, letter: &Letter) -> Result<(), RegistryError> {
+    pub fn queue(&self, letter: &Message) -> Result<(), RegistryError> {
         self.connection.execute(
             "INSERT INTO mail (id, recipient, subject, plain, html, queued, next_try)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)",
@@ -141,7 +141,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let at = |seconds: i64| Moment::from_unix(1_000_000 + seconds);
-        let letter = Letter {
+        let letter = Message {
             recipient: "a@b".to_owned(),
             subject: String::new(),
             plain: String::new(),

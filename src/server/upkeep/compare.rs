@@ -9,7 +9,7 @@ use crate::model::state::State;
 use crate::model::wire::{Job, NodeInfo};
 use crate::server::machine::leases;
 use crate::server::registry::vm::{OnNode, Vm, Wanted};
-use crate::server::upkeep::plan::{Act, Step};
+use crate::server::upkeep::plan::{Action, Step};
 
 /// How long a machine must not have changed before the host's view outweighs the registry's, in
 /// seconds: an order may still be on its way.
@@ -20,8 +20,8 @@ pub fn machines(vms: &[&Vm], info: &NodeInfo, now: Moment) -> Vec<Step> {
     let view = View::new(info);
     let mut steps = Vec::new();
     for vm in vms {
-        if let Some(act) = machine(vm, &view, now) {
-            steps.push(Step { vm: (*vm).clone(), act });
+        if let Some(action) = machine(vm, &view, now) {
+            steps.push(Step { vm: (*vm).clone(), action });
         }
     }
     steps
@@ -54,7 +54,7 @@ impl<'a> View<'a> {
     }
 }
 
-fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Act> {
+fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Action> {
     let job = view.jobs.get(&vm.id);
     // Whether the host has a record of it and is not working on it.
     let idle = job.is_some_and(|job| job.work.is_none());
@@ -62,13 +62,13 @@ fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Act> {
     // was before a restore.
     let is_quiet = !(-QUIET..QUIET).contains(&now.since(vm.changed));
     if vm.state == State::Deploying && idle && is_quiet {
-        return Some(Act::FoundRunning);
+        return Some(Action::FoundRunning);
     }
     if let Some(deadline) = vm.deadline
         && deadline <= now
     {
         let fault = Fault::TimedOut { what: format!("the order to {}", vm.order), seconds: waited(vm, now) };
-        return Some(Act::GiveUp { fault, on_node: OnNode::Maybe });
+        return Some(Action::GiveUp { fault, on_node: OnNode::Maybe });
     }
     // An order may still be on its way. A change far in the future does not count: the clock has
     // been set back.
@@ -85,26 +85,26 @@ fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Act> {
                 State::Saving => Fault::SaveInterrupted,
                 _ => Fault::Interrupted { stage: vm.stage },
             };
-            Some(Act::GiveUp { fault, on_node: if there { OnNode::Maybe } else { OnNode::No } })
+            Some(Action::GiveUp { fault, on_node: if there { OnNode::Maybe } else { OnNode::No } })
         }
-        State::Terminating if !there => Some(Act::Gone),
+        State::Terminating if !there => Some(Action::Gone),
         // The record shows no work on this order: the order never arrived, or its last report was
         // lost and will be repeated.
         State::Stopping | State::Starting | State::Rebooting | State::Saving | State::Terminating
             if !at_work && there =>
         {
-            Some(Act::Again)
+            Some(Action::Again)
         }
         State::Deployed | State::Stopped | State::Expired if !there => {
-            (!vm.is_missing()).then_some(Act::Missing)
+            (!vm.is_missing()).then_some(Action::Missing)
         }
-        State::Deployed | State::Stopped | State::Expired if vm.is_missing() => Some(Act::FoundAgain),
-        State::Deployed if idle && !runs => Some(Act::FoundStopped),
-        State::Stopped if idle && runs => Some(Act::FoundRunning),
+        State::Deployed | State::Stopped | State::Expired if vm.is_missing() => Some(Action::FoundAgain),
+        State::Deployed if idle && !runs => Some(Action::FoundStopped),
+        State::Stopped if idle && runs => Some(Action::FoundRunning),
         State::Stopped if idle && vm.wanted == Wanted::Running && !leases::is_over(vm, now) => {
-            Some(Act::Resume)
+            Some(Action::Resume)
         }
-        State::Failed if !there && vm.on_node == OnNode::Maybe => Some(Act::NothingThere),
+        State::Failed if !there && vm.on_node == OnNode::Maybe => Some(Action::NothingThere),
         _ => None,
     }
 }
@@ -117,8 +117,8 @@ fn waited(vm: &Vm, now: Moment) -> u64 {
 /// Plans what to do about machines in transition on a host that can't be queried.
 pub fn unreachable(vms: &[&Vm], fault: &Fault, now: Moment) -> Vec<Step> {
     let late = |vm: &&&Vm| vm.deadline.is_some_and(|deadline| deadline <= now);
-    let act = || Act::GiveUp { fault: fault.clone(), on_node: OnNode::Maybe };
-    vms.iter().filter(late).map(|vm| Step { vm: (*vm).clone(), act: act() }).collect()
+    let action = || Action::GiveUp { fault: fault.clone(), on_node: OnNode::Maybe };
+    vms.iter().filter(late).map(|vm| Step { vm: (*vm).clone(), action: action() }).collect()
 }
 
 #[cfg(test)]
@@ -172,8 +172,8 @@ mod tests {
         Job { id, machine, work, stage: None, stopped: false, since: NOW, number, order: None }
     }
 
-    fn judged(vm: &Vm, info: &NodeInfo) -> Option<Act> {
-        machines(&[vm], info, NOW).pop().map(|step| step.act)
+    fn judged(vm: &Vm, info: &NodeInfo) -> Option<Action> {
+        machines(&[vm], info, NOW).pop().map(|step| step.action)
     }
 
     #[test]
@@ -202,23 +202,26 @@ mod tests {
     fn every_live_state_has_an_end_when_its_host_knows_nothing() {
         for state in State::ALL.into_iter().filter(|state| state.is_live()) {
             let vm = vm(state);
-            let act = judged(&vm, &info());
+            let action = judged(&vm, &info());
             let expected = match state {
                 State::Deploying | State::Saving => {
-                    assert!(matches!(act, Some(Act::GiveUp { on_node: OnNode::No, .. })), "{state}: {act:?}");
+                    assert!(
+                        matches!(action, Some(Action::GiveUp { on_node: OnNode::No, .. })),
+                        "{state}: {action:?}"
+                    );
                     continue;
                 }
-                State::Terminating => Some(Act::Gone),
-                State::Failed => Some(Act::NothingThere),
-                State::Deployed | State::Stopped | State::Expired => Some(Act::Missing),
+                State::Terminating => Some(Action::Gone),
+                State::Failed => Some(Action::NothingThere),
+                State::Deployed | State::Stopped | State::Expired => Some(Action::Missing),
                 // The deadline ends it.
                 State::Stopping | State::Starting | State::Rebooting => None,
                 State::NotDeployed => unreachable!(),
             };
-            assert_eq!(act, expected, "{state}");
+            assert_eq!(action, expected, "{state}");
             if state.is_transitional() {
                 let late = Vm { deadline: Some(NOW), ..vm };
-                assert!(matches!(judged(&late, &info()), Some(Act::GiveUp { .. })), "{state}");
+                assert!(matches!(judged(&late, &info()), Some(Action::GiveUp { .. })), "{state}");
             }
         }
     }
@@ -229,7 +232,7 @@ mod tests {
         let mut told = info();
         told.jobs.push(job(&vm, None));
         for deadline in [vm.deadline, Some(NOW)] {
-            assert_eq!(judged(&Vm { deadline, ..vm.clone() }, &told), Some(Act::FoundRunning));
+            assert_eq!(judged(&Vm { deadline, ..vm.clone() }, &told), Some(Action::FoundRunning));
         }
     }
 
@@ -239,7 +242,7 @@ mod tests {
             let vm = vm(state);
             let mut info = info();
             info.jobs.push(job(&vm, None));
-            assert_eq!(judged(&vm, &info), Some(Act::Again), "{state}");
+            assert_eq!(judged(&vm, &info), Some(Action::Again), "{state}");
             for moment in [NOW, NOW.plus_seconds(5)] {
                 let fresh = Vm { changed: moment, ..vm.clone() };
                 assert_eq!(judged(&fresh, &info), None, "{state}: it may be on its way");
@@ -252,12 +255,12 @@ mod tests {
         let running = vm(State::Deployed);
         let mut told = info();
         told.jobs.push(job(&running, None));
-        assert_eq!(judged(&running, &told), Some(Act::FoundStopped));
+        assert_eq!(judged(&running, &told), Some(Action::FoundStopped));
         // For instance after saving its disk was given up.
         let stopped = vm(State::Stopped);
         let mut told = info();
         told.jobs.push(job(&stopped, None));
-        assert_eq!(judged(&stopped, &told), Some(Act::Resume));
+        assert_eq!(judged(&stopped, &told), Some(Action::Resume));
         let over = Vm { expires: Some(NOW), ..stopped.clone() };
         assert_eq!(judged(&over, &told), None, "its lease is");
         let wanted = Vm { wanted: Wanted::Stopped, ..stopped.clone() };
@@ -265,12 +268,12 @@ mod tests {
         let mut told = info();
         told.jobs.push(job(&stopped, None));
         told.domains.push(domain("alice_vm1"));
-        assert_eq!(judged(&stopped, &told), Some(Act::FoundRunning));
+        assert_eq!(judged(&stopped, &told), Some(Action::FoundRunning));
         let machine = running.machine_name().unwrap();
         let missing = Vm { fault: Some(Fault::MachineMissing { machine }), ..running };
         assert_eq!(judged(&missing, &info()), None, "it is known");
         told.jobs = vec![job(&missing, None)];
-        assert_eq!(judged(&missing, &told), Some(Act::FoundAgain));
+        assert_eq!(judged(&missing, &told), Some(Action::FoundAgain));
     }
 
     #[test]
@@ -281,7 +284,7 @@ mod tests {
         assert_eq!(judged(&old, &told), None, "whose it is nobody says");
         let new = vm(State::Deployed);
         told.jobs.push(job(&new, None));
-        assert_eq!(judged(&old, &told), Some(Act::Missing));
+        assert_eq!(judged(&old, &told), Some(Action::Missing));
         assert_eq!(judged(&new, &told), None);
         // The record of a removal may outlive the machine.
         told.jobs.push(job(&old, Some(Order::Terminate)));

@@ -11,7 +11,7 @@ use crate::model::state::State;
 use crate::server::registry::notice::Given;
 use crate::server::registry::upkeep::Life;
 use crate::server::registry::vm::{OnNode, Vm};
-use crate::server::upkeep::plan::{Act, ENDED, warning};
+use crate::server::upkeep::plan::{Action, ENDED, warning};
 
 /// Whether mail to an owner has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub fn due<E>(
     leases: &Leases,
     given: impl Fn(&str) -> Result<Option<Given>, E>,
     mail: impl FnOnce() -> Result<Mail, E>,
-) -> Result<Option<Act>, E> {
+) -> Result<Option<Action>, E> {
     let Some(end) = vm.expires else { return Ok(None) };
     let lived_since = |given: Given| life.lived.saturating_sub(given.lived);
     match vm.state {
@@ -46,37 +46,37 @@ pub fn due<E>(
             let Some(before) = notices.find(|before| left <= before.seconds()) else {
                 return Ok((left <= 0).then(|| over(vm.state)));
             };
-            let Some(told) = given(&warning(before))? else { return Ok(Some(Act::Warn(before))) };
+            let Some(told) = given(&warning(before))? else { return Ok(Some(Action::Warn(before))) };
             // An owner who was notified late, because the portal was off, still gets the full time
             // of the shortest notice.
             let in_time = lived_since(told) >= before.seconds();
             Ok((left <= 0 && in_time).then(|| over(vm.state)))
         }
-        State::Expired if end > now => Ok(Some(Act::BringBack)),
+        State::Expired if end > now => Ok(Some(Action::BringBack)),
         State::Expired => {
             let told = match (given(ENDED)?, mail()?) {
                 // The first time, the notice is attempted, and administrators learn that it failed.
-                (None, Mail::NoAddress) if vm.deletion.is_some() => return Ok(Some(Act::Hold)),
-                (None, _) => return Ok(Some(Act::TellEnded)),
-                (Some(_), Mail::NoAddress) => return Ok(Some(Act::Hold)),
-                (Some(_), Mail::Waits) => return Ok(Some(Act::PutOff)),
+                (None, Mail::NoAddress) if vm.deletion.is_some() => return Ok(Some(Action::Hold)),
+                (None, _) => return Ok(Some(Action::TellEnded)),
+                (Some(_), Mail::NoAddress) => return Ok(Some(Action::Hold)),
+                (Some(_), Mail::Waits) => return Ok(Some(Action::PutOff)),
                 (Some(told), Mail::Left) => told,
             };
             let full = lived_since(told) >= leases.grace.seconds();
             let day = vm.deletion.is_none_or(|deletion| deletion <= now);
-            Ok((full && day).then_some(Act::Delete))
+            Ok((full && day).then_some(Action::Delete))
         }
         // It has nothing worth keeping: it never ran, or it was to be removed.
         State::Failed if end.plus_seconds(leases.grace.seconds()) <= now => {
-            Ok(Some(if vm.on_node == OnNode::No { Act::Forget } else { Act::Delete }))
+            Ok(Some(if vm.on_node == OnNode::No { Action::Forget } else { Action::Delete }))
         }
         _ => Ok(None),
     }
 }
 
 /// Returns what the end of a lease means for a machine that runs or is stopped.
-fn over(state: State) -> Act {
-    if state == State::Stopped { Act::Expire } else { Act::StopForLease }
+fn over(state: State) -> Action {
+    if state == State::Stopped { Action::Expire } else { Action::StopForLease }
 }
 
 /// Returns the notices for a lease, shortest first: only those shorter than the lease itself.
@@ -99,7 +99,7 @@ mod tests {
     const DAY: i64 = 24 * HOUR;
     const START: Moment = Moment::from_unix(1_000_000);
 
-    /// A machine, and a portal whose upkeep acts on it.
+    /// A machine, and a portal whose upkeep actions on it.
     struct World {
         vm: Vm,
         now: Moment,
@@ -107,7 +107,7 @@ mod tests {
         leases: Leases,
         given: RefCell<BTreeMap<String, Given>>,
         mail: Mail,
-        done: Vec<(i64, Act)>,
+        done: Vec<(i64, Action)>,
     }
 
     impl World {
@@ -139,11 +139,11 @@ mod tests {
             self.life = Life { last: Some(self.now), lived: self.life.lived + lived };
             let given = |kind: &str| Ok::<_, Infallible>(self.given.borrow().get(kind).copied());
             let Ok(due) = due(&self.vm, self.now, self.life, &self.leases, given, || Ok(self.mail));
-            let Some(act) = due else { return };
+            let Some(action) = due else { return };
             let note = Given { at: self.now, lived: self.life.lived };
-            match &act {
-                Act::Warn(before) => drop(self.given.borrow_mut().insert(warning(*before), note)),
-                Act::TellEnded | Act::PutOff | Act::Hold => {
+            match &action {
+                Action::Warn(before) => drop(self.given.borrow_mut().insert(warning(*before), note)),
+                Action::TellEnded | Action::PutOff | Action::Hold => {
                     // An owner without an address was not notified.
                     if self.mail == Mail::NoAddress {
                         self.given.borrow_mut().remove(ENDED);
@@ -153,14 +153,14 @@ mod tests {
                     self.vm.deletion = Some(self.now.plus_seconds(self.leases.grace.seconds()));
                 }
                 // As if the host were done at once.
-                Act::StopForLease => self.vm.state = State::Stopped,
-                Act::Expire => self.vm.state = State::Expired,
-                Act::BringBack => self.vm.state = State::Deployed,
-                Act::Delete => self.vm.state = State::NotDeployed,
+                Action::StopForLease => self.vm.state = State::Stopped,
+                Action::Expire => self.vm.state = State::Expired,
+                Action::BringBack => self.vm.state = State::Deployed,
+                Action::Delete => self.vm.state = State::NotDeployed,
                 other => panic!("{other:?}"),
             }
-            if self.done.last().is_none_or(|(_, last)| *last != act) {
-                self.done.push((self.now.since(START) / HOUR, act));
+            if self.done.last().is_none_or(|(_, last)| *last != action) {
+                self.done.push((self.now.since(START) / HOUR, action));
             }
         }
 
@@ -172,7 +172,7 @@ mod tests {
         }
 
         fn told(&self) -> Vec<String> {
-            self.done.iter().map(|(hour, act)| format!("{hour} {act:?}")).collect()
+            self.done.iter().map(|(hour, action)| format!("{hour} {action:?}")).collect()
         }
     }
 
@@ -184,18 +184,18 @@ mod tests {
     fn a_lease_runs_through_all_it_has() {
         let mut world = World::new("7d");
         world.hours(16 * 24);
-        let acts: Vec<_> = world.done.iter().map(|(hour, act)| (*hour, act.clone())).collect();
+        let actions: Vec<_> = world.done.iter().map(|(hour, action)| (*hour, action.clone())).collect();
         let end = 7 * 24;
         assert_eq!(
-            acts,
+            actions,
             [
-                (end - 72, Act::Warn(lease("3d"))),
-                (end - 24, Act::Warn(lease("1d"))),
-                (end - 2, Act::Warn(lease("2h"))),
-                (end, Act::StopForLease),
-                (end + 1, Act::Expire),
-                (end + 2, Act::TellEnded),
-                (end + 2 + 7 * 24, Act::Delete),
+                (end - 72, Action::Warn(lease("3d"))),
+                (end - 24, Action::Warn(lease("1d"))),
+                (end - 2, Action::Warn(lease("2h"))),
+                (end, Action::StopForLease),
+                (end + 1, Action::Expire),
+                (end + 2, Action::TellEnded),
+                (end + 2 + 7 * 24, Action::Delete),
             ],
             "{:?}",
             world.told()
@@ -206,10 +206,10 @@ mod tests {
     fn a_short_lease_has_the_notices_that_fit() {
         let mut world = World::new("90m");
         world.hours(2);
-        assert_eq!(world.done, [(2, Act::StopForLease)]);
+        assert_eq!(world.done, [(2, Action::StopForLease)]);
         let mut world = World::new("5h");
         world.hours(5);
-        assert_eq!(world.done, [(3, Act::Warn(lease("2h"))), (5, Act::StopForLease)]);
+        assert_eq!(world.done, [(3, Action::Warn(lease("2h"))), (5, Action::StopForLease)]);
     }
 
     #[test]
@@ -217,12 +217,12 @@ mod tests {
         let mut world = World::new("7d");
         world.hours(3);
         world.run(60 * DAY, 0);
-        assert_eq!(world.done.pop().unwrap().1, Act::Warn(lease("2h")), "told, not stopped");
+        assert_eq!(world.done.pop().unwrap().1, Action::Warn(lease("2h")), "told, not stopped");
         world.hours(1);
         assert!(world.done.is_empty());
         world.hours(4);
-        let acts: Vec<_> = world.done.iter().map(|(_, act)| act.clone()).collect();
-        assert_eq!(acts, [Act::StopForLease, Act::Expire, Act::TellEnded]);
+        let actions: Vec<_> = world.done.iter().map(|(_, action)| action.clone()).collect();
+        assert_eq!(actions, [Action::StopForLease, Action::Expire, Action::TellEnded]);
         // Off again during the grace period, which continues where it was.
         world.run(60 * DAY, 0);
         world.hours(7 * 24 - 2);
@@ -239,20 +239,23 @@ mod tests {
         for _ in 0..50 {
             world.run(365 * DAY, 0);
         }
-        assert_eq!(world.done.iter().map(|(_, act)| act).collect::<Vec<_>>(), [&Act::Warn(lease("2h"))]);
+        assert_eq!(
+            world.done.iter().map(|(_, action)| action).collect::<Vec<_>>(),
+            [&Action::Warn(lease("2h"))]
+        );
         assert_eq!(world.vm.state, State::Deployed);
         // It expired by a wrong clock, which is then set right.
         world.hours(4);
         assert_eq!(world.vm.state, State::Expired);
         world.run(-50 * 365 * DAY, 0);
-        assert_eq!(world.done.last().unwrap().1, Act::BringBack);
+        assert_eq!(world.done.last().unwrap().1, Action::BringBack);
     }
 
     #[test]
     fn the_grace_begins_when_the_mail_has_left() {
         let mut world = World::new("1h");
         world.hours(3);
-        assert_eq!(world.done.last().unwrap().1, Act::TellEnded);
+        assert_eq!(world.done.last().unwrap().1, Action::TellEnded);
         world.mail = Mail::Waits;
         world.hours(30 * 24);
         assert_eq!(world.vm.state, State::Expired);
@@ -268,10 +271,10 @@ mod tests {
         let mut world = World::new("1h");
         world.mail = Mail::NoAddress;
         world.hours(30 * 24);
-        assert_eq!((world.vm.state, &world.done.last().unwrap().1), (State::Expired, &Act::Hold));
+        assert_eq!((world.vm.state, &world.done.last().unwrap().1), (State::Expired, &Action::Hold));
         world.mail = Mail::Left;
         world.hours(1);
-        assert_eq!(world.done.last().unwrap().1, Act::TellEnded, "told first");
+        assert_eq!(world.done.last().unwrap().1, Action::TellEnded, "told first");
         world.hours(7 * 24 - 1);
         assert_eq!(world.vm.state, State::Expired);
         world.hours(2);

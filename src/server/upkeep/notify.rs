@@ -8,18 +8,25 @@ use crate::server::machine::failures;
 use crate::server::mail::{Notice, Post, Posted};
 use crate::server::registry::vm::Vm;
 use crate::server::registry::{RegistryError, Writer};
-use crate::server::upkeep::plan::{self, Act};
+use crate::server::upkeep::plan::{self, Action};
 use crate::system::log::{self, Level};
 
 /// Queues the mail about what was done to a machine, which is now `vm`.
-pub(super) fn tell(post: &Post<'_>, writer: &Writer<'_>, vm: &Vm, act: &Act) -> Result<(), RegistryError> {
-    let notice = match act {
-        Act::Warn(_) => Notice::LeaseEnds { machine: vm, ends: vm.expires.unwrap_or(writer.now()) },
-        Act::TellEnded => Notice::LeaseEnded { machine: vm, deletion: vm.deletion.unwrap_or(writer.now()) },
-        Act::Delete => Notice::Deleted { machine: vm },
-        Act::TellSilent => Notice::Silent { machine: vm },
-        Act::DeleteSilent => Notice::SilentTerminated { machine: vm },
-        Act::GiveUp { fault, .. } if vm.order == Order::Deploy && vm.state == State::Failed => {
+pub(super) fn tell(
+    post: &Post<'_>,
+    writer: &Writer<'_>,
+    vm: &Vm,
+    action: &Action,
+) -> Result<(), RegistryError> {
+    let notice = match action {
+        Action::Warn(_) => Notice::LeaseEnds { machine: vm, ends: vm.expires.unwrap_or(writer.now()) },
+        Action::TellEnded => {
+            Notice::LeaseEnded { machine: vm, deletion: vm.deletion.unwrap_or(writer.now()) }
+        }
+        Action::Delete => Notice::Deleted { machine: vm },
+        Action::TellSilent => Notice::Silent { machine: vm },
+        Action::DeleteSilent => Notice::SilentTerminated { machine: vm },
+        Action::GiveUp { fault, .. } if vm.order == Order::Deploy && vm.state == State::Failed => {
             return failures::deploy_failed(writer, post, vm, fault);
         }
         _ => return Ok(()),
@@ -40,31 +47,31 @@ pub(super) fn tell(post: &Post<'_>, writer: &Writer<'_>, vm: &Vm, act: &Act) -> 
         Posted::NoTransport => Some(("owner not told", "; mail is off")),
         Posted::Unwritten => None,
     };
-    if let (Some(of_what), Some((what, why))) = (news(vm, act), record) {
+    if let (Some(of_what), Some((what, why))) = (news(vm, action), record) {
         writer.record(vm.id, what, &format!("{of_what}{why}"))?;
     }
     // If the template is broken or the address is missing, the notice will be given once that is
     // fixed. Nothing is removed before.
-    match act {
-        Act::Warn(before) if posted == Posted::Unwritten => {
+    match action {
+        Action::Warn(before) if posted == Posted::Unwritten => {
             writer.forget_notice(vm.id, &plan::warning(*before))
         }
-        Act::TellEnded if matches!(posted, Posted::Unwritten | Posted::NoAddress) => {
+        Action::TellEnded if matches!(posted, Posted::Unwritten | Posted::NoAddress) => {
             writer.forget_notice(vm.id, plan::ENDED)
         }
         _ => Ok(()),
     }
 }
 
-/// Returns what the owner was notified of, for acts that leave no other trace in the machine's
+/// Returns what the owner was notified of, for actions that leave no other trace in the machine's
 /// history.
-fn news(vm: &Vm, act: &Act) -> Option<String> {
-    match act {
-        Act::Warn(_) => vm.expires.map(|end| format!("the lease ends {end}")),
-        Act::TellEnded => {
+fn news(vm: &Vm, action: &Action) -> Option<String> {
+    match action {
+        Action::Warn(_) => vm.expires.map(|end| format!("the lease ends {end}")),
+        Action::TellEnded => {
             vm.deletion.map(|deletion| format!("the lease has ended; the disk is kept until {deletion}"))
         }
-        Act::TellSilent => Some("it does not answer".to_owned()),
+        Action::TellSilent => Some("it does not answer".to_owned()),
         _ => None,
     }
 }

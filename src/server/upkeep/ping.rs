@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::config::Upkeep;
 use crate::model::names::VirtualHost;
 use crate::server::registry::vm::Vm;
-use crate::server::upkeep::plan::Act;
+use crate::server::upkeep::plan::Action;
 use crate::system::exec::{ExecError, Run};
 
 /// Its paths on Debian and on Red Hat and its relatives.
@@ -47,18 +47,18 @@ pub fn alive(names: &[&VirtualHost]) -> Result<BTreeSet<VirtualHost>, ExecError>
 }
 
 /// Returns what follows from a machine's answer, or its silence.
-pub fn acts(vm: &Vm, answered: bool, config: &Upkeep) -> Vec<Act> {
+pub fn actions(vm: &Vm, answered: bool, config: &Upkeep) -> Vec<Action> {
     if answered {
-        return if vm.silent > 0 { vec![Act::Answers] } else { Vec::new() };
+        return if vm.silent > 0 { vec![Action::Answers] } else { Vec::new() };
     }
     let times = vm.silent.saturating_add(1);
-    let mut acts = vec![Act::Silent(times)];
+    let mut actions = vec![Action::Silent(times)];
     if config.terminate_silent_runs > 0 && times >= config.terminate_silent_runs {
-        acts.push(Act::DeleteSilent);
+        actions.push(Action::DeleteSilent);
     } else if times >= config.silent_runs {
-        acts.push(Act::TellSilent);
+        actions.push(Action::TellSilent);
     }
-    acts
+    actions
 }
 
 #[cfg(test)]
@@ -73,15 +73,15 @@ mod tests {
         let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let mut vm = entered(&mut registry, "alice", "node1", "vm1");
         let config = Upkeep { silent_runs: 3, terminate_silent_runs: 5, ..Upkeep::default() };
-        let mut acts = |silent: u32, answered| {
+        let mut actions = |silent: u32, answered| {
             vm.silent = silent;
-            acts(&vm, answered, &config)
+            actions(&vm, answered, &config)
         };
-        assert_eq!(acts(0, true), []);
-        assert_eq!(acts(0, false), [Act::Silent(1)]);
-        assert_eq!(acts(2, false), [Act::Silent(3), Act::TellSilent]);
-        assert_eq!(acts(3, false), [Act::Silent(4), Act::TellSilent]);
-        assert_eq!(acts(4, false), [Act::Silent(5), Act::DeleteSilent]);
-        assert_eq!(acts(4, true), [Act::Answers]);
+        assert_eq!(actions(0, true), []);
+        assert_eq!(actions(0, false), [Action::Silent(1)]);
+        assert_eq!(actions(2, false), [Action::Silent(3), Action::TellSilent]);
+        assert_eq!(actions(3, false), [Action::Silent(4), Action::TellSilent]);
+        assert_eq!(actions(4, false), [Action::Silent(5), Action::DeleteSilent]);
+        assert_eq!(actions(4, true), [Action::Answers]);
     }
 }

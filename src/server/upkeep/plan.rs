@@ -14,18 +14,18 @@ use crate::server::registry::vm::Change;
 use crate::server::registry::vm::{OnNode, Vm};
 use crate::server::registry::{RegistryError, Writer};
 
-/// An act to carry out on a machine.
+/// An action to carry out on a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// The machine as it was when this was planned.
     pub vm: Vm,
     /// What to do.
-    pub act: Act,
+    pub action: Action,
 }
 
-/// The acts of upkeep.
+/// The actions of upkeep.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Act {
+pub enum Action {
     /// Notify its owner that its lease ends; the notice that is due this long before.
     Warn(Lease),
     /// Stop it: its lease is over.
@@ -83,39 +83,39 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Vm { virtual_host, owner, physical_host, state, .. } = &self.vm;
         write!(f, "{virtual_host} of {} on {physical_host} ({state}): ", owner.as_str())?;
-        match &self.act {
-            Act::Warn(before) => write!(f, "tell its owner that its lease ends within {before}"),
-            Act::StopForLease => f.write_str("stop it, for its lease is over"),
-            Act::Expire => f.write_str("its lease is over; keep its disk for the grace"),
-            Act::TellEnded => f.write_str("tell its owner that its lease has ended"),
-            Act::PutOff => f.write_str("begin its grace anew, for its owner's mail still waits"),
-            Act::Hold => f.write_str("keep its disk, for its owner has no address and can't be told"),
-            Act::BringBack => f.write_str("bring it back, for its lease is not over"),
-            Act::Delete => f.write_str("remove it, for its grace is over"),
-            Act::Forget => f.write_str("forget it: it failed, and nothing of it is on its host"),
-            Act::GiveUp { fault, .. } => write!(f, "give up waiting: {fault}"),
-            Act::Gone => f.write_str("its host has removed it"),
-            Act::Missing => f.write_str("its host has no such machine any more"),
-            Act::FoundAgain => f.write_str("its host has it again"),
-            Act::FoundStopped => f.write_str("it is stopped"),
-            Act::FoundRunning => f.write_str("it runs"),
-            Act::Resume => f.write_str("start it, for its owner wants it to run"),
-            Act::NothingThere => f.write_str("nothing of it is on its host"),
-            Act::Again => write!(f, "tell its host again: {}", self.vm.order),
-            Act::RemoveLeftover => {
+        match &self.action {
+            Action::Warn(before) => write!(f, "tell its owner that its lease ends within {before}"),
+            Action::StopForLease => f.write_str("stop it, for its lease is over"),
+            Action::Expire => f.write_str("its lease is over; keep its disk for the grace"),
+            Action::TellEnded => f.write_str("tell its owner that its lease has ended"),
+            Action::PutOff => f.write_str("begin its grace anew, for its owner's mail still waits"),
+            Action::Hold => f.write_str("keep its disk, for its owner has no address and can't be told"),
+            Action::BringBack => f.write_str("bring it back, for its lease is not over"),
+            Action::Delete => f.write_str("remove it, for its grace is over"),
+            Action::Forget => f.write_str("forget it: it failed, and nothing of it is on its host"),
+            Action::GiveUp { fault, .. } => write!(f, "give up waiting: {fault}"),
+            Action::Gone => f.write_str("its host has removed it"),
+            Action::Missing => f.write_str("its host has no such machine any more"),
+            Action::FoundAgain => f.write_str("its host has it again"),
+            Action::FoundStopped => f.write_str("it is stopped"),
+            Action::FoundRunning => f.write_str("it runs"),
+            Action::Resume => f.write_str("start it, for its owner wants it to run"),
+            Action::NothingThere => f.write_str("nothing of it is on its host"),
+            Action::Again => write!(f, "tell its host again: {}", self.vm.order),
+            Action::RemoveLeftover => {
                 f.write_str("it is gone, and its host still has something of it: remove that")
             }
-            Act::Silent(times) => write!(f, "no answer, {times} in a row"),
-            Act::Answers => f.write_str("it answers again"),
-            Act::TellSilent => f.write_str("tell its owner that it does not answer"),
-            Act::DeleteSilent => f.write_str("remove it, for it has not answered for so long"),
+            Action::Silent(times) => write!(f, "no answer, {times} in a row"),
+            Action::Answers => f.write_str("it answers again"),
+            Action::TellSilent => f.write_str("tell its owner that it does not answer"),
+            Action::DeleteSilent => f.write_str("remove it, for it has not answered for so long"),
         }
     }
 }
 
 /// What it takes to carry out a plan.
 #[derive(Debug, Clone, Copy)]
-pub struct Ground<'a> {
+pub struct Context<'a> {
     /// The portal's own clock.
     pub life: Life,
     /// The grace period, for which disks are kept.
@@ -145,7 +145,7 @@ pub const SILENT: &str = "silent";
 /// [`RegistryError`] if SQLite fails.
 pub fn carry_out(
     writer: &Writer<'_>,
-    ground: Ground<'_>,
+    ground: Context<'_>,
     step: &Step,
 ) -> Result<Option<Done>, RegistryError> {
     let Some(vm) = writer.vm(step.vm.id)? else { return Ok(None) };
@@ -160,35 +160,35 @@ pub fn carry_out(
     if !same {
         return Ok(None);
     }
-    let Ground { life: portal, grace, mover } = ground;
+    let Context { life: portal, grace, mover } = ground;
     let (at, now, lived) = (writer.at(), writer.now(), portal.lived);
     let order = |order, interest| life::ordered(&vm, order, interest, None, at);
-    let change = match &step.act {
-        Act::Warn(before) => {
+    let change = match &step.action {
+        Action::Warn(before) => {
             let is_new = writer.note(vm.id, &warning(*before), vm.expires.unwrap_or(now), lived)?;
             is_new.then(|| Change::silent(vm.clone()))
         }
-        Act::TellSilent => {
+        Action::TellSilent => {
             // Independent of the lease: one for each period of silence.
             let is_new = writer.note(vm.id, SILENT, vm.created, lived)?;
             is_new.then(|| Change::silent(vm.clone()))
         }
         // Not the owner's wish, so an extension starts it again.
-        Act::StopForLease => order(Order::Stop, Interest::Portal),
-        Act::Expire => life::expired(&vm, grace, at),
-        Act::TellEnded | Act::PutOff => {
+        Action::StopForLease => order(Order::Stop, Interest::Portal),
+        Action::Expire => life::expired(&vm, grace, at),
+        Action::TellEnded | Action::PutOff => {
             writer.forget_notice(vm.id, ENDED)?;
             writer.note(vm.id, ENDED, vm.expires.unwrap_or(now), lived)?;
             Some(life::kept_for(&vm, grace, at))
         }
-        Act::Hold => {
+        Action::Hold => {
             writer.forget_notice(vm.id, ENDED)?;
             Some(life::kept_for(&vm, grace, at))
         }
-        Act::BringBack => life::brought_back(&vm, at),
-        Act::Delete | Act::DeleteSilent => order(Order::Terminate, Interest::Portal),
-        Act::Forget => life::forgotten(&vm, "its lease is over, and nothing of it is on its host", at),
-        Act::GiveUp { fault, on_node } => {
+        Action::BringBack => life::brought_back(&vm, at),
+        Action::Delete | Action::DeleteSilent => order(Order::Terminate, Interest::Portal),
+        Action::Forget => life::forgotten(&vm, "its lease is over, and nothing of it is on its host", at),
+        Action::GiveUp { fault, on_node } => {
             if vm.state == State::Deploying
                 && *on_node == OnNode::No
                 && let Some(moved) = mover.elsewhere(writer, &vm, fault)?
@@ -197,22 +197,22 @@ pub fn carry_out(
             }
             life::given_up(&vm, fault, *on_node, at)
         }
-        Act::Gone => life::found_gone(&vm, at),
-        Act::Missing => life::missing(&vm),
-        Act::FoundAgain => Some(life::found_again(&vm)),
-        Act::FoundStopped => life::found_stopped(&vm, at),
-        Act::FoundRunning => life::found_running(&vm, at),
-        Act::Resume => order(Order::Start, Interest::Recovery),
-        Act::NothingThere => Some(life::not_there(&vm)),
-        Act::Again => order(vm.order, Interest::Portal),
-        Act::RemoveLeftover => {
+        Action::Gone => life::found_gone(&vm, at),
+        Action::Missing => life::missing(&vm),
+        Action::FoundAgain => Some(life::found_again(&vm)),
+        Action::FoundStopped => life::found_stopped(&vm, at),
+        Action::FoundRunning => life::found_running(&vm, at),
+        Action::Resume => order(Order::Start, Interest::Recovery),
+        Action::NothingThere => Some(life::not_there(&vm)),
+        Action::Again => order(vm.order, Interest::Portal),
+        Action::RemoveLeftover => {
             writer.record(vm.id, "removal ordered", "its host still had something of it")?;
             // Its last order is done. This is a new one, which need not be recorded.
             let number = vm.number.next(at.millis);
             return Ok(Some((Vm { number, ..vm }, Some(Order::Terminate))));
         }
-        Act::Silent(times) => Some(life::silent(&vm, *times)),
-        Act::Answers => {
+        Action::Silent(times) => Some(life::silent(&vm, *times)),
+        Action::Answers => {
             writer.forget_notice(vm.id, SILENT)?;
             Some(life::silent(&vm, 0))
         }

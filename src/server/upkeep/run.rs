@@ -16,7 +16,7 @@ use crate::server::machine::failures;
 use crate::server::machine::moving::Mover;
 use crate::server::machine::orders;
 use crate::server::mail::{self, Notice, Post};
-use crate::server::nodes::{Nodes, Trouble};
+use crate::server::nodes::{CallFailure, Nodes};
 use crate::server::orphans::find;
 use crate::server::registry::upkeep::Life;
 use crate::server::registry::user::Owner;
@@ -25,7 +25,7 @@ use crate::server::registry::{Reader, Registry, RegistryError, Writer};
 use crate::server::upkeep::contact::Attempt;
 use crate::server::upkeep::notify::{note, tell};
 use crate::server::upkeep::parallel::in_parallel;
-use crate::server::upkeep::plan::{self, Act, Ground, Step};
+use crate::server::upkeep::plan::{self, Action, Context, Step};
 use crate::server::upkeep::{Summary, compare, lease, ping};
 use crate::system::clock;
 use crate::system::log::Level;
@@ -39,7 +39,7 @@ const MAILS: u32 = 1000;
 /// The answer of one host.
 struct Heard {
     host: PhysicalHost,
-    answer: Result<Box<NodeInfo>, Trouble>,
+    answer: Result<Box<NodeInfo>, CallFailure>,
 }
 
 /// One run.
@@ -123,21 +123,21 @@ impl Run<'_> {
     /// Carries out steps in batches, one transaction each, and collects the orders for hosts.
     fn carry_out(&mut self, steps: &[Step]) -> Result<(), RegistryError> {
         // A host that did not answer gets no orders; the next run tries again.
-        let tells = |act: &Act| {
+        let tells = |action: &Action| {
             matches!(
-                act,
-                Act::StopForLease
-                    | Act::BringBack
-                    | Act::Delete
-                    | Act::DeleteSilent
-                    | Act::Again
-                    | Act::Resume
-                    | Act::RemoveLeftover
+                action,
+                Action::StopForLease
+                    | Action::BringBack
+                    | Action::Delete
+                    | Action::DeleteSilent
+                    | Action::Again
+                    | Action::Resume
+                    | Action::RemoveLeftover
             )
         };
         let possible: Vec<&Step> = steps
             .iter()
-            .filter(|step| !tells(&step.act) || !self.silent.contains(&step.vm.physical_host))
+            .filter(|step| !tells(&step.action) || !self.silent.contains(&step.vm.physical_host))
             .collect();
         if self.dry {
             self.summary.steps.extend(possible.iter().map(ToString::to_string));
@@ -146,13 +146,13 @@ impl Run<'_> {
         for batch in possible.chunks(BATCH) {
             let (life, grace) = (self.life, self.config.leases.grace);
             let mover = Mover::new(self.config, self.common);
-            let ground = Ground { life, grace, mover };
+            let ground = Context { life, grace, mover };
             let post = &self.post;
             let done = self.registry.write(|writer| {
                 let mut done = Vec::new();
                 for step in batch {
                     if let Some((vm, order)) = plan::carry_out(writer, ground, step)? {
-                        tell(post, writer, &vm, &step.act)?;
+                        tell(post, writer, &vm, &step.action)?;
                         done.push((*step, vm, order));
                     }
                 }
@@ -270,7 +270,7 @@ impl Run<'_> {
                     && vm.state == State::NotDeployed
                     && vm.physical_host == *host
                 {
-                    steps.push(Step { vm, act: Act::RemoveLeftover });
+                    steps.push(Step { vm, action: Action::RemoveLeftover });
                 }
             }
             Ok(steps)
@@ -284,8 +284,8 @@ impl Run<'_> {
         let steps = self.registry.read(|reader| {
             let mut steps = Vec::new();
             for vm in vms {
-                if let Some(act) = self.due(reader, &vm)? {
-                    steps.push(Step { vm, act });
+                if let Some(action) = self.due(reader, &vm)? {
+                    steps.push(Step { vm, action });
                 }
             }
             Ok::<_, RegistryError>(steps)
@@ -293,7 +293,7 @@ impl Run<'_> {
         self.carry_out(&steps)
     }
 
-    fn due(&self, reader: Reader<'_>, vm: &Vm) -> Result<Option<Act>, RegistryError> {
+    fn due(&self, reader: Reader<'_>, vm: &Vm) -> Result<Option<Action>, RegistryError> {
         let Some(end) = vm.expires else { return Ok(None) };
         let given = |kind: &str| reader.notice(vm.id, kind, end);
         let mail = || self.mail_to(reader, &vm.owner);
@@ -331,12 +331,12 @@ impl Run<'_> {
         let steps = self.registry.read(|reader| {
             let mut steps = Vec::new();
             for vm in running {
-                for act in ping::acts(vm, alive.contains(&vm.virtual_host), &self.config.upkeep) {
+                for action in ping::actions(vm, alive.contains(&vm.virtual_host), &self.config.upkeep) {
                     // An owner who could not be notified loses nothing.
-                    let is_told =
-                        act != Act::DeleteSilent || self.mail_to(reader, &vm.owner)? == lease::Mail::Left;
-                    let act = if is_told { act } else { Act::TellSilent };
-                    steps.push(Step { vm: vm.clone(), act });
+                    let is_told = action != Action::DeleteSilent
+                        || self.mail_to(reader, &vm.owner)? == lease::Mail::Left;
+                    let action = if is_told { action } else { Action::TellSilent };
+                    steps.push(Step { vm: vm.clone(), action });
                 }
             }
             Ok::<_, RegistryError>(steps)
@@ -364,7 +364,7 @@ impl Run<'_> {
         &mut self,
         vm: Vm,
         order: Order,
-        answer: Result<Accepted, Trouble>,
+        answer: Result<Accepted, CallFailure>,
     ) -> Result<(), RegistryError> {
         let name = vm.virtual_host.clone();
         if !vm.state.is_live() {

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use crate::model::fault::{self, Fault};
-use crate::model::names::{StrangerDomain, StrangerVolume};
+use crate::model::names::{ForeignDomain, ForeignVolume};
 use crate::node::helper::domains::GONE;
 use crate::node::helper::failure::Failure;
 use crate::node::helper::host::Host;
@@ -23,7 +23,7 @@ impl Host {
 
     /// Removes a volume of the group, provided that it has no vGrid tag, is not in use and has no
     /// dependent volumes. It is no error if there is no such volume.
-    pub fn discard_volume(&self, name: &StrangerVolume) -> Result<(), Failure> {
+    pub fn discard_volume(&self, name: &ForeignVolume) -> Result<(), Failure> {
         self.must_be_allowed()?;
         let lvm = self.lvm();
         let Some(standing) = lvm.standing(name.as_str())? else { return Ok(()) };
@@ -45,7 +45,7 @@ impl Host {
 
     /// Destroys the domain with this name and number, unless vGrid created it, and waits until it
     /// is gone. It is no error if there is no such domain.
-    pub fn discard_domain(&self, name: &StrangerDomain, number: u32) -> Result<(), Failure> {
+    pub fn discard_domain(&self, name: &ForeignDomain, number: u32) -> Result<(), Failure> {
         self.must_be_allowed()?;
         let hypervisor = self.hypervisor()?;
         let domains = hypervisor.domains()?;
@@ -65,7 +65,7 @@ fn kept(why: impl Into<String>) -> Failure {
 }
 
 /// Returns why a volume must be kept, if so, as an error.
-fn judge_volume(name: &StrangerVolume, standing: Standing) -> Result<(), String> {
+fn judge_volume(name: &ForeignVolume, standing: Standing) -> Result<(), String> {
     if standing.tagged {
         Err(format!("the volume {name} carries a tag of vGrid's"))
     } else if standing.open {
@@ -79,7 +79,7 @@ fn judge_volume(name: &StrangerVolume, standing: Standing) -> Result<(), String>
 
 /// Finds the domain with this name and number. Returns `None` if neither exists, and an error if
 /// they belong to different domains.
-fn find<'a>(domains: &'a [Listed], name: &StrangerDomain, number: u32) -> Result<Option<&'a Listed>, String> {
+fn find<'a>(domains: &'a [Listed], name: &ForeignDomain, number: u32) -> Result<Option<&'a Listed>, String> {
     if number == 0 {
         return Err("the number 0 is the control domain's".to_owned());
     }
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn a_domain_must_match_by_name_and_number() {
         let domains = [listed("Domain-0", 0), listed("somebody", 3), listed("other", 4)];
-        let name: StrangerDomain = "somebody".parse().unwrap();
+        let name: ForeignDomain = "somebody".parse().unwrap();
         assert_eq!(find(&domains, &name, 3), Ok(Some(&domains[1])));
         for (number, why) in [(0, "control domain"), (4, "is not called somebody"), (9, "number 3 by now")] {
             let message = find(&domains, &name, number).unwrap_err();
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn only_a_foreign_unused_and_independent_volume_is_removed() {
-        let name: StrangerVolume = "xen-root-old".parse().unwrap();
+        let name: ForeignVolume = "xen-root-old".parse().unwrap();
         let free = Standing { tagged: false, open: false, alone: true };
         assert_eq!(judge_volume(&name, free), Ok(()));
         for (standing, why) in [

@@ -17,7 +17,7 @@ use crate::server::pages::view::{HostView, TimeView};
 use crate::server::registry::closed::{self, Closed, Kind};
 use crate::server::registry::host::Contact;
 use crate::server::registry::mail::Waiting;
-use crate::server::registry::stray::Found;
+use crate::server::registry::orphan::Found;
 use crate::server::registry::upkeep::{LONGEST_GAP, Life};
 use crate::server::registry::vm::{Scope, Vm};
 use crate::server::registry::{Reader, RegistryError};

@@ -10,13 +10,13 @@ use crate::config::{Common, Leases};
 use crate::model::lease::Lease;
 use crate::model::names::{ImageTag, NameFault, PhysicalHost, VirtualHost};
 use crate::model::text::sentence;
-use crate::server::machine::create::{Source, Wish};
+use crate::server::machine::create::{MachineRequest, Source};
 
 /// The value that leaves a choice to vGrid, as an empty field does.
 const AUTO: &str = "auto";
 
 /// Reads all fields, so that all faults are reported at once.
-pub fn read(fields: &Fields, common: &Common, leases: &Leases) -> Result<Wish, Declined> {
+pub fn read(fields: &Fields, common: &Common, leases: &Leases) -> Result<MachineRequest, Declined> {
     let mut faults = BTreeMap::new();
     let wish = {
         let mut reading = Reading { fields, faults: &mut faults };
@@ -45,7 +45,7 @@ pub fn read(fields: &Fields, common: &Common, leases: &Leases) -> Result<Wish, D
             reading.check(lease <= leases.maximum, "expiryTime", sentence).map(|()| lease)
         });
         (|| {
-            Ok::<_, Wrong>(Wish {
+            Ok::<_, Wrong>(MachineRequest {
                 source: source?,
                 memory: memory?,
                 disk: disk?,

@@ -12,7 +12,7 @@ use crate::config::{self, Common};
 use crate::model::stage::Order;
 use crate::model::state::State;
 use crate::server::audit;
-use crate::server::machine::create::{self, Asking, Mark, NotTaken, Part, Taken, When, take_on};
+use crate::server::machine::create::{self, Created, Mark, NotCreated, Part, Requester, When, create};
 use crate::server::machine::moving::Mover;
 use crate::server::nodes::Nodes;
 use crate::server::pages::access;
@@ -116,23 +116,23 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let mut registry = access::registry(call)?;
     let quota = call.config.quota(&call.user);
     let folding = call.config.folding();
-    let asking = Asking { user: &call.user, folding, quota, mark: mark.as_ref() };
-    let vm = match take_on(&mut registry, &common, asking, wish) {
-        Ok(Taken::New(vm)) => vm,
-        Ok(Taken::Before(vm)) => {
+    let asking = Requester { user: &call.user, folding, quota, mark: mark.as_ref() };
+    let vm = match create(&mut registry, &common, asking, wish) {
+        Ok(Created::New(vm)) => vm,
+        Ok(Created::Before(vm)) => {
             audit::order(Level::Info, "order.repeated", Order::Deploy, &vm, registry.actor(), "");
             return ordered(call, &common, &vm, vm.fault.as_ref().filter(|_| vm.state == State::Failed));
         }
-        Err(NotTaken::Registry(error)) => return Err(error.into()),
-        Err(NotTaken::SomebodyElse(known)) => return Err(access::somebody_else(&call.user, &known)),
-        Err(NotTaken::Declined(declined)) => return decline(call, &common, declined.into()),
-        Err(NotTaken::Restored) => {
+        Err(NotCreated::Registry(error)) => return Err(error.into()),
+        Err(NotCreated::SomebodyElse(known)) => return Err(access::somebody_else(&call.user, &known)),
+        Err(NotCreated::Declined(declined)) => return decline(call, &common, declined.into()),
+        Err(NotCreated::Restored) => {
             return Err(Refusal::busy(
                 "The portal's registry has just been restored from a backup, and the hosts have to be compared with it \
                  first. Nothing was deployed; try again in a few minutes.",
             ));
         }
-        Err(NotTaken::Used(vm)) => return used(call, &common, &vm, mark.as_ref()),
+        Err(NotCreated::Used(vm)) => return used(call, &common, &vm, mark.as_ref()),
     };
     // Again: before somebody's first machine the registry did not know them.
     access::keep_mail(call, &mut registry);

@@ -12,7 +12,7 @@ use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 /// The kinds of orphans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, EnumString, IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
-pub enum StrayKind {
+pub enum OrphanKind {
     /// A running domain.
     Domain,
     /// A logical volume with vGrid's prefix.
@@ -23,7 +23,7 @@ pub enum StrayKind {
     Image,
 }
 
-impl StrayKind {
+impl OrphanKind {
     /// Returns its name in the registry and in forms.
     pub fn as_str(self) -> &'static str {
         self.into()
@@ -32,18 +32,18 @@ impl StrayKind {
 
 /// An orphan on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stray {
+pub struct Orphan {
     /// Its kind.
-    pub kind: StrayKind,
+    pub kind: OrphanKind,
     /// Its name on the host.
     pub name: String,
     /// Details, for people.
     pub detail: String,
 }
 
-impl Stray {
+impl Orphan {
     /// Returns the key that identifies it on its host.
-    fn key(&self) -> (StrayKind, &str) {
+    fn key(&self) -> (OrphanKind, &str) {
         (self.kind, &self.name)
     }
 
@@ -51,9 +51,9 @@ impl Stray {
     /// machine or a machine's volume.
     pub fn virtual_host(&self) -> Option<VirtualHost> {
         let machine = match self.kind {
-            StrayKind::Domain => self.name.as_str(),
-            StrayKind::Volume => VOLUME_PREFIXES.iter().find_map(|prefix| self.name.strip_prefix(prefix))?,
-            StrayKind::Record | StrayKind::Image => return None,
+            OrphanKind::Domain => self.name.as_str(),
+            OrphanKind::Volume => VOLUME_PREFIXES.iter().find_map(|prefix| self.name.strip_prefix(prefix))?,
+            OrphanKind::Record | OrphanKind::Image => return None,
         };
         let machine: MachineName = machine.parse().ok()?;
         machine.parts().map(|(_, host)| host)
@@ -66,7 +66,7 @@ pub struct Found {
     /// The host.
     pub host: PhysicalHost,
     /// What was found.
-    pub stray: Stray,
+    pub stray: Orphan,
     /// When it was first seen.
     pub since: Moment,
     /// Who ordered its removal and when, unless that is known to have failed.
@@ -85,7 +85,7 @@ pub struct Ordered {
 fn found(mut cells: Cells<'_>) -> Result<Found, RegistryError> {
     Ok(Found {
         host: cells.parsed()?,
-        stray: Stray { kind: cells.parsed()?, name: cells.get()?, detail: cells.get()? },
+        stray: Orphan { kind: cells.parsed()?, name: cells.get()?, detail: cells.get()? },
         since: Moment::from_unix(cells.get()?),
         ordered: {
             let (by, at): (Option<String>, Option<i64>) = (cells.get()?, cells.get()?);
@@ -130,7 +130,7 @@ impl Writer<'_> {
     pub fn order_removal(
         &self,
         host: &PhysicalHost,
-        kind: StrayKind,
+        kind: OrphanKind,
         name: &str,
     ) -> Result<(), RegistryError> {
         self.connection.execute(
@@ -144,7 +144,7 @@ impl Writer<'_> {
     pub fn removal_failed(
         &self,
         host: &PhysicalHost,
-        kind: StrayKind,
+        kind: OrphanKind,
         name: &str,
     ) -> Result<(), RegistryError> {
         self.connection.execute(
@@ -158,7 +158,7 @@ impl Writer<'_> {
     pub fn forget_stray(
         &self,
         host: &PhysicalHost,
-        kind: StrayKind,
+        kind: OrphanKind,
         name: &str,
     ) -> Result<(), RegistryError> {
         self.connection.execute(
@@ -169,11 +169,11 @@ impl Writer<'_> {
     }
 
     /// Replaces the orphans known on a host, as far as they have changed. Returns the new ones.
-    pub fn keep_strays(&self, host: &PhysicalHost, found: &[&Stray]) -> Result<Vec<Stray>, RegistryError> {
+    pub fn keep_strays(&self, host: &PhysicalHost, found: &[&Orphan]) -> Result<Vec<Orphan>, RegistryError> {
         let known = self.strays_on(host)?;
-        let known: BTreeMap<(StrayKind, &str), &str> =
+        let known: BTreeMap<(OrphanKind, &str), &str> =
             known.iter().map(|known| (known.stray.key(), known.stray.detail.as_str())).collect();
-        let there: BTreeSet<(StrayKind, &str)> = found.iter().map(|stray| stray.key()).collect();
+        let there: BTreeSet<(OrphanKind, &str)> = found.iter().map(|stray| stray.key()).collect();
         for (kind, name) in known.keys().filter(|key| !there.contains(*key)) {
             self.forget_stray(host, *kind, name)?;
         }
@@ -206,7 +206,7 @@ mod tests {
         let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let host: PhysicalHost = "node1".parse().unwrap();
         let volume =
-            |name: &str| Stray { kind: StrayKind::Volume, name: name.to_owned(), detail: String::new() };
+            |name: &str| Orphan { kind: OrphanKind::Volume, name: name.to_owned(), detail: String::new() };
         let (a, ab) = (volume("a"), volume("ab"));
         let mut happens = |work: &dyn Fn(&Writer<'_>) -> Result<(), RegistryError>| {
             registry.write(|writer| work(writer)).unwrap();
@@ -217,8 +217,8 @@ mod tests {
             let by = |ordered: bool| ordered.then(|| "vgrid".to_owned());
             vec![("a".to_owned(), by(a)), ("ab".to_owned(), by(ab))]
         };
-        let keep = |found: &[&Stray], writer: &Writer<'_>| writer.keep_strays(&host, found).map(drop);
-        let kind = StrayKind::Volume;
+        let keep = |found: &[&Orphan], writer: &Writer<'_>| writer.keep_strays(&host, found).map(drop);
+        let kind = OrphanKind::Volume;
         assert_eq!(happens(&|writer| keep(&[&a, &ab], writer)), shown(false, false));
         assert_eq!(happens(&|writer| writer.order_removal(&host, kind, "a")), shown(true, false));
         assert_eq!(happens(&|writer| keep(&[&a, &ab], writer)), shown(true, false), "it is still there");

@@ -14,7 +14,7 @@ const LAST: i64 = 253_402_300_799;
 
 /// Why a mail was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum DeliveryFailure {
     /// It never will be.
     Refused(String),
     /// Not now, but others may be.

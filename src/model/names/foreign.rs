@@ -12,11 +12,11 @@ use super::{MachineName, NameFault, VOLUME_PREFIXES, check_length, string_name};
 /// the characters that lvm(8) allows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct StrangerVolume(String);
+pub struct ForeignVolume(String);
 
-string_name!(StrangerVolume);
+string_name!(ForeignVolume);
 
-impl StrangerVolume {
+impl ForeignVolume {
     /// Returns the machine that a volume with this name would belong to; `None` if no machine can
     /// have it.
     pub fn machine(&self) -> Option<MachineName> {
@@ -24,7 +24,7 @@ impl StrangerVolume {
     }
 }
 
-impl FromStr for StrangerVolume {
+impl FromStr for ForeignVolume {
     type Err = NameFault;
 
     fn from_str(text: &str) -> Result<Self, NameFault> {
@@ -46,11 +46,11 @@ impl FromStr for StrangerVolume {
 /// constructed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct StrangerDomain(String);
+pub struct ForeignDomain(String);
 
-string_name!(StrangerDomain);
+string_name!(ForeignDomain);
 
-impl FromStr for StrangerDomain {
+impl FromStr for ForeignDomain {
     type Err = NameFault;
 
     fn from_str(text: &str) -> Result<Self, NameFault> {
@@ -76,13 +76,13 @@ mod tests {
     #[test]
     fn foreign_names_are_validated() {
         for good in ["xen-root-x", "xen-swap-alice_vm1", "xen-root-a+b.c_d-"] {
-            assert_eq!(good.parse::<StrangerVolume>().unwrap().as_str(), good);
+            assert_eq!(good.parse::<ForeignVolume>().unwrap().as_str(), good);
         }
         assert_eq!(
-            "xen-swap-alice_vm1".parse::<StrangerVolume>().unwrap().machine(),
+            "xen-swap-alice_vm1".parse::<ForeignVolume>().unwrap().machine(),
             "alice_vm1".parse().ok()
         );
-        assert_eq!("xen-root-old".parse::<StrangerVolume>().unwrap().machine(), None);
+        assert_eq!("xen-root-old".parse::<ForeignVolume>().unwrap().machine(), None);
         for bad in [
             "",
             "root",
@@ -100,10 +100,10 @@ mod tests {
             "axen-root-x",
             &format!("xen-root-{}", "x".repeat(92)),
         ] {
-            assert!(bad.parse::<StrangerVolume>().is_err(), "{bad:?} was accepted");
+            assert!(bad.parse::<ForeignVolume>().is_err(), "{bad:?} was accepted");
         }
         for good in ["somebody", "a", "1a", "a:b;c$(d)", "domain-0", "x".repeat(100).as_str()] {
-            assert_eq!(good.parse::<StrangerDomain>().unwrap().as_str(), good);
+            assert_eq!(good.parse::<ForeignDomain>().unwrap().as_str(), good);
         }
         for bad in [
             "",
@@ -124,7 +124,7 @@ mod tests {
             "é",
             &"x".repeat(101),
         ] {
-            assert!(bad.parse::<StrangerDomain>().is_err(), "{bad:?} was accepted");
+            assert!(bad.parse::<ForeignDomain>().is_err(), "{bad:?} was accepted");
         }
     }
 }
