@@ -1,6 +1,7 @@
 //! The hypervisor that runs the machines. The rest of the node uses only the [`Hypervisor`] trait.
 //! [`xen`] is the only implementation so far; a second one (libvirt) would be added to [`open`].
 
+pub mod libvirt;
 pub mod xen;
 
 use std::path::Path;

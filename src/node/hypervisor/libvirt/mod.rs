@@ -1,0 +1,4 @@
+//! Machines of libvirt's QEMU driver, controlled by virsh.
+
+pub mod cause;
+pub mod virsh;
