@@ -167,6 +167,7 @@ install-node: install-common
 	install -m 755 $(PROGRAMS)/vgrid-helper $(LIB)/vgrid-helper
 	install -m 755 $(PROGRAMS)/vgrid-worker $(LIB)/vgrid-worker
 	install -m 755 bin/node/pvgrub $(LIB)/vgrid-pvgrub
+	install -m 755 bin/node/pcgrub $(LIB)/vgrid-pcgrub
 	$(call install-config,etc/node.cfg,$(ETC)/node.cfg)
 	$(foreach t,$(notdir $(wildcard vmtmpl/*)),$(call install-config,vmtmpl/$(t),$(ETC)/vmtmpl/$(t)) &&) true
 	install -d -m 755 $(DESTDIR)$(SYSCONFDIR)/sudoers.d

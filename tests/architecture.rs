@@ -427,6 +427,7 @@ fn make_installs_every_program_where_apache_looks() {
         }
     }
     installed(stage.path("/usr/lib/vgrid/vgrid-pvgrub"));
+    installed(stage.path("/usr/lib/vgrid/vgrid-pcgrub"));
     for entry in fs::read_dir(stage.path("/etc/vgrid/vmtmpl")).expect("templates") {
         let name = entry.expect("a template").file_name();
         assert!(Path::new(ROOT).join("vmtmpl").join(name).is_file());

@@ -291,7 +291,8 @@ impl Repository {
 #[test]
 fn the_scripts_pass_shellcheck() {
     let output = Command::new("shellcheck")
-        .args([SCRIPT, concat!(env!("CARGO_MANIFEST_DIR"), "/bin/node/pvgrub")])
+        .arg(SCRIPT)
+        .args(["pcgrub", "pvgrub"].map(|name| format!("{}/bin/node/{name}", env!("CARGO_MANIFEST_DIR"))))
         .output()
         .expect("shellcheck can be started");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
