@@ -165,6 +165,9 @@ pub mod machine {
         /// `${vmMemory}`: MiB.
         #[serde(rename = "vmMemory")]
         pub vm_memory: u32,
+        /// `${vmCPUs}`: the number of virtual processors.
+        #[serde(rename = "vmCPUs")]
+        pub vm_cpus: u32,
         /// `${username}`: percent-encoded.
         pub username: String,
         /// `${vmExtra}`: the value in `[VirtualHostsPool]` for the host name.
@@ -172,11 +175,54 @@ pub mod machine {
         pub vm_extra: String,
         /// `${volumegroup}`: the volume group of the machine's volumes.
         pub volumegroup: String,
+        /// What only a machine of libvirt's has.
+        #[serde(flatten)]
+        pub libvirt: LibvirtValues,
+    }
+
+    /// The values of the placeholders for what only a machine of libvirt's has; empty for others.
+    #[derive(Debug, Clone, Default, Serialize)]
+    #[serde(rename_all = "camelCase")]
+    pub struct LibvirtValues {
+        /// `${vmUUID}`: the machine's id.
+        #[serde(rename = "vmUUID")]
+        pub vm_uuid: String,
+        /// `${domainType}`: `kvm`, or `qemu` for an emulated processor.
+        pub domain_type: String,
+        /// `${bootLoader}`: the path of the GRUB that machines boot by.
+        pub boot_loader: String,
+        /// `${rootDisk}`: the path of the root disk.
+        pub root_disk: String,
+        /// `${swapDisk}`: the path of the swap disk.
+        pub swap_disk: String,
+        /// `${diskType}`: `file` or `block`.
+        pub disk_type: String,
+        /// `${diskAttribute}`: the attribute that names the disk, `file` or `dev`.
+        pub disk_attribute: String,
+        /// `${consoleLog}`: the path of the file to which the console is logged.
+        pub console_log: String,
     }
 
     /// The placeholders that a template may use.
-    pub const PLACEHOLDERS: [&str; 8] =
-        ["machinename", "vmIp", "vmIP", "vmHostname", "vmMemory", "username", "vmExtra", "volumegroup"];
+    pub const PLACEHOLDERS: [&str; 17] = [
+        "machinename",
+        "vmIp",
+        "vmIP",
+        "vmHostname",
+        "vmMemory",
+        "vmCPUs",
+        "username",
+        "vmExtra",
+        "volumegroup",
+        "vmUUID",
+        "domainType",
+        "bootLoader",
+        "rootDisk",
+        "swapDisk",
+        "diskType",
+        "diskAttribute",
+        "consoleLog",
+    ];
 
     // tera's delimiters are exactly two bytes. Control characters can't occur in a template, so
     // every printable sequence (braces, percent signs) remains literal text.
@@ -191,7 +237,8 @@ pub mod machine {
         render(&name, &text, values)
     }
 
-    /// Renders a template's text.
+    /// Renders a template's text. In a template whose name ends in `.xml`, the values are escaped
+    /// for XML.
     pub fn render(name: &str, text: &str, values: &Values) -> Result<String, TemplateError> {
         let source =
             rewrite(text).map_err(|message| TemplateError::Broken { name: name.to_owned(), message })?;
@@ -205,7 +252,8 @@ pub mod machine {
             comment_end: "}\u{3}".into(),
         })
         .map_err(|error| broken(name, &error))?;
-        tera.set_escape_fn(escape);
+        let is_xml = Path::new(name).extension().is_some_and(|extension| extension == "xml");
+        tera.set_escape_fn(if is_xml { escape_xml } else { escape });
         tera.autoescape_on(vec![""]);
         tera.add_raw_template(name, &source).map_err(|error| broken(name, &error))?;
         let context = tera::Context::from_serialize(values).map_err(|error| broken(name, &error))?;
@@ -221,6 +269,23 @@ pub mod machine {
                 // The two parsers share no escape for these, and no value needs them.
                 0..0x20 | 0x7f => output.write_all(b" ")?,
                 _ => output.write_all(&[byte])?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Escapes a value for an attribute or text in XML.
+    fn escape_xml(text: &str, output: &mut dyn std::io::Write) -> std::io::Result<()> {
+        for c in text.chars() {
+            match c {
+                '&' => output.write_all(b"&amp;")?,
+                '<' => output.write_all(b"&lt;")?,
+                '>' => output.write_all(b"&gt;")?,
+                '"' => output.write_all(b"&quot;")?,
+                '\'' => output.write_all(b"&#39;")?,
+                // XML has no escape for most of these (section 2.2), and no value needs them.
+                '\0'..' ' | '\u{7f}'..='\u{9f}' | '\u{fffe}' | '\u{ffff}' => output.write_all(b" ")?,
+                _ => write!(output, "{c}")?,
             }
         }
         Ok(())
@@ -279,9 +344,20 @@ pub mod machine {
                 vm_ip: "10.0.2.21".into(),
                 vm_hostname: "vm1".into(),
                 vm_memory: 128,
+                vm_cpus: 2,
                 username: "alice".into(),
                 vm_extra: "quiet".into(),
                 volumegroup: "vg1".into(),
+                libvirt: LibvirtValues {
+                    vm_uuid: "id".into(),
+                    domain_type: "kvm".into(),
+                    boot_loader: "/boot.img".into(),
+                    root_disk: "/root.raw".into(),
+                    swap_disk: "/swap.raw".into(),
+                    disk_type: "file".into(),
+                    disk_attribute: "file".into(),
+                    console_log: "/console.log".into(),
+                },
             }
         }
 
@@ -291,6 +367,27 @@ pub mod machine {
             assert_eq!(
                 render("t", text, &values()).unwrap(),
                 "name = \"alice_vm1\"\nmemory = 128\nextra = '10.0.2.21:10.0.2.21 {{ x }} {% y %} $5'\n"
+            );
+        }
+
+        #[test]
+        fn every_placeholder_has_a_value() {
+            let text = PLACEHOLDERS.map(|name| format!("{name}=${{{name}}}\n")).concat();
+            let expected = "machinename=alice_vm1\nvmIp=10.0.2.21\nvmIP=10.0.2.21\nvmHostname=vm1\n\
+                vmMemory=128\nvmCPUs=2\nusername=alice\nvmExtra=quiet\nvolumegroup=vg1\nvmUUID=id\n\
+                domainType=kvm\nbootLoader=/boot.img\nrootDisk=/root.raw\nswapDisk=/swap.raw\n\
+                diskType=file\ndiskAttribute=file\nconsoleLog=/console.log\n";
+            assert_eq!(render("t", &text, &values()).unwrap(), expected);
+            assert_eq!(render("t.xml", &text, &values()).unwrap(), expected);
+        }
+
+        #[test]
+        fn a_value_cannot_leave_its_place_in_xml() {
+            let vm_extra = "a'\"/><x>&amp;\u{1}\u{85}\u{ffff}\n]]>ü".into();
+            let hostile = Values { vm_extra, ..values() };
+            assert_eq!(
+                render("t.xml", "<a b='${vmExtra}'/>", &hostile).unwrap(),
+                "<a b='a&#39;&quot;/&gt;&lt;x&gt;&amp;amp;    ]]&gt;ü'/>"
             );
         }
 

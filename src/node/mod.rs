@@ -29,20 +29,24 @@ pub mod worker;
 
 use crate::model::names::{MachineName, UserName, VirtualHost, VolumeGroup};
 use crate::model::size::MiB;
-use crate::template::machine::Values;
+use crate::template::machine::{LibvirtValues, Values};
 
 /// The path of the helper, which runs as root.
 pub const HELPER: &str = "/usr/lib/vgrid/vgrid-helper";
 /// The path of the worker, which carries out one order.
 pub const WORKER: &str = "/usr/lib/vgrid/vgrid-worker";
 
-/// Returns the values for the placeholders of a machine's template.
+/// Returns the values for the placeholders of a machine's template, but for those that only its
+/// hypervisor knows.
+// One argument for each placeholder.
+#[allow(clippy::too_many_arguments)]
 fn template_values(
     machine: &MachineName,
     user: &UserName,
     host: &VirtualHost,
     ip: std::net::Ipv4Addr,
     memory: MiB,
+    cpus: u32,
     group: &VolumeGroup,
     extra: &str,
 ) -> Values {
@@ -51,9 +55,11 @@ fn template_values(
         vm_ip: ip.to_string(),
         vm_hostname: host.to_string(),
         vm_memory: memory.get(),
+        vm_cpus: cpus,
         username: user.encoded(),
         vm_extra: extra.to_owned(),
         volumegroup: group.to_string(),
+        libvirt: LibvirtValues::default(),
     }
 }
 
@@ -90,6 +96,7 @@ mod tests {
             &"vm1".parse().unwrap(),
             "10.0.2.21".parse().unwrap(),
             "128".parse().unwrap(),
+            1,
             &"vg1".parse().unwrap(),
             "quiet",
         );

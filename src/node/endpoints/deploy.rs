@@ -159,7 +159,7 @@ fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Pla
     }
     let group = &call.config.general.volume_group_name;
     let values =
-        template_values(&machine, &order.user, &order.virtual_host, ip, order.spec.memory, group, extra);
+        template_values(&machine, &order.user, &order.virtual_host, ip, order.spec.memory, 1, group, extra);
     match machine::render_file(&image.template, &values) {
         Ok(_) => {}
         // Only the helper, which runs as root, needs to read it.

@@ -35,7 +35,7 @@ impl Host {
             .extra(&host)
             .ok_or_else(|| Failure::internal(format!("{host} is not in the pool of common.cfg")))?;
         let group = &self.config.general.volume_group_name;
-        let values = template_values(&lock.machine, user, &host, ip, memory, group, extra);
+        let values = template_values(&lock.machine, user, &host, ip, memory, 1, group, extra);
         let template = image.template.file_name().unwrap_or(image.template.as_os_str()).to_string_lossy();
         let template_error = |detail: &str| Fault::TemplateError {
             template: template.clone().into_owned(),
