@@ -146,7 +146,9 @@ const NODE: &Levels = &[
     &["helper"],
     &["host"],
     &["jobs"],
-    &["image", "filesystem", "hypervisor", "lvm"],
+    &["image", "filesystem", "hypervisor", "storage"],
+    &["trust"],
+    &["files"],
 ];
 
 /// Asserts that the modules of a half import only from below.

@@ -11,7 +11,7 @@ use vgrid::model::wire::MachineOrder;
 use vgrid::node::host::{HostState, Machines, Storage};
 use vgrid::node::hypervisor::Memory;
 use vgrid::node::jobs::Record;
-use vgrid::node::lvm::Group;
+use vgrid::node::storage::Space;
 use vgrid::system::clock;
 
 use crate::support::apache::give_to_web_user;
@@ -194,7 +194,7 @@ fn give(portal: &Portal, path: &str, order: &Value) -> Answer {
             domains: Vec::new(),
         }),
         storage: Ok(Storage {
-            group: Group { size: amount(9000), free: amount(8000), extent: amount(4) },
+            space: Space { size: amount(9000), free: amount(8000), extent: amount(4) },
             volumes: Vec::new(),
         }),
     };

@@ -158,12 +158,17 @@ pub enum Toolstack {
     Xm,
 }
 
-/// The machine types allowed in `[VMTypes]`. libvirt will be the second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+/// The machine types allowed in `[VMTypes]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, VariantArray)]
 #[serde(rename_all = "lowercase")]
 pub enum VmType {
     /// A Xen domain.
     Xen,
+}
+
+impl VmType {
+    /// All types.
+    pub const ALL: &[Self] = Self::VARIANTS;
 }
 
 /// How saved images are compressed.
@@ -345,6 +350,14 @@ impl Node {
     /// Lists the absolute paths of all files named in `[VMImageFiles]`.
     pub fn image_files(&self) -> impl Iterator<Item = PathBuf> {
         self.files.values().map(|name| self.general.image_directory.join(name))
+    }
+
+    /// Returns the types of the machines that this host runs, which are those in `[VMTypes]`.
+    pub fn vm_types(&self) -> Vec<VmType> {
+        let is_used = |vm_type: &VmType| self.types.values().any(|used| used == vm_type);
+        let types: Vec<_> = VmType::ALL.iter().copied().filter(is_used).collect();
+        // Without the section nothing can be deployed, but there may be machines from before.
+        if types.is_empty() { VmType::ALL.to_vec() } else { types }
     }
 
     /// Returns the settings of an image; each falls back to its section's `default`.

@@ -3,14 +3,14 @@
 use crate::check::{OrElse as _, Problem, Seen, Verdict};
 use crate::config;
 use crate::model::size::{Amount, GiB};
-use crate::node::lvm::{Group, Lvm, LvmError};
+use crate::node::storage::{self, Space, StorageError};
 
 /// Checks that the volume group exists.
-pub fn volume_group(node: &config::Node) -> Verdict<Group> {
+pub fn volume_group(node: &config::Node) -> Verdict<Space> {
     let name = &node.general.volume_group_name;
-    let group = Lvm::new(name).group().map_err(|error| {
+    let group = storage::of(&node.general).space().map_err(|error| {
         let remedy = match error {
-            LvmError::GroupMissing(_) => {
+            StorageError::GroupMissing(_) => {
                 format!(
                     "pvcreate /dev/DISK && vgcreate {name} /dev/DISK, or mend volumeGroupName in node.cfg"
                 )
@@ -24,7 +24,7 @@ pub fn volume_group(node: &config::Node) -> Verdict<Group> {
 }
 
 /// Checks that the smallest machine fits.
-pub fn free_space(node: &config::Node, group: &Group) -> Verdict<()> {
+pub fn free_space(node: &config::Node, group: &Space) -> Verdict<()> {
     let swap = node.images().filter_map(|tag| node.image(&tag).ok()).map(|image| image.swap.amount()).min();
     let smallest = GiB::new(1).or_else_do("mend node.cfg")?.amount();
     let needed: Amount =

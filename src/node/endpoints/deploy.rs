@@ -219,8 +219,8 @@ fn check(
     }
     let reserved = state.reserved(records);
     let sizes = [order.spec.disk.amount(), image.swap.amount()];
-    let needed: Amount = sizes.into_iter().map(|size| storage.group.rounded(size)).sum();
-    let free = storage.group.free.minus(reserved.disk);
+    let needed: Amount = sizes.into_iter().map(|size| storage.space.rounded(size)).sum();
+    let free = storage.space.free.minus(reserved.disk);
     if needed > free {
         return Err(Fault::NotEnoughSpace { needed, free });
     }

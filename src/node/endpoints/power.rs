@@ -39,7 +39,8 @@ fn handle(call: &NodeCall<'_>, work: Order) -> Result<Reply, Refusal> {
 /// Checks that there is memory for the machine, unless it is running.
 fn check_memory(state: &HostState, records: &[Record], known: &Record) -> Result<(), Fault> {
     let machines = state.machines.as_ref().map_err(Clone::clone)?;
-    let is_up = machines.domains.iter().any(|domain| domain.is(known.id, &known.machine, !known.stopped));
+    let machine = known.target();
+    let is_up = machines.domains.iter().any(|domain| domain.is(&machine, !known.stopped));
     let Some(order) = known.order.as_ref().filter(|_| !is_up) else { return Ok(()) };
     let needed = order.spec.memory.amount().plus(OVERHEAD);
     let free = machines.memory.free.minus(state.reserved(records).memory);
