@@ -54,7 +54,7 @@ fn template_values(
     host: &VirtualHost,
     ip: std::net::Ipv4Addr,
     memory: MiB,
-    group: &VolumeGroup,
+    group: Option<&VolumeGroup>,
     extra: &str,
 ) -> Values {
     Values {
@@ -64,7 +64,7 @@ fn template_values(
         vm_memory: memory.get(),
         username: user.encoded(),
         vm_extra: extra.to_owned(),
-        volumegroup: group.to_string(),
+        volumegroup: group.map(VolumeGroup::to_string).unwrap_or_default(),
     }
 }
 
@@ -101,7 +101,7 @@ mod tests {
             &"vm1".parse().unwrap(),
             "10.0.2.21".parse().unwrap(),
             "128".parse().unwrap(),
-            &"vg1".parse().unwrap(),
+            "vg1".parse().ok().as_ref(),
             "quiet",
         );
         let xvda = machine::render_file(&dir.join("xen-xvda"), &values).unwrap();

@@ -30,7 +30,7 @@ pub fn rendered(
     let user: UserName = "vgrid-check".parse().or_else_do(wrong())?;
     let name = MachineName::new(&user, host).or_else_do(wrong())?;
     let memory = "128".parse().or_else_do(wrong())?;
-    let group = &node.general.volume_group_name;
+    let group = node.volume_group();
     let values =
         template_values(&name, &user, host, *ip, memory, group, common.extra(host).unwrap_or_default());
     let mut files: Vec<&Path> = images.iter().map(|(_, image)| image.template.as_path()).collect();

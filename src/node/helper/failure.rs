@@ -1,6 +1,6 @@
 //! Why a verb failed, for its caller and for the log.
 
-use crate::model::fault::Fault;
+use crate::model::fault::{self, Fault};
 use crate::node::files::FileError;
 use crate::node::hypervisor::HypervisorError;
 use crate::node::storage::StorageError;
@@ -39,6 +39,9 @@ impl From<StorageError> for Failure {
         let detail = error.to_string();
         let fault = match error {
             StorageError::GroupMissing(group) => Some(Fault::VolumeGroupMissing { name: group.to_string() }),
+            StorageError::Directory(detail) => {
+                Some(Fault::StorageUnusable { detail: fault::detail(&detail) })
+            }
             StorageError::TimedOut { what, seconds } => {
                 Some(Fault::TimedOut { what: what.to_owned(), seconds })
             }

@@ -24,6 +24,7 @@ impl Host {
     pub fn volume(&self, machine: &Machine, disk: Disk) -> Result<Volume, Failure> {
         let storage = self.storage();
         let name = storage.name(machine, disk);
+        storage.release(machine);
         match storage.volumes()?.into_iter().find(|volume| volume.name == name) {
             Some(volume) if volume.machine == Some(machine.id) && volume.open => {
                 Err(Failure::internal(format!("the volume {name} is in use")))

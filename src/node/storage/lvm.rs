@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Disk, Space, Standing, Storage, StorageError};
+use super::{Device, Disk, Space, Standing, Storage, StorageError};
 use crate::model::names::{ROOT_PREFIX, SWAP_PREFIX, VmId, VolumeGroup};
 use crate::model::size::Amount;
 use crate::model::wire::Volume;
@@ -20,6 +20,13 @@ use crate::system::exec::{self, ExecError, ProgramOutput, Run};
 
 /// The time limit of each LVM program. They wait for each other's locks.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// Returns which disk of its machine a volume of that name is.
+pub fn disk(volume: &str) -> Option<Disk> {
+    [(ROOT_PREFIX, Disk::Root), (SWAP_PREFIX, Disk::Swap)]
+        .into_iter()
+        .find_map(|(prefix, disk)| volume.starts_with(prefix).then_some(disk))
+}
 
 /// The prefix of the tags on machines' volumes.
 const TAG: &str = "vgrid-";
@@ -257,6 +264,16 @@ impl Storage for Lvm<'_> {
     fn path(&self, machine: &Machine, disk: Disk) -> PathBuf {
         PathBuf::from(format!("/dev/{}/{}", self.group, self.name(machine, disk)))
     }
+
+    fn is_block(&self) -> bool {
+        true
+    }
+
+    fn attach(&self, machine: &Machine, disk: Disk) -> Result<Device, StorageError> {
+        Ok(Device { path: self.path(machine, disk), is_loop: false })
+    }
+
+    fn release(&self, _machine: &Machine) {}
 
     fn unused(&self) -> Result<Vec<Volume>, StorageError> {
         let rows = volume_rows(&self.list("lvs", VOLUME)?)?;

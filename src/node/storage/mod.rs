@@ -1,21 +1,22 @@
 //! Where the machines' disks are. The rest of the node uses only the [`Storage`] trait; what differs
-//! between the kinds is in [`lvm`].
+//! between the kinds is in [`lvm`] and [`files`].
 //!
 //! Every disk that vGrid makes is marked with the id of its machine, and, until a machine has been
 //! started from it, as unused. Only vGrid has written to an unused disk, so only such a disk is
 //! mounted writable.
 
+pub mod files;
 pub mod lvm;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use strum::VariantArray;
 use thiserror::Error;
 
 use super::Machine;
-use crate::config::NodeGeneral;
-use crate::model::names::{ROOT_PREFIX, SWAP_PREFIX, VolumeGroup};
+use crate::config::{NodeGeneral, StorageSettings};
+use crate::model::names::VolumeGroup;
 use crate::model::size::Amount;
 use crate::model::wire::Volume;
 
@@ -34,9 +35,7 @@ impl Disk {
 
     /// Returns which disk of its machine a volume is, by its name.
     pub fn of(volume: &Volume) -> Option<Self> {
-        [(ROOT_PREFIX, Self::Root), (SWAP_PREFIX, Self::Swap)]
-            .into_iter()
-            .find_map(|(prefix, disk)| volume.name.starts_with(prefix).then_some(disk))
+        files::disk(&volume.name).or_else(|| lvm::disk(&volume.name))
     }
 }
 
@@ -77,6 +76,9 @@ pub enum StorageError {
     /// There is no such volume group.
     #[error("the volume group {0} is missing")]
     GroupMissing(VolumeGroup),
+    /// The directory of the machines' disks can't be used.
+    #[error("{0}")]
+    Directory(String),
     /// There is no such volume.
     #[error("there is no such volume")]
     VolumeMissing,
@@ -84,7 +86,7 @@ pub enum StorageError {
     #[error("a volume of that name exists")]
     VolumeExists,
     /// There is too little free space.
-    #[error("the volume group is full")]
+    #[error("there is no space left")]
     NoSpace,
     /// The volume is open: mounted, or used by a running machine.
     #[error("the volume is in use")]
@@ -100,6 +102,30 @@ pub enum StorageError {
     /// Any other error, with the tool's message.
     #[error("{0}")]
     Other(String),
+}
+
+/// A block device with a disk.
+#[derive(Debug)]
+pub struct Device {
+    path: PathBuf,
+    /// Whether it is a loop device, which must be detached.
+    is_loop: bool,
+}
+
+impl Device {
+    /// Returns the device's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Device {
+    /// Detaches a loop device. If it is mounted, it goes away when it is unmounted (losetup(8)).
+    fn drop(&mut self) {
+        if self.is_loop {
+            files::detach(&self.path);
+        }
+    }
 }
 
 /// A storage, which makes, lists and removes disks. All operations require root.
@@ -122,8 +148,17 @@ pub trait Storage: Sync {
     /// Creates a disk of a machine, marked as the machine's and as unused.
     fn create(&self, machine: &Machine, disk: Disk, size: Amount) -> Result<(), StorageError>;
 
-    /// Returns the device or file of a disk.
+    /// Returns the device or file of a disk, as it is given to a hypervisor.
     fn path(&self, machine: &Machine, disk: Disk) -> PathBuf;
+
+    /// Whether disks are block devices, not files.
+    fn is_block(&self) -> bool;
+
+    /// Returns a block device with a disk, for programs of the host. The machine must not run.
+    fn attach(&self, machine: &Machine, disk: Disk) -> Result<Device, StorageError>;
+
+    /// Lets go of what a helper that was killed left attached.
+    fn release(&self, machine: &Machine);
 
     /// Lists the volumes from which no machine has been started yet.
     fn unused(&self) -> Result<Vec<Volume>, StorageError>;
@@ -140,5 +175,8 @@ pub trait Storage: Sync {
 
 /// Returns the storage that is configured for this host.
 pub fn of(general: &NodeGeneral) -> Box<dyn Storage + '_> {
-    Box::new(lvm::Lvm::new(&general.volume_group_name))
+    match &general.storage {
+        StorageSettings::Lvm(group) => Box::new(lvm::Lvm::new(group)),
+        StorageSettings::Files => Box::new(files::Files::new(&general.machine_directory)),
+    }
 }

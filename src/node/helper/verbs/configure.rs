@@ -33,7 +33,7 @@ impl Host {
         let extra = common
             .extra(&host)
             .ok_or_else(|| Failure::internal(format!("{host} is not in the pool of common.cfg")))?;
-        let group = &self.config.general.volume_group_name;
+        let group = self.config.volume_group();
         let values = template_values(&machine.name, user, &host, ip, memory, group, extra);
         let template = image.template.file_name().unwrap_or(image.template.as_os_str()).to_string_lossy();
         let template_error = |detail: &str| Fault::TemplateError {

@@ -18,11 +18,11 @@ impl Host {
         let mkswap = [mkswap.unwrap_or_else(|| "mkswap".to_owned())];
         for (disk, command) in [(Disk::Root, &image.make_filesystem[..]), (Disk::Swap, &mkswap[..])] {
             self.unused_volume(machine, disk)?;
+            let device = self.storage().attach(machine, disk)?;
             let [program, args @ ..] = command else {
                 return Err(Failure::internal("node.cfg: an empty XenDeployerFSCreateCmd"));
             };
-            let run =
-                Run::new(program).args(args).arg(self.storage().path(machine, disk)).limit(limits::MAKE);
+            let run = Run::new(program).args(args).arg(device.path()).limit(limits::MAKE);
             run.run().map_err(|error| making_failed(program, &error))?;
         }
         Ok(())

@@ -137,10 +137,10 @@ impl Host {
             }
         }
         let volume = self.volume_at_rest(machine, Disk::Root)?;
-        let device = self.storage().path(machine, Disk::Root);
+        let device = self.storage().attach(machine, Disk::Root)?;
         let target = lock.mount_point();
         in_a_namespace(&target, || {
-            mount_read_only(&device, &target)?;
+            mount_read_only(device.path(), &target)?;
             let streamed = stream(&target, volume.size);
             let unmounted = Run::new(program("umount")).arg("-n").arg(&target).limit(limits::UNMOUNT).run();
             streamed?;

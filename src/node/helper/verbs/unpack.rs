@@ -44,9 +44,9 @@ impl Host {
     /// have been started from it yet.
     pub fn unpack(&self, lock: &MachineLock, image: &ImageTag) -> Result<(), Failure> {
         let volume = self.unused_volume(&lock.machine, Disk::Root)?;
-        let device = self.storage().path(&lock.machine, Disk::Root);
+        let device = self.storage().attach(&lock.machine, Disk::Root)?;
         let target = lock.mount_point();
-        in_a_namespace(&target, || fill(&device, &target, image, volume.size))
+        in_a_namespace(&target, || fill(device.path(), &target, image, volume.size))
     }
 }
 
