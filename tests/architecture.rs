@@ -146,7 +146,8 @@ const NODE: &Levels = &[
     &["helper"],
     &["host"],
     &["jobs"],
-    &["image", "filesystem", "hypervisor", "storage"],
+    &["hypervisor"],
+    &["image", "filesystem", "storage"],
     &["trust"],
     &["files"],
 ];

@@ -191,6 +191,7 @@ fn give(portal: &Portal, path: &str, order: &Value) -> Answer {
         machines: Ok(Machines {
             toolstack: "xl".to_owned(),
             memory: Memory { total: amount(2000), free: amount(1000) },
+            overhead: amount(4),
             domains: Vec::new(),
         }),
         storage: Ok(Storage {

@@ -16,11 +16,6 @@ use super::hypervisor::{Listed, Memory};
 use super::jobs::{Durability, Jobs, NodeLock, Record};
 use super::storage::{Disk, Space};
 
-/// The memory that Xen needs for a PV domain in addition to the domain's own: libxl requires 2 MiB
-/// more to be free (`LIBXL_PV_EXTRA_MEMORY`), and the domain's data structures take about another
-/// one.
-pub const OVERHEAD: Amount = Amount::from_mib(4);
-
 /// The host's state, as determined by the helper.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostState {
@@ -39,6 +34,8 @@ pub struct Machines {
     pub toolstack: String,
     /// The host's memory.
     pub memory: Memory,
+    /// The memory that a machine takes in addition to its own; with several toolstacks, the most.
+    pub overhead: Amount,
     /// All domains, including the control domain.
     pub domains: Vec<Listed>,
 }
@@ -94,7 +91,7 @@ impl HostState {
                     .filter(|domain| domain.is(&machine, true))
                     .map(|domain| domain.memory)
                     .sum();
-                let needs = order.spec.memory.amount().plus(OVERHEAD);
+                let needs = order.spec.memory.amount().plus(machines.overhead);
                 reserved.memory = reserved.memory.plus(if has == Amount::default() {
                     needs
                 } else {
@@ -206,6 +203,7 @@ mod tests {
             machines: Ok(Machines {
                 toolstack: "xl".to_owned(),
                 memory: Memory { total: mib(2000), free: mib(1000) },
+                overhead: mib(4),
                 domains,
             }),
             storage: Ok(Storage {

@@ -11,7 +11,7 @@ use crate::model::names::{MachineName, VOLUME_PREFIXES};
 use crate::model::size::Amount;
 use crate::model::stage::Order;
 use crate::model::wire::DeployOrder;
-use crate::node::host::{self, HostState, OVERHEAD};
+use crate::node::host::{self, HostState};
 use crate::node::image::store;
 use crate::node::jobs::Record;
 use crate::node::privileged::Helper;
@@ -225,7 +225,7 @@ fn check(
     if needed > free {
         return Err(Fault::NotEnoughSpace { needed, free });
     }
-    let needed = order.spec.memory.amount().plus(OVERHEAD);
+    let needed = order.spec.memory.amount().plus(machines.overhead);
     let free = machines.memory.free.minus(reserved.memory);
     if needed > free {
         return Err(Fault::NotEnoughMemory { needed, free });

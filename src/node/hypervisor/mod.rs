@@ -172,6 +172,14 @@ pub trait Hypervisor: Sync {
     /// Returns the host's memory.
     fn memory(&self) -> Result<Memory, HypervisorError>;
 
+    /// Returns the host's memory that a machine takes in addition to its own.
+    fn overhead(&self) -> Amount;
+
+    /// Returns whether a machine that gets processor time writes to its console at once, because
+    /// its boot loader is vGrid's. One that stays silent then is not running, whatever the
+    /// hypervisor says.
+    fn speaks_at_once(&self) -> bool;
+
     /// Lists all domains that run or hold memory, including the control domain.
     fn domains(&self) -> Result<Vec<Listed>, HypervisorError>;
 

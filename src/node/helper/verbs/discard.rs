@@ -201,6 +201,12 @@ mod tests {
             self.0.fetch_add(1, Ordering::Relaxed);
             Ok(())
         }
+        fn overhead(&self) -> Amount {
+            unreachable!()
+        }
+        fn speaks_at_once(&self) -> bool {
+            unreachable!()
+        }
         fn memory(&self) -> Answer<Memory> {
             unreachable!()
         }

@@ -5,7 +5,7 @@ use crate::model::size::Amount;
 use crate::node::helper::failure::Failure;
 use crate::node::helper::host::Host;
 use crate::node::host::{HostState, Machines, Storage};
-use crate::node::hypervisor::{Hypervisor, HypervisorError, Listed, Memory};
+use crate::node::hypervisor::{Hypervisor, HypervisorError, Memory};
 use crate::node::storage::StorageError;
 use crate::system::clock;
 
@@ -16,16 +16,11 @@ impl Host {
         let hypervisors = self.hypervisors();
         let (machines, storage) = std::thread::scope(|scope| {
             let storage = scope.spawn(|| self.storage().survey());
-            let asked: Vec<_> = hypervisors
-                .iter()
-                .map(|hypervisor| (hypervisor.name(), scope.spawn(|| ask(hypervisor.as_ref()))))
-                .collect();
+            let asked: Vec<_> =
+                hypervisors.iter().map(|hypervisor| scope.spawn(|| ask(hypervisor.as_ref()))).collect();
             let ended = || HypervisorError::Other("the listing broke off".to_owned());
-            let answers = asked
-                .into_iter()
-                .map(|(name, thread)| Ok((name, thread.join().unwrap_or_else(|_| Err(ended()))?)));
-            let machines =
-                answers.collect::<Result<Vec<_>, HypervisorError>>().map(|answers| combine(&answers));
+            let answers = asked.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(ended())));
+            let machines = answers.collect::<Result<Vec<_>, HypervisorError>>().map(combine);
             let ended = || StorageError::Other("the listing broke off".to_owned());
             let storage = storage.join().unwrap_or_else(|_| Err(ended()));
             let storage = storage.map(|(space, volumes)| Storage { space, volumes });
@@ -43,28 +38,41 @@ impl Host {
 }
 
 /// Asks a hypervisor for the host's memory and its domains, in parallel.
-fn ask(hypervisor: &dyn Hypervisor) -> Result<(Memory, Vec<Listed>), HypervisorError> {
+fn ask(hypervisor: &dyn Hypervisor) -> Result<Machines, HypervisorError> {
     std::thread::scope(|scope| {
         let domains = scope.spawn(|| hypervisor.domains());
         let memory = hypervisor.memory();
         let ended = || HypervisorError::Other("the listing broke off".to_owned());
-        Ok((memory?, domains.join().unwrap_or_else(|_| Err(ended()))?))
+        Ok(Machines {
+            toolstack: hypervisor.name().to_owned(),
+            memory: memory?,
+            overhead: hypervisor.overhead(),
+            domains: domains.join().unwrap_or_else(|_| Err(ended()))?,
+        })
     })
 }
 
-/// Combines what the hypervisors of this host say. What is free is what all of them take for free.
-fn combine(answers: &[(&'static str, (Memory, Vec<Listed>))]) -> Machines {
-    let names: Vec<_> = answers.iter().map(|(name, _)| *name).collect();
-    let memories = || answers.iter().map(|(_, (memory, _))| *memory);
-    let memory = memories().min_by_key(|memory| memory.free);
-    let mut domains: Vec<Listed> = Vec::new();
-    for domain in answers.iter().flat_map(|(_, (_, domains))| domains) {
-        // Two toolstacks may list the same domain.
-        let is_known = domain.uuid.is_some() && domains.iter().any(|known| known.uuid == domain.uuid);
-        if !is_known {
-            domains.push(domain.clone());
+/// Combines what the hypervisors of this host say, of which there is at least one. What is free is
+/// what all of them take for free.
+fn combine(answers: Vec<Machines>) -> Machines {
+    let combined = answers.into_iter().reduce(|mut one, other| {
+        one.toolstack = format!("{}+{}", one.toolstack, other.toolstack);
+        one.memory = if other.memory.free < one.memory.free { other.memory } else { one.memory };
+        one.overhead = one.overhead.max(other.overhead);
+        for domain in other.domains {
+            // Two toolstacks may list the same domain.
+            let is_known = domain.uuid.is_some() && one.domains.iter().any(|known| known.uuid == domain.uuid);
+            if !is_known {
+                one.domains.push(domain);
+            }
         }
-    }
-    let none = Memory { total: Amount::default(), free: Amount::default() };
-    Machines { toolstack: names.join("+"), memory: memory.unwrap_or(none), domains }
+        one
+    });
+    let nothing = Memory { total: Amount::default(), free: Amount::default() };
+    combined.unwrap_or(Machines {
+        toolstack: "none".to_owned(),
+        memory: nothing,
+        overhead: Amount::default(),
+        domains: Vec::new(),
+    })
 }

@@ -86,6 +86,10 @@ impl Host {
                         .map_or((Duration::ZERO, 0), |seen| (seen.since.elapsed(), seen.at_rest));
                     let rests = watched >= MIN_WATCH && at_rest >= 2;
                     if domain.used > 0 && (rests || watched >= BUSY_WATCH) {
+                        if hypervisor.speaks_at_once() && self.is_silent(&machine.name)? {
+                            let why = "it has not said a word: the processor that it was given does not work";
+                            return Err(self.did_not_run(machine, why));
+                        }
                         if self.waits_for_commands(&machine.name)? {
                             return Err(self.did_not_run(machine, "its boot loader waits for commands"));
                         }
@@ -107,6 +111,11 @@ impl Host {
         }
         let why = if restarts > 0 { "it keeps restarting" } else { "it does nothing" };
         Err(self.did_not_run(machine, why))
+    }
+
+    /// Returns whether nothing has been written to the machine's console.
+    fn is_silent(&self, machine: &MachineName) -> Result<bool, Failure> {
+        Ok(self.console(machine, 4096)?.text.trim().is_empty())
     }
 
     /// Returns whether the machine got no further than its own boot loader, GRUB, which found

@@ -27,6 +27,7 @@ use strum::IntoStaticStr;
 use super::{Boot, Hypervisor, HypervisorError, Installed, Listed, Memory};
 use crate::config::{NodeGeneral, Toolstack};
 use crate::model::names::MachineName;
+use crate::model::size::Amount;
 use crate::node::{Machine, files, trust};
 use crate::system::exec::{self, ExecError, Run};
 use crate::system::log::{self, Level};
@@ -153,6 +154,16 @@ impl Hypervisor for Xen {
 
     fn memory(&self) -> Result<Memory, HypervisorError> {
         output::parse_info(&self.run("xl info", ASK, &["info"])?.text())
+    }
+
+    /// libxl requires 2 MiB more than a PV domain's own memory to be free
+    /// (`LIBXL_PV_EXTRA_MEMORY`), and the domain's data structures take about another one.
+    fn overhead(&self) -> Amount {
+        Amount::from_mib(4)
+    }
+
+    fn speaks_at_once(&self) -> bool {
+        false
     }
 
     fn domains(&self) -> Result<Vec<Listed>, HypervisorError> {
