@@ -265,7 +265,7 @@ fn on_its_host(machines: &[Machine]) -> NodeInfo {
     job.machine = "dave_d_vm22".parse().expect("a name");
     job.order = serde_json::from_value(order).expect("an order");
     info.jobs.push(job);
-    let (memory, state) = (Amount::from_mib(128), "running".to_owned());
+    let (memory, state) = (Amount::from_mib(128), "-b----".to_owned());
     for (id, name) in [(90, "dave_d_vm22"), (91, "by-hand")] {
         info.domains.push(Domain {
             name: name.to_owned(),
