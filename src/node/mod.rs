@@ -90,6 +90,7 @@ mod tests {
         }
         assert_eq!(node.images().count(), common.images.len());
         assert_eq!(node.image(&"tiny".parse().unwrap()).unwrap().swap.get(), 16);
+        assert!(node.volume_group().is_some());
     }
 
     #[test]
