@@ -11,7 +11,7 @@ use crate::support::page::{assert_well_formed, token};
 use crate::support::portal::{DEPLOY, DEPLOY_JSON, Portal, Setup, with_query};
 use vgrid::model::fault::Fault;
 use vgrid::model::lease::Moment;
-use vgrid::model::names::VmId;
+use vgrid::model::names::{DomainNumber, VmId};
 use vgrid::model::size::Amount;
 use vgrid::model::stage::Order;
 use vgrid::model::wire::{Domain, News, NodeInfo, SavedFile, Volume};
@@ -431,9 +431,14 @@ const OF_DAVE: &str = "01936f5e-8c3e-7a37-a6b3-1f3c1f7c9f02";
 fn with_orphans() -> NodeInfo {
     let mut info = with_machines(&[(OF_DAVE, "dave_vm8")]);
     info.domains.clear();
-    let (memory, state) = (Amount::from_mib(96), "-b----".to_owned());
+    let (memory, state) = (Amount::from_mib(96), "running".to_owned());
     for (name, id) in [("Domain-0", 0), ("somebody", 7), ("o'dd", 8)] {
-        info.domains.push(Domain { name: name.to_owned(), id, memory, state: state.clone() });
+        info.domains.push(Domain {
+            name: name.to_owned(),
+            id: DomainNumber::new(id),
+            memory,
+            state: state.clone(),
+        });
     }
     let volume = |name: &str, machine: Option<VmId>| Volume {
         name: name.to_owned(),

@@ -146,7 +146,10 @@ const NODE: &Levels = &[
     &["helper"],
     &["host"],
     &["jobs"],
-    &["image", "filesystem", "hypervisor", "lvm"],
+    &["hypervisor"],
+    &["image", "filesystem", "storage"],
+    &["trust"],
+    &["files"],
 ];
 
 /// Asserts that the modules of a half import only from below.

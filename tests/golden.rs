@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use vgrid::model::fault::Fault;
 use vgrid::model::lease::Moment;
-use vgrid::model::names::VmId;
+use vgrid::model::names::{DomainNumber, VmId};
 use vgrid::model::sign::{Key, Nonce, Recipient, Signed, SignedAnswer, token};
 use vgrid::model::size::Amount;
 use vgrid::model::stage::{Order, OrderNumber, Percent, Stage};
@@ -267,7 +267,12 @@ fn on_its_host(machines: &[Machine]) -> NodeInfo {
     info.jobs.push(job);
     let (memory, state) = (Amount::from_mib(128), "-b----".to_owned());
     for (id, name) in [(90, "dave_d_vm22"), (91, "by-hand")] {
-        info.domains.push(Domain { name: name.to_owned(), id, memory, state: state.clone() });
+        info.domains.push(Domain {
+            name: name.to_owned(),
+            id: DomainNumber::new(id),
+            memory,
+            state: state.clone(),
+        });
     }
     info.volumes = vec![Volume {
         name: "xen-root-dave_d_vm22".to_owned(),

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vgrid::model::bounds::ENTRIES;
+use vgrid::model::names::DomainNumber;
 use vgrid::model::size::Amount;
 use vgrid::model::wire::{Domain, NodeInfo, Volume};
 
@@ -12,8 +13,8 @@ use crate::support::portal::{Portal, Setup};
 fn domains(many: usize, name: impl Fn(usize) -> String) -> NodeInfo {
     let mut info = nothing();
     let domain = |n| {
-        let (memory, state) = (Amount::from_mib(64), "-b----".to_owned());
-        Domain { name: name(n), id: u32::try_from(n).expect("a number"), memory, state }
+        let (memory, state) = (Amount::from_mib(64), "running".to_owned());
+        Domain { name: name(n), id: DomainNumber::new(u32::try_from(n).expect("a number")), memory, state }
     };
     info.domains = (0..many).map(domain).collect();
     info

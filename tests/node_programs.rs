@@ -11,7 +11,7 @@ use vgrid::model::wire::MachineOrder;
 use vgrid::node::host::{HostState, Machines, Storage};
 use vgrid::node::hypervisor::Memory;
 use vgrid::node::jobs::Record;
-use vgrid::node::lvm::Group;
+use vgrid::node::storage::Space;
 use vgrid::system::clock;
 
 use crate::support::apache::give_to_web_user;
@@ -191,10 +191,11 @@ fn give(portal: &Portal, path: &str, order: &Value) -> Answer {
         machines: Ok(Machines {
             toolstack: "xl".to_owned(),
             memory: Memory { total: amount(2000), free: amount(1000) },
+            overhead: amount(4),
             domains: Vec::new(),
         }),
         storage: Ok(Storage {
-            group: Group { size: amount(9000), free: amount(8000), extent: amount(4) },
+            space: Space { size: amount(9000), free: amount(8000), extent: amount(4) },
             volumes: Vec::new(),
         }),
     };

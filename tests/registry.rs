@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use vgrid::model::lease::Moment;
-use vgrid::model::names::MachineName;
+use vgrid::model::names::{DomainNumber, MachineName};
 use vgrid::model::size::Amount;
 use vgrid::model::stage::Order;
 use vgrid::model::wire::{DeployOrder, Domain, Job, News, NodeInfo, Volume};
@@ -165,8 +165,13 @@ fn after_all_orders(portal: &Portal) -> NodeInfo {
             "deploy" => {
                 let order: DeployOrder = serde_json::from_value(received.json()).expect("an order");
                 let machine = MachineName::new(&order.user, &order.virtual_host).expect("a machine's name");
-                let (memory, state) = (order.spec.memory.amount(), "-b----".to_owned());
-                info.domains.push(Domain { name: machine.to_string(), id: 7, memory, state });
+                let (memory, state) = (order.spec.memory.amount(), "running".to_owned());
+                info.domains.push(Domain {
+                    name: machine.to_string(),
+                    id: DomainNumber::new(7),
+                    memory,
+                    state,
+                });
                 for prefix in ["xen-root-", "xen-swap-"] {
                     let (name, machine) = (format!("{prefix}{machine}"), Some(order.id));
                     info.volumes.push(Volume { name, size: Amount::from_mib(64), machine, open: true });

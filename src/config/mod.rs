@@ -16,7 +16,9 @@ mod source;
 use std::path::PathBuf;
 
 pub use common::Common;
-pub use node::{Compression, ImageSettings, NoSetting, Node, NodeGeneral, Share, Toolstack, VmType};
+pub use node::{
+    Compression, ImageSettings, NoSetting, Node, NodeGeneral, Share, StorageSettings, Toolstack, VmType,
+};
 pub use server::{CertificateName, Leases, Quota, Server, ServerGeneral, Upkeep, UserVariable};
 pub use source::ConfigError;
 

@@ -46,8 +46,10 @@ pub struct NodeGeneral {
     pub image_directory_reserve: Share,
     /// How saved images are compressed.
     pub saved_images: Compression,
-    /// The volume group for the machines' volumes.
-    pub volume_group_name: VolumeGroup,
+    /// Where the machines' disks are.
+    pub storage: StorageSettings,
+    /// The directory of what vGrid keeps of each machine in files; root's alone.
+    pub machine_directory: PathBuf,
     /// `auto`, `xl` or `xm`.
     pub toolstack: Toolstack,
     /// The directory from which the toolstack starts machines after a reboot.
@@ -82,7 +84,9 @@ struct RawGeneral {
     image_directory: Option<PathBuf>,
     image_directory_reserve: Share,
     saved_images: Compression,
+    storage: StorageKind,
     volume_group_name: Option<VolumeGroup>,
+    machine_directory: PathBuf,
     toolstack: Toolstack,
     xen_auto_directory: PathBuf,
     console_log_directory: PathBuf,
@@ -104,7 +108,9 @@ impl Default for RawGeneral {
             image_directory: None,
             image_directory_reserve: Share(10),
             saved_images: Compression::Gzip,
+            storage: StorageKind::Lvm,
             volume_group_name: None,
+            machine_directory: "/var/lib/vgrid/machines".into(),
             toolstack: Toolstack::Auto,
             xen_auto_directory: "/etc/xen/auto".into(),
             console_log_directory: "/var/log/xen/console".into(),
@@ -130,7 +136,13 @@ impl TryFrom<RawGeneral> for NodeGeneral {
             image_directory: raw.image_directory.ok_or_else(|| missing("imageDirectory"))?,
             image_directory_reserve: raw.image_directory_reserve,
             saved_images: raw.saved_images,
-            volume_group_name: raw.volume_group_name.ok_or_else(|| missing("volumeGroupName"))?,
+            storage: match raw.storage {
+                StorageKind::Lvm => {
+                    StorageSettings::Lvm(raw.volume_group_name.ok_or_else(|| missing("volumeGroupName"))?)
+                }
+                StorageKind::Files => StorageSettings::Files,
+            },
+            machine_directory: raw.machine_directory,
             toolstack: raw.toolstack,
             xen_auto_directory: raw.xen_auto_directory,
             console_log_directory: raw.console_log_directory,
@@ -146,6 +158,23 @@ impl TryFrom<RawGeneral> for NodeGeneral {
     }
 }
 
+/// Where the machines' disks are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StorageSettings {
+    /// Volumes of this LVM volume group.
+    Lvm(VolumeGroup),
+    /// Files in [`NodeGeneral::machine_directory`].
+    Files,
+}
+
+/// The value of `storage`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum StorageKind {
+    Lvm,
+    Files,
+}
+
 /// The program that controls the machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -158,12 +187,17 @@ pub enum Toolstack {
     Xm,
 }
 
-/// The machine types allowed in `[VMTypes]`. libvirt will be the second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+/// The machine types allowed in `[VMTypes]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, VariantArray)]
 #[serde(rename_all = "lowercase")]
 pub enum VmType {
     /// A Xen domain.
     Xen,
+}
+
+impl VmType {
+    /// All types.
+    pub const ALL: &[Self] = Self::VARIANTS;
 }
 
 /// How saved images are compressed.
@@ -345,6 +379,22 @@ impl Node {
     /// Lists the absolute paths of all files named in `[VMImageFiles]`.
     pub fn image_files(&self) -> impl Iterator<Item = PathBuf> {
         self.files.values().map(|name| self.general.image_directory.join(name))
+    }
+
+    /// Returns the name of the volume group; `None` if the machines' disks are elsewhere.
+    pub fn volume_group(&self) -> Option<&VolumeGroup> {
+        match &self.general.storage {
+            StorageSettings::Lvm(group) => Some(group),
+            StorageSettings::Files => None,
+        }
+    }
+
+    /// Returns the types of the machines that this host runs, which are those in `[VMTypes]`.
+    pub fn vm_types(&self) -> Vec<VmType> {
+        let is_used = |vm_type: &VmType| self.types.values().any(|used| used == vm_type);
+        let types: Vec<_> = VmType::ALL.iter().copied().filter(is_used).collect();
+        // Without the section nothing can be deployed, but there may be machines from before.
+        if types.is_empty() { VmType::ALL.to_vec() } else { types }
     }
 
     /// Returns the settings of an image; each falls back to its section's `default`.

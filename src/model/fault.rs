@@ -85,6 +85,13 @@ pub enum Fault {
         #[serde(deserialize_with = "cleaned")]
         name: String,
     },
+    /// The directory of the machines' disks is missing, or not safe to use.
+    #[error("The disks of machines can't be kept on this host ({detail}). Tell an administrator.")]
+    StorageUnusable {
+        /// What is wrong.
+        #[serde(deserialize_with = "cleaned")]
+        detail: String,
+    },
     /// The machine's name resolves to an address that no machine can have.
     #[error(
         "The name {host} has the address {address}, which {why}. Choose another name, and tell an administrator: its entry in the DNS or /etc/hosts is wrong."
@@ -418,6 +425,7 @@ impl Fault {
             | Self::HostBusy { .. }
             | Self::ToolstackMissing { .. }
             | Self::VolumeGroupMissing { .. }
+            | Self::StorageUnusable { .. }
             | Self::PrivilegeRefused
             | Self::NotEnoughMemory { .. }
             | Self::NotEnoughSpace { .. }
@@ -473,6 +481,7 @@ impl Fault {
         match self {
             Self::ToolstackMissing { .. }
             | Self::VolumeGroupMissing { .. }
+            | Self::StorageUnusable { .. }
             | Self::PrivilegeRefused
             | Self::Internal { .. }
             | Self::TimedOut { .. } => Blame::Host,
@@ -560,6 +569,7 @@ mod tests {
             Fault::PrivilegeRefused,
             Fault::ToolstackMissing { detail: text() },
             Fault::VolumeGroupMissing { name: text() },
+            Fault::StorageUnusable { detail: text() },
             Fault::TimedOut { what: text(), seconds: 1 },
             Fault::Internal { request: text() },
         ] {
@@ -594,6 +604,7 @@ mod tests {
             Fault::NotEnoughMemory { needed: amount, free: amount },
             Fault::NotEnoughSpace { needed: amount, free: amount },
             Fault::VolumeGroupMissing { name: text() },
+            Fault::StorageUnusable { detail: text() },
             Fault::VolumeExists { volume: text() },
             Fault::DomainExists { domain: "a_vm1".parse().unwrap() },
             Fault::NameUnresolved { host: "vm1".parse().unwrap() },

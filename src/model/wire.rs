@@ -19,8 +19,8 @@ use super::bounds;
 use super::fault::Fault;
 use super::lease::Moment;
 use super::names::{
-    ForeignDomain, ForeignVolume, ImageName, ImageTag, MachineName, PhysicalHost, SavedImage, UserName,
-    VirtualHost, VmId,
+    DomainNumber, ForeignDomain, ForeignVolume, ImageName, ImageTag, MachineName, PhysicalHost, SavedImage,
+    UserName, VirtualHost, VmId,
 };
 use super::size::Amount;
 use super::spec::Spec;
@@ -112,7 +112,7 @@ pub enum Foreign {
         /// Its name.
         name: ForeignDomain,
         /// Its number, as it was listed. A domain of another number is another domain.
-        number: u32,
+        number: DomainNumber,
     },
 }
 
@@ -261,7 +261,7 @@ pub struct ConsoleTail {
 pub struct NodeInfo {
     /// Memory, space, version, digest.
     pub host: HostFacts,
-    /// The toolstack in use: `xl` or `xm`.
+    /// The toolstack in use, such as `xl`; several with `+` between them.
     #[serde(deserialize_with = "bounds::word")]
     pub toolstack: String,
     /// All domains, including the control domain.
@@ -288,10 +288,10 @@ pub struct Domain {
     #[serde(deserialize_with = "bounds::word")]
     pub name: String,
     /// Its number, which changes when it reboots.
-    pub id: u32,
+    pub id: DomainNumber,
     /// Its memory.
     pub memory: Amount,
-    /// The state column of `xl list`, such as `-b----`.
+    /// What it is doing, in a word, such as `running`.
     #[serde(deserialize_with = "bounds::word")]
     pub state: String,
 }

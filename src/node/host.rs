@@ -14,12 +14,7 @@ use crate::system::log::{self, Level};
 
 use super::hypervisor::{Listed, Memory};
 use super::jobs::{Durability, Jobs, NodeLock, Record};
-use super::lvm::{self, Group};
-
-/// The memory that Xen needs for a PV domain in addition to the domain's own: libxl requires 2 MiB
-/// more to be free (`LIBXL_PV_EXTRA_MEMORY`), and the domain's data structures take about another
-/// one.
-pub const OVERHEAD: Amount = Amount::from_mib(4);
+use super::storage::{Disk, Space};
 
 /// The host's state, as determined by the helper.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,26 +23,28 @@ pub struct HostState {
     pub taken: u64,
     /// The result of querying the toolstack.
     pub machines: Result<Machines, Fault>,
-    /// The result of querying LVM.
+    /// The result of querying the storage.
     pub storage: Result<Storage, Fault>,
 }
 
 /// The toolstack's part of the state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machines {
-    /// `xl` or `xm`.
+    /// The toolstack, such as `xl`; several with `+` between them.
     pub toolstack: String,
     /// The host's memory.
     pub memory: Memory,
+    /// The memory that a machine takes in addition to its own; with several toolstacks, the most.
+    pub overhead: Amount,
     /// All domains, including the control domain.
     pub domains: Vec<Listed>,
 }
 
-/// LVM's part of the state.
+/// The storage's part of the state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Storage {
-    /// The volume group.
-    pub group: Group,
+    /// Its size, and what is free.
+    pub space: Space,
     /// All its volumes.
     pub volumes: Vec<Volume>,
 }
@@ -76,27 +73,25 @@ impl HostState {
                 continue;
             }
             if let Ok(storage) = &self.storage {
-                let is_there = |name: &str| {
-                    storage.volumes.iter().any(|v| v.machine == Some(record.id) && v.name == name)
+                let is_there = |disk: Disk| {
+                    storage.volumes.iter().any(|v| v.machine == Some(record.id) && Disk::of(v) == Some(disk))
                 };
-                for (name, size) in [
-                    (lvm::root_volume(&record.machine), order.spec.disk.amount()),
-                    (lvm::swap_volume(&record.machine), record.swap),
-                ] {
-                    if !is_there(&name) {
-                        reserved.disk = reserved.disk.plus(storage.group.rounded(size));
+                for (disk, size) in [(Disk::Root, order.spec.disk.amount()), (Disk::Swap, record.swap)] {
+                    if !is_there(disk) {
+                        reserved.disk = reserved.disk.plus(storage.space.rounded(size));
                     }
                 }
             }
             if let Ok(machines) = &self.machines {
+                let machine = record.target();
                 // A domain under construction already has some of it.
                 let has: Amount = machines
                     .domains
                     .iter()
-                    .filter(|domain| domain.is(record.id, &record.machine, true))
+                    .filter(|domain| domain.is(&machine, true))
                     .map(|domain| domain.memory)
                     .sum();
-                let needs = order.spec.memory.amount().plus(OVERHEAD);
+                let needs = order.spec.memory.amount().plus(machines.overhead);
                 reserved.memory = reserved.memory.plus(if has == Amount::default() {
                     needs
                 } else {
@@ -112,12 +107,12 @@ impl HostState {
     pub fn facts(&self, records: &[Record], common_digest: &str) -> HostFacts {
         let reserved = self.reserved(records);
         let memory = self.machines.as_ref().map(|machines| machines.memory).ok();
-        let group = self.storage.as_ref().map(|storage| &storage.group).ok();
+        let space = self.storage.as_ref().map(|storage| &storage.space).ok();
         HostFacts {
             memory_free: memory.map_or(Amount::default(), |m| m.free.minus(reserved.memory)),
             memory_total: memory.map_or(Amount::default(), |m| m.total),
-            disk_free: group.map_or(Amount::default(), |g| g.free.minus(reserved.disk)),
-            disk_total: group.map_or(Amount::default(), |g| g.size),
+            disk_free: space.map_or(Amount::default(), |g| g.free.minus(reserved.disk)),
+            disk_total: space.map_or(Amount::default(), |g| g.size),
             version: crate::VERSION.to_owned(),
             common_digest: common_digest.to_owned(),
         }
@@ -165,10 +160,11 @@ fn keep(jobs: &Jobs, state: &HostState) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::model::lease::Moment;
-    use crate::model::names::{MachineName, VmId};
+    use crate::model::names::{DomainNumber, MachineName, VmId};
     use crate::model::spec::Spec;
     use crate::model::stage::OrderNumber;
     use crate::model::wire::DeployOrder;
+    use crate::node::hypervisor::DomainState;
 
     fn record(id: VmId, work: Order, done: bool) -> Record {
         let order = DeployOrder {
@@ -207,10 +203,11 @@ mod tests {
             machines: Ok(Machines {
                 toolstack: "xl".to_owned(),
                 memory: Memory { total: mib(2000), free: mib(1000) },
+                overhead: mib(4),
                 domains,
             }),
             storage: Ok(Storage {
-                group: Group { size: mib(9000), free: mib(8000), extent: mib(4) },
+                space: Space { size: mib(9000), free: mib(8000), extent: mib(4) },
                 volumes,
             }),
         }
@@ -231,9 +228,9 @@ mod tests {
         };
         let domain = |memory| Listed {
             name: "alice_vm1".to_owned(),
-            id: 3,
+            number: DomainNumber::new(3),
             memory: Amount::from_mib(memory),
-            state: "--p---".to_owned(),
+            state: DomainState::Paused,
             used: 0,
             uuid: uuid::Uuid::try_parse(&id.to_string()).ok(),
         };

@@ -11,25 +11,36 @@
 //! [`check`] is the node's part of `vgrid-check`. Below the endpoints and the worker are
 //! [`privileged`], which calls the helper, and [`report`], which talks to the server; below the
 //! helper are [`host`] (the host's state and free resources), [`jobs`] (the records), [`image`]
-//! (compression, saved images), [`filesystem`] (superblocks), [`lvm`] and
-//! [`hypervisor`] (the programs that the helper runs).
+//! (compression, saved images), [`filesystem`] (superblocks), [`storage`] and [`hypervisor`] (the
+//! programs that the helper runs), [`files`] and [`trust`] (root's files).
 
 pub mod check;
 pub mod endpoints;
+pub mod files;
 pub mod filesystem;
 pub mod helper;
 pub mod host;
 pub mod hypervisor;
 pub mod image;
 pub mod jobs;
-pub mod lvm;
 pub mod privileged;
 pub mod report;
+pub mod storage;
+pub mod trust;
 pub mod worker;
 
-use crate::model::names::{MachineName, UserName, VirtualHost, VolumeGroup};
+use crate::model::names::{MachineName, UserName, VirtualHost, VmId, VolumeGroup};
 use crate::model::size::MiB;
 use crate::template::machine::{LibvirtValues, Values};
+
+/// A machine as the helper knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Its id, with which everything that belongs to it is marked.
+    pub id: VmId,
+    /// Its name, USER_HOST, which is also that of its domain.
+    pub name: MachineName,
+}
 
 /// The path of the helper, which runs as root.
 pub const HELPER: &str = "/usr/lib/vgrid/vgrid-helper";
@@ -47,7 +58,7 @@ fn template_values(
     ip: std::net::Ipv4Addr,
     memory: MiB,
     cpus: u32,
-    group: &VolumeGroup,
+    group: Option<&VolumeGroup>,
     extra: &str,
 ) -> Values {
     Values {
@@ -58,7 +69,7 @@ fn template_values(
         vm_cpus: cpus,
         username: user.encoded(),
         vm_extra: extra.to_owned(),
-        volumegroup: group.to_string(),
+        volumegroup: group.map(VolumeGroup::to_string).unwrap_or_default(),
         libvirt: LibvirtValues::default(),
     }
 }
@@ -85,6 +96,7 @@ mod tests {
         }
         assert_eq!(node.images().count(), common.images.len());
         assert_eq!(node.image(&"tiny".parse().unwrap()).unwrap().swap.get(), 16);
+        assert!(node.volume_group().is_some());
     }
 
     #[test]
@@ -97,7 +109,7 @@ mod tests {
             "10.0.2.21".parse().unwrap(),
             "128".parse().unwrap(),
             1,
-            &"vg1".parse().unwrap(),
+            "vg1".parse().ok().as_ref(),
             "quiet",
         );
         let xvda = machine::render_file(&dir.join("xen-xvda"), &values).unwrap();

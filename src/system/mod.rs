@@ -9,4 +9,5 @@ pub mod lock;
 pub mod log;
 pub mod once;
 pub mod pin;
+pub mod process;
 pub mod stamp;

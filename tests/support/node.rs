@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use vgrid::model::fault::Fault;
 use vgrid::model::lease::Moment;
-use vgrid::model::names::VmId;
+use vgrid::model::names::{DomainNumber, VmId};
 use vgrid::model::sign::{
     Key, NONCE_HEADER, Nonce, RECIPIENT_HEADER, REGISTRY_HEADER, Recipient, SIGNATURE_HEADER, Signed,
     SignedAnswer, TIME_HEADER,
@@ -355,8 +355,8 @@ pub fn with_machines(machines: &[(&str, &str)]) -> NodeInfo {
             number: OrderNumber::default(),
             order: None,
         });
-        let (memory, state) = (Amount::from_mib(128), "-b----".to_owned());
-        info.domains.push(Domain { name: (*name).to_owned(), id: n, memory, state });
+        let (memory, state) = (Amount::from_mib(128), "running".to_owned());
+        info.domains.push(Domain { name: (*name).to_owned(), id: DomainNumber::new(n), memory, state });
     }
     info
 }

@@ -1,5 +1,6 @@
 //! Names of things on a host that vGrid may not have created.
 
+use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,42 @@ impl FromStr for ForeignDomain {
             return Err(NameFault::NotADomain);
         }
         Ok(Self(text.to_owned()))
+    }
+}
+
+/// The number of a domain, which the hypervisor gives it for the time that it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DomainNumber(u32);
+
+impl DomainNumber {
+    /// Xen's control domain.
+    pub const CONTROL: Self = Self(0);
+
+    /// `DOMID_FIRST_RESERVED` of xen.h: numbers from here on have special meanings.
+    const RESERVED: u32 = 0x7FF0;
+
+    /// A number as a hypervisor lists it.
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+}
+
+impl fmt::Display for DomainNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for DomainNumber {
+    type Err = NameFault;
+
+    /// Parses the number of a domain that may be removed, so not the control domain's.
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        match text.parse() {
+            Ok(number) if (1..Self::RESERVED).contains(&number) => Ok(Self(number)),
+            _ => Err(NameFault::NotADomain),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use super::folding::is_hidden;
 
-pub use foreign::{ForeignDomain, ForeignVolume};
+pub use foreign::{DomainNumber, ForeignDomain, ForeignVolume};
 pub use hosts::{PhysicalHost, VirtualHost};
 pub use ids::{OrderName, RegistryId, RequestId, VmId};
 pub use images::{ImageName, ImageTag, SavedImage};

@@ -4,7 +4,7 @@ use crate::check::rights;
 use crate::check::{OrElse as _, Problem, Seen, Verdict};
 use crate::config;
 use crate::node::helper::consoles::{MOST, taken};
-use crate::node::helper::trust;
+use crate::node::trust;
 use crate::system::exec;
 
 /// The size above which a console log is too large, in bytes: the output of one guest within a few
@@ -17,8 +17,8 @@ const LOGROTATE: &str = "/etc/logrotate.d/vgrid";
 /// Checks that the toolstack logs consoles where vGrid looks for them.
 pub fn logged(node: &config::Node) -> Verdict<()> {
     let folder = &node.general.console_log_directory;
-    trust::directory(folder).map_err(|failure| {
-        Problem::new(failure.detail, format!("install -d -o root -g root -m 755 {}", folder.display()))
+    trust::directory(folder).map_err(|error| {
+        Problem::new(error, format!("install -d -o root -g root -m 755 {}", folder.display()))
     })?;
     let configure =
         "XENCONSOLED_ARGS=\"--log=guest\" in /etc/default/xen, then: systemctl restart xen, or reboot";

@@ -2,8 +2,8 @@
 
 use crate::check::{OrElse as _, Problem, Seen, Verdict};
 use crate::config::{self, VmType};
-use crate::node::helper::trust;
 use crate::node::hypervisor::{self, Hypervisor};
+use crate::node::trust;
 
 /// Checks that this host is Xen's control domain.
 pub fn under_xen() -> Verdict<()> {
@@ -26,7 +26,7 @@ pub fn under_xen() -> Verdict<()> {
 /// Checks that the toolstack works.
 pub fn toolstack(node: &config::Node) -> Verdict<Box<dyn Hypervisor>> {
     let start = "apt-get install xen-utils && systemctl restart xen; if that fails: journalctl -u xen";
-    let toolstack = hypervisor::open(VmType::Xen, node.general.toolstack).or_else_do(start)?;
+    let toolstack = hypervisor::of(VmType::Xen, &node.general);
     let memory = toolstack.memory().or_else_do(start)?;
     let note =
         format!("{} answers, {} of {} MiB are free", toolstack.name(), memory.free.mib(), memory.total.mib());
@@ -37,6 +37,6 @@ pub fn toolstack(node: &config::Node) -> Verdict<Box<dyn Hypervisor>> {
 pub fn autostart(node: &config::Node) -> Verdict<()> {
     let folder = &node.general.xen_auto_directory;
     let make = format!("install -d -o root -g root -m 755 {}", folder.display());
-    trust::directory(folder).map_err(|failure| Problem::new(failure.detail, make))?;
+    trust::directory(folder).map_err(|error| Problem::new(error, make))?;
     Ok(Seen::well((), folder.display()))
 }

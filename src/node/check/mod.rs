@@ -74,8 +74,10 @@ pub fn run(checks: &mut Checks, ground: &Basis) {
     let logged = checks.check("consoles", node, consoles::logged);
     checks.check_as_root("console logs", node.and(logged), |(node, ())| consoles::kept_short(node));
 
-    let group = checks.check_as_root("volume group", node, storage::volume_group);
-    checks.check("free space", node.and(group), |(node, group)| storage::free_space(node, &group));
+    let is_files = ground.node.as_ref().known().is_some_and(|node| node.volume_group().is_none());
+    let what = if is_files { "machine directory" } else { "volume group" };
+    let space = checks.check_as_root(what, node, storage::usable);
+    checks.check("free space", node.and(space), |(node, space)| storage::free_space(node, &space));
 
     let sudo = checks.check_as_root("sudo's configuration", Found::Known(()), |()| programs::sudoers());
     let rule = checks.check_as_root("sudo", sudo.and(ground.web.as_ref()), |_| programs::sudo_rule());

@@ -7,14 +7,14 @@ use super::{LIMIT, error_output};
 use crate::check::rights::{self, WEB_USER};
 use crate::check::{OrElse as _, Problem, Seen, Verdict};
 use crate::node::HELPER;
-use crate::node::helper::trust;
 use crate::node::host::HostState;
+use crate::node::trust;
 use crate::system::exec::{self, ExecError, Run};
 
 /// Checks one of the node's programs: it must exist, be writable only by root, and be executable.
 pub fn installed(path: &str) -> Verdict<()> {
     let install = "make install PARTS=node";
-    trust::file(Path::new(path)).map_err(|failure| Problem::new(failure.detail, install))?;
+    trust::file(Path::new(path)).map_err(|error| Problem::new(error, install))?;
     let facts = rights::facts(Path::new(path), install)?;
     let mode = facts.mode() & 0o7777;
     if !facts.is_file() || mode & 0o6000 != 0 || mode & 0o111 != 0o111 {

@@ -1,39 +1,53 @@
-//! The volume group, and its free space.
+//! The storage of the machines' disks, and its free space.
 
 use crate::check::{OrElse as _, Problem, Seen, Verdict};
-use crate::config;
+use crate::config::{self, StorageSettings};
 use crate::model::size::{Amount, GiB};
-use crate::node::lvm::{Group, Lvm, LvmError};
+use crate::node::storage::{self, Space, StorageError};
 
-/// Checks that the volume group exists.
-pub fn volume_group(node: &config::Node) -> Verdict<Group> {
-    let name = &node.general.volume_group_name;
-    let group = Lvm::new(name).group().map_err(|error| {
-        let remedy = match error {
-            LvmError::GroupMissing(_) => {
-                format!(
-                    "pvcreate /dev/DISK && vgcreate {name} /dev/DISK, or mend volumeGroupName in node.cfg"
-                )
-            }
-            _ => "apt-get install lvm2; then see what vgs says".to_owned(),
-        };
-        Problem::new(error, remedy)
-    })?;
-    let note = format!("{name}, {} of {} MiB are free", group.free.mib(), group.size.mib());
-    Ok(Seen::well(group, note))
+/// Checks that the storage can be used.
+pub fn usable(node: &config::Node) -> Verdict<Space> {
+    let space =
+        storage::of(&node.general).space().map_err(|error| Problem::new(&error, remedy(node, &error)))?;
+    let name = match &node.general.storage {
+        StorageSettings::Lvm(group) => group.to_string(),
+        StorageSettings::Files => node.general.machine_directory.display().to_string(),
+    };
+    let note = format!("{name}, {} of {} MiB are free", space.free.mib(), space.size.mib());
+    Ok(Seen::well(space, note))
+}
+
+fn remedy(node: &config::Node, error: &StorageError) -> String {
+    match (&node.general.storage, error) {
+        (StorageSettings::Lvm(group), StorageError::GroupMissing(_)) => {
+            format!("pvcreate /dev/DISK && vgcreate {group} /dev/DISK, or mend volumeGroupName in node.cfg")
+        }
+        (StorageSettings::Lvm(_), _) => "apt-get install lvm2; then see what vgs says".to_owned(),
+        (StorageSettings::Files, _) => {
+            let directory = node.general.machine_directory.display();
+            format!("install -d -o root -g root -m 711 {directory}, or mend machineDirectory in node.cfg")
+        }
+    }
 }
 
 /// Checks that the smallest machine fits.
-pub fn free_space(node: &config::Node, group: &Group) -> Verdict<()> {
+pub fn free_space(node: &config::Node, space: &Space) -> Verdict<()> {
     let swap = node.images().filter_map(|tag| node.image(&tag).ok()).map(|image| image.swap.amount()).min();
     let smallest = GiB::new(1).or_else_do("mend node.cfg")?.amount();
     let needed: Amount =
-        [smallest, swap.unwrap_or_default()].into_iter().map(|size| group.rounded(size)).sum();
-    if group.free < needed {
+        [smallest, swap.unwrap_or_default()].into_iter().map(|size| space.rounded(size)).sum();
+    if space.free < needed {
+        let remedy = match &node.general.storage {
+            StorageSettings::Lvm(group) => format!("vgextend {group} /dev/DISK, or terminate machines"),
+            StorageSettings::Files => {
+                let directory = node.general.machine_directory.display();
+                format!("make the file system of {directory} larger, or terminate machines")
+            }
+        };
         return Err(Problem::new(
-            format!("{} MiB are free, and the smallest machine takes {} MiB", group.free.mib(), needed.mib()),
-            format!("vgextend {} /dev/DISK, or terminate machines", node.general.volume_group_name),
+            format!("{} MiB are free, and the smallest machine takes {} MiB", space.free.mib(), needed.mib()),
+            remedy,
         ));
     }
-    Ok(Seen::well((), format!("enough for {} small machines", group.free.mib() / needed.mib().max(1))))
+    Ok(Seen::well((), format!("enough for {} small machines", space.free.mib() / needed.mib().max(1))))
 }

@@ -1,20 +1,22 @@
 //! The templates of machine configurations, and the bridges that they refer to.
 
 use std::net::Ipv4Addr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::images::Images;
 use crate::check::{OrElse as _, Problem, Seen, Verdict};
 use crate::config::{self, Common};
-use crate::model::names::{MachineName, UserName, VirtualHost};
-use crate::node::helper::trust;
+use crate::model::names::{MachineName, UserName, VirtualHost, VmId};
 use crate::node::hypervisor::{Hypervisor, HypervisorError};
-use crate::node::template_values;
+use crate::node::trust;
+use crate::node::{Machine, template_values};
 use crate::template::machine;
 
 /// Templates, each rendered for an example machine.
-pub type Rendered = Vec<(PathBuf, String)>;
+pub struct Rendered {
+    machine: MachineName,
+    texts: Vec<(PathBuf, String)>,
+}
 
 /// Renders every template for an example machine.
 pub fn rendered(
@@ -28,7 +30,7 @@ pub fn rendered(
     let user: UserName = "vgrid-check".parse().or_else_do(wrong())?;
     let name = MachineName::new(&user, host).or_else_do(wrong())?;
     let memory = "128".parse().or_else_do(wrong())?;
-    let group = &node.general.volume_group_name;
+    let group = node.volume_group();
     let values =
         template_values(&name, &user, host, *ip, memory, 1, group, common.extra(host).unwrap_or_default());
     let mut files: Vec<&Path> = images.iter().map(|(_, image)| image.template.as_path()).collect();
@@ -42,31 +44,26 @@ pub fn rendered(
         }
     }
     let note = rendered.iter().map(|(file, _)| file.display().to_string()).collect::<Vec<_>>().join(", ");
-    Ok(Seen::partly((!rendered.is_empty()).then_some(rendered), note, problems))
+    let is_empty = rendered.is_empty();
+    let rendered = Rendered { machine: name, texts: rendered };
+    Ok(Seen::partly((!is_empty).then_some(rendered), note, problems))
 }
 
 /// Checks that the toolstack accepts the rendered templates.
 pub fn accepted(templates: &Rendered, toolstack: &dyn Hypervisor) -> Verdict<()> {
-    templates.iter().try_for_each(|(file, text)| dry_run(file, text, toolstack))?;
+    let machine = Machine { id: VmId::generate(), name: templates.machine.clone() };
+    templates.texts.iter().try_for_each(|(file, text)| dry_run(file, text, &machine, toolstack))?;
     Ok(Seen::well((), "accepted"))
 }
 
 /// Lets the toolstack parse a configuration without starting anything.
-fn dry_run(file: &Path, text: &str, toolstack: &dyn Hypervisor) -> Result<(), Problem> {
-    let copy = PathBuf::from(format!("/run/vgrid-check-{}.cfg", std::process::id()));
-    let write = || -> std::io::Result<()> {
-        use std::io::Write as _;
-        let options = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&copy);
-        options.and_then(|mut file| file.write_all(text.as_bytes()))
-    };
-    write().map_err(|error| format!("{}: {error}", copy.display())).or_else_do("make room in /run")?;
-    let checked = toolstack.check(&copy);
-    std::fs::remove_file(&copy).or_else_do(format!("rm {}", copy.display()))?;
-    let why = match checked {
-        Ok(_) => return Ok(()),
-        Err(HypervisorError::Configuration { line: Some(line), detail }) => {
+fn dry_run(file: &Path, text: &str, machine: &Machine, toolstack: &dyn Hypervisor) -> Result<(), Problem> {
+    let why = match toolstack.check(machine, text) {
+        Ok(()) => return Ok(()),
+        Err(HypervisorError::Definition { line: Some(line), detail }) => {
             format!("{}, line {line}: {detail}", file.display())
         }
+        Err(HypervisorError::Definition { line: None, detail }) => format!("{}: {detail}", file.display()),
         Err(error) => format!("{}: {error}", file.display()),
     };
     Err(Problem::new(
@@ -95,9 +92,8 @@ pub fn bridges(templates: &Rendered) -> Verdict<()> {
 /// Renders one template.
 fn template(file: &Path, values: &machine::Values) -> Result<String, Problem> {
     let path = file.display();
-    let trusted = trust::file(file).map_err(|failure| {
-        Problem::new(
-            failure.detail,
+    let trusted = trust::file(file).map_err(|error| {
+        Problem::new(error,
             format!("if it is there: chown root {path} && chmod go-w {path}; else mend [VMConfigTemplates] in node.cfg"),
         )
     })?;
@@ -120,7 +116,7 @@ fn template(file: &Path, values: &machine::Values) -> Result<String, Problem> {
 /// Returns the bridges that configurations refer to as `bridge=NAME`.
 fn named_bridges(templates: &Rendered) -> Vec<(&str, &Path)> {
     let mut bridges = Vec::new();
-    for (file, text) in templates {
+    for (file, text) in &templates.texts {
         for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
             for (at, word) in line.match_indices("bridge=") {
                 let rest = &line[at + word.len()..];
@@ -142,7 +138,8 @@ mod tests {
     #[test]
     fn bridges_are_found_in_configurations() {
         let text = "# bridge=no\nvif = [ \"bridge=xenbr0\", 'mac=00:16:3e:0:0:1,bridge=br.1,script=x' ]\nvif2=\"bridge=xenbr0\"\n";
-        let templates = vec![(PathBuf::from("t"), text.to_owned())];
+        let texts = vec![(PathBuf::from("t"), text.to_owned())];
+        let templates = Rendered { machine: "a_vm1".parse().unwrap(), texts };
         let names: Vec<&str> = named_bridges(&templates).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["xenbr0", "br.1"]);
     }

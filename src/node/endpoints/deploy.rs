@@ -7,14 +7,15 @@ use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::NodeCall;
 use crate::config::{Common, ImageSettings};
 use crate::model::fault::{self, Fault};
-use crate::model::names::{MachineName, VOLUME_PREFIXES, VolumeGroup};
+use crate::model::names::{MachineName, VOLUME_PREFIXES};
 use crate::model::size::Amount;
 use crate::model::stage::Order;
 use crate::model::wire::DeployOrder;
-use crate::node::host::{self, HostState, OVERHEAD};
+use crate::node::host::{self, HostState};
 use crate::node::image::store;
 use crate::node::jobs::Record;
 use crate::node::privileged::Helper;
+use crate::node::storage::{self, Storage};
 use crate::node::{WORKER, template_values};
 use crate::system::exec::{self, Run};
 use crate::system::log::{self, Level};
@@ -68,13 +69,13 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
         );
         return accepted(order.id, state.facts(&records, &node.common.digest));
     }
-    let group = &call.config.general.volume_group_name;
-    let state = match check(&state, &records, &order, &plan, group) {
+    let storage = storage::of(&call.config.general);
+    let state = match check(&state, &records, &order, &plan, storage.as_ref()) {
         Ok(()) => state,
         // It may have been removed a moment ago, so look again.
         Err(Fault::VolumeExists { .. } | Fault::DomainExists { .. }) if state.taken < began => {
             let state = host::state(&node.jobs, &lock, began, || helper.info()).map_err(refuse)?;
-            check(&state, &records, &order, &plan, group).map_err(refuse)?;
+            check(&state, &records, &order, &plan, storage.as_ref()).map_err(refuse)?;
             state
         }
         Err(fault) => return Err(refuse(fault)),
@@ -157,7 +158,7 @@ fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Pla
     if let Some(why) = address::unusable(ip) {
         return Err(refuse(Fault::AddressUnusable { host: host(), address: ip, why: why.to_owned() }));
     }
-    let group = &call.config.general.volume_group_name;
+    let group = call.config.volume_group();
     let values =
         template_values(&machine, &order.user, &order.virtual_host, ip, order.spec.memory, 1, group, extra);
     match machine::render_file(&image.template, &values) {
@@ -187,7 +188,7 @@ fn check(
     records: &[Record],
     order: &DeployOrder,
     plan: &Plan,
-    group: &VolumeGroup,
+    kind: &dyn Storage,
 ) -> Result<(), Fault> {
     let Plan { machine, image, .. } = plan;
     let storage = state.storage.as_ref().map_err(Clone::clone)?;
@@ -206,7 +207,7 @@ fn check(
         VOLUME_PREFIXES.iter().find_map(|prefix| volume.strip_prefix(prefix)).is_some_and(is_taken)
     };
     if let Some(volume) = storage.volumes.iter().find(|volume| of_machine(&volume.name)) {
-        return Err(Fault::VolumeExists { volume: format!("{group}/{}", volume.name) });
+        return Err(Fault::VolumeExists { volume: kind.displayed(&volume.name) });
     }
     if let Some(other) =
         records.iter().find(|other| other.machine == *machine || other.virtual_host == order.virtual_host)
@@ -219,12 +220,12 @@ fn check(
     }
     let reserved = state.reserved(records);
     let sizes = [order.spec.disk.amount(), image.swap.amount()];
-    let needed: Amount = sizes.into_iter().map(|size| storage.group.rounded(size)).sum();
-    let free = storage.group.free.minus(reserved.disk);
+    let needed: Amount = sizes.into_iter().map(|size| storage.space.rounded(size)).sum();
+    let free = storage.space.free.minus(reserved.disk);
     if needed > free {
         return Err(Fault::NotEnoughSpace { needed, free });
     }
-    let needed = order.spec.memory.amount().plus(OVERHEAD);
+    let needed = order.spec.memory.amount().plus(machines.overhead);
     let free = machines.memory.free.minus(reserved.memory);
     if needed > free {
         return Err(Fault::NotEnoughMemory { needed, free });

@@ -39,6 +39,7 @@ fn is_about(record: &Record, stranger: &Foreign) -> bool {
 mod tests {
     use super::*;
     use crate::model::lease::Moment;
+    use crate::model::names::DomainNumber;
     use crate::model::names::VmId;
     use crate::model::stage::OrderNumber;
     use crate::model::wire::MachineOrder;
@@ -54,7 +55,8 @@ mod tests {
         let machine = "alice_vm1".parse().unwrap();
         let record = Record::unknown(&order, machine, "r".parse().unwrap(), Moment::from_unix(1));
         let volume = |name: &str| Foreign::Volume { name: name.parse().unwrap() };
-        let domain = |name: &str| Foreign::Domain { name: name.parse().unwrap(), number: 3 };
+        let domain =
+            |name: &str| Foreign::Domain { name: name.parse().unwrap(), number: DomainNumber::new(3) };
         for ours in [volume("xen-root-alice_vm1"), volume("xen-swap-alice_vm1"), domain("alice_vm1")] {
             assert!(is_about(&record, &ours), "{ours}");
         }

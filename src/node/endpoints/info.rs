@@ -40,9 +40,9 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     };
     let domain = |listed: Listed| Domain {
         name: listed.name,
-        id: listed.id,
+        id: listed.number,
         memory: Amount::from_mib(listed.memory.mib()),
-        state: listed.state,
+        state: <&str>::from(listed.state).to_owned(),
     };
     // All tags that can be requested, even those covered by `default` in node.cfg.
     let images = node.common.images.iter().map(|(tag, _)| {

@@ -5,7 +5,7 @@ use crate::cgi::serve::NodeCall;
 use crate::model::fault::Fault;
 use crate::model::stage::Order;
 use crate::model::wire::MachineOrder;
-use crate::node::host::{HostState, OVERHEAD};
+use crate::node::host::HostState;
 use crate::node::jobs::Record;
 
 use super::{handover, order};
@@ -39,9 +39,10 @@ fn handle(call: &NodeCall<'_>, work: Order) -> Result<Reply, Refusal> {
 /// Checks that there is memory for the machine, unless it is running.
 fn check_memory(state: &HostState, records: &[Record], known: &Record) -> Result<(), Fault> {
     let machines = state.machines.as_ref().map_err(Clone::clone)?;
-    let is_up = machines.domains.iter().any(|domain| domain.is(known.id, &known.machine, !known.stopped));
+    let machine = known.target();
+    let is_up = machines.domains.iter().any(|domain| domain.is(&machine, !known.stopped));
     let Some(order) = known.order.as_ref().filter(|_| !is_up) else { return Ok(()) };
-    let needed = order.spec.memory.amount().plus(OVERHEAD);
+    let needed = order.spec.memory.amount().plus(machines.overhead);
     let free = machines.memory.free.minus(state.reserved(records).memory);
     if needed > free { Err(Fault::NotEnoughMemory { needed, free }) } else { Ok(()) }
 }

@@ -14,8 +14,8 @@ use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 
 use super::failure::Failure;
 use super::host::Host;
-use super::{files, trust};
 use crate::model::names::MachineName;
+use crate::node::files;
 use crate::system::log::{self, Level};
 
 /// The disk space above which a console log is trimmed, in bytes.
@@ -24,47 +24,53 @@ pub const MOST: u64 = 4 << 20;
 const KEPT: u64 = 1 << 20;
 
 impl Host {
-    /// Returns the path of a machine's console log; `None` if this host does not log consoles.
+    /// Returns the path of a machine's console log; `None` if this host does not log consoles. Of a
+    /// machine that has no definition any more, it is where there is a log.
     pub(super) fn console_log(&self, machine: &MachineName) -> Result<Option<PathBuf>, Failure> {
-        let dir = &self.config.general.console_log_directory;
-        if dir.symlink_metadata().is_err() {
-            log::event(
-                Level::Warning,
-                "console.not-logged",
-                &[("machine", machine), ("file", &dir.display())],
-            );
-            return Ok(None);
+        let mut known = None;
+        for hypervisor in self.hypervisors() {
+            if let Some(log) = hypervisor.console_log(machine)? {
+                if log.symlink_metadata().is_ok() {
+                    return Ok(Some(log));
+                }
+                known.get_or_insert(log);
+            }
         }
-        // The name given by xenconsoled --log=guest.
-        Ok(Some(trust::directory(dir)?.join(format!("guest-{machine}.log"))))
+        Ok(known)
     }
 
     /// Trims the console logs of vGrid's machines that have grown too large. Errors are only
     /// logged, so that `info` still responds.
     pub(super) fn trim_consoles(&self) {
-        let machines = match self.configurations() {
-            Ok(made) => made.into_iter().filter_map(|made| made.machine()).collect::<Vec<_>>(),
-            Err(failure) => {
-                log::event(Level::Warning, "consoles.not-trimmed", &[("why", &failure.detail)]);
-                return;
-            }
-        };
-        for machine in machines {
-            let Ok(Some(path)) = self.console_log(&machine) else { return };
-            match trim(&path, MOST, KEPT) {
-                Ok(0) => {}
-                Ok(cut) => {
-                    log::event(Level::Info, "console.trimmed", &[("machine", &machine), ("bytes", &cut)]);
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        for hypervisor in self.hypervisors() {
+            let machines = match hypervisor.all_installed() {
+                Ok(made) => made.into_iter().filter_map(|made| made.machine()).collect::<Vec<_>>(),
                 Err(error) => {
-                    log::event(
-                        Level::Warning,
-                        "console.not-trimmed",
-                        &[("machine", &machine), ("file", &path.display()), ("why", &error)],
-                    );
+                    log::event(Level::Warning, "consoles.not-trimmed", &[("why", &error)]);
+                    continue;
                 }
+            };
+            for machine in machines {
+                let Ok(Some(path)) = hypervisor.console_log(&machine) else { break };
+                trim_console(&machine, &path);
             }
+        }
+    }
+}
+
+fn trim_console(machine: &MachineName, path: &Path) {
+    match trim(path, MOST, KEPT) {
+        Ok(0) => {}
+        Ok(cut) => {
+            log::event(Level::Info, "console.trimmed", &[("machine", machine), ("bytes", &cut)]);
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => {
+            log::event(
+                Level::Warning,
+                "console.not-trimmed",
+                &[("machine", machine), ("file", &path.display()), ("why", &error)],
+            );
         }
     }
 }
@@ -74,7 +80,7 @@ pub(super) fn remove_log(log: &Path) -> Result<(), Failure> {
     let mut older = log.as_os_str().to_owned();
     older.push(".1");
     files::remove(Path::new(&older))?;
-    files::remove(log)
+    Ok(files::remove(log)?)
 }
 
 /// Returns how many bytes of disk space a file occupies, not counting holes.

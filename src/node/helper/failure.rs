@@ -1,8 +1,9 @@
 //! Why a verb failed, for its caller and for the log.
 
-use crate::model::fault::Fault;
+use crate::model::fault::{self, Fault};
+use crate::node::files::FileError;
 use crate::node::hypervisor::HypervisorError;
-use crate::node::lvm::LvmError;
+use crate::node::storage::StorageError;
 
 /// Why a verb was not carried out.
 #[derive(Debug)]
@@ -26,13 +27,24 @@ impl From<Fault> for Failure {
     }
 }
 
-impl From<LvmError> for Failure {
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        Self::internal(error)
+    }
+}
+
+impl From<StorageError> for Failure {
     /// Maps the error to a fault, unless that depends on the machine.
-    fn from(error: LvmError) -> Self {
+    fn from(error: StorageError) -> Self {
         let detail = error.to_string();
         let fault = match error {
-            LvmError::GroupMissing(group) => Some(Fault::VolumeGroupMissing { name: group.to_string() }),
-            LvmError::TimedOut { what, seconds } => Some(Fault::TimedOut { what: what.to_owned(), seconds }),
+            StorageError::GroupMissing(group) => Some(Fault::VolumeGroupMissing { name: group.to_string() }),
+            StorageError::Directory(detail) => {
+                Some(Fault::StorageUnusable { detail: fault::detail(&detail) })
+            }
+            StorageError::TimedOut { what, seconds } => {
+                Some(Fault::TimedOut { what: what.to_owned(), seconds })
+            }
             _ => None,
         };
         Self { fault, detail }

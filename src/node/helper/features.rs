@@ -2,17 +2,17 @@
 
 use super::host::Host;
 use super::volumes;
-use crate::model::names::MachineName;
+use crate::node::Machine;
 use crate::node::filesystem::{self, Complaint, Feature};
-use crate::node::lvm;
+use crate::node::storage::Disk;
 
 impl Host {
     /// Returns a hint, as part of a sentence, at features of a machine's file system that a boot
     /// loader or kernel may not support. Returns `None` unless `output`, from a program or a
     /// console, suggests that problem.
-    pub(super) fn unreadable_features(&self, machine: &MachineName, output: &str) -> Option<String> {
+    pub(super) fn unreadable_features(&self, machine: &Machine, output: &str) -> Option<String> {
         let complaint = filesystem::complaint(output)?;
-        let head = volumes::head(&self.lvm().device(&lvm::root_volume(machine))).ok()?;
+        let head = volumes::head(&self.storage().path(machine, Disk::Root)).ok()?;
         let hint = unreadable(&head, complaint);
         hint.map(|names| format!("its file system has {names}: see \"File systems\" in ADMIN.md"))
     }

@@ -14,15 +14,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
 use crate::model::fault::Fault;
 use crate::model::names::{MachineName, VmId};
+use crate::node::Machine;
 use crate::system::lock;
 use crate::system::log::{self, Level};
+use crate::system::process::Process;
 
 /// The directory of locks and mount points. It is emptied on reboot.
 const DIR: &str = "/run/vgrid";
@@ -35,7 +35,7 @@ const SHORT: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Holder {
     pid: i32,
-    /// Field 22 of /proc/PID/stat, which distinguishes a process from a later one with the same id.
+    /// See [`Process::started`].
     started: u64,
     id: VmId,
 }
@@ -43,10 +43,8 @@ struct Holder {
 /// The lock of a machine, while it is held.
 #[derive(Debug)]
 pub struct MachineLock {
-    /// The machine's id.
-    pub id: VmId,
-    /// The machine's name.
-    pub machine: MachineName,
+    /// The machine.
+    pub machine: Machine,
     /// Holds the lock while open.
     _file: File,
     path: PathBuf,
@@ -135,7 +133,7 @@ impl MachineLock {
             file.write_all(&serde_json::to_vec(&Holder { pid, started, id })?)
         };
         write().map_err(|error| Failure::internal(format!("{}: {error}", path.display())))?;
-        Ok(Self { id, machine: machine.clone(), _file: file, path })
+        Ok(Self { machine: Machine { id, name: machine.clone() }, _file: file, path })
     }
 
     /// Returns the mount point of the machine's root volume, in the helper's own mount namespace.
@@ -153,8 +151,8 @@ impl Drop for MachineLock {
                 Level::Error,
                 "lock.not-removed",
                 &[
-                    ("vm", &self.id),
-                    ("machine", &self.machine),
+                    ("vm", &self.machine.id),
+                    ("machine", &self.machine.name),
                     ("file", &self.path.display()),
                     ("why", &error),
                 ],
@@ -170,69 +168,12 @@ fn holder(file: &mut File) -> Option<Holder> {
     serde_json::from_str(&text).ok()
 }
 
-/// A running process, as read from /proc (proc(5)).
-#[derive(Debug)]
-pub struct Process {
-    /// The process id.
-    pub pid: i32,
-    session: i32,
-    started: u64,
-}
-
-impl Process {
-    fn read(pid: i32) -> Option<Self> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name, in parentheses, may contain anything. It is followed by: state ppid pgrp
-        // session …
-        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        // A zombie (state Z) holds no resources and can't be killed.
-        if fields.first() == Some(&"Z") {
-            return None;
-        }
-        Some(Self { pid, session: fields.get(3)?.parse().ok()?, started: fields.get(19)?.parse().ok()? })
-    }
-
-    /// Lists all running processes.
-    pub fn all() -> Vec<Self> {
-        std::fs::read_dir("/proc")
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .filter_map(Self::read)
-            .collect()
-    }
-
-    fn strings(&self, name: &str) -> Vec<String> {
-        let bytes = std::fs::read(format!("/proc/{}/{name}", self.pid)).unwrap_or_default();
-        bytes
-            .split(|&byte| byte == 0)
-            .filter(|part| !part.is_empty())
-            .map(|part| String::from_utf8_lossy(part).into_owned())
-            .collect()
-    }
-
-    /// Returns its command line, starting with the program's name.
-    pub fn arguments(&self) -> Vec<String> {
-        self.strings("cmdline")
-    }
-
-    /// Returns whether it runs as root.
-    pub fn is_roots(&self) -> bool {
-        std::fs::metadata(format!("/proc/{}", self.pid)).is_ok_and(|facts| facts.uid() == 0)
-    }
-
-    /// Returns whether it has the environment that [`crate::system::exec`] sets.
-    fn has_our_environment(&self) -> bool {
-        let environment = self.strings("environ");
-        [format!("PATH={}", crate::system::detach::PATH), "HOME=/".to_owned(), "LC_ALL=C".to_owned()]
-            .iter()
-            .all(|variable| environment.contains(variable))
-    }
-
-    /// Kills it. It is no error if it no longer exists.
-    pub fn kill(&self) {
-        let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
-    }
+/// Returns whether a process has the environment that [`crate::system::exec`] sets.
+fn has_our_environment(process: &Process) -> bool {
+    let environment = process.environment();
+    [format!("PATH={}", crate::system::detach::PATH), "HOME=/".to_owned(), "LC_ALL=C".to_owned()]
+        .iter()
+        .all(|variable| environment.contains(variable))
 }
 
 /// Kills a helper and everything it runs, or what a dead one left running.
@@ -251,7 +192,7 @@ fn end_session(holder: &Holder) {
         }
         let ours: Vec<_> = processes
             .into_iter()
-            .filter(|p| is_holder(p) || p.started >= holder.started && p.has_our_environment())
+            .filter(|p| is_holder(p) || p.started >= holder.started && has_our_environment(p))
             .collect();
         if ours.is_empty() {
             return;
@@ -264,16 +205,6 @@ fn end_session(holder: &Holder) {
             process.kill();
         }
         std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-/// Kills root's processes whose command line `minds` recognizes.
-pub fn kill_minders(minds: impl Fn(&[String]) -> bool) {
-    for process in Process::all() {
-        if process.is_roots() && minds(&process.arguments()) {
-            log::event(Level::Info, "minder.killed", &[("pid", &process.pid)]);
-            process.kill();
-        }
     }
 }
 
@@ -305,15 +236,6 @@ pub fn remove_directory(path: &Path) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_process_is_read() {
-        let own = Process::read(std::process::id().cast_signed()).unwrap();
-        assert_eq!(own.session, nix::unistd::getsid(None).unwrap().as_raw());
-        assert!(own.started > 0);
-        assert!(Process::all().iter().any(|process| process.pid == own.pid));
-        assert!(!own.arguments().is_empty());
-    }
 
     #[test]
     fn a_session_with_a_reused_id_is_left_alone() {

@@ -2,7 +2,7 @@
 //!
 //! Each argument is parsed into its type before anything happens. There is no other input: no
 //! environment, no path. The configuration is read from `/etc/vgrid`, and every directory with a
-//! file that it opens must be writable only by root (see `trust`).
+//! file that it opens must be writable only by root (see [`trust`](super::trust)).
 //!
 //! A verb that changes a machine holds the machine's lock (see `guard`) and touches only what is
 //! marked with the machine's id: volumes by their tag, the configuration file by its first line,
@@ -14,19 +14,16 @@
 //! error for `pack`, whose standard output is the archive) and a sentence on standard error. It is
 //! 2 on wrong usage.
 
-mod configurations;
 pub(super) mod consoles;
 mod domains;
 mod failure;
 mod features;
-mod files;
 mod guard;
 mod host;
 pub mod limits;
 mod namespace;
 mod nobody;
 mod run;
-pub(super) mod trust;
 mod verbs;
 mod volumes;
 
@@ -37,7 +34,7 @@ use clap::{Parser, Subcommand};
 use percent_encoding::percent_decode_str;
 
 use crate::model::names::{
-    ForeignDomain, ForeignVolume, ImageTag, MachineName, NameFault, RequestId, UserName, VmId,
+    DomainNumber, ForeignDomain, ForeignVolume, ImageTag, MachineName, NameFault, RequestId, UserName, VmId,
 };
 use crate::model::size::{GiB, MiB};
 
@@ -178,9 +175,8 @@ enum Foreign {
     Domain {
         /// Its name
         name: ForeignDomain,
-        /// Its number, as it was listed: below xen.h's DOMID_FIRST_RESERVED
-        #[arg(value_parser = clap::value_parser!(u32).range(1..0x7FF0))]
-        number: u32,
+        /// Its number, as it was listed
+        number: DomainNumber,
     },
 }
 

@@ -10,10 +10,11 @@ use serde::Serialize;
 use super::failure::Failure;
 use super::guard::{self, MachineLock};
 use super::host::Host;
-use super::{Cli, Foreign, Verb, trust};
+use super::{Cli, Foreign, Verb};
 use crate::config;
 use crate::model::fault::Fault;
 use crate::model::names::RequestId;
+use crate::node::{Machine, trust};
 use crate::system::detach;
 use crate::system::log::{self, Level};
 
@@ -92,7 +93,7 @@ fn run(verb: Verb) -> Result<Option<String>, Failure> {
             let lock = MachineLock::take(id, &machine)?;
             host.start(&lock, memory)?;
         }
-        Verb::Verify { id, machine } => host.verify(id, &machine)?,
+        Verb::Verify { id, machine } => host.verify(&Machine { id, name: machine })?,
         Verb::Stop { id, machine } => {
             let lock = MachineLock::take_over(id, &machine)?;
             host.stop(&lock)?;

@@ -1,4 +1,4 @@
-//! The volumes of a machine. Verbs touch only those with both its tag and its names.
+//! The volumes of a machine. Verbs touch only those with both its mark and its names.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -6,12 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::failure::Failure;
-use super::guard::MachineLock;
 use super::host::Host;
 use crate::model::fault::Fault;
 use crate::model::wire::Volume;
-use crate::node::filesystem;
-use crate::node::lvm::{self, LvmError};
+use crate::node::storage::{Disk, StorageError};
+use crate::node::{Machine, filesystem};
 
 /// How often a busy volume is retried. Its users are about to go away: a domain's device, a mount
 /// namespace whose last process was killed, or udev probing a new device.
@@ -20,82 +19,86 @@ const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Host {
-    /// Finds a volume of the machine. It must have the machine's tag and must not be in use: LVM
-    /// does not prevent writing to the disk of a running machine, which would destroy it.
-    pub fn volume(&self, lock: &MachineLock, name: &str) -> Result<Volume, Failure> {
-        match self.lvm().volumes()?.into_iter().find(|volume| volume.name == name) {
-            Some(volume) if volume.machine == Some(lock.id) && volume.open => {
+    /// Finds a disk of the machine. It must be marked as the machine's and must not be in use:
+    /// nothing else prevents writing to the disk of a running machine, which would destroy it.
+    pub fn volume(&self, machine: &Machine, disk: Disk) -> Result<Volume, Failure> {
+        let storage = self.storage();
+        let name = storage.name(machine, disk);
+        storage.release(machine);
+        match storage.volumes()?.into_iter().find(|volume| volume.name == name) {
+            Some(volume) if volume.machine == Some(machine.id) && volume.open => {
                 Err(Failure::internal(format!("the volume {name} is in use")))
             }
-            Some(volume) if volume.machine == Some(lock.id) => Ok(volume),
-            Some(_) => {
-                let group = &self.config.general.volume_group_name;
-                Err(Fault::VolumeExists { volume: format!("{group}/{name}") }.into())
-            }
+            Some(volume) if volume.machine == Some(machine.id) => Ok(volume),
+            Some(_) => Err(Fault::VolumeExists { volume: storage.displayed(&name) }.into()),
             None => Err(Failure::internal(format!("there is no volume {name}"))),
         }
     }
 
-    /// Like [`volume`](Self::volume), for a volume from which no machine has been started yet, so
-    /// that only vGrid has written to it. A volume that a machine's owner has written to, as root,
-    /// is never mounted writable.
-    pub fn unused_volume(&self, lock: &MachineLock, name: &str) -> Result<Volume, Failure> {
-        let volume = self.volume(lock, name)?;
-        if self.lvm().unused()?.iter().any(|unused| unused.name == volume.name) {
+    /// Like [`volume`](Self::volume), for a disk from which no machine has been started yet, so
+    /// that only vGrid has written to it. A disk that a machine's owner has written to, as root, is
+    /// never mounted writable.
+    pub fn unused_volume(&self, machine: &Machine, disk: Disk) -> Result<Volume, Failure> {
+        let volume = self.volume(machine, disk)?;
+        if self.storage().unused()?.iter().any(|unused| unused.name == volume.name) {
             Ok(volume)
         } else {
+            let name = volume.name;
             Err(Failure::internal(format!("a machine has been started from the volume {name} before")))
         }
     }
 
-    /// Like [`volume`](Self::volume), for a machine that has just ended. Waits until the volume is
-    /// no longer in use.
-    pub fn volume_at_rest(&self, lock: &MachineLock, name: &str) -> Result<Volume, Failure> {
-        let is_held = |volume: &Volume| volume.name == name && volume.machine == Some(lock.id) && volume.open;
+    /// Like [`volume`](Self::volume), for a machine that has just ended. Waits until the disk is no
+    /// longer in use.
+    pub fn volume_at_rest(&self, machine: &Machine, disk: Disk) -> Result<Volume, Failure> {
+        let storage = self.storage();
+        let name = storage.name(machine, disk);
+        let is_held =
+            |volume: &Volume| volume.name == name && volume.machine == Some(machine.id) && volume.open;
         for _ in 1..TRIES {
-            if !self.lvm().volumes()?.iter().any(is_held) {
+            if !storage.volumes()?.iter().any(is_held) {
                 break;
             }
             std::thread::sleep(PAUSE);
         }
-        self.volume(lock, name)
+        self.volume(machine, disk)
     }
 
-    /// Marks the machine's volumes as used. From the first start on, their content is under the
+    /// Marks the machine's disks as used. From the first start on, their content is under the
     /// owner's control.
-    pub fn mark_volumes_used(&self, lock: &MachineLock) -> Result<(), Failure> {
-        let lvm = self.lvm();
-        let names = [lvm::root_volume(&lock.machine), lvm::swap_volume(&lock.machine)];
-        let unused = lvm.unused()?;
-        let ours = unused.iter().filter(|volume| volume.machine == Some(lock.id));
+    pub fn mark_volumes_used(&self, machine: &Machine) -> Result<(), Failure> {
+        let storage = self.storage();
+        let names: Vec<_> = Disk::ALL.iter().map(|&disk| storage.name(machine, disk)).collect();
+        let unused = storage.unused()?;
+        let ours = unused.iter().filter(|volume| volume.machine == Some(machine.id));
         for volume in ours.filter(|volume| names.contains(&volume.name)) {
-            lvm.mark_used(&volume.name)?;
+            storage.mark_used(&volume.name)?;
         }
         Ok(())
     }
 
-    /// Removes the machine's volumes.
-    pub fn remove_volumes(&self, lock: &MachineLock) -> Result<(), Failure> {
-        let lvm = self.lvm();
-        let names = [lvm::swap_volume(&lock.machine), lvm::root_volume(&lock.machine)];
+    /// Removes the machine's disks.
+    pub fn remove_volumes(&self, machine: &Machine) -> Result<(), Failure> {
+        let storage = self.storage();
+        let names: Vec<_> = Disk::ALL.iter().map(|&disk| storage.name(machine, disk)).collect();
         let mut last = None;
         for attempt in 0..TRIES {
             if attempt > 0 {
                 std::thread::sleep(PAUSE);
             }
-            let mut ours = match lvm.volumes() {
+            let mut ours = match storage.volumes() {
                 Ok(volumes) => volumes,
                 // Without the group there are no volumes.
-                Err(LvmError::GroupMissing(_)) => return Ok(()),
+                Err(StorageError::GroupMissing(_)) => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
-            ours.retain(|volume| volume.machine == Some(lock.id) && names.contains(&volume.name));
+            ours.retain(|volume| volume.machine == Some(machine.id) && names.contains(&volume.name));
             if ours.is_empty() {
                 return Ok(());
             }
             for volume in ours {
-                match lvm.remove(&volume.name) {
-                    Ok(()) | Err(LvmError::VolumeMissing) => {}
+                match storage.remove(&volume.name) {
+                    Ok(()) | Err(StorageError::VolumeMissing) => {}
                     Err(error) => last = Some(format!("the volume {}: {error}", volume.name)),
                 }
             }

@@ -10,6 +10,7 @@ use crate::model::names::{MachineName, RequestId, SavedImage, VirtualHost, VmId}
 use crate::model::size::Amount;
 use crate::model::stage::{Order, OrderNumber, Stage};
 use crate::model::wire::{DeployOrder, Job, MachineOrder};
+use crate::node::Machine;
 use crate::node::image::store::Packed;
 
 /// The node's record of a machine.
@@ -61,6 +62,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// Returns its machine.
+    pub fn target(&self) -> Machine {
+        Machine { id: self.id, name: self.machine.clone() }
+    }
+
     /// Creates the record of a deploy that is about to begin.
     pub fn new(
         order: DeployOrder,

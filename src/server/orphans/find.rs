@@ -83,6 +83,7 @@ pub fn remembered(strays: &[Orphan]) -> Vec<&Orphan> {
 pub(in crate::server) mod tests {
     use super::*;
     use crate::model::lease::Moment;
+    use crate::model::names::DomainNumber;
     use crate::model::size::Amount;
     use crate::model::wire::{Domain, HostFacts, Job, SavedFile, Volume};
     use crate::server::registry::Registry;
@@ -110,7 +111,12 @@ pub(in crate::server) mod tests {
 
     /// Returns a domain on a host.
     pub fn domain(name: &str) -> Domain {
-        Domain { name: name.to_owned(), id: 1, memory: Amount::default(), state: "-b----".to_owned() }
+        Domain {
+            name: name.to_owned(),
+            id: DomainNumber::new(1),
+            memory: Amount::default(),
+            state: "running".to_owned(),
+        }
     }
 
     fn vm(owner: &str, name: &str) -> Vm {

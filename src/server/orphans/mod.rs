@@ -353,6 +353,7 @@ mod tests {
     use super::find::tests::info;
     use super::*;
     use crate::model::lease::Moment;
+    use crate::model::names::DomainNumber;
     use crate::model::size::Amount;
     use crate::model::wire::{SavedFile, Volume};
     use crate::server::registry::Registry;
@@ -380,7 +381,12 @@ mod tests {
     }
 
     fn domain(name: &str, id: u32) -> Domain {
-        Domain { name: name.to_owned(), id, memory: Amount::default(), state: "-b----".to_owned() }
+        Domain {
+            name: name.to_owned(),
+            id: DomainNumber::new(id),
+            memory: Amount::default(),
+            state: "running".to_owned(),
+        }
     }
 
     fn volume(name: &str, machine: Option<VmId>) -> Volume {
@@ -435,7 +441,7 @@ mod tests {
         assert_eq!(find(OrphanKind::Volume, "xen-root-carol_vm9"), Ok(of_machine(other, "carol")));
         let old = Foreign::Volume { name: "xen-root-old".parse().unwrap() };
         assert_eq!(find(OrphanKind::Volume, "xen-root-old"), Ok(Way::Foreign(old)));
-        let somebody = Foreign::Domain { name: "somebody".parse().unwrap(), number: 4 };
+        let somebody = Foreign::Domain { name: "somebody".parse().unwrap(), number: DomainNumber::new(4) };
         assert_eq!(find(OrphanKind::Domain, "somebody"), Ok(Way::Foreign(somebody)));
         let image = SavedImage::from_stem("alice_web").unwrap();
         assert_eq!(

@@ -8,14 +8,16 @@ use crate::node::helper::host::Host;
 impl Host {
     /// Removes the console log of a machine. It is an error if the machine is running.
     pub fn forget_console(&self, machine: &MachineName) -> Result<(), Failure> {
-        // Without a toolstack, nothing is running that could have a console.
-        let domains = self.hypervisor().and_then(|hypervisor| hypervisor.domains()).unwrap_or_default();
-        if domains.iter().any(|domain| domain.name == machine.as_str()) {
-            return Err(Failure::internal(format!("{machine} runs, so its console log stays")));
+        for hypervisor in self.hypervisors() {
+            // Without a toolstack, nothing is running that could have a console.
+            let domains = hypervisor.domains().unwrap_or_default();
+            if domains.iter().any(|domain| domain.name == machine.as_str()) {
+                return Err(Failure::internal(format!("{machine} runs, so its console log stays")));
+            }
+            if let Some(log) = hypervisor.console_log(machine)? {
+                consoles::remove_log(&log)?;
+            }
         }
-        match self.console_log(machine)? {
-            Some(log) => consoles::remove_log(&log),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }

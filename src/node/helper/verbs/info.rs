@@ -1,29 +1,29 @@
 //! `info`: reports the host's state.
 
 use crate::model::fault::{self, Fault};
+use crate::model::size::Amount;
 use crate::node::helper::failure::Failure;
 use crate::node::helper::host::Host;
 use crate::node::host::{HostState, Machines, Storage};
-use crate::node::hypervisor::HypervisorError;
-use crate::node::lvm::LvmError;
+use crate::node::hypervisor::{Hypervisor, HypervisorError, Memory};
+use crate::node::storage::StorageError;
 use crate::system::clock;
 
 impl Host {
-    /// Returns the host's state, querying the toolstack and LVM in parallel.
+    /// Returns the host's state, querying the hypervisors and the storage in parallel.
     pub fn state(&self) -> HostState {
         let taken = clock::millis();
+        let hypervisors = self.hypervisors();
         let (machines, storage) = std::thread::scope(|scope| {
-            let domains = scope.spawn(|| self.hypervisor()?.domains());
-            let storage = scope.spawn(|| self.lvm().all());
-            let memory = self.hypervisor().and_then(|h| h.memory().map(|memory| (h.name(), memory)));
+            let storage = scope.spawn(|| self.storage().survey());
+            let asked: Vec<_> =
+                hypervisors.iter().map(|hypervisor| scope.spawn(|| ask(hypervisor.as_ref()))).collect();
             let ended = || HypervisorError::Other("the listing broke off".to_owned());
-            let machines = memory.and_then(|(toolstack, memory)| {
-                let domains = domains.join().unwrap_or_else(|_| Err(ended()))?;
-                Ok(Machines { toolstack: toolstack.to_owned(), memory, domains })
-            });
-            let ended = || LvmError::Other("the listing broke off".to_owned());
+            let answers = asked.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(ended())));
+            let machines = answers.collect::<Result<Vec<_>, HypervisorError>>().map(combine);
+            let ended = || StorageError::Other("the listing broke off".to_owned());
             let storage = storage.join().unwrap_or_else(|_| Err(ended()));
-            let storage = storage.map(|(group, volumes)| Storage { group, volumes });
+            let storage = storage.map(|(space, volumes)| Storage { space, volumes });
             (machines, storage)
         });
         let fault = |failure: Failure| {
@@ -35,4 +35,44 @@ impl Host {
             storage: storage.map_err(|error| fault(error.into())),
         }
     }
+}
+
+/// Asks a hypervisor for the host's memory and its domains, in parallel.
+fn ask(hypervisor: &dyn Hypervisor) -> Result<Machines, HypervisorError> {
+    std::thread::scope(|scope| {
+        let domains = scope.spawn(|| hypervisor.domains());
+        let memory = hypervisor.memory();
+        let ended = || HypervisorError::Other("the listing broke off".to_owned());
+        Ok(Machines {
+            toolstack: hypervisor.name().to_owned(),
+            memory: memory?,
+            overhead: hypervisor.overhead(),
+            domains: domains.join().unwrap_or_else(|_| Err(ended()))?,
+        })
+    })
+}
+
+/// Combines what the hypervisors of this host say, of which there is at least one. What is free is
+/// what all of them take for free.
+fn combine(answers: Vec<Machines>) -> Machines {
+    let combined = answers.into_iter().reduce(|mut one, other| {
+        one.toolstack = format!("{}+{}", one.toolstack, other.toolstack);
+        one.memory = if other.memory.free < one.memory.free { other.memory } else { one.memory };
+        one.overhead = one.overhead.max(other.overhead);
+        for domain in other.domains {
+            // Two toolstacks may list the same domain.
+            let is_known = domain.uuid.is_some() && one.domains.iter().any(|known| known.uuid == domain.uuid);
+            if !is_known {
+                one.domains.push(domain);
+            }
+        }
+        one
+    });
+    let nothing = Memory { total: Amount::default(), free: Amount::default() };
+    combined.unwrap_or(Machines {
+        toolstack: "none".to_owned(),
+        memory: nothing,
+        overhead: Amount::default(),
+        domains: Vec::new(),
+    })
 }

@@ -6,22 +6,23 @@ use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::MachineLock;
 use crate::node::helper::host::Host;
 use crate::node::helper::limits;
-use crate::node::lvm;
+use crate::node::storage::Disk;
 use crate::system::exec::{self, ExecError, Run};
 
 impl Host {
     /// Creates the file system, with the command configured for the image, and the swap area. The
     /// volumes must never have been used.
     pub fn make_filesystems(&self, lock: &MachineLock, image: &ImageSettings) -> Result<(), Failure> {
-        let (root, swap) = (lvm::root_volume(&lock.machine), lvm::swap_volume(&lock.machine));
+        let machine = &lock.machine;
         let mkswap = exec::find(&["mkswap"]).map(|path| path.to_string_lossy().into_owned());
         let mkswap = [mkswap.unwrap_or_else(|| "mkswap".to_owned())];
-        for (name, command) in [(root, &image.make_filesystem[..]), (swap, &mkswap[..])] {
-            let volume = self.unused_volume(lock, &name)?;
+        for (disk, command) in [(Disk::Root, &image.make_filesystem[..]), (Disk::Swap, &mkswap[..])] {
+            self.unused_volume(machine, disk)?;
+            let device = self.storage().attach(machine, disk)?;
             let [program, args @ ..] = command else {
                 return Err(Failure::internal("node.cfg: an empty XenDeployerFSCreateCmd"));
             };
-            let run = Run::new(program).args(args).arg(self.lvm().device(&volume.name)).limit(limits::MAKE);
+            let run = Run::new(program).args(args).arg(device.path()).limit(limits::MAKE);
             run.run().map_err(|error| making_failed(program, &error))?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! `make-volumes`: creates a machine's root and swap volumes.
+//! `make-volumes`: creates a machine's disks.
 
 use crate::config::ImageSettings;
 use crate::model::fault::Fault;
@@ -6,36 +6,34 @@ use crate::model::size::{Amount, GiB};
 use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::MachineLock;
 use crate::node::helper::host::Host;
-use crate::node::lvm::{self, LvmError};
+use crate::node::storage::{Disk, Storage, StorageError};
 
 impl Host {
-    /// Creates the root and the swap volume. A volume that the machine already has is kept.
+    /// Creates the root and the swap disk. A disk that the machine already has is kept.
     pub fn make_volumes(&self, lock: &MachineLock, image: &ImageSettings, disk: GiB) -> Result<(), Failure> {
-        let lvm = self.lvm();
-        let there = lvm.volumes()?;
-        let group = &self.config.general.volume_group_name;
-        let exists = |name: &str| Fault::VolumeExists { volume: format!("{group}/{name}") };
-        for (name, size) in [
-            (lvm::root_volume(&lock.machine), disk.amount()),
-            (lvm::swap_volume(&lock.machine), image.swap.amount()),
-        ] {
+        let machine = &lock.machine;
+        let storage = self.storage();
+        let there = storage.volumes()?;
+        let exists = |name: &str| Fault::VolumeExists { volume: storage.displayed(name) };
+        for (disk, size) in [(Disk::Root, disk.amount()), (Disk::Swap, image.swap.amount())] {
+            let name = storage.name(machine, disk);
             match there.iter().find(|volume| volume.name == name) {
-                Some(volume) if volume.machine == Some(lock.id) => {}
+                Some(volume) if volume.machine == Some(machine.id) => {}
                 Some(_) => return Err(exists(&name).into()),
-                None => lvm.create(&name, size, lock.id).map_err(|error| match error {
-                    LvmError::VolumeExists => exists(&name).into(),
-                    LvmError::NoSpace => self.no_space(size),
+                None => storage.create(machine, disk, size).map_err(|error| match error {
+                    StorageError::VolumeExists => exists(&name).into(),
+                    StorageError::NoSpace => no_space(storage.as_ref(), size),
                     other => Failure::from(other),
                 })?,
             }
         }
         Ok(())
     }
+}
 
-    fn no_space(&self, needed: Amount) -> Failure {
-        match self.lvm().group() {
-            Ok(group) => Fault::NotEnoughSpace { needed, free: group.free }.into(),
-            Err(error) => error.into(),
-        }
+fn no_space(storage: &dyn Storage, needed: Amount) -> Failure {
+    match storage.space() {
+        Ok(space) => Fault::NotEnoughSpace { needed, free: space.free }.into(),
+        Err(error) => error.into(),
     }
 }

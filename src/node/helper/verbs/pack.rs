@@ -24,7 +24,8 @@ use crate::node::helper::limits;
 use crate::node::helper::namespace::in_a_namespace;
 use crate::node::helper::nobody::{as_nobody, program};
 use crate::node::helper::volumes::head;
-use crate::node::{image, lvm};
+use crate::node::image;
+use crate::node::storage::Disk;
 use crate::system::exec::{ExecError, Run};
 use crate::system::log::{self, Level};
 
@@ -129,15 +130,17 @@ fn tar_arguments(target: &Path) -> Vec<OsString> {
 impl Host {
     /// Packs the machine's root volume to standard output. The machine must be stopped.
     pub fn pack(&self, lock: &MachineLock) -> Result<(), Failure> {
-        let domains = self.hypervisor()?.domains()?;
-        if domains.iter().any(|domain| domain.is(lock.id, &lock.machine, true)) {
-            return Err(Failure::internal(format!("{} runs, so its disk can't be packed", lock.machine)));
+        let machine = &lock.machine;
+        for hypervisor in self.hypervisors() {
+            if hypervisor.domains()?.iter().any(|domain| domain.is(machine, true)) {
+                return Err(Failure::internal(format!("{} runs, so its disk can't be packed", machine.name)));
+            }
         }
-        let volume = self.volume_at_rest(lock, &lvm::root_volume(&lock.machine))?;
-        let device = self.lvm().device(&volume.name);
+        let volume = self.volume_at_rest(machine, Disk::Root)?;
+        let device = self.storage().attach(machine, Disk::Root)?;
         let target = lock.mount_point();
         in_a_namespace(&target, || {
-            mount_read_only(&device, &target)?;
+            mount_read_only(device.path(), &target)?;
             let streamed = stream(&target, volume.size);
             let unmounted = Run::new(program("umount")).arg("-n").arg(&target).limit(limits::UNMOUNT).run();
             streamed?;

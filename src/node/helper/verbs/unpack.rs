@@ -13,6 +13,7 @@ use std::path::Path;
 use crate::model::fault::{self, Fault};
 use crate::model::names::ImageTag;
 use crate::model::size::Amount;
+use crate::node::filesystem;
 use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::MachineLock;
 use crate::node::helper::host::Host;
@@ -20,7 +21,7 @@ use crate::node::helper::limits;
 use crate::node::helper::namespace::in_a_namespace;
 use crate::node::helper::nobody::{as_nobody_with, program};
 use crate::node::helper::volumes::head;
-use crate::node::{filesystem, lvm};
+use crate::node::storage::Disk;
 use crate::system::exec::{ExecError, Run};
 use crate::system::log::{self, Level};
 
@@ -42,10 +43,10 @@ impl Host {
     /// Unpacks standard input, a plain tar stream, into the machine's root volume. No machine may
     /// have been started from it yet.
     pub fn unpack(&self, lock: &MachineLock, image: &ImageTag) -> Result<(), Failure> {
-        let volume = self.unused_volume(lock, &lvm::root_volume(&lock.machine))?;
-        let device = self.lvm().device(&volume.name);
+        let volume = self.unused_volume(&lock.machine, Disk::Root)?;
+        let device = self.storage().attach(&lock.machine, Disk::Root)?;
         let target = lock.mount_point();
-        in_a_namespace(&target, || fill(&device, &target, image, volume.size))
+        in_a_namespace(&target, || fill(device.path(), &target, image, volume.size))
     }
 }
 

@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use crate::model::fault::{self, Fault};
-use crate::model::names::{MachineName, VmId};
-use crate::node::filesystem;
-use crate::node::helper::configurations::{self, is_installed};
+use crate::model::names::{DomainNumber, MachineName};
 use crate::node::helper::failure::Failure;
-use crate::node::helper::host::Host;
-use crate::node::helper::{files, limits};
+use crate::node::helper::host::{Definition, Host};
+use crate::node::helper::limits;
+use crate::node::hypervisor::{DomainState, Listed};
+use crate::node::{Machine, files, filesystem};
 
 /// The minimum time for which a machine must be seen running.
 const MIN_WATCH: Duration = Duration::from_secs(6);
@@ -23,54 +23,86 @@ const LOOK: Duration = Duration::from_secs(1);
 /// lines, in bytes.
 const CONSOLE_HEAD: u64 = 64 << 10;
 
+/// The share of the time for which a machine at rest may use a processor, in percent. An idle Linux
+/// uses a few, even emulated.
+const AT_REST: u64 = 20;
+
+/// A domain while it is watched.
+struct Watched {
+    number: DomainNumber,
+    /// Since when it has had this number.
+    since: Instant,
+    /// The processor time used at the last look, in tenths of a second, and when that was.
+    used: u64,
+    looked: Instant,
+    /// For how many looks in a row it has been at rest.
+    at_rest: u32,
+}
+
+impl Watched {
+    fn new(domain: &Listed) -> Self {
+        let now = Instant::now();
+        Self { number: domain.number, since: now, used: domain.used, looked: now, at_rest: 0 }
+    }
+
+    /// Takes another look at the same domain.
+    fn look(&mut self, domain: &Listed) {
+        let grown = domain.used.saturating_sub(self.used).saturating_mul(100_000);
+        let passed = u64::try_from(self.looked.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let rests = grown <= passed.saturating_mul(10 * AT_REST);
+        self.at_rest = if rests { self.at_rest + 1 } else { 0 };
+        (self.used, self.looked) = (domain.used, Instant::now());
+    }
+}
+
 impl Host {
     /// Watches the machine until it has been running for a while: under one domain number, not
-    /// crashed, and having used CPU time. A machine that becomes idle has either booted or given
-    /// up, so it is watched for less time than one that stays busy.
-    pub fn verify(&self, id: VmId, machine: &MachineName) -> Result<(), Failure> {
-        let hypervisor = self.hypervisor()?;
-        let ours = is_installed(&self.config_file(machine)?, id);
+    /// crashed, and having used processor time. A machine that comes to rest has either booted or
+    /// given up, so it is watched for less time than one that stays busy.
+    pub fn verify(&self, machine: &Machine) -> Result<(), Failure> {
+        let Some(Definition { hypervisor, .. }) = self.definition(machine)? else {
+            return Err(Failure::internal(format!("{} has no definition here", machine.name)));
+        };
         let began = Instant::now();
-        // Its domain number, the time since it has had that, and how often in a row it was idle.
-        let mut seen: Option<(u32, Instant, u32)> = None;
+        let mut seen: Option<Watched> = None;
         let mut restarts = 0;
         let mut absent = 0;
         while began.elapsed() < limits::WATCH {
             let domains = hypervisor.domains()?;
-            match domains.iter().find(|domain| domain.is(id, machine, ours)) {
-                Some(domain) if domain.is_alive() => {
+            let domain = domains.iter().find(|domain| domain.is(machine, true));
+            match domain.map(|domain| (domain, domain.state)) {
+                Some((domain, DomainState::Running)) => {
                     absent = 0;
-                    let (since, idle) = match seen {
-                        Some((number, since, idle)) if number == domain.id => {
-                            (since, if domain.is_idle() { idle + 1 } else { 0 })
-                        }
-                        Some(_) => {
+                    match &mut seen {
+                        Some(watched) if watched.number == domain.number => watched.look(domain),
+                        Some(watched) => {
                             restarts += 1;
-                            (Instant::now(), 0)
+                            *watched = Watched::new(domain);
                         }
-                        None => (Instant::now(), 0),
-                    };
-                    seen = Some((domain.id, since, idle));
-                    let watched = since.elapsed();
-                    let rests = watched >= MIN_WATCH && idle >= 2;
+                        None => seen = Some(Watched::new(domain)),
+                    }
+                    let (watched, at_rest) = seen
+                        .as_ref()
+                        .map_or((Duration::ZERO, 0), |seen| (seen.since.elapsed(), seen.at_rest));
+                    let rests = watched >= MIN_WATCH && at_rest >= 2;
                     if domain.used > 0 && (rests || watched >= BUSY_WATCH) {
-                        if self.waits_for_commands(machine)? {
+                        if hypervisor.speaks_at_once() && self.is_silent(&machine.name)? {
+                            let why = "it has not said a word: the processor that it was given does not work";
+                            return Err(self.did_not_run(machine, why));
+                        }
+                        if self.waits_for_commands(&machine.name)? {
                             return Err(self.did_not_run(machine, "its boot loader waits for commands"));
                         }
-                        return self.knows_its_owner(machine);
+                        return self.knows_its_owner(machine, &hypervisor.definition(machine)?);
                     }
                 }
-                Some(domain) if domain.state.contains('p') => {
-                    return Err(self.did_not_run(machine, "it is paused"));
-                }
-                Some(domain) if domain.state.contains('c') => {
-                    return Err(self.did_not_run(machine, "it crashed"));
-                }
-                // Shut down, dying or gone: it may come back under another number.
-                _ => {
+                Some((_, DomainState::Paused)) => return Err(self.did_not_run(machine, "it is paused")),
+                Some((_, DomainState::Crashed)) => return Err(self.did_not_run(machine, "it crashed")),
+                // It may come back under another number.
+                Some((_, DomainState::ShutDown | DomainState::Dying)) | None => {
                     absent += 1;
                     if absent > 8 {
-                        let seconds = seen.map_or(0, |(_, since, _)| since.elapsed().as_secs());
+                        let seconds = seen.map_or(0, |seen| seen.since.elapsed().as_secs());
                         return Err(self.did_not_run(machine, &format!("it ended within {seconds} s")));
                     }
                 }
@@ -81,6 +113,11 @@ impl Host {
         Err(self.did_not_run(machine, why))
     }
 
+    /// Returns whether nothing has been written to the machine's console.
+    fn is_silent(&self, machine: &MachineName) -> Result<bool, Failure> {
+        Ok(self.console(machine, 4096)?.text.trim().is_empty())
+    }
+
     /// Returns whether the machine got no further than its own boot loader, GRUB, which found
     /// nothing to start.
     fn waits_for_commands(&self, machine: &MachineName) -> Result<bool, Failure> {
@@ -89,10 +126,9 @@ impl Host {
 
     /// Checks that the kernel received the name of the machine's owner, if the configuration passes
     /// it. The kernel prints its command line first, if it prints to this console.
-    fn knows_its_owner(&self, machine: &MachineName) -> Result<(), Failure> {
-        let config = configurations::read(&self.config_file(machine)?)?;
-        let Some(parameter) = owner_parameter(&config) else { return Ok(()) };
-        let Some(log) = self.console_log(machine)? else { return Ok(()) };
+    fn knows_its_owner(&self, machine: &Machine, definition: &str) -> Result<(), Failure> {
+        let Some(parameter) = owner_parameter(definition) else { return Ok(()) };
+        let Some(log) = self.console_log(&machine.name)? else { return Ok(()) };
         let log = files::read_text(&log, CONSOLE_HEAD)?;
         match command_lines(&log).as_slice() {
             [.., last] if !last.split_whitespace().any(|word| word == parameter) => {
@@ -103,8 +139,8 @@ impl Host {
     }
 
     /// Builds the failure, with the most significant line of the console.
-    fn did_not_run(&self, machine: &MachineName, why: &str) -> Failure {
-        let console = self.console(machine, 4096).map(|tail| tail.text).unwrap_or_default();
+    fn did_not_run(&self, machine: &Machine, why: &str) -> Failure {
+        let console = self.console(&machine.name, 4096).map(|tail| tail.text).unwrap_or_default();
         let lines = || console.lines().map(str::trim).filter(|line| !line.is_empty());
         let last = lines()
             .find(|line| filesystem::complaint(line).is_some())

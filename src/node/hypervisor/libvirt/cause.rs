@@ -85,7 +85,7 @@ impl From<Cause> for HypervisorError {
             Cause::Unknown | Cause::NotRunning => Self::NoSuchDomain,
             Cause::NameTaken(_) => Self::NameTaken,
             Cause::NoMemory => Self::NoMemory,
-            Cause::Definition { line, what } => Self::Configuration { line, detail: what },
+            Cause::Definition { line, what } => Self::Definition { line, detail: what },
             Cause::Busy(_) => Self::Busy(text),
             Cause::Running
             | Cause::UuidTaken(_)
@@ -403,7 +403,7 @@ mod tests {
         );
         assert_eq!(
             error(Cause::Definition { line: Some(3), what: "x".to_owned() }),
-            E::Configuration { line: Some(3), detail: "x".to_owned() }
+            E::Definition { line: Some(3), detail: "x".to_owned() }
         );
         let path = "/x".to_owned();
         let why = "No such file or directory".to_owned();

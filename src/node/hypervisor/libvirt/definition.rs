@@ -151,7 +151,7 @@ pub enum Flaw {
 
 impl From<Refusal> for HypervisorError {
     fn from(refusal: Refusal) -> Self {
-        Self::Configuration { line: refusal.line, detail: refusal.flaw.to_string() }
+        Self::Definition { line: refusal.line, detail: refusal.flaw.to_string() }
     }
 }
 
@@ -867,7 +867,7 @@ mod tests {
         assert_eq!(refusal.to_string(), format!("line {line}: vGrid does not allow {name}, {why}"));
         let error = HypervisorError::from(refusal);
         assert!(
-            matches!(error, HypervisorError::Configuration { line: Some(at), .. } if at as usize == line)
+            matches!(error, HypervisorError::Definition { line: Some(at), .. } if at as usize == line)
         );
     }
 

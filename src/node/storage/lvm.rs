@@ -9,75 +9,23 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
+use serde::Deserialize;
 
-use crate::model::names::{MachineName, ROOT_PREFIX, SWAP_PREFIX, VmId, VolumeGroup};
+use super::{Device, Disk, Space, Standing, Storage, StorageError};
+use crate::model::names::{ROOT_PREFIX, SWAP_PREFIX, VmId, VolumeGroup};
 use crate::model::size::Amount;
 use crate::model::wire::Volume;
+use crate::node::Machine;
 use crate::system::exec::{self, ExecError, ProgramOutput, Run};
 
 /// The time limit of each LVM program. They wait for each other's locks.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A volume group's size and free space.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Group {
-    /// The total size.
-    pub size: Amount,
-    /// The space not allocated to any volume.
-    pub free: Amount,
-    /// The allocation unit; at least one MiB.
-    pub extent: Amount,
-}
-
-impl Group {
-    /// Returns the space that a volume of that size occupies: whole extents.
-    pub fn rounded(&self, size: Amount) -> Amount {
-        let extent = self.extent.mib().max(1);
-        Amount::from_mib(size.mib().div_ceil(extent).saturating_mul(extent))
-    }
-}
-
-/// Why an LVM operation failed.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum LvmError {
-    /// There is no such volume group.
-    #[error("the volume group {0} is missing")]
-    GroupMissing(VolumeGroup),
-    /// There is no such volume.
-    #[error("there is no such volume")]
-    VolumeMissing,
-    /// There is already a volume with that name.
-    #[error("a volume of that name exists")]
-    VolumeExists,
-    /// The group has too little free space.
-    #[error("the volume group is full")]
-    NoSpace,
-    /// The volume is open: mounted, or used by a running machine.
-    #[error("the volume is in use")]
-    InUse,
-    /// The program exceeded its time limit.
-    #[error("{what} did not end within {seconds} s")]
-    TimedOut {
-        /// The program.
-        what: &'static str,
-        /// The time limit, in seconds.
-        seconds: u64,
-    },
-    /// Any other error, with LVM's message.
-    #[error("{0}")]
-    Other(String),
-}
-
-/// Returns the name of the volume with a machine's file system.
-pub fn root_volume(machine: &MachineName) -> String {
-    format!("{ROOT_PREFIX}{machine}")
-}
-
-/// Returns the name of a machine's swap volume.
-pub fn swap_volume(machine: &MachineName) -> String {
-    format!("{SWAP_PREFIX}{machine}")
+/// Returns which disk of its machine a volume of that name is.
+pub fn disk(volume: &str) -> Option<Disk> {
+    [(ROOT_PREFIX, Disk::Root), (SWAP_PREFIX, Disk::Swap)]
+        .into_iter()
+        .find_map(|(prefix, disk)| volume.starts_with(prefix).then_some(disk))
 }
 
 /// The prefix of the tags on machines' volumes.
@@ -102,19 +50,19 @@ struct Reports<T> {
 }
 
 /// Parses the whole MiB of LVM's `8188.00m`.
-fn mebibytes(text: &str) -> Result<Amount, LvmError> {
+fn mebibytes(text: &str) -> Result<Amount, StorageError> {
     let number = text.trim().trim_start_matches('<').trim_end_matches('m');
     let whole = number.split('.').next().unwrap_or_default();
-    whole.parse().map(Amount::from_mib).map_err(|_| LvmError::Other(format!("{text:?} is not a size")))
+    whole.parse().map(Amount::from_mib).map_err(|_| StorageError::Other(format!("{text:?} is not a size")))
 }
 
-fn reports<T: for<'a> Deserialize<'a>>(json: &[u8]) -> Result<Vec<T>, LvmError> {
+fn reports<T: for<'a> Deserialize<'a>>(json: &[u8]) -> Result<Vec<T>, StorageError> {
     serde_json::from_slice::<Reports<T>>(json)
         .map(|reports| reports.report)
-        .map_err(|error| LvmError::Other(format!("LVM's report can't be read: {error}")))
+        .map_err(|error| StorageError::Other(format!("LVM's report can't be read: {error}")))
 }
 
-/// The fields of a [`Group`].
+/// The fields of a [`Space`].
 const GROUP: &str = "vg_size,vg_free,vg_extent_size";
 /// The fields of a [`Volume`].
 const VOLUME: &str = "lv_name,lv_size,lv_attr,lv_tags";
@@ -142,8 +90,8 @@ struct VolumeRow {
 }
 
 impl GroupRow {
-    fn group(&self) -> Result<Group, LvmError> {
-        Ok(Group {
+    fn space(&self) -> Result<Space, StorageError> {
+        Ok(Space {
             size: mebibytes(&self.size)?,
             free: mebibytes(&self.free)?,
             extent: mebibytes(&self.extent)?.max(Amount::from_mib(1)),
@@ -151,20 +99,8 @@ impl GroupRow {
     }
 }
 
-/// The facts that decide whether a volume may be removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
-    /// Whether it has a tag with the prefix of machines' tags, even a malformed one, or [`UNUSED`].
-    pub tagged: bool,
-    /// Whether it is open.
-    pub open: bool,
-    /// Whether no other volume would be removed with it: it is neither a pool nor the origin of
-    /// snapshots.
-    pub alone: bool,
-}
-
 impl VolumeRow {
-    fn volume(self) -> Result<Volume, LvmError> {
+    fn volume(self) -> Result<Volume, StorageError> {
         Ok(Volume {
             size: mebibytes(&self.size)?,
             machine: machine_of(&self.tags),
@@ -175,7 +111,7 @@ impl VolumeRow {
 
     fn standing(&self) -> Standing {
         Standing {
-            tagged: self.tags().any(|tag| tag.starts_with(TAG) || tag == UNUSED),
+            marked: self.tags().any(|tag| tag.starts_with(TAG) || tag == UNUSED),
             open: self.is_open(),
             // lvs(8): plain, thin, raid, mirrored, cached, or a snapshot. An origin has a different
             // letter.
@@ -198,18 +134,18 @@ impl VolumeRow {
 }
 
 /// Parses the output of `vgs` with the fields of a group; `None` if it lists none.
-pub fn parse_group(json: &[u8]) -> Result<Option<Group>, LvmError> {
+pub fn parse_group(json: &[u8]) -> Result<Option<Space>, StorageError> {
     #[derive(Deserialize)]
     struct Report {
         vg: Vec<GroupRow>,
     }
     let row = reports::<Report>(json)?.into_iter().flat_map(|report| report.vg).next();
-    row.map(|row| row.group()).transpose()
+    row.map(|row| row.space()).transpose()
 }
 
 /// Parses the output of `vgs` with the fields of a group and of its volumes: one row per volume, so
 /// `None` if the group has none.
-pub fn parse_all(json: &[u8]) -> Result<Option<(Group, Vec<Volume>)>, LvmError> {
+pub fn parse_all(json: &[u8]) -> Result<Option<(Space, Vec<Volume>)>, StorageError> {
     #[derive(Deserialize)]
     struct Report {
         vg: Vec<Row>,
@@ -223,12 +159,12 @@ pub fn parse_all(json: &[u8]) -> Result<Option<(Group, Vec<Volume>)>, LvmError> 
     }
     let rows: Vec<_> = reports::<Report>(json)?.into_iter().flat_map(|report| report.vg).collect();
     let Some(first) = rows.first() else { return Ok(None) };
-    let group = first.group.group()?;
+    let group = first.group.space()?;
     let volumes: Result<_, _> = rows.into_iter().map(|row| row.volume.volume()).collect();
     Ok(Some((group, volumes?)))
 }
 
-fn volume_rows(json: &[u8]) -> Result<Vec<VolumeRow>, LvmError> {
+fn volume_rows(json: &[u8]) -> Result<Vec<VolumeRow>, StorageError> {
     #[derive(Deserialize)]
     struct Report {
         lv: Vec<VolumeRow>,
@@ -237,25 +173,25 @@ fn volume_rows(json: &[u8]) -> Result<Vec<VolumeRow>, LvmError> {
 }
 
 /// Parses the output of `lvs` with the fields of a volume.
-pub fn parse_volumes(json: &[u8]) -> Result<Vec<Volume>, LvmError> {
+pub fn parse_volumes(json: &[u8]) -> Result<Vec<Volume>, StorageError> {
     volume_rows(json)?.into_iter().map(VolumeRow::volume).collect()
 }
 
 /// Determines the cause of a failure from LVM's standard error.
-pub fn explain(group: &VolumeGroup, stderr: &str) -> LvmError {
+pub fn explain(group: &VolumeGroup, stderr: &str) -> StorageError {
     let says = |text: &str| stderr.contains(text);
     if says(&format!("Volume group \"{group}\" not found")) {
-        LvmError::GroupMissing(group.clone())
+        StorageError::GroupMissing(group.clone())
     } else if says("insufficient free space") {
-        LvmError::NoSpace
+        StorageError::NoSpace
     } else if says("already exists in volume group") {
-        LvmError::VolumeExists
+        StorageError::VolumeExists
     } else if says("Failed to find logical volume") {
-        LvmError::VolumeMissing
+        StorageError::VolumeMissing
     } else if says(" in use.") {
-        LvmError::InUse
+        StorageError::InUse
     } else {
-        LvmError::Other(crate::model::fault::detail(stderr))
+        StorageError::Other(crate::model::fault::detail(stderr))
     }
 }
 
@@ -271,75 +207,91 @@ impl<'a> Lvm<'a> {
         Self { group }
     }
 
-    fn run(self, program: &'static str, args: &[&str]) -> Result<ProgramOutput, LvmError> {
+    fn run(self, program: &'static str, args: &[&str]) -> Result<ProgramOutput, StorageError> {
         let path = exec::find(&[program]).unwrap_or_else(|| PathBuf::from(program));
         Run::new(path).args(args.iter().copied()).limit(LIMIT).run().map_err(|error| match error {
             ExecError::Failed { ref stderr, .. } => explain(self.group, stderr),
             ExecError::TimedOut { limit, .. } => {
-                LvmError::TimedOut { what: program, seconds: limit.as_secs() }
+                StorageError::TimedOut { what: program, seconds: limit.as_secs() }
             }
-            other => LvmError::Other(other.to_string()),
+            other => StorageError::Other(other.to_string()),
         })
     }
 
-    fn list(self, program: &'static str, fields: &str) -> Result<Vec<u8>, LvmError> {
+    fn list(self, program: &'static str, fields: &str) -> Result<Vec<u8>, StorageError> {
         let args = ["--reportformat", "json", "--units", "m", "-o", fields, self.group.as_str()];
         self.run(program, &args).map(|output| output.stdout)
     }
+}
 
-    /// Returns the group's size and free space.
-    pub fn group(self) -> Result<Group, LvmError> {
-        parse_group(&self.list("vgs", GROUP)?)?.ok_or_else(|| LvmError::GroupMissing(self.group.clone()))
-    }
-
-    /// Lists all volumes of the group.
-    pub fn volumes(self) -> Result<Vec<Volume>, LvmError> {
-        parse_volumes(&self.list("lvs", VOLUME)?)
-    }
-
-    /// Returns the facts about the removal of a volume; `None` if there is no such volume.
-    pub fn standing(self, volume: &str) -> Result<Option<Standing>, LvmError> {
-        let rows = volume_rows(&self.list("lvs", VOLUME)?)?;
-        Ok(rows.iter().find(|row| row.name == volume).map(VolumeRow::standing))
-    }
-
-    /// Lists the volumes from which no machine has been started yet (see [`UNUSED`]).
-    pub fn unused(self) -> Result<Vec<Volume>, LvmError> {
-        let rows = volume_rows(&self.list("lvs", VOLUME)?)?;
-        rows.into_iter().filter(VolumeRow::is_unused).map(VolumeRow::volume).collect()
-    }
-
-    /// Marks a volume as used. LVM has committed this to disk before it returns.
-    pub fn mark_used(self, volume: &str) -> Result<(), LvmError> {
-        self.run("lvchange", &["--deltag", UNUSED, &format!("{}/{volume}", self.group)]).map(|_| ())
-    }
-
-    /// Returns the group and its volumes, with a single program run if there are any volumes.
-    pub fn all(self) -> Result<(Group, Vec<Volume>), LvmError> {
+impl Storage for Lvm<'_> {
+    /// Runs a single program if there are any volumes.
+    fn survey(&self) -> Result<(Space, Vec<Volume>), StorageError> {
         match parse_all(&self.list("vgs", &format!("{GROUP},{VOLUME}"))?)? {
             Some(all) => Ok(all),
-            None => Ok((self.group()?, Vec::new())),
+            None => Ok((self.space()?, Vec::new())),
         }
     }
 
-    /// Returns the device of a volume.
-    pub fn device(self, volume: &str) -> PathBuf {
-        PathBuf::from(format!("/dev/{}/{volume}", self.group))
+    fn space(&self) -> Result<Space, StorageError> {
+        parse_group(&self.list("vgs", GROUP)?)?.ok_or_else(|| StorageError::GroupMissing(self.group.clone()))
     }
 
-    /// Creates a volume with the machine's tag and [`UNUSED`].
-    pub fn create(self, volume: &str, size: Amount, id: VmId) -> Result<(), LvmError> {
-        let size = format!("{}m", size.mib());
-        let tag = tag(id);
+    fn volumes(&self) -> Result<Vec<Volume>, StorageError> {
+        parse_volumes(&self.list("lvs", VOLUME)?)
+    }
+
+    fn name(&self, machine: &Machine, disk: Disk) -> String {
+        let prefix = match disk {
+            Disk::Root => ROOT_PREFIX,
+            Disk::Swap => SWAP_PREFIX,
+        };
+        format!("{prefix}{}", machine.name)
+    }
+
+    fn displayed(&self, name: &str) -> String {
+        format!("{}/{name}", self.group)
+    }
+
+    fn create(&self, machine: &Machine, disk: Disk, size: Amount) -> Result<(), StorageError> {
+        let (name, size, tag) = (self.name(machine, disk), format!("{}m", size.mib()), tag(machine.id));
         let args =
-            ["-y", "-W", "y", "-Z", "y", "-n", volume, "-L", &size, "--addtag", &tag, "--addtag", UNUSED];
+            ["-y", "-W", "y", "-Z", "y", "-n", &name, "-L", &size, "--addtag", &tag, "--addtag", UNUSED];
         let args: Vec<_> = args.into_iter().chain([self.group.as_str()]).collect();
         self.run("lvcreate", &args).map(|_| ())
     }
 
-    /// Removes a volume.
-    pub fn remove(self, volume: &str) -> Result<(), LvmError> {
-        self.run("lvremove", &["-f", &format!("{}/{volume}", self.group)]).map(|_| ())
+    fn path(&self, machine: &Machine, disk: Disk) -> PathBuf {
+        PathBuf::from(format!("/dev/{}/{}", self.group, self.name(machine, disk)))
+    }
+
+    fn is_block(&self) -> bool {
+        true
+    }
+
+    fn attach(&self, machine: &Machine, disk: Disk) -> Result<Device, StorageError> {
+        Ok(Device { path: self.path(machine, disk), is_loop: false })
+    }
+
+    fn release(&self, _machine: &Machine) {}
+
+    fn unused(&self) -> Result<Vec<Volume>, StorageError> {
+        let rows = volume_rows(&self.list("lvs", VOLUME)?)?;
+        rows.into_iter().filter(VolumeRow::is_unused).map(VolumeRow::volume).collect()
+    }
+
+    /// LVM has committed this to disk before it returns.
+    fn mark_used(&self, name: &str) -> Result<(), StorageError> {
+        self.run("lvchange", &["--deltag", UNUSED, &format!("{}/{name}", self.group)]).map(|_| ())
+    }
+
+    fn standing(&self, name: &str) -> Result<Option<Standing>, StorageError> {
+        let rows = volume_rows(&self.list("lvs", VOLUME)?)?;
+        Ok(rows.iter().find(|row| row.name == name).map(VolumeRow::standing))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), StorageError> {
+        self.run("lvremove", &["-f", &format!("{}/{name}", self.group)]).map(|_| ())
     }
 }
 
@@ -353,19 +305,19 @@ mod tests {
 
     #[test]
     fn a_group_is_parsed() {
-        let group = parse_group(include_bytes!("../../tests/data/vgs.json")).unwrap().unwrap();
+        let group = parse_group(include_bytes!("../../../tests/data/vgs.json")).unwrap().unwrap();
         assert_eq!(group.size, Amount::from_mib(12284));
         assert_eq!(group.free, Amount::from_mib(11236));
         assert_eq!(group.extent, Amount::from_mib(4));
         assert_eq!(group.rounded(Amount::from_mib(13)), Amount::from_mib(16));
         assert_eq!(group.rounded(Amount::from_mib(16)), Amount::from_mib(16));
-        assert_eq!(parse_group(include_bytes!("../../tests/data/vgs-missing.json")).unwrap(), None);
+        assert_eq!(parse_group(include_bytes!("../../../tests/data/vgs-missing.json")).unwrap(), None);
         assert!(parse_group(b"no JSON").is_err());
     }
 
     #[test]
     fn volumes_are_parsed_with_their_tags() {
-        let volumes = parse_volumes(include_bytes!("../../tests/data/lvs.json")).unwrap();
+        let volumes = parse_volumes(include_bytes!("../../../tests/data/lvs.json")).unwrap();
         let names: Vec<_> = volumes.iter().map(|volume| volume.name.as_str()).collect();
         assert_eq!(names, ["other", "xen-root-alice_vm1", "xen-swap-alice_vm1"]);
         assert_eq!(volumes[0].machine, None);
@@ -376,11 +328,11 @@ mod tests {
 
     #[test]
     fn protected_volumes_are_recognized() {
-        let rows = volume_rows(include_bytes!("../../tests/data/lvs.json")).unwrap();
+        let rows = volume_rows(include_bytes!("../../../tests/data/lvs.json")).unwrap();
         let standing: Vec<_> = rows.iter().map(VolumeRow::standing).collect();
-        let plain = Standing { tagged: false, open: false, alone: true };
+        let plain = Standing { marked: false, open: false, alone: true };
         let expected =
-            [plain, Standing { tagged: true, open: true, ..plain }, Standing { tagged: true, ..plain }];
+            [plain, Standing { marked: true, open: true, ..plain }, Standing { marked: true, ..plain }];
         assert_eq!(standing, expected);
         let row = |attributes: &str, tags: &str| {
             let (name, size) = ("xen-root-x".to_owned(), "8.00m".to_owned());
@@ -406,35 +358,36 @@ mod tests {
             ("vgrid-", true),
             ("a,vgrid.new", true),
         ] {
-            assert_eq!(row("-wi-------", tags).tagged, tagged, "{tags}");
+            assert_eq!(row("-wi-------", tags).marked, tagged, "{tags}");
         }
     }
 
     #[test]
     fn a_group_is_parsed_with_its_volumes() {
-        let (group, volumes) = parse_all(include_bytes!("../../tests/data/vgs-all.json")).unwrap().unwrap();
+        let (group, volumes) =
+            parse_all(include_bytes!("../../../tests/data/vgs-all.json")).unwrap().unwrap();
         assert_eq!(group.free, Amount::from_mib(11236));
         assert_eq!(volumes.len(), 3);
         assert!(volumes.iter().any(|volume| volume.machine.is_some()));
-        assert_eq!(parse_all(include_bytes!("../../tests/data/vgs-missing.json")).unwrap(), None);
+        assert_eq!(parse_all(include_bytes!("../../../tests/data/vgs-missing.json")).unwrap(), None);
     }
 
     #[test]
     fn causes_of_failure_are_distinguished() {
-        let texts = include_str!("../../tests/data/lvm-errors.txt");
+        let texts = include_str!("../../../tests/data/lvm-errors.txt");
         let expected = [
-            LvmError::GroupMissing(vg1()),
-            LvmError::VolumeMissing,
-            LvmError::VolumeExists,
-            LvmError::NoSpace,
-            LvmError::InUse,
-            LvmError::InUse,
+            StorageError::GroupMissing(vg1()),
+            StorageError::VolumeMissing,
+            StorageError::VolumeExists,
+            StorageError::NoSpace,
+            StorageError::InUse,
+            StorageError::InUse,
         ];
         let texts: Vec<_> = texts.split("---\n").collect();
         assert_eq!(texts.len(), expected.len());
         for (text, expected) in texts.iter().zip(expected) {
             assert_eq!(explain(&vg1(), text), expected, "{text}");
         }
-        assert!(matches!(explain(&vg1(), "  Can't get lock for vg1."), LvmError::Other(_)));
+        assert!(matches!(explain(&vg1(), "  Can't get lock for vg1."), StorageError::Other(_)));
     }
 }

@@ -4,7 +4,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::failure::Failure;
+use super::files::{FileError, at};
 
 /// Returns whether only root can write there.
 fn is_roots(path: &Path) -> std::io::Result<bool> {
@@ -14,37 +14,24 @@ fn is_roots(path: &Path) -> std::io::Result<bool> {
 
 /// Resolves the symlinks in a directory's path and checks each part of the result. Use only the
 /// result: others might change the symlinks in the meantime.
-pub fn directory(path: &Path) -> Result<PathBuf, Failure> {
-    let real =
-        path.canonicalize().map_err(|error| Failure::internal(format!("{}: {error}", path.display())))?;
+pub fn directory(path: &Path) -> Result<PathBuf, FileError> {
+    let real = path.canonicalize().map_err(at(path))?;
     for part in real.ancestors() {
-        match is_roots(part) {
-            Ok(true) => {}
-            Ok(false) => {
-                return Err(Failure::internal(format!(
-                    "{}: not root's alone ({} can be changed by others), so the helper does not use it",
-                    path.display(),
-                    part.display()
-                )));
-            }
-            Err(error) => return Err(Failure::internal(format!("{}: {error}", part.display()))),
+        if !is_roots(part).map_err(at(part))? {
+            return Err(FileError::Shared { path: path.to_owned(), part: part.to_owned() });
         }
     }
     Ok(real)
 }
 
 /// Resolves and checks a file and its directory, as [`directory`] does.
-pub fn file(path: &Path) -> Result<PathBuf, Failure> {
-    let real =
-        path.canonicalize().map_err(|error| Failure::internal(format!("{}: {error}", path.display())))?;
+pub fn file(path: &Path) -> Result<PathBuf, FileError> {
+    let real = path.canonicalize().map_err(at(path))?;
     directory(real.parent().unwrap_or(Path::new("/")))?;
-    match is_roots(&real) {
-        Ok(true) => Ok(real),
-        Ok(false) => Err(Failure::internal(format!(
-            "{}: others than root can change it, so the helper does not use it",
-            path.display()
-        ))),
-        Err(error) => Err(Failure::internal(format!("{}: {error}", path.display()))),
+    if is_roots(&real).map_err(at(path))? {
+        Ok(real)
+    } else {
+        Err(FileError::Writable { path: path.to_owned() })
     }
 }
 

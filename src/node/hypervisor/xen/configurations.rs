@@ -1,4 +1,4 @@
-//! The configurations of machines that vGrid has installed on this host.
+//! The configuration files of machines.
 //!
 //! They are in the directory from which the toolstack starts machines at boot. A stopped machine
 //! keeps its configuration there under another name, which the toolstack ignores.
@@ -9,12 +9,12 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+use uuid::Uuid;
 
-use super::failure::Failure;
-use super::host::Host;
-use super::{files, trust};
+use super::Xen;
 use crate::model::names::{MachineName, VmId};
-use crate::node::hypervisor::Listed;
+use crate::node::hypervisor::{HypervisorError, Installed};
+use crate::node::{Machine, files, trust};
 
 /// The beginning of an installed configuration; the rest of the line identifies the machine.
 const HEADER: &str = "# vGrid machine ";
@@ -22,43 +22,28 @@ const HEADER: &str = "# vGrid machine ";
 /// How much of a configuration is read, in bytes.
 const LONGEST: u64 = 64 << 10;
 
-impl Host {
+impl Xen {
     /// Returns the directory from which the toolstack starts machines at boot, after checking it.
-    fn auto_directory(&self) -> Result<PathBuf, Failure> {
-        trust::directory(&self.config.general.xen_auto_directory)
+    pub(super) fn auto_directory(&self) -> Result<PathBuf, HypervisorError> {
+        Ok(trust::directory(&self.auto)?)
     }
 
     /// Returns the path of a machine's configuration, whether or not it exists.
-    pub(super) fn config_file(&self, machine: &MachineName) -> Result<PathBuf, Failure> {
+    pub(super) fn config_file(&self, machine: &MachineName) -> Result<PathBuf, HypervisorError> {
         Ok(self.auto_directory()?.join(format!("{machine}.cfg")))
-    }
-
-    /// Lists all configurations created by vGrid, of running and of stopped machines.
-    pub(super) fn configurations(&self) -> Result<Vec<Made>, Failure> {
-        let dir = self.auto_directory()?;
-        let unread =
-            |path: &Path, error: &io::Error| Failure::internal(format!("{}: {error}", path.display()));
-        let mut all = Vec::new();
-        for entry in std::fs::read_dir(&dir).map_err(|error| unread(&dir, &error))? {
-            let path = entry.map_err(|error| unread(&dir, &error))?.path();
-            all.extend(Made::read(&path).map_err(|error| unread(&path, &error))?);
-        }
-        Ok(all)
     }
 }
 
 /// A configuration created by vGrid.
-pub(super) struct Made {
-    /// The file's path.
-    pub(super) path: PathBuf,
-    /// The machine's id, unless the file has been edited.
-    id: Option<VmId>,
+pub(super) struct Configuration {
+    file: PathBuf,
+    uuid: Option<Uuid>,
 }
 
-impl Made {
+impl Configuration {
     /// Reads a file. Returns `None` if it is not a regular file, or does not begin like one of
     /// vGrid's configurations.
-    fn read(path: &Path) -> io::Result<Option<Self>> {
+    pub(super) fn read(path: &Path) -> io::Result<Option<Self>> {
         let beginning = || {
             let mut bytes = Vec::new();
             if std::fs::symlink_metadata(path)?.is_file() {
@@ -74,34 +59,39 @@ impl Made {
         };
         let text = String::from_utf8_lossy(&bytes);
         Ok(text.strip_prefix(HEADER).map(|rest| Self {
-            path: path.to_owned(),
-            id: rest.split_whitespace().next().and_then(|id| id.parse().ok()),
+            file: path.to_owned(),
+            uuid: rest.split_whitespace().next().and_then(|id| Uuid::try_parse(id).ok()),
         }))
     }
 
-    /// Returns the name of its machine, running or stopped.
-    pub(super) fn machine(&self) -> Option<MachineName> {
-        let name = self.path.file_name()?.to_str()?;
+    /// Adds the name of its domain, which is that of the file. It is empty if a machine, running or
+    /// stopped, has no configuration of that name.
+    pub(super) fn installed(self) -> Installed {
+        let name = self.file.file_name().unwrap_or_default().to_string_lossy();
         let aside = || name.strip_prefix('.')?.strip_suffix(".cfg.stopped");
-        aside().or_else(|| name.strip_suffix(".cfg"))?.parse().ok()
+        let name = aside().or_else(|| name.strip_suffix(".cfg")).unwrap_or_default().to_owned();
+        Installed { file: self.file, name, uuid: self.uuid }
     }
+}
 
-    /// Returns whether its machine has this name.
-    pub(super) fn names(&self, machine: &str) -> bool {
-        let installed = PathBuf::from(format!("{machine}.cfg"));
-        let aside = parked(&installed);
-        [installed.as_os_str(), aside.as_os_str()].into_iter().any(|name| self.path.file_name() == Some(name))
-    }
+/// Makes a complete configuration of a rendered template. The UUID comes last, so that it overrides
+/// whatever the template contains.
+pub(super) fn complete(machine: &Machine, text: &str) -> String {
+    format!("{}\n{}\nuuid = \"{}\"\n", header(machine.id), text.trim_end(), machine.id)
+}
 
-    /// Returns whether a domain is its machine, by name or by UUID.
-    pub(super) fn is_of(&self, domain: &Listed) -> bool {
-        let same = |id: VmId| domain.uuid.is_some_and(|uuid| uuid.hyphenated().to_string() == id.to_string());
-        self.names(&domain.name) || self.id.is_some_and(same)
+/// Corrects the line number in an error for the header, which takes one line.
+pub(super) fn without_header(error: HypervisorError) -> HypervisorError {
+    match error {
+        HypervisorError::Definition { line: Some(line), detail } => {
+            HypervisorError::Definition { line: Some(line.saturating_sub(1)), detail }
+        }
+        other => other,
     }
 }
 
 /// Returns the first line of a machine's configuration.
-pub(super) fn header(id: VmId) -> String {
+fn header(id: VmId) -> String {
     format!("{HEADER}{id} - made and removed by vGrid")
 }
 
@@ -129,14 +119,24 @@ pub(super) fn parked(file: &Path) -> PathBuf {
 }
 
 /// Reads a configuration, up to a limit; empty if there is no such file.
-pub(super) fn read(file: &Path) -> Result<String, Failure> {
-    files::read_text(file, LONGEST)
+pub(super) fn read(file: &Path) -> Result<String, HypervisorError> {
+    Ok(files::read_text(file, LONGEST)?)
+}
+
+/// Returns whether the toolstack restarts a machine with this configuration after a shutdown
+/// (xl.cfg(5), `on_poweroff`).
+pub(super) fn restarts(config: &str) -> bool {
+    let value = |line: &str| {
+        let (key, value) = line.split_once('=')?;
+        (key.trim() == "on_poweroff").then(|| value.contains("restart"))
+    };
+    // The last one counts, for xl and for Python.
+    config.lines().filter_map(value).next_back().unwrap_or(false)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::size::Amount;
 
     #[test]
     fn a_configuration_is_recognized_by_its_first_line() {
@@ -153,29 +153,34 @@ mod tests {
         assert_eq!(temporary(&file).file_name().unwrap(), ".a_vm1.cfg.new");
     }
 
-    fn listed(name: &str, id: u32) -> Listed {
-        let (memory, state) = (Amount::from_mib(96), "-b----".to_owned());
-        Listed { name: name.to_owned(), id, memory, state, used: 1, uuid: None }
-    }
-
     #[test]
-    fn machines_are_recognized_by_their_configuration() {
+    fn configurations_are_listed_with_their_machines() {
         let dir = tempfile::tempdir().unwrap();
         let id = VmId::generate();
         let put = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
-        let made = |name: &str| Made::read(&dir.path().join(name)).unwrap();
+        let made =
+            |name: &str| Configuration::read(&dir.path().join(name)).unwrap().map(Configuration::installed);
         put("alice_vm1.cfg", &format!("{HEADER}{id} - made and removed by vGrid\nname = 'x'\n"));
         put(".bob_vm2.cfg.stopped", &format!("{HEADER}changed by hand"));
+        put(".carol_vm3.cfg.new", &format!("{HEADER}{id}"));
         put("other.cfg", "name = 'other'\n");
         std::os::unix::fs::symlink(dir.path().join("alice_vm1.cfg"), dir.path().join("link.cfg")).unwrap();
         let alice = made("alice_vm1.cfg").unwrap();
-        assert!(alice.names("alice_vm1") && !alice.names("alice_vm11") && !alice.names("bob_vm2"));
-        assert!(alice.is_of(&listed("alice_vm1", 3)) && !alice.is_of(&listed("renamed", 3)));
-        let uuid = uuid::Uuid::try_parse(&id.to_string()).ok();
-        assert!(alice.is_of(&Listed { uuid, ..listed("renamed", 3) }));
-        assert!(made(".bob_vm2.cfg.stopped").unwrap().names("bob_vm2"));
+        assert_eq!((alice.name.as_str(), alice.uuid), ("alice_vm1", Uuid::try_parse(&id.to_string()).ok()));
+        let bob = made(".bob_vm2.cfg.stopped").unwrap();
+        assert_eq!((bob.name.as_str(), bob.uuid), ("bob_vm2", None));
+        assert_eq!(made(".carol_vm3.cfg.new").unwrap().machine(), None);
         assert!(made("other.cfg").is_none() && made("link.cfg").is_none());
         assert!(made("").is_none(), "a directory is no configuration");
         assert!(made("gone.cfg").is_none());
+    }
+
+    #[test]
+    fn the_last_on_poweroff_decides() {
+        assert!(!restarts("name = 'x'\n"));
+        assert!(restarts("on_poweroff = 'restart'\n"));
+        assert!(restarts("on_poweroff=\"destroy\"\non_poweroff = \"coredump-restart\"\n"));
+        assert!(!restarts("on_poweroff = 'restart'\non_poweroff = 'destroy'\non_reboot = 'restart'\n"));
+        assert!(!restarts("# on_poweroff = 'restart'\n"));
     }
 }

@@ -1,0 +1,430 @@
+//! Disks as raw files: `DIRECTORY/ID/root.raw` and `swap.raw`, where ID is the machine's id.
+//!
+//! The directory is root's alone. A machine's folder is its own by its name; a file `new` in it says
+//! that no machine has been started from the disks yet. Disks are sparse: what their machines have
+//! not written yet takes no space, but is promised to them, and does not count as free.
+//!
+//! Facts, observed with QEMU 10.0 and libvirt 9.0: libvirt gives a disk to its own user while the
+//! machine runs, and back to root at its end; QEMU holds open file description locks on a disk
+//! (fcntl_locking(2)) for as long as it has it open, which shows that it is in use even if libvirt
+//! does not answer.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
+use nix::sys::statvfs::statvfs;
+
+use super::{Device, Disk, Space, Standing, Storage, StorageError};
+use crate::model::names::VmId;
+use crate::model::size::Amount;
+use crate::model::wire::Volume;
+use crate::node::files::FileError;
+use crate::node::{Machine, files, trust};
+use crate::system::exec::{self, Run};
+use crate::system::log::{self, Level};
+
+/// The file that marks a machine's disks as unused.
+const UNUSED: &str = "new";
+
+/// The time limit of losetup.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The directory of the machines' folders.
+#[derive(Debug, Clone, Copy)]
+pub struct Files<'a> {
+    directory: &'a Path,
+}
+
+fn file_name(disk: Disk) -> &'static str {
+    match disk {
+        Disk::Root => "root.raw",
+        Disk::Swap => "swap.raw",
+    }
+}
+
+/// Returns which disk of its machine a volume of that name, `ID/FILE`, is.
+pub fn disk(volume: &str) -> Option<Disk> {
+    let (_, name) = volume.split_once('/')?;
+    Disk::ALL.iter().copied().find(|&disk| file_name(disk) == name)
+}
+
+/// Returns the folder of a machine, whether or not it exists.
+pub fn folder(directory: &Path, id: VmId) -> PathBuf {
+    directory.join(id.to_string())
+}
+
+/// Creates the folder of a machine unless it exists. Others may pass through it, as QEMU must, but
+/// not look around.
+pub fn make_folder(directory: &Path, id: VmId) -> Result<PathBuf, FileError> {
+    let folder = folder(&trust::directory(directory)?, id);
+    match DirBuilder::new().mode(0o711).create(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(files::at(&folder)(error)),
+        _ => trust::directory(&folder),
+    }
+}
+
+/// Removes the folder of a machine if it is empty.
+pub fn remove_folder(directory: &Path, id: VmId) -> Result<(), FileError> {
+    let folder = folder(directory, id);
+    match std::fs::remove_dir(&folder) {
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+            Err(files::at(&folder)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl From<FileError> for StorageError {
+    fn from(error: FileError) -> Self {
+        let is_full = matches!(
+            &error,
+            FileError::Io { source, .. }
+                if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        );
+        if is_full { Self::NoSpace } else { Self::Directory(error.to_string()) }
+    }
+}
+
+impl<'a> Files<'a> {
+    /// Refers to the directory, which need not exist.
+    pub fn new(directory: &'a Path) -> Self {
+        Self { directory }
+    }
+
+    /// Lists the machines that have a folder.
+    fn machines(self) -> Result<Vec<VmId>, FileError> {
+        let directory = trust::directory(self.directory)?;
+        let mut ids = Vec::new();
+        for entry in std::fs::read_dir(&directory).map_err(files::at(&directory))? {
+            let entry = entry.map_err(files::at(&directory))?;
+            ids.extend(entry.file_name().to_str().and_then(|name| name.parse::<VmId>().ok()));
+        }
+        Ok(ids)
+    }
+
+    /// Lists the disks of one machine, each with the space that it occupies.
+    fn disks(self, id: VmId, attached: &[PathBuf]) -> Result<Vec<(Volume, Amount)>, FileError> {
+        let mut disks = Vec::new();
+        for &disk in Disk::ALL {
+            let path = folder(self.directory, id).join(file_name(disk));
+            let facts = match path.symlink_metadata() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(files::at(&path))?,
+            };
+            if !facts.is_file() {
+                continue;
+            }
+            let is_attached = attached.contains(&path);
+            let volume = Volume {
+                name: volume_name(id, disk),
+                size: Amount::from_mib(facts.len().div_ceil(1 << 20)),
+                machine: Some(id),
+                open: is_attached || is_locked(&path).map_err(files::at(&path))?,
+            };
+            disks.push((volume, Amount::from_mib(facts.blocks() / 2048)));
+        }
+        Ok(disks)
+    }
+
+    fn list(self) -> Result<Vec<(Volume, Amount)>, FileError> {
+        let attached = attached().into_iter().map(|(_, file)| file).collect::<Vec<_>>();
+        let mut all = Vec::new();
+        for id in self.machines()? {
+            all.extend(self.disks(id, &attached)?);
+        }
+        Ok(all)
+    }
+
+    fn space_beside(self, disks: &[(Volume, Amount)]) -> Result<Space, StorageError> {
+        let facts = statvfs(self.directory).map_err(|errno| {
+            StorageError::Directory(format!("{}: {}", self.directory.display(), errno.desc()))
+        })?;
+        let amount = |blocks: u64| Amount::from_mib(blocks.saturating_mul(facts.fragment_size()) >> 20);
+        let promised: Amount = disks.iter().map(|(volume, taken)| volume.size.minus(*taken)).sum();
+        Ok(Space {
+            size: amount(facts.blocks()),
+            free: amount(facts.blocks_available()).minus(promised),
+            extent: Amount::from_mib(1),
+        })
+    }
+
+    /// Returns the file of a volume, if it has the name of one.
+    fn file(self, name: &str) -> Result<(VmId, PathBuf), StorageError> {
+        let (id, disk) = name
+            .split_once('/')
+            .and_then(|(id, _)| id.parse::<VmId>().ok())
+            .zip(disk(name))
+            .ok_or(StorageError::VolumeMissing)?;
+        Ok((id, folder(self.directory, id).join(file_name(disk))))
+    }
+}
+
+fn volume_name(id: VmId, disk: Disk) -> String {
+    format!("{id}/{}", file_name(disk))
+}
+
+impl Storage for Files<'_> {
+    fn survey(&self) -> Result<(Space, Vec<Volume>), StorageError> {
+        let disks = self.list()?;
+        let space = self.space_beside(&disks)?;
+        Ok((space, disks.into_iter().map(|(volume, _)| volume).collect()))
+    }
+
+    fn space(&self) -> Result<Space, StorageError> {
+        self.survey().map(|(space, _)| space)
+    }
+
+    fn volumes(&self) -> Result<Vec<Volume>, StorageError> {
+        Ok(self.list()?.into_iter().map(|(volume, _)| volume).collect())
+    }
+
+    fn name(&self, machine: &Machine, disk: Disk) -> String {
+        volume_name(machine.id, disk)
+    }
+
+    fn displayed(&self, name: &str) -> String {
+        self.directory.join(name).display().to_string()
+    }
+
+    fn create(&self, machine: &Machine, disk: Disk, size: Amount) -> Result<(), StorageError> {
+        if size > self.space()?.free {
+            return Err(StorageError::NoSpace);
+        }
+        let folder = make_folder(self.directory, machine.id)?;
+        let path = folder.join(file_name(disk));
+        if path.symlink_metadata().is_ok() {
+            return Err(StorageError::VolumeExists);
+        }
+        // First the mark: a disk that somebody finds without it counts as used.
+        let mark = folder.join(UNUSED);
+        let options =
+            |file: &Path| OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file);
+        options(&mark).and_then(|mark| mark.sync_all()).map_err(files::at(&mark))?;
+        let make = || -> io::Result<()> {
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            file.set_len(size.bytes())?;
+            file.sync_all()?;
+            File::open(&folder)?.sync_all()
+        };
+        Ok(make().map_err(files::at(&path))?)
+    }
+
+    fn path(&self, machine: &Machine, disk: Disk) -> PathBuf {
+        folder(self.directory, machine.id).join(file_name(disk))
+    }
+
+    fn is_block(&self) -> bool {
+        false
+    }
+
+    /// The loop device is writable even for a file system that is mounted read-only, so that the
+    /// kernel can replay its journal.
+    fn attach(&self, machine: &Machine, disk: Disk) -> Result<Device, StorageError> {
+        let path = trust::directory(&folder(self.directory, machine.id))?.join(file_name(disk));
+        let output = losetup()
+            .args(["--find", "--show", "--nooverlap"])
+            .arg(&path)
+            .run()
+            .map_err(|error| StorageError::Other(error.to_string()))?;
+        let device = PathBuf::from(output.text().trim());
+        if !device.starts_with("/dev") {
+            return Err(StorageError::Other(format!("losetup names no device: {}", output.text())));
+        }
+        Ok(Device { path: device, is_loop: true })
+    }
+
+    fn release(&self, machine: &Machine) {
+        let folder = folder(self.directory, machine.id);
+        for (device, _) in attached().into_iter().filter(|(_, file)| file.parent() == Some(&folder)) {
+            detach(&device);
+        }
+    }
+
+    fn unused(&self) -> Result<Vec<Volume>, StorageError> {
+        let is_unused = |volume: &Volume| {
+            volume
+                .machine
+                .is_some_and(|id| folder(self.directory, id).join(UNUSED).symlink_metadata().is_ok())
+        };
+        Ok(self.volumes()?.into_iter().filter(is_unused).collect())
+    }
+
+    /// Marks both disks of the machine.
+    fn mark_used(&self, name: &str) -> Result<(), StorageError> {
+        let (id, _) = self.file(name)?;
+        let folder = folder(self.directory, id);
+        files::remove(&folder.join(UNUSED))?;
+        Ok(File::open(&folder).and_then(|folder| folder.sync_all()).map_err(files::at(&folder))?)
+    }
+
+    /// All that is in the machines' folders was made by vGrid.
+    fn standing(&self, _name: &str) -> Result<Option<Standing>, StorageError> {
+        Ok(None)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), StorageError> {
+        let (id, path) = self.file(name)?;
+        // Left behind by a helper that was killed.
+        for (device, _) in attached().into_iter().filter(|(_, file)| *file == path) {
+            detach(&device);
+        }
+        match is_locked(&path) {
+            Ok(true) => return Err(StorageError::InUse),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StorageError::VolumeMissing),
+            Ok(false) | Err(_) => {}
+        }
+        files::remove(&path)?;
+        let folder = folder(self.directory, id);
+        if Disk::ALL.iter().all(|&disk| folder.join(file_name(disk)).symlink_metadata().is_err()) {
+            files::remove(&folder.join(UNUSED))?;
+            remove_folder(self.directory, id)?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns whether another program holds a lock on a file, as QEMU does on the disks of a running
+/// machine.
+fn is_locked(path: &Path) -> io::Result<bool> {
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)?;
+    let mut lock = range(libc::F_WRLCK, 0, 0);
+    match fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)) {
+        Ok(_) => Ok(i32::from(lock.l_type) != libc::F_UNLCK),
+        // A file system without locks.
+        Err(Errno::EINVAL | Errno::ENOLCK | Errno::EOPNOTSUPP) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Describes a lock on `len` bytes of a file, or on all of it if that is 0 (fcntl_locking(2)).
+// The constants are from 0 to 2.
+#[allow(clippy::cast_possible_truncation)]
+fn range(kind: i32, start: i64, len: i64) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: start,
+        l_len: len,
+        l_pid: 0,
+    }
+}
+
+fn losetup() -> Run {
+    let program = exec::find(&["losetup"]).unwrap_or_else(|| PathBuf::from("losetup"));
+    Run::new(program).limit(LIMIT)
+}
+
+/// Lists the loop devices of this host with their files (Linux: ABI/testing/sysfs-block-loop).
+fn attached() -> Vec<(PathBuf, PathBuf)> {
+    let read = |name: &str| -> Option<(PathBuf, PathBuf)> {
+        let file = std::fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).ok()?;
+        Some((Path::new("/dev").join(name), PathBuf::from(file.trim_end_matches('\n'))))
+    };
+    let blocks = std::fs::read_dir("/sys/block").into_iter().flatten();
+    blocks.filter_map(|entry| read(entry.ok()?.file_name().to_str()?)).collect()
+}
+
+/// Detaches a loop device. A failure is only logged: what depends on it fails for itself.
+pub(super) fn detach(device: &Path) {
+    if let Err(why) = losetup().arg("--detach").arg(device).run() {
+        log::event(Level::Warning, "loop.not-detached", &[("file", &device.display()), ("why", &why)]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_is_named_by_its_machine_and_its_file() {
+        let id = VmId::generate();
+        let machine = Machine { id, name: "alice_vm1".parse().unwrap() };
+        let files = Files::new(Path::new("/m"));
+        for &disk in Disk::ALL {
+            let name = files.name(&machine, disk);
+            assert_eq!(super::disk(&name), Some(disk));
+            assert_eq!(files.file(&name).unwrap(), (id, files.path(&machine, disk)));
+        }
+        for bad in [
+            "",
+            "root.raw",
+            "../root.raw",
+            "x/root.raw",
+            &format!("{id}/domain.xml"),
+            &format!("{id}/../root.raw"),
+        ] {
+            assert_eq!(files.file(bad), Err(StorageError::VolumeMissing), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_a_program_has_locked_is_open() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(!is_locked(file.path()).unwrap());
+        // QEMU takes shared locks on single bytes from 100 and 200 on (its block/file-posix.c).
+        let lock = range(libc::F_RDLCK, 100, 1);
+        fcntl(file.as_file(), FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+        assert!(is_locked(file.path()).unwrap());
+        assert!(is_locked(Path::new("/nonexistent")).is_err());
+    }
+
+    #[test]
+    fn disks_are_made_attached_and_removed() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("only root can attach disks: not tried here");
+            return;
+        }
+        let directory = tempfile::tempdir_in("/run").unwrap();
+        let files = Files::new(directory.path());
+        let machine = Machine { id: VmId::generate(), name: "alice_vm1".parse().unwrap() };
+        let other = Machine { id: VmId::generate(), ..machine.clone() };
+        let size = Amount::from_mib(2);
+        let before = files.space().unwrap();
+        for &disk in Disk::ALL {
+            files.create(&machine, disk, size).unwrap();
+            assert_eq!(files.create(&machine, disk, size), Err(StorageError::VolumeExists));
+        }
+        files.create(&other, Disk::Root, size).unwrap();
+        let huge = before.size.plus(size);
+        assert_eq!(files.create(&other, Disk::Swap, huge), Err(StorageError::NoSpace));
+        let promised = before.free.minus(files.space().unwrap().free);
+        assert!(promised >= Amount::from_mib(6), "{promised}");
+
+        let root = files.name(&machine, Disk::Root);
+        let is_open =
+            || files.volumes().unwrap().into_iter().find(|volume| volume.name == root).unwrap().open;
+        assert!(!is_open());
+        let device = files.attach(&machine, Disk::Root).unwrap();
+        std::fs::write(device.path(), "on the disk").unwrap();
+        assert!(is_open());
+        drop(device);
+        assert!(!is_open());
+        assert!(std::fs::read(files.path(&machine, Disk::Root)).unwrap().starts_with(b"on the disk"));
+        // As after a helper that was killed.
+        std::mem::forget(files.attach(&machine, Disk::Root).unwrap());
+        files.release(&machine);
+        assert!(!is_open());
+
+        assert_eq!(files.unused().unwrap().len(), 3);
+        files.mark_used(&root).unwrap();
+        let unused: Vec<_> = files.unused().unwrap().into_iter().map(|volume| volume.machine).collect();
+        assert_eq!(unused, [Some(other.id)]);
+
+        std::mem::forget(files.attach(&machine, Disk::Swap).unwrap());
+        for &disk in Disk::ALL {
+            let name = files.name(&machine, disk);
+            files.remove(&name).unwrap();
+            assert_eq!(files.remove(&name), Err(StorageError::VolumeMissing));
+        }
+        assert!(!folder(directory.path(), machine.id).exists());
+        assert_eq!(files.volumes().unwrap().len(), 1);
+        files.remove(&files.name(&other, Disk::Root)).unwrap();
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,182 @@
+//! Where the machines' disks are. The rest of the node uses only the [`Storage`] trait; what differs
+//! between the kinds is in [`lvm`] and [`files`].
+//!
+//! Every disk that vGrid makes is marked with the id of its machine, and, until a machine has been
+//! started from it, as unused. Only vGrid has written to an unused disk, so only such a disk is
+//! mounted writable.
+
+pub mod files;
+pub mod lvm;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use strum::VariantArray;
+use thiserror::Error;
+
+use super::Machine;
+use crate::config::{NodeGeneral, StorageSettings};
+use crate::model::names::VolumeGroup;
+use crate::model::size::Amount;
+use crate::model::wire::Volume;
+
+/// A disk of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, VariantArray)]
+pub enum Disk {
+    /// The root file system.
+    Root,
+    /// The swap area.
+    Swap,
+}
+
+impl Disk {
+    /// All disks of a machine.
+    pub const ALL: &[Self] = Self::VARIANTS;
+
+    /// Returns which disk of its machine a volume is, by its name.
+    pub fn of(volume: &Volume) -> Option<Self> {
+        files::disk(&volume.name).or_else(|| lvm::disk(&volume.name))
+    }
+}
+
+/// The size and the free space of a storage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Space {
+    /// The total size.
+    pub size: Amount,
+    /// The space not allocated to any disk.
+    pub free: Amount,
+    /// The allocation unit; at least one MiB.
+    pub extent: Amount,
+}
+
+impl Space {
+    /// Returns the space that a disk of that size occupies: whole extents.
+    pub fn rounded(&self, size: Amount) -> Amount {
+        let extent = self.extent.mib().max(1);
+        Amount::from_mib(size.mib().div_ceil(extent).saturating_mul(extent))
+    }
+}
+
+/// The facts that decide whether a volume that vGrid may not have made may be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether it is marked as a machine's, even by a malformed mark.
+    pub marked: bool,
+    /// Whether it is open.
+    pub open: bool,
+    /// Whether no other volume would be removed with it: it is neither a pool nor the origin of
+    /// snapshots.
+    pub alone: bool,
+}
+
+/// Why a storage operation failed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum StorageError {
+    /// There is no such volume group.
+    #[error("the volume group {0} is missing")]
+    GroupMissing(VolumeGroup),
+    /// The directory of the machines' disks can't be used.
+    #[error("{0}")]
+    Directory(String),
+    /// There is no such volume.
+    #[error("there is no such volume")]
+    VolumeMissing,
+    /// There is already a volume with that name.
+    #[error("a volume of that name exists")]
+    VolumeExists,
+    /// There is too little free space.
+    #[error("there is no space left")]
+    NoSpace,
+    /// The volume is open: mounted, or used by a running machine.
+    #[error("the volume is in use")]
+    InUse,
+    /// The program exceeded its time limit.
+    #[error("{what} did not end within {seconds} s")]
+    TimedOut {
+        /// The program.
+        what: &'static str,
+        /// The time limit, in seconds.
+        seconds: u64,
+    },
+    /// Any other error, with the tool's message.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// A block device with a disk.
+#[derive(Debug)]
+pub struct Device {
+    path: PathBuf,
+    /// Whether it is a loop device, which must be detached.
+    is_loop: bool,
+}
+
+impl Device {
+    /// Returns the device's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Device {
+    /// Detaches a loop device. If it is mounted, it goes away when it is unmounted (losetup(8)).
+    fn drop(&mut self) {
+        if self.is_loop {
+            files::detach(&self.path);
+        }
+    }
+}
+
+/// A storage, which makes, lists and removes disks. All operations require root.
+pub trait Storage: Sync {
+    /// Returns the space, and all volumes.
+    fn survey(&self) -> Result<(Space, Vec<Volume>), StorageError>;
+
+    /// Returns the space.
+    fn space(&self) -> Result<Space, StorageError>;
+
+    /// Lists all volumes.
+    fn volumes(&self) -> Result<Vec<Volume>, StorageError>;
+
+    /// Returns the name of a machine's disk, as in [`Volume::name`].
+    fn name(&self, machine: &Machine, disk: Disk) -> String;
+
+    /// Returns what users read of a volume of that name.
+    fn displayed(&self, name: &str) -> String;
+
+    /// Creates a disk of a machine, marked as the machine's and as unused.
+    fn create(&self, machine: &Machine, disk: Disk, size: Amount) -> Result<(), StorageError>;
+
+    /// Returns the device or file of a disk, as it is given to a hypervisor.
+    fn path(&self, machine: &Machine, disk: Disk) -> PathBuf;
+
+    /// Whether disks are block devices, not files.
+    fn is_block(&self) -> bool;
+
+    /// Returns a block device with a disk, for programs of the host. The machine must not run.
+    fn attach(&self, machine: &Machine, disk: Disk) -> Result<Device, StorageError>;
+
+    /// Lets go of what a helper that was killed left attached.
+    fn release(&self, machine: &Machine);
+
+    /// Lists the volumes from which no machine has been started yet.
+    fn unused(&self) -> Result<Vec<Volume>, StorageError>;
+
+    /// Marks a volume as used. This is on disk when it returns.
+    fn mark_used(&self, name: &str) -> Result<(), StorageError>;
+
+    /// Returns the facts about the removal of a volume; `None` if there is no such volume.
+    fn standing(&self, name: &str) -> Result<Option<Standing>, StorageError>;
+
+    /// Removes a volume.
+    fn remove(&self, name: &str) -> Result<(), StorageError>;
+}
+
+/// Returns the storage that is configured for this host.
+pub fn of(general: &NodeGeneral) -> Box<dyn Storage + '_> {
+    match &general.storage {
+        StorageSettings::Lvm(group) => Box::new(lvm::Lvm::new(group)),
+        StorageSettings::Files => Box::new(files::Files::new(&general.machine_directory)),
+    }
+}
