@@ -866,9 +866,7 @@ mod tests {
         let why = "because it does not know that this names nothing of the host";
         assert_eq!(refusal.to_string(), format!("line {line}: vGrid does not allow {name}, {why}"));
         let error = HypervisorError::from(refusal);
-        assert!(
-            matches!(error, HypervisorError::Definition { line: Some(at), .. } if at as usize == line)
-        );
+        assert!(matches!(error, HypervisorError::Definition { line: Some(at), .. } if at as usize == line));
     }
 
     #[test]

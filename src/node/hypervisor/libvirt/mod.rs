@@ -1,6 +1,607 @@
 //! Machines of libvirt's QEMU driver, controlled by virsh.
+//!
+//! A machine's definition is in its folder, `MACHINEDIRECTORY/ID`, and libvirt has a copy. What is in
+//! the folder counts: `domain.xml` belongs to a machine that is started with the host,
+//! `domain.stopped.xml` to one that has been stopped. libvirt is told afterwards, and whatever it
+//! missed, because it did not run or because the helper was killed, it is told at the next start.
+//!
+//! The domain's UUID is the machine's id. libvirt's user, which QEMU runs as, gets a machine's disks
+//! from libvirt when the machine is started.
 
 pub mod cause;
 pub mod definition;
 mod places;
 pub mod virsh;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use self::definition::{DiskKind, LONGEST, Own};
+use self::virsh::{State, Virsh};
+use super::{Boot, DomainState, Hypervisor, HypervisorError, Installed, Listed, Memory};
+use crate::config::NodeGeneral;
+use crate::model::names::{DomainNumber, MachineName, VmId};
+use crate::model::size::Amount;
+use crate::node::storage::{self, Disk};
+use crate::node::{Machine, files, trust};
+use crate::system::log::{self, Level};
+use crate::template::machine::LibvirtValues;
+
+/// The libvirt of the whole host.
+const URI: &str = "qemu:///system";
+/// The boot loader of all machines, as made by `vgrid-pcgrub`.
+pub const BOOT_LOADER: &str = "/var/lib/vgrid/boot/pcgrub.img";
+/// The directory in which virtlogd logs the consoles. In no other may it write (AppArmor).
+const CONSOLES: &str = "/var/log/libvirt/qemu";
+
+/// The definition of a machine that is started with the host.
+const STARTED: &str = "domain.xml";
+/// The definition of a machine that has been stopped.
+const STOPPED: &str = "domain.stopped.xml";
+/// A definition that is being installed.
+const NEW: &str = "domain.new.xml";
+
+/// How long a kernel gets to sync, and to remount.
+const WRITE_OUT: Duration = Duration::from_secs(3);
+
+/// libvirt on this host.
+#[derive(Debug)]
+pub struct Libvirt {
+    general: NodeGeneral,
+    allow_emulation: bool,
+    boot_loader: PathBuf,
+    consoles: PathBuf,
+    /// virsh, if it is not to be looked for.
+    program: Option<PathBuf>,
+}
+
+impl Libvirt {
+    /// Refers to this host's libvirt. `allow_emulation` says whether machines may have an emulated
+    /// processor; then all have.
+    pub fn new(general: &NodeGeneral, allow_emulation: bool) -> Self {
+        Self {
+            general: general.clone(),
+            allow_emulation,
+            boot_loader: BOOT_LOADER.into(),
+            consoles: CONSOLES.into(),
+            program: None,
+        }
+    }
+
+    /// Returns the values for a template's placeholders that only libvirt's machines have.
+    pub fn values(&self, machine: &Machine) -> LibvirtValues {
+        let own = self.own(machine);
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        LibvirtValues {
+            vm_uuid: own.id.to_string(),
+            domain_type: if own.allow_emulation { "qemu" } else { "kvm" }.to_owned(),
+            boot_loader: text(&own.boot_loader),
+            root_disk: text(&own.root.path),
+            swap_disk: text(&own.swap.path),
+            disk_type: <&str>::from(own.root.kind).to_owned(),
+            disk_attribute: own.root.kind.attribute().to_owned(),
+            console_log: text(&own.console_log),
+        }
+    }
+
+    /// Returns what a definition of the machine may name.
+    fn own(&self, machine: &Machine) -> Own {
+        let storage = storage::of(&self.general);
+        let kind = if storage.is_block() { DiskKind::Block } else { DiskKind::File };
+        let disk = |disk: Disk| definition::Disk { path: storage.path(machine, disk), kind };
+        Own {
+            name: machine.name.clone(),
+            id: machine.id,
+            root: disk(Disk::Root),
+            swap: disk(Disk::Swap),
+            seed: None,
+            console_log: self.log_file(&machine.name),
+            boot_loader: self.boot_loader.clone(),
+            allow_emulation: self.allow_emulation,
+        }
+    }
+
+    fn log_file(&self, machine: &MachineName) -> PathBuf {
+        self.consoles.join(format!("guest-{machine}.log"))
+    }
+
+    fn virsh(&self) -> Result<Virsh, HypervisorError> {
+        match &self.program {
+            Some(program) => Ok(Virsh::new(program.clone(), URI)),
+            None => Virsh::find(URI),
+        }
+    }
+
+    /// Returns the path of a file in the machine's folder.
+    fn file(&self, id: VmId, name: &str) -> PathBuf {
+        storage::files::folder(&self.general.machine_directory, id).join(name)
+    }
+
+    /// Returns the machine's definition, and whether it is started with the host.
+    fn find(&self, id: VmId) -> Result<Option<(PathBuf, Boot)>, HypervisorError> {
+        for (name, boot) in [(STARTED, Boot::WithHost), (STOPPED, Boot::Off)] {
+            let file = self.file(id, name);
+            match file.symlink_metadata() {
+                Ok(_) => {
+                    trust::file(&file)?;
+                    return Ok(Some((file, boot)));
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(files::at(&file)(error).into()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Tells libvirt what is in the machine's folder.
+    fn define(&self, id: VmId) -> Result<(), HypervisorError> {
+        let Some((file, boot)) = self.find(id)? else {
+            let file = self.file(id, STARTED);
+            return Err(HypervisorError::File(format!("{} is not there", file.display())));
+        };
+        let virsh = self.virsh()?;
+        virsh.define(&file)?;
+        virsh.start_with_host(uuid(id), boot == Boot::WithHost)
+    }
+}
+
+impl Hypervisor for Libvirt {
+    fn name(&self) -> &'static str {
+        "libvirt"
+    }
+
+    /// The kernel gives a machine its memory piece by piece, as it uses it. What it has not got yet
+    /// is promised to it, and not free.
+    fn memory(&self) -> Result<Memory, HypervisorError> {
+        let virsh = self.virsh()?;
+        let usages = virsh.usages()?;
+        let host = virsh.memory()?;
+        let promised: u64 = usages.values().map(|usage| usage.memory.saturating_sub(usage.resident)).sum();
+        Ok(Memory {
+            total: Amount::from_mib(host.total / 1024),
+            free: Amount::from_mib(host.available.saturating_sub(promised) / 1024),
+        })
+    }
+
+    /// QEMU's own memory: 60 MiB were observed before the guest ran, and 100 MiB with emulation.
+    fn overhead(&self) -> Amount {
+        Amount::from_mib(128)
+    }
+
+    /// GRUB clears the screen as soon as it runs. Where a hypervisor lets no other run below it,
+    /// `virsh start` and `domstate` report a machine as running that never gets processor time.
+    fn speaks_at_once(&self) -> bool {
+        true
+    }
+
+    fn domains(&self) -> Result<Vec<Listed>, HypervisorError> {
+        let running = self.virsh()?.running()?;
+        let listed = running.into_iter().filter_map(|(known, usage)| {
+            Some(Listed {
+                number: DomainNumber::new(known.number?),
+                name: known.name,
+                memory: Amount::from_mib(usage.memory.div_ceil(1024)),
+                state: match usage.state {
+                    State::Unknown | State::Running | State::Blocked => DomainState::Running,
+                    State::Paused | State::Asleep => DomainState::Paused,
+                    State::Ending | State::Off => DomainState::ShutDown,
+                    State::Crashed => DomainState::Crashed,
+                },
+                used: usage.used,
+                uuid: Some(known.uuid),
+            })
+        });
+        Ok(listed.collect())
+    }
+
+    fn check(&self, machine: &Machine, text: &str) -> Result<(), HypervisorError> {
+        let text = definition::complete(text, &self.own(machine))?;
+        let file = PathBuf::from(format!("/run/vgrid-check-{}.xml", std::process::id()));
+        files::write_new(&file, &text)?;
+        let checked = self.virsh().and_then(|virsh| virsh.translate(&file));
+        files::remove(&file)?;
+        checked
+    }
+
+    /// libvirt is asked about the definition before it is installed, because it must not be there
+    /// if libvirt refuses it.
+    fn install(&self, machine: &Machine, text: &str) -> Result<(), HypervisorError> {
+        let text = definition::complete(text, &self.own(machine))?;
+        trust::file(&self.boot_loader)?;
+        let folder = storage::files::make_folder(&self.general.machine_directory, machine.id)?;
+        let new = folder.join(NEW);
+        files::remove(&new)?;
+        let install = || -> Result<(), HypervisorError> {
+            files::write_new(&new, &text)?;
+            self.virsh()?.translate(&new)?;
+            Ok(files::rename(&new, &folder.join(STARTED))?)
+        };
+        if let Err(error) = install() {
+            files::remove(&new)?;
+            return Err(error);
+        }
+        files::remove(&folder.join(STOPPED))?;
+        self.define(machine.id)
+    }
+
+    fn installed(&self, machine: &Machine) -> Result<Option<Boot>, HypervisorError> {
+        Ok(self.find(machine.id)?.map(|(_, boot)| boot))
+    }
+
+    fn definition(&self, machine: &Machine) -> Result<String, HypervisorError> {
+        match self.find(machine.id)? {
+            Some((file, _)) => Ok(files::read_text(&file, LONGEST as u64)?),
+            None => Ok(String::new()),
+        }
+    }
+
+    fn all_installed(&self) -> Result<Vec<Installed>, HypervisorError> {
+        let directory = match trust::directory(&self.general.machine_directory) {
+            // It is made with the first machine.
+            Err(_) if !self.general.machine_directory.exists() => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut all = Vec::new();
+        for entry in std::fs::read_dir(&directory).map_err(files::at(&directory))? {
+            let name = entry.map_err(files::at(&directory))?.file_name();
+            let Some(id) = name.to_str().and_then(|name| name.parse::<VmId>().ok()) else { continue };
+            let Some((file, _)) = self.find(id)? else { continue };
+            let text = files::read_text(&file, LONGEST as u64)?;
+            // An edited definition that can't be read still is this machine's, by its folder.
+            let name = definition::identity(&text).map_or(String::new(), |(name, _)| name);
+            all.push(Installed { file, name, uuid: Some(uuid(id)) });
+        }
+        Ok(all)
+    }
+
+    fn set_boot(&self, machine: &Machine, boot: Boot) -> Result<(), HypervisorError> {
+        let (started, stopped) = (self.file(machine.id, STARTED), self.file(machine.id, STOPPED));
+        match (self.find(machine.id)?, boot) {
+            (None, _) => Ok(()),
+            (Some((_, is)), Boot::Off) => {
+                if is == Boot::WithHost {
+                    files::rename(&started, &stopped)?;
+                }
+                self.virsh()?.start_with_host(uuid(machine.id), false)
+            }
+            (Some((_, is)), Boot::WithHost) => {
+                if is == Boot::Off {
+                    files::rename(&stopped, &started)?;
+                }
+                self.define(machine.id)
+            }
+        }
+    }
+
+    /// The definition is removed from the folder last, so while it is there, libvirt may have it.
+    fn uninstall(&self, machine: &Machine) -> Result<(), HypervisorError> {
+        if self.find(machine.id)?.is_some() {
+            self.virsh()?.undefine(uuid(machine.id))?;
+        }
+        for name in [NEW, STOPPED, STARTED] {
+            files::remove(&self.file(machine.id, name))?;
+        }
+        Ok(storage::files::remove_folder(&self.general.machine_directory, machine.id)?)
+    }
+
+    fn start(&self, machine: &Machine) -> Result<(), HypervisorError> {
+        self.define(machine.id)?;
+        self.virsh()?.start(uuid(machine.id))
+    }
+
+    fn shut_down(&self, domain: &Listed) -> Result<(), HypervisorError> {
+        self.virsh()?.shut_down(uuid_of(domain)?)
+    }
+
+    /// Presses Alt, `SysRq` and S, which starts writing everything to disk, then U, which mounts all
+    /// file systems read-only (Linux: admin-guide/sysrq), on the machine's keyboard. It works unless
+    /// the guest forbids it (sysctl kernel.sysrq) or its kernel has no driver for the keyboard.
+    fn write_out(&self, domain: &Listed) -> Result<(), HypervisorError> {
+        let (virsh, uuid) = (self.virsh()?, uuid_of(domain)?);
+        let mut result = Ok(());
+        for letter in ['s', 'u'] {
+            result = result.and(virsh.press_sysrq(uuid, letter));
+            std::thread::sleep(WRITE_OUT);
+        }
+        result
+    }
+
+    fn destroy(&self, domain: &Listed) -> Result<(), HypervisorError> {
+        self.virsh()?.destroy(uuid_of(domain)?)
+    }
+
+    fn release(&self, _: &Machine) {
+        // Only QEMU and libvirt themselves restart a machine.
+    }
+
+    fn restarts_after_shutdown(&self, machine: &Machine) -> Result<bool, HypervisorError> {
+        let text = self.definition(machine)?;
+        if text.is_empty() { Ok(false) } else { Ok(definition::restarts_after_poweroff(&text)?) }
+    }
+
+    fn console_log(&self, machine: &MachineName) -> Result<Option<PathBuf>, HypervisorError> {
+        if self.consoles.symlink_metadata().is_err() {
+            log::event(
+                Level::Warning,
+                "console.not-logged",
+                &[("machine", machine), ("file", &self.consoles.display())],
+            );
+            return Ok(None);
+        }
+        trust::directory(&self.consoles)?;
+        Ok(Some(self.log_file(machine)))
+    }
+}
+
+/// Returns the UUID of a machine's domain.
+fn uuid(id: VmId) -> Uuid {
+    // An id is a UUID in text.
+    Uuid::try_parse(&id.to_string()).unwrap_or_default()
+}
+
+fn uuid_of(domain: &Listed) -> Result<Uuid, HypervisorError> {
+    domain.uuid.ok_or_else(|| HypervisorError::Other(format!("the domain {} has no UUID", domain.name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::config;
+    use crate::template::machine::{self, Values};
+
+    const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/virsh");
+
+    /// A host with a virsh of its own, in a folder below /run, which root trusts.
+    struct Lab {
+        folder: tempfile::TempDir,
+        libvirt: Libvirt,
+        machine: Machine,
+    }
+
+    impl Lab {
+        fn new(parent: &str) -> Self {
+            let folder = tempfile::tempdir_in(parent).unwrap();
+            let path = |name: &str| folder.path().join(name);
+            std::fs::write(
+                path("node.cfg"),
+                format!(
+                    "[General]\nserverHostname = \"server\"\nimageDirectory = \"/i\"\nstorage = \"files\"\n\
+                     machineDirectory = \"{}\"\n",
+                    path("machines").display()
+                ),
+            )
+            .unwrap();
+            std::fs::create_dir(path("machines")).unwrap();
+            std::fs::write(path("boot.img"), "").unwrap();
+            symlink(format!("{DATA}/fake"), path("virsh")).unwrap();
+            let general = config::Node::load(folder.path()).unwrap().general;
+            let libvirt = Libvirt {
+                boot_loader: path("boot.img"),
+                program: Some(path("virsh")),
+                ..Libvirt::new(&general, true)
+            };
+            let machine = Machine { id: VmId::generate(), name: "alice_vm1".parse().unwrap() };
+            Self { folder, libvirt, machine }
+        }
+
+        /// As [`Lab::new`], for what only root can do.
+        fn of_root() -> Option<Self> {
+            if nix::unistd::geteuid().is_root() {
+                return Some(Self::new("/run"));
+            }
+            println!("only root can do this: not tried here");
+            None
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+
+        /// Returns what virsh has been asked since the last time, in the machine's terms.
+        fn asked(&self) -> Vec<String> {
+            let asked = std::fs::read_to_string(self.path("asked")).unwrap_or_default();
+            let _ = std::fs::remove_file(self.path("asked"));
+            let folder = self.libvirt.file(self.machine.id, "").display().to_string();
+            let shown = asked.replace(&folder, "FOLDER/").replace(&self.machine.id.to_string(), "ID");
+            shown.lines().map(str::to_owned).collect()
+        }
+
+        fn fail(&self, case: &str) {
+            let texts = std::fs::read_to_string(format!("{DATA}/errors.txt")).unwrap();
+            let (_, text) = texts.split_once(&format!("=== {case}\n")).unwrap();
+            std::fs::write(self.path("failure"), text.split("===").next().unwrap()).unwrap();
+        }
+
+        fn recover(&self) {
+            std::fs::remove_file(self.path("failure")).unwrap();
+        }
+
+        fn text(&self) -> String {
+            let values = Values {
+                machinename: self.machine.name.to_string(),
+                vm_ip: "10.0.2.21".into(),
+                vm_hostname: "vm1".into(),
+                vm_memory: 128,
+                vm_cpus: 1,
+                username: "alice".into(),
+                vm_extra: String::new(),
+                volumegroup: String::new(),
+                libvirt: self.libvirt.values(&self.machine),
+            };
+            machine::render("kvm.xml", include_str!("../../../../vmtmpl/kvm.xml"), &values).unwrap()
+        }
+
+        fn boot(&self) -> Option<Boot> {
+            self.libvirt.installed(&self.machine).unwrap()
+        }
+    }
+
+    #[test]
+    fn domains_and_memory_are_those_that_virsh_tells() {
+        let lab = Lab::new("/tmp");
+        for (command, file) in
+            [("list", "list-active"), ("domstats", "domstats-active"), ("nodememstats", "nodememstats")]
+        {
+            symlink(format!("{DATA}/{file}.txt"), lab.path(command)).unwrap();
+        }
+        let domains = lab.libvirt.domains().unwrap();
+        let rows: Vec<_> =
+            domains.iter().map(|d| (d.name.as_str(), d.number, d.memory.mib(), d.state)).collect();
+        let number = DomainNumber::new;
+        assert_eq!(
+            rows,
+            [
+                (" a - b 12 running ", number(2), 128, DomainState::Paused),
+                ("alice_vm1", number(12), 128, DomainState::Running),
+            ]
+        );
+        assert_eq!(
+            (domains[1].used, domains[1].uuid),
+            (24, Uuid::try_parse("019abcde-1111-7222-8333-555555555501").ok())
+        );
+        // 21021 MiB are available; the two have not got 99 MiB of theirs yet.
+        let memory = lab.libvirt.memory().unwrap();
+        assert_eq!((memory.total.mib(), memory.free.mib()), (24_105, 20_922));
+        assert_eq!(
+            lab.asked(),
+            [
+                "list --uuid --id --name",
+                "domstats --raw --list-active --nowait --state --cpu-total --balloon",
+                "domstats --raw --list-active --nowait --state --cpu-total --balloon",
+                "nodememstats",
+            ]
+        );
+        lab.fail("daemon-not-running");
+        assert!(matches!(lab.libvirt.domains(), Err(HypervisorError::Missing(_))));
+    }
+
+    #[test]
+    fn a_machine_is_installed_stopped_started_and_removed() {
+        let Some(lab) = Lab::of_root() else { return };
+        let (libvirt, machine, text) = (&lab.libvirt, &lab.machine, lab.text());
+        assert_eq!(lab.boot(), None);
+        assert_eq!(libvirt.definition(machine).unwrap(), "");
+        libvirt.set_boot(machine, Boot::Off).unwrap();
+        libvirt.uninstall(machine).unwrap();
+        assert_eq!(lab.asked(), Vec::<String>::new());
+
+        for _ in 0..2 {
+            libvirt.install(machine, &text).unwrap();
+            assert_eq!(
+                lab.asked(),
+                [
+                    "domxml-to-native qemu-argv --xml FOLDER/domain.new.xml",
+                    "define FOLDER/domain.xml",
+                    "autostart ID"
+                ]
+            );
+        }
+        assert_eq!(lab.boot(), Some(Boot::WithHost));
+        assert_eq!(libvirt.definition(machine).unwrap(), text);
+        assert!(!libvirt.restarts_after_shutdown(machine).unwrap());
+        let all = libvirt.all_installed().unwrap();
+        assert_eq!(all.len(), 1);
+        assert_eq!((all[0].name.as_str(), all[0].uuid), ("alice_vm1", Some(uuid(machine.id))));
+
+        libvirt.set_boot(machine, Boot::Off).unwrap();
+        assert_eq!((lab.boot(), lab.asked()), (Some(Boot::Off), vec!["autostart ID --disable".to_owned()]));
+        assert_eq!(libvirt.definition(machine).unwrap(), text);
+        assert_eq!(libvirt.all_installed().unwrap().len(), 1);
+
+        libvirt.set_boot(machine, Boot::WithHost).unwrap();
+        assert_eq!(lab.boot(), Some(Boot::WithHost));
+        libvirt.start(machine).unwrap();
+        let defined = ["define FOLDER/domain.xml", "autostart ID"];
+        assert_eq!(lab.asked(), [&defined[..], &defined[..], &["start ID"]].concat());
+
+        libvirt.uninstall(machine).unwrap();
+        let options = "--managed-save --snapshots-metadata --checkpoints-metadata --nvram";
+        assert_eq!(lab.asked(), [format!("undefine ID {options}")]);
+        assert_eq!(lab.boot(), None);
+        assert!(!libvirt.file(machine.id, "").exists());
+        assert!(matches!(libvirt.start(machine), Err(HypervisorError::File(_))));
+    }
+
+    #[test]
+    fn what_libvirt_missed_is_on_disk_and_told_later() {
+        let Some(lab) = Lab::of_root() else { return };
+        let (libvirt, machine) = (&lab.libvirt, &lab.machine);
+        let is_missing = |result: Result<(), HypervisorError>| {
+            assert!(matches!(result, Err(HypervisorError::Missing(_))), "{result:?}");
+        };
+        lab.fail("daemon-not-running");
+        is_missing(libvirt.install(machine, &lab.text()));
+        assert_eq!(lab.boot(), None, "libvirt was not asked about it");
+        lab.recover();
+        libvirt.install(machine, &lab.text()).unwrap();
+
+        lab.fail("daemon-not-running");
+        is_missing(libvirt.set_boot(machine, Boot::Off));
+        assert_eq!(lab.boot(), Some(Boot::Off));
+        is_missing(libvirt.uninstall(machine));
+        assert_eq!(lab.boot(), Some(Boot::Off));
+        is_missing(libvirt.start(machine));
+        lab.recover();
+        lab.asked();
+        // Started as it is: not with the host.
+        libvirt.start(machine).unwrap();
+        assert_eq!(lab.asked(), ["define FOLDER/domain.stopped.xml", "autostart ID --disable", "start ID"]);
+        // A machine that libvirt no longer knows is stopped and removed all the same.
+        lab.fail("unknown-uuid");
+        libvirt.set_boot(machine, Boot::Off).unwrap();
+        libvirt.uninstall(machine).unwrap();
+        assert_eq!(lab.boot(), None);
+    }
+
+    #[test]
+    fn a_definition_is_refused_before_libvirt_sees_it() {
+        let Some(lab) = Lab::of_root() else { return };
+        let (libvirt, machine) = (&lab.libvirt, &lab.machine);
+        let text = lab.text().replace("<devices>", "<devices><emulator>/bin/sh</emulator>");
+        for result in [libvirt.check(machine, &text), libvirt.install(machine, &text)] {
+            assert!(matches!(result, Err(HypervisorError::Definition { line: Some(_), .. })), "{result:?}");
+        }
+        assert_eq!((lab.asked(), lab.boot()), (Vec::new(), None));
+        libvirt.check(machine, &lab.text()).unwrap();
+        let file = format!("/run/vgrid-check-{}.xml", std::process::id());
+        assert_eq!(lab.asked(), [format!("domxml-to-native qemu-argv --xml {file}")]);
+        lab.fail("translate-unit");
+        let refused =
+            HypervisorError::Definition { line: None, detail: "unknown suffix 'parsec'".to_owned() };
+        assert_eq!(libvirt.check(machine, &lab.text()), Err(refused));
+        assert!(!Path::new(&file).exists());
+    }
+
+    #[test]
+    fn domains_are_named_by_their_uuid() {
+        let lab = Lab::new("/tmp");
+        let domain = Listed {
+            name: "alice_vm1".to_owned(),
+            number: DomainNumber::new(1),
+            memory: Amount::default(),
+            state: DomainState::Running,
+            used: 0,
+            uuid: Some(uuid(lab.machine.id)),
+        };
+        lab.libvirt.shut_down(&domain).unwrap();
+        lab.libvirt.destroy(&domain).unwrap();
+        lab.libvirt.write_out(&domain).unwrap();
+        assert_eq!(
+            lab.asked(),
+            [
+                "shutdown ID",
+                "destroy ID",
+                "send-key ID --codeset linux KEY_LEFTALT KEY_SYSRQ KEY_S",
+                "send-key ID --codeset linux KEY_LEFTALT KEY_SYSRQ KEY_U",
+            ]
+        );
+        lab.fail("destroy-when-off");
+        assert_eq!(lab.libvirt.destroy(&domain), Err(HypervisorError::NoSuchDomain));
+        assert!(lab.libvirt.destroy(&Listed { uuid: None, ..domain }).is_err());
+    }
+}

@@ -92,15 +92,20 @@ pub struct HostMemory {
 #[derive(Debug, Clone)]
 pub struct Virsh {
     program: PathBuf,
-    uri: String,
+    uri: &'static str,
 }
 
 impl Virsh {
     /// Finds virsh. `uri` tells which libvirt to connect to, for example `qemu:///system`.
-    pub fn find(uri: &str) -> Result<Self, HypervisorError> {
+    pub fn find(uri: &'static str) -> Result<Self, HypervisorError> {
         exec::find(&["virsh"])
-            .map(|program| Self { program, uri: uri.to_owned() })
+            .map(|program| Self::new(program, uri))
             .ok_or_else(|| HypervisorError::Missing("there is no virsh on this host".to_owned()))
+    }
+
+    /// Uses this program.
+    pub fn new(program: PathBuf, uri: &'static str) -> Self {
+        Self { program, uri }
     }
 
     /// Lists the running domains, each with what it does and uses. A domain that starts or ends
@@ -229,7 +234,7 @@ impl Virsh {
         limit: Duration,
         words: impl IntoIterator<Item = &'a str>,
     ) -> Result<ProgramOutput, Failed> {
-        let run = Run::new(&self.program).args(["-q", "-c", &self.uri]).args(words).limit(limit);
+        let run = Run::new(&self.program).args(["-q", "-c", self.uri]).args(words).limit(limit);
         run.run().map_err(|error| match error {
             ExecError::Failed { ref stderr, .. } => Failed::Because(cause(stderr)),
             ExecError::TimedOut { limit, .. } => {
@@ -420,12 +425,12 @@ mod tests {
     #[test]
     fn a_libvirtd_that_does_not_answer_is_not_waited_for() {
         // tail has the options -q and -c as well, and with -f it does not end either.
-        let silent = Virsh { program: "/usr/bin/tail".into(), uri: "1".to_owned() };
+        let silent = Virsh::new("/usr/bin/tail".into(), "1");
         let limit = Duration::from_secs(1);
         let error = silent.run("virsh list", limit, ["-f", "/dev/null"]).unwrap_err();
         let expected = HypervisorError::TimedOut { what: "virsh list", seconds: 1 };
         assert_eq!(HypervisorError::from(error), expected);
-        let missing = Virsh { program: "/nonexistent/virsh".into(), uri: String::new() };
+        let missing = Virsh::new("/nonexistent/virsh".into(), "");
         assert!(matches!(missing.memory(), Err(HypervisorError::Missing(_))));
     }
 }
