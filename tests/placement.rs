@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 use vgrid::model::fault::Fault;
-use vgrid::model::size::Amount;
+use vgrid::model::size::{Amount, Cpus};
 use vgrid::model::stage::{Order, Stage};
 use vgrid::model::wire::{ImageFile, News, NodeInfo, Report};
 
@@ -146,6 +146,41 @@ fn hosts_that_are_silent_full_or_lack_the_image_are_skipped() {
         assert_eq!(status, if why.is_some() { 409 } else { 202 }, "{json}");
         assert!(why.is_none_or(|why| json.to_string().contains(why)), "{why:?}: {json}");
     }
+}
+
+#[test]
+fn hosts_that_give_a_machine_fewer_processors_are_skipped() {
+    let portal = portal();
+    let with = |most: u32| {
+        let mut info = nothing();
+        info.host.max_cpus = Some(Cpus::new(most).expect("a number"));
+        info
+    };
+    portal.nodes.has(address(1), with(8));
+    portal.nodes.has(address(2), with(4));
+    portal.upkeep(&[]);
+    let host = |cpus: &str| {
+        let (status, json) = deploy(&portal, &[("vmCPUs", cpus)]);
+        assert_eq!(status, 202, "{json}");
+        // What the scripted node says with each answer sets no limit.
+        portal.upkeep(&[]);
+        json["machine"]["physical_host"].as_str().expect("a host").to_owned()
+    };
+    assert_eq!(host("4"), EMPTIEST);
+    assert_eq!(host("5"), "localhost");
+    // No host that has room gives it so many.
+    let (status, json) = deploy(&portal, &[("vmCPUs", "5")]);
+    let why = "127.0.0.2 gives a machine at most 4 processors; localhost is full";
+    assert!(status == 409 && json.to_string().contains(why), "{json}");
+    // A host that refuses for it passes the machine on.
+    let portal = self::portal();
+    let fault = Fault::TooManyCpus { asked: Cpus::new(5).expect("a number"), most: Cpus::default() };
+    portal.nodes.conduct_at(address(2), Conduct::RefuseTo("deploy", fault));
+    let (status, json) = deploy(&portal, &[("vmCPUs", "5")]);
+    assert_eq!((status, json["machine"]["physical_host"].as_str()), (202, Some("localhost")), "{json}");
+    // An owner who chose the host is told.
+    let (status, json) = deploy(&portal, &[("vmCPUs", "5"), ("physicalHost", EMPTIEST)]);
+    assert!(status == 409 && json.to_string().contains("gives a machine at most 1 processor"), "{json}");
 }
 
 #[test]

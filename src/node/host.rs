@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::{self, Common};
 use crate::model::fault::Fault;
 use crate::model::size::Amount;
 use crate::model::stage::Order;
@@ -107,9 +108,9 @@ impl HostState {
         reserved
     }
 
-    /// Returns the facts about the host for the server. Promised resources do not count as free;
-    /// unknown values are zero.
-    pub fn facts(&self, records: &[Record], common_digest: &str) -> HostFacts {
+    /// Returns the facts about the host for the server, with what its configuration says. Promised
+    /// resources do not count as free; unknown values are zero.
+    pub fn facts(&self, records: &[Record], config: &config::Node, common: &Common) -> HostFacts {
         let reserved = self.reserved(records);
         let memory = self.machines.as_ref().map(|machines| machines.memory).ok();
         let group = self.storage.as_ref().map(|storage| &storage.group).ok();
@@ -119,7 +120,8 @@ impl HostState {
             disk_free: group.map_or(Amount::default(), |g| g.free.minus(reserved.disk)),
             disk_total: group.map_or(Amount::default(), |g| g.size),
             version: crate::VERSION.to_owned(),
-            common_digest: common_digest.to_owned(),
+            common_digest: common.digest.clone(),
+            max_cpus: config.general.max_cpus,
         }
     }
 }
@@ -166,6 +168,7 @@ mod tests {
     use super::*;
     use crate::model::lease::Moment;
     use crate::model::names::{MachineName, VmId};
+    use crate::model::size::Cpus;
     use crate::model::spec::Spec;
     use crate::model::stage::OrderNumber;
     use crate::model::wire::DeployOrder;
@@ -180,6 +183,7 @@ mod tests {
             spec: Spec {
                 image: "tiny".parse().unwrap(),
                 memory: "128".parse().unwrap(),
+                cpus: Cpus::default(),
                 disk: "1".parse().unwrap(),
                 saved: None,
             },

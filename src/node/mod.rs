@@ -28,7 +28,7 @@ pub mod report;
 pub mod worker;
 
 use crate::model::names::{MachineName, UserName, VirtualHost, VolumeGroup};
-use crate::model::size::MiB;
+use crate::model::size::{Cpus, MiB};
 use crate::template::machine::Values;
 
 /// The path of the helper, which runs as root.
@@ -37,12 +37,15 @@ pub const HELPER: &str = "/usr/lib/vgrid/vgrid-helper";
 pub const WORKER: &str = "/usr/lib/vgrid/vgrid-worker";
 
 /// Returns the values for the placeholders of a machine's template.
+// One argument for each placeholder.
+#[allow(clippy::too_many_arguments)]
 fn template_values(
     machine: &MachineName,
     user: &UserName,
     host: &VirtualHost,
     ip: std::net::Ipv4Addr,
     memory: MiB,
+    cpus: Cpus,
     group: &VolumeGroup,
     extra: &str,
 ) -> Values {
@@ -51,6 +54,7 @@ fn template_values(
         vm_ip: ip.to_string(),
         vm_hostname: host.to_string(),
         vm_memory: memory.get(),
+        vm_cpus: cpus.get(),
         username: user.encoded(),
         vm_extra: extra.to_owned(),
         volumegroup: group.to_string(),
@@ -90,6 +94,7 @@ mod tests {
             &"vm1".parse().unwrap(),
             "10.0.2.21".parse().unwrap(),
             "128".parse().unwrap(),
+            "4".parse().unwrap(),
             &"vg1".parse().unwrap(),
             "quiet",
         );
@@ -100,6 +105,9 @@ mod tests {
         let extra =
             "extra = \"vgrid_username=alice ip=10.0.2.21::GATEWAY:NETMASK:vm1:eth0:off console=hvc0 quiet\"";
         assert!(xvda.contains(extra), "{xvda}");
+        assert!(xvda.contains("\nmemory = 128\nvcpus = 4\n"), "{xvda}");
+        let pvgrub = machine::render_file(&dir.join("xen-pvgrub"), &values).unwrap();
+        assert!(pvgrub.contains("\nvcpus = 4\n"), "{pvgrub}");
         assert!(xvda.contains("\"phy:/dev/vg1/xen-root-alice_vm1,xvda1,w\""), "{xvda}");
     }
 }

@@ -14,7 +14,7 @@ use crate::model::lease::{Lease, Moment, Term};
 use crate::model::names::{
     ImageTag, Label, MachineName, NameFault, OrderName, PhysicalHost, SavedImage, UserName, VirtualHost, VmId,
 };
-use crate::model::size::{GiB, MiB};
+use crate::model::size::{Cpus, GiB, MiB};
 use crate::model::spec::Spec;
 use crate::model::text::ended;
 use crate::server::registry::closed::{self, Kind};
@@ -35,6 +35,8 @@ pub enum Part {
     Base,
     /// The memory.
     Memory,
+    /// The processors.
+    Cpus,
     /// The root partition.
     Disk,
     /// The host.
@@ -122,6 +124,8 @@ pub struct MachineRequest {
     pub source: Source,
     /// Its memory.
     pub memory: MiB,
+    /// Its processors.
+    pub cpus: Cpus,
     /// Its root partition.
     pub disk: GiB,
     /// The requested host; `None` lets vGrid choose.
@@ -146,8 +150,17 @@ pub enum Source {
 impl MachineRequest {
     /// Returns a digest that tells this request from any other.
     fn digest(&self) -> String {
-        // By the name that it had when the digests were made that registries contain.
-        digest(format!("{self:?}").replacen("MachineRequest", "Wish", 1).as_bytes())
+        let Self { source, memory, cpus, disk, host, name, label, lease } = self;
+        // Registries contain digests of this text. They are from when a request was called a wish,
+        // and every machine had one processor.
+        let mut text = format!(
+            "Wish {{ source: {source:?}, memory: {memory:?}, disk: {disk:?}, host: {host:?}, name: {name:?}, label: \
+             {label:?}, lease: {lease:?} }}"
+        );
+        if !cpus.is_default() {
+            text.push_str(&format!(" with {cpus}"));
+        }
+        digest(text.as_bytes())
     }
 }
 
@@ -206,14 +219,19 @@ pub fn create(
         if writer.awaits_comparison()? {
             return Err(NotCreated::Restored);
         }
-        let faults = quota::exceeded(quota, writer.usage(&owner)?, wish.memory, wish.disk);
+        let faults = quota::exceeded(quota, writer.usage(&owner)?, wish.memory, wish.cpus, wish.disk);
         if !faults.is_empty() {
             return Err(NotCreated::Declined(Declined { when: When::Now, faults }));
         }
         let loads = loads(reader, common)?;
         let (image, saved, physical_host, placed) = match &wish.source {
             Source::Tag(tag) => {
-                let need = Need { memory: wish.memory.amount(), disk: wish.disk.amount(), image: tag };
+                let need = Need {
+                    memory: wish.memory.amount(),
+                    cpus: wish.cpus,
+                    disk: wish.disk.amount(),
+                    image: tag,
+                };
                 let host = place(&loads, wish.host.as_ref(), &known(reader, now)?, need, now)?;
                 let placed = if wish.host.is_none() { Placed::ByPortal } else { Placed::AsAsked };
                 (tag.clone(), None, host, placed)
@@ -231,7 +249,7 @@ pub fn create(
             virtual_host,
             physical_host,
             placed,
-            spec: Spec { image, memory: wish.memory, disk: wish.disk, saved },
+            spec: Spec { image, memory: wish.memory, cpus: wish.cpus, disk: wish.disk, saved },
             label: wish.label,
             lease: Term::For(wish.lease),
         };
@@ -453,6 +471,7 @@ mod tests {
         MachineRequest {
             source: Source::Tag("tiny".parse().unwrap()),
             memory: MiB::new(128).unwrap(),
+            cpus: Cpus::default(),
             disk: GiB::new(1).unwrap(),
             host: None,
             name: None,
@@ -538,6 +557,15 @@ mod tests {
             Err(NotCreated::Declined(declined)) => declined,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_request_that_an_earlier_version_recorded_is_recognised() {
+        let text = "Wish { source: Tag(ImageTag(\"tiny\")), memory: MiB(128), disk: GiB(1), host: None, name: None, \
+                    label: Label(\"\"), lease: Lease { minutes: 1440 } }";
+        assert_eq!(wish().digest(), digest(text.as_bytes()));
+        let with = |cpus| MachineRequest { cpus: Cpus::new(cpus).unwrap(), ..wish() }.digest();
+        assert!(with(1) == wish().digest() && with(2) != with(1) && with(2) != with(3));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::model::lease::Moment;
 use crate::model::names::{ImageTag, PhysicalHost, VirtualHost};
-use crate::model::size::Amount;
+use crate::model::size::{Amount, Cpus};
 
 /// How full a host is, in machines.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,8 @@ impl Load {
 pub struct Need<'a> {
     /// Its memory.
     pub memory: Amount,
+    /// Its processors.
+    pub cpus: Cpus,
     /// Its root partition.
     pub disk: Amount,
     /// The image it is made from.
@@ -54,6 +56,8 @@ pub struct Known {
     pub memory_free: Option<Amount>,
     /// Its free disk space.
     pub disk_free: Option<Amount>,
+    /// The most processors that it gives a machine.
+    pub max_cpus: Option<Cpus>,
     /// The images it has.
     pub images: Option<BTreeSet<ImageTag>>,
 }
@@ -83,6 +87,9 @@ impl Known {
         }
         if let Some(free) = short(self.disk_free, need.disk) {
             return Some(Obstacle::Lacks(format!("has only {free} of disk space free")));
+        }
+        if let Some(most) = self.max_cpus.filter(|most| *most < need.cpus) {
+            return Some(Obstacle::Lacks(format!("gives a machine at most {most}")));
         }
         if self.images.as_ref().is_some_and(|images| !images.contains(need.image)) {
             // The host may have received the image since it was last asked.
@@ -208,7 +215,9 @@ mod tests {
         let loads = [load("empty", 0), load("fuller", 5)];
         let image: ImageTag = "tiny".parse().unwrap();
         let (memory, disk) = (Amount::from_mib(100), Amount::from_mib(1000));
-        let (need, now) = (Need { memory, disk, image: &image }, Moment::from_unix(1000));
+        let cpus = |n| Cpus::new(n).unwrap();
+        let need = Need { memory, cpus: cpus(4), disk, image: &image };
+        let now = Moment::from_unix(1000);
         let with = |known: &Known| {
             let chosen = super::choose(&loads, |load| {
                 known.against(need, now).filter(|_| load.host.as_str() == "empty")
@@ -222,6 +231,7 @@ mod tests {
             Known { failing_until: Some(Moment::from_unix(1001)), ..Known::default() },
             Known { memory_free: some(99), ..Known::default() },
             Known { disk_free: some(999), ..Known::default() },
+            Known { max_cpus: Some(cpus(3)), ..Known::default() },
             Known { images: has(&["other"]), ..Known::default() },
         ] {
             assert_eq!(with(&known), "fuller", "{known:?}");
@@ -232,6 +242,7 @@ mod tests {
             Known {
                 memory_free: some(100),
                 disk_free: some(1000),
+                max_cpus: Some(cpus(4)),
                 images: has(&["tiny"]),
                 ..Known::default()
             },
@@ -246,6 +257,9 @@ mod tests {
         let refused = super::choose(&loads, |_| small.against(need, now)).unwrap_err();
         assert_eq!(refused.len(), 2);
         assert_eq!(refused[0].1.to_string(), "has only 1 MiB of memory free");
+        let single = Known { max_cpus: Some(cpus(1)), ..Known::default() };
+        let refused = super::choose(&loads, |_| single.against(need, now)).unwrap_err();
+        assert_eq!(refused[0].1.to_string(), "gives a machine at most 1 processor");
     }
 
     #[test]

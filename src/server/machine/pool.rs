@@ -26,8 +26,7 @@ pub fn loads(reader: Reader<'_>, common: &Common) -> Result<Vec<Load>, RegistryE
         .collect())
 }
 
-/// How long a host's last report of its memory and disk, or its silence, counts for placement, in
-/// seconds.
+/// How long a host's last report of what it has, or its silence, counts for placement, in seconds.
 const FRESH: i64 = 3600;
 
 /// Returns what is known about each host that matters for placement.
@@ -38,6 +37,7 @@ pub fn known(reader: Reader<'_>, now: Moment) -> Result<BTreeMap<PhysicalHost, K
         if now.since(host.seen).abs() <= FRESH {
             one.memory_free = Some(host.facts.memory_free);
             one.disk_free = Some(host.facts.disk_free);
+            one.max_cpus = host.facts.max_cpus;
         }
         one.images = host.images;
     }

@@ -97,6 +97,7 @@ pub(in crate::server) mod tests {
                 disk_free: Amount::default(),
                 disk_total: Amount::default(),
                 version: String::new(),
+                max_cpus: None,
                 common_digest: String::new(),
             },
             toolstack: "xl".to_owned(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::model::fault::Fault;
 use crate::model::lease::Moment;
 use crate::model::names::{ImageTag, PhysicalHost};
-use crate::model::size::Amount;
+use crate::model::size::{Amount, Cpus};
 use crate::model::wire::HostFacts;
 use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 
@@ -42,7 +42,7 @@ impl Reader<'_> {
     /// Returns all hosts that have ever reported.
     pub fn hosts(&self) -> Result<Vec<Host>, RegistryError> {
         const SQL: &str = "SELECT name, memory_free, memory_total, disk_free, disk_total, version,
-                               common_digest, seen, images FROM host";
+                               common_digest, max_cpus, seen, images FROM host";
         all(self.connection, SQL, [], |mut cells| {
             Ok(Host {
                 name: cells.parsed()?,
@@ -53,6 +53,10 @@ impl Reader<'_> {
                     disk_total: amount(&mut cells)?,
                     version: cells.get()?,
                     common_digest: cells.get()?,
+                    max_cpus: cells
+                        .get::<Option<u32>>()?
+                        .map(|n| Cpus::new(n).map_err(|_| cells.corrupt(&n)))
+                        .transpose()?,
                 },
                 seen: Moment::from_unix(cells.get()?),
                 // An image that has left the configuration is never requested.
@@ -129,10 +133,10 @@ impl Writer<'_> {
         let mib = |amount: Amount| i64::try_from(amount.mib()).unwrap_or(i64::MAX);
         self.connection.execute(
             "INSERT INTO host
-             (name, memory_free, memory_total, disk_free, disk_total, version, common_digest, seen)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+             (name, memory_free, memory_total, disk_free, disk_total, version, common_digest, seen, max_cpus)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
              ON CONFLICT (name) DO UPDATE SET memory_free = ?2, memory_total = ?3, disk_free = ?4, disk_total = ?5,
-                version = ?6, common_digest = ?7, seen = ?8",
+                version = ?6, common_digest = ?7, seen = ?8, max_cpus = ?9",
             (
                 host.as_str(),
                 mib(facts.memory_free),
@@ -142,6 +146,7 @@ impl Writer<'_> {
                 &facts.version,
                 &facts.common_digest,
                 self.now().unix(),
+                facts.max_cpus.map(Cpus::get),
             ),
         )?;
         Ok(())
@@ -214,17 +219,19 @@ mod tests {
             disk_total: Amount::from_mib(4),
             version: "0.1.0".to_owned(),
             common_digest: "abc".to_owned(),
+            max_cpus: None,
         };
-        for free in [100, 0] {
+        for (free, most) in [(100, Some(8)), (0, None)] {
             facts.memory_free = Amount::from_mib(free);
+            facts.max_cpus = most.map(|most| Cpus::new(most).unwrap());
             let kept: Result<(), RegistryError> =
                 registry.write_at(Moment::from_unix(5), |writer| writer.keep_facts(&name, &facts));
             kept.unwrap();
+            let hosts = registry.read(|reader| reader.hosts()).unwrap();
+            assert_eq!(hosts.len(), 1);
+            let kept = HostFacts { memory_total: hosts[0].facts.memory_total, ..facts.clone() };
+            assert_eq!((&hosts[0].facts, hosts[0].seen), (&kept, Moment::from_unix(5)));
         }
-        let hosts = registry.read(|reader| reader.hosts()).unwrap();
-        assert_eq!(hosts.len(), 1);
-        assert_eq!(hosts[0].facts.memory_free, Amount::default());
-        assert_eq!(hosts[0].seen, Moment::from_unix(5));
     }
 
     #[test]

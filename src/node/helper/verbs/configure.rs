@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use crate::config::{Common, ImageSettings};
 use crate::model::fault::{self, Fault};
 use crate::model::names::{MachineName, UserName, VirtualHost};
-use crate::model::size::MiB;
+use crate::model::size::{Cpus, MiB};
 use crate::node::helper::configurations::{header, is_installed, temporary};
 use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::MachineLock;
@@ -22,6 +22,7 @@ impl Host {
         lock: &MachineLock,
         image: &ImageSettings,
         memory: MiB,
+        cpus: Cpus,
         ip: Ipv4Addr,
         user: &UserName,
     ) -> Result<(), Failure> {
@@ -35,7 +36,7 @@ impl Host {
             .extra(&host)
             .ok_or_else(|| Failure::internal(format!("{host} is not in the pool of common.cfg")))?;
         let group = &self.config.general.volume_group_name;
-        let values = template_values(&lock.machine, user, &host, ip, memory, group, extra);
+        let values = template_values(&lock.machine, user, &host, ip, memory, cpus, group, extra);
         let template = image.template.file_name().unwrap_or(image.template.as_os_str()).to_string_lossy();
         let template_error = |detail: &str| Fault::TemplateError {
             template: template.clone().into_owned(),
