@@ -383,6 +383,27 @@ fn a_host_gives_a_machine_as_many_processors_as_its_configuration_says() {
 }
 
 #[test]
+fn a_node_says_which_images_it_can_deploy() {
+    let portal = node_with_images();
+    let answer = || {
+        let act = json!({"image": {"owner": "alice", "name": "none"}, "act": "delete"});
+        give(&portal, IMAGE, &act).expect(200).json()["host"]["images"].clone()
+    };
+    // Those of common.cfg, also where node.cfg has only a default, and no others.
+    assert_eq!(answer(), json!(["debian-12", "tiny"]));
+    portal
+        .reconfigure("node.cfg", |text| text.replace("default = \"tiny.tar.gz\"", "tiny = \"tiny.tar.gz\""));
+    assert_eq!(answer(), json!(["tiny"]), "node.cfg names no file of the other");
+    portal.reconfigure("node.cfg", |text| text.replace("default = 64", "debian-12 = 64"));
+    assert_eq!(answer(), json!([]), "and no swap for this one");
+    portal.reconfigure("node.cfg", |text| text.replace("debian-12 = 64", "default = 64"));
+    assert_eq!(answer(), json!(["tiny"]));
+    fs::remove_file(portal.path("images/tiny.tar.gz")).expect("an image");
+    assert_eq!(answer(), json!([]), "its file is missing");
+    portal.assert_no_panic();
+}
+
+#[test]
 fn an_outdated_order_is_refused() {
     let portal = node_with_images();
     let id = VmId::generate().to_string();

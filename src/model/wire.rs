@@ -168,6 +168,10 @@ pub struct HostFacts {
     /// The most processors that it gives a machine; absent if it knows no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_cpus: Option<Cpus>,
+    /// The images that it can deploy: those of its common.cfg for which it has settings and a
+    /// readable file. Older nodes do not say; they may have any.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "bounds::some_list")]
+    pub images: Option<Vec<ImageTag>>,
 }
 
 /// A node reports how work on a machine is going.

@@ -14,6 +14,7 @@ use crate::system::clock;
 use crate::system::log::{self, Level};
 
 use super::hypervisor::{Listed, Memory};
+use super::image;
 use super::jobs::{Durability, Jobs, NodeLock, Record};
 use super::lvm::{self, Group};
 
@@ -122,6 +123,7 @@ impl HostState {
             version: crate::VERSION.to_owned(),
             common_digest: common.digest.clone(),
             max_cpus: config.general.max_cpus,
+            images: Some(image::deployable(config, common)),
         }
     }
 }

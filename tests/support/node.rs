@@ -371,5 +371,6 @@ pub fn facts() -> HostFacts {
         version: vgrid::VERSION.to_owned(),
         common_digest: "0123456789abcdef".to_owned(),
         max_cpus: None,
+        images: None,
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::image::{self, Named};
-use super::placement::{Known, Load, Need, Obstacle, choose, first_free};
+use super::placement::{Known, Load, Need, Obstacle, check_cpus, check_possible, choose, first_free};
 use super::pool::{known, loads};
 use super::quota;
 use crate::config::{Common, Quota};
@@ -31,7 +31,7 @@ pub enum Part {
     Machine,
     /// The saved image.
     Image,
-    /// The configured image that the saved image derives from.
+    /// The configured image; that of a saved image is the one it derives from.
     Base,
     /// The memory.
     Memory,
@@ -82,6 +82,13 @@ pub enum NotCreated {
     Used(Box<Vm>),
     /// The registry was restored from a backup, and upkeep has not compared the hosts with it yet.
     Restored,
+}
+
+impl From<(Part, String)> for NotCreated {
+    /// Declines a request for something that may become possible.
+    fn from((part, sentence): (Part, String)) -> Self {
+        Self::Declined(Declined::one(When::Now, part, sentence))
+    }
 }
 
 impl From<RegistryError> for NotCreated {
@@ -223,7 +230,7 @@ pub fn create(
         if !faults.is_empty() {
             return Err(NotCreated::Declined(Declined { when: When::Now, faults }));
         }
-        let loads = loads(reader, common)?;
+        let (loads, known) = (loads(reader, common)?, known(reader, now)?);
         let (image, saved, physical_host, placed) = match &wish.source {
             Source::Tag(tag) => {
                 let need = Need {
@@ -232,14 +239,16 @@ pub fn create(
                     disk: wish.disk.amount(),
                     image: tag,
                 };
-                let host = place(&loads, wish.host.as_ref(), &known(reader, now)?, need, now)?;
+                let host = place(&loads, wish.host.as_ref(), &known, need, now)?;
                 let placed = if wish.host.is_none() { Placed::ByPortal } else { Placed::AsAsked };
                 (tag.clone(), None, host, placed)
             }
             Source::Saved(named, base) => {
                 let named = named.clone().resolved(reader, folding)?;
                 let image = saved(writer, common, &owner, &named, base.as_ref(), &wish)?;
+                // Its host needs no file of the configured image, so it may not list that.
                 let host = place_of(&image, &loads)?;
+                check_cpus(&host, &known, wish.cpus)?;
                 (image.base.clone(), Some(image.id()), host, Placed::AsAsked)
             }
         };
@@ -338,6 +347,7 @@ fn place(
     need: Need<'_>,
     now: Moment,
 ) -> Result<PhysicalHost, NotCreated> {
+    check_possible(loads, wanted, known, need)?;
     let against = |load: &Load| known.get(&load.host).and_then(|known| known.against(need, now));
     match wanted {
         Some(wanted) => place_on(loads, wanted),
@@ -454,6 +464,7 @@ mod tests {
     use crate::model::size::Amount;
     use crate::model::stage::Order;
     use crate::model::state::State;
+    use crate::model::wire::HostFacts;
     use crate::server::machine::orders;
     use crate::server::nodes::CallFailure;
     use crate::server::registry::vm::{OnNode, Scope};
@@ -642,6 +653,22 @@ mod tests {
         let shared: Result<(), RegistryError> =
             registry.write(|writer| writer.share_image(&image.id(), true));
         shared.unwrap();
+        // What its host says about the configured image's file does not matter, but its limits do.
+        let facts = HostFacts {
+            memory_free: Amount::default(),
+            memory_total: Amount::default(),
+            disk_free: Amount::default(),
+            disk_total: Amount::default(),
+            version: String::new(),
+            common_digest: String::new(),
+            max_cpus: Some(Cpus::default()),
+            images: Some(Vec::new()),
+        };
+        let kept: Result<(), RegistryError> = registry.write(|writer| writer.keep_facts(&image.host, &facts));
+        kept.unwrap();
+        let fast = MachineRequest { cpus: Cpus::new(2).unwrap(), ..large() };
+        let refused = declined(ask(&mut registry, &common, &bob, "alice/web", fast));
+        assert!(refused.faults[&Part::Cpus].contains("at most 1 processor"), "{refused:?}");
         let vm = ask(&mut registry, &common, &bob, "alice/web", large()).unwrap();
         assert_eq!(
             (&vm.physical_host, &vm.spec.image, vm.spec.saved),

@@ -124,7 +124,8 @@ CREATE TABLE host (
     common_digest TEXT NOT NULL,                                 -- of its common.cfg
     seen INTEGER NOT NULL,
     images TEXT,                                                 -- tags of the files it has; NULL if unknown
-    max_cpus INTEGER CHECK (max_cpus BETWEEN 1 AND 64)           -- the most it gives a machine; NULL if unknown
+    max_cpus INTEGER CHECK (max_cpus BETWEEN 1 AND 64),          -- the most it gives a machine; NULL if unknown
+    deployable TEXT                                              -- tags it can deploy; NULL if unknown
 ) STRICT, WITHOUT ROWID;
 
 -- Hosts with failed deploys that were their own fault, since the last one that was not.
