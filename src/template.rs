@@ -165,6 +165,9 @@ pub mod machine {
         /// `${vmMemory}`: MiB.
         #[serde(rename = "vmMemory")]
         pub vm_memory: u32,
+        /// `${vmCPUs}`: the number of virtual processors.
+        #[serde(rename = "vmCPUs")]
+        pub vm_cpus: u32,
         /// `${username}`: percent-encoded.
         pub username: String,
         /// `${vmExtra}`: the value in `[VirtualHostsPool]` for the host name.
@@ -175,8 +178,17 @@ pub mod machine {
     }
 
     /// The placeholders that a template may use.
-    pub const PLACEHOLDERS: [&str; 8] =
-        ["machinename", "vmIp", "vmIP", "vmHostname", "vmMemory", "username", "vmExtra", "volumegroup"];
+    pub const PLACEHOLDERS: [&str; 9] = [
+        "machinename",
+        "vmIp",
+        "vmIP",
+        "vmHostname",
+        "vmMemory",
+        "vmCPUs",
+        "username",
+        "vmExtra",
+        "volumegroup",
+    ];
 
     // tera's delimiters are exactly two bytes. Control characters can't occur in a template, so
     // every printable sequence (braces, percent signs) remains literal text.
@@ -279,6 +291,7 @@ pub mod machine {
                 vm_ip: "10.0.2.21".into(),
                 vm_hostname: "vm1".into(),
                 vm_memory: 128,
+                vm_cpus: 2,
                 username: "alice".into(),
                 vm_extra: "quiet".into(),
                 volumegroup: "vg1".into(),
@@ -287,10 +300,10 @@ pub mod machine {
 
         #[test]
         fn both_spellings_of_a_placeholder_work() {
-            let text = "name = \"${machinename}\"\nmemory = $vmMemory\nextra = '${vmIp}:$vmIP {{ x }} {% y %} $$5'\n";
+            let text = "name = \"${machinename}\"\nmemory = $vmMemory\nvcpus = ${vmCPUs}\nextra = '${vmIp}:$vmIP {{ x }} {% y %} $$5'\n";
             assert_eq!(
                 render("t", text, &values()).unwrap(),
-                "name = \"alice_vm1\"\nmemory = 128\nextra = '10.0.2.21:10.0.2.21 {{ x }} {% y %} $5'\n"
+                "name = \"alice_vm1\"\nmemory = 128\nvcpus = 2\nextra = '10.0.2.21:10.0.2.21 {{ x }} {% y %} $5'\n"
             );
         }
 

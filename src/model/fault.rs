@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::names::{ImageName, ImageTag, MachineName, PhysicalHost, VirtualHost, is_invisible};
-use super::size::Amount;
+use super::size::{Amount, Cpus};
 use super::stage::Stage;
 
 /// Why an order about a machine was refused or failed.
@@ -67,6 +67,16 @@ pub enum Fault {
         needed: Amount,
         /// What is free, less what other deploys reserve.
         free: Amount,
+    },
+    /// The host gives no machine so many processors.
+    #[error(
+        "This host gives a machine at most {most}, and {asked} were asked for. Ask for fewer, or choose another host."
+    )]
+    TooManyCpus {
+        /// What was asked for.
+        asked: Cpus,
+        /// The host's limit.
+        most: Cpus,
     },
     /// The volume group has too little free space.
     #[error(
@@ -428,6 +438,7 @@ impl Fault {
             | Self::StorageUnusable { .. }
             | Self::PrivilegeRefused
             | Self::NotEnoughMemory { .. }
+            | Self::TooManyCpus { .. }
             | Self::NotEnoughSpace { .. }
             | Self::ImageUnknown { .. }
             | Self::ImageMissing { .. }
@@ -558,6 +569,11 @@ mod tests {
         let json = serde_json::to_string(&fault).unwrap();
         assert_eq!(json, r#"{"code":"not-enough-memory","needed":512,"free":7}"#);
         assert_eq!(serde_json::from_str::<Fault>(&json).unwrap(), fault);
+        let fault = Fault::TooManyCpus { asked: Cpus::new(8).unwrap(), most: Cpus::default() };
+        let json = serde_json::to_string(&fault).unwrap();
+        assert_eq!(json, r#"{"code":"too-many-cpus","asked":8,"most":1}"#);
+        assert_eq!(serde_json::from_str::<Fault>(&json).unwrap(), fault);
+        assert!(fault.to_string().starts_with("This host gives a machine at most 1 processor, and 8 proc"));
     }
 
     #[test]
@@ -602,6 +618,7 @@ mod tests {
             Fault::ImageNested { tag: tag.clone(), folder: text() },
             Fault::ImageTooLarge { tag, partition: amount },
             Fault::NotEnoughMemory { needed: amount, free: amount },
+            Fault::TooManyCpus { asked: Cpus::new(2).unwrap(), most: Cpus::default() },
             Fault::NotEnoughSpace { needed: amount, free: amount },
             Fault::VolumeGroupMissing { name: text() },
             Fault::StorageUnusable { detail: text() },
