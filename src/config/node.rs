@@ -114,7 +114,7 @@ impl Default for RawGeneral {
             saved_images: Compression::Gzip,
             storage: StorageKind::Lvm,
             volume_group_name: None,
-            machine_directory: "/var/lib/vgrid/machines".into(),
+            machine_directory: "/var/lib/vgrid-machines".into(),
             toolstack: Toolstack::Auto,
             xen_auto_directory: "/etc/xen/auto".into(),
             console_log_directory: "/var/log/xen/console".into(),
