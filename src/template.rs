@@ -363,10 +363,10 @@ pub mod machine {
 
         #[test]
         fn both_spellings_of_a_placeholder_work() {
-            let text = "name = \"${machinename}\"\nmemory = $vmMemory\nextra = '${vmIp}:$vmIP {{ x }} {% y %} $$5'\n";
+            let text = "name = \"${machinename}\"\nmemory = $vmMemory\nvcpus = ${vmCPUs}\nextra = '${vmIp}:$vmIP {{ x }} {% y %} $$5'\n";
             assert_eq!(
                 render("t", text, &values()).unwrap(),
-                "name = \"alice_vm1\"\nmemory = 128\nextra = '10.0.2.21:10.0.2.21 {{ x }} {% y %} $5'\n"
+                "name = \"alice_vm1\"\nmemory = 128\nvcpus = 2\nextra = '10.0.2.21:10.0.2.21 {{ x }} {% y %} $5'\n"
             );
         }
 

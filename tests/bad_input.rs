@@ -354,10 +354,12 @@ fn bad_fields_of_a_deploy_are_refused() {
             "NaN",
         ];
         let mut cases: Vec<(&'static str, String)> = Vec::new();
-        for field in ["vmImage", "vmMemory", "vmPartition", "physicalHost", "vmHostname", "expiryTime"] {
+        for field in
+            ["vmImage", "vmMemory", "vmCPUs", "vmPartition", "physicalHost", "vmHostname", "expiryTime"]
+        {
             cases.extend(nonsense().into_iter().map(|value| (field, value)));
         }
-        for field in ["vmMemory", "vmPartition"] {
+        for field in ["vmMemory", "vmCPUs", "vmPartition"] {
             cases.extend(sizes.map(|value| (field, value.to_owned())));
         }
         for (field, value) in [

@@ -1,5 +1,6 @@
 //! The portal as its users see it: the installed programs under a real Apache, with scripted nodes.
-//! What needs a real Xen host is in `xen`, inside QEMU.
+//! What needs a real host is in `virt`, with libvirt in namespaces, and in `xen`, with Xen inside
+//! QEMU.
 
 mod addresses;
 mod admin;
@@ -43,4 +44,5 @@ mod unchanged;
 mod unreachable_owners;
 mod upkeep;
 mod user_names;
+mod virt;
 mod xen;

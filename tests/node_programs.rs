@@ -105,6 +105,10 @@ fn a_signed_message_that_is_no_order_is_refused_with_a_sentence() {
         with("memory", json!(0)),
         with("memory", json!(1_000_000_000_000_u64)),
         with("memory", json!("128")),
+        with("cpus", json!(0)),
+        with("cpus", json!(65)),
+        with("cpus", json!("1")),
+        with("cpus", Value::Null),
         with("disk", json!(-1)),
         with("user", json!("a/b")),
         with("user", json!("")),
@@ -355,6 +359,48 @@ fn a_deploy_from_a_saved_image_needs_that_image() {
     put_image(&portal, "bob_one.tar.gz");
     assert_eq!(deploy("one"), "name-unresolved");
     assert_eq!(deploy("none"), "saved-image-missing");
+    portal.assert_no_panic();
+}
+
+#[test]
+fn a_host_gives_a_machine_as_many_processors_as_its_configuration_says() {
+    let portal = node_with_images();
+    // Whether there are too many is decided before the name is resolved, which fails.
+    portal.reconfigure("common.cfg", |text| text.replace("vm1", "none.invalid"));
+    let deploy = |cpus: u64| {
+        let mut order = order();
+        order["virtual_host"] = json!("none.invalid");
+        order["cpus"] = json!(cpus);
+        give(&portal, DEPLOY, &order).expect(409).json()["fault"].clone()
+    };
+    assert_eq!(deploy(64)["code"], "name-unresolved", "no limit is known");
+    portal.reconfigure("node.cfg", |text| text.replacen("[General]\n", "[General]\nmaxCPUs = 4\n", 1));
+    assert_eq!(deploy(4)["code"], "name-unresolved");
+    assert_eq!(deploy(5), json!({"code": "too-many-cpus", "asked": 5, "most": 4}));
+    // The server hears of it with every answer.
+    let act = json!({"image": {"owner": "alice", "name": "none"}, "act": "delete"});
+    assert_eq!(give(&portal, IMAGE, &act).expect(200).json()["host"]["max_cpus"], 4);
+    portal.assert_no_panic();
+}
+
+#[test]
+fn a_node_says_which_images_it_can_deploy() {
+    let portal = node_with_images();
+    let answer = || {
+        let act = json!({"image": {"owner": "alice", "name": "none"}, "act": "delete"});
+        give(&portal, IMAGE, &act).expect(200).json()["host"]["images"].clone()
+    };
+    // Those of common.cfg, also where node.cfg has only a default, and no others.
+    assert_eq!(answer(), json!(["debian-12", "tiny"]));
+    portal
+        .reconfigure("node.cfg", |text| text.replace("default = \"tiny.tar.gz\"", "tiny = \"tiny.tar.gz\""));
+    assert_eq!(answer(), json!(["tiny"]), "node.cfg names no file of the other");
+    portal.reconfigure("node.cfg", |text| text.replace("default = 64", "debian-12 = 64"));
+    assert_eq!(answer(), json!([]), "and no swap for this one");
+    portal.reconfigure("node.cfg", |text| text.replace("debian-12 = 64", "default = 64"));
+    assert_eq!(answer(), json!(["tiny"]));
+    fs::remove_file(portal.path("images/tiny.tar.gz")).expect("an image");
+    assert_eq!(answer(), json!([]), "its file is missing");
     portal.assert_no_panic();
 }
 

@@ -9,7 +9,7 @@ use vgrid::model::wire::News;
 use crate::support::at_once;
 use crate::support::browser::Browser;
 use crate::support::http::Answer;
-use crate::support::portal::{DEPLOY, Portal, Setup, id_of, password, state_of, with_query};
+use crate::support::portal::{DEPLOY, DEPLOY_JSON, Portal, Setup, id_of, password, state_of, with_query};
 
 /// How many send the same form, or the same order of a script, at once.
 const CLICKS: usize = 12;
@@ -91,6 +91,21 @@ fn the_back_button_orders_nothing_twice() {
     let second = send(&portal, "alice", &again).expect(303);
     assert_ne!(second.header("location"), Some(page.as_str()));
     assert_eq!(portal.machine_count("alice"), 1);
+}
+
+#[test]
+fn a_repeated_order_with_other_processors_is_refused() {
+    let portal = Setup::one_host(50).start();
+    let order = |more: &[(&str, &str)]| {
+        let fields = [&DEPLOY_JSON[..], &[("requestId", "one")], more].concat();
+        portal.post("alice", "deploy", &fields).send()
+    };
+    let id = id_of(&order(&[("vmCPUs", "2")]).expect(202).json());
+    assert_eq!(id_of(&order(&[("vmCPUs", "2")]).expect(202).json()), id);
+    for other in [&[][..], &[("vmCPUs", "1")], &[("vmCPUs", "3")]] {
+        order(other).expect(409).says("was given before");
+    }
+    assert_eq!(portal.nodes.orders("deploy").len(), 1);
 }
 
 #[test]

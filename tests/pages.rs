@@ -68,7 +68,7 @@ fn every_page_comes_in_three_formats() {
     assert!(page.contains("my &lt;b&gt;first &amp;") && !page.contains("<b>first"), "{page}");
     assert_eq!(portal.list("alice")["machines"][0]["label"], "my <b>first & \"only\"");
     let line = portal.get("alice", "list?format=text").send().text();
-    assert_eq!(line.lines().next().map(|l| l.split('\t').count()), Some(11), "{line}");
+    assert_eq!(line.lines().next().map(|l| l.split('\t').count()), Some(12), "{line}");
     // Only browsers get a question; a script's request acts.
     let ask = portal.get("alice", &format!("terminate?id={id}")).header("Accept", "text/html");
     assert_well_formed(&ask.send().expect(200).says("Terminate vm1?"));
@@ -337,6 +337,41 @@ fn the_answer_to_an_order_is_the_machine() {
     let columns: Vec<&str> = line.trim_end().split('\t').collect();
     assert_eq!((columns[1], columns[2], columns[3]), ("deploying", "vm1", "localhost"), "{line}");
     assert_eq!(id_of(&portal.show("alice", columns[0])), columns[0]);
+}
+
+#[test]
+fn processors_are_asked_for_shown_and_ordered() {
+    let portal = Portal::start();
+    let shown = |id: &str| portal.show("alice", id)["machine"]["vmCPUs"].as_u64();
+    let ordered = || portal.nodes.orders("deploy").pop().expect("an order").json()["cpus"].as_u64();
+    // One, if nobody says how many. The host is told only if there are more.
+    for more in [&[][..], &[("vmCPUs", "")], &[("vmCPUs", "1")]] {
+        let id = portal.deploy("alice", more);
+        assert_eq!((shown(&id), ordered()), (Some(1), None), "{more:?}");
+    }
+    let id = portal.deploy("alice", &[("vmCPUs", "12")]);
+    assert_eq!((shown(&id), ordered()), (Some(12), Some(12)));
+    portal.get("alice", &format!("show?id={id}")).send().expect(200).says("Processors</dt><dd>12</dd>");
+    portal.get("alice", "list").send().expect(200).says("128 MiB, 12 processors, 1 GiB").says("1 processor,");
+    for page in ["extend", "terminate"] {
+        let question = portal.get("alice", &format!("{page}?id={id}")).like_a_browser().send().expect(200);
+        question.says("128 MiB, 12 processors, 1 GiB");
+    }
+    let line = portal.get("alice", &format!("show?id={id}&format=text")).send().expect(200).text();
+    assert_eq!(line.lines().next().and_then(|line| line.split('\t').nth(11)), Some("12"), "{line}");
+    // A form for another one like it proposes the same, and an untouched form proposes one.
+    for (form, value) in [(format!("deploy?like={id}"), "12"), ("deploy".to_owned(), "1")] {
+        let form =
+            portal.get("alice", &format!("{form}{}format=json", if form == "deploy" { '?' } else { '&' }));
+        assert_eq!(form.send().expect(200).json()["values"]["vmCPUs"], value);
+    }
+    // It comes back as it was typed.
+    let typed = [&DEPLOY_JSON[..], &[("vmCPUs", "65")]].concat();
+    let refused = portal.post("alice", "deploy", &typed).send().expect(400);
+    assert_eq!(refused.field_error("vmCPUs"), "Must be from 1 to 64 processors.");
+    let page = portal.get("alice", "deploy?vmImage=tiny&vmCPUs=65").like_a_browser().send().expect(200);
+    page.says("name=\"vmCPUs\"").says("value=\"65\"");
+    portal.assert_no_panic();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 use vgrid::model::fault::Fault;
-use vgrid::model::size::Amount;
+use vgrid::model::size::{Amount, Cpus};
 use vgrid::model::stage::{Order, Stage};
 use vgrid::model::wire::{ImageFile, News, NodeInfo, Report};
 
@@ -146,6 +146,117 @@ fn hosts_that_are_silent_full_or_lack_the_image_are_skipped() {
         assert_eq!(status, if why.is_some() { 409 } else { 202 }, "{json}");
         assert!(why.is_none_or(|why| json.to_string().contains(why)), "{why:?}: {json}");
     }
+}
+
+/// The `info` of a host that says what it can deploy.
+fn able(tags: &[&str]) -> NodeInfo {
+    let mut info = nothing();
+    info.host.images = Some(tags.iter().map(|tag| tag.parse().expect("a tag")).collect());
+    info
+}
+
+#[test]
+fn a_host_gets_no_image_that_it_says_it_cannot_deploy() {
+    let portal = portal();
+    let upkeep = |other: &[&str], nearly_full: &[&str]| {
+        portal.nodes.has(address(2), able(other));
+        portal.nodes.has(address(1), able(nearly_full));
+        portal.upkeep(&[]);
+    };
+    let fault = |answer: &(u16, Value), field: &str| {
+        assert_eq!(answer.0, 409, "{}", answer.1);
+        answer.1["error"]["fields"][field].as_str().unwrap_or_else(|| panic!("{}", answer.1)).to_owned()
+    };
+    // The emptiest host is skipped, and refused to those who choose it, before it is asked.
+    upkeep(&["debian-12"], &["tiny", "debian-12"]);
+    let before = portal.nodes.orders("deploy").len();
+    let chosen = deploy(&portal, &[("physicalHost", EMPTIEST)]);
+    assert_eq!(
+        fault(&chosen, "physicalHost"),
+        "The host 127.0.0.2 can't run the image tiny. Choose a host that can (localhost), or leave the choice to vGrid."
+    );
+    assert_eq!((portal.nodes.orders("deploy").len(), portal.machine_count("bob")), (before, 0));
+    assert_eq!(host_of_the_next(&portal), "localhost");
+    // The host that can is full now. The other is not even tried.
+    upkeep(&["debian-12"], &["tiny", "debian-12"]);
+    let full = fault(&deploy(&portal, &[]), "physicalHost");
+    assert!(full.contains("127.0.0.2 can't run the image tiny; localhost is full"), "{full}");
+    // It takes what it can.
+    portal.deploy("bob", &[("vmImage", "debian-12"), ("physicalHost", EMPTIEST)]);
+    // No host has it.
+    upkeep(&[], &["debian-12"]);
+    for more in [&[][..], &[("physicalHost", "localhost")]] {
+        let none = fault(&deploy(&portal, more), "vmImage");
+        assert!(none.starts_with("No host has the image tiny at present."), "{none}");
+    }
+    // Administrators see it.
+    portal.get("admin", "admin").send().expect(200).says("Can’t run: debian-12, tiny.");
+    let hosts = portal.list("admin")["hosts"].clone();
+    let unable = |n: usize| hosts[n]["unable"].as_array().map_or(0, Vec::len);
+    assert_eq!((unable(0), unable(1)), (2, 1), "{hosts}");
+    // What a host said an hour ago no longer rules it out: it may have the image by now.
+    portal.pass(3601);
+    assert_eq!(host_of_the_next(&portal), EMPTIEST);
+    portal.assert_no_panic();
+}
+
+#[test]
+fn a_host_that_does_not_say_what_it_can_deploy_may_have_any_image() {
+    let portal = portal();
+    portal.nodes.has(address(1), able(&["debian-12"]));
+    portal.nodes.has(address(2), nothing());
+    portal.upkeep(&[]);
+    let (status, json) = deploy(&portal, &[("physicalHost", EMPTIEST)]);
+    assert_eq!(status, 202, "{json}");
+    assert_eq!(host_of_the_next(&portal), EMPTIEST);
+    // What it answers to the order still counts.
+    let fault = Fault::ImageUnknown { tag: "tiny".parse().expect("a tag") };
+    portal.nodes.conduct_at(address(2), Conduct::RefuseTo("deploy", fault));
+    let (status, json) = deploy(&portal, &[]);
+    assert!(status == 409 && json.to_string().contains("does not know the image tiny"), "{json}");
+}
+
+#[test]
+fn hosts_that_give_a_machine_fewer_processors_are_skipped() {
+    let portal = portal();
+    let with = |most: u32| {
+        let mut info = nothing();
+        info.host.max_cpus = Some(Cpus::new(most).expect("a number"));
+        info
+    };
+    portal.nodes.has(address(1), with(8));
+    portal.nodes.has(address(2), with(4));
+    portal.upkeep(&[]);
+    let host = |cpus: &str| {
+        let (status, json) = deploy(&portal, &[("vmCPUs", cpus)]);
+        assert_eq!(status, 202, "{json}");
+        // What the scripted node says with each answer sets no limit.
+        portal.upkeep(&[]);
+        json["machine"]["physical_host"].as_str().expect("a host").to_owned()
+    };
+    assert_eq!(host("4"), EMPTIEST);
+    assert_eq!(host("5"), "localhost");
+    // No host that has room gives it so many.
+    let (status, json) = deploy(&portal, &[("vmCPUs", "5")]);
+    let why = "127.0.0.2 gives a machine at most 4 processors; localhost is full";
+    assert!(status == 409 && json.to_string().contains(why), "{json}");
+    // Nor does a host that the owner chooses.
+    let (status, json) = deploy(&portal, &[("vmCPUs", "5"), ("physicalHost", EMPTIEST)]);
+    let said = &json["error"]["fields"]["vmCPUs"];
+    assert_eq!(
+        (status, said.as_str()),
+        (409, Some("The host 127.0.0.2 gives a machine at most 4 processors. Ask for fewer.")),
+        "{json}"
+    );
+    // A host that refuses for it passes the machine on.
+    let portal = self::portal();
+    let fault = Fault::TooManyCpus { asked: Cpus::new(5).expect("a number"), most: Cpus::default() };
+    portal.nodes.conduct_at(address(2), Conduct::RefuseTo("deploy", fault));
+    let (status, json) = deploy(&portal, &[("vmCPUs", "5")]);
+    assert_eq!((status, json["machine"]["physical_host"].as_str()), (202, Some("localhost")), "{json}");
+    // An owner who chose the host is told.
+    let (status, json) = deploy(&portal, &[("vmCPUs", "5"), ("physicalHost", EMPTIEST)]);
+    assert!(status == 409 && json.to_string().contains("gives a machine at most 1 processor"), "{json}");
 }
 
 #[test]

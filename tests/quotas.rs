@@ -1,4 +1,4 @@
-//! Quotas for machines, memory and disk.
+//! Quotas for machines, memory, processors and disk.
 
 use serde_json::Value;
 
@@ -84,7 +84,39 @@ fn memory_and_disk_are_limited_in_total() {
     portal.deploy("alice", &[("vmMemory", "512"), ("vmPartition", "6")]);
     portal.post("alice", "deploy", &DEPLOY_JSON).send().expect(409);
     let line = portal.get("alice", "list?format=text").send().expect(200).text();
-    assert!(line.lines().any(|line| line == "# quota\t2\t-\t1024\t1024\t10\t10"), "{line}");
+    assert!(line.lines().any(|line| line == "# quota\t2\t-\t1024\t1024\t10\t10\t2\t-"), "{line}");
+}
+
+#[test]
+fn processors_are_limited_in_total() {
+    let portal = portal("cpus = 4");
+    let first = portal.deploy("alice", &[("vmCPUs", "3")]);
+    let shown = quota(&portal, "alice");
+    assert_eq!(shown["text"], "You have 1 machine, 128 MiB of memory, 1 GiB of disk, 3 of 4 processors.");
+    assert_eq!(
+        (shown["cpus"]["used"].as_u64(), shown["cpus"]["limit"].as_u64(), &shown["limited"]),
+        (Some(3), Some(4), &Value::Bool(true))
+    );
+    let ask =
+        |cpus: &str| portal.post("alice", "deploy", &[&DEPLOY_JSON[..], &[("vmCPUs", cpus)]].concat()).send();
+    let refused = ask("2").expect(409);
+    assert_eq!(
+        refused.field_error("vmCPUs"),
+        "Your machines have 3 processors together, and your limit is 4: 1 is left. Ask for fewer, terminate a \
+         machine, or ask an administrator for more."
+    );
+    // A machine for which nobody asked for processors has one.
+    portal.deploy("alice", &[]);
+    ask("1").expect(409).says("0 are left. Terminate a machine");
+    let line = portal.get("alice", "list?format=text").send().expect(200).text();
+    assert!(line.lines().any(|line| line == "# quota\t2\t-\t256\t-\t2\t-\t4\t4"), "{line}");
+    portal.deploy("bob", &[("vmCPUs", "4")]);
+    // They count until the machine is gone.
+    portal.order("alice", Order::Terminate, &first).expect(202);
+    ask("1").expect(409);
+    portal.report(&first, Order::Terminate, 1, News::Done).expect(200);
+    portal.deploy("alice", &[("vmCPUs", "3")]);
+    portal.assert_no_panic();
 }
 
 #[test]
@@ -156,10 +188,16 @@ fn the_last_memory_of_a_quota_is_given_once() {
 }
 
 #[test]
+fn the_last_processor_of_a_quota_is_given_once() {
+    last_is_given_once("cpus = 2", "your limit is 2");
+}
+
+#[test]
 fn an_invalid_quota_is_named() {
     let portal = Portal::start();
     for (quota, words) in [
         ("machines = -1", "server.cfg"),
+        ("cpus = \"2\"", "server.cfg"),
         ("machine = 1", "did you mean `machines`?"),
         ("[Quotas.users]\n\"a/b\" = { machines = 1 }", "[Quotas.users] a/b: must not contain"),
         ("[Quotas.users]\nbob = 3", "server.cfg"),

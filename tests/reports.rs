@@ -323,5 +323,5 @@ fn text_from_a_node_never_becomes_markup_or_a_second_line() {
         }
     }
     let line = portal.get("alice", "list?format=text").send().expect(200).text();
-    assert_eq!(line.lines().next().map(|l| l.split('\t').count()), Some(11), "{line}");
+    assert_eq!(line.lines().next().map(|l| l.split('\t').count()), Some(12), "{line}");
 }

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::model::names::{ImageTag, PhysicalHost, VolumeGroup};
 use crate::model::sign::Key;
-use crate::model::size::MiB;
+use crate::model::size::{Cpus, MiB};
 
 use super::source::{ConfigError, Source, is_http, missing, read_key};
 use super::{CA_FILE, KEY_FILE};
@@ -58,6 +58,8 @@ pub struct NodeGeneral {
     pub console_log_directory: PathBuf,
     /// The maximum number of simultaneous deploys; others wait for their turn.
     pub parallel_deploys: u8,
+    /// The most processors that a machine may have; if absent, no limit is known.
+    pub max_cpus: Option<Cpus>,
     /// The time that a machine has to shut down by itself before it is forced, in seconds.
     shutdown_timeout: u16,
     /// Whether the helper may remove domains and volumes that vGrid did not create.
@@ -91,6 +93,8 @@ struct RawGeneral {
     xen_auto_directory: PathBuf,
     console_log_directory: PathBuf,
     parallel_deploys: u8,
+    #[serde(rename = "maxCPUs")]
+    max_cpus: Option<Cpus>,
     shutdown_timeout: u16,
     remove_strangers: bool,
     template_directory: PathBuf,
@@ -110,11 +114,12 @@ impl Default for RawGeneral {
             saved_images: Compression::Gzip,
             storage: StorageKind::Lvm,
             volume_group_name: None,
-            machine_directory: "/var/lib/vgrid/machines".into(),
+            machine_directory: "/var/lib/vgrid-machines".into(),
             toolstack: Toolstack::Auto,
             xen_auto_directory: "/etc/xen/auto".into(),
             console_log_directory: "/var/log/xen/console".into(),
             parallel_deploys: 3,
+            max_cpus: None,
             shutdown_timeout: 60,
             remove_strangers: false,
             template_directory: "/etc/vgrid/vmtmpl".into(),
@@ -147,6 +152,7 @@ impl TryFrom<RawGeneral> for NodeGeneral {
             xen_auto_directory: raw.xen_auto_directory,
             console_log_directory: raw.console_log_directory,
             parallel_deploys: raw.parallel_deploys,
+            max_cpus: raw.max_cpus,
             shutdown_timeout: raw.shutdown_timeout,
             remove_strangers: raw.remove_strangers,
             template_directory: raw.template_directory,
@@ -445,7 +451,16 @@ mod tests {
             text.push_str(&format!("{key} = \"{value}\"\n"));
         }
         std::fs::write(dir.path().join("node.cfg"), &text).unwrap();
-        Node::load(dir.path()).unwrap();
+        let node = Node::load(dir.path()).unwrap();
+        assert_eq!(node.general.max_cpus, None, "no limit is known");
+        for (value, most) in [("4", Some(4)), ("0", None), ("65", None), ("\"4\"", None)] {
+            std::fs::write(dir.path().join("node.cfg"), format!("{text}maxCPUs = {value}\n")).unwrap();
+            match (Node::load(dir.path()), most) {
+                (Ok(node), Some(_)) => assert_eq!(node.general.max_cpus.map(Cpus::get), most),
+                (Err(error), None) => assert!(error.to_string().contains("node.cfg, line 5"), "{error}"),
+                (other, _) => panic!("maxCPUs = {value}: {other:?}"),
+            }
+        }
     }
 
     #[test]

@@ -271,6 +271,8 @@ pub struct Quota {
     pub machines: u32,
     /// The total memory of all machines, in MiB.
     pub memory: u64,
+    /// The total number of their processors.
+    pub cpus: u64,
     /// The total partition size of all machines, in GiB.
     pub disk: u64,
     /// The number of saved images.
@@ -286,6 +288,7 @@ pub struct Quota {
 struct Quotas {
     machines: u32,
     memory: u64,
+    cpus: u64,
     disk: u64,
     images: u32,
     #[serde(rename = "imageDisk")]
@@ -329,7 +332,7 @@ impl Server {
         let mut leases = raw.leases;
         leases.notices.sort_unstable();
         leases.notices.dedup();
-        let Quotas { machines, memory, disk, images, image_disk, users } = raw.quotas;
+        let Quotas { machines, memory, cpus, disk, images, image_disk, users } = raw.quotas;
         let quota = |(name, quota): (String, Quota)| match name.parse() {
             Ok(user) => Ok((user, quota)),
             Err(fault) => Err(source.value("Quotas.users", name, fault)),
@@ -341,7 +344,7 @@ impl Server {
             upkeep: raw.upkeep,
             mail: raw.mail.check(&source)?,
             mail_addresses: source.names("MailAddresses", raw.mail_addresses, address)?,
-            quota: Quota { machines, memory, disk, images, image_disk },
+            quota: Quota { machines, memory, cpus, disk, images, image_disk },
             quotas,
             administrators: source.names("Administrators", raw.administrators, address)?,
             source: source.file,

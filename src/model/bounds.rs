@@ -44,6 +44,14 @@ pub fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> 
     deserializer.deserialize_seq(List(PhantomData))
 }
 
+/// Deserializes a list of at most [`ENTRIES`] that may be absent; the field needs `#[serde(default)]`,
+/// too.
+pub fn some_list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<T>>, D::Error> {
+    list(deserializer).map(Some)
+}
+
 fn text<'de, D: Deserializer<'de>>(deserializer: D, most: usize) -> Result<String, D::Error> {
     let text = String::deserialize(deserializer)?;
     if text.len() <= most {
@@ -73,6 +81,8 @@ mod tests {
         list: Vec<u8>,
         #[serde(deserialize_with = "word")]
         word: String,
+        #[serde(default, deserialize_with = "some_list")]
+        more: Option<Vec<u8>>,
     }
 
     fn read(entries: usize, word: usize) -> Result<Message, String> {
@@ -87,5 +97,19 @@ mod tests {
         assert_eq!((message.list.len(), message.word.len()), (ENTRIES, WORD));
         assert!(read(ENTRIES + 1, 1).unwrap_err().contains("more than 10000 entries"));
         assert!(read(1, WORD + 1).unwrap_err().contains("longer than 255"));
+    }
+
+    #[test]
+    fn a_list_that_may_be_absent_is_as_short() {
+        let read = |more: &str| {
+            let json = format!(r#"{{"list":[],"word":"x"{more}}}"#);
+            serde_json::from_str::<Message>(&json)
+                .map(|message| message.more)
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!((read(""), read(r#","more":[]"#)), (Ok(None), Ok(Some(vec![]))));
+        let entries = |n| format!(r#","more":[{}]"#, vec!["7"; n].join(","));
+        assert_eq!(read(&entries(ENTRIES)).unwrap().map(|more| more.len()), Some(ENTRIES));
+        assert!(read(&entries(ENTRIES + 1)).unwrap_err().contains("more than 10000 entries"));
     }
 }

@@ -29,7 +29,7 @@ pub enum SizeFault {
 }
 
 macro_rules! size {
-    ($(#[$doc:meta])* $name:ident, $unit:literal, $min:literal, $max:literal) => {
+    ($(#[$doc:meta])* $name:ident, $one:literal, $unit:literal, $min:literal, $max:literal) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "u32", into = "u32")]
@@ -85,7 +85,7 @@ macro_rules! size {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{} {}", self.0, $unit)
+                write!(f, "{} {}", self.0, if self.0 == 1 { $one } else { $unit })
             }
         }
     };
@@ -93,12 +93,30 @@ macro_rules! size {
 
 size!(
     /// Memory or swap, in MiB (2^20 bytes).
-    MiB, "MiB", 16, 4_194_304
+    MiB, "MiB", "MiB", 16, 4_194_304
 );
 size!(
     /// Disk, in GiB (2^30 bytes).
-    GiB, "GiB", 1, 65_536
+    GiB, "GiB", "GiB", 1, 65_536
 );
+size!(
+    /// A machine's virtual processors.
+    Cpus, "processor", "processors", 1, 64
+);
+
+impl Cpus {
+    /// Returns whether it is the number that a machine has if nobody asks for another.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for Cpus {
+    /// One processor.
+    fn default() -> Self {
+        Self(1)
+    }
+}
 
 impl GiB {
     /// The same size in MiB, as an amount.
@@ -175,6 +193,16 @@ mod tests {
             assert!(bad.parse::<MiB>().is_err(), "{bad:?} was accepted");
         }
         assert!("65537".parse::<GiB>().is_err());
+        assert!("64".parse::<Cpus>().is_ok() && "65".parse::<Cpus>().is_err());
+        assert_eq!("0".parse::<Cpus>().unwrap_err().to_string(), "must be from 1 to 64 processors");
+    }
+
+    #[test]
+    fn one_processor_is_the_default_and_singular() {
+        assert!(Cpus::default().is_default() && !Cpus::new(2).unwrap().is_default());
+        let texts = [1, 2].map(|n| Cpus::new(n).unwrap().to_string());
+        assert_eq!(texts, ["1 processor", "2 processors"]);
+        assert_eq!(GiB::new(1).unwrap().to_string(), "1 GiB");
     }
 
     #[test]

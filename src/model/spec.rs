@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::names::{ImageTag, SavedImage};
-use super::size::{GiB, MiB};
+use super::size::{Cpus, GiB, MiB};
 
 /// What a machine is made of: asked for in the form, kept in the registry, ordered from the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +12,9 @@ pub struct Spec {
     pub image: ImageTag,
     /// The memory.
     pub memory: MiB,
+    /// The virtual processors. A message that does not name them means one.
+    #[serde(default, skip_serializing_if = "Cpus::is_default")]
+    pub cpus: Cpus,
     /// The size of the root partition.
     pub disk: GiB,
     /// The saved image that is unpacked in place of the file of `image`.

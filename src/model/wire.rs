@@ -22,7 +22,7 @@ use super::names::{
     DomainNumber, ForeignDomain, ForeignVolume, ImageName, ImageTag, MachineName, PhysicalHost, SavedImage,
     UserName, VirtualHost, VmId,
 };
-use super::size::Amount;
+use super::size::{Amount, Cpus};
 use super::spec::Spec;
 use super::stage::{Order, OrderNumber, Percent, Stage};
 
@@ -165,6 +165,13 @@ pub struct HostFacts {
     /// The digest of the node's common.cfg ([`super::digest::digest`]).
     #[serde(deserialize_with = "bounds::word")]
     pub common_digest: String,
+    /// The most processors that it gives a machine; absent if it knows no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_cpus: Option<Cpus>,
+    /// The images that it can deploy: those of its common.cfg for which it has settings and a
+    /// readable file. Older nodes do not say; they may have any.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "bounds::some_list")]
+    pub images: Option<Vec<ImageTag>>,
 }
 
 /// A node reports how work on a machine is going.
@@ -364,10 +371,26 @@ mod tests {
         for (field, instead) in [("\"image\"", "\"picture\""), ("\"number\"", "\"nummer\"")] {
             serde_json::from_str::<DeployOrder>(&json.replace(field, instead)).unwrap_err();
         }
-        let more = json.replace("\"disk\"", "\"cpus\":2,\"disk\"");
+        let more = json.replace("\"disk\"", "\"cores\":2,\"disk\"");
         let refused = serde_json::from_str::<DeployOrder>(&more).unwrap_err().to_string();
-        assert!(refused.contains("unknown field `cpus`"), "{refused}");
+        assert!(refused.contains("unknown field `cores`"), "{refused}");
         let twice = json.replace("\"disk\":1", "\"disk\":1,\"disk\":2");
         assert!(serde_json::from_str::<DeployOrder>(&twice).is_err());
+    }
+
+    #[test]
+    fn processors_are_in_an_order_only_if_there_are_several() {
+        let json = r#"{"id":"01936f5e-8c3e-7a37-a6b3-1f3c1f7c9f00","number":7,"user":"alice","physical_host":"node1","virtual_host":"vm1","image":"tiny","memory":128,"cpus":2,"disk":1}"#;
+        let mut order: DeployOrder = serde_json::from_str(json).unwrap();
+        assert_eq!(order.spec.cpus.get(), 2);
+        assert_eq!(serde_json::to_string(&order).unwrap(), json);
+        order.spec.cpus = Cpus::default();
+        let one = serde_json::to_string(&order).unwrap();
+        assert_eq!(one, json.replace("\"cpus\":2,", ""));
+        assert_eq!(serde_json::from_str::<DeployOrder>(&one).unwrap(), order);
+        for bad in ["0", "65", "-1", "1.5", "\"2\"", "null"] {
+            let json = json.replace("\"cpus\":2", &format!("\"cpus\":{bad}"));
+            assert!(serde_json::from_str::<DeployOrder>(&json).is_err(), "{bad}");
+        }
     }
 }

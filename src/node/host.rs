@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::{self, Common};
 use crate::model::fault::Fault;
 use crate::model::size::Amount;
 use crate::model::stage::Order;
@@ -13,6 +14,7 @@ use crate::system::clock;
 use crate::system::log::{self, Level};
 
 use super::hypervisor::{Listed, Memory};
+use super::image;
 use super::jobs::{Durability, Jobs, NodeLock, Record};
 use super::storage::{Disk, Space};
 
@@ -102,9 +104,9 @@ impl HostState {
         reserved
     }
 
-    /// Returns the facts about the host for the server. Promised resources do not count as free;
-    /// unknown values are zero.
-    pub fn facts(&self, records: &[Record], common_digest: &str) -> HostFacts {
+    /// Returns the facts about the host for the server, with what its configuration says. Promised
+    /// resources do not count as free; unknown values are zero.
+    pub fn facts(&self, records: &[Record], config: &config::Node, common: &Common) -> HostFacts {
         let reserved = self.reserved(records);
         let memory = self.machines.as_ref().map(|machines| machines.memory).ok();
         let space = self.storage.as_ref().map(|storage| &storage.space).ok();
@@ -114,7 +116,9 @@ impl HostState {
             disk_free: space.map_or(Amount::default(), |g| g.free.minus(reserved.disk)),
             disk_total: space.map_or(Amount::default(), |g| g.size),
             version: crate::VERSION.to_owned(),
-            common_digest: common_digest.to_owned(),
+            common_digest: common.digest.clone(),
+            max_cpus: config.general.max_cpus,
+            images: Some(image::deployable(config, common)),
         }
     }
 }
@@ -161,6 +165,7 @@ mod tests {
     use super::*;
     use crate::model::lease::Moment;
     use crate::model::names::{DomainNumber, MachineName, VmId};
+    use crate::model::size::Cpus;
     use crate::model::spec::Spec;
     use crate::model::stage::OrderNumber;
     use crate::model::wire::DeployOrder;
@@ -176,6 +181,7 @@ mod tests {
             spec: Spec {
                 image: "tiny".parse().unwrap(),
                 memory: "128".parse().unwrap(),
+                cpus: Cpus::default(),
                 disk: "1".parse().unwrap(),
                 saved: None,
             },

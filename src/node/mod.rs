@@ -30,7 +30,7 @@ pub mod trust;
 pub mod worker;
 
 use crate::model::names::{MachineName, UserName, VirtualHost, VmId, VolumeGroup};
-use crate::model::size::MiB;
+use crate::model::size::{Cpus, MiB};
 use crate::template::machine::{LibvirtValues, Values};
 
 /// A machine as the helper knows it.
@@ -57,7 +57,7 @@ fn template_values(
     host: &VirtualHost,
     ip: std::net::Ipv4Addr,
     memory: MiB,
-    cpus: u32,
+    cpus: Cpus,
     group: Option<&VolumeGroup>,
     extra: &str,
 ) -> Values {
@@ -66,7 +66,7 @@ fn template_values(
         vm_ip: ip.to_string(),
         vm_hostname: host.to_string(),
         vm_memory: memory.get(),
-        vm_cpus: cpus,
+        vm_cpus: cpus.get(),
         username: user.encoded(),
         vm_extra: extra.to_owned(),
         volumegroup: group.map(VolumeGroup::to_string).unwrap_or_default(),
@@ -108,7 +108,7 @@ mod tests {
             &"vm1".parse().unwrap(),
             "10.0.2.21".parse().unwrap(),
             "128".parse().unwrap(),
-            1,
+            "4".parse().unwrap(),
             "vg1".parse().ok().as_ref(),
             "quiet",
         );
@@ -119,6 +119,9 @@ mod tests {
         let extra =
             "extra = \"vgrid_username=alice ip=10.0.2.21::GATEWAY:NETMASK:vm1:eth0:off console=hvc0 quiet\"";
         assert!(xvda.contains(extra), "{xvda}");
+        assert!(xvda.contains("\nmemory = 128\nvcpus = 4\n"), "{xvda}");
+        let pvgrub = machine::render_file(&dir.join("xen-pvgrub"), &values).unwrap();
+        assert!(pvgrub.contains("\nvcpus = 4\n"), "{pvgrub}");
         assert!(xvda.contains("\"phy:/dev/vg1/xen-root-alice_vm1,xvda1,w\""), "{xvda}");
     }
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use crate::model::fault::Fault;
-use crate::model::names::{ImageTag, MachineName, RequestId, UserName, VmId};
+use crate::model::names::{ImageTag, MachineName, RequestId, VmId};
 use crate::model::size::{GiB, MiB};
-use crate::model::wire::{ConsoleTail, Foreign};
+use crate::model::wire::{ConsoleTail, DeployOrder, Foreign};
 use crate::system::exec::{ExecError, ProgramOutput, Run};
 use crate::system::log::{self, Level};
 
@@ -142,23 +142,16 @@ impl Helper {
         }
     }
 
-    /// Renders, checks and installs the machine's configuration.
-    pub fn configure(
-        &self,
-        id: VmId,
-        machine: &MachineName,
-        image: &ImageTag,
-        memory: MiB,
-        ip: Ipv4Addr,
-        user: &UserName,
-    ) -> Result<(), Fault> {
+    /// Renders, checks and installs the configuration of the machine that `order` is to make.
+    pub fn configure(&self, order: &DeployOrder, machine: &MachineName, ip: Ipv4Addr) -> Result<(), Fault> {
         let args = [
-            &id.to_string(),
+            &order.id.to_string(),
             machine.as_str(),
-            image.as_str(),
-            &memory.get().to_string(),
+            order.spec.image.as_str(),
+            &order.spec.memory.get().to_string(),
+            &order.spec.cpus.get().to_string(),
             &ip.to_string(),
-            &user.encoded(),
+            &order.user.encoded(),
         ];
         self.call("configure", &args, limits::CONFIGURE).map(|_| ())
     }

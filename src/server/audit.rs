@@ -47,7 +47,7 @@ pub fn act(level: Level, event: &str, about: &str, actor: &Actor, detail: &str) 
 }
 
 fn about(level: Level, event: &str, vm: &Vm, actor: &Actor, more: &[(&str, &dyn Display)]) {
-    let facts: [(&str, &dyn Display); 11] = [
+    let facts: [(&str, &dyn Display); 12] = [
         ("user", &actor.who),
         ("from", &actor.from),
         ("vm", &vm.id),
@@ -57,6 +57,7 @@ fn about(level: Level, event: &str, vm: &Vm, actor: &Actor, more: &[(&str, &dyn 
         ("host", &vm.physical_host),
         ("image", &vm.spec.image),
         ("memory", &vm.spec.memory),
+        ("cpus", &vm.spec.cpus.get()),
         ("disk", &vm.spec.disk),
         ("state", &vm.state),
     ];

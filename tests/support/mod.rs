@@ -11,6 +11,7 @@ pub mod signed;
 pub mod smtp;
 pub mod stage;
 pub mod tls;
+pub mod visited;
 
 use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

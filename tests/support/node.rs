@@ -370,5 +370,7 @@ pub fn facts() -> HostFacts {
         disk_total: Amount::from_mib(100 * 1024),
         version: vgrid::VERSION.to_owned(),
         common_digest: "0123456789abcdef".to_owned(),
+        max_cpus: None,
+        images: None,
     }
 }

@@ -653,6 +653,7 @@ pub fn enter_machines(
                 spec: Spec {
                     image: "tiny".parse().expect("an image"),
                     memory: "128".parse().expect("a size"),
+                    cpus: "1".parse().expect("a number"),
                     disk: "1".parse().expect("a size"),
                     saved: None,
                 },

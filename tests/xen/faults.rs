@@ -178,7 +178,7 @@ fn template_that_the_toolstack_cannot_read() {
 
 #[test]
 fn toolstack_missing() {
-    fails("no-xl", "mv /usr/sbin/xl /usr/sbin/lx", "mv /usr/sbin/lx /usr/sbin/xl", &["Xen tools"]);
+    fails("no-xl", "mv /usr/sbin/xl /usr/sbin/lx", "mv /usr/sbin/lx /usr/sbin/xl", &["virtualization tools"]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::images::Images;
 use crate::check::{OrElse as _, Problem, Seen, Verdict};
 use crate::config::{self, Common};
 use crate::model::names::{MachineName, UserName, VirtualHost, VmId};
+use crate::model::size::Cpus;
 use crate::node::hypervisor::{Hypervisor, HypervisorError};
 use crate::node::trust;
 use crate::node::{Machine, template_values};
@@ -31,8 +32,8 @@ pub fn rendered(
     let name = MachineName::new(&user, host).or_else_do(wrong())?;
     let memory = "128".parse().or_else_do(wrong())?;
     let group = node.volume_group();
-    let values =
-        template_values(&name, &user, host, *ip, memory, 1, group, common.extra(host).unwrap_or_default());
+    let extra = common.extra(host).unwrap_or_default();
+    let values = template_values(&name, &user, host, *ip, memory, Cpus::default(), group, extra);
     let mut files: Vec<&Path> = images.iter().map(|(_, image)| image.template.as_path()).collect();
     files.sort_unstable();
     files.dedup();

@@ -67,7 +67,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
                 ("from", &call.request.from()),
             ],
         );
-        return accepted(order.id, state.facts(&records, &node.common.digest));
+        return accepted(order.id, state.facts(&records, &call.config, &node.common));
     }
     let storage = storage::of(&call.config.general);
     let state = match check(&state, &records, &order, &plan, storage.as_ref()) {
@@ -107,7 +107,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
         return Err(Refusal::internal(format!("{WORKER}: {error}")));
     }
     records.push(record);
-    accepted(id, state.facts(&records, &node.common.digest))
+    accepted(id, state.facts(&records, &call.config, &node.common))
 }
 
 /// Returns whether something answers at an address. Without a ping program, logs a warning and
@@ -147,6 +147,10 @@ fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Pla
     if !common.has_image(tag) {
         return Err(refuse(Fault::ImageUnknown { tag: tag.clone() }));
     }
+    let asked = order.spec.cpus;
+    if let Some(most) = call.config.general.max_cpus.filter(|most| asked > *most) {
+        return Err(refuse(Fault::TooManyCpus { asked, most }));
+    }
     let image = call
         .config
         .image(tag)
@@ -159,8 +163,8 @@ fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Pla
         return Err(refuse(Fault::AddressUnusable { host: host(), address: ip, why: why.to_owned() }));
     }
     let group = call.config.volume_group();
-    let values =
-        template_values(&machine, &order.user, &order.virtual_host, ip, order.spec.memory, 1, group, extra);
+    let (memory, cpus) = (order.spec.memory, order.spec.cpus);
+    let values = template_values(&machine, &order.user, &order.virtual_host, ip, memory, cpus, group, extra);
     match machine::render_file(&image.template, &values) {
         Ok(_) => {}
         // Only the helper, which runs as root, needs to read it.

@@ -53,7 +53,7 @@ pub(super) fn to_worker(
             "order.repeated",
             &[("vm", &order.id), ("machine", &machine), ("order", &work), ("from", &call.request.from())],
         );
-        accepted(order.id, state.facts(&records, &node.common.digest))
+        accepted(order.id, state.facts(&records, &call.config, &node.common))
     };
     let Some(taken) = node.jobs.take(order.id, SHORT).map_err(Refusal::internal)? else {
         return if is_same(known) && !known.done { repeated() } else { Err(being_worked_on()) };
@@ -91,5 +91,5 @@ pub(super) fn to_worker(
     // If this fails, the record stays, and the sweep of the next request resumes the work.
     taken.start("begin").map_err(Refusal::internal)?;
     let records = node.jobs.list().map_err(Refusal::internal)?;
-    accepted(order.id, state.facts(&records, &node.common.digest))
+    accepted(order.id, state.facts(&records, &call.config, &node.common))
 }

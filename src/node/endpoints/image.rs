@@ -53,5 +53,5 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
         "image.changed",
         &[("image", &image), ("what", &what), ("from", &call.request.from())],
     );
-    Reply::json(200, &ImageDone { host: state.facts(&records, &node.common.digest) })
+    Reply::json(200, &ImageDone { host: state.facts(&records, &call.config, &node.common) })
 }

@@ -33,7 +33,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let state = host::state(&node.jobs, &lock, since, || helper.info()).map_err(refuse)?;
     drop(lock);
     let records = node.jobs.list().map_err(Refusal::internal)?;
-    let facts = state.facts(&records, &node.common.digest);
+    let facts = state.facts(&records, &call.config, &node.common);
     let (toolstack, domains) = match state.machines {
         Ok(machines) => (machines.toolstack, machines.domains),
         Err(_) => ("none".to_owned(), Vec::new()),

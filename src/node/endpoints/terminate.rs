@@ -75,7 +75,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
         );
     }
     let records = node.jobs.list().map_err(Refusal::internal)?;
-    accepted(order.id, state.facts(&records, &node.common.digest))
+    accepted(order.id, state.facts(&records, &call.config, &node.common))
 }
 
 /// Takes the machine's lock, from the worker that holds it if necessary. Returns `None` if that

@@ -13,7 +13,8 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::errno::Errno;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
@@ -211,16 +212,19 @@ fn end_session(holder: &Holder) {
 /// Lifts the resource limits that the caller may have set. sudo passes them on, and a limit on file
 /// size or CPU time must not stop LVM or tar halfway.
 pub fn lift_limits() -> nix::Result<()> {
-    for resource in [
-        Resource::RLIMIT_FSIZE,
-        Resource::RLIMIT_CPU,
-        Resource::RLIMIT_AS,
-        Resource::RLIMIT_DATA,
-        Resource::RLIMIT_NPROC,
-    ] {
+    for resource in [Resource::RLIMIT_FSIZE, Resource::RLIMIT_CPU, Resource::RLIMIT_AS, Resource::RLIMIT_DATA]
+    {
         setrlimit(resource, RLIM_INFINITY, RLIM_INFINITY)?;
     }
-    Ok(())
+    // Unlike the others, it is finite everywhere, and in a container root may lack the capability to
+    // lift it (CAP_SYS_RESOURCE). It does not apply to root's own processes (setrlimit(2)).
+    match setrlimit(Resource::RLIMIT_NPROC, RLIM_INFINITY, RLIM_INFINITY) {
+        Err(Errno::EPERM) => {
+            let (_, hard) = getrlimit(Resource::RLIMIT_NPROC)?;
+            setrlimit(Resource::RLIMIT_NPROC, hard, hard)
+        }
+        outcome => outcome,
+    }
 }
 
 /// Removes an empty directory. It is no error if there is none.

@@ -36,7 +36,7 @@ use percent_encoding::percent_decode_str;
 use crate::model::names::{
     DomainNumber, ForeignDomain, ForeignVolume, ImageTag, MachineName, NameFault, RequestId, UserName, VmId,
 };
-use crate::model::size::{GiB, MiB};
+use crate::model::size::{Cpus, GiB, MiB};
 
 pub(super) use nobody::as_nobody;
 pub use run::main;
@@ -108,6 +108,8 @@ enum Verb {
         image: ImageTag,
         /// Its memory in MiB
         memory: MiB,
+        /// The number of its processors
+        cpus: Cpus,
         /// Its address
         ip: Ipv4Addr,
         /// Its owner's name, percent-encoded
@@ -212,7 +214,7 @@ mod tests {
     fn well_formed_calls_are_accepted() {
         parse(&["info"]).unwrap();
         parse(&["--request", "abc123", "make-volumes", ID, "alice_vm1", "tiny", "1"]).unwrap();
-        parse(&["configure", ID, "J+C3+BC_vm1", "tiny", "128", "10.0.2.21", "J%C3%BC"]).unwrap();
+        parse(&["configure", ID, "J+C3+BC_vm1", "tiny", "128", "1", "10.0.2.21", "J%C3%BC"]).unwrap();
         parse(&["stop", ID, "alice_vm1"]).unwrap();
         parse(&["pack", ID, "alice_vm1"]).unwrap();
         parse(&["undo", ID, "alice_vm1"]).unwrap();
@@ -245,11 +247,16 @@ mod tests {
             &["pack", ID, "--directory=/etc"],
             &["pack", ID, "alice_vm1/.."],
             &["pack", "x", "alice_vm1"],
-            &["configure", ID, "alice_vm1", "tiny", "128", "10.0.2.21; reboot", "alice"],
-            &["configure", ID, "alice_vm1", "tiny", "128", "10.0.2.21", "al ice"],
-            &["configure", ID, "alice_vm1", "tiny", "128", "10.0.2.21", "al\"ice"],
-            &["configure", ID, "alice_vm1", "tiny", "128", "10.0.2.21", "%61lice"],
-            &["configure", ID, "alice_vm1", "tiny", "128", "10.0.2.21", "%ff"],
+            &["configure", ID, "alice_vm1", "tiny", "128", "1", "10.0.2.21; reboot", "alice"],
+            &["configure", ID, "alice_vm1", "tiny", "128", "1", "10.0.2.21", "al ice"],
+            &["configure", ID, "alice_vm1", "tiny", "128", "1", "10.0.2.21", "al\"ice"],
+            &["configure", ID, "alice_vm1", "tiny", "128", "1", "10.0.2.21", "%61lice"],
+            &["configure", ID, "alice_vm1", "tiny", "128", "1", "10.0.2.21", "%ff"],
+            &["configure", ID, "alice_vm1", "tiny", "128", "10.0.2.21", "alice"],
+            &["configure", ID, "alice_vm1", "tiny", "128", "0", "10.0.2.21", "alice"],
+            &["configure", ID, "alice_vm1", "tiny", "128", "65", "10.0.2.21", "alice"],
+            &["configure", ID, "alice_vm1", "tiny", "128", "1; reboot", "10.0.2.21", "alice"],
+            &["configure", ID, "alice_vm1", "tiny", "128", "-1", "10.0.2.21", "alice"],
             &["console", "alice_vm1", "0"],
             &["console", "alice_vm1", "4294967295"],
             &["console", "/etc/shadow", "100"],

@@ -85,9 +85,9 @@ fn run(verb: Verb) -> Result<Option<String>, Failure> {
             let lock = MachineLock::take(id, &machine)?;
             host.pack(&lock)?;
         }
-        Verb::Configure { id, machine, image, memory, ip, user } => {
+        Verb::Configure { id, machine, image, memory, cpus, ip, user } => {
             let lock = MachineLock::take(id, &machine)?;
-            host.configure(&lock, &host.image(&image)?, memory, ip, &user.0)?;
+            host.configure(&lock, &host.image(&image)?, memory, cpus, ip, &user.0)?;
         }
         Verb::Start { id, machine, memory } => {
             let lock = MachineLock::take(id, &machine)?;

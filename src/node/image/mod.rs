@@ -16,6 +16,9 @@ use std::path::Path;
 
 use thiserror::Error;
 
+use crate::config::{self, Common};
+use crate::model::names::ImageTag;
+
 pub use format::Format;
 pub use stream::{copy, enlarge, pack};
 pub use tar::empty_member;
@@ -47,6 +50,13 @@ pub fn open(path: &Path) -> io::Result<(File, u64)> {
     } else {
         Err(io::Error::other("not a file with something in it"))
     }
+}
+
+/// Lists the images that this node can deploy: those of `common.cfg` for which it has settings and
+/// a readable file.
+pub fn deployable(config: &config::Node, common: &Common) -> Vec<ImageTag> {
+    let can_deploy = |tag: &&ImageTag| config.image(tag).is_ok_and(|settings| open(&settings.file).is_ok());
+    common.images.iter().map(|(tag, _)| tag).filter(can_deploy).cloned().collect()
 }
 
 #[cfg(test)]

@@ -208,8 +208,7 @@ fn configure(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
     let Some(ip) = worker.record.ip else {
         return Err(worker.internal("a deploy without an address").into());
     };
-    let machine = &worker.record.machine;
-    Ok(worker.helper.configure(order.id, machine, &order.spec.image, order.spec.memory, ip, &order.user)?)
+    Ok(worker.helper.configure(order, &worker.record.machine, ip)?)
 }
 
 #[cfg(test)]

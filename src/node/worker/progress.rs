@@ -141,7 +141,7 @@ impl Worker<'_> {
         let lock = self.jobs.lock_node(Duration::from_secs(5)).ok().flatten()?;
         let state = host::state(&self.jobs, &lock, since, || self.helper.info()).ok()?;
         let records = self.jobs.list().ok()?;
-        Some(state.facts(&records, &self.common.digest))
+        Some(state.facts(&records, self.config, self.common))
     }
 
     /// Returns whether the work must be undone because of the server's verdict. This applies only

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::image::{self, Named};
-use super::placement::{Known, Load, Need, Obstacle, choose, first_free};
+use super::placement::{Known, Load, Need, Obstacle, check_cpus, check_possible, choose, first_free};
 use super::pool::{known, loads};
 use super::quota;
 use crate::config::{Common, Quota};
@@ -14,7 +14,7 @@ use crate::model::lease::{Lease, Moment, Term};
 use crate::model::names::{
     ImageTag, Label, MachineName, NameFault, OrderName, PhysicalHost, SavedImage, UserName, VirtualHost, VmId,
 };
-use crate::model::size::{GiB, MiB};
+use crate::model::size::{Cpus, GiB, MiB};
 use crate::model::spec::Spec;
 use crate::model::text::ended;
 use crate::server::registry::closed::{self, Kind};
@@ -31,10 +31,12 @@ pub enum Part {
     Machine,
     /// The saved image.
     Image,
-    /// The configured image that the saved image derives from.
+    /// The configured image; that of a saved image is the one it derives from.
     Base,
     /// The memory.
     Memory,
+    /// The processors.
+    Cpus,
     /// The root partition.
     Disk,
     /// The host.
@@ -82,6 +84,13 @@ pub enum NotCreated {
     Restored,
 }
 
+impl From<(Part, String)> for NotCreated {
+    /// Declines a request for something that may become possible.
+    fn from((part, sentence): (Part, String)) -> Self {
+        Self::Declined(Declined::one(When::Now, part, sentence))
+    }
+}
+
 impl From<RegistryError> for NotCreated {
     fn from(error: RegistryError) -> Self {
         Self::Registry(error)
@@ -122,6 +131,8 @@ pub struct MachineRequest {
     pub source: Source,
     /// Its memory.
     pub memory: MiB,
+    /// Its processors.
+    pub cpus: Cpus,
     /// Its root partition.
     pub disk: GiB,
     /// The requested host; `None` lets vGrid choose.
@@ -146,8 +157,17 @@ pub enum Source {
 impl MachineRequest {
     /// Returns a digest that tells this request from any other.
     fn digest(&self) -> String {
-        // By the name that it had when the digests were made that registries contain.
-        digest(format!("{self:?}").replacen("MachineRequest", "Wish", 1).as_bytes())
+        let Self { source, memory, cpus, disk, host, name, label, lease } = self;
+        // Registries contain digests of this text. They are from when a request was called a wish,
+        // and every machine had one processor.
+        let mut text = format!(
+            "Wish {{ source: {source:?}, memory: {memory:?}, disk: {disk:?}, host: {host:?}, name: {name:?}, label: \
+             {label:?}, lease: {lease:?} }}"
+        );
+        if !cpus.is_default() {
+            text.push_str(&format!(" with {cpus}"));
+        }
+        digest(text.as_bytes())
     }
 }
 
@@ -206,22 +226,29 @@ pub fn create(
         if writer.awaits_comparison()? {
             return Err(NotCreated::Restored);
         }
-        let faults = quota::exceeded(quota, writer.usage(&owner)?, wish.memory, wish.disk);
+        let faults = quota::exceeded(quota, writer.usage(&owner)?, wish.memory, wish.cpus, wish.disk);
         if !faults.is_empty() {
             return Err(NotCreated::Declined(Declined { when: When::Now, faults }));
         }
-        let loads = loads(reader, common)?;
+        let (loads, known) = (loads(reader, common)?, known(reader, now)?);
         let (image, saved, physical_host, placed) = match &wish.source {
             Source::Tag(tag) => {
-                let need = Need { memory: wish.memory.amount(), disk: wish.disk.amount(), image: tag };
-                let host = place(&loads, wish.host.as_ref(), &known(reader, now)?, need, now)?;
+                let need = Need {
+                    memory: wish.memory.amount(),
+                    cpus: wish.cpus,
+                    disk: wish.disk.amount(),
+                    image: tag,
+                };
+                let host = place(&loads, wish.host.as_ref(), &known, need, now)?;
                 let placed = if wish.host.is_none() { Placed::ByPortal } else { Placed::AsAsked };
                 (tag.clone(), None, host, placed)
             }
             Source::Saved(named, base) => {
                 let named = named.clone().resolved(reader, folding)?;
                 let image = saved(writer, common, &owner, &named, base.as_ref(), &wish)?;
+                // Its host needs no file of the configured image, so it may not list that.
                 let host = place_of(&image, &loads)?;
+                check_cpus(&host, &known, wish.cpus)?;
                 (image.base.clone(), Some(image.id()), host, Placed::AsAsked)
             }
         };
@@ -231,7 +258,7 @@ pub fn create(
             virtual_host,
             physical_host,
             placed,
-            spec: Spec { image, memory: wish.memory, disk: wish.disk, saved },
+            spec: Spec { image, memory: wish.memory, cpus: wish.cpus, disk: wish.disk, saved },
             label: wish.label,
             lease: Term::For(wish.lease),
         };
@@ -320,6 +347,7 @@ fn place(
     need: Need<'_>,
     now: Moment,
 ) -> Result<PhysicalHost, NotCreated> {
+    check_possible(loads, wanted, known, need)?;
     let against = |load: &Load| known.get(&load.host).and_then(|known| known.against(need, now));
     match wanted {
         Some(wanted) => place_on(loads, wanted),
@@ -436,6 +464,7 @@ mod tests {
     use crate::model::size::Amount;
     use crate::model::stage::Order;
     use crate::model::state::State;
+    use crate::model::wire::HostFacts;
     use crate::server::machine::orders;
     use crate::server::nodes::CallFailure;
     use crate::server::registry::vm::{OnNode, Scope};
@@ -453,6 +482,7 @@ mod tests {
         MachineRequest {
             source: Source::Tag("tiny".parse().unwrap()),
             memory: MiB::new(128).unwrap(),
+            cpus: Cpus::default(),
             disk: GiB::new(1).unwrap(),
             host: None,
             name: None,
@@ -541,6 +571,15 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_an_earlier_version_recorded_is_recognised() {
+        let text = "Wish { source: Tag(ImageTag(\"tiny\")), memory: MiB(128), disk: GiB(1), host: None, name: None, \
+                    label: Label(\"\"), lease: Lease { minutes: 1440 } }";
+        assert_eq!(wish().digest(), digest(text.as_bytes()));
+        let with = |cpus| MachineRequest { cpus: Cpus::new(cpus).unwrap(), ..wish() }.digest();
+        assert!(with(1) == wish().digest() && with(2) != with(1) && with(2) != with(3));
+    }
+
+    #[test]
     fn what_is_full_or_taken_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
@@ -614,6 +653,22 @@ mod tests {
         let shared: Result<(), RegistryError> =
             registry.write(|writer| writer.share_image(&image.id(), true));
         shared.unwrap();
+        // What its host says about the configured image's file does not matter, but its limits do.
+        let facts = HostFacts {
+            memory_free: Amount::default(),
+            memory_total: Amount::default(),
+            disk_free: Amount::default(),
+            disk_total: Amount::default(),
+            version: String::new(),
+            common_digest: String::new(),
+            max_cpus: Some(Cpus::default()),
+            images: Some(Vec::new()),
+        };
+        let kept: Result<(), RegistryError> = registry.write(|writer| writer.keep_facts(&image.host, &facts));
+        kept.unwrap();
+        let fast = MachineRequest { cpus: Cpus::new(2).unwrap(), ..large() };
+        let refused = declined(ask(&mut registry, &common, &bob, "alice/web", fast));
+        assert!(refused.faults[&Part::Cpus].contains("at most 1 processor"), "{refused:?}");
         let vm = ask(&mut registry, &common, &bob, "alice/web", large()).unwrap();
         assert_eq!(
             (&vm.physical_host, &vm.spec.image, vm.spec.saved),

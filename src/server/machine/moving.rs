@@ -102,8 +102,12 @@ impl<'a> Mover<'a> {
         let mut loads = loads(writer.reader(), self.common)?;
         loads.retain(|load| load.host != vm.physical_host);
         let known = known(writer.reader(), at.moment)?;
-        let need =
-            Need { memory: vm.spec.memory.amount(), disk: vm.spec.disk.amount(), image: &vm.spec.image };
+        let need = Need {
+            memory: vm.spec.memory.amount(),
+            cpus: vm.spec.cpus,
+            disk: vm.spec.disk.amount(),
+            image: &vm.spec.image,
+        };
         let against = |load: &Load| known.get(&load.host).and_then(|known| known.against(need, at.moment));
         let Ok(load) = choose(&loads, against) else { return Ok(None) };
         let Some(change) = life::moved(&vm, &load.host, fault, at) else { return Ok(None) };

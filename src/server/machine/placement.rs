@@ -1,11 +1,12 @@
 //! Choosing a host when the owner leaves that to vGrid. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use super::create::Part;
 use crate::model::lease::Moment;
 use crate::model::names::{ImageTag, PhysicalHost, VirtualHost};
-use crate::model::size::Amount;
+use crate::model::size::{Amount, Cpus};
 
 /// How full a host is, in machines.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,8 @@ impl Load {
 pub struct Need<'a> {
     /// Its memory.
     pub memory: Amount,
+    /// Its processors.
+    pub cpus: Cpus,
     /// Its root partition.
     pub disk: Amount,
     /// The image it is made from.
@@ -54,8 +57,12 @@ pub struct Known {
     pub memory_free: Option<Amount>,
     /// Its free disk space.
     pub disk_free: Option<Amount>,
-    /// The images it has.
+    /// The most processors that it gives a machine.
+    pub max_cpus: Option<Cpus>,
+    /// The images whose files it had when it was last asked.
     pub images: Option<BTreeSet<ImageTag>>,
+    /// The images that it says it can deploy.
+    pub deployable: Option<BTreeSet<ImageTag>>,
 }
 
 /// A reason against placing a machine on a host.
@@ -75,6 +82,11 @@ impl fmt::Display for Obstacle {
 }
 
 impl Known {
+    /// Returns whether it is certain that the host can't deploy an image.
+    fn lacks(&self, image: &ImageTag) -> bool {
+        self.deployable.as_ref().is_some_and(|images| !images.contains(image))
+    }
+
     /// Returns what rules out or discourages placing a machine there now, if anything.
     pub fn against(&self, need: Need<'_>, now: Moment) -> Option<Obstacle> {
         let short = |free: Option<Amount>, needed: Amount| free.filter(|free| *free < needed);
@@ -83,6 +95,12 @@ impl Known {
         }
         if let Some(free) = short(self.disk_free, need.disk) {
             return Some(Obstacle::Lacks(format!("has only {free} of disk space free")));
+        }
+        if let Some(most) = self.max_cpus.filter(|most| *most < need.cpus) {
+            return Some(Obstacle::Lacks(format!("gives a machine at most {most}")));
+        }
+        if self.lacks(need.image) {
+            return Some(Obstacle::Lacks(format!("can't run the image {}", need.image)));
         }
         if self.images.as_ref().is_some_and(|images| !images.contains(need.image)) {
             // The host may have received the image since it was last asked.
@@ -104,6 +122,62 @@ pub fn pause(failures: u32) -> i64 {
         2 => 300,
         3 => 900,
         _ => 3600,
+    }
+}
+
+/// The most hosts that a sentence names.
+const NAMED: usize = 5;
+
+/// Checks a request against what the hosts' configuration allows, whatever is free there: some host
+/// has the image and, if the owner wants a certain host, that one can make the machine.
+///
+/// # Errors
+/// The part of the request that is to be changed, and why, in a sentence.
+pub fn check_possible(
+    loads: &[Load],
+    wanted: Option<&PhysicalHost>,
+    known: &BTreeMap<PhysicalHost, Known>,
+    need: Need<'_>,
+) -> Result<(), (Part, String)> {
+    let image = need.image;
+    let pool = loads.iter().filter(|load| load.maximum > 0).map(|load| &load.host);
+    let (unable, able): (Vec<_>, Vec<_>) =
+        pool.partition(|host| known.get(host).is_some_and(|known| known.lacks(image)));
+    if able.is_empty() && !unable.is_empty() {
+        let sentence = format!(
+            "No host has the image {image} at present. Choose another image, or tell an administrator."
+        );
+        return Err((Part::Base, sentence));
+    }
+    let Some(wanted) = wanted else { return Ok(()) };
+    if unable.contains(&wanted) {
+        let mut names: Vec<String> = able.iter().take(NAMED).map(ToString::to_string).collect();
+        if able.len() > NAMED {
+            names.push(format!("and {} more", able.len() - NAMED));
+        }
+        let sentence = format!(
+            "The host {wanted} can't run the image {image}. Choose a host that can ({}), or leave the choice to vGrid.",
+            names.join(", ")
+        );
+        return Err((Part::Host, sentence));
+    }
+    check_cpus(wanted, known, need.cpus)
+}
+
+/// Checks that a host gives a machine so many processors.
+///
+/// # Errors
+/// As [`check_possible`].
+pub fn check_cpus(
+    host: &PhysicalHost,
+    known: &BTreeMap<PhysicalHost, Known>,
+    cpus: Cpus,
+) -> Result<(), (Part, String)> {
+    match known.get(host).and_then(|known| known.max_cpus).filter(|most| *most < cpus) {
+        None => Ok(()),
+        Some(most) => {
+            Err((Part::Cpus, format!("The host {host} gives a machine at most {most}. Ask for fewer.")))
+        }
     }
 }
 
@@ -208,7 +282,9 @@ mod tests {
         let loads = [load("empty", 0), load("fuller", 5)];
         let image: ImageTag = "tiny".parse().unwrap();
         let (memory, disk) = (Amount::from_mib(100), Amount::from_mib(1000));
-        let (need, now) = (Need { memory, disk, image: &image }, Moment::from_unix(1000));
+        let cpus = |n| Cpus::new(n).unwrap();
+        let need = Need { memory, cpus: cpus(4), disk, image: &image };
+        let now = Moment::from_unix(1000);
         let with = |known: &Known| {
             let chosen = super::choose(&loads, |load| {
                 known.against(need, now).filter(|_| load.host.as_str() == "empty")
@@ -222,7 +298,10 @@ mod tests {
             Known { failing_until: Some(Moment::from_unix(1001)), ..Known::default() },
             Known { memory_free: some(99), ..Known::default() },
             Known { disk_free: some(999), ..Known::default() },
+            Known { max_cpus: Some(cpus(3)), ..Known::default() },
             Known { images: has(&["other"]), ..Known::default() },
+            Known { deployable: has(&["other"]), ..Known::default() },
+            Known { deployable: has(&[]), images: has(&["tiny"]), ..Known::default() },
         ] {
             assert_eq!(with(&known), "fuller", "{known:?}");
         }
@@ -232,7 +311,9 @@ mod tests {
             Known {
                 memory_free: some(100),
                 disk_free: some(1000),
+                max_cpus: Some(cpus(4)),
                 images: has(&["tiny"]),
+                deployable: has(&["other", "tiny"]),
                 ..Known::default()
             },
         ] {
@@ -246,6 +327,59 @@ mod tests {
         let refused = super::choose(&loads, |_| small.against(need, now)).unwrap_err();
         assert_eq!(refused.len(), 2);
         assert_eq!(refused[0].1.to_string(), "has only 1 MiB of memory free");
+        let single = Known { max_cpus: Some(cpus(1)), ..Known::default() };
+        let refused = super::choose(&loads, |_| single.against(need, now)).unwrap_err();
+        assert_eq!(refused[0].1.to_string(), "gives a machine at most 1 processor");
+    }
+
+    #[test]
+    fn what_no_host_or_not_the_wanted_host_can_make_is_said_at_once() {
+        let names = ["node1", "node2", "node3", "closed"];
+        let maximum = |name: &str| if name == "closed" { 0 } else { 4 };
+        let load = |name: &str| Load {
+            host: name.parse().unwrap(),
+            machines: 4,
+            maximum: maximum(name),
+            disabled: None,
+        };
+        let loads = names.map(load);
+        let image: ImageTag = "tiny".parse().unwrap();
+        let amount = Amount::default();
+        let need = Need { memory: amount, cpus: Cpus::new(2).unwrap(), disk: amount, image: &image };
+        let check = |wanted: Option<&str>, told: [Option<&[&str]>; 4], most: Option<u32>| {
+            let known = names.iter().zip(told).map(|(name, tags)| {
+                let deployable = tags.map(|tags| tags.iter().map(|tag| tag.parse().unwrap()).collect());
+                let max_cpus = most.map(|most| Cpus::new(most).unwrap());
+                (name.parse().unwrap(), Known { max_cpus, deployable, ..Known::default() })
+            });
+            let wanted = wanted.map(|name| name.parse().unwrap());
+            check_possible(&loads, wanted.as_ref(), &known.collect(), need)
+        };
+        let (tiny, other): (Option<&[&str]>, Option<&[&str]>) = (Some(&["tiny"]), Some(&["other"]));
+        // Hosts that do not say may have any.
+        assert_eq!(check(Some("node1"), [None; 4], None), Ok(()));
+        assert_eq!(check(Some("node2"), [other, None, other, other], None), Ok(()));
+        assert_eq!(check(None, [other, tiny, other, other], Some(2)), Ok(()));
+        let (part, sentence) = check(Some("node1"), [other, None, tiny, tiny], None).unwrap_err();
+        assert_eq!(
+            (part, sentence.as_str()),
+            (
+                Part::Host,
+                "The host node1 can't run the image tiny. Choose a host that can (node2, node3), or leave the choice to \
+                 vGrid."
+            )
+        );
+        // A host that takes no machines does not count.
+        for wanted in [None, Some("node1")] {
+            let (part, sentence) = check(wanted, [other, Some(&[]), other, tiny], None).unwrap_err();
+            assert!(part == Part::Base && sentence.starts_with("No host has the image tiny"), "{sentence}");
+        }
+        let (part, sentence) = check(Some("node3"), [None; 4], Some(1)).unwrap_err();
+        assert_eq!(
+            (part, sentence.as_str()),
+            (Part::Cpus, "The host node3 gives a machine at most 1 processor. Ask for fewer.")
+        );
+        assert_eq!(check_possible(&[], None, &BTreeMap::new(), need), Ok(()), "there is no pool");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The pool of hosts according to configuration and registry: how full each host is, and what rules
 //! it out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::placement::{self, Known, Load};
 use crate::config::Common;
@@ -26,8 +26,7 @@ pub fn loads(reader: Reader<'_>, common: &Common) -> Result<Vec<Load>, RegistryE
         .collect())
 }
 
-/// How long a host's last report of its memory and disk, or its silence, counts for placement, in
-/// seconds.
+/// How long a host's last report of what it has, or its silence, counts for placement, in seconds.
 const FRESH: i64 = 3600;
 
 /// Returns what is known about each host that matters for placement.
@@ -38,8 +37,11 @@ pub fn known(reader: Reader<'_>, now: Moment) -> Result<BTreeMap<PhysicalHost, K
         if now.since(host.seen).abs() <= FRESH {
             one.memory_free = Some(host.facts.memory_free);
             one.disk_free = Some(host.facts.disk_free);
+            one.max_cpus = host.facts.max_cpus;
+            one.deployable = host.facts.images.map(BTreeSet::from_iter);
         }
-        one.images = host.images;
+        // What it says itself is newer, and says more.
+        one.images = host.images.filter(|_| one.deployable.is_none());
     }
     for contact in reader.contacts()? {
         let is_fresh = now.since(contact.tried).abs() <= FRESH;

@@ -7,36 +7,48 @@ use serde::Serialize;
 
 use super::create::Part;
 use crate::config::Quota;
-use crate::model::size::{Amount, GiB, MiB};
+use crate::model::size::{Amount, Cpus, GiB, MiB};
 use crate::model::text::Row;
 use crate::server::registry::image::ImageUsage;
 use crate::server::registry::user::Owner;
 use crate::server::registry::vm::Usage;
 
 /// Returns what one more machine would exceed, in sentences; empty if it fits.
-pub fn exceeded(quota: Quota, usage: Usage, memory: MiB, disk: GiB) -> BTreeMap<Part, String> {
+pub fn exceeded(quota: Quota, usage: Usage, memory: MiB, cpus: Cpus, disk: GiB) -> BTreeMap<Part, String> {
     let machines = u64::from(usage.machines);
     if quota.machines != 0 && machines >= u64::from(quota.machines) {
         let sentence = format!(
             "You have {}, and your limit is {}. Terminate one, or ask an administrator for more.",
-            counted(machines),
+            counted(machines, "machine"),
             quota.machines
         );
         return BTreeMap::from([(Part::Machine, sentence)]);
     }
-    let check = |limit: u64, used: u64, wanted: u32, unit: &str, of: &str| {
+    let left = |limit: u64, used: u64, wanted: u32| {
         let left = limit.saturating_sub(used);
-        (limit != 0 && u64::from(wanted) > left).then(|| {
-            let less = if left == 0 { "Terminate" } else { "Ask for less, terminate" };
-            format!(
-                "Your machines have {used} {unit} of {of} together, and your limit is {limit} {unit}: {left} {unit} are \
-                 left. {less} a machine, or ask an administrator for more."
-            )
-        })
+        (limit != 0 && u64::from(wanted) > left).then_some(left)
+    };
+    let check = |limit: u64, used: u64, wanted: u32, unit: &str, of: &str| {
+        let left = left(limit, used, wanted)?;
+        let less = if left == 0 { "Terminate" } else { "Ask for less, terminate" };
+        Some(format!(
+            "Your machines have {used} {unit} of {of} together, and your limit is {limit} {unit}: {left} {unit} are \
+             left. {less} a machine, or ask an administrator for more."
+        ))
     };
     let memory = check(quota.memory, usage.memory_mib, memory.get(), "MiB", "memory");
+    let cpus = left(quota.cpus, usage.cpus, cpus.get()).map(|left| {
+        let less = if left == 0 { "Terminate" } else { "Ask for fewer, terminate" };
+        format!(
+            "Your machines have {} together, and your limit is {}: {left} {} left. {less} a machine, or ask an \
+             administrator for more.",
+            counted(usage.cpus, "processor"),
+            quota.cpus,
+            if left == 1 { "is" } else { "are" }
+        )
+    });
     let disk = check(quota.disk, usage.disk_gib, disk.get(), "GiB", "disk");
-    [(Part::Memory, memory), (Part::Disk, disk)]
+    [(Part::Memory, memory), (Part::Cpus, cpus), (Part::Disk, disk)]
         .into_iter()
         .filter_map(|(part, sentence)| Some((part, sentence?)))
         .collect()
@@ -95,6 +107,8 @@ pub struct QuotaView {
     pub memory_mib: Share,
     /// Their root partitions.
     pub disk_gib: Share,
+    /// Their processors.
+    pub cpus: Share,
     /// Whether any limit is set.
     pub limited: bool,
     /// The same as a sentence.
@@ -108,27 +122,33 @@ impl QuotaView {
         let machines = share(usage.machines.into(), quota.machines.into());
         let memory_mib = share(usage.memory_mib, quota.memory);
         let disk_gib = share(usage.disk_gib, quota.disk);
+        let cpus = share(usage.cpus, quota.cpus);
         let of = |share: &Share, unit: &str| match share.limit {
             Some(limit) => format!("{} of {limit} {unit}", share.used),
             None => format!("{} {unit}", share.used),
         };
         let many = match machines.limit {
-            Some(limit) => format!("{} of {}", machines.used, counted(limit)),
-            None => counted(machines.used),
+            Some(limit) => format!("{} of {}", machines.used, counted(limit, "machine")),
+            None => counted(machines.used, "machine"),
+        };
+        // Most machines have one, so this says something new only where they are limited.
+        let processors = match cpus.limit {
+            Some(limit) => format!(", {} of {}", cpus.used, counted(limit, "processor")),
+            None => String::new(),
         };
         let text = format!(
-            "You have {many}, {} of memory, {} of disk.",
+            "You have {many}, {} of memory, {} of disk{processors}.",
             of(&memory_mib, "MiB"),
             of(&disk_gib, "GiB")
         );
-        let limited = [&machines, &memory_mib, &disk_gib].iter().any(|share| share.limit.is_some());
-        Self { machines, memory_mib, disk_gib, limited, text }
+        let limited = [&machines, &memory_mib, &disk_gib, &cpus].iter().any(|share| share.limit.is_some());
+        Self { machines, memory_mib, disk_gib, cpus, limited, text }
     }
 
     /// Formats a comment line for scripts: `# quota`, then usage and limit of machines, memory
-    /// (MiB) and disk (GiB), tab-separated, with `-` for no limit.
+    /// (MiB), disk (GiB) and processors, tab-separated, with `-` for no limit.
     pub fn line(&self) -> String {
-        let shares = [&self.machines, &self.memory_mib, &self.disk_gib];
+        let shares = [&self.machines, &self.memory_mib, &self.disk_gib, &self.cpus];
         shares
             .iter()
             .fold(Row::of(&[&"# quota"]), |row, share| row.and(share.used).or_dash(share.limit))
@@ -136,18 +156,19 @@ impl QuotaView {
     }
 }
 
-fn counted(machines: u64) -> String {
-    format!("{machines} {}", if machines == 1 { "machine" } else { "machines" })
+fn counted(number: u64, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const USED: Usage = Usage { machines: 2, memory_mib: 1536, disk_gib: 20 };
+    const USED: Usage = Usage { machines: 2, memory_mib: 1536, cpus: 3, disk_gib: 20 };
 
     fn parts(quota: Quota, memory: u32, disk: u32) -> Vec<Part> {
-        let found = exceeded(quota, USED, MiB::new(memory).unwrap(), GiB::new(disk).unwrap());
+        let (memory, disk) = (MiB::new(memory).unwrap(), GiB::new(disk).unwrap());
+        let found = exceeded(quota, USED, memory, Cpus::default(), disk);
         for sentence in found.values() {
             assert!(sentence.ends_with("ask an administrator for more."), "{sentence}");
         }
@@ -171,20 +192,41 @@ mod tests {
     }
 
     #[test]
+    fn processors_are_counted_together() {
+        let says = |limit, cpus| {
+            let quota = Quota { cpus: limit, ..Quota::default() };
+            let (memory, disk) = (MiB::new(16).unwrap(), GiB::new(1).unwrap());
+            exceeded(quota, USED, memory, Cpus::new(cpus).unwrap(), disk).remove(&Part::Cpus)
+        };
+        assert_eq!((says(0, Cpus::MAX), says(4, 1), says(7, 4)), (None, None, None));
+        let one_left = "Your machines have 3 processors together, and your limit is 4: 1 is left. Ask for fewer, \
+                        terminate a machine, or ask an administrator for more.";
+        assert_eq!(says(4, 2).unwrap(), one_left);
+        assert!(says(3, 1).unwrap().contains("your limit is 3: 0 are left. Terminate a machine"));
+        // The quota was lowered below what is already in use.
+        assert!(says(1, 1).unwrap().contains("your limit is 1: 0 are left"));
+    }
+
+    #[test]
     fn nothing_is_no_limit() {
         assert!(parts(Quota::default(), MiB::MAX, GiB::MAX).is_empty());
         let view = QuotaView::new(Quota::default(), Usage { machines: 1, ..USED });
         assert!(!view.limited);
         assert_eq!(view.text, "You have 1 machine, 1536 MiB of memory, 20 GiB of disk.");
-        assert_eq!(view.line(), "# quota\t1\t-\t1536\t-\t20\t-\n");
+        assert_eq!(view.line(), "# quota\t1\t-\t1536\t-\t20\t-\t3\t-\n");
     }
 
     #[test]
     fn what_one_has_is_told_with_its_limit() {
         let view = QuotaView::new(Quota { machines: 5, memory: 2048, ..Quota::default() }, USED);
         assert_eq!(view.text, "You have 2 of 5 machines, 1536 of 2048 MiB of memory, 20 GiB of disk.");
-        assert_eq!(view.line(), "# quota\t2\t5\t1536\t2048\t20\t-\n");
+        assert_eq!(view.line(), "# quota\t2\t5\t1536\t2048\t20\t-\t3\t-\n");
+        let view = QuotaView::new(Quota { cpus: 8, ..Quota::default() }, USED);
+        assert!(view.limited);
+        assert_eq!(view.text, "You have 2 machines, 1536 MiB of memory, 20 GiB of disk, 3 of 8 processors.");
+        assert_eq!(view.line(), "# quota\t2\t-\t1536\t-\t20\t-\t3\t8\n");
     }
+
     #[test]
     fn images_count_by_number_and_by_size() {
         let alice: Owner = Owner::of(&"alice".parse().unwrap());

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::model::fault::Fault;
 use crate::model::lease::Moment;
 use crate::model::names::{ImageTag, PhysicalHost};
-use crate::model::size::Amount;
+use crate::model::size::{Amount, Cpus};
 use crate::model::wire::HostFacts;
 use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 
@@ -18,7 +18,7 @@ pub struct Host {
     pub facts: HostFacts,
     /// When it last reported.
     pub seen: Moment,
-    /// The images it has; `None` if it never reported them.
+    /// The images whose files it has, even if it can't deploy them; `None` if it never reported them.
     pub images: Option<BTreeSet<ImageTag>>,
 }
 
@@ -38,11 +38,24 @@ fn amount(cells: &mut Cells<'_>) -> Result<Amount, RegistryError> {
     cells.number().map(Amount::from_mib)
 }
 
+/// Reads tags of images, separated by blanks.
+fn tags<T: FromIterator<ImageTag>>(cells: &mut Cells<'_>) -> Result<Option<T>, RegistryError> {
+    let tags = cells.get::<Option<String>>()?;
+    // An image that has left the configuration is never requested.
+    Ok(tags.map(|tags| tags.split_whitespace().filter_map(|tag| tag.parse().ok()).collect()))
+}
+
+/// Writes tags of images, separated by blanks.
+fn joined<'a>(tags: impl IntoIterator<Item = &'a ImageTag>) -> String {
+    tags.into_iter().map(ImageTag::as_str).collect::<Vec<_>>().join(" ")
+}
+
 impl Reader<'_> {
     /// Returns all hosts that have ever reported.
     pub fn hosts(&self) -> Result<Vec<Host>, RegistryError> {
         const SQL: &str = "SELECT name, memory_free, memory_total, disk_free, disk_total, version,
-                               common_digest, seen, images FROM host";
+                               common_digest, max_cpus, deployable, seen, images
+                           FROM host";
         all(self.connection, SQL, [], |mut cells| {
             Ok(Host {
                 name: cells.parsed()?,
@@ -53,12 +66,14 @@ impl Reader<'_> {
                     disk_total: amount(&mut cells)?,
                     version: cells.get()?,
                     common_digest: cells.get()?,
+                    max_cpus: cells
+                        .get::<Option<u32>>()?
+                        .map(|n| Cpus::new(n).map_err(|_| cells.corrupt(&n)))
+                        .transpose()?,
+                    images: tags(&mut cells)?,
                 },
                 seen: Moment::from_unix(cells.get()?),
-                // An image that has left the configuration is never requested.
-                images: cells
-                    .get::<Option<String>>()?
-                    .map(|tags| tags.split_whitespace().filter_map(|tag| tag.parse().ok()).collect()),
+                images: tags(&mut cells)?,
             })
         })
     }
@@ -129,10 +144,11 @@ impl Writer<'_> {
         let mib = |amount: Amount| i64::try_from(amount.mib()).unwrap_or(i64::MAX);
         self.connection.execute(
             "INSERT INTO host
-             (name, memory_free, memory_total, disk_free, disk_total, version, common_digest, seen)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+             (name, memory_free, memory_total, disk_free, disk_total, version, common_digest, seen, max_cpus,
+              deployable)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
              ON CONFLICT (name) DO UPDATE SET memory_free = ?2, memory_total = ?3, disk_free = ?4, disk_total = ?5,
-                version = ?6, common_digest = ?7, seen = ?8",
+                version = ?6, common_digest = ?7, seen = ?8, max_cpus = ?9, deployable = ?10",
             (
                 host.as_str(),
                 mib(facts.memory_free),
@@ -142,6 +158,8 @@ impl Writer<'_> {
                 &facts.version,
                 &facts.common_digest,
                 self.now().unix(),
+                facts.max_cpus.map(Cpus::get),
+                facts.images.as_ref().map(joined),
             ),
         )?;
         Ok(())
@@ -152,10 +170,9 @@ impl Writer<'_> {
     /// Records the images that a host reports. The host must have reported itself before
     /// ([`keep_facts`](Self::keep_facts)).
     pub fn keep_images(&self, host: &PhysicalHost, images: &[&ImageTag]) -> Result<(), RegistryError> {
-        let tags: Vec<&str> = images.iter().map(|tag| tag.as_str()).collect();
         self.connection.execute(
             "UPDATE host SET images = ?2 WHERE name = ?1 AND images IS NOT ?2",
-            (host.as_str(), tags.join(" ")),
+            (host.as_str(), joined(images.iter().copied())),
         )?;
         Ok(())
     }
@@ -214,17 +231,22 @@ mod tests {
             disk_total: Amount::from_mib(4),
             version: "0.1.0".to_owned(),
             common_digest: "abc".to_owned(),
+            max_cpus: None,
+            images: None,
         };
-        for free in [100, 0] {
+        let some = || Some(vec!["tiny".parse().unwrap(), "debian-12".parse().unwrap()]);
+        for (free, most, images) in [(100, Some(8), some()), (7, Some(1), Some(vec![])), (0, None, None)] {
+            facts.images = images;
             facts.memory_free = Amount::from_mib(free);
+            facts.max_cpus = most.map(|most| Cpus::new(most).unwrap());
             let kept: Result<(), RegistryError> =
                 registry.write_at(Moment::from_unix(5), |writer| writer.keep_facts(&name, &facts));
             kept.unwrap();
+            let hosts = registry.read(|reader| reader.hosts()).unwrap();
+            assert_eq!(hosts.len(), 1);
+            let kept = HostFacts { memory_total: hosts[0].facts.memory_total, ..facts.clone() };
+            assert_eq!((&hosts[0].facts, hosts[0].seen), (&kept, Moment::from_unix(5)));
         }
-        let hosts = registry.read(|reader| reader.hosts()).unwrap();
-        assert_eq!(hosts.len(), 1);
-        assert_eq!(hosts[0].facts.memory_free, Amount::default());
-        assert_eq!(hosts[0].seen, Moment::from_unix(5));
     }
 
     #[test]

@@ -632,6 +632,7 @@ mod tests {
             let vm = registry.read(|reader| reader.vm(id)).unwrap().unwrap();
             assert_eq!((vm.state.as_str(), vm.order.as_str(), vm.sequence), (state, order, 7));
             assert_eq!((vm.percent.map(u8::from), vm.place), (Some(40), None));
+            assert!(vm.spec.cpus.is_default(), "machines had one processor");
             let history = registry.read(|reader| reader.history(id)).unwrap();
             let told: Vec<_> = history.into_iter().map(|event| event.what).collect();
             assert_eq!(told, [format!("first of {n}"), format!("second of {n}")]);
@@ -685,6 +686,21 @@ mod tests {
             }
         }
         assert!(!set("asleep", None, "stop") && !set("stopped", None, "suspend"));
+    }
+
+    #[test]
+    fn the_file_takes_as_many_processors_as_the_program_and_no_more() {
+        use crate::model::size::Cpus;
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
+        let vm = vm::tests::entered(&mut registry, "alice", "node1", "vm1");
+        let set = |cpus: u32| registry.connection.execute("UPDATE vm SET cpus = ?1", [cpus]).is_ok();
+        for cpus in [Cpus::MIN, Cpus::MAX] {
+            assert!(set(cpus));
+            let read = registry.read(|reader| reader.vm(vm.id)).unwrap().unwrap();
+            assert_eq!(read.spec.cpus.get(), cpus);
+        }
+        assert!(!set(Cpus::MIN - 1) && !set(Cpus::MAX + 1));
     }
 
     #[test]

@@ -2,14 +2,14 @@
 //! versions. A version that has shipped never changes.
 
 /// The schema version of this program.
-pub const NEWEST: u32 = 12;
+pub const NEWEST: u32 = 13;
 
 /// The schema of that version, for a new registry.
 pub const SCHEMA: &str = include_str!("schema.sql");
 
 /// The migrations, each from the version before it. Each runs in a transaction, with SQLite's
 /// foreign key checks on.
-pub const MIGRATIONS: [(u32, &str); 10] = [
+pub const MIGRATIONS: [(u32, &str); 11] = [
     (1, SCHEMA_1),
     (2, SCHEMA_2),
     (3, SCHEMA_3),
@@ -20,6 +20,7 @@ pub const MIGRATIONS: [(u32, &str); 10] = [
     (10, SCHEMA_10),
     (11, SCHEMA_11),
     (12, SCHEMA_12),
+    (13, SCHEMA_13),
 ];
 
 /// Ended machines stay as `notDeployed`, for their history; the indexes that pages count with leave
@@ -381,4 +382,13 @@ UPDATE stray SET (ordered_by, ordered_at) = (
             OR substr(detail, 1, length(stray.kind || stray.name) + 3) = stray.kind || ' ' || stray.name || ': ')
     ORDER BY at DESC, event.rowid DESC LIMIT 1
 );
+";
+
+/// The number of a machine's processors, which was one; and what a host's configuration allows: the
+/// most processors that it gives a machine, and the images that it can deploy (tags separated by
+/// blanks). NULL if it has not said.
+const SCHEMA_13: &str = "
+ALTER TABLE vm ADD COLUMN cpus INTEGER NOT NULL DEFAULT 1 CHECK (cpus BETWEEN 1 AND 64);
+ALTER TABLE host ADD COLUMN max_cpus INTEGER CHECK (max_cpus BETWEEN 1 AND 64);
+ALTER TABLE host ADD COLUMN deployable TEXT;
 ";

@@ -55,7 +55,8 @@ CREATE TABLE vm (
     from_name TEXT CHECK ((from_name IS NULL) = (from_owner IS NULL)),
     silent INTEGER NOT NULL DEFAULT 0 CHECK (silent >= 0),       -- unanswered pings in a row
     order_number INTEGER NOT NULL DEFAULT 0 CHECK (order_number >= 0), -- of the last order, from its time in ms
-    placed TEXT NOT NULL DEFAULT 'asked' CHECK (placed IN ('asked', 'chosen', 'again')) -- who chose the host
+    placed TEXT NOT NULL DEFAULT 'asked' CHECK (placed IN ('asked', 'chosen', 'again')), -- who chose the host
+    cpus INTEGER NOT NULL DEFAULT 1 CHECK (cpus BETWEEN 1 AND 64)
 ) STRICT, WITHOUT ROWID;
 
 CREATE UNIQUE INDEX vm_name ON vm (virtual_host) WHERE state <> 'notDeployed';
@@ -122,7 +123,9 @@ CREATE TABLE host (
     version TEXT NOT NULL,
     common_digest TEXT NOT NULL,                                 -- of its common.cfg
     seen INTEGER NOT NULL,
-    images TEXT                                                  -- tags of the files it has; NULL if unknown
+    images TEXT,                                                 -- tags of the files it has; NULL if unknown
+    max_cpus INTEGER CHECK (max_cpus BETWEEN 1 AND 64),          -- the most it gives a machine; NULL if unknown
+    deployable TEXT                                              -- tags it can deploy; NULL if unknown
 ) STRICT, WITHOUT ROWID;
 
 -- Hosts with failed deploys that were their own fault, since the last one that was not.

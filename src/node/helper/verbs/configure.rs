@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use crate::config::{Common, ImageSettings};
 use crate::model::fault::{self, Fault};
 use crate::model::names::{MachineName, UserName, VirtualHost};
-use crate::model::size::MiB;
+use crate::model::size::{Cpus, MiB};
 use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::MachineLock;
 use crate::node::helper::host::Host;
@@ -20,6 +20,7 @@ impl Host {
         lock: &MachineLock,
         image: &ImageSettings,
         memory: MiB,
+        cpus: Cpus,
         ip: Ipv4Addr,
         user: &UserName,
     ) -> Result<(), Failure> {
@@ -34,7 +35,7 @@ impl Host {
             .extra(&host)
             .ok_or_else(|| Failure::internal(format!("{host} is not in the pool of common.cfg")))?;
         let group = self.config.volume_group();
-        let values = template_values(&machine.name, user, &host, ip, memory, 1, group, extra);
+        let values = template_values(&machine.name, user, &host, ip, memory, cpus, group, extra);
         let template = image.template.file_name().unwrap_or(image.template.as_os_str()).to_string_lossy();
         let template_error = |detail: &str| Fault::TemplateError {
             template: template.clone().into_owned(),

@@ -23,6 +23,7 @@ pub fn read(fields: &Fields, common: &Common, leases: &Leases) -> Result<Machine
         // All are read before the first `?` below can return.
         let source = reading.source(common);
         let memory = reading.required("vmMemory", "Say how much memory it gets, in MiB.");
+        let cpus = reading.optional("vmCPUs");
         let disk = reading.required("vmPartition", "Say how large its partition is, in GiB.");
         let host = reading.choice("physicalHost").and_then(|host: Option<PhysicalHost>| {
             let Some(host) = host else { return Ok(None) };
@@ -48,6 +49,7 @@ pub fn read(fields: &Fields, common: &Common, leases: &Leases) -> Result<Machine
             Ok::<_, Wrong>(MachineRequest {
                 source: source?,
                 memory: memory?,
+                cpus: cpus?.unwrap_or_default(),
                 disk: disk?,
                 host: host?,
                 name: name?,

@@ -22,8 +22,9 @@ use crate::server::registry::image::Image;
 use crate::server::registry::user::Owner;
 use crate::server::registry::vm::Vm;
 
-/// The proposed memory, in MiB, and partition, in GiB.
+/// The proposed memory, in MiB, processors, and partition, in GiB.
 const PROPOSED_MEMORY: &str = "256";
+const PROPOSED_CPUS: &str = "1";
 const PROPOSED_PARTITION: &str = "2";
 
 /// The form.
@@ -195,6 +196,7 @@ fn usual(common: &Common, leases: &Leases) -> BTreeMap<&'static str, String> {
     BTreeMap::from([
         ("vmImage", image),
         ("vmMemory", PROPOSED_MEMORY.to_owned()),
+        ("vmCPUs", PROPOSED_CPUS.to_owned()),
         ("vmPartition", PROPOSED_PARTITION.to_owned()),
         ("physicalHost", String::new()),
         ("vmHostname", String::new()),
@@ -220,6 +222,7 @@ fn values_of(vm: &Vm, caller: &Owner, name_is_free: bool) -> BTreeMap<&'static s
     BTreeMap::from([
         ("vmImage", saved.unwrap_or_else(|| vm.spec.image.to_string())),
         ("vmMemory", vm.spec.memory.get().to_string()),
+        ("vmCPUs", vm.spec.cpus.get().to_string()),
         ("vmPartition", vm.spec.disk.get().to_string()),
         ("physicalHost", vm.physical_host.to_string()),
         ("vmHostname", if name_is_free { vm.virtual_host.to_string() } else { String::new() }),

@@ -22,10 +22,11 @@ use crate::server::registry::vm::Vm;
 use crate::system::log::Level;
 
 /// The fields of the form.
-const FIELDS: [&str; 8] = [
+const FIELDS: [&str; 9] = [
     "vmImage",
     "savedImage",
     "vmMemory",
+    "vmCPUs",
     "vmPartition",
     "physicalHost",
     "vmHostname",
@@ -74,6 +75,7 @@ fn field(part: Part) -> &'static str {
         Part::Image => "savedImage",
         Part::Base => "vmImage",
         Part::Memory => "vmMemory",
+        Part::Cpus => "vmCPUs",
         Part::Disk => "vmPartition",
         Part::Host => "physicalHost",
         Part::Name => "vmHostname",
@@ -83,11 +85,11 @@ fn field(part: Part) -> &'static str {
 /// Serves `user/deploy`.
 ///
 /// Fields: `vmImage`, or `savedImage` (`NAME`, or `OWNER/NAME` for a shared one), which determines
-/// the host; `vmMemory` (MiB), `vmPartition` (GiB); `physicalHost` and `vmHostname` (empty or
-/// `auto`: vGrid chooses); `vmName` (a label); `expiryTime` (such as `7d`; empty: the default
-/// lease); `like` (the id of a machine to fill the form in from); `requestId` (from a script) or
-/// `machine` (from the form), which makes the order idempotent: if it is repeated, nothing is done,
-/// and the answer is about the machine that it made; `token`, `format`.
+/// the host; `vmMemory` (MiB), `vmPartition` (GiB); `vmCPUs` (empty: one); `physicalHost` and
+/// `vmHostname` (empty or `auto`: vGrid chooses); `vmName` (a label); `expiryTime` (such as `7d`;
+/// empty: the default lease); `like` (the id of a machine to fill the form in from); `requestId`
+/// (from a script) or `machine` (from the form), which makes the order idempotent: if it is
+/// repeated, nothing is done, and the answer is about the machine that it made; `token`, `format`.
 ///
 /// On success: 303 to the machine's page for people, 202 and its data for programs (as text its
 /// line, which begins with id and state). If its host refuses or fails, the machine is `failed`

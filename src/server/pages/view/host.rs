@@ -44,6 +44,9 @@ pub struct HostView {
     pub version: Option<String>,
     /// Whether its common.cfg differs from the server's.
     pub differs: bool,
+    /// The images that it says it can't deploy.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unable: Vec<String>,
 }
 
 impl HostView {
@@ -69,6 +72,10 @@ impl HostView {
             seen_ago: facts.map(|host| ago(now.since(host.seen))),
             version: facts.map(|host| one_line(&host.facts.version)),
             differs: facts.is_some_and(|host| host.facts.common_digest != common.digest),
+            unable: facts.and_then(|host| host.facts.images.as_ref()).map_or(Vec::new(), |images| {
+                let tags = common.images.iter().map(|(tag, _)| tag);
+                tags.filter(|tag| !images.contains(tag)).map(ToString::to_string).collect()
+            }),
         }
     }
 

@@ -35,6 +35,9 @@ pub struct MachineView {
     pub image_description: String,
     /// Its memory, in MiB.
     pub memory_mib: u32,
+    /// Its virtual processors.
+    #[serde(rename = "vmCPUs")]
+    pub cpus: u32,
     /// Its root partition, in GiB.
     pub disk_gib: u32,
     /// Its owner's label; may be empty.
@@ -93,6 +96,7 @@ impl MachineView {
             image_description: description
                 .map_or_else(|| vm.spec.image.to_string(), |(_, description)| description.clone()),
             memory_mib: vm.spec.memory.get(),
+            cpus: vm.spec.cpus.get(),
             disk_gib: vm.spec.disk.get(),
             label: vm.label.to_string(),
             owner: vm.owner.as_str().to_owned(),
@@ -122,7 +126,8 @@ impl MachineView {
 
     /// Returns the machine as a line for scripts, tab-separated: id, state, virtual host, physical
     /// host, image, memory (MiB), partition (GiB), owner, end of the lease (RFC 3339, or `never`),
-    /// label, and what is being done or what went wrong. No value contains a tab or a line break.
+    /// label, what is being done or what went wrong, and processors. No value contains a tab or a
+    /// line break.
     pub fn line(&self) -> String {
         let doing = match (&self.stage, self.percent, &self.reason) {
             (Some(stage), percent, _) => doing(stage, percent),
@@ -135,6 +140,7 @@ impl MachineView {
             .and(self.expires.as_ref().map_or(NEVER, |expires| &expires.iso))
             .and(label)
             .and(doing)
+            .and(self.cpus)
             .line()
     }
 }

@@ -191,13 +191,16 @@ pub struct NewVm {
 }
 
 /// What a user's live machines use, whatever their state: a stopped, expired or failed machine
-/// keeps its name, its disk and its slot, and gets its memory back when it is started.
+/// keeps its name, its disk and its slot, and gets its memory and processors back when it is
+/// started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     /// The number of machines.
     pub machines: u32,
     /// Their memory, in MiB.
     pub memory_mib: u64,
+    /// Their processors.
+    pub cpus: u64,
     /// Their partitions, in GiB.
     pub disk_gib: u64,
 }
@@ -264,6 +267,7 @@ pub(in crate::server) mod tests {
                 spec: Spec {
                     image: "tiny".parse().unwrap(),
                     memory: "128".parse().unwrap(),
+                    cpus: "2".parse().unwrap(),
                     disk: "1".parse().unwrap(),
                     saved: None,
                 },
@@ -362,7 +366,7 @@ pub(in crate::server) mod tests {
         assert_eq!(page.iter().map(|vm| vm.id).collect::<Vec<_>>(), [machines[2].id, machines[1].id]);
         assert_eq!(registry.read(|r| r.count(Scope::Of(&alice))).unwrap(), 4);
         assert_eq!(registry.read(|r| r.count(Scope::All)).unwrap(), 5);
-        let usage = Usage { machines: 4, memory_mib: 512, disk_gib: 4 };
+        let usage = Usage { machines: 4, memory_mib: 512, cpus: 8, disk_gib: 4 };
         assert_eq!(registry.read(|r| r.usage(&alice)).unwrap(), usage, "what is gone takes nothing");
         let nobody = Owner::of(&"carol".parse().unwrap());
         assert_eq!(registry.read(|r| r.usage(&nobody)).unwrap(), Usage::default());

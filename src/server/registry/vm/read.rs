@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::model::fault::Fault;
 use crate::model::lease::Moment;
 use crate::model::names::{PhysicalHost, SavedImage, UserName, VirtualHost, VmId};
-use crate::model::size::{GiB, MiB};
+use crate::model::size::{Cpus, GiB, MiB};
 use crate::model::spec::Spec;
 use crate::model::stage::{OrderNumber, Percent, Stage};
 use crate::model::state::State;
@@ -17,7 +17,7 @@ use crate::server::registry::{Cells, Reader, RegistryError, all};
 macro_rules! select_vm {
     ($rest:literal) => {
         concat!(
-            "SELECT id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, from_owner, from_name, \
+            "SELECT id, owner, virtual_host, physical_host, image, memory_mib, cpus, disk_gib, from_owner, from_name, \
              label, lease, state, \
              stage, percent, place, fault, last_order, order_number, sequence, created, changed, expires, deadline, \
              on_node, was_deployed, wanted, protected, deletion, save_as, then_terminate, \
@@ -70,6 +70,7 @@ fn spec(cells: &mut Cells<'_>) -> Result<Spec, RegistryError> {
     Ok(Spec {
         image: cells.parsed()?,
         memory: cells.number().and_then(|n: u32| MiB::new(n).map_err(|_| cells.corrupt(&n)))?,
+        cpus: cells.number().and_then(|n: u32| Cpus::new(n).map_err(|_| cells.corrupt(&n)))?,
         disk: cells.number().and_then(|n: u32| GiB::new(n).map_err(|_| cells.corrupt(&n)))?,
         saved: {
             let (owner, name) = (cells.perhaps()?, cells.perhaps()?);
@@ -141,10 +142,16 @@ impl Reader<'_> {
 
     /// Returns what an owner's live machines use.
     pub fn usage(&self, owner: &Owner) -> Result<Usage, RegistryError> {
-        const SQL: &str = "SELECT count(*), coalesce(sum(memory_mib), 0), coalesce(sum(disk_gib), 0) FROM vm
-                           WHERE owner = ?1 AND state <> 'notDeployed'";
+        const SQL: &str = "SELECT count(*), coalesce(sum(memory_mib), 0), coalesce(sum(cpus), 0),
+                               coalesce(sum(disk_gib), 0)
+                           FROM vm WHERE owner = ?1 AND state <> 'notDeployed'";
         let found = all(self.connection, SQL, [owner.as_str()], |mut cells| {
-            Ok(Usage { machines: cells.number()?, memory_mib: cells.number()?, disk_gib: cells.number()? })
+            Ok(Usage {
+                machines: cells.number()?,
+                memory_mib: cells.number()?,
+                cpus: cells.number()?,
+                disk_gib: cells.number()?,
+            })
         })?;
         Ok(found.into_iter().next().unwrap_or_default())
     }

@@ -58,10 +58,10 @@ impl Writer<'_> {
         self.connection.execute(
             "INSERT INTO vm (id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, label,
                 lease, state, last_order, order_number, sequence, created, changed, expires, deadline, on_node,
-                was_deployed, wanted, from_owner, from_name, placed)
+                was_deployed, wanted, from_owner, from_name, placed, cpus)
              VALUES (:id, :owner, :virtual_host, :physical_host, :image, :memory, :disk, :label,
                 :lease, :state, :order, :number, 0, :now, :now, :expires, :deadline, :on_node, 0, :wanted,
-                :from_owner, :from_name, :placed)",
+                :from_owner, :from_name, :placed, :cpus)",
             named_params! {
                 ":id": vm.id.to_string(),
                 ":owner": vm.owner.as_str(),
@@ -83,6 +83,7 @@ impl Writer<'_> {
                 ":from_owner": vm.spec.saved.as_ref().map(|image| image.owner.as_str()),
                 ":from_name": vm.spec.saved.as_ref().map(|image| image.name.as_str()),
                 ":placed": vm.placed.as_str(),
+                ":cpus": vm.spec.cpus.get(),
             },
         )?;
         Ok(vm)
