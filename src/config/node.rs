@@ -17,9 +17,6 @@ use super::{CA_FILE, KEY_FILE};
 
 /// `node.cfg`.
 #[derive(Debug, Clone)]
-// There is only one machine type so far, hence the zero-sized values; a second one will give them a
-// size.
-#[allow(clippy::zero_sized_map_values)]
 pub struct Node {
     /// `[General]`.
     pub general: NodeGeneral,
@@ -56,6 +53,8 @@ pub struct NodeGeneral {
     pub xen_auto_directory: PathBuf,
     /// The directory in which xenconsoled logs the consoles (`XENCONSOLED_ARGS="--log=guest"`).
     pub console_log_directory: PathBuf,
+    /// Whether machines of type `kvm` get an emulated processor, which is slow.
+    pub allow_emulation: bool,
     /// The maximum number of simultaneous deploys; others wait for their turn.
     pub parallel_deploys: u8,
     /// The most processors that a machine may have; if absent, no limit is known.
@@ -90,6 +89,7 @@ struct RawGeneral {
     volume_group_name: Option<VolumeGroup>,
     machine_directory: PathBuf,
     toolstack: Toolstack,
+    allow_emulation: bool,
     xen_auto_directory: PathBuf,
     console_log_directory: PathBuf,
     parallel_deploys: u8,
@@ -116,6 +116,7 @@ impl Default for RawGeneral {
             volume_group_name: None,
             machine_directory: "/var/lib/vgrid-machines".into(),
             toolstack: Toolstack::Auto,
+            allow_emulation: false,
             xen_auto_directory: "/etc/xen/auto".into(),
             console_log_directory: "/var/log/xen/console".into(),
             parallel_deploys: 3,
@@ -149,6 +150,7 @@ impl TryFrom<RawGeneral> for NodeGeneral {
             },
             machine_directory: raw.machine_directory,
             toolstack: raw.toolstack,
+            allow_emulation: raw.allow_emulation,
             xen_auto_directory: raw.xen_auto_directory,
             console_log_directory: raw.console_log_directory,
             parallel_deploys: raw.parallel_deploys,
@@ -194,11 +196,13 @@ pub enum Toolstack {
 }
 
 /// The machine types allowed in `[VMTypes]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, VariantArray)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, VariantArray)]
 #[serde(rename_all = "lowercase")]
 pub enum VmType {
     /// A Xen domain.
     Xen,
+    /// A domain of libvirt's QEMU driver.
+    Kvm,
 }
 
 impl VmType {
@@ -290,8 +294,6 @@ impl Node {
     pub const LONGEST_SHUTDOWN: u16 = 600;
 
     /// Reads `node.cfg` from a directory.
-    // See `Node`.
-    #[allow(clippy::zero_sized_map_values)]
     pub fn load(dir: &Path) -> Result<Self, ConfigError> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -400,7 +402,7 @@ impl Node {
         let is_used = |vm_type: &VmType| self.types.values().any(|used| used == vm_type);
         let types: Vec<_> = VmType::ALL.iter().copied().filter(is_used).collect();
         // Without the section nothing can be deployed, but there may be machines from before.
-        if types.is_empty() { VmType::ALL.to_vec() } else { types }
+        if types.is_empty() { vec![VmType::Xen] } else { types }
     }
 
     /// Returns the settings of an image; each falls back to its section's `default`.

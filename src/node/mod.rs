@@ -29,9 +29,12 @@ pub mod storage;
 pub mod trust;
 pub mod worker;
 
-use crate::model::names::{MachineName, UserName, VirtualHost, VmId, VolumeGroup};
+use std::net::Ipv4Addr;
+
+use crate::config::{self, VmType};
+use crate::model::names::{MachineName, UserName, VirtualHost, VmId};
 use crate::model::size::{Cpus, MiB};
-use crate::template::machine::{LibvirtValues, Values};
+use crate::template::machine::Values;
 
 /// A machine as the helper knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,30 +50,32 @@ pub const HELPER: &str = "/usr/lib/vgrid/vgrid-helper";
 /// The path of the worker, which carries out one order.
 pub const WORKER: &str = "/usr/lib/vgrid/vgrid-worker";
 
-/// Returns the values for the placeholders of a machine's template, but for those that only its
-/// hypervisor knows.
-// One argument for each placeholder.
-#[allow(clippy::too_many_arguments)]
-fn template_values(
-    machine: &MachineName,
-    user: &UserName,
-    host: &VirtualHost,
-    ip: std::net::Ipv4Addr,
+/// What the template of a machine's definition is filled with.
+struct Definition<'a> {
+    machine: &'a Machine,
+    user: &'a UserName,
+    host: &'a VirtualHost,
+    ip: Ipv4Addr,
     memory: MiB,
     cpus: Cpus,
-    group: Option<&VolumeGroup>,
-    extra: &str,
-) -> Values {
-    Values {
-        machinename: machine.to_string(),
-        vm_ip: ip.to_string(),
-        vm_hostname: host.to_string(),
-        vm_memory: memory.get(),
-        vm_cpus: cpus.get(),
-        username: user.encoded(),
-        vm_extra: extra.to_owned(),
-        volumegroup: group.map(VolumeGroup::to_string).unwrap_or_default(),
-        libvirt: LibvirtValues::default(),
+    /// The text for the host name in common.cfg.
+    extra: &'a str,
+}
+
+impl Definition<'_> {
+    /// Returns the values of the placeholders on this node, for a machine of that type.
+    fn values(&self, node: &config::Node, vm_type: VmType) -> Values {
+        Values {
+            machinename: self.machine.name.to_string(),
+            vm_ip: self.ip.to_string(),
+            vm_hostname: self.host.to_string(),
+            vm_memory: self.memory.get(),
+            vm_cpus: self.cpus.get(),
+            username: self.user.encoded(),
+            vm_extra: self.extra.to_owned(),
+            volumegroup: node.volume_group().map(ToString::to_string).unwrap_or_default(),
+            libvirt: hypervisor::of(vm_type, &node.general).placeholders(self.machine),
+        }
     }
 }
 
@@ -79,7 +84,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::{self, Common};
+    use crate::config::Common;
     use crate::template::machine;
 
     fn etc() -> &'static Path {
@@ -102,16 +107,18 @@ mod tests {
     #[test]
     fn the_templates_are_rendered_and_differ_only_in_the_disk() {
         let dir = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/vmtmpl"));
-        let values = template_values(
-            &"alice_vm1".parse().unwrap(),
-            &"alice".parse().unwrap(),
-            &"vm1".parse().unwrap(),
-            "10.0.2.21".parse().unwrap(),
-            "128".parse().unwrap(),
-            "4".parse().unwrap(),
-            "vg1".parse().ok().as_ref(),
-            "quiet",
-        );
+        let machine = Machine { id: VmId::generate(), name: "alice_vm1".parse().unwrap() };
+        let definition = Definition {
+            machine: &machine,
+            user: &"alice".parse().unwrap(),
+            host: &"vm1".parse().unwrap(),
+            ip: "10.0.2.21".parse().unwrap(),
+            memory: "128".parse().unwrap(),
+            cpus: "4".parse().unwrap(),
+            extra: "quiet",
+        };
+        let node = config::Node::load(etc()).unwrap();
+        let values = definition.values(&node, VmType::Xen);
         let xvda = machine::render_file(&dir.join("xen-xvda"), &values).unwrap();
         let sda = machine::render_file(&dir.join("xen-sda"), &values).unwrap();
         let lines = |text: &str| text.lines().skip(1).map(|l| l.replace("xvda", "sda")).collect::<Vec<_>>();

@@ -215,8 +215,10 @@ impl VirtHost {
                 "machines, jobs and records",
                 "cd /var/lib/vgrid; find . -not -name 'registry*' -not -path ./node/jobs -not -name 'node.lock' \
                  -not -name 'slot-*.lock' -not -path ./node/host.json -not -path './node/seen*' \
-                 -not -path './boot*' | sort",
+                 | sort",
             ),
+            // The boot loader is every machine's.
+            ("disks", "find /var/lib/vgrid-machines -mindepth 1 -not -name pcgrub.img | sort"),
             (
                 "temporary files and locks",
                 "find /tmp /var/tmp /run/vgrid /dev/shm -mindepth 1 -not -name start.lock 2>/dev/null | sort",
@@ -294,11 +296,7 @@ mod tests {
 
     /// Unpacks an image into files of a machine, and defines its domain, as a node will.
     fn define(host: &VirtHost, image: &str) {
-        let grub = std::fs::read_to_string(script("pcgrub")).expect("a script");
-        host.sh(&format!(
-            "mkdir -m 755 /var/lib/vgrid/boot; bash -c {} - /var/lib/vgrid/boot/pcgrub.img",
-            quote(&grub)
-        ));
+        host.sh("/usr/lib/vgrid/vgrid-pcgrub");
         let folder = "/var/lib/vgrid-machines/one";
         host.sh(&format!(
             "mkdir -m 711 {folder}; cd {folder}; truncate -s 1G root.raw; truncate -s 64M swap.raw; chmod 600 *.raw
@@ -316,7 +314,7 @@ mod tests {
         let domain = format!(
             "<domain type='qemu'><name>alice_vm1</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>\
              <sysinfo type='smbios'><oemStrings><entry>{parameters}</entry></oemStrings></sysinfo>\
-             <os><type arch='x86_64' machine='pc'>hvm</type><kernel>/var/lib/vgrid/boot/pcgrub.img</kernel>\
+             <os><type arch='x86_64' machine='pc'>hvm</type><kernel>/var/lib/vgrid-machines/pcgrub.img</kernel>\
              <smbios mode='sysinfo'/></os><features><acpi/><apic/></features>\
              <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash>\
              <devices>{}{}<interface type='bridge'><source bridge='br0'/><model type='virtio'/></interface>\
@@ -333,9 +331,7 @@ mod tests {
     }
 
     fn remove(host: &VirtHost) {
-        host.sh(&format!(
-            "virsh -q undefine alice_vm1; rm -r {SERIAL} /var/lib/vgrid-machines/one /var/lib/vgrid/boot"
-        ));
+        host.sh(&format!("virsh -q undefine alice_vm1; rm -r {SERIAL} /var/lib/vgrid-machines/one"));
     }
 
     #[test]
@@ -417,7 +413,7 @@ mod tests {
 
     #[test]
     fn the_scripts_pass_shellcheck() {
-        let scripts = ["build", "up", "inner", "down", "sh", "pcgrub", "host/boot", "image/guest-tiny"];
+        let scripts = ["build", "up", "inner", "down", "sh", "host/boot", "image/guest-tiny"];
         let mut check = Command::new("shellcheck");
         check.arg("-x").args(scripts).args(["image/initrd-init", "image/tiny-init"]);
         let output = check.current_dir(script("")).output().expect("shellcheck can be started");

@@ -8,8 +8,8 @@ use crate::support::visited::Visited as _;
 
 const READY: &str = "GUEST READY: ";
 
-// To become a test, once nodes know machines of type kvm.
-pub fn a_machine_lives_and_leaves_nothing() {
+#[test]
+fn a_machine_lives_and_leaves_nothing() {
     scenario("life", |host| {
         let before = host.inventory();
         let id = host.deploy("alice", &format!("{TINY}&vmHostname=vm3&vmName=my+first"));

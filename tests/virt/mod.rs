@@ -2,5 +2,4 @@
 //! sudo and Apache. QEMU emulates the processor.
 
 mod host;
-#[allow(dead_code, reason = "nodes don't know machines of type kvm yet, so nothing runs it")]
 mod life;

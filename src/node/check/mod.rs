@@ -2,12 +2,13 @@
 
 mod consoles;
 mod filesystems;
-mod hypervisor;
 mod images;
+mod libvirt;
 mod programs;
 mod server;
 mod storage;
 mod templates;
+mod xen;
 
 use std::time::Duration;
 
@@ -15,9 +16,11 @@ use super::{HELPER, WORKER};
 use crate::check::apache::{self, Own};
 use crate::check::common::Basis;
 use crate::check::{Checks, Found, OrElse as _, Problem, Seen, Verdict, rights};
-use crate::config::Common;
+use crate::config::{self, Common, VmType};
 use crate::node::endpoints::ENDPOINTS;
 use crate::system::exec::ExecError;
+
+use templates::Rendered;
 
 /// The time limit for the server or the helper to respond.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -61,21 +64,19 @@ pub fn run(checks: &mut Checks, ground: &Basis) {
         |(((common, node), names), images)| templates::rendered(common, node, names, &images),
     );
 
-    let xen = checks.check("Xen", Found::Known(()), |()| hypervisor::under_xen());
-    let toolstack =
-        checks.check_as_root("toolstack", node.and(xen), |(node, ())| hypervisor::toolstack(node));
-    checks.check_as_root(
-        "templates for the toolstack",
-        templates.as_ref().and(toolstack),
-        |(files, toolstack)| templates::accepted(files, toolstack.as_ref()),
-    );
-    checks.check("bridge", templates.as_ref(), templates::bridges);
-    checks.check("autostart", node, hypervisor::autostart);
-    let logged = checks.check("consoles", node, consoles::logged);
-    checks.check_as_root("console logs", node.and(logged), |(node, ())| consoles::kept_short(node));
+    let types = ground.node.as_ref().known().map_or(vec![VmType::Xen], config::Node::vm_types);
+    if types.contains(&VmType::Xen) {
+        xen_checks(checks, node, templates.as_ref());
+    }
+    if types.contains(&VmType::Kvm) {
+        libvirt_checks(checks, node, templates.as_ref());
+    }
+    checks.check("bridge", templates.as_ref().and(node), |(templates, node)| {
+        templates::bridges(templates, node)
+    });
 
-    let is_files = ground.node.as_ref().known().is_some_and(|node| node.volume_group().is_none());
-    let what = if is_files { "machine directory" } else { "volume group" };
+    let is_lvm = ground.node.as_ref().known().is_none_or(|node| node.volume_group().is_some());
+    let what = if is_lvm { "volume group" } else { "disks" };
     let space = checks.check_as_root(what, node, storage::usable);
     checks.check("free space", node.and(space), |(node, space)| storage::free_space(node, &space));
 
@@ -84,6 +85,32 @@ pub fn run(checks: &mut Checks, ground: &Basis) {
     let helper = checks.check("helper", Found::Known(()), |()| programs::installed(HELPER));
     checks.check("worker", Found::Known(()), |()| programs::installed(WORKER));
     checks.check_as_root("helper answers", rule.and(helper).and(node), |_| programs::helper_answers());
+}
+
+/// Checks what machines of type `xen` need.
+fn xen_checks(checks: &mut Checks, node: Found<&config::Node>, templates: Found<&Rendered>) {
+    let xen = checks.check("Xen", Found::Known(()), |()| xen::under_xen());
+    let toolstack = checks.check_as_root("toolstack", node.and(xen), |(node, ())| xen::toolstack(node));
+    checks.check_as_root(
+        "templates for the toolstack",
+        templates.and(toolstack),
+        |(templates, toolstack)| templates::accepted(templates, VmType::Xen, toolstack.as_ref()),
+    );
+    checks.check("autostart", node, xen::autostart);
+    let logged = checks.check("consoles", node, consoles::logged);
+    checks.check_as_root("console logs", node.and(logged), |(node, ())| consoles::kept_short(node));
+}
+
+/// Checks what machines of type `kvm` need.
+fn libvirt_checks(checks: &mut Checks, node: Found<&config::Node>, templates: Found<&Rendered>) {
+    let libvirt = checks.check_as_root("libvirt", node, libvirt::answers);
+    checks.check_as_root("libvirt's sockets", libvirt.as_ref(), |_| libvirt::sockets_are_roots());
+    let directory = checks.check_as_root("machine directory", node, libvirt::machine_directory);
+    checks.check_as_root("templates for libvirt", templates.and(libvirt.as_ref()), |(templates, libvirt)| {
+        templates::accepted(templates, VmType::Kvm, libvirt.as_ref())
+    });
+    let needed = node.and(libvirt).and(directory);
+    checks.check_as_root("machines run", needed, |((node, _), ())| libvirt::machines_run(node));
 }
 
 /// Checks that `common.cfg` lists this host under its own name.

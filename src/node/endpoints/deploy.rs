@@ -16,11 +16,11 @@ use crate::node::image::store;
 use crate::node::jobs::Record;
 use crate::node::privileged::Helper;
 use crate::node::storage::{self, Storage};
-use crate::node::{WORKER, template_values};
+use crate::node::{Definition, Machine, WORKER};
 use crate::system::exec::{self, Run};
 use crate::system::log::{self, Level};
 use crate::system::{address, clock};
-use crate::template::{TemplateError, machine};
+use crate::template::{self, TemplateError};
 
 use super::{Node, accepted, being_worked_on, order, refuse};
 
@@ -162,10 +162,18 @@ fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Pla
     if let Some(why) = address::unusable(ip) {
         return Err(refuse(Fault::AddressUnusable { host: host(), address: ip, why: why.to_owned() }));
     }
-    let group = call.config.volume_group();
-    let (memory, cpus) = (order.spec.memory, order.spec.cpus);
-    let values = template_values(&machine, &order.user, &order.virtual_host, ip, memory, cpus, group, extra);
-    match machine::render_file(&image.template, &values) {
+    let machine = Machine { id: order.id, name: machine };
+    let definition = Definition {
+        machine: &machine,
+        user: &order.user,
+        host: &order.virtual_host,
+        ip,
+        memory: order.spec.memory,
+        cpus: order.spec.cpus,
+        extra,
+    };
+    let values = definition.values(&call.config, image.vm_type);
+    match template::machine::render_file(&image.template, &values) {
         Ok(_) => {}
         // Only the helper, which runs as root, needs to read it.
         Err(TemplateError::Unreadable { source, .. })
@@ -183,7 +191,7 @@ fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Pla
             .logged(error));
         }
     }
-    Ok(Plan { machine, image, ip })
+    Ok(Plan { machine: machine.name, image, ip })
 }
 
 /// Checks the order against what the host has and has already promised.

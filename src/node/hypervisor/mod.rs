@@ -1,5 +1,5 @@
 //! The hypervisors that run the machines. The rest of the node uses only the [`Hypervisor`] trait;
-//! what differs between them is in [`xen`].
+//! what differs between them is in [`xen`] and [`libvirt`].
 //!
 //! A hypervisor keeps vGrid's definitions of machines: what it starts a machine from, and whether
 //! it starts it together with the host. Which definitions are vGrid's, and which machine one is of,
@@ -21,6 +21,7 @@ use super::files::FileError;
 use crate::config::{NodeGeneral, VmType};
 use crate::model::names::{DomainNumber, MachineName};
 use crate::model::size::Amount;
+use crate::template::machine::LibvirtValues;
 
 /// The host's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,6 +185,9 @@ pub trait Hypervisor: Sync {
     /// Lists all domains that run or hold memory, including the control domain.
     fn domains(&self) -> Result<Vec<Listed>, HypervisorError>;
 
+    /// Returns the values of the placeholders that only this hypervisor's templates have.
+    fn placeholders(&self, machine: &Machine) -> LibvirtValues;
+
     /// Checks a rendered template for this machine, without installing or starting anything.
     fn check(&self, machine: &Machine, text: &str) -> Result<(), HypervisorError>;
 
@@ -226,6 +230,9 @@ pub trait Hypervisor: Sync {
     /// Ends whatever else would restart the machine when its domain ends.
     fn release(&self, machine: &Machine);
 
+    /// Returns the bridges of the host that a rendered template names.
+    fn bridges(&self, text: &str) -> Result<Vec<String>, HypervisorError>;
+
     /// Returns whether the machine's definition makes the hypervisor restart it after a shutdown.
     fn restarts_after_shutdown(&self, machine: &Machine) -> Result<bool, HypervisorError>;
 
@@ -239,6 +246,7 @@ pub trait Hypervisor: Sync {
 pub fn of(vm_type: VmType, general: &NodeGeneral) -> Box<dyn Hypervisor> {
     match vm_type {
         VmType::Xen => Box::new(xen::Xen::new(general)),
+        VmType::Kvm => Box::new(libvirt::Libvirt::new(general)),
     }
 }
 

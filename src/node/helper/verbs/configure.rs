@@ -10,7 +10,7 @@ use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::MachineLock;
 use crate::node::helper::host::Host;
 use crate::node::hypervisor::{HypervisorError, Listed};
-use crate::node::{template_values, trust};
+use crate::node::{Definition, trust};
 use crate::template::{self, TemplateError};
 
 impl Host {
@@ -34,8 +34,8 @@ impl Host {
         let extra = common
             .extra(&host)
             .ok_or_else(|| Failure::internal(format!("{host} is not in the pool of common.cfg")))?;
-        let group = self.config.volume_group();
-        let values = template_values(&machine.name, user, &host, ip, memory, cpus, group, extra);
+        let definition = Definition { machine, user, host: &host, ip, memory, cpus, extra };
+        let values = definition.values(&self.config, image.vm_type);
         let template = image.template.file_name().unwrap_or(image.template.as_os_str()).to_string_lossy();
         let template_error = |detail: &str| Fault::TemplateError {
             template: template.clone().into_owned(),

@@ -132,6 +132,7 @@ mod tests {
     use crate::model::size::Amount;
     use crate::node::Machine;
     use crate::node::hypervisor::{Boot, DomainState, Installed, Memory};
+    use crate::template::machine::LibvirtValues;
 
     fn listed(name: &str, number: u32) -> Listed {
         let (memory, state) = (Amount::from_mib(96), DomainState::Running);
@@ -207,6 +208,9 @@ mod tests {
         fn speaks_at_once(&self) -> bool {
             unreachable!()
         }
+        fn placeholders(&self, _: &Machine) -> LibvirtValues {
+            unreachable!()
+        }
         fn memory(&self) -> Answer<Memory> {
             unreachable!()
         }
@@ -241,6 +245,9 @@ mod tests {
             unreachable!()
         }
         fn release(&self, _: &Machine) {
+            unreachable!()
+        }
+        fn bridges(&self, _: &str) -> Answer<Vec<String>> {
             unreachable!()
         }
         fn restarts_after_shutdown(&self, _: &Machine) -> Answer<bool> {

@@ -481,7 +481,7 @@ mod tests {
         // Programs and files of the boot.
         ("<devices>", "<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>", "<devices/emulator>"),
         (
-            "<kernel>/var/lib/vgrid/boot/pcgrub.img</kernel>",
+            "<kernel>/var/lib/vgrid-machines/pcgrub.img</kernel>",
             "<kernel>/boot/vmlinuz</kernel>",
             "<os/kernel> is \"/boot/vmlinuz\"",
         ),
@@ -676,7 +676,7 @@ mod tests {
             swap: disk("/var/lib/vgrid/machines/1/swap.raw"),
             seed: None,
             console_log: "/var/log/libvirt/qemu/guest-alice_vm1.log".into(),
-            boot_loader: "/var/lib/vgrid/boot/pcgrub.img".into(),
+            boot_loader: "/var/lib/vgrid-machines/pcgrub.img".into(),
             allow_emulation: false,
         }
     }

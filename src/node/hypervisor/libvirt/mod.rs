@@ -11,6 +11,7 @@
 pub mod cause;
 pub mod definition;
 mod places;
+pub mod probe;
 pub mod virsh;
 
 use std::io;
@@ -23,17 +24,21 @@ use self::definition::{DiskKind, LONGEST, Own};
 use self::virsh::{State, Virsh};
 use super::{Boot, DomainState, Hypervisor, HypervisorError, Installed, Listed, Memory};
 use crate::config::NodeGeneral;
+use crate::model::fault::detail;
 use crate::model::names::{DomainNumber, MachineName, VmId};
 use crate::model::size::Amount;
 use crate::node::storage::{self, Disk};
 use crate::node::{Machine, files, trust};
+use crate::system::exec::Run;
 use crate::system::log::{self, Level};
 use crate::template::machine::LibvirtValues;
 
 /// The libvirt of the whole host.
 const URI: &str = "qemu:///system";
-/// The boot loader of all machines, as made by `vgrid-pcgrub`.
-pub const BOOT_LOADER: &str = "/var/lib/vgrid/boot/pcgrub.img";
+/// The boot loader of all machines, in the directory of the machines.
+pub const BOOT_LOADER: &str = "pcgrub.img";
+/// The program that makes it from the distribution's GRUB.
+const MAKE_BOOT_LOADER: &str = "/usr/lib/vgrid/vgrid-pcgrub";
 /// The directory in which virtlogd logs the consoles. In no other may it write (AppArmor).
 const CONSOLES: &str = "/var/log/libvirt/qemu";
 
@@ -43,6 +48,9 @@ const STARTED: &str = "domain.xml";
 const STOPPED: &str = "domain.stopped.xml";
 /// A definition that is being installed.
 const NEW: &str = "domain.new.xml";
+
+/// The time limit for making the boot loader, which takes less than a second.
+const MAKE: Duration = Duration::from_secs(60);
 
 /// How long a kernel gets to sync, and to remount.
 const WRITE_OUT: Duration = Duration::from_secs(3);
@@ -54,37 +62,34 @@ pub struct Libvirt {
     allow_emulation: bool,
     boot_loader: PathBuf,
     consoles: PathBuf,
+    /// The program that makes the boot loader.
+    maker: PathBuf,
     /// virsh, if it is not to be looked for.
     program: Option<PathBuf>,
 }
 
 impl Libvirt {
-    /// Refers to this host's libvirt. `allow_emulation` says whether machines may have an emulated
-    /// processor; then all have.
-    pub fn new(general: &NodeGeneral, allow_emulation: bool) -> Self {
+    /// Refers to this host's libvirt.
+    pub fn new(general: &NodeGeneral) -> Self {
         Self {
             general: general.clone(),
-            allow_emulation,
-            boot_loader: BOOT_LOADER.into(),
+            allow_emulation: general.allow_emulation,
+            boot_loader: general.machine_directory.join(BOOT_LOADER),
             consoles: CONSOLES.into(),
+            maker: MAKE_BOOT_LOADER.into(),
             program: None,
         }
     }
 
-    /// Returns the values for a template's placeholders that only libvirt's machines have.
-    pub fn values(&self, machine: &Machine) -> LibvirtValues {
-        let own = self.own(machine);
-        let text = |path: &Path| path.to_string_lossy().into_owned();
-        LibvirtValues {
-            vm_uuid: own.id.to_string(),
-            domain_type: if own.allow_emulation { "qemu" } else { "kvm" }.to_owned(),
-            boot_loader: text(&own.boot_loader),
-            root_disk: text(&own.root.path),
-            swap_disk: text(&own.swap.path),
-            disk_type: <&str>::from(own.root.kind).to_owned(),
-            disk_attribute: own.root.kind.attribute().to_owned(),
-            console_log: text(&own.console_log),
+    /// Makes the boot loader unless it is there. `vgrid-pcgrub` is run by hand after an upgrade of
+    /// GRUB.
+    fn make_boot_loader(&self) -> Result<(), HypervisorError> {
+        if self.boot_loader.symlink_metadata().is_err() {
+            let run = Run::new(&self.maker).arg(&self.boot_loader).limit(MAKE);
+            run.run().map_err(|error| HypervisorError::Missing(detail(error.stderr())))?;
         }
+        trust::file(&self.boot_loader)?;
+        Ok(())
     }
 
     /// Returns what a definition of the machine may name.
@@ -197,6 +202,21 @@ impl Hypervisor for Libvirt {
         Ok(listed.collect())
     }
 
+    fn placeholders(&self, machine: &Machine) -> LibvirtValues {
+        let own = self.own(machine);
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        LibvirtValues {
+            vm_uuid: own.id.to_string(),
+            domain_type: if own.allow_emulation { "qemu" } else { "kvm" }.to_owned(),
+            boot_loader: text(&own.boot_loader),
+            root_disk: text(&own.root.path),
+            swap_disk: text(&own.swap.path),
+            disk_type: <&str>::from(own.root.kind).to_owned(),
+            disk_attribute: own.root.kind.attribute().to_owned(),
+            console_log: text(&own.console_log),
+        }
+    }
+
     fn check(&self, machine: &Machine, text: &str) -> Result<(), HypervisorError> {
         let text = definition::complete(text, &self.own(machine))?;
         let file = PathBuf::from(format!("/run/vgrid-check-{}.xml", std::process::id()));
@@ -210,7 +230,7 @@ impl Hypervisor for Libvirt {
     /// if libvirt refuses it.
     fn install(&self, machine: &Machine, text: &str) -> Result<(), HypervisorError> {
         let text = definition::complete(text, &self.own(machine))?;
-        trust::file(&self.boot_loader)?;
+        self.make_boot_loader()?;
         let folder = storage::files::make_folder(&self.general.machine_directory, machine.id)?;
         let new = folder.join(NEW);
         files::remove(&new)?;
@@ -317,6 +337,10 @@ impl Hypervisor for Libvirt {
         // Only QEMU and libvirt themselves restart a machine.
     }
 
+    fn bridges(&self, text: &str) -> Result<Vec<String>, HypervisorError> {
+        Ok(definition::bridges(text)?)
+    }
+
     fn restarts_after_shutdown(&self, machine: &Machine) -> Result<bool, HypervisorError> {
         let text = self.definition(machine)?;
         if text.is_empty() { Ok(false) } else { Ok(definition::restarts_after_poweroff(&text)?) }
@@ -371,6 +395,7 @@ mod tests {
                 path("node.cfg"),
                 format!(
                     "[General]\nserverHostname = \"server\"\nimageDirectory = \"/i\"\nstorage = \"files\"\n\
+                     allowEmulation = true\n\
                      machineDirectory = \"{}\"\n",
                     path("machines").display()
                 ),
@@ -383,7 +408,7 @@ mod tests {
             let libvirt = Libvirt {
                 boot_loader: path("boot.img"),
                 program: Some(path("virsh")),
-                ..Libvirt::new(&general, true)
+                ..Libvirt::new(&general)
             };
             let machine = Machine { id: VmId::generate(), name: "alice_vm1".parse().unwrap() };
             Self { folder, libvirt, machine }
@@ -431,7 +456,7 @@ mod tests {
                 username: "alice".into(),
                 vm_extra: String::new(),
                 volumegroup: String::new(),
-                libvirt: self.libvirt.values(&self.machine),
+                libvirt: self.libvirt.placeholders(&self.machine),
             };
             machine::render("kvm.xml", include_str!("../../../../vmtmpl/kvm.xml"), &values).unwrap()
         }

@@ -156,6 +156,12 @@ impl Virsh {
         self.ask("virsh define", ["define", &definition.to_string_lossy()]).map(drop)
     }
 
+    /// Starts a domain that libvirt forgets when it ends.
+    pub fn create(&self, definition: &Path) -> Result<(), HypervisorError> {
+        let words = ["create", &definition.to_string_lossy()];
+        Ok(self.run("virsh create", ACT, words).map(drop)?)
+    }
+
     /// Removes a domain's definition, and what libvirt keeps with it. It is no error if there is
     /// none.
     pub fn undefine(&self, domain: Uuid) -> Result<(), HypervisorError> {

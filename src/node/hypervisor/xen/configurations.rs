@@ -134,6 +134,19 @@ pub(super) fn restarts(config: &str) -> bool {
     config.lines().filter_map(value).next_back().unwrap_or(false)
 }
 
+/// Returns the bridges that a configuration refers to as `bridge=NAME`.
+pub(super) fn bridges(config: &str) -> Vec<String> {
+    let mut bridges = Vec::new();
+    for line in config.lines().filter(|line| !line.trim_start().starts_with('#')) {
+        for (at, word) in line.match_indices("bridge=") {
+            let rest = &line[at + word.len()..];
+            let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || "-_.:".contains(c)));
+            bridges.push(rest[..end.unwrap_or(rest.len())].to_owned());
+        }
+    }
+    bridges
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,6 +186,12 @@ mod tests {
         assert!(made("other.cfg").is_none() && made("link.cfg").is_none());
         assert!(made("").is_none(), "a directory is no configuration");
         assert!(made("gone.cfg").is_none());
+    }
+
+    #[test]
+    fn bridges_are_found_in_configurations() {
+        let text = "# bridge=no\nvif = [ \"bridge=xenbr0\", 'mac=00:16:3e:0:0:1,bridge=br.1,script=x' ]\nvif2=\"bridge=xenbr0\"\n";
+        assert_eq!(bridges(text), ["xenbr0", "br.1", "xenbr0"]);
     }
 
     #[test]

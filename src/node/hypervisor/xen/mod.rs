@@ -32,6 +32,7 @@ use crate::node::{Machine, files, trust};
 use crate::system::exec::{self, ExecError, Run};
 use crate::system::log::{self, Level};
 use crate::system::process::Process;
+use crate::template::machine::LibvirtValues;
 
 use configurations::{Configuration, is_installed, parked};
 
@@ -171,6 +172,10 @@ impl Hypervisor for Xen {
         output::parse_list(&self.run("xl list", ASK, arguments)?.text())
     }
 
+    fn placeholders(&self, _machine: &Machine) -> LibvirtValues {
+        LibvirtValues::default()
+    }
+
     fn check(&self, machine: &Machine, text: &str) -> Result<(), HypervisorError> {
         let file = PathBuf::from(format!("/run/vgrid-check-{}.cfg", std::process::id()));
         files::write_new(&file, &configurations::complete(machine, text))?;
@@ -302,6 +307,10 @@ impl Hypervisor for Xen {
                 process.kill();
             }
         }
+    }
+
+    fn bridges(&self, text: &str) -> Result<Vec<String>, HypervisorError> {
+        Ok(configurations::bridges(text))
     }
 
     fn restarts_after_shutdown(&self, machine: &Machine) -> Result<bool, HypervisorError> {
