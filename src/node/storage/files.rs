@@ -9,9 +9,9 @@
 //! (fcntl_locking(2)) for as long as it has it open, which shows that it is in use even if libvirt
 //! does not answer.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -63,10 +63,13 @@ pub fn folder(directory: &Path, id: VmId) -> PathBuf {
 /// not look around.
 pub fn make_folder(directory: &Path, id: VmId) -> Result<PathBuf, FileError> {
     let folder = folder(&trust::directory(directory)?, id);
-    match DirBuilder::new().mode(0o711).create(&folder) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(files::at(&folder)(error)),
-        _ => trust::directory(&folder),
+    match std::fs::create_dir(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(files::at(&folder)(error)),
+        _ => {}
     }
+    // Whatever the umask.
+    std::fs::set_permissions(&folder, Permissions::from_mode(0o711)).map_err(files::at(&folder))?;
+    trust::directory(&folder)
 }
 
 /// Removes the folder of a machine if it is empty.
