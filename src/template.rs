@@ -189,6 +189,8 @@ pub mod machine {
         pub vm_uuid: String,
         /// `${domainType}`: `kvm`, or `qemu` for an emulated processor.
         pub domain_type: String,
+        /// `${cpuMode}`: `maximum`, or `custom` for an emulated processor.
+        pub cpu_mode: String,
         /// `${bootLoader}`: the path of the GRUB that machines boot by.
         pub boot_loader: String,
         /// `${rootDisk}`: the path of the root disk.
@@ -204,7 +206,7 @@ pub mod machine {
     }
 
     /// The placeholders that a template may use.
-    pub const PLACEHOLDERS: [&str; 17] = [
+    pub const PLACEHOLDERS: [&str; 18] = [
         "machinename",
         "vmIp",
         "vmIP",
@@ -216,6 +218,7 @@ pub mod machine {
         "volumegroup",
         "vmUUID",
         "domainType",
+        "cpuMode",
         "bootLoader",
         "rootDisk",
         "swapDisk",
@@ -351,6 +354,7 @@ pub mod machine {
                 libvirt: LibvirtValues {
                     vm_uuid: "id".into(),
                     domain_type: "kvm".into(),
+                    cpu_mode: "maximum".into(),
                     boot_loader: "/boot.img".into(),
                     root_disk: "/root.raw".into(),
                     swap_disk: "/swap.raw".into(),
@@ -375,7 +379,7 @@ pub mod machine {
             let text = PLACEHOLDERS.map(|name| format!("{name}=${{{name}}}\n")).concat();
             let expected = "machinename=alice_vm1\nvmIp=10.0.2.21\nvmIP=10.0.2.21\nvmHostname=vm1\n\
                 vmMemory=128\nvmCPUs=2\nusername=alice\nvmExtra=quiet\nvolumegroup=vg1\nvmUUID=id\n\
-                domainType=kvm\nbootLoader=/boot.img\nrootDisk=/root.raw\nswapDisk=/swap.raw\n\
+                domainType=kvm\ncpuMode=maximum\nbootLoader=/boot.img\nrootDisk=/root.raw\nswapDisk=/swap.raw\n\
                 diskType=file\ndiskAttribute=file\nconsoleLog=/console.log\n";
             assert_eq!(render("t", &text, &values()).unwrap(), expected);
             assert_eq!(render("t.xml", &text, &values()).unwrap(), expected);

@@ -44,10 +44,10 @@ fn a_machine_lives_and_leaves_nothing() {
         assert_eq!(host.sh("virsh -q domstate alice_vm3").trim(), "shut off");
         assert!(!host.sh("virsh -q dominfo alice_vm3").contains("Autostart:      enable"));
         host.carry_out("alice", Order::Start, &id, "deployed");
-        host.wait_for_console("alice_vm3", READY, 2);
+        host.wait_for_console("alice_vm3", READY, 1);
         assert_eq!(host.ssh("alice", "vm3", "cat /kept").as_deref(), Some("kept\n"));
         host.carry_out("alice", Order::Reboot, &id, "deployed");
-        host.wait_for_console("alice_vm3", READY, 3);
+        host.wait_for_console("alice_vm3", READY, 1);
 
         // Saved, it becomes an image, and the image a machine with a disk of its own.
         host.carry_out("alice", Order::Stop, &id, "stopped");

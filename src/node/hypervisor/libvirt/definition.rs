@@ -663,7 +663,7 @@ mod tests {
         ("<name>alice_vm1", "<name>&x;", "this is no XML"),
         ("</domain>", "", "this is no XML"),
         ("</domain>", "</domain><domain/>", "this is no XML"),
-        ("<cpu mode='maximum'/>", "<cpu mode='maximum' mode='custom'/>", "this is no XML"),
+        ("<acpi/>", "<acpi/><apic a='1' a='2'/>", "this is no XML"),
         ("</devices>", "</devices><q:x/>", "this is no XML"),
     ];
 
@@ -693,6 +693,7 @@ mod tests {
             vm_extra: "opt=\"<a & b>\"".into(),
             volumegroup: "vg1".into(),
             libvirt: LibvirtValues {
+                cpu_mode: "maximum".into(),
                 vm_uuid: own.id.to_string(),
                 domain_type: "kvm".into(),
                 boot_loader: text(&own.boot_loader),
@@ -802,7 +803,7 @@ mod tests {
             ),
             ("<target port='0'/>", "<target port='0'/><alias name='ua-console'/>"),
             (
-                "<cpu mode='maximum'/>",
+                "<cpu mode='maximum' match='exact' check='none'>\n    <model fallback='allow'>Nehalem</model>\n  </cpu>",
                 "<cpu mode='custom' match='exact'><model fallback='forbid'>EPYC-Rome</model><feature policy='require' name='aes'/><feature policy='disable' name='la57'/></cpu>",
             ),
             ("<name>alice_vm1", "<name><!-- ${machinename} -->alice_<!-- x -->vm1"),

@@ -208,6 +208,7 @@ impl Hypervisor for Libvirt {
         LibvirtValues {
             vm_uuid: own.id.to_string(),
             domain_type: if own.allow_emulation { "qemu" } else { "kvm" }.to_owned(),
+            cpu_mode: if own.allow_emulation { "custom" } else { "maximum" }.to_owned(),
             boot_loader: text(&own.boot_loader),
             root_disk: text(&own.root.path),
             swap_disk: text(&own.swap.path),
