@@ -334,7 +334,7 @@ fn a_key_is_fetched_from_the_repository() {
 fn a_repository_without_a_valid_certificate_is_not_asked() {
     for certificate in [Certificate::SelfSigned, Certificate::OtherHost, Certificate::Expired] {
         let repository = Repository::start(certificate);
-        for kit in KITS {
+        with_each(KITS, |kit| {
             let guest = repository.guest(kit, "alice");
             guest.lets_nobody_in(&guest.boot(), "certificate");
             // Nor is the key of an earlier boot kept.
@@ -344,21 +344,22 @@ fn a_repository_without_a_valid_certificate_is_not_asked() {
             )
             .expect("a key");
             guest.lets_nobody_in(&guest.boot(), "certificate");
-        }
+        });
         assert_eq!(repository.apache.requests("GET"), 0, "{certificate:?}: the repository was asked");
     }
 }
 
 #[test]
 fn an_answer_that_is_not_a_key_is_rejected() {
-    let repository = Repository::start(Certificate::Valid);
     let long = format!("{ALICE}\n").repeat(20_000);
     let html = format!("<!DOCTYPE html>\n<html><body><pre>\n{ALICE}\n</pre></body></html>\n");
     let comment = "# no key yet\n";
     let private =
         "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n-----END OPENSSH PRIVATE KEY-----\n";
     let short = "ssh-ed25519 AAAAC3Nza\n";
-    for kit in KITS {
+    with_each(KITS, |kit| {
+        // One for each kit, because its answers change.
+        let repository = Repository::start(Certificate::Valid);
         let guest = repository.guest(kit, "alice");
         for text in ["", &html, comment, private, short, &format!("{ALICE}\nand more\n")] {
             repository.put("alice", text);
@@ -371,7 +372,7 @@ fn an_answer_that_is_not_a_key_is_rejected() {
         guest.repository(&repository.prefix("elsewhere"), "");
         let output = guest.boot();
         guest.lets_nobody_in(&output, "gave no key for alice");
-    }
+    });
 }
 
 #[test]
@@ -420,10 +421,10 @@ fn an_unreachable_repository_keeps_only_the_owner_s_last_key() {
 
 #[test]
 fn other_keys_are_removed_before_the_repository_is_asked() {
-    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    silent.set_nonblocking(true).expect("a port");
-    let prefix = format!("https://127.0.0.1:{}/", silent.local_addr().expect("an address").port());
-    for kit in KITS {
+    with_each(KITS, |kit| {
+        let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        silent.set_nonblocking(true).expect("a port");
+        let prefix = format!("https://127.0.0.1:{}/", silent.local_addr().expect("an address").port());
         let guest = Guest::new(kit, "alice", &prefix);
         guest.trust(Path::new("/etc/ssl/certs/ca-certificates.crt"));
         let start = Instant::now();
@@ -438,8 +439,7 @@ fn other_keys_are_removed_before_the_repository_is_asked() {
         assert!(status.success(), "{kit:?}: {status}");
         guest.lets_nobody_in(&guest.console(), "can't be reached (try 2 of 2)");
         assert!(start.elapsed() < Duration::from_secs(30), "{kit:?} took {:?}", start.elapsed());
-        while silent.accept().is_ok() {}
-    }
+    });
 }
 
 #[test]
@@ -499,7 +499,7 @@ fn owner_names_that_are_paths_or_worse_are_rejected() {
 fn http_is_used_only_if_configured_and_with_a_warning() {
     let repository = Repository::start(Certificate::Valid);
     let port = repository.apache.address.port();
-    for kit in KITS.into_iter().chain([Kit::Busybox]) {
+    with_each(KITS.into_iter().chain([Kit::Busybox]), |kit| {
         let guest = repository.guest(kit, "alice");
         guest.repository(&format!("http://localhost:{port}/keys/authorized_keys."), "");
         let output = guest.boot();
@@ -519,7 +519,7 @@ fn http_is_used_only_if_configured_and_with_a_warning() {
             guest.repository(prefix, "");
             guest.lets_nobody_in(&guest.boot(), words);
         }
-    }
+    });
 }
 
 #[test]

@@ -581,15 +581,20 @@ impl Setup {
 
 /// A command of the portal in `dir`, to be run as the web server's user.
 fn command(stage: &Stage, dir: &Path, name: &str) -> Command {
-    use std::os::unix::process::CommandExt as _;
-    let mut command = Command::new(stage.path("/usr/bin").join(name));
-    command.env_clear().env("VGRID_CONFIG_DIR", dir.join("etc")).current_dir("/");
-    if dir.join("etc/clock").exists() {
-        command.envs(clock_variables(dir));
-    }
+    let mut line: Vec<String> = Vec::new();
     if let Some(user) = web_user() {
-        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+        // Not by `Command::uid`: std then forks, which copies the page tables of all the tests.
+        let (uid, gid) = (format!("--reuid={}", user.uid), format!("--regid={}", user.gid));
+        line.extend(["/usr/bin/setpriv".to_owned(), uid, gid, "--clear-groups".to_owned()]);
     }
+    if dir.join("etc/clock").exists() {
+        // For the program alone: the files of a clock that setpriv made as root would be closed to it.
+        line.push("/usr/bin/env".to_owned());
+        line.extend(clock_variables(dir).map(|(name, value)| format!("{name}={value}")));
+    }
+    line.push(stage.path("/usr/bin").join(name).display().to_string());
+    let mut command = Command::new(&line[0]);
+    command.args(&line[1..]).env_clear().env("VGRID_CONFIG_DIR", dir.join("etc")).current_dir("/");
     command
 }
 
