@@ -22,7 +22,7 @@ use answer::{answer_panics, log_refusal, write_plainly};
 pub use nodes::{InternalCall, ReportEndpoint};
 pub use nodes::{NodeCall, OrderEndpoint};
 #[cfg(feature = "server")]
-pub use people::{Data, Page, UserCall, View};
+pub use people::{Data, Page, UserCall, View, WithBanner};
 
 /// Reads the request, runs `handle`, and writes the answer. `refuse` formats a refusal as the
 /// caller wants it.

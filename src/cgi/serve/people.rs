@@ -1,7 +1,5 @@
 //! Pages for people authenticated by Apache.
 
-use std::sync::OnceLock;
-
 use serde::Serialize;
 
 use crate::cgi::policy::{Endpoint, Role};
@@ -30,6 +28,22 @@ pub trait View: Data {
     const TEMPLATE: &'static str;
 }
 
+/// What a page shows, and the banner above it.
+#[derive(Debug, Clone)]
+pub struct WithBanner<T> {
+    /// What the page shows.
+    pub content: T,
+    /// A message from administrators. Only people see it.
+    pub banner: Option<String>,
+}
+
+impl<T> WithBanner<T> {
+    /// Converts the content.
+    pub fn map<U>(self, make: impl FnOnce(T) -> U) -> WithBanner<U> {
+        WithBanner { content: make(self.content), banner: self.banner }
+    }
+}
+
 /// A call by a user authenticated by Apache.
 #[derive(Debug)]
 pub struct UserCall<'a> {
@@ -48,9 +62,6 @@ pub struct UserCall<'a> {
     pub acts: bool,
     /// Their mail address, if authentication gives one and the call may change something.
     pub mail: Option<Address>,
-    /// A message from administrators, shown above every page. It is stored in the registry, and set
-    /// when that is opened.
-    pub banner: OnceLock<String>,
 }
 
 /// What the layout of every page shows.
@@ -74,10 +85,13 @@ struct Context<'a, P> {
 
 impl UserCall<'_> {
     /// Returns the answer in the format that the caller wants.
-    pub fn reply<V: View>(&self, status: u16, view: &V) -> Result<Reply, Refusal> {
+    pub fn reply<V: View>(&self, status: u16, view: &WithBanner<V>) -> Result<Reply, Refusal> {
+        let WithBanner { content, banner } = view;
         match self.request.format {
-            Format::Html => self.page(status, V::TEMPLATE, view),
-            Format::Json | Format::Text | Format::Csv => self.data(status, view),
+            Format::Html => self
+                .page(status, V::TEMPLATE, banner.as_deref(), content)
+                .map_err(|refusal| refusal.below(banner.clone())),
+            Format::Json | Format::Text | Format::Csv => self.data(status, content),
         }
     }
 
@@ -104,7 +118,13 @@ impl UserCall<'_> {
     }
 
     /// Returns a page for people, rendered from a template and its data.
-    pub fn page(&self, status: u16, template: &str, page: &impl Serialize) -> Result<Reply, Refusal> {
+    fn page(
+        &self,
+        status: u16,
+        template: &str,
+        banner: Option<&str>,
+        page: &impl Serialize,
+    ) -> Result<Reply, Refusal> {
         let general = &self.config.general;
         let portal = Portal {
             user: self.user.as_str(),
@@ -114,7 +134,7 @@ impl UserCall<'_> {
             resources: &general.resources_url,
             endpoint: self.endpoint.name,
             token: if self.endpoint.changes() { self.form_token()? } else { String::new() },
-            banner: self.banner.get().map(String::as_str),
+            banner,
         };
         page::render(&general.template_directory, template, &Context { portal, page })
             .map(|html| Reply::html(status, html))
@@ -131,11 +151,14 @@ impl UserCall<'_> {
         match self.request.format {
             Format::Json => refusal.to_json(id),
             Format::Text | Format::Csv => refusal.to_text(id),
-            Format::Html => match self.page(refusal.status, "error.html", &refusal.context(id)) {
-                Ok(reply) => refusal.finish(reply),
-                // The error being reported may be the page's own.
-                Err(_) => refusal.to_text(id),
-            },
+            Format::Html => {
+                let banner = refusal.banner.as_deref();
+                match self.page(refusal.status, "error.html", banner, &refusal.context(id)) {
+                    Ok(reply) => refusal.finish(reply),
+                    // The error being reported may be the page's own.
+                    Err(_) => refusal.to_text(id),
+                }
+            }
         }
     }
 }
@@ -174,9 +197,7 @@ fn user(endpoint: &'static Endpoint, handler: PageHandler) {
             })?;
             let administrator = config.is_administrator(&user);
             let mail = None;
-            let banner = OnceLock::new();
-            let mut call =
-                UserCall { endpoint, request, config, user, administrator, acts: false, mail, banner };
+            let mut call = UserCall { endpoint, request, config, user, administrator, acts: false, mail };
             let result = admit(&call).and_then(|()| intent(&call)).and_then(|acts| {
                 if acts {
                     call.acts = true;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::cgi::reply::{Refusal, Reply};
-use crate::cgi::serve::{Data, UserCall, View};
+use crate::cgi::serve::{Data, UserCall, View, WithBanner};
 use crate::config::{self, Common};
 use crate::model::state::State;
 use crate::server::machine::save;
@@ -90,8 +90,8 @@ fn page(
     common: &Common,
     target: &Target,
     faults: BTreeMap<&'static str, String>,
-) -> Result<SaveView, Refusal> {
-    access::registry_to_read(call)?.read(|reader| {
+) -> Result<WithBanner<SaveView>, Refusal> {
+    access::read(call, |reader| {
         let vm = target.find(call, reader)?;
         let under_way = vm.saving.as_ref().filter(|_| vm.state == State::Saving);
         let name = match (call.request.fields.get("name"), under_way) {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::cgi::reply::{Refusal, Reply};
-use crate::cgi::serve::{Data, UserCall, View};
+use crate::cgi::serve::{Data, UserCall, View, WithBanner};
 use crate::config::{self, Common};
 use crate::model::names::ImageName;
 use crate::model::stage::Order;
@@ -102,8 +102,8 @@ fn page(
     common: &Common,
     target: &Target,
     faults: BTreeMap<&'static str, String>,
-) -> Result<TerminateView, Refusal> {
-    access::registry_to_read(call)?.read(|reader| {
+) -> Result<WithBanner<TerminateView>, Refusal> {
+    access::read(call, |reader| {
         let vm = target.find(call, reader)?;
         let can_save = matches!(vm.state, State::Deployed | State::Stopped | State::Expired);
         let save_as = match call.request.fields.get("saveAs") {
