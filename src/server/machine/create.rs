@@ -465,7 +465,9 @@ mod tests {
     use crate::model::stage::Order;
     use crate::model::state::State;
     use crate::model::wire::HostFacts;
+    use crate::server::machine::fixture::without_mail;
     use crate::server::machine::orders;
+    use crate::server::mail::Post;
     use crate::server::nodes::CallFailure;
     use crate::server::registry::vm::{OnNode, Scope};
 
@@ -704,7 +706,8 @@ mod tests {
             let vm = create(&mut registry, &common, &alice(), Quota::default(), wish()).unwrap();
             let id = vm.id;
             let trouble = CallFailure { fault: fault.clone(), taken };
-            orders::settle(&mut registry, vm, Order::Deploy, Err(trouble)).unwrap();
+            let config = without_mail();
+            orders::settle(&mut registry, &Post::new(&config), vm, Order::Deploy, Err(trouble)).unwrap();
             let vm = registry.read(|reader| reader.vm(id)).unwrap().unwrap();
             assert_eq!((vm.state, vm.on_node, vm.fault), (State::Failed, taken, Some(fault)));
         }

@@ -12,6 +12,7 @@ use crate::server::audit;
 use crate::server::machine::life;
 use crate::server::machine::orders;
 use crate::server::machine::power;
+use crate::server::mail::Post;
 use crate::server::nodes::Nodes;
 use crate::server::pages::access;
 use crate::server::pages::target::Target;
@@ -116,7 +117,8 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         Step::Start(vm) => {
             log(&vm, registry.actor());
             let answer = orders::tell(&nodes, &vm, Order::Start);
-            let (vm, fault) = orders::settle(&mut registry, vm, Order::Start, answer)?;
+            let post = Post::new(&call.config);
+            let (vm, fault) = orders::settle(&mut registry, &post, vm, Order::Start, answer)?;
             ordered(call, &common, &vm, fault.as_ref())
         }
     }

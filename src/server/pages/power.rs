@@ -11,6 +11,7 @@ use crate::server::audit;
 use crate::server::machine::life::Interest;
 use crate::server::machine::orders;
 use crate::server::machine::power::{Meaning, meaning};
+use crate::server::mail::Post;
 use crate::server::nodes::Nodes;
 use crate::server::pages::access;
 use crate::server::pages::target::Target;
@@ -93,7 +94,7 @@ fn handle(call: &UserCall<'_>, order: Order) -> Result<Reply, Refusal> {
     }
     audit::order(Level::Info, "order.given", order, &vm, registry.actor(), "");
     let answer = orders::tell(&nodes, &vm, order);
-    let (vm, fault) = orders::settle(&mut registry, vm, order, answer)?;
+    let (vm, fault) = orders::settle(&mut registry, &Post::new(&call.config), vm, order, answer)?;
     ordered(call, &common, &vm, fault.as_ref())
 }
 

@@ -9,6 +9,7 @@ use crate::cgi::serve::{Data, UserCall, View, WithBanner};
 use crate::config::{self, Common};
 use crate::model::state::State;
 use crate::server::machine::save;
+use crate::server::mail::Post;
 use crate::server::nodes::Nodes;
 use crate::server::pages::access;
 use crate::server::pages::naming;
@@ -81,7 +82,7 @@ fn act(call: &UserCall<'_>, common: &Common, target: &Target) -> Result<Reply, R
         save::begin(writer, &vm, Saving { name, then_terminate: false })
             .map_err(|why| naming::refusal(why, "name"))
     })?;
-    let (vm, fault) = save::carry_out(&mut registry, &nodes, vm)?;
+    let (vm, fault) = save::carry_out(&mut registry, &nodes, &Post::new(&call.config), vm)?;
     ordered(call, common, &vm, fault.as_ref())
 }
 
