@@ -458,10 +458,7 @@ fn lines(output: &Output) -> BTreeSet<String> {
 #[test]
 fn every_check_has_a_case_that_breaks_it() {
     let portal = portal(vec![("127.0.0.1", 4)]);
-    let mut known = lines(&vgrid_check(&portal, &["--server", "--node", "--list"]));
-    add(&portal, "node.cfg", "[VMTypes]\nany = \"kvm\"\n");
-    replace(&portal, "node.cfg", "[General]\n", "[General]\nstorage = \"files\"\n");
-    known.append(&mut lines(&vgrid_check(&portal, &["--node", "--list"])));
+    let known = lines(&vgrid_check(&portal, &["--server", "--node", "--list"]));
     let here = SERVER.iter().chain(&NODE).map(|case| case.breaks);
     let xen = xen::check::CASES.iter().map(|case| case.breaks);
     let virt = virt::check::CASES.iter().map(|case| case.breaks);

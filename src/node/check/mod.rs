@@ -65,7 +65,11 @@ pub fn run(checks: &mut Checks, ground: &Basis) {
         |(((common, node), names), images)| templates::rendered(common, node, names, &images),
     );
 
-    let types = ground.node.as_ref().known().map_or(vec![VmType::Xen], config::Node::vm_types);
+    let types = match ground.node.as_ref().known() {
+        _ if checks.is_list() => VmType::ALL.to_vec(),
+        Some(node) => node.vm_types(),
+        None => vec![VmType::Xen],
+    };
     if types.contains(&VmType::Xen) {
         xen_checks(checks, node, templates.as_ref());
     }
@@ -77,7 +81,10 @@ pub fn run(checks: &mut Checks, ground: &Basis) {
     });
 
     let is_lvm = ground.node.as_ref().known().is_none_or(|node| node.volume_group().is_some());
-    let space = if is_lvm {
+    if checks.is_list() {
+        checks.check_as_root("volume group", node, storage::usable);
+    }
+    let space = if is_lvm && !checks.is_list() {
         checks.check_as_root("volume group", node, storage::usable)
     } else {
         checks.check_as_root("loop devices", node, |_| storage::loop_devices());
