@@ -43,7 +43,7 @@ const NEW_BOOT_LOADER: &str = "pcgrub.new.img";
 /// The program that makes it from the distribution's GRUB.
 const MAKE_BOOT_LOADER: &str = "/usr/lib/vgrid/vgrid-pcgrub";
 /// The directory in which virtlogd logs the consoles. In no other may it write (AppArmor).
-const CONSOLES: &str = "/var/log/libvirt/qemu";
+pub const CONSOLES: &str = "/var/log/libvirt/qemu";
 
 /// The definition of a machine that is started with the host.
 const STARTED: &str = "domain.xml";
