@@ -43,7 +43,7 @@ pub fn run(general: &NodeGeneral, boot_loader: &Path) -> Result<Duration, Hyperv
     let content = std::fs::read(boot_loader).map_err(files::at(boot_loader))?;
     files::write_new(
         &definition,
-        &format!(
+        format!(
             "<domain type='{}'>\n<name>{name}</name>\n<uuid>{uuid}</uuid>\n<memory unit='MiB'>32</memory>\n<vcpu>1</vcpu>\n\
              <os><type arch='x86_64' machine='pc'>hvm</type><kernel>{}</kernel></os>\n\
              <features><acpi/></features>\n\
