@@ -28,7 +28,7 @@ programs = $(filter-out helper worker,$(basename $(notdir $(wildcard bin/$(1)/*.
 BINS = $(foreach dir,user internal node,$(addprefix $(dir)-,$(call programs,$(dir)))) \
 	$(addprefix vgrid-,helper worker $(call programs,cli) $(call programs,cron))
 
-.PHONY: help build demo demo-stop quick quick-unit quick-integration test test-deep deep-list test-turn check deny audit bench install install-server install-node install-common source clean
+.PHONY: help build demo demo-stop quick quick-lint quick-build quick-unit quick-integration test test-deep deep-list test-turn check deny audit bench install install-server install-node install-common source clean
 
 # The most frequently requested pages are linked statically, because a CGI program spends most of its
 # time starting. They resolve no names, which glibc can't do well without its shared libraries.
@@ -102,18 +102,23 @@ test-turn:
 	VGRID_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --test integration -- --exact "$$name" --nocapture
 
 # The development loop. The programs are debug builds. Most tests wait most of the time, so more run at once than
-# there are processors, and unit tests along with the others. Only the load test is shorter than in "make test".
-# Programs have no unit tests of their own; "--bins" would link each a second time.
+# there are processors, and lints and unit tests along with the others. Only the load test is shorter than in
+# "make test". Programs have no unit tests of their own; "--bins" would link each a second time.
 quick:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) test --locked --no-run --lib --test integration
-	$(MAKE) --jobs=2 quick-unit quick-integration
+	$(MAKE) --jobs=3 quick-lint quick-unit quick-integration
 
-quick-unit:
+# In a folder of its own, so that it waits for no other compilation. They share nothing.
+quick-lint:
+	CARGO_TARGET_DIR=$(TARGET)/lint $(CARGO) clippy --locked --all-targets -- -D warnings
+
+quick-build:
+	$(CARGO) test --locked --no-run --lib --test integration
+
+quick-unit: quick-build
 	$(CARGO) test --locked --quiet --lib
 
-quick-integration:
+quick-integration: quick-build
 	env -u VGRID_PROGRAMS VGRID_LOAD_SECONDS=5 \
 		$(CARGO) test --locked --test integration -- --skip xen:: --skip virt:: --test-threads 10
 

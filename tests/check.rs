@@ -1,6 +1,6 @@
 //! `vgrid-check` against a portal in which one thing at a time is broken: its check fails, and what
 //! depends on it is skipped, but nothing else changes. `xen::check` breaks what needs a Xen host or
-//! root's own folders.
+//! root's own folders, `virt::check` what needs a libvirt host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,7 +16,7 @@ use crate::support::apache::web_user;
 use crate::support::node::{Conduct, facts, nothing};
 use crate::support::own_name;
 use crate::support::portal::{Portal, Setup};
-use crate::xen;
+use crate::{virt, xen};
 
 /// Checks that need the answer of a node.
 const NODE_ANSWER: &[&str] = &[
@@ -454,14 +454,15 @@ fn lines(output: &Output) -> BTreeSet<String> {
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }
 
-/// Whoever adds a check must break it here or in `xen::check`.
+/// Whoever adds a check must break it here, in `xen::check` or in `virt::check`.
 #[test]
 fn every_check_has_a_case_that_breaks_it() {
     let portal = portal(vec![("127.0.0.1", 4)]);
     let known = lines(&vgrid_check(&portal, &["--server", "--node", "--list"]));
     let here = SERVER.iter().chain(&NODE).map(|case| case.breaks);
-    let broken: BTreeSet<String> =
-        here.chain(xen::check::CASES.iter().map(|case| case.breaks)).map(str::to_owned).collect();
+    let xen = xen::check::CASES.iter().map(|case| case.breaks);
+    let virt = virt::check::CASES.iter().map(|case| case.breaks);
+    let broken: BTreeSet<String> = here.chain(xen).chain(virt).map(str::to_owned).collect();
     assert_eq!(known, broken);
 }
 

@@ -238,6 +238,11 @@ impl Checks {
         self.check(name, needs, look)
     }
 
+    /// Returns whether checks are only listed. Then all are, whatever is configured.
+    pub fn is_list(&self) -> bool {
+        self.list_only
+    }
+
     /// Returns whether the checks run as root.
     pub fn is_root(&self) -> bool {
         self.is_root

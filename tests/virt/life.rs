@@ -32,6 +32,9 @@ fn a_machine_lives_and_leaves_nothing() {
         assert!(console.contains(READY) && console.contains("vgrid_username=alice"), "{console}");
         host.must_answer_ping("vm3");
         host.lets_in_only("alice", "vm3");
+        // The guest knows its id, so the key would stay while the repository is away.
+        let mark = host.ssh("alice", "vm3", "head -n 1 /root/.ssh/authorized_keys").expect("alice gets in");
+        assert_eq!(mark, format!("# by copyuserkey for alice on {id}; replaced at every start\n"));
         let swap =
             host.ssh("alice", "vm3", "echo kept > /kept; sync; cat /proc/swaps").expect("alice gets in");
         assert!(swap.contains("/dev/vdb"), "{swap}");

@@ -1,5 +1,6 @@
 //! Scenarios that need a real libvirt host: in namespaces of this machine, with real `virsh`, QEMU,
 //! sudo and Apache. QEMU emulates the processor.
 
+pub mod check;
 mod host;
 mod life;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::error_output;
 use super::images::Images;
+use super::packages::install;
 use crate::check::{OrElse as _, Problem, Seen, Verdict};
 use crate::node::filesystem;
 use crate::system::exec::Run;
@@ -25,7 +26,7 @@ pub fn makers(images: &Images) -> Verdict<()> {
         if !is_program {
             return Err(Problem::new(
                 format!("[XenDeployerFSCreateCmd] of node.cfg: there is no program {program}"),
-                "install it (apt-get install e2fsprogs), or mend node.cfg",
+                format!("install it ({}), or mend node.cfg", install("e2fsprogs", "e2fsprogs")),
             ));
         }
     }

@@ -4,6 +4,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use super::error_output;
+use super::packages::install;
 use crate::check::rights::{self, WEB_USER};
 use crate::check::{OrElse as _, Problem, Seen, Verdict};
 use crate::config::{self, Common, ImageSettings};
@@ -47,7 +48,10 @@ pub fn packing() -> Verdict<()> {
     let output = as_nobody("tar").arg("--version").run().map_err(|error| {
         Problem::new(
             format!("tar can't be run with few rights, so no image can be saved: {}", error_output(&error)),
-            "apt-get install tar util-linux (setpriv is in it, of version 2.33 or later)",
+            format!(
+                "{} (setpriv is in it, of version 2.33 or later)",
+                install("tar util-linux", "tar util-linux")
+            ),
         )
     })?;
     Ok(Seen::well((), output.text().lines().next().unwrap_or_default()))

@@ -1,22 +1,37 @@
-//! libvirt: whether it answers, who may use it, and whether a machine gets to run.
+//! libvirt: whether it answers, who may use it, how it starts and ends with the host, and whether a
+//! machine gets to run.
 
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::check::rights::WEB_USER;
+use super::packages::Family;
+use crate::check::rights::{self, WEB_USER};
 use crate::check::{OrElse as _, Problem, Seen, Verdict};
 use crate::config::{self, VmType};
-use crate::node::hypervisor::libvirt::probe;
-use crate::node::hypervisor::{self, Hypervisor};
+use crate::node::files::FileError;
+use crate::node::hypervisor::libvirt::{CONSOLES, probe};
+use crate::node::hypervisor::{self, Hypervisor, HypervisorError};
 use crate::node::trust;
+use crate::system::exec::{self, ExecError, Run};
 
 /// The folder of libvirt's sockets.
 const SOCKETS: &str = "/run/libvirt";
 
+/// The socket of virtlogd, or of systemd, which starts it.
+const VIRTLOGD: &str = "/run/libvirt/virtlogd-sock";
+
+/// Where libvirt-guests is configured: on Debian, and on RHEL.
+const GUESTS: [&str; 2] = ["/etc/default/libvirt-guests", "/etc/sysconfig/libvirt-guests"];
+
 /// Checks that libvirt works.
 pub fn answers(node: &config::Node) -> Verdict<Box<dyn Hypervisor>> {
-    let start = "apt-get install libvirt-daemon-system libvirt-clients && systemctl restart libvirtd; \
-                 if that fails: journalctl -u libvirtd";
+    let family = Family::here();
+    let service = family.libvirt_service();
+    let packages =
+        family.install("libvirt-daemon-system libvirt-clients qemu-system-x86", "libvirt qemu-kvm");
+    let start = format!("{packages} && systemctl restart {service}; if that fails: journalctl -u {service}");
     let libvirt = hypervisor::of(VmType::Kvm, &node.general);
     let memory = libvirt.memory().or_else_do(start)?;
     let note = format!("libvirt answers, {} of {} MiB are free", memory.free.mib(), memory.total.mib());
@@ -27,7 +42,7 @@ pub fn answers(node: &config::Node) -> Verdict<Box<dyn Hypervisor>> {
 /// and even the read-only socket shows all of them.
 pub fn sockets_are_roots() -> Verdict<()> {
     let entries = std::fs::read_dir(SOCKETS).or_else_do("see that libvirt runs")?;
-    let mut sockets = Vec::new();
+    let (mut sockets, mut open) = (Vec::new(), Vec::new());
     for entry in entries {
         let path = entry.or_else_do("run it again")?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -41,17 +56,22 @@ pub fn sockets_are_roots() -> Verdict<()> {
         if !facts.file_type().is_socket() {
             continue;
         }
-        if facts.uid() != 0 || facts.mode() & 0o077 != 0 {
-            return Err(Problem::new(
-                format!("others than root can open {}", path.display()),
-                format!(
-                    "systemctl edit {}: [Socket] SocketMode=0600 SocketGroup=root, then systemctl restart it; without \
-                     systemd: unix_sock_ro_perms = \"0700\" and unix_sock_rw_perms = \"0700\" in libvirtd.conf",
-                    unit(&name)
-                ),
-            ));
-        }
-        sockets.push(name);
+        let is_open = facts.uid() != 0 || facts.mode() & 0o077 != 0;
+        if is_open { &mut open } else { &mut sockets }.push(name);
+    }
+    for names in [&mut open, &mut sockets] {
+        names.sort_unstable();
+    }
+    if !open.is_empty() {
+        let units: Vec<String> = open.iter().map(|socket| unit(socket)).collect();
+        let units = units.join(" ");
+        return Err(Problem::new(
+            format!("others than root can open {} in {SOCKETS}", open.join(", ")),
+            format!(
+                "INSTALL.md, \"A KVM host by hand\": SocketMode=0600 and SocketGroup=root for {units}; without systemd: \
+                 unix_sock_ro_perms = \"0700\" and unix_sock_rw_perms = \"0700\" in /etc/libvirt/libvirtd.conf"
+            ),
+        ));
     }
     if sockets.is_empty() {
         return Err(Problem::new(
@@ -59,7 +79,6 @@ pub fn sockets_are_roots() -> Verdict<()> {
             "see that libvirt runs",
         ));
     }
-    sockets.sort_unstable();
     Ok(Seen::well((), format!("{WEB_USER} can't open {}", sockets.join(", "))))
 }
 
@@ -73,11 +92,98 @@ fn unit(socket: &str) -> String {
     format!("{daemon}{kind}.socket")
 }
 
+/// Checks that libvirt is started with the host, and with it the machines. A socket of systemd's is
+/// not enough: libvirtd would run, and start machines, once somebody asks for it.
+pub fn starts_with_host() -> Verdict<()> {
+    let service = Family::here().libvirt_service();
+    match is_enabled(service)? {
+        Some(true) => Ok(Seen::well((), format!("systemd starts {service} with the host"))),
+        Some(false) => Err(Problem::new(
+            format!("systemd does not start {service} with the host, so no machine is started then"),
+            format!("systemctl enable {service}"),
+        )),
+        None => {
+            Ok(Seen::well((), "there is no systemd here: see yourself that libvirt starts with the host"))
+        }
+    }
+}
+
+/// Checks that libvirt-guests, if it is used, shuts machines down with the host, and does not write
+/// their memory to its disk.
+pub fn guests_are_shut_down() -> Verdict<()> {
+    let Some(file) = GUESTS.iter().find(|file| Path::new(file).exists()) else {
+        return Ok(Seen::well((), "libvirt-guests is not configured here"));
+    };
+    if is_enabled("libvirt-guests")? == Some(false) {
+        return Err(Problem::new(
+            "nothing shuts the machines down before the host: the service libvirt-guests is off",
+            "systemctl enable --now libvirt-guests",
+        ));
+    }
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| format!("{file}: {}", rights::words(&error)))
+        .or_else_do(format!("ls -l {file}"))?;
+    // Debian changes what libvirt-guests does by default.
+    let unset = if Family::here() == Family::Debian { "shutdown" } else { "suspend" };
+    let action = setting(&text, "ON_SHUTDOWN").unwrap_or(unset);
+    if action != "shutdown" {
+        return Err(Problem::new(
+            format!("when the host shuts down, libvirt-guests does not shut machines down, but: {action}"),
+            format!("ON_SHUTDOWN=shutdown in {file}"),
+        ));
+    }
+    Ok(Seen::well((), format!("{file}: machines shut down with the host")))
+}
+
+/// Asks systemd whether it starts a service with the host; `None` without systemd.
+fn is_enabled(service: &str) -> Result<Option<bool>, Problem> {
+    // sd_booted(3).
+    if !Path::new("/run/systemd/system").is_dir() {
+        return Ok(None);
+    }
+    let Some(program) = exec::find(&["systemctl"]) else { return Ok(None) };
+    let run = Run::new(program).args(["is-enabled", service]).limit(Duration::from_secs(10));
+    let answer = match run.run() {
+        Ok(output) => output.text(),
+        // It fails if the answer is no.
+        Err(ExecError::Failed { stdout, .. }) => String::from_utf8_lossy(&stdout).into_owned(),
+        Err(error) => return Err(Problem::new(error, format!("systemctl is-enabled {service}"))),
+    };
+    Ok(Some(matches!(answer.trim(), "enabled" | "enabled-runtime")))
+}
+
+/// Returns the last value of a variable in a piece of shell that only sets variables.
+fn setting<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let value = |line: &'a str| line.trim().strip_prefix(name)?.strip_prefix('=');
+    text.lines().filter_map(value).next_back().map(|value| value.trim_matches(['"', '\'']))
+}
+
+/// Checks that consoles are logged where vGrid looks for them.
+pub fn consoles_are_logged() -> Verdict<()> {
+    let folder = Path::new(CONSOLES);
+    roots_alone(folder, &format!("install -d -o root -g root -m 755 {}", folder.display()))?;
+    UnixStream::connect(VIRTLOGD)
+        .map_err(|error| format!("virtlogd, which logs consoles, does not answer at {VIRTLOGD}: {error}"))
+        .or_else_do("systemctl enable --now virtlogd.socket; without systemd: virtlogd -d")?;
+    Ok(Seen::well((), format!("virtlogd logs them in {}", folder.display())))
+}
+
+/// Checks that a directory is root's alone, and returns its real path. `make` makes it.
+fn roots_alone(directory: &Path, make: &str) -> Result<PathBuf, Problem> {
+    trust::directory(directory).map_err(|error| {
+        let remedy = match &error {
+            FileError::Shared { part, .. } => format!("chown root {0} && chmod go-w {0}", part.display()),
+            _ => make.to_owned(),
+        };
+        Problem::new(error, remedy)
+    })
+}
+
 /// Checks that the directory of the machines is root's alone, and that QEMU gets through it.
 pub fn machine_directory(node: &config::Node) -> Verdict<()> {
     let directory = &node.general.machine_directory;
     let make = format!("install -d -o root -g root -m 711 {}", directory.display());
-    let real = trust::directory(directory).map_err(|error| Problem::new(error, make.clone()))?;
+    let real = roots_alone(directory, &make)?;
     for part in real.ancestors() {
         if part.metadata().or_else_do(make.as_str())?.mode() & 0o001 == 0 {
             return Err(Problem::new(
@@ -89,19 +195,47 @@ pub fn machine_directory(node: &config::Node) -> Verdict<()> {
     Ok(Seen::well((), directory.display()))
 }
 
+/// Checks that the machines have a boot loader, which is made now if it is missing.
+pub fn boot_loader(node: &config::Node) -> Verdict<PathBuf> {
+    let packages = Family::here().install("grub-pc-bin grub-common", "grub2-pc-modules grub2-tools");
+    let file = probe::boot_loader(&node.general)
+        .or_else_do(format!("{packages}, then: /usr/lib/vgrid/vgrid-pcgrub"))?;
+    let facts = rights::facts(&file, "/usr/lib/vgrid/vgrid-pcgrub")?;
+    if facts.mode() & 0o004 == 0 {
+        return Err(Problem::new(
+            format!("QEMU can't read {}", file.display()),
+            format!("chmod 644 {}", file.display()),
+        ));
+    }
+    let note = file.display().to_string();
+    Ok(Seen::well(file, note))
+}
+
 /// Checks that a machine really runs: one that is only a boot loader must say a word.
-pub fn machines_run(node: &config::Node) -> Verdict<()> {
-    let boot_loader = probe::boot_loader(&node.general)
-        .or_else_do("apt-get install grub-pc-bin grub-common, then: /usr/lib/vgrid/vgrid-pcgrub")?;
-    let kind = if node.general.allow_emulation { "emulated processor" } else { "KVM" };
-    let remedy = if node.general.allow_emulation {
-        "see /var/log/libvirt/qemu and journalctl -u libvirtd"
+pub fn machines_run(node: &config::Node, boot_loader: &Path) -> Verdict<()> {
+    let is_emulated = node.general.allow_emulation;
+    let remedy = if is_emulated {
+        format!(
+            "see /var/log/libvirt/qemu and journalctl -u {}; is the boot loader whole? /usr/lib/vgrid/vgrid-pcgrub makes it anew",
+            Family::here().libvirt_service()
+        )
     } else {
         "switch virtualization on in the BIOS (or for nested guests on the host below): modprobe kvm_intel or \
          kvm_amd must succeed, and so must virt-host-validate; or allow slow machines: allowEmulation = true in node.cfg"
+            .to_owned()
     };
-    let taken = probe::run(&node.general, Path::new(&boot_loader)).or_else_do(remedy)?;
-    Ok(Seen::well((), format!("{kind}: a machine spoke after {:.1} s", taken.as_secs_f64())))
+    let taken = probe::run(&node.general, boot_loader).map_err(|error| match error {
+        // The definition is the probe's, so its lines say nothing.
+        HypervisorError::Definition { detail, .. } => Problem::new(detail, &remedy),
+        other => Problem::new(other, &remedy),
+    })?;
+    let taken = taken.as_secs_f64();
+    let note = if is_emulated {
+        format!("emulated, so they are slow (allowEmulation): one spoke after {taken:.1} s")
+    } else {
+        format!("KVM: one spoke after {taken:.1} s")
+    };
+    Ok(Seen::well((), note))
 }
 
 #[cfg(test)]
@@ -118,5 +252,13 @@ mod tests {
         ] {
             assert_eq!(unit(socket), expected);
         }
+    }
+
+    #[test]
+    fn the_last_setting_counts() {
+        let text = "# ON_SHUTDOWN=suspend\n#ON_SHUTDOWN=suspend\nON_SHUTDOWN_NOT=x\n ON_SHUTDOWN=\"suspend\"\n\
+                    ON_SHUTDOWN='shutdown'\n";
+        assert_eq!(setting(text, "ON_SHUTDOWN"), Some("shutdown"));
+        assert_eq!(setting("#ON_SHUTDOWN=shutdown\n", "ON_SHUTDOWN"), None);
     }
 }

@@ -4,6 +4,7 @@ mod consoles;
 mod filesystems;
 mod images;
 mod libvirt;
+mod packages;
 mod programs;
 mod server;
 mod storage;
@@ -64,7 +65,11 @@ pub fn run(checks: &mut Checks, ground: &Basis) {
         |(((common, node), names), images)| templates::rendered(common, node, names, &images),
     );
 
-    let types = ground.node.as_ref().known().map_or(vec![VmType::Xen], config::Node::vm_types);
+    let types = match ground.node.as_ref().known() {
+        _ if checks.is_list() => VmType::ALL.to_vec(),
+        Some(node) => node.vm_types(),
+        None => vec![VmType::Xen],
+    };
     if types.contains(&VmType::Xen) {
         xen_checks(checks, node, templates.as_ref());
     }
@@ -76,8 +81,15 @@ pub fn run(checks: &mut Checks, ground: &Basis) {
     });
 
     let is_lvm = ground.node.as_ref().known().is_none_or(|node| node.volume_group().is_some());
-    let what = if is_lvm { "volume group" } else { "disks" };
-    let space = checks.check_as_root(what, node, storage::usable);
+    if checks.is_list() {
+        checks.check_as_root("volume group", node, storage::usable);
+    }
+    let space = if is_lvm && !checks.is_list() {
+        checks.check_as_root("volume group", node, storage::usable)
+    } else {
+        checks.check_as_root("loop devices", node, |_| storage::loop_devices());
+        checks.check_as_root("disks", node, storage::usable)
+    };
     checks.check("free space", node.and(space), |(node, space)| storage::free_space(node, &space));
 
     let sudo = checks.check_as_root("sudo's configuration", Found::Known(()), |()| programs::sudoers());
@@ -105,12 +117,22 @@ fn xen_checks(checks: &mut Checks, node: Found<&config::Node>, templates: Found<
 fn libvirt_checks(checks: &mut Checks, node: Found<&config::Node>, templates: Found<&Rendered>) {
     let libvirt = checks.check_as_root("libvirt", node, libvirt::answers);
     checks.check_as_root("libvirt's sockets", libvirt.as_ref(), |_| libvirt::sockets_are_roots());
+    checks.check("libvirt at boot", node, |_| libvirt::starts_with_host());
+    checks.check("machines at shutdown", node, |_| libvirt::guests_are_shut_down());
+    let consoles =
+        checks.check_as_root("libvirt's consoles", libvirt.as_ref(), |_| libvirt::consoles_are_logged());
     let directory = checks.check_as_root("machine directory", node, libvirt::machine_directory);
-    checks.check_as_root("templates for libvirt", templates.and(libvirt.as_ref()), |(templates, libvirt)| {
+    let boot_loader =
+        checks.check_as_root("boot loader", node.and(directory), |(node, ())| libvirt::boot_loader(node));
+    let needed = node.and(libvirt.as_ref()).and(consoles).and(boot_loader);
+    let run = checks.check_as_root("machines run", needed, |(((node, _), ()), boot_loader)| {
+        libvirt::machines_run(node, &boot_loader)
+    });
+    // Of a host without KVM, libvirt would refuse the type in them.
+    let needed = templates.and(libvirt.as_ref()).and(run);
+    checks.check_as_root("templates for libvirt", needed, |((templates, libvirt), ())| {
         templates::accepted(templates, VmType::Kvm, libvirt.as_ref())
     });
-    let needed = node.and(libvirt).and(directory);
-    checks.check_as_root("machines run", needed, |((node, _), ())| libvirt::machines_run(node));
 }
 
 /// Checks that `common.cfg` lists this host under its own name.

@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use super::packages::install;
 use super::{LIMIT, error_output};
 use crate::check::rights::{self, WEB_USER};
 use crate::check::{OrElse as _, Problem, Seen, Verdict};
@@ -13,9 +14,9 @@ use crate::system::exec::{self, ExecError, Run};
 
 /// Checks one of the node's programs: it must exist, be writable only by root, and be executable.
 pub fn installed(path: &str) -> Verdict<()> {
-    let install = "make install PARTS=node";
-    trust::file(Path::new(path)).map_err(|error| Problem::new(error, install))?;
-    let facts = rights::facts(Path::new(path), install)?;
+    let again = "make install PARTS=node";
+    trust::file(Path::new(path)).map_err(|error| Problem::new(error, again))?;
+    let facts = rights::facts(Path::new(path), again)?;
     let mode = facts.mode() & 0o7777;
     if !facts.is_file() || mode & 0o6000 != 0 || mode & 0o111 != 0o111 {
         return Err(Problem::new(format!("{path} has mode {mode:o}, not 755"), format!("chmod 755 {path}")));
@@ -26,7 +27,7 @@ pub fn installed(path: &str) -> Verdict<()> {
 /// Checks that sudo's configuration is valid.
 pub fn sudoers() -> Verdict<()> {
     let program =
-        exec::find(&["visudo"]).ok_or("there is no sudo on this host").or_else_do("apt-get install sudo")?;
+        exec::find(&["visudo"]).ok_or("there is no sudo on this host").or_else_do(install("sudo", "sudo"))?;
     Run::new(program).arg("-c").run().map_err(|error| {
         Problem::new(
             error_output(&error),
@@ -38,19 +39,19 @@ pub fn sudoers() -> Verdict<()> {
 
 /// Checks that the web server's user may run the helper through sudo, and nothing else.
 pub fn sudo_rule() -> Verdict<()> {
-    let install = "make install PARTS=node puts the one rule into /etc/sudoers.d/vgrid";
+    let again = "make install PARTS=node puts the one rule into /etc/sudoers.d/vgrid";
     let program =
-        exec::find(&["sudo"]).ok_or("there is no sudo on this host").or_else_do("apt-get install sudo")?;
+        exec::find(&["sudo"]).ok_or("there is no sudo on this host").or_else_do(install("sudo", "sudo"))?;
     let listed = match Run::new(program).args(["-l", "-U", WEB_USER]).run() {
         Ok(output) => output.text(),
         // Some versions fail if there is no rule at all.
         Err(ExecError::Failed { .. }) => String::new(),
-        Err(error) => return Err(Problem::new(error, install)),
+        Err(error) => return Err(Problem::new(error, again)),
     };
     let rules = allowed(&listed);
     let right = format!("(root) NOPASSWD: {HELPER}");
     if !rules.contains(&right) {
-        return Err(Problem::new(format!("{WEB_USER} may not run {HELPER}"), install));
+        return Err(Problem::new(format!("{WEB_USER} may not run {HELPER}"), again));
     }
     if let Some(setting) = in_the_way(&listed) {
         return Err(Problem::new(

@@ -1,9 +1,13 @@
 //! The storage of the machines' disks, and its free space.
 
+use std::time::Duration;
+
+use super::packages::install;
 use crate::check::{OrElse as _, Problem, Seen, Verdict};
 use crate::config::{self, StorageSettings};
 use crate::model::size::{Amount, GiB};
 use crate::node::storage::{self, Space, StorageError};
+use crate::system::exec::{self, Run};
 
 /// Checks that the storage can be used.
 pub fn usable(node: &config::Node) -> Verdict<Space> {
@@ -22,12 +26,26 @@ fn remedy(node: &config::Node, error: &StorageError) -> String {
         (StorageSettings::Lvm(group), StorageError::GroupMissing(_)) => {
             format!("pvcreate /dev/DISK && vgcreate {group} /dev/DISK, or mend volumeGroupName in node.cfg")
         }
-        (StorageSettings::Lvm(_), _) => "apt-get install lvm2; then see what vgs says".to_owned(),
+        (StorageSettings::Lvm(_), _) => format!("{}; then see what vgs says", install("lvm2", "lvm2")),
         (StorageSettings::Files, _) => {
             let directory = node.general.machine_directory.display();
             format!("install -d -o root -g root -m 711 {directory}, or mend machineDirectory in node.cfg")
         }
     }
+}
+
+/// Checks that there are loop devices, through which the host's programs reach disks that are files.
+pub fn loop_devices() -> Verdict<()> {
+    let program = exec::find(&["losetup"])
+        .ok_or("there is no losetup on this host")
+        .or_else_do(install("mount", "util-linux"))?;
+    let free = Run::new(program)
+        .arg("--find")
+        .limit(Duration::from_secs(10))
+        .run()
+        .map_err(|error| super::error_output(&error))
+        .or_else_do("modprobe loop; echo loop > /etc/modules-load.d/loop.conf keeps it so")?;
+    Ok(Seen::well((), format!("{} is free", free.text().trim())))
 }
 
 /// Checks that the smallest machine fits.

@@ -52,7 +52,11 @@ pub fn rendered(
     files.dedup();
     let (mut templates, mut problems) = (Vec::new(), Vec::new());
     for (file, vm_type) in files {
-        match template(file, &definition.values(node, vm_type)) {
+        let its = images.iter().filter(|(_, image)| image.template == file && image.vm_type == vm_type);
+        let tags: Vec<&str> = its.map(|(tag, _)| tag.as_str()).collect();
+        let text =
+            is_for(file, vm_type, &tags).and_then(|()| template(file, &definition.values(node, vm_type)));
+        match text {
             Ok(text) => templates.push(Template { file: file.to_owned(), vm_type, text }),
             Err(problem) => problems.push(problem),
         }
@@ -76,7 +80,7 @@ pub fn accepted(rendered: &Rendered, vm_type: VmType, hypervisor: &dyn Hyperviso
         };
         let remedy = match vm_type {
             VmType::Xen => format!("edit {file}; try it with: {} create -n FILE", hypervisor.name()),
-            VmType::Kvm => format!("edit {file}"),
+            VmType::Kvm => format!("edit {file}; vmtmpl/kvm.xml in vGrid's source is accepted"),
         };
         return Err(Problem::new(why, remedy));
     }
@@ -96,7 +100,8 @@ pub fn bridges(rendered: &Rendered, node: &config::Node) -> Verdict<()> {
                         file.display()
                     ),
                     format!(
-                        "make it (INSTALL.md, \"A Xen host by hand\": /etc/network/interfaces, then ifup {name}), or edit the template"
+                        "make it (INSTALL.md, \"{}\": /etc/network/interfaces and ifup {name}, or nmcli), or edit the template",
+                        by_hand(*vm_type)
                     ),
                 ));
             }
@@ -106,6 +111,37 @@ pub fn bridges(rendered: &Rendered, node: &config::Node) -> Verdict<()> {
         }
     }
     Ok(Seen::well((), if names.is_empty() { "the templates name none".to_owned() } else { names.join(", ") }))
+}
+
+/// Returns the chapter of INSTALL.md on hosts for these machines.
+fn by_hand(vm_type: VmType) -> &'static str {
+    match vm_type {
+        VmType::Xen => "A Xen host by hand",
+        VmType::Kvm => "A KVM host by hand",
+    }
+}
+
+/// Checks that a template is for machines of this type: libvirt's are XML, and Xen's are not.
+fn is_for(file: &Path, vm_type: VmType, tags: &[&str]) -> Result<(), Problem> {
+    let Ok(text) = std::fs::read_to_string(file) else { return Ok(()) };
+    let is_xml = text.trim_start_matches('\u{feff}').trim_start().starts_with('<');
+    let kind = if is_xml { VmType::Kvm } else { VmType::Xen };
+    if kind == vm_type {
+        return Ok(());
+    }
+    let named = |vm_type| match vm_type {
+        VmType::Xen => "xen",
+        VmType::Kvm => "kvm",
+    };
+    let (kind, vm_type) = (named(kind), named(vm_type));
+    Err(Problem::new(
+        format!(
+            "{} is a template of type {kind}, and the type of {} is {vm_type}",
+            file.display(),
+            tags.join(", ")
+        ),
+        "mend [VMTypes] or [VMConfigTemplates] in node.cfg (kvm.xml is for KVM, xen-pvgrub for Xen)",
+    ))
 }
 
 /// Renders one template.
