@@ -457,7 +457,7 @@ impl<'r> Cells<'r> {
         value.as_str().map_err(|_| self.corrupt(&format!("{value:?}")))
     }
 
-    /// Reads a text that `read` recognises.
+    /// Reads a text that `read` recognizes.
     fn word<T>(&mut self, read: impl FnOnce(&str) -> Option<T>) -> Result<T, RegistryError> {
         let text = self.text()?;
         read(text).ok_or_else(|| self.corrupt(&text))
@@ -480,7 +480,7 @@ impl<'r> Cells<'r> {
         T::try_from(value).map_err(|_| self.corrupt(&value))
     }
 
-    /// Reads an integer that `read` recognises.
+    /// Reads an integer that `read` recognizes.
     fn whole<T>(&mut self, read: impl FnOnce(i64) -> Option<T>) -> Result<T, RegistryError> {
         let value: i64 = self.get()?;
         read(value).ok_or_else(|| self.corrupt(&value))
