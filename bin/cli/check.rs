@@ -103,5 +103,5 @@ fn main() -> ExitCode {
         eprintln!("vgrid-check: {error}");
         return ExitCode::FAILURE;
     }
-    if checks.all_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if checks.none_failed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Checks, Found, OrElse as _, Problem, Seen};
+use super::{Checks, Fact, Finding, Problem, WithRemedy as _};
 use crate::model::names::RequestId;
 use crate::model::sign::Recipient;
 use crate::remote::{Answer, Client};
@@ -19,7 +19,7 @@ fn apachectl(args: &[&str]) -> Result<String, Problem> {
     let install = "apt-get install apache2";
     let program = exec::find(&["apachectl", "apache2ctl", "httpd"])
         .ok_or("there is no Apache on this host")
-        .or_else_do(install)?;
+        .with_remedy(install)?;
     Run::new(program).args(args.iter().copied()).run().map(|output| output.text()).map_err(|error| {
         let why = match &error {
             // It begins with the file and the line.
@@ -36,8 +36,8 @@ fn apachectl(args: &[&str]) -> Result<String, Problem> {
 }
 
 /// Checks whatever is common to the server and the node.
-pub fn run(checks: &mut Checks) -> Found<Includes> {
-    let includes = checks.check_as_root("Apache's configuration", Found::Known(()), |()| {
+pub fn run(checks: &mut Checks) -> Fact<Includes> {
+    let includes = checks.check_as_root("Apache's configuration", Fact::Known(()), |()| {
         let output = apachectl(&["-t", "-D", "DUMP_INCLUDES"])?;
         // `    (50) /etc/apache2/conf-enabled/vgrid-node.conf`
         let files: Includes = output
@@ -45,7 +45,7 @@ pub fn run(checks: &mut Checks) -> Found<Includes> {
             .filter_map(|line| line.trim().strip_prefix('(')?.split_once(") "))
             .map(|(_, file)| PathBuf::from(file.trim()))
             .collect();
-        Ok(Seen::well(files, "syntax is right"))
+        Ok(Finding::passed(files, "syntax is right"))
     });
     checks.check("Apache's modules", includes.as_ref(), |_| {
         let output = apachectl(&["-M"])?;
@@ -62,13 +62,13 @@ pub fn run(checks: &mut Checks) -> Found<Includes> {
                 "a2enmod alias && systemctl restart apache2",
             ));
         }
-        Ok(Seen::well((), if has("cgid_module") { "cgid, alias" } else { "cgi, alias" }))
+        Ok(Finding::passed((), if has("cgid_module") { "cgid, alias" } else { "cgi, alias" }))
     });
     includes
 }
 
 /// Checks that some configuration file has the `ScriptAlias` for a path.
-pub fn site(checks: &mut Checks, name: &'static str, includes: &Found<Includes>, conf: &str, path: &str) {
+pub fn site(checks: &mut Checks, name: &'static str, includes: &Fact<Includes>, conf: &str, path: &str) {
     checks.check(name, includes.as_ref(), |files| {
         let has = |file: &&PathBuf| {
             std::fs::read_to_string(file).is_ok_and(|text| {
@@ -80,7 +80,7 @@ pub fn site(checks: &mut Checks, name: &'static str, includes: &Found<Includes>,
             })
         };
         match files.iter().find(has) {
-            Some(file) => Ok(Seen::well((), file.display())),
+            Some(file) => Ok(Finding::passed((), file.display())),
             None => Err(Problem::new(
                 format!("nothing in Apache's configuration is for {path}"),
                 format!("a2enconf {conf} && systemctl reload apache2"),

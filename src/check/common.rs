@@ -9,7 +9,7 @@ use nix::unistd::{Group, User};
 
 use super::apache::{self, Includes};
 use super::rights::{self, WEB_USER};
-use super::{Cause, Checks, Found, OrElse as _, Problem, Seen};
+use super::{Cause, Checks, Fact, Finding, Problem, WithRemedy as _};
 use crate::config::{self, Common, ConfigError};
 use crate::model::lease::Moment;
 use crate::model::names::VirtualHost;
@@ -24,19 +24,19 @@ pub struct Basis {
     /// The URL of this host's own Apache, without a path.
     pub own_url: String,
     /// `common.cfg`.
-    pub common: Found<Common>,
+    pub common: Fact<Common>,
     /// `server.cfg`, if the server part is checked.
-    pub server: Found<config::Server>,
+    pub server: Fact<config::Server>,
     /// `node.cfg`, if the node part is checked.
-    pub node: Found<config::Node>,
+    pub node: Fact<config::Node>,
     /// The virtual hosts that have a usable IPv4 address.
-    pub names: Found<Vec<(VirtualHost, Ipv4Addr)>>,
+    pub names: Fact<Vec<(VirtualHost, Ipv4Addr)>>,
     /// The web server's user.
-    pub web: Found<User>,
+    pub web: Fact<User>,
     /// Known if there is a usable key.
-    pub key: Found<()>,
+    pub key: Fact<()>,
     /// Apache's configuration files.
-    pub includes: Found<Includes>,
+    pub includes: Fact<Includes>,
 }
 
 /// The parts to check.
@@ -69,13 +69,13 @@ fn unusable(error: &ConfigError) -> Problem {
     Problem::new(error, remedy)
 }
 
-fn unchosen<T>(name: &'static str) -> Found<T> {
-    Found::Unknown(Cause::Needs(name))
+fn unchosen<T>(name: &'static str) -> Fact<T> {
+    Fact::Unknown(Cause::Needs(name))
 }
 
 /// Runs the checks common to both parts.
 pub fn run(checks: &mut Checks, dir: &Path, own_url: &str, parts: Parts) -> Basis {
-    let here = Found::Known(());
+    let here = Fact::Known(());
     let common = checks.check("common.cfg", here, |()| {
         let common = Common::load(dir).map_err(|error| unusable(&error))?;
         for (section, empty) in [
@@ -98,12 +98,12 @@ pub fn run(checks: &mut Checks, dir: &Path, own_url: &str, parts: Parts) -> Basi
             common.virtual_hosts.len(),
             common.digest
         );
-        Ok(Seen::well(common, note))
+        Ok(Finding::passed(common, note))
     });
     let server = if parts.server {
         checks.check("server.cfg", here, |()| {
             let server = config::Server::load(dir).map_err(|error| unusable(&error))?;
-            Ok(Seen::well(server, "can be read"))
+            Ok(Finding::passed(server, "can be read"))
         })
     } else {
         unchosen("server.cfg")
@@ -111,7 +111,7 @@ pub fn run(checks: &mut Checks, dir: &Path, own_url: &str, parts: Parts) -> Basi
     let node = if parts.node {
         checks.check("node.cfg", here, |()| {
             let node = config::Node::load(dir).map_err(|error| unusable(&error))?;
-            Ok(Seen::well(node, "can be read"))
+            Ok(Finding::passed(node, "can be read"))
         })
     } else {
         unchosen("node.cfg")
@@ -120,31 +120,31 @@ pub fn run(checks: &mut Checks, dir: &Path, own_url: &str, parts: Parts) -> Basi
     checks.check("configuration's rights", here, |()| roots_alone(dir, &keys));
     let names = checks.check("machines' names", common.as_ref(), |common| Ok(machine_names(common)));
     let web = checks.check("web server's user", here, |()| {
-        match User::from_name(WEB_USER).or_else_do("mend /etc/nsswitch.conf")? {
-            Some(user) => Ok(Seen::well(user, WEB_USER)),
+        match User::from_name(WEB_USER).with_remedy("mend /etc/nsswitch.conf")? {
+            Some(user) => Ok(Finding::passed(user, WEB_USER)),
             None => Err(Problem::new(format!("there is no user {WEB_USER}"), "apt-get install apache2")),
         }
     });
     let files = match &keys[..] {
         [] if parts.server => unchosen("server.cfg"),
         [] => unchosen("node.cfg"),
-        keys => Found::Known(keys),
+        keys => Fact::Known(keys),
     };
     let key = checks.check_as_root("key", files, |files| {
         let keys =
             [server.as_ref().known().map(config::Server::key), node.as_ref().known().map(config::Node::key)];
         for key in keys.into_iter().flatten() {
-            key.or_else_do(format!(
+            key.with_remedy(format!(
                 "on one machine: openssl rand -hex 32 | install -o root -g {WEB_USER} -m 640 /dev/stdin {0}; \
                  then copy {0} to all others",
                 files[0].display()
             ))?;
         }
-        Ok(Seen::well((), "long enough"))
+        Ok(Finding::passed((), "long enough"))
     });
     checks.check("key's rights", files.and(web.as_ref()).and(key), |((files, web), ())| {
         files.iter().try_for_each(|file| key_rights(file, web))?;
-        Ok(Seen::well((), format!("root:{WEB_USER}, nobody else reads it")))
+        Ok(Finding::passed((), format!("root:{WEB_USER}, nobody else reads it")))
     });
     let includes = apache::run(checks);
     Basis {
@@ -161,7 +161,7 @@ pub fn run(checks: &mut Checks, dir: &Path, own_url: &str, parts: Parts) -> Basi
 }
 
 /// Returns the key files of the parts whose configuration is known, without duplicates.
-fn key_files(server: &Found<config::Server>, node: &Found<config::Node>) -> Vec<PathBuf> {
+fn key_files(server: &Fact<config::Server>, node: &Fact<config::Node>) -> Vec<PathBuf> {
     let server = server.as_ref().known().map(|server| server.general.key_file.clone());
     let node = node.as_ref().known().map(|node| node.general.key_file.clone());
     let mut files: Vec<PathBuf> = server.into_iter().chain(node).collect();
@@ -194,14 +194,14 @@ fn roots_alone(dir: &Path, keys: &[PathBuf]) -> super::Verdict<()> {
         if facts.is_dir() {
             let entries = std::fs::read_dir(&path)
                 .map_err(|error| format!("{}: {error}", path.display()))
-                .or_else_do(format!("chmod 755 {}", path.display()))?;
+                .with_remedy(format!("chmod 755 {}", path.display()))?;
             look.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
         }
     }
-    Ok(Seen::partly(Some(()), format!("{seen} files and folders are root's alone"), problems))
+    Ok(Finding::partial(Some(()), format!("{seen} files and folders are root's alone"), problems))
 }
 
-fn machine_names(common: &Common) -> Seen<Vec<(VirtualHost, Ipv4Addr)>> {
+fn machine_names(common: &Common) -> Finding<Vec<(VirtualHost, Ipv4Addr)>> {
     let mut problems = Vec::new();
     let mut found = Vec::new();
     let mut owners: BTreeMap<Ipv4Addr, &VirtualHost> = BTreeMap::new();
@@ -214,7 +214,8 @@ fn machine_names(common: &Common) -> Seen<Vec<(VirtualHost, Ipv4Addr)>> {
             continue;
         };
         if let Some(why) = address::unusable(ip) {
-            let from = address::astray(host.as_str()).map(|from| format!(" ({from})")).unwrap_or_default();
+            let from =
+                address::loopback_source(host.as_str()).map(|from| format!(" ({from})")).unwrap_or_default();
             problems.push(Problem::new(
                 format!("{host} has the address {ip}{from}, which {why}"),
                 "give it an address of its own, in the DNS or in /etc/hosts",
@@ -230,7 +231,7 @@ fn machine_names(common: &Common) -> Seen<Vec<(VirtualHost, Ipv4Addr)>> {
         found.push((host.clone(), ip));
     }
     let note = format!("all {} have an address", found.len());
-    Seen::partly((!found.is_empty()).then_some(found), note, problems)
+    Finding::partial((!found.is_empty()).then_some(found), note, problems)
 }
 
 fn key_rights(file: &Path, web: &User) -> Result<(), Problem> {

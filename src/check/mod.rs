@@ -1,7 +1,7 @@
 //! The framework of `vgrid-check`. Each check passes, or reports what is wrong and what to type or
 //! edit.
 //!
-//! A check returns its result as a [`Found`], which later checks take as input. A check whose
+//! A check returns its result as a [`Fact`], which later checks take as input. A check whose
 //! inputs are missing therefore can't run by mistake: it is skipped, and names the check that
 //! failed. The checks common to the server and the nodes are in [`common`] and [`apache`]; the
 //! others belong to their halves.
@@ -22,7 +22,7 @@ use crate::model::names::RequestId;
 /// Something that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// What is wrong, as a sentence without the full stop.
+    /// What is wrong, as a sentence without the period.
     pub why: String,
     /// The command to type or the file to edit.
     pub remedy: String,
@@ -36,40 +36,40 @@ impl Problem {
 }
 
 /// Turns an error into a [`Problem`] by adding a remedy.
-pub trait OrElse<T> {
+pub trait WithRemedy<T> {
     /// Adds the remedy to an error.
-    fn or_else_do(self, remedy: impl Display) -> Result<T, Problem>;
+    fn with_remedy(self, remedy: impl Display) -> Result<T, Problem>;
 }
 
-impl<T, E: Display> OrElse<T> for Result<T, E> {
-    fn or_else_do(self, remedy: impl Display) -> Result<T, Problem> {
+impl<T, E: Display> WithRemedy<T> for Result<T, E> {
+    fn with_remedy(self, remedy: impl Display) -> Result<T, Problem> {
         self.map_err(|error| Problem::new(error, remedy))
     }
 }
 
 /// The result of a check that could be carried out.
 #[derive(Debug)]
-pub struct Seen<T> {
+pub struct Finding<T> {
     value: Option<T>,
     note: String,
     problems: Vec<Problem>,
 }
 
-impl<T> Seen<T> {
+impl<T> Finding<T> {
     /// Everything is right. `value` goes to the checks that need it, `note` is for the report.
-    pub fn well(value: T, note: impl Display) -> Self {
+    pub fn passed(value: T, note: impl Display) -> Self {
         Self { value: Some(value), note: note.to_string(), problems: Vec::new() }
     }
 
     /// Some of several things may be wrong. `value` holds those that are right; without it, the
     /// checks that need it are skipped.
-    pub fn partly(value: Option<T>, note: impl Display, problems: Vec<Problem>) -> Self {
+    pub fn partial(value: Option<T>, note: impl Display, problems: Vec<Problem>) -> Self {
         Self { value, note: note.to_string(), problems }
     }
 }
 
 /// The outcome of a check, with the value that it found.
-pub type Verdict<T> = Result<Seen<T>, Problem>;
+pub type Verdict<T> = Result<Finding<T>, Problem>;
 
 /// Why a check was skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,27 +91,27 @@ impl Display for Cause {
 
 /// A value found by a check, for the checks that need it.
 #[derive(Debug, Clone, Copy)]
-pub enum Found<T> {
+pub enum Fact<T> {
     /// The value.
     Known(T),
     /// There is none, for this reason.
     Unknown(Cause),
 }
 
-impl<T> Found<T> {
+impl<T> Fact<T> {
     /// Borrows the value.
-    pub fn as_ref(&self) -> Found<&T> {
+    pub fn as_ref(&self) -> Fact<&T> {
         match self {
-            Self::Known(value) => Found::Known(value),
-            Self::Unknown(cause) => Found::Unknown(*cause),
+            Self::Known(value) => Fact::Known(value),
+            Self::Unknown(cause) => Fact::Unknown(*cause),
         }
     }
 
     /// Combines two values; if either is missing, returns the reason.
-    pub fn and<U>(self, other: Found<U>) -> Found<(T, U)> {
+    pub fn and<U>(self, other: Fact<U>) -> Fact<(T, U)> {
         match (self, other) {
-            (Self::Known(a), Found::Known(b)) => Found::Known((a, b)),
-            (Self::Unknown(cause), _) | (_, Found::Unknown(cause)) => Found::Unknown(cause),
+            (Self::Known(a), Fact::Known(b)) => Fact::Known((a, b)),
+            (Self::Unknown(cause), _) | (_, Fact::Unknown(cause)) => Fact::Unknown(cause),
         }
     }
 
@@ -207,13 +207,13 @@ impl Checks {
     pub fn check<N, T>(
         &mut self,
         name: &'static str,
-        needs: Found<N>,
+        needs: Fact<N>,
         look: impl FnOnce(N) -> Verdict<T>,
-    ) -> Found<T> {
+    ) -> Fact<T> {
         let (outcome, found) = match needs {
             _ if self.list_only => (Outcome::Passed(String::new()), None),
-            Found::Unknown(cause) => (Outcome::Skipped(cause), None),
-            Found::Known(needs) => match look(needs) {
+            Fact::Unknown(cause) => (Outcome::Skipped(cause), None),
+            Fact::Known(needs) => match look(needs) {
                 Err(problem) => (Outcome::Failed(vec![problem]), None),
                 Ok(seen) if seen.problems.is_empty() => (Outcome::Passed(seen.note), seen.value),
                 Ok(seen) => (Outcome::Failed(seen.problems), seen.value),
@@ -224,17 +224,17 @@ impl Checks {
             _ => Cause::Needs(name),
         };
         self.lines.push(Line { name, outcome });
-        found.map_or(Found::Unknown(cause), Found::Known)
+        found.map_or(Fact::Unknown(cause), Fact::Known)
     }
 
     /// Runs a check that requires root.
     pub fn check_as_root<N, T>(
         &mut self,
         name: &'static str,
-        needs: Found<N>,
+        needs: Fact<N>,
         look: impl FnOnce(N) -> Verdict<T>,
-    ) -> Found<T> {
-        let needs = if self.is_root { needs } else { Found::Unknown(Cause::NotRoot) };
+    ) -> Fact<T> {
+        let needs = if self.is_root { needs } else { Fact::Unknown(Cause::NotRoot) };
         self.check(name, needs, look)
     }
 
@@ -254,7 +254,7 @@ impl Checks {
     }
 
     /// Returns whether no check failed. Skipped checks do not count as failures.
-    pub fn all_well(&self) -> bool {
+    pub fn none_failed(&self) -> bool {
         !self.lines.iter().any(|line| matches!(line.outcome, Outcome::Failed(_)))
     }
 
@@ -308,17 +308,17 @@ mod tests {
 
     fn checks() -> Checks {
         let mut checks = Checks::new(false);
-        let one = checks.check("one", Found::Known(()), |()| Ok(Seen::well(1, "is one")));
+        let one = checks.check("one", Fact::Known(()), |()| Ok(Finding::passed(1, "is one")));
         let two =
             checks.check("two", one.as_ref(), |_| -> Verdict<()> { Err(Problem::new("no\ntwo", "type 2")) });
         let three =
             checks.check("three", one.and(two), |_| -> Verdict<()> { unreachable!("two is not known") });
         checks.check("four", three, |()| -> Verdict<()> { unreachable!("three is not known") });
-        let some = checks.check("five", Found::Known(()), |()| {
+        let some = checks.check("five", Fact::Known(()), |()| {
             let problems = vec![Problem::new("a", "do"), Problem::new("b", "do")];
-            Ok(Seen::partly(Some(5), "", problems))
+            Ok(Finding::partial(Some(5), "", problems))
         });
-        checks.check("six", some, |five| Ok(Seen::well((), format!("{five} is enough"))));
+        checks.check("six", some, |five| Ok(Finding::passed((), format!("{five} is enough"))));
         checks
     }
 
@@ -337,7 +337,7 @@ mod tests {
              ok       six    5 is enough\n\
              2 passed, 2 failed, 2 skipped\n"
         );
-        assert!(!checks.all_well());
+        assert!(!checks.none_failed());
     }
 
     #[test]
@@ -356,8 +356,8 @@ mod tests {
     #[test]
     fn listing_runs_no_check() {
         let mut checks = Checks::new(true);
-        checks.check("one", Found::Known(()), |()| -> Verdict<()> { unreachable!("only named") });
-        checks.check_as_root("two", Found::Known(()), |()| -> Verdict<()> { unreachable!("only named") });
+        checks.check("one", Fact::Known(()), |()| -> Verdict<()> { unreachable!("only named") });
+        checks.check_as_root("two", Fact::Known(()), |()| -> Verdict<()> { unreachable!("only named") });
         let names: Vec<_> = checks.lines().iter().map(|line| line.name).collect();
         assert_eq!(names, ["one", "two"]);
     }
@@ -366,9 +366,9 @@ mod tests {
     fn checks_that_require_root_are_skipped_for_others() {
         let mut checks = Checks { is_root: false, ..Checks::new(false) };
         let found =
-            checks.check_as_root("one", Found::Known(()), |()| -> Verdict<()> { unreachable!("not root") });
+            checks.check_as_root("one", Fact::Known(()), |()| -> Verdict<()> { unreachable!("not root") });
         checks.check("two", found, |()| -> Verdict<()> { unreachable!("not known") });
         assert!(checks.lines().iter().all(|line| line.outcome == Outcome::Skipped(Cause::NotRoot)));
-        assert!(checks.all_well());
+        assert!(checks.none_failed());
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nix::unistd::User;
 
-use super::{OrElse as _, Problem};
+use super::{Problem, WithRemedy as _};
 use crate::system::exec::{self, Run};
 
 /// The user that Apache's programs run as on Debian, and the user in the sudo rule.
@@ -16,12 +16,12 @@ pub const WEB_USER: &str = "www-data";
 /// Reads a file's metadata without following symlinks. An error becomes a problem with this remedy.
 pub fn facts(path: &Path, remedy: &str) -> Result<Metadata, Problem> {
     std::fs::symlink_metadata(path)
-        .map_err(|error| format!("{}: {}", path.display(), words(&error)))
-        .or_else_do(remedy)
+        .map_err(|error| format!("{}: {}", path.display(), describe(&error)))
+        .with_remedy(remedy)
 }
 
 /// Describes an I/O error in a few words.
-pub fn words(error: &io::Error) -> String {
+pub fn describe(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "is not there".to_owned(),
         io::ErrorKind::PermissionDenied => "may not be read by you".to_owned(),

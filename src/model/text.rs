@@ -54,8 +54,8 @@ impl Row {
     }
 }
 
-/// Adds a full stop to a reason unless it ends with one, to use it as the end of a sentence.
-pub fn ended(reason: &str) -> String {
+/// Adds a period to a reason unless it ends with one, to use it as the end of a sentence.
+pub fn with_period(reason: &str) -> String {
     let stop = if reason.ends_with(['.', '!', '?', '…']) { "" } else { "." };
     format!("{reason}{stop}")
 }

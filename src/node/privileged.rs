@@ -16,7 +16,7 @@ use crate::system::exec::{ExecError, ProgramOutput, Run};
 use crate::system::log::{self, Level};
 
 use super::HELPER;
-use super::helper::{Beginning, limits};
+use super::helper::{PackHeader, limits};
 use super::host::HostState;
 
 const SUDO: &str = "/usr/bin/sudo";
@@ -125,12 +125,12 @@ impl Helper {
         &self,
         id: VmId,
         machine: &MachineName,
-        take: impl FnOnce(Beginning, &mut ChildStdout) -> T,
+        take: impl FnOnce(PackHeader, &mut ChildStdout) -> T,
     ) -> (Option<T>, Result<(), Fault>) {
         let args = [&id.to_string(), machine.as_str()];
         let (taken, result) = self
             .command("pack", &args, limits::PACK)
-            .drain(|pipe| Beginning::read(pipe).map(|beginning| take(beginning, pipe)));
+            .drain(|pipe| PackHeader::read(pipe).map(|header| take(header, pipe)));
         let result = result.map(|_| ()).map_err(|error| self.explain("pack", &error));
         match taken {
             Some(Ok(taken)) => (Some(taken), result),

@@ -55,7 +55,7 @@ pub fn loopback_line(hosts: &str, name: &str) -> Option<(usize, String)> {
 /// Returns where a remote name gets a loopback address from, if it has one: calls to that name
 /// would reach the calling host itself. `localhost` (RFC 6761, section 6.3) and literal addresses
 /// are meant that way and are not reported.
-pub fn astray(name: &str) -> Option<String> {
+pub fn loopback_source(name: &str) -> Option<String> {
     let is_plain = name == "localhost" || name.parse::<IpAddr>().is_ok();
     if is_plain || !resolve(name).any(|address| address.is_loopback()) {
         return None;

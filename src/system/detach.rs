@@ -37,7 +37,7 @@ pub fn start(worker: &Path, args: &[&str], lock: File) -> io::Result<()> {
 ///
 /// To do so it executes the program again: in place, or, if the process leads a process group (as
 /// when started from a shell), as a child that it waits for.
-pub fn start_afresh() -> io::Result<()> {
+pub fn reexec_clean() -> io::Result<()> {
     let leads = nix::unistd::getpgrp() == nix::unistd::getpid();
     if !leads && std::env::vars_os().next().is_none() {
         return Ok(());
@@ -53,7 +53,7 @@ pub fn start_afresh() -> io::Result<()> {
 
 /// Detaches a worker: gives it its own session, only the three standard descriptors, a known umask
 /// and no core dumps. Called first thing in a worker.
-pub fn cut_off() -> io::Result<()> {
+pub fn detach_process() -> io::Result<()> {
     match nix::unistd::setsid() {
         // EPERM: already a process group leader, as when started from a shell. Nothing to do.
         Ok(_) | Err(nix::errno::Errno::EPERM) => {}

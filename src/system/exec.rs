@@ -29,7 +29,7 @@ pub struct Run {
     input: Input,
     output: Output,
     /// A nonzero exit status that is a valid answer and not a failure.
-    answer: Option<i32>,
+    negative_status: Option<i32>,
 }
 
 #[derive(Debug)]
@@ -151,7 +151,7 @@ impl Run {
             limit: Duration::from_secs(60),
             input: Input::Nothing,
             output: Output::Collect,
-            answer: None,
+            negative_status: None,
         }
     }
 
@@ -175,8 +175,8 @@ impl Run {
 
     /// Declares an exit status that means "no", as for grep(1), and is not logged as a failure. It
     /// is still returned as an [`ExecError`].
-    pub fn says_no_by(mut self, status: i32) -> Self {
-        self.answer = Some(status);
+    pub fn negative_status(mut self, status: i32) -> Self {
+        self.negative_status = Some(status);
         self
     }
 
@@ -281,7 +281,7 @@ impl Run {
         let milliseconds = began.elapsed().as_millis();
         match &result {
             Ok(_) => log::event(Level::Info, "exec.done", &[("argv", &argv), ("ms", &milliseconds)]),
-            Err(error) if error.code().is_some() && error.code() == self.answer => {
+            Err(error) if error.code().is_some() && error.code() == self.negative_status => {
                 let exit = error.code().unwrap_or_default();
                 log::event(
                     Level::Info,

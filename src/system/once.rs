@@ -18,7 +18,7 @@ const SPAN: i64 = 1024;
 /// # Errors
 /// The I/O error if the directory can't be written. The message must not be acted on then: it might
 /// be a replay.
-pub fn use_up(folder: &Path, nonce: &Nonce, time: Moment, now: Moment) -> io::Result<bool> {
+pub fn mark_used(folder: &Path, nonce: &Nonce, time: Moment, now: Moment) -> io::Result<bool> {
     let span = folder.join((time.unix() / SPAN).to_string());
     DirBuilder::new().recursive(true).mode(0o700).create(&span)?;
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(span.join(nonce.as_str())) {
@@ -51,14 +51,14 @@ mod tests {
         let folder = dir.path().join("seen");
         let (one, other) = (Nonce::generate(), Nonce::generate());
         let time = Moment::from_unix(10 * SPAN);
-        assert!(use_up(&folder, &one, time, time).unwrap());
-        assert!(use_up(&folder, &other, time, time).unwrap());
+        assert!(mark_used(&folder, &one, time, time).unwrap());
+        assert!(mark_used(&folder, &other, time, time).unwrap());
         // For as long as its signature would be accepted.
         for late in [0, 1, MAX_SKEW] {
-            assert!(!use_up(&folder, &one, time, time.plus_seconds(late)).unwrap(), "{late}");
+            assert!(!mark_used(&folder, &one, time, time.plus_seconds(late)).unwrap(), "{late}");
         }
         let later = time.plus_seconds(2 * SPAN);
-        assert!(use_up(&folder, &Nonce::generate(), later, later).unwrap());
+        assert!(mark_used(&folder, &Nonce::generate(), later, later).unwrap());
         let left: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|f| f.unwrap().file_name()).collect();
         assert_eq!(left, ["12"], "expired directories are removed");
     }
@@ -70,7 +70,7 @@ mod tests {
         let time = Moment::from_unix(5);
         let first = std::thread::scope(|scope| {
             let tries: Vec<_> =
-                (0..16).map(|_| scope.spawn(|| use_up(dir.path(), &nonce, time, time).unwrap())).collect();
+                (0..16).map(|_| scope.spawn(|| mark_used(dir.path(), &nonce, time, time).unwrap())).collect();
             tries.into_iter().map(|t| t.join().unwrap()).filter(|first| *first).count()
         });
         assert_eq!(first, 1);

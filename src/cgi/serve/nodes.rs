@@ -168,7 +168,7 @@ fn check_server(request: &Request, config: &config::Node, proven: &OnceCell<Prov
         )));
     }
     if request.is_post {
-        let is_first = once::use_up(&state.join("seen"), nonce, *time, clock::now())
+        let is_first = once::mark_used(&state.join("seen"), nonce, *time, clock::now())
             .map_err(|error| Refusal::internal(format!("{}/seen: {error}", state.display())))?;
         if !is_first {
             return Err(Refusal::conflict("Refused: this very message came before, and it counts once."));

@@ -74,7 +74,7 @@ uuid_name! {
 
 impl VmId {
     /// Returns when the id was generated, according to its timestamp (RFC 9562, section 5.7).
-    pub fn made(self) -> Moment {
+    pub fn generated_at(self) -> Moment {
         let seconds = self.0.get_timestamp().map_or(0, |time| time.to_unix().0);
         Moment::from_unix(i64::try_from(seconds).unwrap_or(i64::MAX))
     }
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn ids_have_one_spelling() {
         let id = VmId::generate();
-        let made = "01936f5e-8c3e-7a37-a6b3-1f3c1f7c9f01".parse::<VmId>().unwrap().made();
+        let made = "01936f5e-8c3e-7a37-a6b3-1f3c1f7c9f01".parse::<VmId>().unwrap().generated_at();
         assert_eq!(made.rfc3339(), "2024-11-27T20:44:47Z");
         assert_eq!(id.to_string().parse::<VmId>(), Ok(id));
         assert!(id.to_string().to_uppercase().parse::<VmId>().is_err());

@@ -1,7 +1,7 @@
 //! The console logs of machines.
 
 use crate::check::rights;
-use crate::check::{OrElse as _, Problem, Seen, Verdict};
+use crate::check::{Finding, Problem, Verdict, WithRemedy as _};
 use crate::config;
 use crate::node::helper::consoles::{MOST, taken};
 use crate::node::trust;
@@ -26,20 +26,20 @@ pub fn logged(node: &config::Node) -> Verdict<()> {
         .into_iter()
         .find(|words| words.first().is_some_and(|program| program.ends_with("xenconsoled")))
         .ok_or("xenconsoled does not run")
-        .or_else_do(configure)?;
+        .with_remedy(configure)?;
     let logs = daemon.iter().any(|word| matches!(word.as_str(), "--log=guest" | "--log=all"));
     if !logs {
         return Err(Problem::new("xenconsoled runs without --log=guest, so no console is logged", configure));
     }
-    Ok(Seen::well((), folder.display()))
+    Ok(Finding::passed((), folder.display()))
 }
 
 /// Checks that console logs do not grow too large.
 pub fn kept_short(node: &config::Node) -> Verdict<()> {
     let folder = &node.general.console_log_directory;
     let mut total = 0;
-    for entry in std::fs::read_dir(folder).or_else_do(format!("ls -ld {}", folder.display()))? {
-        let path = entry.or_else_do("run it again")?.path();
+    for entry in std::fs::read_dir(folder).with_remedy(format!("ls -ld {}", folder.display()))? {
+        let path = entry.with_remedy("run it again")?.path();
         // It may just have been removed together with its machine.
         let Ok(facts) = std::fs::symlink_metadata(&path) else { continue };
         let taken = taken(&facts);
@@ -53,11 +53,11 @@ pub fn kept_short(node: &config::Node) -> Verdict<()> {
         total += taken;
     }
     std::fs::metadata(LOGROTATE)
-        .map_err(|error| format!("{LOGROTATE}: {}", rights::words(&error)))
-        .or_else_do("make install puts it there")?;
+        .map_err(|error| format!("{LOGROTATE}: {}", rights::describe(&error)))
+        .with_remedy("make install puts it there")?;
     let rotates = exec::find(&["logrotate"]).is_some();
     let rotated = if rotates { "" } else { "; there is no logrotate on this host, so only vGrid cuts them" };
-    Ok(Seen::well((), format!("{} MiB in {}{rotated}", total.div_ceil(1 << 20), folder.display())))
+    Ok(Finding::passed((), format!("{} MiB in {}{rotated}", total.div_ceil(1 << 20), folder.display())))
 }
 
 /// Lists the command lines of all processes.

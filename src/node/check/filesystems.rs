@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::error_output;
 use super::images::Images;
 use super::packages::install;
-use crate::check::{OrElse as _, Problem, Seen, Verdict};
+use crate::check::{Finding, Problem, Verdict, WithRemedy as _};
 use crate::node::filesystem;
 use crate::system::exec::Run;
 
@@ -30,12 +30,12 @@ pub fn makers(images: &Images) -> Verdict<()> {
             ));
         }
     }
-    Ok(Seen::well((), programs.join(", ")))
+    Ok(Finding::passed((), programs.join(", ")))
 }
 
 /// Tries each command: it must create a file system that vGrid can mount, without features that
 /// programs a few years old can't read, unless the command itself requests them.
-pub fn made(images: &Images) -> Seen<()> {
+pub fn made(images: &Images) -> Finding<()> {
     let mut commands: Vec<(&[String], Vec<&str>)> = Vec::new();
     for (tag, image) in images {
         match commands.iter_mut().find(|(command, _)| *command == image.make_filesystem.as_slice()) {
@@ -52,7 +52,7 @@ pub fn made(images: &Images) -> Seen<()> {
     }
     notes.sort_unstable();
     notes.dedup();
-    Seen::partly(Some(()), notes.join("; "), problems)
+    Finding::partial(Some(()), notes.join("; "), problems)
 }
 
 /// Runs a command on an empty disk. Returns the first bytes of the resulting file system.
@@ -71,8 +71,8 @@ fn made_by(command: &[String]) -> Result<Vec<u8>, Problem> {
         read.map(|_| head).map_err(|error| error.to_string())
     };
     let made = make().map_err(|why| format!("{}: {why}", command.join(" ")));
-    std::fs::remove_file(&disk).or_else_do(format!("rm {}", disk.display()))?;
-    made.or_else_do("mend [XenDeployerFSCreateCmd] of node.cfg; there must be some MiB free in /run")
+    std::fs::remove_file(&disk).with_remedy(format!("rm {}", disk.display()))?;
+    made.with_remedy("mend [XenDeployerFSCreateCmd] of node.cfg; there must be some MiB free in /run")
 }
 
 /// Checks a file system by its first bytes.

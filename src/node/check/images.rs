@@ -6,7 +6,7 @@ use std::path::Path;
 use super::error_output;
 use super::packages::install;
 use crate::check::rights::{self, WEB_USER};
-use crate::check::{OrElse as _, Problem, Seen, Verdict};
+use crate::check::{Finding, Problem, Verdict, WithRemedy as _};
 use crate::config::{self, Common, ImageSettings};
 use crate::model::names::ImageTag;
 use crate::node::helper::as_nobody;
@@ -16,7 +16,7 @@ use crate::node::image;
 pub type Images = Vec<(ImageTag, ImageSettings)>;
 
 /// Finds the images of `common.cfg` on this host.
-pub fn installed(common: &Common, node: &config::Node, is_root: bool) -> Seen<Images> {
+pub fn installed(common: &Common, node: &config::Node, is_root: bool) -> Finding<Images> {
     let (mut found, mut problems) = (Vec::new(), Vec::new());
     for (tag, _) in &common.images {
         match image_file(tag, node, is_root) {
@@ -25,7 +25,7 @@ pub fn installed(common: &Common, node: &config::Node, is_root: bool) -> Seen<Im
         }
     }
     let note = found.iter().map(|(tag, _)| tag.as_str()).collect::<Vec<_>>().join(", ");
-    Seen::partly((!found.is_empty()).then_some(found), note, problems)
+    Finding::partial((!found.is_empty()).then_some(found), note, problems)
 }
 
 /// Checks that users' images can be saved, renamed and deleted in the image directory.
@@ -40,7 +40,7 @@ pub fn can_be_saved(folder: &Path) -> Verdict<()> {
             make,
         ));
     }
-    Ok(Seen::well((), format!("{WEB_USER} can write to {path}")))
+    Ok(Finding::passed((), format!("{WEB_USER} can write to {path}")))
 }
 
 /// Checks that tar can be run as nobody with the capability to read every file.
@@ -54,23 +54,23 @@ pub fn packing() -> Verdict<()> {
             ),
         )
     })?;
-    Ok(Seen::well((), output.text().lines().next().unwrap_or_default()))
+    Ok(Finding::passed((), output.text().lines().next().unwrap_or_default()))
 }
 
 /// Checks an image and returns its settings.
 fn image_file(tag: &ImageTag, node: &config::Node, is_root: bool) -> Result<ImageSettings, Problem> {
-    let settings = node.image(tag).or_else_do("add the line, or a default, to node.cfg")?;
+    let settings = node.image(tag).with_remedy("add the line, or a default, to node.cfg")?;
     let path = settings.file.display();
     let (file, _) = image::open(&settings.file)
-        .map_err(|error| format!("the file of the image {tag}, {path}: {}", rights::words(&error)))
-        .or_else_do(format!(
+        .map_err(|error| format!("the file of the image {tag}, {path}: {}", rights::describe(&error)))
+        .with_remedy(format!(
             "copy it there, or mend [VMImageFiles] in node.cfg, or take {tag} out of common.cfg"
         ))?;
     let mut head = Vec::new();
     file.take(512)
         .read_to_end(&mut head)
         .map_err(|error| format!("{path}: {error}"))
-        .or_else_do(format!("copy {path} again"))?;
+        .with_remedy(format!("copy {path} again"))?;
     if image::Format::of(&head).is_none() {
         return Err(Problem::new(
             format!("{path} is neither a tar archive nor gzip, xz or zstd"),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::packages::Family;
 use crate::check::rights::{self, WEB_USER};
-use crate::check::{OrElse as _, Problem, Seen, Verdict};
+use crate::check::{Finding, Problem, Verdict, WithRemedy as _};
 use crate::config::{self, VmType};
 use crate::node::files::FileError;
 use crate::node::hypervisor::libvirt::{CONSOLES, probe};
@@ -33,18 +33,18 @@ pub fn answers(node: &config::Node) -> Verdict<Box<dyn Hypervisor>> {
         family.install("libvirt-daemon-system libvirt-clients qemu-system-x86", "libvirt qemu-kvm");
     let start = format!("{packages} && systemctl restart {service}; if that fails: journalctl -u {service}");
     let libvirt = hypervisor::of(VmType::Kvm, &node.general);
-    let memory = libvirt.memory().or_else_do(start)?;
+    let memory = libvirt.memory().with_remedy(start)?;
     let note = format!("libvirt answers, {} of {} MiB are free", memory.free.mib(), memory.total.mib());
-    Ok(Seen::well(libvirt, note))
+    Ok(Finding::passed(libvirt, note))
 }
 
 /// Checks that only root may talk to libvirt. Whoever may define a domain has root on this host,
 /// and even the read-only socket shows all of them.
 pub fn sockets_are_roots() -> Verdict<()> {
-    let entries = std::fs::read_dir(SOCKETS).or_else_do("see that libvirt runs")?;
+    let entries = std::fs::read_dir(SOCKETS).with_remedy("see that libvirt runs")?;
     let (mut sockets, mut open) = (Vec::new(), Vec::new());
     for entry in entries {
-        let path = entry.or_else_do("run it again")?.path();
+        let path = entry.with_remedy("run it again")?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         // Of libvirtd, or of virtqemud, virtproxyd and their like. Those of virtlogd and virtlockd
         // are libvirt's own.
@@ -79,7 +79,7 @@ pub fn sockets_are_roots() -> Verdict<()> {
             "see that libvirt runs",
         ));
     }
-    Ok(Seen::well((), format!("{WEB_USER} can't open {}", sockets.join(", "))))
+    Ok(Finding::passed((), format!("{WEB_USER} can't open {}", sockets.join(", "))))
 }
 
 /// Returns the name of the systemd unit of a socket: `libvirt-sock-ro` is libvirtd-ro.socket's.
@@ -97,14 +97,15 @@ fn unit(socket: &str) -> String {
 pub fn starts_with_host() -> Verdict<()> {
     let service = Family::here().libvirt_service();
     match is_enabled(service)? {
-        Some(true) => Ok(Seen::well((), format!("systemd starts {service} with the host"))),
+        Some(true) => Ok(Finding::passed((), format!("systemd starts {service} with the host"))),
         Some(false) => Err(Problem::new(
             format!("systemd does not start {service} with the host, so no machine is started then"),
             format!("systemctl enable {service}"),
         )),
-        None => {
-            Ok(Seen::well((), "there is no systemd here: see yourself that libvirt starts with the host"))
-        }
+        None => Ok(Finding::passed(
+            (),
+            "there is no systemd here: see yourself that libvirt starts with the host",
+        )),
     }
 }
 
@@ -112,7 +113,7 @@ pub fn starts_with_host() -> Verdict<()> {
 /// their memory to its disk.
 pub fn guests_are_shut_down() -> Verdict<()> {
     let Some(file) = GUESTS.iter().find(|file| Path::new(file).exists()) else {
-        return Ok(Seen::well((), "libvirt-guests is not configured here"));
+        return Ok(Finding::passed((), "libvirt-guests is not configured here"));
     };
     if is_enabled("libvirt-guests")? == Some(false) {
         return Err(Problem::new(
@@ -121,8 +122,8 @@ pub fn guests_are_shut_down() -> Verdict<()> {
         ));
     }
     let text = std::fs::read_to_string(file)
-        .map_err(|error| format!("{file}: {}", rights::words(&error)))
-        .or_else_do(format!("ls -l {file}"))?;
+        .map_err(|error| format!("{file}: {}", rights::describe(&error)))
+        .with_remedy(format!("ls -l {file}"))?;
     // Debian changes what libvirt-guests does by default.
     let unset = if Family::here() == Family::Debian { "shutdown" } else { "suspend" };
     let action = setting(&text, "ON_SHUTDOWN").unwrap_or(unset);
@@ -132,7 +133,7 @@ pub fn guests_are_shut_down() -> Verdict<()> {
             format!("ON_SHUTDOWN=shutdown in {file}"),
         ));
     }
-    Ok(Seen::well((), format!("{file}: machines shut down with the host")))
+    Ok(Finding::passed((), format!("{file}: machines shut down with the host")))
 }
 
 /// Asks systemd whether it starts a service with the host; `None` without systemd.
@@ -164,8 +165,8 @@ pub fn consoles_are_logged() -> Verdict<()> {
     roots_alone(folder, &format!("install -d -o root -g root -m 755 {}", folder.display()))?;
     UnixStream::connect(VIRTLOGD)
         .map_err(|error| format!("virtlogd, which logs consoles, does not answer at {VIRTLOGD}: {error}"))
-        .or_else_do("systemctl enable --now virtlogd.socket; without systemd: virtlogd -d")?;
-    Ok(Seen::well((), format!("virtlogd logs them in {}", folder.display())))
+        .with_remedy("systemctl enable --now virtlogd.socket; without systemd: virtlogd -d")?;
+    Ok(Finding::passed((), format!("virtlogd logs them in {}", folder.display())))
 }
 
 /// Checks that a directory is root's alone, and returns its real path. `make` makes it.
@@ -185,21 +186,21 @@ pub fn machine_directory(node: &config::Node) -> Verdict<()> {
     let make = format!("install -d -o root -g root -m 711 {}", directory.display());
     let real = roots_alone(directory, &make)?;
     for part in real.ancestors() {
-        if part.metadata().or_else_do(make.as_str())?.mode() & 0o001 == 0 {
+        if part.metadata().with_remedy(make.as_str())?.mode() & 0o001 == 0 {
             return Err(Problem::new(
                 format!("QEMU can't get through {} to the machines' disks", part.display()),
                 format!("chmod o+x {}", part.display()),
             ));
         }
     }
-    Ok(Seen::well((), directory.display()))
+    Ok(Finding::passed((), directory.display()))
 }
 
 /// Checks that the machines have a boot loader, which is made now if it is missing.
 pub fn boot_loader(node: &config::Node) -> Verdict<PathBuf> {
     let packages = Family::here().install("grub-pc-bin grub-common", "grub2-pc-modules grub2-tools");
     let file = probe::boot_loader(&node.general)
-        .or_else_do(format!("{packages}, then: /usr/lib/vgrid/vgrid-pcgrub"))?;
+        .with_remedy(format!("{packages}, then: /usr/lib/vgrid/vgrid-pcgrub"))?;
     let facts = rights::facts(&file, "/usr/lib/vgrid/vgrid-pcgrub")?;
     if facts.mode() & 0o004 == 0 {
         return Err(Problem::new(
@@ -208,7 +209,7 @@ pub fn boot_loader(node: &config::Node) -> Verdict<PathBuf> {
         ));
     }
     let note = file.display().to_string();
-    Ok(Seen::well(file, note))
+    Ok(Finding::passed(file, note))
 }
 
 /// Checks that a machine really runs: one that is only a boot loader must say a word.
@@ -235,7 +236,7 @@ pub fn machines_run(node: &config::Node, boot_loader: &Path) -> Verdict<()> {
     } else {
         format!("KVM: one spoke after {taken:.1} s")
     };
-    Ok(Seen::well((), note))
+    Ok(Finding::passed((), note))
 }
 
 #[cfg(test)]

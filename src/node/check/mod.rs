@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::{HELPER, WORKER};
 use crate::check::apache::{self, Own};
 use crate::check::common::Basis;
-use crate::check::{Checks, Found, OrElse as _, Problem, Seen, Verdict, rights};
+use crate::check::{Checks, Fact, Finding, Problem, Verdict, WithRemedy as _, rights};
 use crate::config::{self, Common, VmType};
 use crate::node::endpoints::ENDPOINTS;
 use crate::system::exec::ExecError;
@@ -38,14 +38,14 @@ pub fn run(checks: &mut Checks, ground: &Basis) {
         for endpoint in ENDPOINTS {
             own.must_refuse(endpoint.name, endpoint.takes_body())?;
         }
-        Ok(Seen::well((), "strangers are refused"))
+        Ok(Finding::passed((), "strangers are refused"))
     });
     server::checks(checks, ground, &request);
 
     checks.check_as_root("records", node.and(ground.web.as_ref()), |(node, web)| {
         let folder = &node.general.state_directory;
         rights::private_folder(folder, web)?;
-        Ok(Seen::well((), folder.display()))
+        Ok(Finding::passed((), folder.display()))
     });
     let is_root = checks.is_root();
     let images = checks.check("images", both().and(ground.web.as_ref()), |((common, node), _)| {
@@ -54,7 +54,7 @@ pub fn run(checks: &mut Checks, ground: &Basis) {
     checks.check_as_root("saved images", node.and(ground.web.as_ref()), |(node, _)| {
         images::can_be_saved(&node.general.image_directory)
     });
-    checks.check_as_root("packing", Found::Known(()), |()| images::packing());
+    checks.check_as_root("packing", Fact::Known(()), |()| images::packing());
     let programs = checks.check("file system programs", images.as_ref(), filesystems::makers);
     checks.check_as_root("file systems", images.as_ref().and(programs), |(images, ())| {
         Ok(filesystems::made(images))
@@ -92,16 +92,16 @@ pub fn run(checks: &mut Checks, ground: &Basis) {
     };
     checks.check("free space", node.and(space), |(node, space)| storage::free_space(node, &space));
 
-    let sudo = checks.check_as_root("sudo's configuration", Found::Known(()), |()| programs::sudoers());
+    let sudo = checks.check_as_root("sudo's configuration", Fact::Known(()), |()| programs::sudoers());
     let rule = checks.check_as_root("sudo", sudo.and(ground.web.as_ref()), |_| programs::sudo_rule());
-    let helper = checks.check("helper", Found::Known(()), |()| programs::installed(HELPER));
-    checks.check("worker", Found::Known(()), |()| programs::installed(WORKER));
+    let helper = checks.check("helper", Fact::Known(()), |()| programs::installed(HELPER));
+    checks.check("worker", Fact::Known(()), |()| programs::installed(WORKER));
     checks.check_as_root("helper answers", rule.and(helper).and(node), |_| programs::helper_answers());
 }
 
 /// Checks what machines of type `xen` need.
-fn xen_checks(checks: &mut Checks, node: Found<&config::Node>, templates: Found<&Rendered>) {
-    let xen = checks.check("Xen", Found::Known(()), |()| xen::under_xen());
+fn xen_checks(checks: &mut Checks, node: Fact<&config::Node>, templates: Fact<&Rendered>) {
+    let xen = checks.check("Xen", Fact::Known(()), |()| xen::under_xen());
     let toolstack = checks.check_as_root("toolstack", node.and(xen), |(node, ())| xen::toolstack(node));
     checks.check_as_root(
         "templates for the toolstack",
@@ -114,7 +114,7 @@ fn xen_checks(checks: &mut Checks, node: Found<&config::Node>, templates: Found<
 }
 
 /// Checks what machines of type `kvm` need.
-fn libvirt_checks(checks: &mut Checks, node: Found<&config::Node>, templates: Found<&Rendered>) {
+fn libvirt_checks(checks: &mut Checks, node: Fact<&config::Node>, templates: Fact<&Rendered>) {
     let libvirt = checks.check_as_root("libvirt", node, libvirt::answers);
     checks.check_as_root("libvirt's sockets", libvirt.as_ref(), |_| libvirt::sockets_are_roots());
     checks.check("libvirt at boot", node, |_| libvirt::starts_with_host());
@@ -137,11 +137,11 @@ fn libvirt_checks(checks: &mut Checks, node: Found<&config::Node>, templates: Fo
 
 /// Checks that `common.cfg` lists this host under its own name.
 fn own_name(common: &Common) -> Verdict<()> {
-    let own = nix::unistd::gethostname().or_else_do("hostnamectl set-hostname NAME")?;
+    let own = nix::unistd::gethostname().with_remedy("hostnamectl set-hostname NAME")?;
     let own = own.to_string_lossy();
     let host = common.physical_hosts.iter().find(|(host, _)| host.is_called(&own));
     match host {
-        Some((host, maximum)) => Ok(Seen::well((), format!("{host}, at most {maximum} machines"))),
+        Some((host, maximum)) => Ok(Finding::passed((), format!("{host}, at most {maximum} machines"))),
         None => Err(Problem::new(
             format!("this host is called {own}, and [PhysicalHostsPool] of common.cfg has no such name"),
             format!(

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::packages::install;
 use super::{LIMIT, error_output};
 use crate::check::rights::{self, WEB_USER};
-use crate::check::{OrElse as _, Problem, Seen, Verdict};
+use crate::check::{Finding, Problem, Verdict, WithRemedy as _};
 use crate::node::HELPER;
 use crate::node::host::HostState;
 use crate::node::trust;
@@ -21,27 +21,28 @@ pub fn installed(path: &str) -> Verdict<()> {
     if !facts.is_file() || mode & 0o6000 != 0 || mode & 0o111 != 0o111 {
         return Err(Problem::new(format!("{path} has mode {mode:o}, not 755"), format!("chmod 755 {path}")));
     }
-    Ok(Seen::well((), path))
+    Ok(Finding::passed((), path))
 }
 
 /// Checks that sudo's configuration is valid.
 pub fn sudoers() -> Verdict<()> {
-    let program =
-        exec::find(&["visudo"]).ok_or("there is no sudo on this host").or_else_do(install("sudo", "sudo"))?;
+    let program = exec::find(&["visudo"])
+        .ok_or("there is no sudo on this host")
+        .with_remedy(install("sudo", "sudo"))?;
     Run::new(program).arg("-c").run().map_err(|error| {
         Problem::new(
             error_output(&error),
             "mend the file that it names with: visudo -f FILE (chmod 440 FILE for its rights)",
         )
     })?;
-    Ok(Seen::well((), "visudo finds nothing wrong"))
+    Ok(Finding::passed((), "visudo finds nothing wrong"))
 }
 
 /// Checks that the web server's user may run the helper through sudo, and nothing else.
 pub fn sudo_rule() -> Verdict<()> {
     let again = "make install PARTS=node puts the one rule into /etc/sudoers.d/vgrid";
     let program =
-        exec::find(&["sudo"]).ok_or("there is no sudo on this host").or_else_do(install("sudo", "sudo"))?;
+        exec::find(&["sudo"]).ok_or("there is no sudo on this host").with_remedy(install("sudo", "sudo"))?;
     let listed = match Run::new(program).args(["-l", "-U", WEB_USER]).run() {
         Ok(output) => output.text(),
         // Some versions fail if there is no rule at all.
@@ -61,7 +62,7 @@ pub fn sudo_rule() -> Verdict<()> {
     }
     let more: Vec<&str> = rules.iter().filter(|rule| **rule != right).map(String::as_str).collect();
     if more.is_empty() {
-        Ok(Seen::well((), format!("{WEB_USER} may run the helper and nothing else")))
+        Ok(Finding::passed((), format!("{WEB_USER} may run the helper and nothing else")))
     } else {
         Err(Problem::new(
             format!("{WEB_USER} may run more than the helper: {}", more.join(", ")),
@@ -81,8 +82,8 @@ pub fn helper_answers() -> Verdict<()> {
     })?;
     serde_json::from_slice::<HostState>(&answer.stdout)
         .map_err(|error| format!("{HELPER} info says what this program does not understand: {error}"))
-        .or_else_do("make install PARTS=node, all of it of one version")?;
-    Ok(Seen::well((), format!("{WEB_USER} gets an answer through sudo")))
+        .with_remedy("make install PARTS=node, all of it of one version")?;
+    Ok(Finding::passed((), format!("{WEB_USER} gets an answer through sudo")))
 }
 
 /// Parses the rules from the output of `sudo -l -U`.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::LIMIT;
 use crate::check::apache::message;
 use crate::check::common::{Basis, skew};
-use crate::check::{Checks, OrElse as _, Problem, Seen, Verdict};
+use crate::check::{Checks, Finding, Problem, Verdict, WithRemedy as _};
 use crate::config;
 use crate::model::lease::Moment;
 use crate::model::names::{RegistryId, RequestId};
@@ -27,30 +27,30 @@ pub fn checks(checks: &mut Checks, ground: &Basis, request: &RequestId) {
         }
         // If the server and the node are the same host, the name may resolve to a loopback address.
         if ground.server.as_ref().known().is_none()
-            && let Some(from) = address::astray(server.as_str())
+            && let Some(from) = address::loopback_source(server.as_str())
         {
             return Err(Problem::new(
                 format!("{server}, the serverHostname of node.cfg, has a loopback address here: {from}"),
                 "give it the server's address there; or if the server is this machine, see why server.cfg is not here",
             ));
         }
-        Ok(Seen::well((), server))
+        Ok(Finding::passed((), server))
     });
     let answered = checks.check("server answers", node.and(name), |(node, ())| {
         let url = node.server_url("status");
         let client = Client::stranger(request, LIMIT, &node.general.ca_file);
         let answer = reach(&url, client.post(&Recipient::Server, &url, &()))?;
-        Ok(Seen::well((answer.date, clock::now()), url))
+        Ok(Finding::passed((answer.date, clock::now()), url))
     });
     checks.check("clock", answered.as_ref(), |(theirs, ours)| clock_agrees(*theirs, *ours));
     checks.check("server's key", node.and(ground.key.as_ref()).and(answered.as_ref()), |((node, ()), _)| {
-        let key = node.key().or_else_do("see INSTALL.md")?;
+        let key = node.key().with_remedy("see INSTALL.md")?;
         let url = node.server_url("status");
         let registry = bound_registry(node)?;
         let client = Client::new(&key, registry, request, LIMIT, &node.general.ca_file);
         // Signed, but not a report, so it is refused; but only after signature and registry have
         // been checked.
-        let answer = client.post(&Recipient::Server, &url, &()).or_else_do("run it again")?;
+        let answer = client.post(&Recipient::Server, &url, &()).with_remedy("run it again")?;
         if answer.status == 403 {
             let path = node.general.key_file.display();
             return Err(Problem::new(
@@ -68,7 +68,7 @@ pub fn checks(checks: &mut Checks, ground: &Basis, request: &RequestId) {
             ));
         }
         let registry = registry.map_or_else(|| "not met yet".to_owned(), |id| id.to_string());
-        Ok(Seen::well((), format!("the same as here; its registry: {registry}")))
+        Ok(Finding::passed((), format!("the same as here; its registry: {registry}")))
     });
 }
 
@@ -105,7 +105,7 @@ fn clock_agrees(theirs: Option<Moment>, ours: Moment) -> Verdict<()> {
     match theirs {
         Some(theirs) => {
             let skew = skew("the server", theirs, ours)?;
-            Ok(Seen::well((), format!("{} s from the server's; {kept}", skew.abs())))
+            Ok(Finding::passed((), format!("{} s from the server's; {kept}", skew.abs())))
         }
         None => {
             Err(Problem::new("the server does not tell its time", "take out what removes its Date header"))

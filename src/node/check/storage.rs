@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::packages::install;
-use crate::check::{OrElse as _, Problem, Seen, Verdict};
+use crate::check::{Finding, Problem, Verdict, WithRemedy as _};
 use crate::config::{self, StorageSettings};
 use crate::model::size::{Amount, GiB};
 use crate::node::storage::{self, Space, StorageError};
@@ -18,7 +18,7 @@ pub fn usable(node: &config::Node) -> Verdict<Space> {
         StorageSettings::Files => node.general.machine_directory.display().to_string(),
     };
     let note = format!("{name}, {} of {} MiB are free", space.free.mib(), space.size.mib());
-    Ok(Seen::well(space, note))
+    Ok(Finding::passed(space, note))
 }
 
 fn remedy(node: &config::Node, error: &StorageError) -> String {
@@ -38,20 +38,20 @@ fn remedy(node: &config::Node, error: &StorageError) -> String {
 pub fn loop_devices() -> Verdict<()> {
     let program = exec::find(&["losetup"])
         .ok_or("there is no losetup on this host")
-        .or_else_do(install("mount", "util-linux"))?;
+        .with_remedy(install("mount", "util-linux"))?;
     let free = Run::new(program)
         .arg("--find")
         .limit(Duration::from_secs(10))
         .run()
         .map_err(|error| super::error_output(&error))
-        .or_else_do("modprobe loop; echo loop > /etc/modules-load.d/loop.conf keeps it so")?;
-    Ok(Seen::well((), format!("{} is free", free.text().trim())))
+        .with_remedy("modprobe loop; echo loop > /etc/modules-load.d/loop.conf keeps it so")?;
+    Ok(Finding::passed((), format!("{} is free", free.text().trim())))
 }
 
 /// Checks that the smallest machine fits.
 pub fn free_space(node: &config::Node, space: &Space) -> Verdict<()> {
     let swap = node.images().filter_map(|tag| node.image(&tag).ok()).map(|image| image.swap.amount()).min();
-    let smallest = GiB::new(1).or_else_do("mend node.cfg")?.amount();
+    let smallest = GiB::new(1).with_remedy("mend node.cfg")?.amount();
     let needed: Amount =
         [smallest, swap.unwrap_or_default()].into_iter().map(|size| space.rounded(size)).sum();
     if space.free < needed {
@@ -67,5 +67,5 @@ pub fn free_space(node: &config::Node, space: &Space) -> Verdict<()> {
             remedy,
         ));
     }
-    Ok(Seen::well((), format!("enough for {} small machines", space.free.mib() / needed.mib().max(1))))
+    Ok(Finding::passed((), format!("enough for {} small machines", space.free.mib() / needed.mib().max(1))))
 }

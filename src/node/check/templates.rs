@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use super::images::Images;
-use crate::check::{OrElse as _, Problem, Seen, Verdict};
+use crate::check::{Finding, Problem, Verdict, WithRemedy as _};
 use crate::config::{self, Common, VmType};
 use crate::model::names::{MachineName, UserName, VirtualHost, VmId};
 use crate::model::size::Cpus;
@@ -33,16 +33,16 @@ pub fn rendered(
     images: &Images,
 ) -> Verdict<Rendered> {
     let wrong = || "mend node.cfg";
-    let (host, ip) = names.first().ok_or("there is no name").or_else_do(wrong())?;
-    let user: UserName = "vgrid-check".parse().or_else_do(wrong())?;
-    let name = MachineName::new(&user, host).or_else_do(wrong())?;
+    let (host, ip) = names.first().ok_or("there is no name").with_remedy(wrong())?;
+    let user: UserName = "vgrid-check".parse().with_remedy(wrong())?;
+    let name = MachineName::new(&user, host).with_remedy(wrong())?;
     let machine = Machine { id: VmId::generate(), name };
     let definition = Definition {
         machine: &machine,
         user: &user,
         host,
         ip: *ip,
-        memory: "128".parse().or_else_do(wrong())?,
+        memory: "128".parse().with_remedy(wrong())?,
         cpus: Cpus::default(),
         extra: common.extra(host).unwrap_or_default(),
     };
@@ -63,7 +63,7 @@ pub fn rendered(
     }
     let note = templates.iter().map(|each| each.file.display().to_string()).collect::<Vec<_>>().join(", ");
     let is_empty = templates.is_empty();
-    Ok(Seen::partly((!is_empty).then_some(Rendered { machine, templates }), note, problems))
+    Ok(Finding::partial((!is_empty).then_some(Rendered { machine, templates }), note, problems))
 }
 
 /// Checks that the hypervisor of this type accepts the rendered templates.
@@ -84,7 +84,7 @@ pub fn accepted(rendered: &Rendered, vm_type: VmType, hypervisor: &dyn Hyperviso
         };
         return Err(Problem::new(why, remedy));
     }
-    Ok(Seen::well((), "accepted"))
+    Ok(Finding::passed((), "accepted"))
 }
 
 /// Checks that this host has the bridges that the templates refer to.
@@ -92,7 +92,7 @@ pub fn bridges(rendered: &Rendered, node: &config::Node) -> Verdict<()> {
     let mut names = Vec::new();
     for Template { file, vm_type, text } in &rendered.templates {
         let remedy = format!("edit {}", file.display());
-        for name in hypervisor::of(*vm_type, &node.general).bridges(text).or_else_do(remedy)? {
+        for name in hypervisor::of(*vm_type, &node.general).bridges(text).with_remedy(remedy)? {
             if !Path::new("/sys/class/net").join(&name).join("bridge").is_dir() {
                 return Err(Problem::new(
                     format!(
@@ -110,7 +110,10 @@ pub fn bridges(rendered: &Rendered, node: &config::Node) -> Verdict<()> {
             }
         }
     }
-    Ok(Seen::well((), if names.is_empty() { "the templates name none".to_owned() } else { names.join(", ") }))
+    Ok(Finding::passed(
+        (),
+        if names.is_empty() { "the templates name none".to_owned() } else { names.join(", ") },
+    ))
 }
 
 /// Returns the chapter of INSTALL.md on hosts for these machines.
@@ -152,7 +155,7 @@ fn template(file: &Path, values: &machine::Values) -> Result<String, Problem> {
             format!("if it is there: chown root {path} && chmod go-w {path}; else mend [VMConfigTemplates] in node.cfg"),
         )
     })?;
-    let text = machine::render_file(&trusted, values).or_else_do(format!("edit {path}"))?;
+    let text = machine::render_file(&trusted, values).with_remedy(format!("edit {path}"))?;
     // Placeholders in the shipped templates that the administrator has to replace.
     let left = ["GATEWAY", "NETMASK"].into_iter().find(|word| {
         text.lines()

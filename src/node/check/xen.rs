@@ -1,6 +1,6 @@
 //! Xen: the control domain, its toolstack, and the autostart directory.
 
-use crate::check::{OrElse as _, Problem, Seen, Verdict};
+use crate::check::{Finding, Problem, Verdict, WithRemedy as _};
 use crate::config::{self, VmType};
 use crate::node::hypervisor::{self, Hypervisor};
 use crate::node::trust;
@@ -15,7 +15,7 @@ pub fn under_xen() -> Verdict<()> {
         ));
     }
     if read("/proc/xen/capabilities").contains("control_d") {
-        return Ok(Seen::well((), "this is the control domain"));
+        return Ok(Finding::passed((), "this is the control domain"));
     }
     Err(Problem::new(
         "this is not Xen's control domain, or /proc/xen is not mounted",
@@ -27,10 +27,10 @@ pub fn under_xen() -> Verdict<()> {
 pub fn toolstack(node: &config::Node) -> Verdict<Box<dyn Hypervisor>> {
     let start = "apt-get install xen-utils && systemctl restart xen; if that fails: journalctl -u xen";
     let toolstack = hypervisor::of(VmType::Xen, &node.general);
-    let memory = toolstack.memory().or_else_do(start)?;
+    let memory = toolstack.memory().with_remedy(start)?;
     let note =
         format!("{} answers, {} of {} MiB are free", toolstack.name(), memory.free.mib(), memory.total.mib());
-    Ok(Seen::well(toolstack, note))
+    Ok(Finding::passed(toolstack, note))
 }
 
 /// Checks that only root can write to the directory from which machines are started at boot.
@@ -38,5 +38,5 @@ pub fn autostart(node: &config::Node) -> Verdict<()> {
     let folder = &node.general.xen_auto_directory;
     let make = format!("install -d -o root -g root -m 755 {}", folder.display());
     trust::directory(folder).map_err(|error| Problem::new(error, make))?;
-    Ok(Seen::well((), folder.display()))
+    Ok(Finding::passed((), folder.display()))
 }

@@ -122,7 +122,7 @@ fn answers(ip: Ipv4Addr) -> bool {
             return false;
         }
     };
-    ping.arg(ip.to_string()).limit(Duration::from_secs(3)).says_no_by(1).run().is_ok()
+    ping.arg(ip.to_string()).limit(Duration::from_secs(3)).negative_status(1).run().is_ok()
 }
 
 /// Checks everything that does not depend on the host's state.

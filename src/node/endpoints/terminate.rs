@@ -8,7 +8,7 @@ use crate::model::fault::Fault;
 use crate::model::stage::Order;
 use crate::model::wire::MachineOrder;
 use crate::node::host;
-use crate::node::jobs::{Jobs, Record, Taken};
+use crate::node::jobs::{Jobs, Record, RecordLock};
 use crate::node::privileged::Helper;
 use crate::system::clock;
 use crate::system::log::{self, Level};
@@ -80,7 +80,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
 
 /// Takes the machine's lock, from the worker that holds it if necessary. Returns `None` if that
 /// worker is already removing the machine.
-fn take(jobs: &Jobs, order: &MachineOrder) -> Result<Option<Taken>, Refusal> {
+fn take(jobs: &Jobs, order: &MachineOrder) -> Result<Option<RecordLock>, Refusal> {
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(taken) = jobs.take(order.id, Duration::from_millis(100)).map_err(Refusal::internal)? {

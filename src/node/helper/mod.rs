@@ -40,7 +40,7 @@ use crate::model::size::{Cpus, GiB, MiB};
 
 pub(super) use nobody::as_nobody;
 pub use run::main;
-pub use verbs::pack::Beginning;
+pub use verbs::pack::PackHeader;
 
 #[derive(Debug, Parser)]
 #[command(

@@ -20,7 +20,7 @@ use crate::system::log::{self, Level};
 
 /// The `main` function of the program.
 pub fn main() -> ExitCode {
-    if let Err(error) = detach::start_afresh().and_then(|()| detach::cut_off()) {
+    if let Err(error) = detach::reexec_clean().and_then(|()| detach::detach_process()) {
         say(&mut io::stderr(), &format!("vgrid-helper: can't detach: {error}"));
         return ExitCode::FAILURE;
     }

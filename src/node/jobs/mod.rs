@@ -3,7 +3,7 @@
 //!
 //! | file | what is there |
 //! | --- | --- |
-//! | `mod` | [`Jobs`] finds, locks, reads and replaces records; [`Taken`] is the lock of one |
+//! | `mod` | [`Jobs`] finds, locks, reads and replaces records; [`RecordLock`] is the lock of one |
 //! | [`record`] | the content of a record |
 //! | [`queue`] | which deploys are running, and which are waiting |
 //! | [`sweep`] | finds what killed workers left behind |
@@ -82,7 +82,7 @@ pub struct Jobs {
 
 /// The lock of one machine's record, while it is held.
 #[derive(Debug)]
-pub struct Taken {
+pub struct RecordLock {
     jobs: Jobs,
     id: VmId,
     lock: File,
@@ -118,17 +118,17 @@ impl Jobs {
     }
 
     /// Takes the lock of a machine's record, waiting at most `limit`.
-    pub fn take(&self, id: VmId, limit: Duration) -> io::Result<Option<Taken>> {
+    pub fn take(&self, id: VmId, limit: Duration) -> io::Result<Option<RecordLock>> {
         let lock = lock::take_within(&self.lock_file(id), limit)?;
-        Ok(lock.map(|lock| Taken { jobs: self.clone(), id, lock }))
+        Ok(lock.map(|lock| RecordLock { jobs: self.clone(), id, lock }))
     }
 
     /// Adopts the lock that a worker was given as standard input. If standard input is something
     /// else (the worker was started by hand), tries to take the lock.
-    pub fn adopt(&self, id: VmId) -> io::Result<Option<Taken>> {
+    pub fn adopt(&self, id: VmId) -> io::Result<Option<RecordLock>> {
         let given = File::from(io::stdin().as_fd().try_clone_to_owned()?);
         if lock::is_file_at(&given, &self.lock_file(id))? && given.try_lock().is_ok() {
-            return Ok(Some(Taken { jobs: self.clone(), id, lock: given }));
+            return Ok(Some(RecordLock { jobs: self.clone(), id, lock: given }));
         }
         drop(given);
         self.take(id, Duration::ZERO)
@@ -207,7 +207,7 @@ fn temporary(file: &Path) -> PathBuf {
     file.with_file_name(format!(".{name}.new"))
 }
 
-impl Taken {
+impl RecordLock {
     /// Reads the record; `None` if there is none.
     pub fn read(&self) -> Result<Option<Record>, JobError> {
         self.jobs.read(self.id)

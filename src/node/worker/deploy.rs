@@ -161,7 +161,7 @@ impl Worker<'_> {
             let report = self.report(News::Failed { fault }, host)?;
             self.record.told = self.reporter.deliver(&report).is_some();
         }
-        if undone.is_ok() && self.record.told { self.forget() } else { self.later() }
+        if undone.is_ok() && self.record.told { self.remove_record() } else { self.leave_to_sweep() }
     }
 }
 

@@ -28,7 +28,7 @@ use crate::config::{self, Common};
 use crate::model::fault::Fault;
 use crate::model::names::VmId;
 use crate::model::stage::{Order, Stage};
-use crate::node::jobs::{JobError, Jobs, Record, Slot, Taken};
+use crate::node::jobs::{JobError, Jobs, Record, RecordLock, Slot};
 use crate::node::privileged::Helper;
 use crate::node::report::Reporter;
 use crate::system::log::{self, Level};
@@ -58,7 +58,7 @@ enum Verb {
 /// The program's `main` function. Exit status: 0 if the order was carried out or its failure
 /// reported, 1 if nothing could be done, 2 on wrong usage.
 pub fn main() -> ExitCode {
-    if let Err(error) = detach::cut_off() {
+    if let Err(error) = detach::detach_process() {
         return fail(&format!("can't detach: {error}"));
     }
     match run(Cli::parse().verb) {
@@ -82,11 +82,11 @@ fn run(verb: Verb) -> Result<(), String> {
     let key = config.key().map_err(|error| error.to_string())?;
     let state = &config.general.state_directory;
     let jobs = Jobs::open(state).map_err(|error| format!("{}: {error}", state.display()))?;
-    let Some(taken) = jobs.adopt(id).map_err(|error| format!("the lock of {id}: {error}"))? else {
+    let Some(lock) = jobs.adopt(id).map_err(|error| format!("the lock of {id}: {error}"))? else {
         return Err(format!("another worker is at work on {id}"));
     };
     let registry = pin::read(state).map_err(|error| error.to_string())?;
-    let record = match taken.read() {
+    let record = match lock.read() {
         Ok(Some(record)) => record,
         Ok(None) => return Err(format!("there is no record of {id}")),
         Err(error) => return Err(error.to_string()),
@@ -99,7 +99,7 @@ fn run(verb: Verb) -> Result<(), String> {
         config: &config,
         common: &common,
         jobs,
-        taken,
+        lock,
         record,
         slot: None,
     };
@@ -116,7 +116,7 @@ struct Worker<'a> {
     config: &'a config::Node,
     common: &'a Common,
     jobs: Jobs,
-    taken: Taken,
+    lock: RecordLock,
     record: Record,
     reporter: Reporter<'a>,
     helper: Helper,
@@ -190,7 +190,7 @@ impl Worker<'_> {
 
     /// Writes the record so that it survives a power failure.
     fn write_record(&mut self) -> Result<(), JobError> {
-        self.taken.write(&mut self.record)
+        self.lock.write(&mut self.record)
     }
 
     /// Creates the fault for an error that should not occur; `detail` is only logged.
@@ -306,7 +306,7 @@ mod tests {
                 helper: Helper::new(&self.request),
                 config: &self.config,
                 common: &self.common,
-                taken: jobs.take(self.order.id, Duration::ZERO).unwrap().unwrap(),
+                lock: jobs.take(self.order.id, Duration::ZERO).unwrap().unwrap(),
                 jobs,
                 record,
                 slot: None,

@@ -31,11 +31,11 @@ impl Worker<'_> {
                 &[("vm", id), ("machine", machine), ("order", order), ("why", fault)],
             ),
         }
-        self.tell()
+        self.report_outcome()
     }
 
     /// Reports the outcome to the server.
-    pub(super) fn tell(&mut self) -> Result<(), JobError> {
+    pub(super) fn report_outcome(&mut self) -> Result<(), JobError> {
         let host = self.host(Duration::ZERO);
         let saved = self.record.saving.as_ref().and_then(|saving| saving.file);
         let news = match (self.record.failed.clone(), saved) {
@@ -48,14 +48,14 @@ impl Worker<'_> {
             Some(StatusReply { verdict, next }) => {
                 // Completed work is never undone; this call only logs a verdict that would require
                 // it.
-                self.obeys(verdict);
+                self.must_abandon(verdict);
                 self.record.told = true;
                 self.record.tried = None;
                 self.record.worker = None;
                 self.write_record()?;
                 next.map_or(Ok(()), |next| self.go_on(next))
             }
-            None => self.later(),
+            None => self.leave_to_sweep(),
         }
     }
 
@@ -93,15 +93,15 @@ impl Worker<'_> {
     }
 
     /// Leaves the rest to a later sweep.
-    pub(super) fn later(&mut self) -> Result<(), JobError> {
+    pub(super) fn leave_to_sweep(&mut self) -> Result<(), JobError> {
         self.record.tried = Some(clock::now());
         self.record.worker = None;
         self.write_record()
     }
 
     /// Removes the record: nothing of the machine is left, and the server has been informed.
-    pub(super) fn forget(&mut self) -> Result<(), JobError> {
-        self.taken.remove()
+    pub(super) fn remove_record(&mut self) -> Result<(), JobError> {
+        self.lock.remove()
     }
 }
 

@@ -108,7 +108,7 @@ impl Worker<'_> {
     /// Creates the next report.
     pub(super) fn report(&mut self, news: News, host: Option<HostFacts>) -> Result<Report, JobError> {
         self.record.sequence = self.record.sequence.saturating_add(1);
-        self.taken.note(&mut self.record)?;
+        self.lock.note(&mut self.record)?;
         let Record { id, work: order, number, sequence, .. } = self.record;
         Ok(Report { id, order, number, sequence, news, host })
     }
@@ -117,7 +117,7 @@ impl Worker<'_> {
     /// not stop it: the server may be back for the next one.
     fn send(&self, report: &Report) -> bool {
         match self.reporter.send(report) {
-            Ok(StatusReply { verdict, .. }) => !self.obeys(verdict),
+            Ok(StatusReply { verdict, .. }) => !self.must_abandon(verdict),
             Err(error) => {
                 log::event(
                     Level::Warning,
@@ -147,7 +147,7 @@ impl Worker<'_> {
     /// Returns whether the work must be undone because of the server's verdict. This applies only
     /// to a deploy, and only before its machine is started: a machine that has run has a disk that
     /// may be wanted, whatever the server's view.
-    pub(super) fn obeys(&self, verdict: Verdict) -> bool {
+    pub(super) fn must_abandon(&self, verdict: Verdict) -> bool {
         let never_ran = self.record.work == Order::Deploy
             && !self.record.done
             && !matches!(self.record.stage, Some(Stage::Verify));

@@ -29,7 +29,7 @@ impl Worker<'_> {
             ],
         );
         if self.record.done {
-            return self.tell();
+            return self.report_outcome();
         }
         let stage = self.record.stage;
         match self.record.work {

@@ -60,7 +60,7 @@ impl Worker<'_> {
         let report =
             self.report(removed.map_or_else(|fault| News::Failed { fault }, |()| News::Done), host)?;
         let told = self.reporter.deliver(&report).is_some();
-        if gone && told { self.forget() } else { self.later() }
+        if gone && told { self.remove_record() } else { self.leave_to_sweep() }
     }
 
     /// Removes the machine's console output. A failure is only logged, because no other machine

@@ -55,13 +55,13 @@ fn fill(worker: &mut Worker<'_>, draft: &mut Draft) -> Result<(), Stop> {
     let (helper, jobs) = (worker.helper.clone(), worker.jobs.clone());
     let mut most = None;
     let (packed, result) = worker.while_reporting(Stage::Pack, |progress| {
-        helper.pack(id, &machine, |beginning, pipe| {
+        helper.pack(id, &machine, |header, pipe| {
             image::enlarge(pipe);
-            reserve(&jobs, draft, beginning.expected).map_err(CopyError::Write)?;
+            reserve(&jobs, draft, header.expected).map_err(CopyError::Write)?;
             image::pack(pipe, draft, compression, |read| {
-                let goes_on = progress.note(Percent::of(read, beginning.expected));
+                let goes_on = progress.note(Percent::of(read, header.expected));
                 // The helper enforces this as well.
-                most = (read > beginning.most).then_some(beginning.most);
+                most = (read > header.most).then_some(header.most);
                 most.is_none() && goes_on
             })
         })

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use crate::check::rights::{self, WEB_USER};
-use crate::check::{OrElse as _, Problem, Seen, Verdict};
+use crate::check::{Finding, Problem, Verdict, WithRemedy as _};
 use crate::config;
 use crate::config::mail::{MailServer, Transport};
 use crate::server::mail;
@@ -12,10 +12,10 @@ use crate::server::mail;
 /// Checks that the templates are there and that the mail server would accept mail.
 pub fn leaves(server: &config::Server, is_root: bool) -> Verdict<()> {
     let Some(outlet) = &server.mail.outlet else {
-        return Ok(Seen::well((), "none is sent ([Mail] transport in server.cfg)"));
+        return Ok(Finding::passed((), "none is sent ([Mail] transport in server.cfg)"));
     };
     mail::check_templates(server)
-        .or_else_do("make install PARTS=server, or mend templateDirectory in server.cfg")?;
+        .with_remedy("make install PARTS=server, or mend templateDirectory in server.cfg")?;
     if let Transport::Smtp(MailServer { login: Some(login), .. }) = &outlet.transport {
         only_web_user_reads(&login.password_file, is_root)?;
     }
@@ -31,16 +31,16 @@ pub fn leaves(server: &config::Server, is_root: bool) -> Verdict<()> {
         ),
     };
     let recipient = server.administrators_mail().first().copied();
-    mail::answers(outlet, recipient).map_err(|why| format!("{whither}: {why}")).or_else_do(remedy)?;
-    Ok(Seen::well((), format!("{whither} takes it")))
+    mail::answers(outlet, recipient).map_err(|why| format!("{whither}: {why}")).with_remedy(remedy)?;
+    Ok(Finding::passed((), format!("{whither} takes it")))
 }
 
 /// Checks that a secret can be read by the web server's user, but not by everybody.
 fn only_web_user_reads(file: &Path, is_root: bool) -> Result<(), Problem> {
     let remedy = format!("chown root:{WEB_USER} {0} && chmod 640 {0}", file.display());
     let facts = std::fs::metadata(file)
-        .map_err(|error| format!("{}: {}", file.display(), rights::words(&error)))
-        .or_else_do(&remedy)?;
+        .map_err(|error| format!("{}: {}", file.display(), rights::describe(&error)))
+        .with_remedy(&remedy)?;
     if facts.permissions().mode() & 0o007 != 0 {
         return Err(Problem::new(format!("{} can be read by everybody", file.display()), remedy));
     }

@@ -7,7 +7,7 @@ mod registry;
 
 use crate::check::apache::{self, Own};
 use crate::check::common::Basis;
-use crate::check::{Checks, Found};
+use crate::check::{Checks, Fact};
 
 /// Runs the server's checks.
 pub fn run(checks: &mut Checks, ground: &Basis) {
@@ -21,7 +21,7 @@ pub fn run(checks: &mut Checks, ground: &Basis) {
         registry::is_usable(&server.general.registry_file, web)
     });
     checks.check_as_root("upkeep", server, |server| registry::upkeep_runs(&server.general.registry_file));
-    checks.check("portal's programs", Found::Known(()), |()| portal::programs());
+    checks.check("portal's programs", Fact::Known(()), |()| portal::programs());
     let request = checks.request.clone();
     checks.check("portal answers", server, |server| {
         portal::answers(&Own::new(&ground.own_url, &request, &server.general.ca_file))

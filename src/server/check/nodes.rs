@@ -3,7 +3,7 @@
 use super::registry::identity;
 use crate::check::apache::message;
 use crate::check::common::{Basis, skew};
-use crate::check::{Checks, Found, OrElse as _, Problem, Seen};
+use crate::check::{Checks, Fact, Finding, Problem, WithRemedy as _};
 use crate::config::{self, Common};
 use crate::model::lease::Moment;
 use crate::model::names::{PhysicalHost, RegistryId, RequestId};
@@ -13,7 +13,7 @@ use crate::remote::{Answer, Client, RemoteError};
 use crate::system::{address, clock};
 
 /// Finds the hosts whose names have an address.
-pub fn with_addresses(common: &Common) -> Seen<Vec<PhysicalHost>> {
+pub fn with_addresses(common: &Common) -> Finding<Vec<PhysicalHost>> {
     let (mut known, mut problems) = (Vec::new(), Vec::new());
     for (host, _) in &common.physical_hosts {
         if !address::resolves(host.as_str()) {
@@ -21,7 +21,7 @@ pub fn with_addresses(common: &Common) -> Seen<Vec<PhysicalHost>> {
                 format!("{host} has no address"),
                 "enter it in the DNS or in /etc/hosts, or take it out of [PhysicalHostsPool] of common.cfg",
             ));
-        } else if let Some(from) = where_astray(host) {
+        } else if let Some(from) = loopback_source(host) {
             problems.push(Problem::new(
                 format!("{host} has a loopback address here, so this machine would ask itself: {from}"),
                 "give it the host's own address there; if this machine is it: hostnamectl set-hostname NAME",
@@ -31,18 +31,18 @@ pub fn with_addresses(common: &Common) -> Seen<Vec<PhysicalHost>> {
         }
     }
     let note = format!("all {} have an address", known.len());
-    Seen::partly((!known.is_empty()).then_some(known), note, problems)
+    Finding::partial((!known.is_empty()).then_some(known), note, problems)
 }
 
 /// Queries the nodes and checks their answers, one aspect after another. A node with a problem is
 /// left out of later checks.
-pub fn checks(checks: &mut Checks, ground: &Basis, request: &RequestId, hosts: Found<Vec<PhysicalHost>>) {
+pub fn checks(checks: &mut Checks, ground: &Basis, request: &RequestId, hosts: Fact<Vec<PhysicalHost>>) {
     let needs = ground.server.as_ref().and(ground.key.as_ref()).and(hosts);
     let heard = checks.check("nodes answer", needs, |((server, ()), hosts)| {
-        let key = server.key().or_else_do("see INSTALL.md")?;
+        let key = server.key().with_remedy("see INSTALL.md")?;
         let (mut heard, mut problems) = (Vec::new(), Vec::new());
         let registry =
-            identity(&server.general.registry_file).or_else_do("see the line about the registry")?;
+            identity(&server.general.registry_file).with_remedy("see the line about the registry")?;
         for result in ask_all(server, &key, registry, request, &hosts) {
             match result {
                 Ok(one) => heard.push(one),
@@ -50,7 +50,7 @@ pub fn checks(checks: &mut Checks, ground: &Basis, request: &RequestId, hosts: F
             }
         }
         let note = format!("all {} do", heard.len());
-        Ok(Seen::partly((!heard.is_empty()).then_some(heard), note, problems))
+        Ok(Finding::partial((!heard.is_empty()).then_some(heard), note, problems))
     });
     checks.check("nodes' clocks", heard.as_ref(), |heard| {
         let mut widest = 0;
@@ -65,7 +65,7 @@ pub fn checks(checks: &mut Checks, ground: &Basis, request: &RequestId, hosts: F
                 )),
             }
         }
-        Ok(Seen::partly(Some(()), format!("at most {widest} s from this one"), problems))
+        Ok(Finding::partial(Some(()), format!("at most {widest} s from this one"), problems))
     });
     let heard = pass(checks, "nodes take orders from here", heard, |one| match &one.stand {
         Stand::OtherServer(sentence) => Some(Problem::new(
@@ -116,7 +116,7 @@ pub fn checks(checks: &mut Checks, ground: &Basis, request: &RequestId, hosts: F
                     "install the same on all machines",
                 )
             });
-        Ok(Seen::partly(Some(()), crate::VERSION, problems.collect()))
+        Ok(Finding::partial(Some(()), crate::VERSION, problems.collect()))
     });
     checks.check("nodes' common.cfg", heard.as_ref().and(ground.common.as_ref()), |(heard, common)| {
         let problems = heard
@@ -128,7 +128,7 @@ pub fn checks(checks: &mut Checks, ground: &Basis, request: &RequestId, hosts: F
                     format!("scp {} {}:/etc/vgrid/", ground.dir.join("common.cfg").display(), one.host),
                 )
             });
-        Ok(Seen::partly(Some(()), "the same as here", problems.collect()))
+        Ok(Finding::partial(Some(()), "the same as here", problems.collect()))
     });
 }
 
@@ -168,9 +168,9 @@ fn key_file(ground: &Basis) -> String {
 fn pass(
     checks: &mut Checks,
     name: &'static str,
-    heard: Found<Vec<Heard>>,
+    heard: Fact<Vec<Heard>>,
     judge: impl Fn(&Heard) -> Option<Problem>,
-) -> Found<Vec<Heard>> {
+) -> Fact<Vec<Heard>> {
     checks.check(name, heard, |heard| {
         let (mut well, mut problems) = (Vec::new(), Vec::new());
         for one in heard {
@@ -180,7 +180,7 @@ fn pass(
             }
         }
         let note = well.iter().map(|one| one.host.as_str()).collect::<Vec<_>>().join(", ");
-        Ok(Seen::partly((!well.is_empty()).then_some(well), note, problems))
+        Ok(Finding::partial((!well.is_empty()).then_some(well), note, problems))
     })
 }
 
@@ -247,7 +247,7 @@ fn understand(
 
 /// Returns where a loopback address for another machine comes from, if the host has one. For this
 /// machine's own name Debian sets one up, and it works.
-fn where_astray(host: &PhysicalHost) -> Option<String> {
+fn loopback_source(host: &PhysicalHost) -> Option<String> {
     let own = nix::unistd::gethostname().unwrap_or_default();
-    if host.is_called(&own.to_string_lossy()) { None } else { address::astray(host.as_str()) }
+    if host.is_called(&own.to_string_lossy()) { None } else { address::loopback_source(host.as_str()) }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::check::apache::Own;
 use crate::check::rights::{self, WEB_USER};
-use crate::check::{OrElse as _, Problem, Seen, Verdict};
+use crate::check::{Finding, Problem, Verdict, WithRemedy as _};
 use crate::config;
 use crate::server::endpoints::ENDPOINTS;
 use crate::template::page;
@@ -38,8 +38,8 @@ pub fn sign_in(dir: &Path) -> Verdict<()> {
     let file = dir.join("htaccess");
     let choose = format!("cp {0}/htaccess.basic {0}/htaccess, and see INSTALL.md", dir.display());
     let text = std::fs::read_to_string(&file)
-        .map_err(|error| format!("{}: {}", file.display(), rights::words(&error)))
-        .or_else_do(&choose)?;
+        .map_err(|error| format!("{}: {}", file.display(), rights::describe(&error)))
+        .with_remedy(&choose)?;
     let directives = || text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
     if !directives().any(|line| line.starts_with("Require")) {
         return Err(Problem::new(
@@ -61,12 +61,12 @@ pub fn sign_in(dir: &Path) -> Verdict<()> {
     }
     let users = directives().find_map(|line| line.strip_prefix("AuthUserFile"));
     let Some(users) = users.map(|rest| Path::new(rest.trim().trim_matches('"'))) else {
-        return Ok(Seen::well((), file.display()));
+        return Ok(Finding::passed((), file.display()));
     };
     let make = format!("htpasswd -B -c {} NAME", users.display());
     let known = std::fs::read_to_string(users)
-        .map_err(|error| format!("{}: {}", users.display(), rights::words(&error)))
-        .or_else_do(&make)?;
+        .map_err(|error| format!("{}: {}", users.display(), rights::describe(&error)))
+        .with_remedy(&make)?;
     let count = known.lines().filter(|line| line.contains(':')).count();
     if count == 0 {
         return Err(Problem::new(format!("{} knows nobody", users.display()), make));
@@ -77,7 +77,7 @@ pub fn sign_in(dir: &Path) -> Verdict<()> {
             format!("chown root:{WEB_USER} {0} && chmod 640 {0}", users.display()),
         ));
     }
-    Ok(Seen::well((), format!("{count} people have a password")))
+    Ok(Finding::passed((), format!("{count} people have a password")))
 }
 
 /// Checks that every page's template is valid.
@@ -85,9 +85,9 @@ pub fn templates(server: &config::Server) -> Verdict<()> {
     let dir = &server.general.template_directory;
     for name in PAGES {
         page::check(dir, name)
-            .or_else_do("make install PARTS=server, or mend templateDirectory in server.cfg")?;
+            .with_remedy("make install PARTS=server, or mend templateDirectory in server.cfg")?;
     }
-    Ok(Seen::well((), dir.display()))
+    Ok(Finding::passed((), dir.display()))
 }
 
 /// Checks that every program is there and that only root can change it. Requesting a page would not
@@ -105,7 +105,7 @@ pub fn programs() -> Verdict<()> {
             ));
         }
     }
-    Ok(Seen::well((), PROGRAMS))
+    Ok(Finding::passed((), PROGRAMS))
 }
 
 /// Checks that every page asks for a sign-in, and that the nodes' endpoint refuses strangers.
@@ -125,7 +125,7 @@ pub fn answers(own: &Own<'_>) -> Verdict<()> {
         own.must_refuse(endpoint.name, true)?;
     }
     statuses.dedup();
-    Ok(Seen::well((), format!("strangers are sent to sign in (HTTP {})", statuses.join(", "))))
+    Ok(Finding::passed((), format!("strangers are sent to sign in (HTTP {})", statuses.join(", "))))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use crate::check::rights::{self, WEB_USER};
-use crate::check::{OrElse as _, Problem, Seen, Verdict};
+use crate::check::{Finding, Problem, Verdict, WithRemedy as _};
 use crate::model::names::RegistryId;
 use crate::model::text::ago;
 use crate::server::registry::upkeep::LONGEST_GAP;
@@ -20,7 +20,7 @@ pub fn is_usable(file: &Path, web: &nix::unistd::User) -> Verdict<()> {
         Ok(facts) => facts,
         Err(error) => {
             return Err(Problem::new(
-                format!("{path}: {}", rights::words(&error)),
+                format!("{path}: {}", rights::describe(&error)),
                 "mount its disk, or bring it back: vgrid-registry restore FILE; only for a new portal: vgrid-registry init",
             ));
         }
@@ -54,13 +54,14 @@ pub fn is_usable(file: &Path, web: &nix::unistd::User) -> Verdict<()> {
             format!("chmod 640 {path}"),
         ));
     }
-    let alike = Registry::names_alike(file).or_else_do("bring back a backup: vgrid-registry restore FILE")?;
+    let alike =
+        Registry::names_alike(file).with_remedy("bring back a backup: vgrid-registry restore FILE")?;
     let alike = alike.iter().map(|(known, later)| {
         format!(
             "; {known:?} and {later:?} are two people here, though only capitals or encoding tell them apart"
         )
     });
-    Ok(Seen::well((), format!("{path}, version {version}{}", alike.collect::<String>())))
+    Ok(Finding::passed((), format!("{path}, version {version}{}", alike.collect::<String>())))
 }
 
 /// Checks that upkeep has run recently enough for the portal's own clock to go on (see
@@ -73,7 +74,7 @@ pub fn upkeep_runs(file: &Path) -> Verdict<()> {
     }
     let life =
         Registry::inspect(file).and_then(|_| Registry::open_to_read(file)?.read(|reader| reader.life()));
-    let life = life.or_else_do("see the line about the registry")?;
+    let life = life.with_remedy("see the line about the registry")?;
     let Some(last) = life.last else {
         return Err(Problem::new("it never ran: no lease ends, no mail is sent", REMEDY));
     };
@@ -84,7 +85,7 @@ pub fn upkeep_runs(file: &Path) -> Verdict<()> {
             REMEDY,
         ));
     }
-    Ok(Seen::well((), format!("it ran {}", ago(since))))
+    Ok(Finding::passed((), format!("it ran {}", ago(since))))
 }
 
 /// Returns the registry's identity. Inspects the file first, so that opening it creates or migrates

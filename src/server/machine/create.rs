@@ -17,7 +17,7 @@ use crate::model::names::{
 };
 use crate::model::size::{Cpus, GiB, MiB};
 use crate::model::spec::Spec;
-use crate::model::text::ended;
+use crate::model::text::with_period;
 use crate::server::registry::closed::{self, Kind};
 use crate::server::registry::image::Image;
 use crate::server::registry::request::Given;
@@ -281,7 +281,7 @@ fn place_of(image: &Image, loads: &[Load]) -> Result<PhysicalHost, NotCreated> {
         let sentence = format!(
             "The saved image {name} is on the host {host} only, and that gets no new machines at present: {} Choose \
              another image.",
-            ended(reason)
+            with_period(reason)
         );
         return Err(NotCreated::Declined(Declined::one(When::Now, Part::Host, sentence)));
     }
@@ -340,7 +340,7 @@ fn place_on(loads: &[Load], wanted: &PhysicalHost) -> Result<PhysicalHost, NotCr
         Some(load) if load.takes_more() => Ok(wanted.clone()),
         Some(Load { disabled: Some(reason), .. }) => Err(full(format!(
             "The host {wanted} gets no new machines at present: {} Choose another, or leave the choice to vGrid.",
-            ended(reason)
+            with_period(reason)
         ))),
         _ => {
             let count = load.map_or(0, |load| load.maximum);
@@ -376,7 +376,7 @@ fn name(
                 When::Now,
                 format!(
                     "The name {wanted} is not given out at present: {} Choose another, or leave the choice to vGrid.",
-                    ended(&closed.reason)
+                    with_period(&closed.reason)
                 ),
             ));
         }

@@ -4,7 +4,7 @@ use crate::cgi::policy;
 use crate::cgi::reply::Refusal;
 use crate::cgi::serve::{UserCall, WithBanner};
 use crate::model::names::{UserName, VmId};
-use crate::model::text::{ended, sentence};
+use crate::model::text::{sentence, with_period};
 use crate::server::registry::closed::Closed;
 use crate::server::registry::event::Actor;
 use crate::server::registry::user::{Owner, Person};
@@ -89,7 +89,7 @@ pub fn keep_mail(call: &UserCall<'_>, registry: &mut Registry) {
 
 /// Returns the sentence that says that the portal is closed, and why.
 fn told(closed: &Closed, administrator: bool) -> String {
-    let reason = ended(&closed.reason);
+    let reason = with_period(&closed.reason);
     let rest = if administrator {
         "Only administrators can change anything."
     } else {

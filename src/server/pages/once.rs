@@ -69,6 +69,6 @@ fn proof(key: &Key, user: &UserName, id: VmId) -> String {
 fn of_form(key: &Key, user: &UserName, text: &str) -> Option<Mark> {
     let (id, given) = text.split_once('.')?;
     let id: VmId = id.parse().ok()?;
-    let age = clock::now().since(id.made());
+    let age = clock::now().since(id.generated_at());
     (given == proof(key, user, id) && (-CLOCK_SET_BACK..=GOOD_FOR).contains(&age)).then_some(Mark::Form(id))
 }

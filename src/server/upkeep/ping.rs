@@ -35,7 +35,7 @@ pub fn alive(names: &[&VirtualHost]) -> Result<BTreeSet<VirtualHost>, ExecError>
         .args(["-a", "-q", "-r", "1", "-t", "500", "-i", "1"])
         .input(list.into_bytes())
         .limit(LIMIT)
-        .says_no_by(1)
+        .negative_status(1)
         .run();
     let answered = match ran {
         Ok(said) => said.stdout,

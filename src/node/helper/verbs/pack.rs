@@ -1,5 +1,5 @@
 //! `pack`: writes the file system of a stopped machine to standard output: a line of JSON that
-//! announces the size ([`Beginning`]), then a plain tar stream.
+//! announces the size ([`PackHeader`]), then a plain tar stream.
 //!
 //! The machine's owner has root in it, so the file system is untrusted input, even to the kernel.
 //! It is mounted read-only and `nodev,nosuid,noexec`, only if it is of one of the few types in
@@ -31,14 +31,14 @@ use crate::system::log::{self, Level};
 
 /// The line of JSON at the beginning of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Beginning {
+pub struct PackHeader {
     /// The approximate number of bytes that follow, if the file system is intact.
     pub expected: u64,
     /// The maximum number of bytes that follow.
     pub most: u64,
 }
 
-impl Beginning {
+impl PackHeader {
     /// The maximum length of the line, in bytes.
     const MAX: usize = 100;
 
@@ -177,14 +177,14 @@ fn stream(target: &Path, disk: Amount) -> Result<(), Failure> {
     let facts = statvfs(target).map_err(Failure::internal)?;
     let used = facts.blocks().saturating_sub(facts.blocks_free()).saturating_mul(facts.fragment_size());
     let files = facts.files().saturating_sub(facts.files_free());
-    let beginning = Beginning::of(used, files, disk.bytes());
+    let header = PackHeader::of(used, files, disk.bytes());
     let mut out = io::stdout().lock();
     let mut begin = || -> io::Result<u64> {
-        writeln!(out, "{}", serde_json::to_string(&beginning)?)?;
+        writeln!(out, "{}", serde_json::to_string(&header)?)?;
         let member = has_machine_id(target).then(|| image::empty_member(&format!("./{MACHINE_ID}")));
         let member = member.as_ref().map_or(&[][..], |member| member);
         out.write_all(member)?;
-        Ok(beginning.most.saturating_sub(member.len() as u64))
+        Ok(header.most.saturating_sub(member.len() as u64))
     };
     let no_reader = |error: io::Error| Failure::internal(format!("standard output: {error}"));
     let left = begin().map_err(no_reader)?;
@@ -194,9 +194,7 @@ fn stream(target: &Path, disk: Amount) -> Result<(), Failure> {
         .drain(|pipe| copy_at_most(left, pipe, &mut out));
     match copied {
         Some(Ok(true)) | None => packed.map(|_| ()).or_else(|error| tar_failed(&error)),
-        Some(Ok(false)) => {
-            Err(Fault::DiskInconsistent { most: Amount::from_mib(beginning.most >> 20) }.into())
-        }
+        Some(Ok(false)) => Err(Fault::DiskInconsistent { most: Amount::from_mib(header.most >> 20) }.into()),
         Some(Err(error)) => Err(no_reader(error)),
     }
 }
@@ -333,24 +331,24 @@ mod tests {
     #[test]
     fn only_the_first_line_is_read() {
         let mut stream = &b"{\"expected\":12,\"most\":20}\narchive"[..];
-        assert_eq!(Beginning::read(&mut stream).unwrap(), Beginning { expected: 12, most: 20 });
+        assert_eq!(PackHeader::read(&mut stream).unwrap(), PackHeader { expected: 12, most: 20 });
         assert_eq!(stream, b"archive");
         for text in [&b""[..], b"{\"expected\":12,\"most\":20}", b"{}\n", &[b'x'; 1000]] {
-            assert!(Beginning::read(&mut &*text).is_err(), "{text:?}");
+            assert!(PackHeader::read(&mut &*text).is_err(), "{text:?}");
         }
-        let longest = Beginning { expected: u64::MAX, most: u64::MAX };
+        let longest = PackHeader { expected: u64::MAX, most: u64::MAX };
         let line = serde_json::to_string(&longest).unwrap() + "\n";
-        assert_eq!(Beginning::read(&mut line.as_bytes()).unwrap(), longest);
+        assert_eq!(PackHeader::read(&mut line.as_bytes()).unwrap(), longest);
     }
 
     #[test]
     fn the_expected_size_is_capped_by_the_disk() {
         let mib = |n: u64| n << 20;
-        let plain = Beginning::of(mib(300), 10_000, mib(1024));
+        let plain = PackHeader::of(mib(300), 10_000, mib(1024));
         assert_eq!((plain.expected >> 20, plain.most >> 20), (319, 1063));
         // Whatever its owner claims.
         for (used, files) in [(u64::MAX, u64::MAX), (0, u64::MAX), (u64::MAX, 0)] {
-            let lie = Beginning::of(used, files, mib(1024));
+            let lie = PackHeader::of(used, files, mib(1024));
             assert!(lie.expected <= lie.most && lie.most <= mib(2048), "{lie:?}");
         }
     }
