@@ -171,6 +171,9 @@ fn a_closed_portal_is_read_only() {
     }
     let ask = portal.get("alice", &format!("terminate?id={id}")).header("Accept", "text/html");
     ask.send().expect(200).says("The portal is closed");
+    let ask =
+        portal.get("alice", "show?id=0190f000-0000-7000-8000-000000000000").header("Accept", "text/html");
+    ask.send().expect(404).says("The portal is closed").says("There is no machine with this id.");
     assert!(portal.list("alice")["closed"].as_str().is_some_and(|text| text.contains(reason)));
     let text = portal.get("alice", "list?format=text").send().expect(200).text();
     assert!(text.lines().any(|line| line.starts_with("# closed\tThe portal is closed")), "{text}");

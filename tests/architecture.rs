@@ -93,6 +93,67 @@ fn named_below(code: &str, path: &str) -> BTreeSet<String> {
     found
 }
 
+/// The paths that code names from the crate's root, given the path of its own module: those in `use`,
+/// with their braces resolved, and others that begin with `crate`, `super` or `self`.
+fn paths(code: &str, module: &[&str]) -> BTreeSet<String> {
+    let imports = code.split("use ").skip(1).filter_map(|rest| rest.split(';').next());
+    let mut named: Vec<String> = imports.flat_map(|tree| leaves("", tree)).collect();
+    for root in ["crate::", "super::", "self::"] {
+        for (at, _) in code.match_indices(root) {
+            let is_path = |c: char| c.is_alphanumeric() || matches!(c, '_' | ':');
+            let path: String = code[at..].chars().take_while(|c| is_path(*c)).collect();
+            named.push(path.trim_end_matches(':').to_owned());
+        }
+    }
+    let absolute = |path: String| {
+        let mut base = module.to_vec();
+        let mut steps: Vec<&str> = path.split("::").map(str::trim).collect();
+        match steps[0] {
+            "crate" => base.clear(),
+            "self" | "super" => {}
+            _ => steps.insert(0, "self"),
+        }
+        for step in &steps {
+            if *step == "super" {
+                base.pop();
+            }
+        }
+        base.extend(steps.into_iter().filter(|step| !matches!(*step, "crate" | "self" | "super")));
+        base.join("::")
+    };
+    named.into_iter().map(absolute).collect()
+}
+
+/// The paths of a tree of imports such as `a::{b, c::{d, e}}`.
+fn leaves(prefix: &str, tree: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let (mut depth, mut start) = (0, 0);
+    let ends = tree.char_indices().chain([(tree.len(), ',')]);
+    for (at, c) in ends {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                let item = tree[start..at].trim();
+                start = at + 1;
+                match item.split_once('{') {
+                    Some((path, list)) => {
+                        let list = list.strip_suffix('}').unwrap_or(list);
+                        found.extend(leaves(&format!("{prefix}{path}"), list));
+                    }
+                    None if item.is_empty() => {}
+                    None => {
+                        let path = item.split_once(" as ").map_or(item, |(path, _)| path);
+                        found.push(format!("{prefix}{path}"));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
 #[test]
 fn imports_go_down_only() {
     let allowed = |file: &str| -> &[&str] {
@@ -244,6 +305,71 @@ fn no_page_imports_another() {
             assert!(other == name || SHARED.contains(&other.as_str()), "{file} must not import {other}");
         }
     }
+}
+
+/// The modules of a folder, by what each of them uses of the others. A `mod.rs` is the folder itself:
+/// it may use its files, and they may use what it defines.
+fn uses_within(folder: &[&str], files: &BTreeMap<Vec<String>, String>) -> BTreeMap<String, BTreeSet<String>> {
+    let below = files.iter().filter(|(module, _)| {
+        module.len() > folder.len() && folder.iter().zip(module.iter()).all(|(one, other)| one == other)
+    });
+    let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (module, code) in below {
+        let own = &module[folder.len()];
+        let module: Vec<&str> = module.iter().map(String::as_str).collect();
+        let within: Vec<String> = paths(code, &module)
+            .iter()
+            .map(|path| path.split("::").map(str::to_owned).collect::<Vec<_>>())
+            .filter(|path| {
+                path.len() > folder.len() && folder.iter().zip(path).all(|(one, other)| one == other)
+            })
+            .map(|path| path[folder.len()].clone())
+            .filter(|other| other != own)
+            .collect();
+        uses.entry(own.clone()).or_default().extend(within);
+    }
+    uses
+}
+
+#[test]
+fn no_files_of_a_folder_import_each_other() {
+    let files: BTreeMap<Vec<String>, String> = code_below("src")
+        .into_iter()
+        .map(|(file, code)| {
+            let path = file.trim_start_matches("src/").trim_end_matches(".rs");
+            let path = path.trim_end_matches("/mod").trim_end_matches("lib");
+            let module = path.split('/').filter(|step| !step.is_empty()).map(str::to_owned).collect();
+            (module, code.split("#[cfg(test)]").next().unwrap_or_default().to_owned())
+        })
+        .collect();
+    let folders: BTreeSet<&[String]> =
+        files.keys().filter_map(|module| module.split_last().map(|(_, folder)| folder)).collect();
+    assert!(folders.len() > 20, "{folders:?}");
+    for folder in folders {
+        let folder: Vec<&str> = folder.iter().map(String::as_str).collect();
+        let mut uses = uses_within(&folder, &files);
+        // What uses nothing or is used by nothing is in no circle. What is left without that, too.
+        loop {
+            let before = uses.len();
+            let used: BTreeSet<String> = uses.values().flatten().cloned().collect();
+            let left: BTreeSet<String> = uses.keys().filter(|name| used.contains(*name)).cloned().collect();
+            uses.retain(|name, others| {
+                others.retain(|other| left.contains(other));
+                left.contains(name) && !others.is_empty()
+            });
+            if uses.len() == before {
+                break;
+            }
+        }
+        assert!(uses.is_empty(), "in {folder:?} these import each other: {uses:#?}");
+    }
+}
+
+#[test]
+fn a_tree_of_imports_is_read_as_its_paths() {
+    let code = "use crate::a::{self, b::{c, d as e}};\nuse super::f;\nfn g() { self::h::i(); crate::j::k() }";
+    let expected = ["a", "a::b::c", "a::b::d", "j::k", "x::f", "x::y::h::i"];
+    assert_eq!(paths(code, &["x", "y"]).iter().collect::<Vec<_>>(), expected);
 }
 
 #[test]

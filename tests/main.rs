@@ -10,6 +10,7 @@ mod browser;
 mod certificates;
 mod check;
 mod config_files;
+mod documents;
 mod environment;
 mod extend;
 mod file_systems;

@@ -73,11 +73,16 @@ impl Endpoint {
 }
 
 /// Defines a table of endpoints: a static program for each row, and `ENDPOINTS`, which has the rows
-/// without their handlers, so that reading the table does not link them all.
+/// without their handlers, so that reading the table does not link them all. Each row is documented.
 macro_rules! endpoints {
-    ($($name:ident: $program:ty = $path:literal, $role:ident, $takes:ident => $handler:expr;)+) => {
+    ($(
+        $(#[doc = $doc:literal])+
+        $name:ident: $program:ty = $path:literal, $role:ident, $takes:ident => $handler:expr;
+    )+) => {
         $(
             #[doc = concat!("Serves `", $path, "`.")]
+            ///
+            $(#[doc = $doc])+
             pub static $name: $program = <$program>::new(
                 &$crate::cgi::policy::Endpoint {
                     name: $path,

@@ -145,6 +145,8 @@ pub struct Refusal {
     pub fault: Option<Fault>,
     /// Details, for the log only.
     pub log: Option<String>,
+    /// A message from administrators, shown above the refusal's page.
+    pub banner: Option<String>,
     allow: &'static [&'static str],
     /// Seconds after which it may help to try again.
     retry_after: Option<u8>,
@@ -159,6 +161,7 @@ impl Refusal {
             fields: BTreeMap::new(),
             fault: None,
             log: None,
+            banner: None,
             allow: &[],
             retry_after: None,
         }
@@ -231,6 +234,11 @@ impl Refusal {
     /// Adds details for the log.
     pub fn logged(self, detail: impl Display) -> Self {
         Self { log: Some(detail.to_string()), ..self }
+    }
+
+    /// Adds the banner that its page shows.
+    pub fn below(self, banner: Option<String>) -> Self {
+        Self { banner, ..self }
     }
 
     /// As JSON: `{"error": {…}}`, or a [`NodeRefusal`].

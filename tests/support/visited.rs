@@ -15,6 +15,9 @@ pub trait Visited {
     /// Everyone's password.
     fn password(&self) -> &str;
 
+    /// The longest that it may take to carry out an order, in seconds.
+    fn patience(&self) -> u64;
+
     /// The last lines of vGrid's log on the host.
     fn log(&self) -> String;
 
@@ -54,7 +57,7 @@ pub trait Visited {
     /// Deploys a machine and waits until it runs. Returns its id.
     fn deployed(&self, user: &str, fields: &str) -> String {
         let id = self.deploy(user, fields);
-        self.wait_for(user, &id, "deployed", 300);
+        self.wait_for(user, &id, "deployed", self.patience());
         id
     }
 
@@ -67,7 +70,7 @@ pub trait Visited {
     /// Gives an order and waits until the machine is in the state that it leads to.
     fn carry_out(&self, user: &str, order: Order, id: &str, state: &str) -> Value {
         self.order(user, order, &format!("id={id}"));
-        self.wait_for(user, id, state, 300)
+        self.wait_for(user, id, state, self.patience())
     }
 
     /// Deletes a saved image.
@@ -107,13 +110,13 @@ pub trait Visited {
             }
             let settled = machine["moving"] == false;
             assert!(!settled && Instant::now() < end, "waited for {state}: {machine:#}\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(200));
+            std::thread::sleep(Duration::from_millis(400));
         }
     }
 
     /// Terminates a machine and waits until it is gone.
     fn terminate(&self, user: &str, id: &str) {
         self.order(user, Order::Terminate, &format!("id={id}"));
-        self.wait_for(user, id, "notDeployed", 300);
+        self.wait_for(user, id, "notDeployed", self.patience());
     }
 }

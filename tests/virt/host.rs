@@ -258,6 +258,10 @@ impl Visited for VirtHost {
         PASSWORD
     }
 
+    fn patience(&self) -> u64 {
+        300
+    }
+
     fn log(&self) -> String {
         self.try_sh("grep vgrid /var/log/syslog | tail -n 60").out
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::host::{TINY, scenario};
 use crate::support::portal::id_of;
+use crate::support::visited::Visited as _;
 
 /// Breaks something and deploys a machine as vm1. Expects it to fail with `words` in the reason,
 /// mends what was broken, and expects the host to be as it was.

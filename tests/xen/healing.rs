@@ -9,6 +9,7 @@ use vgrid::model::stage::{Order, Stage};
 
 use super::host::{Host, TINY, scenario};
 use super::mishap::Mishap;
+use crate::support::visited::Visited as _;
 
 /// How long repeated runs of upkeep may take. An order gets a grace period of two minutes on its
 /// host, and a failed step is retried after one.

@@ -1,6 +1,7 @@
 //! The helper against hostile arguments, and sudo against everything else.
 
 use super::host::{HELPER, TINY, UNKNOWN_ID, quote, scenario};
+use crate::support::visited::Visited as _;
 
 #[test]
 fn www_data_may_run_the_helper_and_nothing_else() {

@@ -9,10 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-use vgrid::model::stage::Order;
-
-use crate::support::portal::id_of;
+use crate::support::visited::Visited;
 
 /// The fields of a small machine that boots within seconds.
 pub const TINY: &str = "vmImage=tiny&vmMemory=96&vmPartition=1";
@@ -261,113 +258,9 @@ impl Host {
         self.must(&["put", from, to], Duration::from_secs(120));
     }
 
-    /// Sends a GET as a script would. Returns status and body.
-    pub fn ask(&self, user: &str, page: &str, query: &str) -> (u16, String) {
-        self.try_ask(user, page, query).unwrap_or_else(|error| panic!("{page}?{query}: {error}"))
-    }
-
-    /// Like [`Host::ask`], but the portal may be stopped before it answers.
-    pub fn try_ask(&self, user: &str, page: &str, query: &str) -> Result<(u16, String), ureq::Error> {
-        let portal = self.portal.replace("://", &format!("://{user}:{PASSWORD}@"));
-        let agent: ureq::Agent = ureq::Agent::config_builder()
-            .timeout_global(Some(Duration::from_secs(180)))
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .proxy(None)
-            .build()
-            .into();
-        let mut response = agent.get(format!("{portal}/cgi-bin/user/{page}?{query}")).call()?;
-        let status = response.status().as_u16();
-        Ok((status, response.body_mut().read_to_string()?))
-    }
-
-    /// Requests a deploy. Returns the status and the JSON, whether machine or error.
-    pub fn try_deploy(&self, user: &str, fields: &str) -> (u16, Value) {
-        let (status, text) = self.ask(user, "deploy", &format!("format=json&{fields}"));
-        (status, serde_json::from_str(&text).unwrap_or_else(|_| panic!("no JSON: {text}")))
-    }
-
-    /// Requests a deploy, which must be accepted. Returns the machine's id.
-    pub fn deploy(&self, user: &str, fields: &str) -> String {
-        let (status, answer) = self.try_deploy(user, fields);
-        assert_eq!(status, 202, "{fields}: {answer}");
-        id_of(&answer)
-    }
-
-    /// Deploys a machine and waits until it runs. Returns its id.
-    pub fn deployed(&self, user: &str, fields: &str) -> String {
-        let id = self.deploy(user, fields);
-        self.wait_for(user, &id, "deployed", 900);
-        id
-    }
-
-    /// Gives an order, which must be accepted. `fields` name the machine.
-    pub fn order(&self, user: &str, order: Order, fields: &str) {
-        let (status, text) = self.ask(user, order.as_str(), &format!("format=json&{fields}"));
-        assert_eq!(status, 202, "{order} {fields}: {text}");
-    }
-
-    /// Gives an order and waits until the machine is in the state that it leads to.
-    pub fn carry_out(&self, user: &str, order: Order, id: &str, state: &str) -> Value {
-        self.order(user, order, &format!("id={id}"));
-        self.wait_for(user, id, state, 600)
-    }
-
-    /// Deletes a saved image.
-    pub fn delete_image(&self, user: &str, name: &str) {
-        let (status, text) = self.ask(user, "images", &format!("format=json&do=delete&name={name}"));
-        assert_eq!(status, 202, "{name}: {text}");
-    }
-
-    /// A page as JSON.
-    pub fn get_json(&self, user: &str, page: &str, query: &str) -> Value {
-        let query = format!("format=json&{query}");
-        let (status, text) = self.ask(user, page, query.trim_end_matches('&'));
-        assert_eq!(status, 200, "{page}?{query}: {text}");
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
-    }
-
-    /// A machine's console, as the portal shows it.
-    pub fn console(&self, user: &str, id: &str) -> String {
-        let (status, console) = self.ask(user, "console", &format!("format=text&id={id}"));
-        assert_eq!(status, 200, "{console}");
-        console
-    }
-
     /// Waits until a machine answers pings at its address.
     pub fn must_answer_ping(&self, name: &str) {
         self.sh(&format!("for i in $(seq 30); do ping -q -c 1 -W 2 {name} && exit; sleep 1; done; exit 1"));
-    }
-
-    /// A machine as `show` presents it.
-    pub fn machine(&self, user: &str, id: &str) -> Value {
-        self.get_json(user, "show", &format!("id={id}"))["machine"].clone()
-    }
-
-    /// Waits at most `limit` seconds for a machine to reach a state, and fails at once if it comes
-    /// to rest in another.
-    pub fn wait_for(&self, user: &str, id: &str, state: &str, limit: u64) -> Value {
-        let end = Instant::now() + Duration::from_secs(limit);
-        loop {
-            let machine = self.machine(user, id);
-            if machine["state"] == state {
-                return machine;
-            }
-            let settled = machine["moving"] == false;
-            assert!(!settled && Instant::now() < end, "waited for {state}: {machine:#}\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(500));
-        }
-    }
-
-    /// Terminates a machine and waits until it is gone.
-    pub fn terminate(&self, user: &str, id: &str) {
-        self.order(user, Order::Terminate, &format!("id={id}"));
-        self.wait_for(user, id, "notDeployed", 900);
-    }
-
-    /// The last lines of vGrid's log on the host.
-    pub fn log(&self) -> String {
-        self.try_sh("journalctl -q --no-pager -n 60 -o cat -t vgrid").out
     }
 
     /// Takes stock of everything a machine might leave behind.
@@ -414,6 +307,24 @@ impl Host {
             }
             std::thread::sleep(Duration::from_secs(1));
         }
+    }
+}
+
+impl Visited for Host {
+    fn portal(&self) -> &str {
+        &self.portal
+    }
+
+    fn password(&self) -> &str {
+        PASSWORD
+    }
+
+    fn patience(&self) -> u64 {
+        900
+    }
+
+    fn log(&self) -> String {
+        self.try_sh("journalctl -q --no-pager -n 60 -o cat -t vgrid").out
     }
 }
 

@@ -5,6 +5,7 @@ use serde_json::Value;
 use vgrid::model::stage::Order;
 
 use super::host::{HELPER, Host, TINY, UNKNOWN_ID, scenario};
+use crate::support::visited::Visited as _;
 
 const ROOT: &str = "/dev/vg1/xen-root-alice_vm1";
 const IMAGES: &str = "/var/lib/vgrid/images";

@@ -2,6 +2,7 @@
 //! script runs in a real guest, and ssh tries to log in.
 
 use super::host::{Host, scenario};
+use crate::support::visited::Visited as _;
 
 const SSH: &str = "ssh -F none -o IdentitiesOnly=yes -o BatchMode=yes -o StrictHostKeyChecking=no \
                    -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o ConnectTimeout=30";

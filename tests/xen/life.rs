@@ -5,6 +5,7 @@ use std::process::Command;
 use super::host::{PASSWORD, TINY, scenario};
 use crate::support::at_once;
 use crate::support::portal::id_of;
+use crate::support::visited::Visited as _;
 
 /// People will copy the script from the README, so it is run word for word.
 #[test]

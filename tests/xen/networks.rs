@@ -3,6 +3,7 @@
 
 use super::host::{TINY, scenario};
 use crate::support::portal::id_of;
+use crate::support::visited::Visited as _;
 
 #[test]
 fn a_name_sets_its_network_card_or_kernel_parameters() {

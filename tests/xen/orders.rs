@@ -5,6 +5,7 @@ use vgrid::model::stage::Order;
 
 use super::host::{Host, TINY, project, scenario};
 use crate::support::at_once;
+use crate::support::visited::Visited as _;
 
 /// Deploys a machine with that name and waits until it runs. Returns its id.
 fn deployed(host: &Host, name: &str) -> String {

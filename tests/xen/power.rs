@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::host::{Host, TINY, scenario};
+use crate::support::visited::Visited as _;
 
 /// Waits until a machine's console shows that many boots.
 fn must_have_booted(host: &Host, id: &str, times: usize) {

@@ -6,6 +6,7 @@ use vgrid::model::stage::{Order, Stage};
 use super::host::{Host, TINY, scenario};
 use super::mishap::Mishap;
 use super::signed::Message;
+use crate::support::visited::Visited as _;
 
 const IMAGES: &str = "/var/lib/vgrid/images";
 

@@ -9,6 +9,7 @@ use super::host::{Host, TINY, scenario_of_two};
 use super::signed::{INFO, Message, STATUS, recipient};
 use crate::support::portal::id_of;
 use crate::support::signed::Seal;
+use crate::support::visited::Visited as _;
 
 /// Addresses on the hosts' own network: the server's, the other host's, and an unused one.
 const SERVER: &str = "10.0.3.1";

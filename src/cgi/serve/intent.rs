@@ -3,13 +3,10 @@
 use crate::cgi::reply::Refusal;
 use crate::cgi::request::{Format, Request};
 use crate::cgi::sender::{Elsewhere, Sender, accepts_pages};
-use crate::config;
-use crate::model::names::UserName;
 use crate::model::origin::Origin;
-use crate::model::sign::{self, Key};
-use crate::system::clock;
 
-use super::people::UserCall;
+use super::call::UserCall;
+use super::token::is_form_token;
 
 /// Fields that determine how something is shown, never what is done.
 const PASSIVE: [&str; 3] = ["format", "like", "scope"];
@@ -55,21 +52,6 @@ pub(super) fn intent(call: &UserCall<'_>) -> Result<bool, Refusal> {
         return Ok(true);
     }
     Err(Refusal::forbidden("This form is too old, or not from this portal. Open it again and send it again."))
-}
-
-/// Returns the token for a form: it proves that this server made the form today, for this user.
-pub(super) fn form_token(config: &config::Server, user: &UserName) -> Result<String, Refusal> {
-    Ok(sign::token(&config.key()?, &["form", user.as_str(), &day(0)]))
-}
-
-/// Returns whether [`form_token`] returned this token for this user today or yesterday.
-fn is_form_token(key: &Key, user: &UserName, given: &str) -> bool {
-    [0, 1].into_iter().any(|ago| sign::is_token(key, &["form", user.as_str(), &day(ago)], given))
-}
-
-/// Returns the day `days_ago` days ago, counted since 1970 (UTC).
-fn day(days_ago: i64) -> String {
-    (clock::now().unix() / 86_400 - days_ago).to_string()
 }
 
 /// Returns whether a request that another site sent here only wants a page: no program reads the

@@ -3,10 +3,14 @@
 
 mod answer;
 #[cfg(feature = "server")]
+mod call;
+#[cfg(feature = "server")]
 mod intent;
 mod nodes;
 #[cfg(feature = "server")]
 mod people;
+#[cfg(feature = "server")]
+mod token;
 
 use crate::model::names::RequestId;
 use crate::system::log;
@@ -19,10 +23,12 @@ use super::request::Request;
 use answer::{answer_panics, log_refusal, write_plainly};
 
 #[cfg(feature = "server")]
+pub use call::{Data, UserCall, View, WithBanner};
+#[cfg(feature = "server")]
 pub use nodes::{InternalCall, ReportEndpoint};
 pub use nodes::{NodeCall, OrderEndpoint};
 #[cfg(feature = "server")]
-pub use people::{Data, Page, UserCall, View};
+pub use people::Page;
 
 /// Reads the request, runs `handle`, and writes the answer. `refuse` formats a refusal as the
 /// caller wants it.

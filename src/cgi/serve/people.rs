@@ -1,144 +1,17 @@
 //! Pages for people authenticated by Apache.
 
-use std::sync::OnceLock;
-
-use serde::Serialize;
-
 use crate::cgi::policy::{Endpoint, Role};
 use crate::cgi::reply::{Refusal, Reply};
-use crate::cgi::request::{Format, Request};
+use crate::cgi::request::Format;
 use crate::cgi::user::{identify, mail};
 use crate::config;
 use crate::model::mail::Address;
 use crate::model::names::UserName;
 use crate::system::log;
-use crate::template::page;
 
-use super::answer::log_refusal;
-use super::intent::{form_token, intent};
+use super::call::UserCall;
+use super::intent::intent;
 use super::serve;
-
-/// What programs get: the same data as JSON and as text.
-pub trait Data: Serialize {
-    /// Returns it as plain text; a list has one line per item, tab-separated.
-    fn text(&self) -> String;
-}
-
-/// What a page shows: data with a template for people.
-pub trait View: Data {
-    /// The page's template in `templates/page/`.
-    const TEMPLATE: &'static str;
-}
-
-/// A call by a user authenticated by Apache.
-#[derive(Debug)]
-pub struct UserCall<'a> {
-    /// The endpoint.
-    pub endpoint: &'static Endpoint,
-    /// The request.
-    pub request: &'a Request,
-    /// `server.cfg`.
-    pub config: config::Server,
-    /// The caller.
-    pub user: UserName,
-    /// Whether they are an administrator.
-    pub administrator: bool,
-    /// Whether the call may change something. If not, the endpoint shows the form or asks for
-    /// confirmation.
-    pub acts: bool,
-    /// Their mail address, if authentication gives one and the call may change something.
-    pub mail: Option<Address>,
-    /// A message from administrators, shown above every page. It is stored in the registry, and set
-    /// when that is opened.
-    pub banner: OnceLock<String>,
-}
-
-/// What the layout of every page shows.
-#[derive(Serialize)]
-struct Portal<'a> {
-    user: &'a str,
-    administrator: bool,
-    version: &'static str,
-    source: &'a str,
-    resources: &'a str,
-    endpoint: &'static str,
-    token: String,
-    banner: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Context<'a, P> {
-    portal: Portal<'a>,
-    page: &'a P,
-}
-
-impl UserCall<'_> {
-    /// Returns the answer in the format that the caller wants.
-    pub fn reply<V: View>(&self, status: u16, view: &V) -> Result<Reply, Refusal> {
-        match self.request.format {
-            Format::Html => self.page(status, V::TEMPLATE, view),
-            Format::Json | Format::Text | Format::Csv => self.data(status, view),
-        }
-    }
-
-    /// Returns the answer after something has been done, or has failed: people are redirected (303)
-    /// to a page that shows the outcome, programs get the data.
-    pub fn outcome(&self, status: u16, location: &str, data: &impl Data) -> Result<Reply, Refusal> {
-        match self.request.format {
-            Format::Html => Ok(Reply::see_other(location)),
-            Format::Json | Format::Text | Format::Csv => self.data(status, data),
-        }
-    }
-
-    fn data(&self, status: u16, data: &impl Data) -> Result<Reply, Refusal> {
-        match self.request.format {
-            Format::Json => Reply::json(status, data),
-            Format::Html | Format::Text | Format::Csv => Ok(Reply::text(status, data.text())),
-        }
-    }
-
-    /// Returns the token for a form on this page, without which no order from a browser is
-    /// accepted. Fails if the key can't be read.
-    pub fn form_token(&self) -> Result<String, Refusal> {
-        form_token(&self.config, &self.user)
-    }
-
-    /// Returns a page for people, rendered from a template and its data.
-    pub fn page(&self, status: u16, template: &str, page: &impl Serialize) -> Result<Reply, Refusal> {
-        let general = &self.config.general;
-        let portal = Portal {
-            user: self.user.as_str(),
-            administrator: self.administrator,
-            version: crate::VERSION,
-            source: &general.source_url,
-            resources: &general.resources_url,
-            endpoint: self.endpoint.name,
-            token: if self.endpoint.changes() { self.form_token()? } else { String::new() },
-            banner: self.banner.get().map(String::as_str),
-        };
-        page::render(&general.template_directory, template, &Context { portal, page })
-            .map(|html| Reply::html(status, html))
-            .map_err(Refusal::internal)
-    }
-
-    /// Logs a refusal that the caller gets as a page of the handler's own.
-    pub fn log_refusal(&self, refusal: &Refusal) {
-        log_refusal(refusal, Some(&self.user), &self.request.from());
-    }
-
-    fn refuse(&self, refusal: &Refusal) -> Reply {
-        let id = &self.request.id;
-        match self.request.format {
-            Format::Json => refusal.to_json(id),
-            Format::Text | Format::Csv => refusal.to_text(id),
-            Format::Html => match self.page(refusal.status, "error.html", &refusal.context(id)) {
-                Ok(reply) => refusal.finish(reply),
-                // The error being reported may be the page's own.
-                Err(_) => refusal.to_text(id),
-            },
-        }
-    }
-}
 
 /// Answers a call by a user.
 pub type PageHandler = fn(&UserCall<'_>) -> Result<Reply, Refusal>;
@@ -174,9 +47,7 @@ fn user(endpoint: &'static Endpoint, handler: PageHandler) {
             })?;
             let administrator = config.is_administrator(&user);
             let mail = None;
-            let banner = OnceLock::new();
-            let mut call =
-                UserCall { endpoint, request, config, user, administrator, acts: false, mail, banner };
+            let mut call = UserCall { endpoint, request, config, user, administrator, acts: false, mail };
             let result = admit(&call).and_then(|()| intent(&call)).and_then(|acts| {
                 if acts {
                     call.acts = true;

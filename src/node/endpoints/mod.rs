@@ -31,15 +31,25 @@ use crate::node::image::store::Store;
 use crate::node::jobs::{Jobs, NodeLock};
 
 endpoints! {
+    /// Makes a machine, if the host can.
     DEPLOY: OrderEndpoint = "node/deploy", Server, Message => deploy::handle;
+    /// Shuts a machine down.
     STOP: OrderEndpoint = "node/stop", Server, Message => power::stop;
+    /// Starts a stopped machine.
     START: OrderEndpoint = "node/start", Server, Message => power::start;
+    /// Shuts a machine down and starts it again.
     REBOOT: OrderEndpoint = "node/reboot", Server, Message => power::reboot;
+    /// Shuts a machine down and saves its disk as an image.
     SAVE: OrderEndpoint = "node/save", Server, Message => save::handle;
+    /// Removes a machine completely, whatever its state.
     TERMINATE: OrderEndpoint = "node/terminate", Server, Message => terminate::handle;
+    /// Renames or deletes a saved image.
     IMAGE: OrderEndpoint = "node/image", Server, Message => image::handle;
+    /// Removes something that vGrid did not create.
     DISCARD: OrderEndpoint = "node/discard", Server, Message => discard::handle;
+    /// Everything about the host: what it has, and how much of it is free.
     INFO: OrderEndpoint = "node/info", Server, Query => info::handle;
+    /// The end of a machine's console output.
     CONSOLE: OrderEndpoint = "node/console", Server, Query => console::handle;
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::declined::{Declined, Part, When};
 use super::image::{self, Named};
 use super::placement::{Known, Load, Need, Obstacle, check_cpus, check_possible, choose, first_free};
 use super::pool::{known, loads};
@@ -23,51 +24,6 @@ use crate::server::registry::request::Given;
 use crate::server::registry::user::{Owner, Registered};
 use crate::server::registry::vm::{NewVm, Placed, Vm};
 use crate::server::registry::{Registry, RegistryError, Writer};
-
-/// The part of a request that a refusal is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
-    /// The number of machines.
-    Machine,
-    /// The saved image.
-    Image,
-    /// The configured image; that of a saved image is the one it derives from.
-    Base,
-    /// The memory.
-    Memory,
-    /// The processors.
-    Cpus,
-    /// The root partition.
-    Disk,
-    /// The host.
-    Host,
-    /// The name.
-    Name,
-}
-
-/// Whether a refusal is temporary.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    /// The request can't be granted now.
-    Now,
-    /// The request can never be granted.
-    Ever,
-}
-
-/// Why a request for a machine was declined.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Declined {
-    /// Whether the refusal is temporary.
-    pub when: When,
-    /// What is wrong with each part, in sentences.
-    pub faults: BTreeMap<Part, String>,
-}
-
-impl Declined {
-    fn one(when: When, part: Part, sentence: impl Into<String>) -> Self {
-        Self { when, faults: BTreeMap::from([(part, sentence.into())]) }
-    }
-}
 
 /// Why [`create`] created no machine.
 #[derive(Debug)]
@@ -465,7 +421,9 @@ mod tests {
     use crate::model::stage::Order;
     use crate::model::state::State;
     use crate::model::wire::HostFacts;
+    use crate::server::machine::fixture::without_mail;
     use crate::server::machine::orders;
+    use crate::server::mail::Post;
     use crate::server::nodes::CallFailure;
     use crate::server::registry::vm::{OnNode, Scope};
 
@@ -705,7 +663,8 @@ mod tests {
             let vm = create(&mut registry, &common, &alice(), Quota::default(), wish()).unwrap();
             let id = vm.id;
             let trouble = CallFailure { fault: fault.clone(), taken };
-            orders::settle(&mut registry, vm, Order::Deploy, Err(trouble)).unwrap();
+            let config = without_mail();
+            orders::settle(&mut registry, &Post::new(&config), vm, Order::Deploy, Err(trouble)).unwrap();
             let vm = registry.read(|reader| reader.vm(id)).unwrap().unwrap();
             assert_eq!((vm.state, vm.on_node, vm.fault), (State::Failed, taken, Some(fault)));
         }

@@ -1,5 +1,6 @@
 //! A fixture for unit tests of machines: a registry with one machine in it.
 
+use crate::config;
 use crate::model::stage::Order;
 use crate::model::state::Event;
 use crate::server::machine::life::Interest;
@@ -7,6 +8,14 @@ use crate::server::machine::orders;
 use crate::server::registry::vm::Vm;
 use crate::server::registry::vm::tests::entered;
 use crate::server::registry::{Registry, RegistryError};
+
+/// Returns a configuration with the defaults, which sends no mail.
+pub fn without_mail() -> config::Server {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("server.cfg"), "[General]\nEnvUsernameVariable = \"REMOTE_USER\"\n")
+        .unwrap();
+    config::Server::load(dir.path()).unwrap()
+}
 
 /// A registry with one machine: alice's `vm1` on `node1`.
 pub struct OneMachine {

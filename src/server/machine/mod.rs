@@ -2,6 +2,7 @@
 //! Nothing here depends on CGI.
 
 pub mod create;
+pub mod declined;
 pub mod failures;
 #[cfg(test)]
 pub(in crate::server) mod fixture;

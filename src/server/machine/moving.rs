@@ -4,14 +4,13 @@ use super::life;
 use crate::config::{self, Common};
 use crate::model::fault::Fault;
 use crate::model::stage::{Order, Stage};
-use crate::model::wire::Accepted;
 use crate::server::audit;
 use crate::server::machine::failures;
 use crate::server::machine::orders;
 use crate::server::machine::placement::{Load, Need, choose};
 use crate::server::machine::pool::{known, loads};
 use crate::server::mail::Post;
-use crate::server::nodes::{CallFailure, Nodes};
+use crate::server::nodes::Nodes;
 use crate::server::registry::vm::{OnNode, Placed, Vm};
 use crate::server::registry::{Registry, RegistryError, Writer};
 use crate::system::log::Level;
@@ -59,21 +58,8 @@ impl<'a> Mover<'a> {
                 vm = moved;
                 continue;
             }
-            return self.settle(registry, vm, answer);
+            return orders::settle(registry, &self.post(), vm, Order::Deploy, answer);
         }
-    }
-
-    /// Records a host's answer to a deploy order; administrators are told of faults that concern
-    /// them. Returns the machine as it is now, and the fault to show to its owner.
-    pub fn settle(
-        &self,
-        registry: &mut Registry,
-        vm: Vm,
-        answer: Result<Accepted, CallFailure>,
-    ) -> Result<(Vm, Option<Fault>), RegistryError> {
-        orders::settle_with(registry, vm, Order::Deploy, answer, |writer, vm, fault| {
-            failures::deploy_failed(writer, &self.post(), vm, fault)
-        })
     }
 
     /// Moves a machine that its host could not create, and of which certainly nothing is there, to

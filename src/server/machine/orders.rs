@@ -1,11 +1,13 @@
 //! What all orders about a machine have in common: each is recorded before it is sent to the node,
 //! and the node's answer is recorded too.
 
+use super::failures;
 use super::life::{self, Interest};
 use crate::model::fault::Fault;
 use crate::model::stage::Order;
 use crate::model::wire::{Accepted, DeployOrder, MachineOrder, SaveOrder};
 use crate::server::audit;
+use crate::server::mail::Post;
 use crate::server::nodes::{CallFailure, Nodes};
 use crate::server::registry::vm::{Saving, Vm};
 use crate::server::registry::{Registry, RegistryError, Writer};
@@ -60,26 +62,15 @@ pub fn tell(nodes: &Nodes<'_>, vm: &Vm, order: Order) -> Result<Accepted, CallFa
     }
 }
 
-/// Records a node's answer to an order, and logs it unless the order was accepted. Returns the
-/// machine as it is now, which may have moved on in the meantime, and the fault to show to its
-/// owner.
+/// Records a node's answer to an order, and logs it unless the order was accepted. If a deploy
+/// failed, administrators are told of faults that concern them. Returns the machine as it is now,
+/// which may have moved on in the meantime, and the fault to show to its owner.
 pub fn settle(
     registry: &mut Registry,
+    post: &Post<'_>,
     vm: Vm,
     order: Order,
     answer: Result<Accepted, CallFailure>,
-) -> Result<(Vm, Option<Fault>), RegistryError> {
-    settle_with(registry, vm, order, answer, |_, _, _| Ok(()))
-}
-
-/// Like [`settle`]. If the order failed, also runs `also` with the machine as it is now and the
-/// reason, in the transaction that records the failure.
-pub fn settle_with(
-    registry: &mut Registry,
-    vm: Vm,
-    order: Order,
-    answer: Result<Accepted, CallFailure>,
-    also: impl FnOnce(&Writer<'_>, &Vm, &Fault) -> Result<(), RegistryError>,
 ) -> Result<(Vm, Option<Fault>), RegistryError> {
     let trouble = match answer {
         Ok(accepted) => {
@@ -94,8 +85,8 @@ pub fn settle_with(
     };
     let vm = registry.write(|writer| {
         let vm = give_up(writer, vm, order, &trouble)?;
-        if !has_reported_on(&vm, order) {
-            also(writer, &vm, &trouble.fault)?;
+        if order == Order::Deploy && !has_reported_on(&vm, order) {
+            failures::deploy_failed(writer, post, &vm, &trouble.fault)?;
         }
         Ok::<_, RegistryError>(vm)
     })?;
@@ -126,7 +117,7 @@ mod tests {
     use super::*;
     use crate::model::state::Event;
     use crate::model::state::State;
-    use crate::server::machine::fixture::OneMachine;
+    use crate::server::machine::fixture::{OneMachine, without_mail};
     use crate::server::registry::vm::OnNode;
 
     fn silent() -> CallFailure {
@@ -137,7 +128,8 @@ mod tests {
     impl OneMachine {
         fn settle(&mut self, order: Order, answer: Result<Accepted, CallFailure>) -> Option<Fault> {
             let vm = self.vm.clone();
-            let (vm, fault) = settle(&mut self.registry, vm, order, answer).unwrap();
+            let config = without_mail();
+            let (vm, fault) = settle(&mut self.registry, &Post::new(&config), vm, order, answer).unwrap();
             assert_eq!(self.registry.read(|reader| reader.vm(vm.id)).unwrap().unwrap(), vm);
             self.vm = vm;
             fault

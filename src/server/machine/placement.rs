@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::create::Part;
+use super::declined::Part;
 use crate::model::lease::Moment;
 use crate::model::names::{ImageTag, PhysicalHost, VirtualHost};
 use crate::model::size::{Amount, Cpus};

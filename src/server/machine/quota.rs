@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::create::Part;
+use super::declined::Part;
 use crate::config::Quota;
 use crate::model::size::{Amount, Cpus, GiB, MiB};
 use crate::model::text::Row;

@@ -231,8 +231,9 @@ mod tests {
     use crate::model::names::PhysicalHost;
     use crate::model::stage::Stage;
     use crate::model::stage::{OrderNumber, Percent};
-    use crate::server::machine::fixture::OneMachine;
+    use crate::server::machine::fixture::{OneMachine, without_mail};
     use crate::server::machine::orders;
+    use crate::server::mail::Post;
     use crate::server::registry::vm::Saving;
     use crate::system::clock;
 
@@ -637,7 +638,8 @@ mod tests {
             let fault = Fault::HostSilent { host: one.vm.physical_host.clone(), seconds: 7 };
             let trouble = crate::server::nodes::CallFailure { fault, taken: OnNode::Maybe };
             let vm = one.vm.clone();
-            orders::settle(&mut one.registry, vm, Order::Save, Err(trouble)).unwrap();
+            let config = without_mail();
+            orders::settle(&mut one.registry, &Post::new(&config), vm, Order::Save, Err(trouble)).unwrap();
             one.report(Order::Save, 1, progress(Stage::Pack, 5));
             let before = if stopped { State::Stopped } else { State::Deployed };
             assert_eq!(one.vm.state, before);
@@ -658,7 +660,8 @@ mod tests {
         let fault = Fault::HostSilent { host: one.vm.physical_host.clone(), seconds: 7 };
         let trouble = crate::server::nodes::CallFailure { fault, taken: OnNode::Maybe };
         let vm = one.vm.clone();
-        orders::settle(&mut one.registry, vm, Order::Stop, Err(trouble)).unwrap();
+        let config = without_mail();
+        orders::settle(&mut one.registry, &Post::new(&config), vm, Order::Stop, Err(trouble)).unwrap();
         assert_eq!(one.next(Order::Stop, News::Done), None);
         assert_eq!(one.vm.state, State::Stopped);
     }

@@ -11,6 +11,7 @@ use crate::model::names::{ImageName, SavedImage, VirtualHost};
 use crate::model::stage::Order;
 use crate::model::state::State;
 use crate::server::audit;
+use crate::server::mail::Post;
 use crate::server::nodes::Nodes;
 use crate::server::registry::vm::{Saving, Vm};
 use crate::server::registry::{Reader, Registry, RegistryError, Writer};
@@ -129,13 +130,14 @@ pub fn check_free(reader: Reader<'_>, image: &SavedImage, vm: Option<&Vm>) -> Re
 pub fn carry_out(
     registry: &mut Registry,
     nodes: &Nodes<'_>,
+    post: &Post<'_>,
     vm: Vm,
 ) -> Result<(Vm, Option<Fault>), RegistryError> {
     let then_terminate = vm.saving.as_ref().is_some_and(|saving| saving.then_terminate);
     let detail = if then_terminate { "to be terminated then" } else { "" };
     audit::order(Level::Info, "order.given", Order::Save, &vm, registry.actor(), detail);
     let answer = orders::tell(nodes, &vm, Order::Save);
-    orders::settle(registry, vm, Order::Save, answer)
+    orders::settle(registry, post, vm, Order::Save, answer)
 }
 
 /// Suggests a name for an image of a machine's disk: as much of the machine's label, or else of its

@@ -2,7 +2,7 @@
 
 use crate::cgi::policy;
 use crate::cgi::reply::Refusal;
-use crate::cgi::serve::UserCall;
+use crate::cgi::serve::{UserCall, WithBanner};
 use crate::model::names::{UserName, VmId};
 use crate::model::text::{ended, sentence};
 use crate::server::registry::closed::Closed;
@@ -12,18 +12,23 @@ use crate::server::registry::vm::Vm;
 use crate::server::registry::{Reader, Registry, RegistryError};
 use crate::system::log::{self, Level};
 
-/// Opens the registry for a page that only reads.
+/// Opens the registry for a page that only reads, and runs `look`. The banner says that the portal
+/// is closed, if it is.
 ///
 /// # Errors
-/// As for any `RegistryError`.
-pub fn registry_to_read(call: &UserCall<'_>) -> Result<Registry, Refusal> {
+/// Those of `look`, which get the same banner, and otherwise as for any `RegistryError`.
+pub fn read<T>(
+    call: &UserCall<'_>,
+    look: impl FnOnce(Reader<'_>) -> Result<T, Refusal>,
+) -> Result<WithBanner<T>, Refusal> {
     let file = &call.config.general.registry_file;
     let registry = Registry::open_to_read(file).map_err(|error| unopened(call, error))?;
-    if let Some(closed) = registry.read(|reader| reader.portal_closed())? {
-        // If it is set already, it says the same.
-        let _ = call.banner.set(told(&closed, call.administrator));
+    let closed = registry.read(|reader| reader.portal_closed())?;
+    let banner = closed.map(|closed| told(&closed, call.administrator));
+    match registry.read(look) {
+        Ok(content) => Ok(WithBanner { content, banner }),
+        Err(refusal) => Err(refusal.below(banner)),
     }
-    Ok(registry)
 }
 
 /// Opens the registry for a page that makes changes in the caller's name, and stores the caller's

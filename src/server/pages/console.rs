@@ -48,16 +48,19 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     fields.only(&["id", "format"])?;
     let id = fields.required("id")?;
     let common = Common::load(&config::directory())?;
-    let vm = access::registry_to_read(call)?.read(|reader| access::machine(call, reader, id))?;
+    let vm = access::read(call, |reader| access::machine(call, reader, id))?;
     // The registry is no longer open here, so a slow host blocks nobody else.
-    let (status, tail) = fetch(call, &vm)?;
+    let (status, tail) = fetch(call, &vm.content)?;
     let (tail, fault) = match tail {
         Ok(tail) => (tail, None),
         Err(sentence) => (ConsoleTail { text: String::new(), truncated: false }, Some(sentence)),
     };
     let status = if call.request.format == Format::Html { 200 } else { status };
-    let machine = MachineView::new(&vm, &common, call.administrator);
-    call.reply(status, &ConsoleView { machine, text: tail.text, truncated: tail.truncated, fault })
+    let view = vm.map(|vm| {
+        let machine = MachineView::new(&vm, &common, call.administrator);
+        ConsoleView { machine, text: tail.text, truncated: tail.truncated, fault }
+    });
+    call.reply(status, &view)
 }
 
 /// Returns the output, or a sentence that says why there is none, with the status for programs.

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::Format;
-use crate::cgi::serve::{Data, UserCall, View};
+use crate::cgi::serve::{Data, UserCall, View, WithBanner};
 use crate::config::{self, Common, Leases};
 use crate::model::lease::{Moment, Term};
 use crate::model::stage::Order;
@@ -12,6 +12,7 @@ use crate::server::audit;
 use crate::server::machine::life;
 use crate::server::machine::orders;
 use crate::server::machine::power;
+use crate::server::mail::Post;
 use crate::server::nodes::Nodes;
 use crate::server::pages::access;
 use crate::server::pages::target::Target;
@@ -90,8 +91,8 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let target = Target::read(call)?;
     let common = Common::load(&config::directory())?;
     if !call.acts {
-        let vm = access::registry_to_read(call)?.read(|reader| target.find(call, reader))?;
-        return call.reply(200, &view(call, &common, &vm, None, false));
+        let vm = access::read(call, |reader| target.find(call, reader))?;
+        return call.reply(200, &vm.map(|vm| view(call, &common, &vm, None, false)));
     }
     let request = read_request(call)?;
     // Before anything is recorded: if this fails, no node can be called.
@@ -104,7 +105,8 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     match step {
         Step::Confirm(vm, sentence) => {
             if call.request.format == Format::Html {
-                return call.reply(409, &view(call, &common, &vm, Some(sentence), true));
+                let content = view(call, &common, &vm, Some(sentence), true);
+                return call.reply(409, &WithBanner { content, banner: None });
             }
             Err(Refusal::conflict(format!("{sentence} Give confirm=1 to have it so.")))
         }
@@ -115,7 +117,8 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
         Step::Start(vm) => {
             log(&vm, registry.actor());
             let answer = orders::tell(&nodes, &vm, Order::Start);
-            let (vm, fault) = orders::settle(&mut registry, vm, Order::Start, answer)?;
+            let post = Post::new(&call.config);
+            let (vm, fault) = orders::settle(&mut registry, &post, vm, Order::Start, answer)?;
             ordered(call, &common, &vm, fault.as_ref())
         }
     }

@@ -129,16 +129,18 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let as_table = call.request.format == Format::Csv;
     let (limit, offset) =
         if as_table { (MOST_ROWS, 0) } else { (PER_PAGE, (page - 1).saturating_mul(PER_PAGE)) };
-    let told = access::registry_to_read(call)?.read(|reader| {
+    let told = access::read(call, |reader| {
         let owner = access::caller(call, reader)?;
         filter.owner = (!call.administrator).then_some(owner);
         // One extra, to find out whether there are more.
-        Ok::<_, Refusal>(reader.events(&filter, limit + 1, offset)?)
+        Ok(reader.events(&filter, limit + 1, offset)?)
     })?;
-    let more = told.len() > limit as usize;
-    let events: Vec<EventView> = told.into_iter().take(limit as usize).map(EventView::from).collect();
+    let more = told.content.len() > limit as usize;
+    let events = told.map(|told| -> Vec<EventView> {
+        told.into_iter().take(limit as usize).map(EventView::from).collect()
+    });
     if as_table {
-        let reply = Reply::csv(table(&events), "vgrid-history.csv");
+        let reply = Reply::csv(table(&events.content), "vgrid-history.csv");
         let cut = http::HeaderName::from_static("x-vgrid-cut-off");
         return Ok(if more { reply.with(cut, MOST_ROWS.to_string()) } else { reply });
     }
@@ -150,25 +152,23 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let chosen = chosen(fields);
     let url = |page: u32| format!("history?{chosen}page={page}{format}");
     let given = |name| fields.get(name).unwrap_or_default().to_owned();
-    call.reply(
-        200,
-        &HistoryView {
-            events,
-            all: call.administrator,
-            filter: FormView {
-                who: given("who"),
-                what: given("what"),
-                about: given("about"),
-                since: given("since"),
-                until: given("until"),
-                any: !chosen.is_empty(),
-            },
-            page,
-            previous: (page > 1).then(|| url(page - 1)),
-            next: more.then(|| url(page.saturating_add(1))),
-            csv: format!("history?{chosen}format=csv"),
+    let view = events.map(|events| HistoryView {
+        events,
+        all: call.administrator,
+        filter: FormView {
+            who: given("who"),
+            what: given("what"),
+            about: given("about"),
+            since: given("since"),
+            until: given("until"),
+            any: !chosen.is_empty(),
         },
-    )
+        page,
+        previous: (page > 1).then(|| url(page - 1)),
+        next: more.then(|| url(page.saturating_add(1))),
+        csv: format!("history?{chosen}format=csv"),
+    });
+    call.reply(200, &view)
 }
 
 fn read_filter(fields: &Fields) -> Result<Filter, Refusal> {

@@ -7,7 +7,7 @@ use strum::{EnumString, IntoStaticStr};
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::Fields;
-use crate::cgi::serve::{Data, UserCall, View};
+use crate::cgi::serve::{Data, UserCall, View, WithBanner};
 use crate::config::{self, Common};
 use crate::model::fault::Fault;
 use crate::model::names::{ImageName, SavedImage, UserName};
@@ -156,13 +156,13 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
 }
 
 fn list(call: &UserCall<'_>, common: &Common, all: bool) -> Result<Reply, Refusal> {
-    let view = access::registry_to_read(call)?.read(|reader| {
+    let view = access::read(call, |reader| {
         let caller = access::caller(call, reader)?;
         let images = if all { reader.images()? } else { reader.images_for(&caller)? };
         let view = |image| ImageView::new(image, common, &caller, call.administrator);
         let scope = if all { "all" } else { "mine" };
         let quota = quota::images_text(call.config.quota(&call.user), reader.image_usage(&caller, None)?);
-        Ok::<_, Refusal>(ImagesView { images: images.iter().map(view).collect(), scope, quota })
+        Ok(ImagesView { images: images.iter().map(view).collect(), scope, quota })
     })?;
     call.reply(200, &view)
 }
@@ -172,8 +172,8 @@ fn page(
     common: &Common,
     act: Act,
     faults: BTreeMap<&'static str, String>,
-) -> Result<AskView, Refusal> {
-    access::registry_to_read(call)?.read(|reader| {
+) -> Result<WithBanner<AskView>, Refusal> {
+    access::read(call, |reader| {
         let caller = access::caller(call, reader)?;
         let image = find(call, reader, &caller)?;
         let new_name = call.request.fields.get("newName").unwrap_or(image.name.as_str()).to_owned();

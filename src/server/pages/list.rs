@@ -84,7 +84,7 @@ fn page(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     let asked = fields.page()?;
     let common = Common::load(&config::directory())?;
     let now = clock::now();
-    let view = access::registry_to_read(call)?.read(|reader| {
+    let mut view = access::read(call, |reader| {
         let owner = access::caller(call, reader)?;
         let scope = if all { Scope::All } else { Scope::Of(&owner) };
         let loads = loads(reader, &common)?;
@@ -108,7 +108,7 @@ fn page(call: &UserCall<'_>) -> Result<Reply, Refusal> {
             (_, Format::Text | Format::Csv) => "&format=text",
         };
         let url = |page: u32| format!("list?scope={scope}&page={page}{format}");
-        Ok::<_, Refusal>(ListView {
+        Ok(ListView {
             hosts: loads
                 .iter()
                 .map(|load| {
@@ -117,7 +117,7 @@ fn page(call: &UserCall<'_>) -> Result<Reply, Refusal> {
                 })
                 .collect(),
             quota: QuotaView::new(call.config.quota(&call.user), reader.usage(&owner)?),
-            closed: call.banner.get().cloned(),
+            closed: None,
             scope,
             total,
             page,
@@ -128,5 +128,7 @@ fn page(call: &UserCall<'_>) -> Result<Reply, Refusal> {
             machines: machines.iter().map(|vm| MachineView::new(vm, &common, call.administrator)).collect(),
         })
     })?;
+    // Programs see no banner.
+    view.content.closed.clone_from(&view.banner);
     call.reply(200, &view)
 }

@@ -11,6 +11,7 @@ use crate::server::audit;
 use crate::server::machine::life::Interest;
 use crate::server::machine::orders;
 use crate::server::machine::power::{Meaning, meaning};
+use crate::server::mail::Post;
 use crate::server::nodes::Nodes;
 use crate::server::pages::access;
 use crate::server::pages::target::Target;
@@ -78,15 +79,8 @@ fn handle(call: &UserCall<'_>, order: Order) -> Result<Reply, Refusal> {
     let target = Target::read(call)?;
     let common = Common::load(&config::directory())?;
     if !call.acts {
-        let vm = access::registry_to_read(call)?.read(|reader| target.find(call, reader))?;
-        let idle = match meaning(order, vm.state) {
-            Meaning::Tell => None,
-            Meaning::Already(sentence) => Some(sentence.to_owned()),
-            Meaning::Not(sentence) => Some(sentence),
-        };
-        let again = vm.state.is_transitional();
-        let machine = MachineView::new(&vm, &common, call.administrator);
-        return call.reply(200, &PowerView { machine, order: order.as_str(), idle, again });
+        let vm = access::read(call, |reader| target.find(call, reader))?;
+        return call.reply(200, &vm.map(|vm| view(call, &common, &vm, order)));
     }
     // Before anything is recorded: if this fails, no node can be called.
     let nodes = Nodes::new(&call.config, &call.request.id)?;
@@ -100,8 +94,22 @@ fn handle(call: &UserCall<'_>, order: Order) -> Result<Reply, Refusal> {
     }
     audit::order(Level::Info, "order.given", order, &vm, registry.actor(), "");
     let answer = orders::tell(&nodes, &vm, order);
-    let (vm, fault) = orders::settle(&mut registry, vm, order, answer)?;
+    let (vm, fault) = orders::settle(&mut registry, &Post::new(&call.config), vm, order, answer)?;
     ordered(call, &common, &vm, fault.as_ref())
+}
+
+fn view(call: &UserCall<'_>, common: &Common, vm: &Vm, order: Order) -> PowerView {
+    let idle = match meaning(order, vm.state) {
+        Meaning::Tell => None,
+        Meaning::Already(sentence) => Some(sentence.to_owned()),
+        Meaning::Not(sentence) => Some(sentence),
+    };
+    PowerView {
+        machine: MachineView::new(vm, common, call.administrator),
+        order: order.as_str(),
+        idle,
+        again: vm.state.is_transitional(),
+    }
 }
 
 /// Records the order, in a transaction. Returns whether it must be sent to the machine's host.

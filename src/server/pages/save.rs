@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::cgi::reply::{Refusal, Reply};
-use crate::cgi::serve::{Data, UserCall, View};
+use crate::cgi::serve::{Data, UserCall, View, WithBanner};
 use crate::config::{self, Common};
 use crate::model::state::State;
 use crate::server::machine::save;
+use crate::server::mail::Post;
 use crate::server::nodes::Nodes;
 use crate::server::pages::access;
 use crate::server::pages::naming;
@@ -81,7 +82,7 @@ fn act(call: &UserCall<'_>, common: &Common, target: &Target) -> Result<Reply, R
         save::begin(writer, &vm, Saving { name, then_terminate: false })
             .map_err(|why| naming::refusal(why, "name"))
     })?;
-    let (vm, fault) = save::carry_out(&mut registry, &nodes, vm)?;
+    let (vm, fault) = save::carry_out(&mut registry, &nodes, &Post::new(&call.config), vm)?;
     ordered(call, common, &vm, fault.as_ref())
 }
 
@@ -90,8 +91,8 @@ fn page(
     common: &Common,
     target: &Target,
     faults: BTreeMap<&'static str, String>,
-) -> Result<SaveView, Refusal> {
-    access::registry_to_read(call)?.read(|reader| {
+) -> Result<WithBanner<SaveView>, Refusal> {
+    access::read(call, |reader| {
         let vm = target.find(call, reader)?;
         let under_way = vm.saving.as_ref().filter(|_| vm.state == State::Saving);
         let name = match (call.request.fields.get("name"), under_way) {

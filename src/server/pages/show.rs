@@ -66,7 +66,7 @@ fn page(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     fields.only(&["id", "format"])?;
     let id = fields.required("id")?;
     let common = Common::load(&config::directory())?;
-    let view = access::registry_to_read(call)?.read(|reader| {
+    let view = access::read(call, |reader| {
         let vm = access::machine(call, reader, id)?;
         let history = reader.history(id)?.into_iter().map(|event| EventView {
             at: event.at.into(),
@@ -75,7 +75,7 @@ fn page(call: &UserCall<'_>) -> Result<Reply, Refusal> {
             from: event.actor.from,
             detail: event.detail,
         });
-        Ok::<_, Refusal>(ShowView {
+        Ok(ShowView {
             machine: MachineView::new(&vm, &common, call.administrator),
             stages: stages(&vm),
             history: history.collect(),

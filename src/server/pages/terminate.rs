@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::cgi::reply::{Refusal, Reply};
-use crate::cgi::serve::{Data, UserCall, View};
+use crate::cgi::serve::{Data, UserCall, View, WithBanner};
 use crate::config::{self, Common};
 use crate::model::names::ImageName;
 use crate::model::stage::Order;
@@ -16,6 +16,7 @@ use crate::server::machine::life::{self, Interest};
 use crate::server::machine::orders;
 use crate::server::machine::save;
 use crate::server::machine::terminate::may_force;
+use crate::server::mail::Post;
 use crate::server::nodes::Nodes;
 use crate::server::pages::access;
 use crate::server::pages::naming;
@@ -102,8 +103,8 @@ fn page(
     common: &Common,
     target: &Target,
     faults: BTreeMap<&'static str, String>,
-) -> Result<TerminateView, Refusal> {
-    access::registry_to_read(call)?.read(|reader| {
+) -> Result<WithBanner<TerminateView>, Refusal> {
+    access::read(call, |reader| {
         let vm = target.find(call, reader)?;
         let can_save = matches!(vm.state, State::Deployed | State::Stopped | State::Expired);
         let save_as = match call.request.fields.get("saveAs") {
@@ -145,6 +146,7 @@ fn act(call: &UserCall<'_>, common: &Common, target: &Target) -> Result<Reply, R
         }
         begin(writer, vm, &way, call.administrator)
     })?;
+    let post = Post::new(&call.config);
     let (vm, fault) = match step {
         Step::Gone(vm) => {
             let detail = if way == Way::ByForce { "forgotten by force" } else { "nothing left" };
@@ -154,9 +156,9 @@ fn act(call: &UserCall<'_>, common: &Common, target: &Target) -> Result<Reply, R
         Step::Tell(vm) => {
             audit::order(Level::Info, "order.given", Order::Terminate, &vm, registry.actor(), "");
             let answer = orders::tell(&nodes, &vm, Order::Terminate);
-            orders::settle(&mut registry, vm, Order::Terminate, answer)?
+            orders::settle(&mut registry, &post, vm, Order::Terminate, answer)?
         }
-        Step::Save(vm) => save::carry_out(&mut registry, &nodes, vm)?,
+        Step::Save(vm) => save::carry_out(&mut registry, &nodes, &post, vm)?,
     };
     ordered(call, common, &vm, fault.as_ref())
 }
@@ -208,6 +210,7 @@ mod tests {
     use crate::model::names::VmId;
     use crate::model::state::Event;
     use crate::model::state::State;
+    use crate::server::machine::fixture::without_mail;
     use crate::server::nodes::CallFailure;
     use crate::server::registry::vm::tests::entered;
     use crate::server::registry::{Registry, RegistryError};
@@ -242,8 +245,10 @@ mod tests {
         }
         let fault = Fault::HostSilent { host: vm.physical_host.clone(), seconds: 7 };
         let trouble = CallFailure { fault: fault.clone(), taken: OnNode::Maybe };
+        let config = without_mail();
         let (failed, told) =
-            orders::settle(&mut registry, vm.clone(), Order::Terminate, Err(trouble)).unwrap();
+            orders::settle(&mut registry, &Post::new(&config), vm.clone(), Order::Terminate, Err(trouble))
+                .unwrap();
         assert_eq!((failed.state, failed.fault.as_ref()), (State::Failed, Some(&fault)));
         assert_eq!(told, Some(fault));
         assert!(matches!(order(&mut registry, vm.id, false, false), Ok(Step::Tell(_))));

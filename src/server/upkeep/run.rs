@@ -12,7 +12,6 @@ use crate::model::stage::Order;
 use crate::model::state::State;
 use crate::model::wire::{Accepted, NodeInfo};
 use crate::server::audit;
-use crate::server::machine::failures;
 use crate::server::machine::moving::Mover;
 use crate::server::machine::orders;
 use crate::server::mail::{self, Notice, Post};
@@ -375,12 +374,7 @@ impl Run<'_> {
             }
             return Ok(());
         }
-        let post = self.post.clone();
-        let (_, fault) =
-            orders::settle_with(&mut self.registry, vm, order, answer, |writer, vm, fault| match order {
-                Order::Deploy => failures::deploy_failed(writer, &post, vm, fault),
-                _ => Ok(()),
-            })?;
+        let (_, fault) = orders::settle(&mut self.registry, &self.post, vm, order, answer)?;
         if let Some(fault) = fault {
             self.summary.trouble.push(format!("{name}, {order}: {fault}"));
         }

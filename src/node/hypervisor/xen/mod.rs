@@ -178,7 +178,7 @@ impl Hypervisor for Xen {
 
     fn check(&self, machine: &Machine, text: &str) -> Result<(), HypervisorError> {
         let file = PathBuf::from(format!("/run/vgrid-check-{}.cfg", std::process::id()));
-        files::write_new(&file, &configurations::complete(machine, text))?;
+        files::write_new(&file, configurations::complete(machine, text))?;
         let checked = self.dry_run(machine, &file);
         files::remove(&file)?;
         checked
@@ -192,7 +192,7 @@ impl Hypervisor for Xen {
         let temporary = configurations::temporary(&file);
         files::remove(&temporary)?;
         let install = || -> Result<(), HypervisorError> {
-            files::write_new(&temporary, &configurations::complete(machine, text))?;
+            files::write_new(&temporary, configurations::complete(machine, text))?;
             self.dry_run(machine, &temporary)?;
             std::fs::rename(&temporary, &file).map_err(files::at(&file))?;
             Ok(())

@@ -60,7 +60,7 @@ pub fn handle(call: &UserCall<'_>) -> Result<Reply, Refusal> {
     }
     let now = clock::now();
     let most = if call.request.format == Format::Html { UNKNOWN } else { usize::MAX };
-    let view = access::registry_to_read(call)?.read(|reader| look(reader, &common, most, now))?;
+    let view = access::read(call, |reader| look(reader, &common, most, now))?;
     call.reply(status, &view)
 }
 

@@ -132,7 +132,7 @@ pub fn reply(
 ) -> Result<Reply, Refusal> {
     let fields = &call.request.fields;
     let machine = once::for_a_form(call)?;
-    let view = access::registry_to_read(call)?.read(|reader| {
+    let view = access::read(call, |reader| {
         let caller = access::caller(call, reader)?;
         let taken = reader.names_taken()?;
         let closed = reader.closed()?;
@@ -179,7 +179,7 @@ pub fn reply(
             taken: taken.contains(name),
             disabled: closed::find(&closed, Kind::Name, name.as_str()).map(|one| one.reason.clone()),
         });
-        Ok::<_, Refusal>(DeployView {
+        Ok(DeployView {
             images: images.collect(),
             saved: saved.collect(),
             hosts: hosts.collect(),

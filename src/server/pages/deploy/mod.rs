@@ -12,7 +12,8 @@ use crate::config::{self, Common};
 use crate::model::stage::Order;
 use crate::model::state::State;
 use crate::server::audit;
-use crate::server::machine::create::{self, Created, Mark, NotCreated, Part, Requester, When, create};
+use crate::server::machine::create::{Created, Mark, NotCreated, Requester, create};
+use crate::server::machine::declined::{self, Part, When};
 use crate::server::machine::moving::Mover;
 use crate::server::nodes::Nodes;
 use crate::server::pages::access;
@@ -56,8 +57,8 @@ impl Declined {
     }
 }
 
-impl From<create::Declined> for Declined {
-    fn from(declined: create::Declined) -> Self {
+impl From<declined::Declined> for Declined {
+    fn from(declined: declined::Declined) -> Self {
         let status = match declined.when {
             When::Now => 409,
             When::Ever => 400,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::MachineView;
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::Format;
-use crate::cgi::serve::{Data, UserCall, View};
+use crate::cgi::serve::{Data, UserCall, View, WithBanner};
 use crate::config::Common;
 use crate::model::fault::Fault;
 use crate::server::registry::vm::Vm;
@@ -65,7 +65,7 @@ pub fn ordered(
 pub fn ask_again<V: View>(
     call: &UserCall<'_>,
     refusal: Refusal,
-    page: impl FnOnce(BTreeMap<&'static str, String>) -> Result<V, Refusal>,
+    page: impl FnOnce(BTreeMap<&'static str, String>) -> Result<WithBanner<V>, Refusal>,
 ) -> Result<Reply, Refusal> {
     if refusal.fields.is_empty() || call.request.format != Format::Html {
         return Err(refusal);
