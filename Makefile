@@ -4,7 +4,7 @@
 ## make test       run all tests, including those on the emulated host, except the long scenarios
 ## make test-deep  run the long scenarios, which take minutes each
 ## make test-turn  run one long scenario, a different one for each commit; CI does, after "make test"
-## make deny       check licences and sources of all dependencies; "make check" does, too
+## make deny       check licenses and sources of all dependencies; "make check" does, too
 ## make audit      look dependencies up in RustSec's list of advisories, which it downloads from GitHub
 ## make bench      measure speed, relative to references from the same run
 ## make install    install on a real server or host; see INSTALL.md
@@ -188,7 +188,7 @@ install-node: install-common
 	install -m 440 etc/sudoers.d/vgrid $(DESTDIR)$(SYSCONFDIR)/sudoers.d/vgrid
 	install -m 644 apache/vgrid-node.conf $(APACHE)/vgrid-node.conf
 
-# The source of the installed version. Every page links to it, as the licence requires.
+# The source of the installed version. Every page links to it, as the license requires.
 source:
 	install -d $(PROGRAMS)
 	if git rev-parse --git-dir >/dev/null 2>&1; \

@@ -229,7 +229,7 @@ fn images() {
         let mut times = vec![(Vec::new(), Vec::new()); ways.len()];
         for round in 0..rounds {
             for i in 0..ways.len() {
-                // Forwards and backwards in turn, so that no way always follows the same one.
+                // Forward and backward in turn, so that no way always follows the same one.
                 let i = if round % 2 == 0 { i } else { ways.len() - 1 - i };
                 let (unpacked, written) = unpack(&dir, ways[i].1, &ways[i].2, cold);
                 times[i].0.push(unpacked.as_secs_f64());

@@ -112,7 +112,7 @@ fn a_disabled_name_is_not_assigned() {
     portal.post("alice", "deploy", &DEPLOY_JSON).send().expect(409).says("All names are taken or disabled.");
     portal.get("alice", "deploy").send().expect(200).says("vm2 (disabled: its address").says("vm1 (taken)");
     portal.get("alice", "deploy?format=text").send().expect(200).says("name\tvm2\tdisabled\n");
-    // The machine with that name keeps it; afterwards it is not assigned again.
+    // The machine with that name keeps it; afterward it is not assigned again.
     portal.report(&first, Order::Deploy, 1, News::Done).expect(200);
     assert_eq!(portal.state("alice", &first), "deployed");
     let names = admin_page(&portal)["names"].clone();

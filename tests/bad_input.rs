@@ -46,7 +46,7 @@ fn refused_with(answer: &Answer, what: &str, statuses: &[u16]) {
     assert!(statuses.contains(&answer.status), "{what}: not {statuses:?}: {answer}");
 }
 
-/// Runs a test in both CGI modes. Nothing may have been deployed afterwards.
+/// Runs a test in both CGI modes. Nothing may have been deployed afterward.
 fn in_both_modes(test: impl Fn(&Portal) + Sync) {
     std::thread::scope(|scope| {
         for kind in [Kind::Event, Kind::Prefork] {

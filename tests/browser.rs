@@ -71,7 +71,7 @@ fn a_machine_lives_its_whole_life_in_a_browser() {
     assert_eq!(browser.run("return window.mark"), "kept", "the page was reloaded");
     assert_eq!(browser.run("return document.querySelector('tbody tr').mark"), "kept", "the row was replaced");
 
-    // The machine's page loads the console afterwards.
+    // The machine's page loads the console afterward.
     browser.click("tbody tr th a");
     browser.wait("document.querySelector('#console-here pre')?.innerText.includes('Linux version')");
 

@@ -1,4 +1,4 @@
-//! Certificates as grids issue them, with several common names and no organisation, at a real
+//! Certificates as grids issue them, with several common names and no organization, at a real
 //! Apache with TLS.
 
 use crate::support::page::user_on;

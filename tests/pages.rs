@@ -256,7 +256,7 @@ fn pages_load_nothing_from_other_sites() {
             }
         }
     }
-    // The source code that the licence offers is really there.
+    // The source code that the license offers is really there.
     let head = portal.ask("HEAD", "/resources/vgrid-source.tar.gz").send().expect(200);
     assert!(head.header("content-length").and_then(|l| l.parse::<u64>().ok()).is_some_and(|l| l > 10_000));
     let listing = portal.ask("GET", "/resources/").send();

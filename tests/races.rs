@@ -51,7 +51,7 @@ fn of_a_hundred_one(setup: Setup, more: &[(&str, &str)], words: &str) {
     let orders = portal.nodes.orders("deploy");
     assert_eq!(orders.len(), 1, "orders to the node");
     assert_eq!(orders[0].json()["id"], ids[0].as_str());
-    // Afterwards it is free again, once.
+    // Afterward it is free again, once.
     portal.carry_out("admin", Order::Terminate, &ids[0]);
     assert!(machines(&portal).is_empty());
     accepted(&deploy_at_once(&portal, 10, &fields), 1, words);

@@ -264,7 +264,7 @@ fn only_verified_certificates_sign_in() {
     assert_eq!(status, 200, "{page}");
     assert!(page.contains("Zoë M"), "{page}");
     assert_eq!(list(None).0, 403);
-    assert_eq!(list(Some("guest")).0, 200, "the authority decides which organisations are admitted");
+    assert_eq!(list(Some("guest")).0, 200, "the authority decides which organizations are admitted");
     let (status, page) = list(Some("twice"));
     assert_eq!(status, 403, "{page}");
     assert!(page.contains("not signed in") && page.contains("certificateName"), "{page}");

@@ -419,7 +419,7 @@ fn with_mail(sink: &Sink, more: &str) -> Portal {
 }
 
 /// The subjects of a recipient's mail in order of arrival. A mail delivered twice, because upkeep
-/// was killed before it had recorded the first time, counts once: mail systems recognise it by its
+/// was killed before it had recorded the first time, counts once: mail systems recognize it by its
 /// `Message-ID`.
 fn subjects(sink: &Sink, recipient: &str) -> Vec<String> {
     let mut known = BTreeSet::new();

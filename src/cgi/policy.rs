@@ -12,9 +12,9 @@ pub enum Role {
     Owner,
     /// Administrators only.
     Administrator,
-    /// The server, recognised by its address and its signature.
+    /// The server, recognized by its address and its signature.
     Server,
-    /// A node, recognised by its signature and by the address of the machine's host.
+    /// A node, recognized by its signature and by the address of the machine's host.
     Node,
 }
 

@@ -59,7 +59,7 @@ impl Fields {
         self.0.iter().map(|(name, _)| name.as_str())
     }
 
-    /// Refuses unknown fields: a misspelt field must not be ignored.
+    /// Refuses unknown fields: a misspelled field must not be ignored.
     pub fn only(&self, known: &[&str]) -> Result<(), Refusal> {
         match self.names().find(|name| !known.contains(name)) {
             Some(name) => Err(Refusal::bad_request(format!(

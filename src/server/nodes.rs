@@ -63,7 +63,7 @@ pub struct Nodes<'a> {
 
 impl<'a> Nodes<'a> {
     /// Reads the key shared by server and nodes, and the registry's identity, by which nodes
-    /// recognise their server. `request` is the id under which both sides log.
+    /// recognize their server. `request` is the id under which both sides log.
     ///
     /// # Errors
     /// [`NodesError`] if either is unavailable; no node has been called then.

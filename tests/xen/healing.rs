@@ -1,4 +1,4 @@
-//! Every order meets every mishap in every stage of its work. Afterwards upkeep restores order:
+//! Every order meets every mishap in every stage of its work. Afterward upkeep restores order:
 //! each machine is in a resting state, and the host has exactly what the portal knows.
 
 use std::collections::BTreeSet;
@@ -135,7 +135,7 @@ fn stages(order: Order, mishap: Mishap) -> impl Iterator<Item = Stage> {
     all.filter(move |stage| mishap != Mishap::Helper || *stage != Stage::Accepted)
 }
 
-/// The states that a machine may be in afterwards; `gone` if it no longer exists.
+/// The states that a machine may be in afterward; `gone` if it no longer exists.
 fn ends(order: Order, mishap: Mishap) -> &'static [&'static str] {
     match (order, mishap) {
         // With a full disk it depends on whether there was still something to write.

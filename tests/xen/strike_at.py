@@ -4,7 +4,7 @@ Waits until the record of MACHINE (its name, because its id is not known yet) sh
 STAGE and, if the stage has a helper, that is running. Then MISHAP happens:
   worker   only the worker is killed
   helper   only the helper is killed
-  service  Apache's whole control group is stopped, and started again shortly afterwards
+  service  Apache's whole control group is stopped, and started again shortly afterward
   disk     the root file system is full until the worker has ended
 Prints "armed" when it starts watching, and "struck ..." when the mishap is over. Exit status 1: the
 stage passed before it could strike.

@@ -16,7 +16,7 @@ const MACHINE: [&str; 2] = ["id", "vmHostname"];
 
 /// Returns whether the call is meant to change something, and refuses one that may not.
 ///
-/// A script (wget) can act with a GET or a POST. A browser is recognised by headers that only
+/// A script (wget) can act with a GET or a POST. A browser is recognized by headers that only
 /// browsers send. It can act only with a POST from a form of ours, which a token proves.
 pub(super) fn intent(call: &UserCall<'_>) -> Result<bool, Refusal> {
     let request = call.request;

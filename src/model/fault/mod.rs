@@ -369,7 +369,7 @@ pub enum Fault {
 /// The most characters of a `detail` that are kept.
 const DETAIL_MAX: usize = 200;
 
-/// Deserialises a text, made fit for a sentence (see [`detail`]).
+/// Deserializes a text, made fit for a sentence (see [`detail`]).
 fn cleaned<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     String::deserialize(deserializer).map(|text| detail(&text))
 }

@@ -34,11 +34,16 @@ pub fn is_usable(file: &Path, web: &nix::unistd::User) -> Verdict<()> {
     let version = Registry::inspect(file).map_err(|error| {
         let remedy = match error {
             RegistryError::TooNew { .. } => "install the newer vGrid again",
-            RegistryError::NotRegistry { .. } => "move it away, then: vgrid-registry restore FILE",
+            RegistryError::TooOld { .. } | RegistryError::NotRegistry { .. } => {
+                "move it away, then: vgrid-registry restore FILE"
+            }
             _ => "bring back a backup: vgrid-registry restore FILE",
         };
         let why = match &error {
             RegistryError::NotRegistry { what, .. } => format!("{path} is no registry: {what}"),
+            RegistryError::TooOld { found, .. } => {
+                format!("{path} has version {found}, from before vGrid's first release")
+            }
             error => format!("{path}: {error}"),
         };
         Problem::new(why, remedy)

@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_an_earlier_version_recorded_is_recognised() {
+    fn a_request_that_an_earlier_version_recorded_is_recognized() {
         let text = "Wish { source: Tag(ImageTag(\"tiny\")), memory: MiB(128), disk: GiB(1), host: None, name: None, \
                     label: Label(\"\"), lease: Lease { minutes: 1440 } }";
         assert_eq!(wish().digest(), digest(text.as_bytes()));

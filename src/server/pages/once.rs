@@ -1,4 +1,4 @@
-//! Idempotent orders for machines: how an order is recognised when it is sent again.
+//! Idempotent orders for machines: how an order is recognized when it is sent again.
 //!
 //! A form carries the id of the machine that it will make, with a proof that this portal generated
 //! that id for this user. A script may give a `requestId` of its own. Both are kept as long as the

@@ -190,11 +190,8 @@ fn open_backup(file: &Path) -> Result<(Connection, Summary), RegistryError> {
     let connection = connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     let version = known_version(&connection, file)?;
     check(&connection, file)?;
-    // Versions without an identity are older than any registry that nodes recognise.
-    let summary = summary(&connection, version).map_err(|_| RegistryError::NotRegistry {
-        file: file.to_owned(),
-        what: "it has no identity: it is older than vGrid's backups",
-    })?;
+    let summary = summary(&connection, version)
+        .map_err(|_| RegistryError::NotRegistry { file: file.to_owned(), what: "it has no identity" })?;
     Ok((connection, summary))
 }
 
@@ -283,8 +280,7 @@ impl Registry {
     /// Checks a whole registry, or a backup of one.
     ///
     /// # Errors
-    /// [`RegistryError::Damaged`], [`RegistryError::NotRegistry`], [`RegistryError::TooNew`], and
-    /// the errors of [`open`](Self::open).
+    /// [`RegistryError::Damaged`], and the errors of [`open`](Self::open).
     pub fn verify(file: &Path) -> Result<Summary, RegistryError> {
         open_backup(file).map(|(_, summary)| summary)
     }

@@ -47,11 +47,10 @@ pub(super) fn mark_restored(connection: &Connection, now: Moment) -> Result<(), 
     Ok(())
 }
 
-/// Assigns an identity if there is none, within the transaction that creates or migrates the
-/// registry.
-pub(super) fn ensure(connection: &Connection) -> Result<(), RegistryError> {
+/// Assigns an identity, within the transaction that creates the registry.
+pub(super) fn assign(connection: &Connection) -> Result<(), RegistryError> {
     connection.execute(
-        "INSERT INTO identity (only, id, since) VALUES (1, ?1, ?2) ON CONFLICT (only) DO NOTHING",
+        "INSERT INTO identity (only, id, since) VALUES (1, ?1, ?2)",
         (RegistryId::generate().to_string(), clock::now().unix()),
     )?;
     Ok(())

@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior};
-use schema::{MIGRATIONS, NEWEST, SCHEMA};
+use schema::{MIGRATIONS, NEWEST, OLDEST, SCHEMA};
 use thiserror::Error;
 
 use crate::model::lease::Moment;
@@ -46,12 +46,6 @@ use crate::system::clock;
 /// How long a writer waits for others before it gives up. A hundred deploys at once take a second
 /// or two, one after another; Apache gives a CGI program a minute.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The part of a migration that SQL alone can't do.
-type FillIn = fn(&Connection) -> Result<(), RegistryError>;
-
-/// The work that follows the migration to a version, in the same transaction.
-const AFTER: [(u32, FillIn); 1] = [(6, user::fold_all)];
 
 /// Why an operation on the registry failed. `Display` is for the log.
 #[derive(Debug, Error)]
@@ -126,6 +120,19 @@ pub enum RegistryError {
         found: u32,
         /// The newest version that this program supports.
         known: u32,
+    },
+    /// The schema is older than any that this program can migrate.
+    #[error(
+        "the registry {} has version {found}, from before vGrid's first release, and this program can use only {OLDEST} \
+         and later. Move it away, then bring the registry back from a later backup: vgrid-registry restore FILE. Only if \
+         there is none: vgrid-registry init",
+        file.display()
+    )]
+    TooOld {
+        /// The registry's file.
+        file: PathBuf,
+        /// Its schema version.
+        found: u32,
     },
     /// The file holds a value that this program never writes.
     #[error("the registry holds {value:?} as {column}")]
@@ -232,8 +239,8 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError::Missing`], [`RegistryError::NotRegistry`], [`RegistryError::Unusable`] if
-    /// the file can't be opened, [`RegistryError::TooNew`], or [`RegistryError::Busy`] while other
-    /// processes are migrating it.
+    /// the file can't be opened, [`RegistryError::TooNew`], [`RegistryError::TooOld`], or
+    /// [`RegistryError::Busy`] while other processes are migrating it.
     pub fn open(file: &Path) -> Result<Self, RegistryError> {
         let mut registry = Self::connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         if registry.connection.is_readonly("main")? {
@@ -393,7 +400,11 @@ fn known_version(connection: &Connection, file: &Path) -> Result<u32, RegistryEr
             "SELECT count(*) FROM sqlite_schema WHERE name IN ('user', 'vm', 'host', 'event')";
         found > 0 && connection.query_row(TABLES, [], |row| row.get::<_, u32>(0))? == 4
     };
-    if is_ours { Ok(found) } else { Err(no_registry("it is the database of another program")) }
+    match found {
+        _ if !is_ours => Err(no_registry("it is the database of another program")),
+        ..OLDEST => Err(RegistryError::TooOld { file: file.to_owned(), found }),
+        _ => Ok(found),
+    }
 }
 
 /// Accepts a schema version that a program supporting versions up to `known` can use.
@@ -401,19 +412,18 @@ fn not_beyond(known: u32, found: u32) -> Result<u32, RegistryError> {
     if found > known { Err(RegistryError::TooNew { found, known }) } else { Ok(found) }
 }
 
+/// Brings a registry to the newest version, or fills an empty file. Within a transaction.
 fn migrate(connection: &Connection) -> Result<(), RegistryError> {
     // Read again under the lock: another process may have migrated the file in the meantime.
     let found = version(connection)?;
     if found == 0 {
         connection.execute_batch(&without_comments(SCHEMA))?;
-    }
-    for (to, step) in MIGRATIONS.iter().filter(|(to, _)| found > 0 && *to > found) {
-        connection.execute_batch(step)?;
-        if let Some((_, fill_in)) = AFTER.iter().find(|(version, _)| version == to) {
-            fill_in(connection)?;
+        identity::assign(connection)?;
+    } else {
+        for (_, step) in MIGRATIONS.iter().filter(|(to, _)| *to > found) {
+            connection.execute_batch(step)?;
         }
     }
-    identity::ensure(connection)?;
     connection.pragma_update(None, "user_version", NEWEST)?;
     Ok(())
 }
@@ -447,7 +457,7 @@ impl<'r> Cells<'r> {
         value.as_str().map_err(|_| self.corrupt(&format!("{value:?}")))
     }
 
-    /// Reads a text that `read` recognises.
+    /// Reads a text that `read` recognizes.
     fn word<T>(&mut self, read: impl FnOnce(&str) -> Option<T>) -> Result<T, RegistryError> {
         let text = self.text()?;
         read(text).ok_or_else(|| self.corrupt(&text))
@@ -470,7 +480,7 @@ impl<'r> Cells<'r> {
         T::try_from(value).map_err(|_| self.corrupt(&value))
     }
 
-    /// Reads an integer that `read` recognises.
+    /// Reads an integer that `read` recognizes.
     fn whole<T>(&mut self, read: impl FnOnce(i64) -> Option<T>) -> Result<T, RegistryError> {
         let value: i64 = self.get()?;
         read(value).ok_or_else(|| self.corrupt(&value))
@@ -553,51 +563,47 @@ mod tests {
         assert!(matches!(Registry::open_to_read(&file), Err(RegistryError::TooNew { found: 99, .. })));
     }
 
-    /// Creates a registry of schema version 1 with a machine in each state, each with a history.
-    fn of_version_1(file: &Path) -> Connection {
+    /// A registry of the oldest version, with machines in every state.
+    const OLD: &str = include_str!("../../../tests/data/golden/registry.sql");
+
+    fn of_the_oldest_version(file: &Path) -> Connection {
         let connection = Connection::open(file).unwrap();
         connection.pragma_update(None, "journal_mode", "wal").unwrap();
-        connection.execute_batch(schema::SCHEMA_1).unwrap();
-        connection.pragma_update(None, "user_version", 1).unwrap();
-        connection.execute("INSERT INTO user VALUES ('alice', 'alice', 5)", []).unwrap();
-        for (n, (state, order)) in STATES_1.into_iter().enumerate() {
-            enter_1(&connection, n, state, order).unwrap();
-        }
+        connection.execute_batch(OLD).unwrap();
+        assert_eq!(version(&connection).unwrap(), OLDEST);
         connection
     }
 
-    const STATES_1: [(&str, &str); 6] = [
-        ("deploying", "deploy"),
-        ("deployed", "deploy"),
-        ("expired", "deploy"),
-        ("terminating", "terminate"),
-        ("failed", "terminate"),
-        ("notDeployed", "terminate"),
-    ];
-
-    fn id_1(n: usize) -> String {
-        format!("01936f5e-8c3e-7a37-a6b3-1f3c1f7c9f{n:02}")
-    }
-
-    /// Inserts a machine and its history as schema version 1 did.
-    fn enter_1(connection: &Connection, n: usize, state: &str, order: &str) -> rusqlite::Result<()> {
-        let deadline = matches!(state, "deploying" | "terminating").then_some(99);
+    /// Enters a machine as programs of the oldest version did.
+    fn enter_old(connection: &Connection, id: &str, name: &str) -> rusqlite::Result<usize> {
         connection.execute(
             "INSERT INTO vm (id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, label,
-                lease, state, stage, percent, fault, last_order, sequence, created, changed, expires, deadline,
-                on_node, was_deployed)
-             VALUES (?1, 'alice', ?2, 'node1', 'tiny', 128, 1, 'x', '7d', ?3, 'unpack', 40, NULL, ?4, 7,
-                1, 2, 3, ?5, 'maybe', 1)",
-            (id_1(n), format!("vm{n}"), state, order, deadline),
-        )?;
-        for what in ["first", "second"] {
-            connection.execute(
-                "INSERT INTO event (vm, at, who, origin, what, detail)
-                 VALUES (?1, 1, 'alice', '192.0.2.1', ?2, 'detail')",
-                (id_1(n), format!("{what} of {n}")),
-            )?;
-        }
-        Ok(())
+                lease, state, last_order, sequence, created, changed, expires, deadline, on_node, was_deployed,
+                order_number, placed)
+             VALUES (?1, 'alice', ?2, 'localhost', 'tiny', 128, 1, 'x', '7d', 'deploying', 'deploy', 0, 1, 2, 3, 99,
+                'maybe', 0, 5, 'chosen')",
+            (id, name),
+        )
+    }
+
+    /// Returns the machines of a registry, whatever its version: id, state, order, number of the last
+    /// report, percent, place in the queue, and the events in the history.
+    fn machines(connection: &Connection) -> Vec<(String, [String; 6])> {
+        let sql = "SELECT id, state, last_order, sequence, percent, place,
+                       (SELECT group_concat(what) FROM (SELECT what FROM event WHERE vm = vm.id ORDER BY rowid))
+                   FROM vm ORDER BY id";
+        let mut statement = connection.prepare(sql).unwrap();
+        let text = |row: &Row<'_>, at| -> rusqlite::Result<String> {
+            Ok(match row.get::<_, rusqlite::types::Value>(at)? {
+                rusqlite::types::Value::Text(text) => text,
+                other => format!("{other:?}"),
+            })
+        };
+        let rows = statement.query_map([], |row| {
+            let text = |at| text(row, at);
+            Ok((text(0)?, [text(1)?, text(2)?, text(3)?, text(4)?, text(5)?, text(6)?]))
+        });
+        rows.unwrap().map(Result::unwrap).collect()
     }
 
     /// Returns the columns and constraints of a statement as a set: columns that were added later
@@ -613,10 +619,13 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_of_the_first_version_comes_through() {
+    fn a_registry_of_the_oldest_version_comes_through() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("registry.sqlite");
-        let old = of_version_1(&file);
+        let old = of_the_oldest_version(&file);
+        let before = machines(&old);
+        let states: BTreeSet<&str> = before.iter().map(|(_, facts)| facts[0].as_str()).collect();
+        assert_eq!(states.len(), crate::model::state::State::ALL.len(), "{states:?}");
         // The file is opened by a page first, and by many at once.
         std::thread::scope(|scope| {
             for _ in 0..8 {
@@ -627,15 +636,12 @@ mod tests {
         });
         let mut registry = Registry::open(&file).unwrap();
         assert_eq!(registry.version(&file).unwrap(), NEWEST);
-        for (n, (state, order)) in STATES_1.into_iter().enumerate() {
-            let id = id_1(n).parse().unwrap();
+        assert_eq!(machines(&registry.connection), before);
+        for (id, [state, order, ..]) in &before {
+            let id = id.parse().unwrap();
             let vm = registry.read(|reader| reader.vm(id)).unwrap().unwrap();
-            assert_eq!((vm.state.as_str(), vm.order.as_str(), vm.sequence), (state, order, 7));
-            assert_eq!((vm.percent.map(u8::from), vm.place), (Some(40), None));
+            assert_eq!((vm.state.as_str(), vm.order.as_str()), (state.as_str(), order.as_str()));
             assert!(vm.spec.cpus.is_default(), "machines had one processor");
-            let history = registry.read(|reader| reader.history(id)).unwrap();
-            let told: Vec<_> = history.into_iter().map(|event| event.what).collect();
-            assert_eq!(told, [format!("first of {n}"), format!("second of {n}")]);
         }
         // Indexes and references are the same as in a new registry.
         let shape = |connection: &Connection| -> Vec<(String, BTreeSet<String>)> {
@@ -651,18 +657,50 @@ mod tests {
         assert!(registry.connection.execute(orphan, []).is_err(), "a history of no machine");
         assert_eq!(registry.connection.query_row("PRAGMA foreign_key_check", [], |_| Ok(())).ok(), None);
         // Names are still unique.
-        assert!(enter_1(&registry.connection, 0, "deployed", "deploy").is_err());
+        let id = "01936f5e-8c3e-7a37-a6b3-1f3c1f7c9f07";
+        assert!(enter_old(&registry.connection, id, "vm1").is_err());
         // A program of the old version that has the file open can finish its work; the next one
         // sees that it can't use the file.
-        enter_1(&old, 7, "deploying", "deploy").unwrap();
-        assert_eq!(registry.read(|reader| reader.live_by_host()).unwrap().values().sum::<u32>(), 6);
+        let live = |registry: &Registry| {
+            registry.read(|reader| reader.live_by_host()).unwrap().values().sum::<u32>()
+        };
+        let count = live(&registry);
+        enter_old(&old, id, "vm77").unwrap();
+        assert_eq!(live(&registry), count + 1);
         let found = version(&old).unwrap();
-        assert!(matches!(not_beyond(1, found), Err(RegistryError::TooNew { found: NEWEST, known: 1 })));
+        assert!(matches!(
+            not_beyond(OLDEST, found),
+            Err(RegistryError::TooNew { found: NEWEST, known: OLDEST })
+        ));
         let stopped: Result<_, RegistryError> = registry.write(|writer| {
-            let vm = writer.vm(id_1(1).parse().unwrap())?.unwrap();
+            let vm = writer.vm("01936f5e-0000-7000-8000-000000000001".parse().unwrap())?.unwrap();
             writer.advance(&vm, crate::model::state::Event::Stop, |_| {})
         });
         assert!(stopped.unwrap().is_some());
+    }
+
+    #[test]
+    fn a_registry_from_before_the_oldest_version_is_refused_with_a_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("registry.sqlite");
+        let old = of_the_oldest_version(&file);
+        old.pragma_update(None, "user_version", OLDEST - 1).unwrap();
+        let before = machines(&old);
+        let refusals = [
+            Registry::open(&file).map(drop),
+            Registry::open_to_read(&file).map(drop),
+            Registry::init(&file).map(drop),
+            Registry::verify(&file).map(drop),
+            Registry::restore(&dir.path().join("none"), &file, true).map(drop),
+        ];
+        for refused in refusals {
+            let error = refused.unwrap_err();
+            assert!(matches!(error, RegistryError::TooOld { found: 10, .. }), "{error:?}");
+            let sentence = error.to_string();
+            assert!(sentence.contains("has version 10") && sentence.contains("restore FILE"), "{sentence}");
+        }
+        assert_eq!((version(&old).unwrap(), machines(&old)), (OLDEST - 1, before), "it was changed");
+        assert!(!dir.path().join("none").exists());
     }
 
     #[test]

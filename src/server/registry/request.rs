@@ -1,4 +1,4 @@
-//! Requests for machines that can be recognised when they are repeated.
+//! Requests for machines that can be recognized when they are repeated.
 
 use rusqlite::OptionalExtension as _;
 

@@ -89,7 +89,7 @@ CREATE TABLE notice (
     PRIMARY KEY (vm, kind, lease_end)
 ) STRICT, WITHOUT ROWID;
 
--- Orders that are recognised when they are repeated, for as long as their machine is on record.
+-- Orders that are recognized when they are repeated, for as long as their machine is on record.
 CREATE TABLE deploy_request (
     owner TEXT NOT NULL REFERENCES user (canonical),
     request TEXT NOT NULL CHECK (request <> ''),                 -- the form's or script's key

@@ -1,15 +1,13 @@
 //! People: everyone who has ever had a machine, under the name that Apache gave and the name that
 //! vGrid uses.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+use rusqlite::{OpenFlags, OptionalExtension as _};
 
 use crate::model::folding::{Folding, folded};
 use crate::model::names::UserName;
 use crate::server::registry::{Reader, Registry, RegistryError, Writer};
-use crate::system::log::{self, Level};
 
 /// The owner of a machine, by canonical name (blanks as underscores).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,34 +51,12 @@ pub enum Person {
     Taken(String),
 }
 
-/// Fills in the folded names by which users are compared, oldest first. A user whose name folds to
-/// that of an earlier one stays a separate person; a warning goes to the log.
-pub(super) fn fold_all(connection: &Connection) -> Result<(), RegistryError> {
-    let mut statement = connection.prepare("SELECT canonical, raw FROM user ORDER BY since, canonical")?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let users: Vec<(String, String)> = rows.collect::<Result<_, _>>()?;
-    let mut first: BTreeMap<String, &str> = BTreeMap::new();
-    for (canonical, raw) in &users {
-        let key = folded(canonical);
-        if let Some(known) = first.get(&key) {
-            log::event(Level::Warning, "user.ambiguous", &[("user", raw), ("known", known)]);
-            continue;
-        }
-        connection.execute("UPDATE user SET folded = ?2 WHERE canonical = ?1", (canonical, &key))?;
-        first.insert(key, raw);
-    }
-    Ok(())
-}
-
 impl Registry {
     /// Returns the raw names of separate people whose names fold to the same, each pair as the
-    /// earlier and the later one. Nothing is created or migrated; a registry of an older version
-    /// has no folded names yet, so the result is empty.
+    /// earlier and the later one. Nothing is created or migrated.
     pub fn names_alike(file: &Path) -> Result<Vec<(String, String)>, RegistryError> {
         let registry = Self::connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        if registry.version(file)? < 6 {
-            return Ok(Vec::new());
-        }
+        registry.version(file)?;
         let mut statement = registry
             .connection
             .prepare("SELECT canonical, raw FROM user WHERE folded IS NULL ORDER BY raw")?;
@@ -135,7 +111,8 @@ impl Reader<'_> {
                 Person::Taken(raw.into())
             });
         }
-        // A canonical name that was never folded: a program of an older version inserted the row.
+        // Somebody with this canonical name who has no folded name, because an older person's name folds
+        // to the same.
         Ok(match self.raw_name(&owner)? {
             Some(raw) => Person::Taken(raw),
             None => Person::New(owner),
@@ -208,7 +185,6 @@ impl Writer<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::registry::schema;
 
     fn name(text: &str) -> UserName {
         text.parse().unwrap()
@@ -254,21 +230,21 @@ mod tests {
     fn people_who_were_known_apart_stay_so_when_names_are_folded() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("registry.sqlite");
-        let old = Connection::open(&file).unwrap();
-        old.pragma_update(None, "journal_mode", "wal").unwrap();
-        for (_, step) in schema::MIGRATIONS.iter().filter(|(version, _)| *version < 6) {
-            old.execute_batch(step).unwrap();
+        let mut registry = Registry::create(&file).unwrap();
+        // Of those who were known before names were compared, only the oldest has a folded name.
+        let users = [
+            ("Alice", 9, None),
+            ("alice", 5, Some("alice")),
+            ("ALICE", 7, None),
+            ("a\u{ad}b", 1, Some("ab")),
+            ("carol", 3, Some("carol")),
+        ];
+        for user in users {
+            let sql = "INSERT INTO user (canonical, raw, since, folded) VALUES (?1, ?1, ?2, ?3)";
+            registry.connection.execute(sql, user).unwrap();
         }
-        old.pragma_update(None, "user_version", 5).unwrap();
-        let users = [("Alice", 9), ("alice", 5), ("ALICE", 7), ("a\u{ad}b", 1), ("carol", 3)];
-        for (user, since) in users {
-            old.execute("INSERT INTO user (canonical, raw, since) VALUES (?1, ?1, ?2)", (user, since))
-                .unwrap();
-        }
-        drop(old);
-        let mut registry = Registry::open(&file).unwrap();
         for folding in [Folding::Off, Folding::On] {
-            for (user, _) in users {
+            for (user, ..) in users {
                 assert_eq!(
                     register(&mut registry, user, folding),
                     Registered::Known(Owner::of(&name(user))),

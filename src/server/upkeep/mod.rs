@@ -47,7 +47,7 @@ pub enum UpkeepError {
     /// No node can be called.
     #[error("{0}")]
     Nodes(#[from] NodesError),
-    /// It was started by root, whose files the web server's user could not use afterwards.
+    /// It was started by root, whose files the web server's user could not use afterward.
     #[error("run it as the user whom the registry belongs to: sudo -u {owner} vgrid-upkeep")]
     WrongUser {
         /// The name, or number, of the user that it must run as.

@@ -77,7 +77,7 @@ impl Placed {
 pub struct Saving {
     /// The image's name.
     pub name: ImageName,
-    /// Whether to terminate the machine afterwards.
+    /// Whether to terminate the machine afterward.
     pub then_terminate: bool,
 }
 
@@ -148,7 +148,7 @@ pub struct Change {
     pub vm: Vm,
     /// What happened, and details, for each line of the history.
     pub history: Vec<(String, String)>,
-    /// The order to send to its host afterwards.
+    /// The order to send to its host afterward.
     pub next: Option<Order>,
 }
 
