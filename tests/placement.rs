@@ -390,3 +390,34 @@ fn a_forgotten_deploy_is_retried_on_another_host() {
     portal.upkeep(&[]);
     assert_eq!(whereabouts(&portal, &id), at("127.0.0.2", "failed", 2), "once");
 }
+
+#[test]
+fn pages_say_where_machines_are_emulated() {
+    let portal = portal();
+    let mut info = nothing();
+    info.host.emulated = true;
+    portal.nodes.has(address(1), nothing());
+    portal.nodes.has(address(2), info);
+    let (status, json) = deploy(&portal, &[("physicalHost", EMPTIEST)]);
+    assert_eq!(status, 202, "{json}");
+    let slow = json["machine"]["id"].as_str().expect("an id").to_owned();
+    let (_, json) = deploy(&portal, &[("physicalHost", "localhost")]);
+    let fast = json["machine"]["id"].as_str().expect("an id").to_owned();
+    portal.upkeep(&[]);
+    // Of a host that emulates nothing, it says nothing.
+    assert_eq!(portal.show("bob", &slow)["emulated"], true);
+    assert_eq!(portal.show("bob", &fast).get("emulated"), None);
+    let list = portal.list("bob");
+    for host in list["hosts"].as_array().expect("hosts") {
+        assert_eq!(host.get("emulated").is_some(), host["name"] == EMPTIEST, "{host}");
+    }
+    for (page, times) in [
+        (format!("show?id={slow}"), 1),
+        (format!("show?id={fast}"), 0),
+        ("deploy".to_owned(), 1),
+        ("list".to_owned(), 1),
+    ] {
+        let text = portal.get("bob", &page).send().expect(200).text();
+        assert_eq!(text.matches("emulated: slow").count(), times, "{page}: {text}");
+    }
+}

@@ -172,6 +172,9 @@ pub struct HostFacts {
     /// readable file. Older nodes do not say; they may have any.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "bounds::some_list")]
     pub images: Option<Vec<ImageTag>>,
+    /// Whether QEMU emulates the processors of its machines of type `kvm`, so that they are slow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub emulated: bool,
 }
 
 /// A node reports how work on a machine is going.

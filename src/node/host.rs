@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{self, Common};
+use crate::config::{self, Common, VmType};
 use crate::model::fault::Fault;
 use crate::model::size::Amount;
 use crate::model::stage::Order;
@@ -119,6 +119,7 @@ impl HostState {
             common_digest: common.digest.clone(),
             max_cpus: config.general.max_cpus,
             images: Some(image::deployable(config, common)),
+            emulated: config.general.allow_emulation && config.vm_types().contains(&VmType::Kvm),
         }
     }
 }

@@ -372,5 +372,6 @@ pub fn facts() -> HostFacts {
         common_digest: "0123456789abcdef".to_owned(),
         max_cpus: None,
         images: None,
+        emulated: false,
     }
 }

@@ -163,9 +163,9 @@ pub const CASES: [Case; 24] = [
         skips: &["machines run", "templates for libvirt"],
         ..case(
             "boot loader",
-            "chmod 600 /var/lib/vgrid-machines/pcgrub.img",
-            "chmod 644 /var/lib/vgrid-machines/pcgrub.img",
-            ("QEMU can't read /var/lib/vgrid-machines/pcgrub.img", "chmod 644"),
+            "chown libvirt-qemu /var/lib/vgrid-machines/pcgrub.img",
+            "chown root /var/lib/vgrid-machines/pcgrub.img",
+            ("others than root can change it", "rm /var/lib/vgrid-machines/pcgrub.img, then:"),
         )
     },
     // There is no KVM in the host.

@@ -19,6 +19,9 @@ fn a_machine_lives_and_leaves_nothing() {
             (Some("vm3"), Some("my first"))
         );
 
+        let (_, page) = host.ask("alice", "show", &format!("format=json&id={id}"));
+        assert!(page.contains("\"emulated\":true"), "{page}");
+
         // Its domain has its id, starts with the host, and runs from files of its own.
         assert_eq!(host.sh("virsh -q domuuid alice_vm3").trim(), id);
         assert!(host.sh("virsh -q dominfo alice_vm3").contains("Autostart:      enable"));

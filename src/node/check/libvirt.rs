@@ -11,7 +11,7 @@ use crate::check::rights::{self, WEB_USER};
 use crate::check::{Finding, Problem, Verdict, WithRemedy as _};
 use crate::config::{self, VmType};
 use crate::node::files::FileError;
-use crate::node::hypervisor::libvirt::{CONSOLES, probe};
+use crate::node::hypervisor::libvirt::{BOOT_LOADER, CONSOLES, probe};
 use crate::node::hypervisor::{self, Hypervisor, HypervisorError};
 use crate::node::trust;
 use crate::system::exec::{self, ExecError, Run};
@@ -199,15 +199,14 @@ pub fn machine_directory(node: &config::Node) -> Verdict<()> {
 /// Checks that the machines have a boot loader, which is made now if it is missing.
 pub fn boot_loader(node: &config::Node) -> Verdict<PathBuf> {
     let packages = Family::here().install("grub-pc-bin grub-common", "grub2-pc-modules grub2-tools");
-    let file = probe::boot_loader(&node.general)
-        .with_remedy(format!("{packages}, then: /usr/lib/vgrid/vgrid-pcgrub"))?;
-    let facts = rights::facts(&file, "/usr/lib/vgrid/vgrid-pcgrub")?;
-    if facts.mode() & 0o004 == 0 {
-        return Err(Problem::new(
-            format!("QEMU can't read {}", file.display()),
-            format!("chmod 644 {}", file.display()),
-        ));
-    }
+    let there = node.general.machine_directory.join(BOOT_LOADER);
+    let file = probe::boot_loader(&node.general).map_err(|error| {
+        let first = match error {
+            HypervisorError::File(_) => format!("rm {}", there.display()),
+            _ => packages,
+        };
+        Problem::new(error, format!("{first}, then: /usr/lib/vgrid/vgrid-pcgrub"))
+    })?;
     let note = file.display().to_string();
     Ok(Finding::passed(file, note))
 }

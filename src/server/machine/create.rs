@@ -621,6 +621,7 @@ mod tests {
             common_digest: String::new(),
             max_cpus: Some(Cpus::default()),
             images: Some(Vec::new()),
+            emulated: false,
         };
         let kept: Result<(), RegistryError> = registry.write(|writer| writer.keep_facts(&image.host, &facts));
         kept.unwrap();

@@ -100,6 +100,7 @@ pub(in crate::server) mod tests {
                 version: String::new(),
                 max_cpus: None,
                 images: None,
+                emulated: false,
                 common_digest: String::new(),
             },
             toolstack: "xl".to_owned(),

@@ -19,6 +19,9 @@ struct ShowView {
     history: Vec<EventView>,
     /// Whether it is in transition, so that the page will change.
     moving: bool,
+    /// Whether its host emulates processors, so that it is slow.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    emulated: bool,
     /// The token for the form that starts it, on the page of a stopped machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
@@ -77,6 +80,7 @@ fn page(call: &UserCall<'_>) -> Result<Reply, Refusal> {
             stages: stages(&vm),
             history: history.collect(),
             moving: vm.state.is_transitional(),
+            emulated: reader.emulates(&vm.physical_host)?,
             token: (vm.state == State::Stopped && call.request.format == Format::Html)
                 .then(|| call.form_token())
                 .transpose()?,

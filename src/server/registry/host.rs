@@ -54,7 +54,7 @@ impl Reader<'_> {
     /// Returns all hosts that have ever reported.
     pub fn hosts(&self) -> Result<Vec<Host>, RegistryError> {
         const SQL: &str = "SELECT name, memory_free, memory_total, disk_free, disk_total, version,
-                               common_digest, max_cpus, deployable, seen, images
+                               common_digest, max_cpus, deployable, emulated, seen, images
                            FROM host";
         all(self.connection, SQL, [], |mut cells| {
             Ok(Host {
@@ -71,11 +71,18 @@ impl Reader<'_> {
                         .map(|n| Cpus::new(n).map_err(|_| cells.corrupt(&n)))
                         .transpose()?,
                     images: tags(&mut cells)?,
+                    emulated: cells.get()?,
                 },
                 seen: Moment::from_unix(cells.get()?),
                 images: tags(&mut cells)?,
             })
         })
+    }
+
+    /// Returns whether a host said that it emulates processors.
+    pub fn emulates(&self, host: &PhysicalHost) -> Result<bool, RegistryError> {
+        const SQL: &str = "SELECT emulated FROM host WHERE name = ?1";
+        Ok(all(self.connection, SQL, [host.as_str()], |mut cells| cells.get())?.pop().unwrap_or_default())
     }
 
     /// Returns the hosts on which deploys have failed through the hosts' own fault.
@@ -145,10 +152,11 @@ impl Writer<'_> {
         self.connection.execute(
             "INSERT INTO host
              (name, memory_free, memory_total, disk_free, disk_total, version, common_digest, seen, max_cpus,
-              deployable)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+              deployable, emulated)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
              ON CONFLICT (name) DO UPDATE SET memory_free = ?2, memory_total = ?3, disk_free = ?4, disk_total = ?5,
-                version = ?6, common_digest = ?7, seen = ?8, max_cpus = ?9, deployable = ?10",
+                version = ?6, common_digest = ?7, seen = ?8, max_cpus = ?9, deployable = ?10,
+                emulated = ?11",
             (
                 host.as_str(),
                 mib(facts.memory_free),
@@ -160,6 +168,7 @@ impl Writer<'_> {
                 self.now().unix(),
                 facts.max_cpus.map(Cpus::get),
                 facts.images.as_ref().map(joined),
+                facts.emulated,
             ),
         )?;
         Ok(())
@@ -233,10 +242,12 @@ mod tests {
             common_digest: "abc".to_owned(),
             max_cpus: None,
             images: None,
+            emulated: false,
         };
         let some = || Some(vec!["tiny".parse().unwrap(), "debian-12".parse().unwrap()]);
         for (free, most, images) in [(100, Some(8), some()), (7, Some(1), Some(vec![])), (0, None, None)] {
             facts.images = images;
+            facts.emulated = free == 7;
             facts.memory_free = Amount::from_mib(free);
             facts.max_cpus = most.map(|most| Cpus::new(most).unwrap());
             let kept: Result<(), RegistryError> =
@@ -246,6 +257,7 @@ mod tests {
             assert_eq!(hosts.len(), 1);
             let kept = HostFacts { memory_total: hosts[0].facts.memory_total, ..facts.clone() };
             assert_eq!((&hosts[0].facts, hosts[0].seen), (&kept, Moment::from_unix(5)));
+            assert_eq!(registry.read(|reader| reader.emulates(&name)).unwrap(), facts.emulated);
         }
     }
 

@@ -34,9 +34,10 @@ UPDATE stray SET (ordered_by, ordered_at) = (
 
 /// The number of a machine's processors, which was one; and what a host's configuration allows: the
 /// most processors that it gives a machine, and the images that it can deploy (tags separated by
-/// blanks). NULL if it has not said.
+/// blanks). NULL if it has not said. And whether it emulates processors.
 const SCHEMA_13: &str = "
 ALTER TABLE vm ADD COLUMN cpus INTEGER NOT NULL DEFAULT 1 CHECK (cpus BETWEEN 1 AND 64);
 ALTER TABLE host ADD COLUMN max_cpus INTEGER CHECK (max_cpus BETWEEN 1 AND 64);
 ALTER TABLE host ADD COLUMN deployable TEXT;
+ALTER TABLE host ADD COLUMN emulated INTEGER NOT NULL DEFAULT 0 CHECK (emulated IN (0, 1));
 ";

@@ -125,7 +125,8 @@ CREATE TABLE host (
     seen INTEGER NOT NULL,
     images TEXT,                                                 -- tags of the files it has; NULL if unknown
     max_cpus INTEGER CHECK (max_cpus BETWEEN 1 AND 64),          -- the most it gives a machine; NULL if unknown
-    deployable TEXT                                              -- tags it can deploy; NULL if unknown
+    deployable TEXT,                                             -- tags it can deploy; NULL if unknown
+    emulated INTEGER NOT NULL DEFAULT 0 CHECK (emulated IN (0, 1))    -- whether it emulates processors
 ) STRICT, WITHOUT ROWID;
 
 -- Hosts with failed deploys that were their own fault, since the last one that was not.

@@ -8,7 +8,7 @@ use super::{FIELDS, SAVED};
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::{Data, UserCall, View};
 use crate::config::{Common, Leases};
-use crate::model::names::{SavedImage, VmId};
+use crate::model::names::{PhysicalHost, SavedImage, VmId};
 use crate::model::text::Row;
 use crate::server::machine::image::Named;
 use crate::server::machine::pool::loads;
@@ -74,6 +74,9 @@ struct HostChoice {
     full: bool,
     /// Why it gets no new machines, if an administrator closed it.
     disabled: Option<String>,
+    /// Whether it emulates the processors of its machines, so that they are slow.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    emulated: bool,
 }
 
 /// A name that can be chosen.
@@ -160,8 +163,12 @@ pub fn reply(
             .images
             .iter()
             .map(|(tag, description)| ImageChoice { tag: tag.to_string(), description: description.clone() });
+        let known = reader.hosts()?;
+        let emulates =
+            |name: &PhysicalHost| known.iter().any(|host| host.name == *name && host.facts.emulated);
         let hosts = loads(reader, common)?.into_iter().map(|load| HostChoice {
             full: load.is_full(),
+            emulated: emulates(&load.host),
             name: load.host.to_string(),
             machines: load.machines,
             maximum: load.maximum,

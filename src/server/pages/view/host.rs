@@ -47,6 +47,9 @@ pub struct HostView {
     /// The images that it says it can't deploy.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unable: Vec<String>,
+    /// Whether it emulates the processors of its machines, so that they are slow.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub emulated: bool,
 }
 
 impl HostView {
@@ -72,6 +75,7 @@ impl HostView {
             seen_ago: facts.map(|host| ago(now.since(host.seen))),
             version: facts.map(|host| one_line(&host.facts.version)),
             differs: facts.is_some_and(|host| host.facts.common_digest != common.digest),
+            emulated: facts.is_some_and(|host| host.facts.emulated),
             unable: facts.and_then(|host| host.facts.images.as_ref()).map_or(Vec::new(), |images| {
                 let tags = common.images.iter().map(|(tag, _)| tag);
                 tags.filter(|tag| !images.contains(tag)).map(ToString::to_string).collect()
