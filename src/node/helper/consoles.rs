@@ -75,11 +75,14 @@ fn trim_console(machine: &MachineName, path: &Path) {
     }
 }
 
-/// Removes a console log, and the one rotated by logrotate (etc/logrotate.d/vgrid).
+/// Removes a console log, and the older ones: logrotate's is `.1` (etc/logrotate.d/vgrid), those of
+/// virtlogd are `.0` to `.2`, or as many as `max_backups` in virtlogd.conf says.
 pub(super) fn remove_log(log: &Path) -> Result<(), Failure> {
-    let mut older = log.as_os_str().to_owned();
-    older.push(".1");
-    files::remove(Path::new(&older))?;
+    for number in 0..=9 {
+        let mut older = log.as_os_str().to_owned();
+        older.push(format!(".{number}"));
+        files::remove(Path::new(&older))?;
+    }
     Ok(files::remove(log)?)
 }
 
@@ -165,6 +168,19 @@ mod tests {
     fn lines(path: &Path) -> Vec<String> {
         let text = std::fs::read_to_string(path).unwrap();
         text.trim_start_matches('\0').lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_log_is_removed_with_the_older_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("guest-a_vm1.log");
+        for name in ["guest-a_vm1.log", "guest-a_vm1.log.0", "guest-a_vm1.log.2", "guest-a_vm11.log"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        remove_log(&log).unwrap();
+        let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["guest-a_vm11.log"]);
+        remove_log(&log).unwrap();
     }
 
     #[test]
