@@ -9,7 +9,7 @@
 pub mod libvirt;
 pub mod xen;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use strum::{EnumIs, IntoStaticStr};
@@ -18,9 +18,11 @@ use uuid::Uuid;
 
 use super::Machine;
 use super::files::FileError;
+use super::trust;
 use crate::config::{NodeGeneral, VmType};
 use crate::model::names::{DomainNumber, MachineName};
 use crate::model::size::Amount;
+use crate::system::log::{self, Level};
 use crate::template::machine::LibvirtValues;
 
 /// The host's memory.
@@ -248,6 +250,19 @@ pub fn of(vm_type: VmType, general: &NodeGeneral) -> Box<dyn Hypervisor> {
         VmType::Xen => Box::new(xen::Xen::new(general)),
         VmType::Kvm => Box::new(libvirt::Libvirt::new(general)),
     }
+}
+
+/// Returns the directory in which consoles are logged, after checking it; `None` if there is none.
+fn console_directory(directory: &Path, machine: &MachineName) -> Result<Option<PathBuf>, HypervisorError> {
+    if directory.symlink_metadata().is_err() {
+        log::event(
+            Level::Warning,
+            "console.not-logged",
+            &[("machine", machine), ("file", &directory.display())],
+        );
+        return Ok(None);
+    }
+    Ok(Some(trust::directory(directory)?))
 }
 
 #[cfg(test)]

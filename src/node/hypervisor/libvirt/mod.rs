@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use self::definition::{DiskKind, LONGEST, Own};
 use self::virsh::{State, Virsh};
-use super::{Boot, DomainState, Hypervisor, HypervisorError, Installed, Listed, Memory};
+use super::{Boot, DomainState, Hypervisor, HypervisorError, Installed, Listed, Memory, console_directory};
 use crate::config::NodeGeneral;
 use crate::model::fault::detail;
 use crate::model::names::{DomainNumber, MachineName, VmId};
@@ -31,7 +31,6 @@ use crate::model::size::Amount;
 use crate::node::storage::{self, Disk};
 use crate::node::{Machine, files, trust};
 use crate::system::exec::Run;
-use crate::system::log::{self, Level};
 use crate::template::machine::LibvirtValues;
 
 /// The libvirt of the whole host.
@@ -369,16 +368,7 @@ impl Hypervisor for Libvirt {
     }
 
     fn console_log(&self, machine: &MachineName) -> Result<Option<PathBuf>, HypervisorError> {
-        if self.consoles.symlink_metadata().is_err() {
-            log::event(
-                Level::Warning,
-                "console.not-logged",
-                &[("machine", machine), ("file", &self.consoles.display())],
-            );
-            return Ok(None);
-        }
-        trust::directory(&self.consoles)?;
-        Ok(Some(self.log_file(machine)))
+        Ok(console_directory(&self.consoles, machine)?.map(|_| self.log_file(machine)))
     }
 }
 

@@ -24,11 +24,11 @@ use std::time::Duration;
 
 use strum::IntoStaticStr;
 
-use super::{Boot, Hypervisor, HypervisorError, Installed, Listed, Memory};
+use super::{Boot, Hypervisor, HypervisorError, Installed, Listed, Memory, console_directory};
 use crate::config::{NodeGeneral, Toolstack};
 use crate::model::names::MachineName;
 use crate::model::size::Amount;
-use crate::node::{Machine, files, trust};
+use crate::node::{Machine, files};
 use crate::system::exec::{self, ExecError, Run};
 use crate::system::log::{self, Level};
 use crate::system::process::Process;
@@ -318,16 +318,9 @@ impl Hypervisor for Xen {
     }
 
     fn console_log(&self, machine: &MachineName) -> Result<Option<PathBuf>, HypervisorError> {
-        if self.consoles.symlink_metadata().is_err() {
-            log::event(
-                Level::Warning,
-                "console.not-logged",
-                &[("machine", machine), ("file", &self.consoles.display())],
-            );
-            return Ok(None);
-        }
         // The name given by xenconsoled --log=guest.
-        Ok(Some(trust::directory(&self.consoles)?.join(format!("guest-{machine}.log"))))
+        let log = |directory: PathBuf| directory.join(format!("guest-{machine}.log"));
+        Ok(console_directory(&self.consoles, machine)?.map(log))
     }
 }
 
