@@ -77,7 +77,7 @@ impl Host {
         Ok(())
     }
 
-    /// Removes the machine's disks.
+    /// Removes the machine's disks, and what the storage keeps beside them.
     pub fn remove_volumes(&self, machine: &Machine) -> Result<(), Failure> {
         let storage = self.storage();
         let names: Vec<_> = Disk::ALL.iter().map(|&disk| storage.name(machine, disk)).collect();
@@ -94,7 +94,7 @@ impl Host {
             };
             ours.retain(|volume| volume.machine == Some(machine.id) && names.contains(&volume.name));
             if ours.is_empty() {
-                return Ok(());
+                return Ok(storage.clear(machine)?);
             }
             for volume in ours {
                 match storage.remove(&volume.name) {

@@ -272,7 +272,7 @@ impl Storage for Files<'_> {
     }
 
     fn remove(&self, name: &str) -> Result<(), StorageError> {
-        let (id, path) = self.file(name)?;
+        let (_, path) = self.file(name)?;
         // Left behind by a helper that was killed.
         for (device, _) in attached().into_iter().filter(|(_, file)| *file == path) {
             detach(&device);
@@ -282,11 +282,14 @@ impl Storage for Files<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StorageError::VolumeMissing),
             Ok(false) | Err(_) => {}
         }
-        files::remove(&path)?;
-        let folder = folder(self.directory, id);
+        Ok(files::remove(&path)?)
+    }
+
+    fn clear(&self, machine: &Machine) -> Result<(), StorageError> {
+        let folder = folder(self.directory, machine.id);
         if Disk::ALL.iter().all(|&disk| folder.join(file_name(disk)).symlink_metadata().is_err()) {
             files::remove(&folder.join(UNUSED))?;
-            remove_folder(self.directory, id)?;
+            remove_folder(self.directory, machine.id)?;
         }
         Ok(())
     }
@@ -424,10 +427,16 @@ mod tests {
             let name = files.name(&machine, disk);
             files.remove(&name).unwrap();
             assert_eq!(files.remove(&name), Err(StorageError::VolumeMissing));
+            files.clear(&machine).unwrap();
+            assert_eq!(folder(directory.path(), machine.id).exists(), disk == Disk::Root);
         }
         assert!(!folder(directory.path(), machine.id).exists());
         assert_eq!(files.volumes().unwrap().len(), 1);
         files.remove(&files.name(&other, Disk::Root)).unwrap();
+        // As after a helper that was killed, or found the disk full, before it had made a disk: it
+        // begins with the mark.
+        assert!(folder(directory.path(), other.id).join(UNUSED).exists());
+        files.clear(&other).unwrap();
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

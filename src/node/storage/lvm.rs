@@ -293,6 +293,10 @@ impl Storage for Lvm<'_> {
     fn remove(&self, name: &str) -> Result<(), StorageError> {
         self.run("lvremove", &["-f", &format!("{}/{name}", self.group)]).map(|_| ())
     }
+
+    fn clear(&self, _: &Machine) -> Result<(), StorageError> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

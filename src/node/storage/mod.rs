@@ -171,6 +171,9 @@ pub trait Storage: Sync {
 
     /// Removes a volume.
     fn remove(&self, name: &str) -> Result<(), StorageError>;
+
+    /// Removes what else is there of a machine that has no disks, or none any more.
+    fn clear(&self, machine: &Machine) -> Result<(), StorageError>;
 }
 
 /// Returns the storage that is configured for this host.
