@@ -3,7 +3,8 @@
 //! Facts, observed with libvirt 9.0 and, where it says so, read in its source:
 //!
 //! - virsh connects anew each time, which takes 0.02 s. If libvirtd is there but does not answer,
-//!   virsh waits without end, so each run has a time limit.
+//!   virsh waits for the connection without end, so each run has a time limit. Once it is connected,
+//!   it notices within 35 s (its options -k and -K).
 //! - `list --uuid --id --name` prints one domain a line, in this order in whatever order the options
 //!   are. The table that `list` prints otherwise escapes all but ASCII in names.
 //! - `domstats` knows domains by name only. With `--nowait` it does not wait for a QEMU that does
@@ -150,18 +151,18 @@ impl Virsh {
     pub fn translate(&self, definition: &Path) -> Result<(), HypervisorError> {
         let file = definition.to_string_lossy();
         let words = ["domxml-to-native", "qemu-argv", "--xml", &file];
-        Ok(self.run("virsh domxml-to-native", ACT, words).map(drop)?)
+        Ok(self.act("virsh domxml-to-native", words).map(drop)?)
     }
 
     /// Defines a domain, or replaces its definition. It need not be running.
     pub fn define(&self, definition: &Path) -> Result<(), HypervisorError> {
-        Ok(self.run("virsh define", ACT, ["define", &definition.to_string_lossy()]).map(drop)?)
+        Ok(self.act("virsh define", ["define", &definition.to_string_lossy()]).map(drop)?)
     }
 
     /// Starts a domain that libvirt forgets when it ends.
     pub fn create(&self, definition: &Path) -> Result<(), HypervisorError> {
         let words = ["create", &definition.to_string_lossy()];
-        Ok(self.run("virsh create", ACT, words).map(drop)?)
+        Ok(self.act("virsh create", words).map(drop)?)
     }
 
     /// Removes a domain's definition, and what libvirt keeps with it. It is no error if there is
@@ -189,7 +190,7 @@ impl Virsh {
 
     /// Starts a domain. It is no error if it is running already.
     pub fn start(&self, domain: Uuid) -> Result<(), HypervisorError> {
-        match self.run("virsh start", ACT, ["start", &domain.to_string()]) {
+        match self.act("virsh start", ["start", &domain.to_string()]) {
             Err(Failed::Because(Cause::Running)) | Ok(_) => Ok(()),
             Err(failed) => Err(failed.into()),
         }
@@ -225,7 +226,7 @@ impl Virsh {
 
     /// Ends a domain immediately.
     pub fn destroy(&self, domain: Uuid) -> Result<(), HypervisorError> {
-        Ok(self.run("virsh destroy", ACT, ["destroy", &domain.to_string()]).map(drop)?)
+        Ok(self.act("virsh destroy", ["destroy", &domain.to_string()]).map(drop)?)
     }
 
     fn ask<'a>(
@@ -234,6 +235,16 @@ impl Virsh {
         words: impl IntoIterator<Item = &'a str>,
     ) -> Result<ProgramOutput, HypervisorError> {
         Ok(self.run(what, ASK, words)?)
+    }
+
+    /// Runs what may take long, if libvirtd answers at all.
+    fn act<'a>(
+        &self,
+        what: &'static str,
+        words: impl IntoIterator<Item = &'a str>,
+    ) -> Result<ProgramOutput, Failed> {
+        self.run("virsh uri", ASK, ["uri"])?;
+        self.run(what, ACT, words)
     }
 
     fn run<'a>(
@@ -245,6 +256,11 @@ impl Virsh {
         let run = Run::new(&self.program).args(["-q", "-c", self.uri]).args(words).limit(limit);
         run.run().map_err(|error| match error {
             ExecError::Failed { ref stderr, .. } => Failed::Because(cause(stderr)),
+            // Only libvirtd itself can be what a question waits for.
+            ExecError::TimedOut { limit: ASK, .. } => {
+                let why = format!("libvirtd has not answered for {} s", ASK.as_secs());
+                Failed::Otherwise(HypervisorError::Missing(why))
+            }
             ExecError::TimedOut { limit, .. } => {
                 Failed::Otherwise(HypervisorError::TimedOut { what, seconds: limit.as_secs() })
             }
