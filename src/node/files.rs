@@ -65,14 +65,16 @@ pub fn read_text(file: &Path, most: u64) -> Result<String, FileError> {
     }
 }
 
-/// Creates a file that only root can read, writes it, and syncs it.
-pub fn write_new(file: &Path, text: &str) -> Result<(), FileError> {
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    };
-    write().map_err(at(file))
+/// Creates a file that only root can read, writes it, and syncs it. If that fails, for example on a
+/// full disk, there is no file.
+pub fn write_new(path: &Path, content: impl AsRef<[u8]>) -> Result<(), FileError> {
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(at(path))?;
+    let written = file.write_all(content.as_ref()).and_then(|()| file.sync_all());
+    if written.is_err() {
+        remove(path)?;
+    }
+    written.map_err(at(path))
 }
 
 /// Renames a file and syncs the directory.

@@ -6,7 +6,8 @@
 //! missed, because it did not run or because the helper was killed, it is told at the next start.
 //!
 //! The domain's UUID is the machine's id. libvirt's user, which QEMU runs as, gets a machine's disks
-//! from libvirt when the machine is started.
+//! and its boot loader from libvirt when the machine is started: that QEMU may change them from then
+//! on. So each machine has a boot loader of its own, a copy of the host's.
 
 pub mod cause;
 pub mod definition;
@@ -35,8 +36,10 @@ use crate::template::machine::LibvirtValues;
 
 /// The libvirt of the whole host.
 const URI: &str = "qemu:///system";
-/// The boot loader of all machines, in the directory of the machines.
+/// The boot loader, in the directory of the machines and, as a copy, in each machine's folder.
 pub const BOOT_LOADER: &str = "pcgrub.img";
+/// A copy of the boot loader that is being made.
+const NEW_BOOT_LOADER: &str = "pcgrub.new.img";
 /// The program that makes it from the distribution's GRUB.
 const MAKE_BOOT_LOADER: &str = "/usr/lib/vgrid/vgrid-pcgrub";
 /// The directory in which virtlogd logs the consoles. In no other may it write (AppArmor).
@@ -92,6 +95,21 @@ impl Libvirt {
         Ok(())
     }
 
+    /// Gives a machine that does not run a copy of the boot loader. It keeps one that is the same,
+    /// so that a machine can be started on a full disk.
+    fn copy_boot_loader(&self, id: VmId) -> Result<(), HypervisorError> {
+        self.make_boot_loader()?;
+        let current = std::fs::read(&self.boot_loader).map_err(files::at(&self.boot_loader))?;
+        let (own, new) = (self.file(id, BOOT_LOADER), self.file(id, NEW_BOOT_LOADER));
+        // Others may be about to change one that isn't root's.
+        if trust::file(&own).is_ok() && std::fs::read(&own).is_ok_and(|old| old == current) {
+            return Ok(());
+        }
+        files::remove(&new)?;
+        files::write_new(&new, &current)?;
+        Ok(files::rename(&new, &own)?)
+    }
+
     /// Returns what a definition of the machine may name.
     fn own(&self, machine: &Machine) -> Own {
         let storage = storage::of(&self.general);
@@ -104,7 +122,7 @@ impl Libvirt {
             swap: disk(Disk::Swap),
             seed: None,
             console_log: self.log_file(&machine.name),
-            boot_loader: self.boot_loader.clone(),
+            boot_loader: self.file(machine.id, BOOT_LOADER),
             allow_emulation: self.allow_emulation,
         }
     }
@@ -302,13 +320,16 @@ impl Hypervisor for Libvirt {
         if self.find(machine.id)?.is_some() {
             self.virsh()?.undefine(uuid(machine.id))?;
         }
-        for name in [NEW, STOPPED, STARTED] {
+        for name in [NEW, NEW_BOOT_LOADER, BOOT_LOADER, STOPPED, STARTED] {
             files::remove(&self.file(machine.id, name))?;
         }
         Ok(storage::files::remove_folder(&self.general.machine_directory, machine.id)?)
     }
 
     fn start(&self, machine: &Machine) -> Result<(), HypervisorError> {
+        if self.find(machine.id)?.is_some() {
+            self.copy_boot_loader(machine.id)?;
+        }
         self.define(machine.id)?;
         self.virsh()?.start(uuid(machine.id))
     }
@@ -373,7 +394,7 @@ fn uuid_of(domain: &Listed) -> Result<Uuid, HypervisorError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
 
     use super::*;
     use crate::config;
@@ -403,7 +424,7 @@ mod tests {
             )
             .unwrap();
             std::fs::create_dir(path("machines")).unwrap();
-            std::fs::write(path("boot.img"), "").unwrap();
+            std::fs::write(path("boot.img"), "a boot loader").unwrap();
             symlink(format!("{DATA}/fake"), path("virsh")).unwrap();
             let general = config::Node::load(folder.path()).unwrap().general;
             let libvirt = Libvirt {
@@ -542,6 +563,8 @@ mod tests {
         libvirt.set_boot(machine, Boot::WithHost).unwrap();
         assert_eq!(lab.boot(), Some(Boot::WithHost));
         libvirt.start(machine).unwrap();
+        let own = libvirt.own(machine).boot_loader;
+        assert_eq!(std::fs::read_to_string(&own).unwrap(), "a boot loader");
         let defined = ["define FOLDER/domain.xml", "autostart ID"];
         assert_eq!(lab.asked(), [&defined[..], &defined[..], &["start ID"]].concat());
 
@@ -582,6 +605,32 @@ mod tests {
         libvirt.set_boot(machine, Boot::Off).unwrap();
         libvirt.uninstall(machine).unwrap();
         assert_eq!(lab.boot(), None);
+    }
+
+    #[test]
+    fn each_machine_has_a_boot_loader_of_its_own() {
+        let Some(lab) = Lab::of_root() else { return };
+        let (libvirt, machine) = (&lab.libvirt, &lab.machine);
+        libvirt.install(machine, &lab.text()).unwrap();
+        let own = libvirt.own(machine).boot_loader;
+        let start = || {
+            libvirt.start(machine).unwrap();
+            assert_eq!(std::fs::read(&own).unwrap(), std::fs::read(lab.path("boot.img")).unwrap());
+            (std::fs::symlink_metadata(&own).unwrap().ino(), std::fs::symlink_metadata(&own).unwrap().uid())
+        };
+        let first = start();
+        assert_eq!(start(), first, "the same, kept");
+        // As libvirt does while a machine runs, and what another machine's QEMU could do then.
+        std::os::unix::fs::chown(&own, Some(65534), None).unwrap();
+        assert_ne!(start().0, first.0);
+        assert_eq!(start().1, 0);
+        std::fs::write(&own, "of a hostile machine").unwrap();
+        start();
+        std::fs::write(lab.path("boot.img"), "a newer one").unwrap();
+        start();
+        assert_eq!(libvirt.make_boot_loader(), Ok(()));
+        libvirt.uninstall(machine).unwrap();
+        assert!(!libvirt.file(machine.id, "").exists());
     }
 
     #[test]

@@ -38,6 +38,9 @@ pub fn run(general: &NodeGeneral, boot_loader: &Path) -> Result<Duration, Hyperv
     let (name, uuid) = (format!("vgrid-check-{}", std::process::id()), Uuid::now_v7());
     let console = PathBuf::from(format!("{CONSOLES}/guest-{name}.log"));
     let definition = PathBuf::from(format!("/run/{name}.xml"));
+    // libvirt gives it to its own user.
+    let copy = PathBuf::from(format!("/run/{name}.img"));
+    let content = std::fs::read(boot_loader).map_err(files::at(boot_loader))?;
     files::write_new(
         &definition,
         &format!(
@@ -47,13 +50,17 @@ pub fn run(general: &NodeGeneral, boot_loader: &Path) -> Result<Duration, Hyperv
              <devices><serial type='pty'><log file='{}' append='off'/><target port='0'/></serial>\n\
              <controller type='usb' model='none'/><memballoon model='none'/></devices>\n</domain>\n",
             if general.allow_emulation { "qemu" } else { "kvm" },
-            boot_loader.display(),
+            copy.display(),
             console.display(),
         ),
     )?;
     let began = Instant::now();
-    let created = virsh.create(&definition);
-    files::remove(&definition)?;
+    let created =
+        files::write_new(&copy, content).map_err(Into::into).and_then(|()| virsh.create(&definition));
+    // QEMU has read it by now.
+    for file in [&definition, &copy] {
+        files::remove(file)?;
+    }
     created?;
     let spoke = loop {
         let text = files::read_text(&console, 64 << 10)?;
