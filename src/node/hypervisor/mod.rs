@@ -155,6 +155,9 @@ pub enum HypervisorError {
     /// A file of vGrid's own can't be used.
     #[error("{0}")]
     File(String),
+    /// There is no space for a file of vGrid's own.
+    #[error("{0}")]
+    NoSpace(String),
     /// Any other error, with the tool's message.
     #[error("{0}")]
     Other(String),
@@ -162,7 +165,7 @@ pub enum HypervisorError {
 
 impl From<FileError> for HypervisorError {
     fn from(error: FileError) -> Self {
-        Self::File(error.to_string())
+        if error.is_no_space() { Self::NoSpace(error.to_string()) } else { Self::File(error.to_string()) }
     }
 }
 
