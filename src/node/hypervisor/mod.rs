@@ -213,6 +213,10 @@ pub trait Hypervisor: Sync {
     /// whatever happens next.
     fn set_boot(&self, machine: &Machine, boot: Boot) -> Result<(), HypervisorError>;
 
+    /// Lists the machines that the hypervisor will start with the host; `None` if that is what is on
+    /// disk.
+    fn started_with_host(&self) -> Result<Option<Vec<Uuid>>, HypervisorError>;
+
     /// Removes the machine's definition. Idempotent. The machine must not run.
     fn uninstall(&self, machine: &Machine) -> Result<(), HypervisorError>;
 
