@@ -45,6 +45,14 @@ pub enum FileError {
     },
 }
 
+impl FileError {
+    /// Returns whether the file system, or the quota on it, is full.
+    pub fn is_no_space(&self) -> bool {
+        let (Self::Io { source, .. } | Self::Rename { source, .. }) = self else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
 /// Returns a function that adds the path to an I/O error.
 pub fn at(path: &Path) -> impl FnOnce(io::Error) -> FileError + use<> {
     let path = path.to_owned();

@@ -4,3 +4,4 @@
 pub mod check;
 mod host;
 mod life;
+mod mishaps;

@@ -1,17 +1,34 @@
-//! Destroying the domains of a machine.
+//! The domains of a machine: destroying them, and whether they come back with the host.
 
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use super::failure::Failure;
+use super::guard::MachineLock;
 use super::host::Host;
 use crate::model::fault::Fault;
 use crate::node::Machine;
-use crate::node::hypervisor::{Hypervisor, HypervisorError};
+use crate::node::host::HostState;
+use crate::node::hypervisor::{Boot, Hypervisor, HypervisorError, Listed};
+use crate::system::log::{self, Level};
 
 /// The time within which a destroyed domain must disappear.
 pub(super) const GONE: Duration = Duration::from_secs(60);
 
 impl Host {
+    /// Sees to it that machines that run are started with the host, and that the hypervisors know
+    /// which are. A stop that failed halfway leaves a machine that runs and is marked as stopped.
+    /// Errors are only logged, so that `info` still responds.
+    pub(super) fn mend_boot(&self, state: &HostState) {
+        let Ok(machines) = &state.machines else { return };
+        for hypervisor in self.hypervisors() {
+            if let Err(why) = mend_boot(hypervisor.as_ref(), &machines.domains) {
+                log::event(Level::Warning, "boot.not-mended", &[("why", &why.detail)]);
+            }
+        }
+    }
+
     /// Destroys the domains of a machine and waits until they are gone.
     pub(super) fn remove_domain(&self, machine: &Machine) -> Result<(), Failure> {
         let definition = self.definition(machine)?;
@@ -25,6 +42,41 @@ impl Host {
         }
         Ok(())
     }
+}
+
+/// Returns whether a machine is to start with the host, if that is not what its definition says or
+/// what its hypervisor knows.
+fn mended(boot: Boot, runs: bool, is_started: Option<bool>) -> Option<Boot> {
+    let right = if runs { Boot::WithHost } else { boot };
+    (right != boot || is_started.is_some_and(|is| is != (right == Boot::WithHost))).then_some(right)
+}
+
+fn mend_boot(hypervisor: &dyn Hypervisor, domains: &[Listed]) -> Result<(), Failure> {
+    let all = hypervisor.all_installed()?;
+    let judge = |machine: &Machine, domains: &[Listed], started: Option<&[Uuid]>| {
+        let Some(boot) = hypervisor.installed(machine)? else { return Ok(None) };
+        let runs = domains.iter().any(|domain| domain.is(machine, true) && domain.state.is_running());
+        let is_started =
+            started.map(|started| started.iter().any(|uuid| uuid.to_string() == machine.id.to_string()));
+        Ok::<_, Failure>(mended(boot, runs, is_started))
+    };
+    let started = if all.is_empty() { None } else { hypervisor.started_with_host()? };
+    for made in all {
+        let id = made.uuid.and_then(|uuid| uuid.to_string().parse().ok());
+        let Some((id, name)) = id.zip(made.machine()) else { continue };
+        let machine = Machine { id, name };
+        if judge(&machine, domains, started.as_deref())?.is_none() {
+            continue;
+        }
+        // It may be being started or stopped right now. If not, all is asked again.
+        let Some(_lock) = MachineLock::try_take(&machine)? else { continue };
+        let started = hypervisor.started_with_host()?;
+        if let Some(boot) = judge(&machine, &hypervisor.domains()?, started.as_deref())? {
+            log::event(Level::Warning, "boot.mended", &[("vm", &machine.id), ("machine", &machine.name)]);
+            hypervisor.set_boot(&machine, boot)?;
+        }
+    }
+    Ok(())
 }
 
 /// Destroys the domains of a machine. If the machine's definition is installed here (`ours`), first
@@ -61,5 +113,28 @@ fn remove(hypervisor: &dyn Hypervisor, machine: &Machine, ours: bool) -> Result<
             return Err(Fault::RemovalFailed { detail }.into());
         }
         std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_runs_starts_with_the_host() {
+        use Boot::{Off, WithHost};
+        for (boot, runs, is_started, expected) in [
+            (WithHost, true, Some(true), None),
+            (WithHost, true, None, None),
+            (WithHost, true, Some(false), Some(WithHost)),
+            (WithHost, false, Some(false), Some(WithHost)),
+            (Off, true, Some(false), Some(WithHost)),
+            (Off, true, None, Some(WithHost)),
+            (Off, false, Some(true), Some(Off)),
+            (Off, false, Some(false), None),
+            (Off, false, None, None),
+        ] {
+            assert_eq!(mended(boot, runs, is_started), expected, "{boot:?} {runs} {is_started:?}");
+        }
     }
 }

@@ -59,6 +59,7 @@ impl From<HypervisorError> for Failure {
             HypervisorError::TimedOut { what, seconds } => {
                 Some(Fault::TimedOut { what: what.to_owned(), seconds })
             }
+            HypervisorError::NoSpace(_) => Some(Fault::StorageUnusable { detail: fault::detail(&detail) }),
             HypervisorError::Missing(_) | HypervisorError::Other(_) | HypervisorError::Busy(_) => {
                 Some(Fault::ToolstackMissing { detail: detail.clone() })
             }

@@ -102,6 +102,15 @@ impl MachineLock {
         }
     }
 
+    /// Takes the lock, unless another verb is at work on the machine.
+    pub fn try_take(machine: &Machine) -> Result<Option<Self>, Failure> {
+        let path = run_directory()?.join(format!("{}.lock", machine.name));
+        match lock::take_within(&path, Duration::ZERO).map_err(Failure::internal)? {
+            Some(file) => Self::hold(machine.id, &machine.name, file, path).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Takes the lock, killing the holder if it does not finish soon.
     pub fn take_over(id: VmId, machine: &MachineName) -> Result<Self, Failure> {
         let path = run_directory()?.join(format!("{machine}.lock"));

@@ -65,7 +65,9 @@ fn run(verb: Verb) -> Result<Option<String>, Failure> {
     match verb {
         Verb::Info => {
             host.trim_consoles();
-            return answer(&host.state());
+            let state = host.state();
+            host.mend_boot(&state);
+            return answer(&state);
         }
         Verb::Console { machine, bytes } => return answer(&host.console(&machine, bytes)?),
         Verb::ForgetConsole { machine } => host.forget_console(&machine)?,

@@ -64,6 +64,17 @@ impl Host {
         self.volume(machine, disk)
     }
 
+    /// Explains a failure to write to a disk: where the storage is full, programs and the kernel
+    /// speak of an input/output error at most.
+    pub fn unless_full(&self, failure: Failure) -> Failure {
+        let is_about_the_image = matches!(failure.fault, Some(Fault::ImageTooLarge { .. }));
+        if is_about_the_image || !self.storage().is_full() {
+            return failure;
+        }
+        let fault = Fault::StorageUnusable { detail: "no space is left for them".to_owned() };
+        Failure { fault: Some(fault), detail: format!("the storage is full: {}", failure.detail) }
+    }
+
     /// Marks the machine's disks as used. From the first start on, their content is under the
     /// owner's control.
     pub fn mark_volumes_used(&self, machine: &Machine) -> Result<(), Failure> {

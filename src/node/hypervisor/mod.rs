@@ -157,6 +157,9 @@ pub enum HypervisorError {
     /// A file of vGrid's own can't be used.
     #[error("{0}")]
     File(String),
+    /// There is no space for a file of vGrid's own.
+    #[error("{0}")]
+    NoSpace(String),
     /// Any other error, with the tool's message.
     #[error("{0}")]
     Other(String),
@@ -164,7 +167,7 @@ pub enum HypervisorError {
 
 impl From<FileError> for HypervisorError {
     fn from(error: FileError) -> Self {
-        Self::File(error.to_string())
+        if error.is_no_space() { Self::NoSpace(error.to_string()) } else { Self::File(error.to_string()) }
     }
 }
 
@@ -211,6 +214,10 @@ pub trait Hypervisor: Sync {
     /// What is on disk changes first, so that a machine that is being stopped does not come back,
     /// whatever happens next.
     fn set_boot(&self, machine: &Machine, boot: Boot) -> Result<(), HypervisorError>;
+
+    /// Lists the machines that the hypervisor will start with the host; `None` if that is what is on
+    /// disk.
+    fn started_with_host(&self) -> Result<Option<Vec<Uuid>>, HypervisorError>;
 
     /// Removes the machine's definition. Idempotent. The machine must not run.
     fn uninstall(&self, machine: &Machine) -> Result<(), HypervisorError>;

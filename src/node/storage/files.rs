@@ -32,6 +32,9 @@ use crate::system::log::{self, Level};
 /// The file that marks a machine's disks as unused.
 const UNUSED: &str = "new";
 
+/// With less space than this left, in bytes, the storage is full.
+const FULL: u64 = 1 << 20;
+
 /// The time limit of losetup.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -85,12 +88,7 @@ pub fn remove_folder(directory: &Path, id: VmId) -> Result<(), FileError> {
 
 impl From<FileError> for StorageError {
     fn from(error: FileError) -> Self {
-        let is_full = matches!(
-            &error,
-            FileError::Io { source, .. }
-                if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        );
-        if is_full { Self::NoSpace } else { Self::Directory(error.to_string()) }
+        if error.is_no_space() { Self::NoSpace } else { Self::Directory(error.to_string()) }
     }
 }
 
@@ -181,6 +179,11 @@ impl Storage for Files<'_> {
 
     fn space(&self) -> Result<Space, StorageError> {
         self.survey().map(|(space, _)| space)
+    }
+
+    fn is_full(&self) -> bool {
+        statvfs(self.directory)
+            .is_ok_and(|facts| facts.blocks_available().saturating_mul(facts.fragment_size()) < FULL)
     }
 
     fn volumes(&self) -> Result<Vec<Volume>, StorageError> {
@@ -401,6 +404,7 @@ mod tests {
         assert_eq!(files.create(&other, Disk::Swap, huge), Err(StorageError::NoSpace));
         let promised = before.free.minus(files.space().unwrap().free);
         assert!(promised >= Amount::from_mib(6), "{promised}");
+        assert!(!files.is_full());
 
         let root = files.name(&machine, Disk::Root);
         let is_open =

@@ -294,6 +294,11 @@ impl Storage for Lvm<'_> {
         self.run("lvremove", &["-f", &format!("{}/{name}", self.group)]).map(|_| ())
     }
 
+    /// A volume has its space from the beginning.
+    fn is_full(&self) -> bool {
+        false
+    }
+
     fn clear(&self, _: &Machine) -> Result<(), StorageError> {
         Ok(())
     }

@@ -136,6 +136,10 @@ pub trait Storage: Sync {
     /// Returns the space.
     fn space(&self) -> Result<Space, StorageError>;
 
+    /// Returns whether there is no space left even for what is promised to the disks, so that writing
+    /// to them fails.
+    fn is_full(&self) -> bool;
+
     /// Lists all volumes.
     fn volumes(&self) -> Result<Vec<Volume>, StorageError>;
 

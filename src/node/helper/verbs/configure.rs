@@ -64,9 +64,10 @@ impl Host {
             HypervisorError::NameTaken | HypervisorError::DefinitionTaken(_) => {
                 Failure { fault: Some(exists()), detail: error.to_string() }
             }
-            HypervisorError::Missing(_) | HypervisorError::TimedOut { .. } | HypervisorError::File(_) => {
-                error.into()
-            }
+            HypervisorError::Missing(_)
+            | HypervisorError::TimedOut { .. }
+            | HypervisorError::File(_)
+            | HypervisorError::NoSpace(_) => error.into(),
             other => template_error(&other.to_string()).into(),
         })
     }

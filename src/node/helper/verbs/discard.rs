@@ -232,6 +232,9 @@ mod tests {
         fn set_boot(&self, _: &Machine, _: Boot) -> Answer<()> {
             unreachable!()
         }
+        fn started_with_host(&self) -> Answer<Option<Vec<uuid::Uuid>>> {
+            unreachable!()
+        }
         fn uninstall(&self, _: &Machine) -> Answer<()> {
             unreachable!()
         }

@@ -23,7 +23,7 @@ impl Host {
                 return Err(Failure::internal("node.cfg: an empty XenDeployerFSCreateCmd"));
             };
             let run = Run::new(program).args(args).arg(device.path()).limit(limits::MAKE);
-            run.run().map_err(|error| making_failed(program, &error))?;
+            run.run().map_err(|error| self.unless_full(making_failed(program, &error)))?;
         }
         Ok(())
     }

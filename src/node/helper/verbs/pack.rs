@@ -140,7 +140,7 @@ impl Host {
         let device = self.storage().attach(machine, Disk::Root)?;
         let target = lock.mount_point();
         in_a_namespace(&target, || {
-            mount_read_only(device.path(), &target)?;
+            mount_read_only(device.path(), &target).map_err(|failure| self.unless_full(failure))?;
             let streamed = stream(&target, volume.size);
             let unmounted = Run::new(program("umount")).arg("-n").arg(&target).limit(limits::UNMOUNT).run();
             streamed?;

@@ -58,6 +58,7 @@ impl Host {
                 HypervisorError::Definition { line, detail } => {
                     Fault::StartFailed { detail: format!("line {}: {detail}", line.unwrap_or_default()) }
                 }
+                HypervisorError::NoSpace(detail) => Fault::StorageUnusable { detail: fault::detail(&detail) },
                 HypervisorError::Missing(detail) => Fault::ToolstackMissing { detail },
                 HypervisorError::TimedOut { what, seconds } => {
                     Fault::TimedOut { what: what.to_owned(), seconds }

@@ -5,10 +5,13 @@
 //! actual type is one of the few supported ones. tar writes to it as nobody, with as few
 //! capabilities as possible.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+
+use nix::unistd::syncfs;
 
 use crate::model::fault::{self, Fault};
 use crate::model::names::ImageTag;
@@ -47,11 +50,20 @@ impl Host {
         let device = self.storage().attach(&lock.machine, Disk::Root)?;
         let target = lock.mount_point();
         in_a_namespace(&target, || fill(device.path(), &target, image, volume.size))
+            .map_err(|failure| self.unless_full(failure))
     }
 }
 
+/// The kernel writes most of it after tar has ended, and tells of errors then only those who ask
+/// (sync(2), fsync(2)): on a storage that is full, tar and umount succeed.
 fn fill(device: &Path, target: &Path, image: &ImageTag, size: Amount) -> Result<(), Failure> {
-    let read = head(device).map_err(|error| Failure::internal(format!("{}: {error}", device.display())))?;
+    let unreadable = |error: io::Error| Failure::internal(format!("{}: {error}", device.display()));
+    let lost = |error: io::Error| {
+        let detail = fault::detail(&format!("what was unpacked could not be written: {error}"));
+        Failure::from(Fault::FilesystemFailed { detail })
+    };
+    let read = head(device).map_err(unreadable)?;
+    let disk = File::open(device).map_err(unreadable)?;
     let kind = filesystem::kind(&read).ok_or_else(|| Fault::FilesystemFailed {
         detail: "what XenDeployerFSCreateCmd of node.cfg makes is none of ext2, ext3, ext4, xfs, btrfs"
             .to_owned(),
@@ -62,6 +74,7 @@ fn fill(device: &Path, target: &Path, image: &ImageTag, size: Amount) -> Result<
         .arg(target)
         .run()
         .map_err(|error| Fault::FilesystemFailed { detail: fault::detail(error.stderr()) })?;
+    let root = File::open(target).map_err(unreadable)?;
     let unpacked = unpacker(target).inherit_input().limit(limits::TAR).run();
     if let Ok(output) = &unpacked {
         if output.stderr.contains(LABELS) {
@@ -72,17 +85,22 @@ fn fill(device: &Path, target: &Path, image: &ImageTag, size: Amount) -> Result<
         io::copy(&mut io::stdin().lock(), &mut io::sink())
             .map_err(|error| Failure::internal(format!("standard input: {error}")))?;
     }
+    let written = syncfs(root.as_fd()).map_err(|errno| lost(errno.into()));
+    // Otherwise it can't be unmounted.
+    drop(root);
     // Unmounting flushes what is still in memory, so it is part of the work.
     let unmounted = Run::new(program("umount")).arg("-n").arg(target).limit(limits::UNMOUNT).run();
     if let Err(error) = unpacked {
         return Err(tar_failed(&error, image, size).into());
     }
-    unmounted.map(|_| ()).map_err(|error| match error {
+    written?;
+    unmounted.map_err(|error| match error {
         ExecError::TimedOut { limit, .. } => {
             Fault::TimedOut { what: "Writing the image".to_owned(), seconds: limit.as_secs() }.into()
         }
         error => Failure::from(Fault::FilesystemFailed { detail: fault::detail(error.stderr()) }),
-    })
+    })?;
+    disk.sync_all().map_err(lost)
 }
 
 /// Prepares the tar that unpacks an image.

@@ -3,7 +3,8 @@
 //! A machine's definition is in its folder, `MACHINEDIRECTORY/ID`, and libvirt has a copy. What is in
 //! the folder counts: `domain.xml` belongs to a machine that is started with the host,
 //! `domain.stopped.xml` to one that has been stopped. libvirt is told afterwards, and whatever it
-//! missed, because it did not run or because the helper was killed, it is told at the next start.
+//! missed, because it did not run or because the helper was killed, it is told at the next start, or
+//! when the host is next asked what it has.
 //!
 //! The domain's UUID is the machine's id. libvirt's user, which QEMU runs as, gets a machine's disks
 //! and its boot loader from libvirt when the machine is started: that QEMU may change them from then
@@ -312,6 +313,11 @@ impl Hypervisor for Libvirt {
                 self.define(machine.id)
             }
         }
+    }
+
+    fn started_with_host(&self) -> Result<Option<Vec<Uuid>>, HypervisorError> {
+        let known = self.virsh()?.started_with_host()?;
+        Ok(Some(known.into_iter().map(|known| known.uuid).collect()))
     }
 
     /// The definition is removed from the folder last, so while it is there, libvirt may have it.

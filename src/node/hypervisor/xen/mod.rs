@@ -245,6 +245,10 @@ impl Hypervisor for Xen {
         }
     }
 
+    fn started_with_host(&self) -> Result<Option<Vec<uuid::Uuid>>, HypervisorError> {
+        Ok(None)
+    }
+
     fn uninstall(&self, machine: &Machine) -> Result<(), HypervisorError> {
         let file = self.config_file(&machine.name)?;
         for file in [&file, &parked(&file)] {
