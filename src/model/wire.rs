@@ -289,6 +289,28 @@ pub struct NodeInfo {
     /// The images that people saved here.
     #[serde(default, deserialize_with = "bounds::list")]
     pub saved: Vec<SavedFile>,
+    /// The lists above that are empty because the node could not make them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "bounds::list")]
+    pub unknown: Vec<Part>,
+}
+
+/// A list in [`NodeInfo`] that needs an answer from a part of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// The domains: the toolstack did not answer.
+    Domains,
+    /// The volumes: the storage did not answer.
+    Volumes,
+    /// The saved images: their directory could not be read.
+    Saved,
+}
+
+impl NodeInfo {
+    /// Returns whether the node could make that list. Otherwise what is not in it may still be there.
+    pub fn knows(&self, part: Part) -> bool {
+        !self.unknown.contains(&part)
+    }
 }
 
 /// A domain as the toolstack lists it.

@@ -338,6 +338,7 @@ pub fn nothing() -> NodeInfo {
         jobs: Vec::new(),
         images: Vec::new(),
         saved: Vec::new(),
+        unknown: Vec::new(),
     }
 }
 

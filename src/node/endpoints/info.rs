@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::NodeCall;
-use crate::config;
+use crate::model::fault::Fault;
 use crate::model::size::Amount;
-use crate::model::wire::{Domain, ImageFile, NodeInfo, SavedFile};
+use crate::model::wire::{Domain, ImageFile, NodeInfo, Part};
 use crate::node::host;
 use crate::node::hypervisor::Listed;
 use crate::node::image;
@@ -20,8 +20,8 @@ use super::{Node, refuse};
 /// How long to wait while orders are being checked.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Responds with a [`NodeInfo`]. If the toolstack or the volume group is missing, the corresponding
-/// parts are empty.
+/// Responds with a [`NodeInfo`]. If the toolstack or the storage does not answer, the corresponding
+/// lists are empty and named as unknown.
 pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let since = host::ago(Duration::ZERO);
     let node = Node::open(call)?;
@@ -34,10 +34,26 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     drop(lock);
     let records = node.jobs.list().map_err(Refusal::internal)?;
     let facts = state.facts(&records, &call.config, &node.common);
+    let mut unknown = Vec::new();
     let (toolstack, domains) = match state.machines {
         Ok(machines) => (machines.toolstack, machines.domains),
-        Err(_) => ("none".to_owned(), Vec::new()),
+        Err(fault) => {
+            not_listed(Part::Domains, &fault, &mut unknown);
+            ("none".to_owned(), Vec::new())
+        }
     };
+    let volumes = match state.storage {
+        Ok(storage) => storage.volumes,
+        Err(fault) => {
+            not_listed(Part::Volumes, &fault, &mut unknown);
+            Vec::new()
+        }
+    };
+    let saved = Store::new(&call.config).list().unwrap_or_else(|error| {
+        log::event(Level::Error, "images.not-listed", &[("why", &error)]);
+        unknown.push(Part::Saved);
+        Vec::new()
+    });
     let domain = |listed: Listed| Domain {
         name: listed.name,
         id: listed.number,
@@ -56,18 +72,17 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
             host: facts,
             toolstack,
             domains: domains.into_iter().map(domain).collect(),
-            volumes: state.storage.map(|storage| storage.volumes).unwrap_or_default(),
+            volumes,
             jobs: records.iter().map(Record::job).collect(),
             images: images.collect(),
-            saved: saved(&call.config),
+            saved,
+            unknown,
         },
     )
 }
 
-/// Lists the images saved here; none if the directory can't be read, which `vgrid-check` reports.
-fn saved(config: &config::Node) -> Vec<SavedFile> {
-    Store::new(config).list().unwrap_or_else(|error| {
-        log::event(Level::Error, "images.not-listed", &[("why", &error)]);
-        Vec::new()
-    })
+fn not_listed(part: Part, fault: &Fault, unknown: &mut Vec<Part>) {
+    let event = if part == Part::Domains { "domains.not-listed" } else { "volumes.not-listed" };
+    log::event(Level::Error, event, &[("why", fault)]);
+    unknown.push(part);
 }

@@ -7,7 +7,7 @@ use crate::cgi::reply::Refusal;
 use crate::model::lease::{Lease, Term};
 use crate::model::names::{Label, ROOT_PREFIX, SWAP_PREFIX, VmId};
 use crate::model::stage::OrderNumber;
-use crate::model::wire::{DeployOrder, Job, NodeInfo};
+use crate::model::wire::{DeployOrder, Job, NodeInfo, Part};
 use crate::server::audit;
 use crate::server::machine::life;
 use crate::server::nodes::Nodes;
@@ -90,6 +90,14 @@ fn find(id: VmId, info: &NodeInfo) -> Result<Found, &'static str> {
     };
     if work.is_some() {
         return Err("its host is working on it. Try again when that is over.");
+    }
+    if !info.knows(Part::Domains) {
+        return Err("its host can't tell whether it runs. Try again when the hypervisor there answers.");
+    }
+    if !info.knows(Part::Volumes) {
+        return Err(
+            "its host can't tell whether its disks are there. Try again when the storage there answers.",
+        );
     }
     if !info.volumes.iter().any(|volume| volume.machine == Some(id)) {
         return Err("its host has no disk of it any more. Have it removed.");

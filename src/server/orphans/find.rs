@@ -109,6 +109,7 @@ pub(in crate::server) mod tests {
             jobs: Vec::new(),
             images: Vec::new(),
             saved: Vec::new(),
+            unknown: Vec::new(),
         }
     }
 

@@ -209,6 +209,9 @@ pub fn remove(registry: &mut Registry, nodes: &Nodes<'_>, target: &Target) -> Re
 /// Decides how an orphan is removed, if it still is one according to its host and the registry.
 fn judge(reader: Reader<'_>, target: &Target, info: &NodeInfo) -> Result<Way, Refusal> {
     let host = &target.host;
+    if target.kind.part().is_some_and(|part| !info.knows(part)) {
+        return Err(target.left_alone("its host can't tell what is there. Try again when it can."));
+    }
     let live = reader.live(Scope::All, u32::MAX, 0)?;
     let here: Vec<&Vm> = live.iter().filter(|vm| vm.physical_host == *host).collect();
     let images = reader.images()?;
@@ -321,7 +324,14 @@ fn terminate(id: VmId, machine: &MachineName, last: OrderNumber) -> Result<Way, 
 /// who has looked at it ever runs it.
 pub fn removal(kind: OrphanKind, name: &str) -> String {
     match kind {
-        OrphanKind::Domain => format!("xl destroy {}", shell_word(name)),
+        // Nor does it know the toolstack, because a host may have two.
+        OrphanKind::Domain => {
+            let name = shell_word(name);
+            format!("xl destroy {name}   # with libvirt: virsh destroy {name}")
+        }
+        OrphanKind::Volume if file_owner(name).is_some() => {
+            format!("rm /var/lib/vgrid-machines/{}   # in machineDirectory of node.cfg", shell_word(name))
+        }
         OrphanKind::Volume if name.contains('/') => format!("lvremove {}", shell_word(name)),
         // The server does not know the host's volume group; LVM finds the volume by its name
         // (lvmreport(7)) and asks for confirmation.
@@ -335,6 +345,11 @@ pub fn removal(kind: OrphanKind, name: &str) -> String {
             format!("find \"{folder}\" -type f -name {pattern}   # then rm what it names")
         }
     }
+}
+
+/// Returns the machine of a disk that is a file, by its name below the host's `machineDirectory`.
+fn file_owner(name: &str) -> Option<VmId> {
+    name.split_once('/')?.0.parse().ok()
 }
 
 /// Quotes a text, whatever a host made of it, so that a shell reads it as a literal word.
@@ -355,16 +370,22 @@ mod tests {
     use crate::model::lease::Moment;
     use crate::model::names::DomainNumber;
     use crate::model::size::Amount;
-    use crate::model::wire::{SavedFile, Volume};
+    use crate::model::wire::{Part, SavedFile, Volume};
     use crate::server::registry::Registry;
     use crate::server::registry::vm::tests::entered;
 
     #[test]
     fn a_command_to_copy_says_what_it_seems_to_say() {
+        let file = format!("{}/root.raw", VmId::generate());
+        let removed = format!("rm /var/lib/vgrid-machines/{file}   # in machineDirectory of node.cfg");
+        for (name, word) in
+            [("alice_vm1", "alice_vm1"), ("a b;reboot", "'a b;reboot'"), ("it's\nx", "'it'\\''s x'")]
+        {
+            let command = format!("xl destroy {word}   # with libvirt: virsh destroy {word}");
+            assert_eq!(removal(OrphanKind::Domain, name), command);
+        }
         for (kind, name, command) in [
-            (OrphanKind::Domain, "alice_vm1", "xl destroy alice_vm1"),
-            (OrphanKind::Domain, "a b;reboot", "xl destroy 'a b;reboot'"),
-            (OrphanKind::Domain, "it's\nx", "xl destroy 'it'\\''s x'"),
+            (OrphanKind::Volume, file.as_str(), removed.as_str()),
             (OrphanKind::Volume, "vg1/xen-root-x", "lvremove vg1/xen-root-x"),
             (OrphanKind::Volume, "xen-root-x", "lvremove --select lv_name=xen-root-x"),
             (OrphanKind::Volume, "$(reboot)", "lvremove --select 'lv_name=$(reboot)'"),
@@ -461,6 +482,18 @@ mod tests {
             let said = find(kind, name).unwrap_err();
             assert!(said.contains(why), "{name}: {said}");
         }
+    }
+
+    #[test]
+    fn what_a_host_can_not_find_out_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
+        let mut told = NodeInfo { unknown: vec![Part::Volumes], ..info() };
+        told.domains.push(domain("somebody", 4));
+        let judged = |kind, name: &str| registry.read(|reader| judge(reader, &target(kind, name), &told));
+        let refusal = judged(OrphanKind::Volume, "xen-root-old").unwrap_err();
+        assert!(refusal.sentence.contains("can't tell what is there"), "{}", refusal.sentence);
+        assert!(judged(OrphanKind::Domain, "somebody").is_ok());
     }
 
     #[test]

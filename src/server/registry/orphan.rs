@@ -7,6 +7,7 @@ use strum::{EnumString, IntoStaticStr};
 
 use crate::model::lease::Moment;
 use crate::model::names::{MachineName, PhysicalHost, VOLUME_PREFIXES, VirtualHost};
+use crate::model::wire::Part;
 use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 
 /// The kinds of orphans.
@@ -27,6 +28,17 @@ impl OrphanKind {
     /// Returns its name in the registry and in forms.
     pub fn as_str(self) -> &'static str {
         self.into()
+    }
+
+    /// Returns the list of a host's answer that orphans of this kind are found in; `None` for
+    /// records, which every host knows.
+    pub fn part(self) -> Option<Part> {
+        match self {
+            Self::Domain => Some(Part::Domains),
+            Self::Volume => Some(Part::Volumes),
+            Self::Image => Some(Part::Saved),
+            Self::Record => None,
+        }
     }
 }
 
@@ -168,14 +180,22 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Replaces the orphans known on a host, as far as they have changed. Returns the new ones.
-    pub fn keep_strays(&self, host: &PhysicalHost, found: &[&Orphan]) -> Result<Vec<Orphan>, RegistryError> {
+    /// Replaces the orphans known on a host, as far as they have changed. Returns the new ones. Those
+    /// that could only be found in a list that is `unknown` to the host stay.
+    pub fn keep_strays(
+        &self,
+        host: &PhysicalHost,
+        found: &[&Orphan],
+        unknown: &[Part],
+    ) -> Result<Vec<Orphan>, RegistryError> {
         let known = self.strays_on(host)?;
         let known: BTreeMap<(OrphanKind, &str), &str> =
             known.iter().map(|known| (known.stray.key(), known.stray.detail.as_str())).collect();
         let there: BTreeSet<(OrphanKind, &str)> = found.iter().map(|stray| stray.key()).collect();
         for (kind, name) in known.keys().filter(|key| !there.contains(*key)) {
-            self.forget_stray(host, *kind, name)?;
+            if kind.part().is_none_or(|part| !unknown.contains(&part)) {
+                self.forget_stray(host, *kind, name)?;
+            }
         }
         let mut new = Vec::new();
         let mut statement = self.connection.prepare(
@@ -217,7 +237,7 @@ mod tests {
             let by = |ordered: bool| ordered.then(|| "vgrid".to_owned());
             vec![("a".to_owned(), by(a)), ("ab".to_owned(), by(ab))]
         };
-        let keep = |found: &[&Orphan], writer: &Writer<'_>| writer.keep_strays(&host, found).map(drop);
+        let keep = |found: &[&Orphan], writer: &Writer<'_>| writer.keep_strays(&host, found, &[]).map(drop);
         let kind = OrphanKind::Volume;
         assert_eq!(happens(&|writer| keep(&[&a, &ab], writer)), shown(false, false));
         assert_eq!(happens(&|writer| writer.order_removal(&host, kind, "a")), shown(true, false));
@@ -225,6 +245,11 @@ mod tests {
         assert_eq!(happens(&|writer| writer.removal_failed(&host, kind, "a")), shown(false, false));
         assert_eq!(happens(&|writer| writer.order_removal(&host, kind, "ab")), shown(false, true));
         assert_eq!(happens(&|writer| writer.order_removal(&host, kind, "a")), shown(true, true));
+        let silent = |parts: &'static [Part]| {
+            let host = &host;
+            move |writer: &Writer<'_>| writer.keep_strays(host, &[], parts).map(drop)
+        };
+        assert_eq!(happens(&silent(&[Part::Volumes])), shown(true, true), "nobody looked");
         assert_eq!(happens(&|writer| keep(&[&ab], writer)).len(), 1, "it is gone");
         assert_eq!(
             happens(&|writer| keep(&[&a, &ab], writer)),

@@ -6,7 +6,7 @@ use crate::model::fault::Fault;
 use crate::model::lease::Moment;
 use crate::model::names::VmId;
 use crate::model::state::State;
-use crate::model::wire::{Job, NodeInfo};
+use crate::model::wire::{Job, NodeInfo, Part};
 use crate::server::machine::leases;
 use crate::server::registry::vm::{OnNode, Vm, Wanted};
 use crate::server::upkeep::plan::{Action, Step};
@@ -27,21 +27,24 @@ pub fn machines(vms: &[&Vm], info: &NodeInfo, now: Moment) -> Vec<Step> {
     steps
 }
 
-/// A host's answer, indexed.
+/// A host's answer, indexed. `None` is what it could not find out: what is not in an empty list may
+/// still be there.
 struct View<'a> {
     jobs: BTreeMap<VmId, &'a Job>,
-    volumes: BTreeSet<VmId>,
-    domains: BTreeSet<&'a str>,
+    volumes: Option<BTreeSet<VmId>>,
+    domains: Option<BTreeSet<&'a str>>,
     /// The names of the machines that it has records of.
     recorded: BTreeSet<&'a str>,
 }
 
 impl<'a> View<'a> {
     fn new(info: &'a NodeInfo) -> Self {
+        let volumes = || info.volumes.iter().filter_map(|volume| volume.machine).collect();
+        let domains = || info.domains.iter().map(|domain| domain.name.as_str()).collect();
         Self {
             jobs: info.jobs.iter().map(|job| (job.id, job)).collect(),
-            volumes: info.volumes.iter().filter_map(|volume| volume.machine).collect(),
-            domains: info.domains.iter().map(|domain| domain.name.as_str()).collect(),
+            volumes: info.knows(Part::Volumes).then(volumes),
+            domains: info.knows(Part::Domains).then(domains),
             recorded: info.jobs.iter().map(|job| job.machine.as_str()).collect(),
         }
     }
@@ -49,8 +52,9 @@ impl<'a> View<'a> {
     /// Returns whether a machine runs. A domain with its name belongs to another machine if the
     /// host has a record with that name and none of this machine: the owner has made a new machine
     /// with the old name, which a restored registry does not know.
-    fn runs(&self, vm: &Vm, name: &str) -> bool {
-        self.domains.contains(name) && (self.jobs.contains_key(&vm.id) || !self.recorded.contains(name))
+    fn runs(&self, vm: &Vm, name: &str) -> Option<bool> {
+        let is_its = self.jobs.contains_key(&vm.id) || !self.recorded.contains(name);
+        self.domains.as_ref().map(|domains| domains.contains(name) && is_its)
     }
 }
 
@@ -77,7 +81,9 @@ fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Action> {
     }
     let name = vm.machine_name().ok()?;
     let runs = view.runs(vm, name.as_str());
-    let there = job.is_some() || runs || view.volumes.contains(&vm.id);
+    let has_disk = view.volumes.as_ref().map(|volumes| volumes.contains(&vm.id));
+    let there = job.is_some() || runs == Some(true) || has_disk == Some(true);
+    let gone = job.is_none() && runs == Some(false) && has_disk == Some(false);
     let at_work = job.is_some_and(|job| job.work == Some(vm.order));
     match vm.state {
         State::Deploying | State::Saving if job.is_none() => {
@@ -85,9 +91,9 @@ fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Action> {
                 State::Saving => Fault::SaveInterrupted,
                 _ => Fault::Interrupted { stage: vm.stage },
             };
-            Some(Action::GiveUp { fault, on_node: if there { OnNode::Maybe } else { OnNode::No } })
+            Some(Action::GiveUp { fault, on_node: if gone { OnNode::No } else { OnNode::Maybe } })
         }
-        State::Terminating if !there => Some(Action::Gone),
+        State::Terminating if gone => Some(Action::Gone),
         // The record shows no work on this order: the order never arrived, or its last report was
         // lost and will be repeated.
         State::Stopping | State::Starting | State::Rebooting | State::Saving | State::Terminating
@@ -95,16 +101,20 @@ fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Action> {
         {
             Some(Action::Again)
         }
-        State::Deployed | State::Stopped | State::Expired if !there => {
+        State::Deployed | State::Stopped | State::Expired if gone => {
             (!vm.is_missing()).then_some(Action::Missing)
         }
-        State::Deployed | State::Stopped | State::Expired if vm.is_missing() => Some(Action::FoundAgain),
-        State::Deployed if idle && !runs => Some(Action::FoundStopped),
-        State::Stopped if idle && runs => Some(Action::FoundRunning),
-        State::Stopped if idle && vm.wanted == Wanted::Running && !leases::is_over(vm, now) => {
+        State::Deployed | State::Stopped | State::Expired if vm.is_missing() && there => {
+            Some(Action::FoundAgain)
+        }
+        State::Deployed if idle && runs == Some(false) => Some(Action::FoundStopped),
+        State::Stopped if idle && runs == Some(true) => Some(Action::FoundRunning),
+        State::Stopped
+            if idle && runs == Some(false) && vm.wanted == Wanted::Running && !leases::is_over(vm, now) =>
+        {
             Some(Action::Resume)
         }
-        State::Failed if !there && vm.on_node == OnNode::Maybe => Some(Action::NothingThere),
+        State::Failed if gone && vm.on_node == OnNode::Maybe => Some(Action::NothingThere),
         _ => None,
     }
 }
@@ -289,5 +299,32 @@ mod tests {
         // The record of a removal may outlive the machine.
         told.jobs.push(job(&old, Some(Order::Terminate)));
         assert_eq!(judged(&new, &told), None);
+    }
+
+    #[test]
+    fn what_a_host_can_not_find_out_is_not_taken_for_gone() {
+        for state in State::ALL.into_iter().filter(|state| state.is_live()) {
+            let vm = vm(state);
+            for unknown in [vec![Part::Domains], vec![Part::Volumes], vec![Part::Domains, Part::Volumes]] {
+                let told = NodeInfo { unknown: unknown.clone(), ..info() };
+                match judged(&vm, &told) {
+                    None => {}
+                    Some(Action::GiveUp { on_node: OnNode::Maybe, .. }) => {
+                        assert!(matches!(state, State::Deploying | State::Saving), "{state} {unknown:?}");
+                    }
+                    action => panic!("{state} {unknown:?}: {action:?}"),
+                }
+            }
+            // With a record, and a toolstack that does not answer: whether it runs is unknown.
+            let mut told = NodeInfo { unknown: vec![Part::Domains], ..info() };
+            told.jobs.push(job(&vm, None));
+            if !state.is_transitional() && state != State::Failed {
+                assert_eq!(judged(&vm, &told), None, "{state}");
+            }
+        }
+        let machine = vm(State::Deployed).machine_name().unwrap();
+        let missing = Vm { fault: Some(Fault::MachineMissing { machine }), ..vm(State::Deployed) };
+        let told = NodeInfo { unknown: vec![Part::Volumes], ..info() };
+        assert_eq!(judged(&missing, &told), None, "nobody has seen it again");
     }
 }

@@ -244,7 +244,7 @@ impl Run<'_> {
                 writer.keep_facts(host, &info.host)?;
                 let images = info.images.iter().filter(|image| image.bytes.is_some());
                 writer.keep_images(host, &images.map(|image| &image.tag).collect::<Vec<_>>())?;
-                let new = writer.keep_strays(host, &strays)?;
+                let new = writer.keep_strays(host, &strays, &info.unknown)?;
                 if !new.is_empty() {
                     let notice = Notice::Strays { host, strays: &new };
                     note(post.to_administrators(writer, &notice)?, &"administrators");
