@@ -261,6 +261,9 @@ impl TryFrom<String> for Share {
     }
 }
 
+/// The section of `node.cfg` that names the images' files.
+const FILES: &str = "VMImageFiles";
+
 /// A node's settings for an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageSettings {
@@ -284,6 +287,13 @@ pub struct NoSetting {
     pub section: &'static str,
     /// The image.
     pub tag: ImageTag,
+}
+
+impl NoSetting {
+    /// Returns whether the image is not on this node at all.
+    pub fn is_elsewhere(&self) -> bool {
+        self.section == FILES
+    }
 }
 
 impl Node {
@@ -314,7 +324,7 @@ impl Node {
         let source = Source::read(dir, "node.cfg")?;
         let raw: Raw = source.parse()?;
         let sections: [(&'static str, Vec<&String>); 5] = [
-            ("VMImageFiles", raw.files.keys().collect()),
+            (FILES, raw.files.keys().collect()),
             ("VMConfigTemplates", raw.templates.keys().collect()),
             ("VMSwapSize", raw.swaps.keys().collect()),
             ("VMTypes", raw.types.keys().collect()),
@@ -341,7 +351,7 @@ impl Node {
                 return Err(source.value("XenDeployerFSCreateCmd", key, "must begin with an absolute path"));
             }
         }
-        for (section, table) in [("VMImageFiles", &raw.files), ("VMConfigTemplates", &raw.templates)] {
+        for (section, table) in [(FILES, &raw.files), ("VMConfigTemplates", &raw.templates)] {
             for (key, name) in table {
                 if name.split('/').any(|part| part == ".." || part.is_empty()) && !name.starts_with('/') {
                     return Err(source.value(section, key, "must be a file's name, without .."));
@@ -419,7 +429,7 @@ impl Node {
         }
         let maker = get(&self.makers, "XenDeployerFSCreateCmd", tag)?;
         Ok(ImageSettings {
-            file: self.general.image_directory.join(get(&self.files, "VMImageFiles", tag)?),
+            file: self.general.image_directory.join(get(&self.files, FILES, tag)?),
             template: self.general.template_directory.join(get(&self.templates, "VMConfigTemplates", tag)?),
             swap: *get(&self.swaps, "VMSwapSize", tag)?,
             vm_type: *get(&self.types, "VMTypes", tag)?,

@@ -91,7 +91,7 @@ pub struct Finished {
 
 impl VirtHost {
     /// Starts a fresh host with vGrid on it.
-    fn start(name: &str, options: &[&str]) -> Self {
+    pub fn start(name: &str, options: &[&str]) -> Self {
         IMAGES.get_or_init(|| {
             run(Command::new(script("build")).stdin(Stdio::null())).expect("images for guests");
         });
@@ -110,6 +110,13 @@ impl VirtHost {
             tie,
             _stage: stage,
         }
+    }
+
+    /// Makes it a node of an emulated Xen host, with the other end of its cable.
+    pub fn join(&self, xenhost: &Path, link: &str) {
+        let mut join = Command::new(script("join"));
+        join.arg(&self.dir).env("XENHOST_RUN", xenhost).env("XENHOST_LINK", link).stdin(Stdio::null());
+        run(&mut join).expect("the hosts are on one network");
     }
 
     /// Where a file of the host is for this machine.

@@ -2,6 +2,6 @@
 //! sudo and Apache. QEMU emulates the processor.
 
 pub mod check;
-mod host;
+pub mod host;
 mod life;
 mod mishaps;

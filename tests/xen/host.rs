@@ -91,6 +91,14 @@ pub fn scenario_of_two(name: &str, act: impl Fn(&Host, &Host)) {
     run_valid(name, start, |[one, other]| act(one, other));
 }
 
+/// Runs a scenario on a fresh host whose eth1 is a cable for another kind of host. It gets the
+/// cable's two ends, as `tests/xenhost` names them.
+pub fn linked_scenario(name: &str, act: impl Fn(&Host, &str)) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let link = ["one", "other"].map(|end| dir.path().join(end).display().to_string()).join(" ");
+    run_valid(name, |name| [Host::start(name, &link)], |[host]| act(host, &link));
+}
+
 /// Runs a scenario until no program on its hosts crashed meanwhile.
 fn run_valid<const N: usize>(name: &str, start: impl Fn(&str) -> [Host; N], act: impl Fn(&[Host; N])) {
     const TRIES: u32 = 3;
@@ -196,6 +204,11 @@ impl Host {
 
     fn must(&self, words: &[&str], limit: Duration) {
         script(&self.run, &self.link, words, limit).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// The run folder, which the scripts of `tests/xenhost` know it by.
+    pub fn run(&self) -> &Path {
+        &self.run
     }
 
     /// Shuts the host down cleanly and boots it from its disks.

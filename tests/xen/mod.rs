@@ -10,6 +10,7 @@ mod keys;
 mod life;
 mod loss;
 mod mishap;
+mod mixed;
 mod networks;
 mod orders;
 mod power;

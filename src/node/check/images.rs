@@ -15,16 +15,29 @@ use crate::node::image;
 /// The installed images, with their settings.
 pub type Images = Vec<(ImageTag, ImageSettings)>;
 
-/// Finds the images of `common.cfg` on this host.
+/// Finds the images of `common.cfg` on this host. It need not have all of them: one that runs KVM
+/// has none for Xen.
 pub fn installed(common: &Common, node: &config::Node, is_root: bool) -> Finding<Images> {
-    let (mut found, mut problems) = (Vec::new(), Vec::new());
+    let (mut found, mut absent, mut problems) = (Vec::new(), Vec::new(), Vec::new());
     for (tag, _) in &common.images {
-        match image_file(tag, node, is_root) {
-            Ok(settings) => found.push((tag.clone(), settings)),
-            Err(problem) => problems.push(problem),
+        match node.image(tag) {
+            Err(missing) if missing.is_elsewhere() => absent.push(tag.as_str()),
+            _ => match image_file(tag, node, is_root) {
+                Ok(settings) => found.push((tag.clone(), settings)),
+                Err(problem) => problems.push(problem),
+            },
         }
     }
-    let note = found.iter().map(|(tag, _)| tag.as_str()).collect::<Vec<_>>().join(", ");
+    if found.is_empty() && problems.is_empty() {
+        problems.push(Problem::new(
+            "node.cfg has no [VMImageFiles] for any image of common.cfg",
+            "add a line, or a default, to node.cfg",
+        ));
+    }
+    let mut note = found.iter().map(|(tag, _)| tag.as_str()).collect::<Vec<_>>().join(", ");
+    if !absent.is_empty() {
+        note = format!("{note}; not on this host: {}", absent.join(", "));
+    }
     Finding::partial((!found.is_empty()).then_some(found), note, problems)
 }
 
