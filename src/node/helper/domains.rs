@@ -22,7 +22,8 @@ impl Host {
     /// Errors are only logged, so that `info` still responds.
     pub(super) fn mend_boot(&self, state: &HostState) {
         let Ok(machines) = &state.machines else { return };
-        for hypervisor in self.all_hypervisors() {
+        // Not those of another toolstack: asking libvirt may start it, and it ends xendomains.
+        for hypervisor in self.hypervisors() {
             if let Err(why) = mend_boot(hypervisor.as_ref(), &machines.domains) {
                 log::event(Level::Warning, "boot.not-mended", &[("why", &why.detail)]);
             }

@@ -71,6 +71,12 @@ pub struct Own {
 }
 
 impl Own {
+    /// Returns what serves the disks to the machine: the host's kernel, if they are a Xen machine's
+    /// volumes, or else QEMU.
+    pub fn disk_driver(&self) -> &'static str {
+        if self.is_xen && self.root.kind == DiskKind::Block { "phy" } else { "qemu" }
+    }
+
     /// Returns the type of domain that is made.
     pub fn domain_type(&self) -> &'static str {
         match self {
@@ -737,6 +743,7 @@ mod tests {
                 swap_disk: text(&own.swap.path),
                 disk_type: <&str>::from(own.root.kind).to_owned(),
                 disk_attribute: own.root.kind.attribute().to_owned(),
+                disk_driver: own.disk_driver().to_owned(),
                 console_log: text(&own.console_log),
             },
         }
@@ -778,7 +785,13 @@ mod tests {
         assert_eq!(command_line(&text).unwrap(), line);
         assert_eq!(bridges(&text).unwrap(), ["xenbr0"]);
         assert!(!restarts_after_poweroff(&text).unwrap());
-        complete(&text.replace("<driver type='raw'/>", "<driver name='phy' type='raw'/>"), &own).unwrap();
+        assert!(text.contains("<driver name='qemu' type='raw'/>"), "{text}");
+        let volume = |path: &str| Disk { path: path.into(), kind: DiskKind::Block };
+        let volumes =
+            Own { root: volume("/dev/vg1/xen-root-x"), swap: volume("/dev/vg1/xen-swap-x"), ..own.clone() };
+        let by_kernel = machine::render("xen.xml", template, &values(&volumes)).unwrap();
+        assert!(by_kernel.contains("<driver name='phy' type='raw'/>"), "{by_kernel}");
+        complete(&by_kernel, &volumes).unwrap();
         let kernel = "<kernel>/var/lib/vgrid-machines/1/pvgrub.img</kernel>";
         for (part, other, words) in [
             ("<domain type='xen'>", "<domain type='kvm'>", "vGrid allows only xen"),

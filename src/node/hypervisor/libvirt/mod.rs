@@ -288,6 +288,7 @@ impl Hypervisor for Libvirt {
             swap_disk: text(&own.swap.path),
             disk_type: <&str>::from(own.root.kind).to_owned(),
             disk_attribute: own.root.kind.attribute().to_owned(),
+            disk_driver: own.disk_driver().to_owned(),
             console_log: text(&own.console_log),
         }
     }
