@@ -9,12 +9,12 @@ use super::host::{Host, scenario};
 pub struct Case {
     /// The check that must fail.
     pub breaks: &'static str,
-    how: &'static str,
-    mends: &'static str,
+    pub how: &'static str,
+    pub mends: &'static str,
     /// Other checks that fail.
-    fails: &'static [&'static str],
+    pub fails: &'static [&'static str],
     /// Checks that are skipped.
-    skips: &'static [&'static str],
+    pub skips: &'static [&'static str],
 }
 
 pub const fn case(breaks: &'static str, how: &'static str, mends: &'static str) -> Case {

@@ -35,7 +35,12 @@ const END_LIBVIRT: &str = "\
     systemctl -q enable xendomains 2> /dev/null && systemctl start xendomains";
 
 /// What can be broken on such a host, besides what can be on any.
-pub const CASES: [Case; 2] = [
+pub const CASES: [Case; 4] = [
+    Case {
+        skips: &["templates for the toolstack"],
+        ..case("toolstack", "mv /usr/bin/virsh /root/", "mv /root/virsh /usr/bin/")
+    },
+    case("one toolstack", "systemctl -q enable xendomains", "systemctl -q disable xendomains"),
     case(
         "one toolstack",
         "echo '# vGrid machine 019dd5a3-2f3a-7c11-9d9b-0123456789ab - made and removed by vGrid' > /etc/xen/auto/eve_vm8.cfg",
@@ -130,7 +135,7 @@ fn a_machine_lives_through_libvirt() {
         let console = machine.booted();
         machine.lets_in(&["alice"], &console);
         // From the inside, too.
-        machine.ssh("alice", "reboot");
+        machine.ssh("alice", "(sleep 1; reboot) > /dev/null 2>&1 &").expect("alice gets in");
         machine.boots += 1;
         machine.booted();
 
@@ -163,9 +168,43 @@ fn a_machine_lives_through_libvirt() {
 }
 
 #[test]
+fn disks_may_be_files() {
+    scenario_on(Build::Libvirt, "libvirt-files", |host| {
+        host.sh(&format!(
+            "{START_LIBVIRT} && {USE_LIBVIRT} && sed -i '/^toolstack/a storage = \"files\"' /etc/vgrid/node.cfg && \
+             sudo -u www-data vgrid-upkeep"
+        ));
+        settled(host, "after the installation");
+        let (before, left) = (host.inventory(), of_libvirt_on_disk(host));
+        let id = host.deployed("alice", &format!("{TINY}&vmHostname=vm3"));
+        host.must_answer_ping("vm3");
+        let disks = told(host, "domblklist", "alice_vm3");
+        for disk in ["root.raw", "swap.raw"] {
+            assert!(disks.contains(&format!("/var/lib/vgrid-machines/{id}/{disk}")), "{disks}");
+        }
+        let swap = host.sh("grep -a SWAP: /var/log/xen/console/guest-alice_vm3.log");
+        assert!(swap.contains("SWAP: /dev/xvda2"), "{swap}");
+        host.carry_out("alice", Order::Stop, &id, "stopped");
+        host.order("alice", Order::Save, &format!("id={id}&name=base"));
+        let saved = host.wait_for("alice", &id, "stopped", 900);
+        assert_eq!(saved["reason"], Value::Null);
+        host.carry_out("alice", Order::Start, &id, "deployed");
+        host.must_answer_ping("vm3");
+        host.terminate("alice", &id);
+        host.delete_image("alice", "base");
+        host.must_be_as(&before);
+        assert_eq!(of_libvirt_on_disk(host), left);
+    });
+}
+
+#[test]
 fn machines_follow_their_host_to_another_toolstack_and_back() {
     scenario_on(Build::Libvirt, "toolstacks", |host| {
-        host.sh(&format!("{END_LIBVIRT} && sudo -u www-data vgrid-upkeep"));
+        host.sh("sudo -u www-data vgrid-upkeep");
+        let (failed, _, messages) = run_checks(host);
+        assert_eq!(failed.into_iter().collect::<Vec<_>>(), ["one toolstack"], "{messages}");
+        assert!(messages.contains("systemd stops xendomains"), "{messages}");
+        host.sh(END_LIBVIRT);
         settled(host, "with xl");
         let before = host.inventory();
         let tiny = |name: &str| host.deployed("alice", &format!("{TINY}&vmHostname={name}"));

@@ -521,6 +521,42 @@ mod tests {
             None
         }
 
+        /// The same with libvirt's driver for Xen, and programs that tell what they are asked.
+        fn of_xen() -> Option<Self> {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mut lab = Self::of_root()?;
+            let program = |name: &str, text: &str| {
+                std::fs::write(lab.path(name), format!("#!/bin/sh\nhere=${{0%/*}}\n{text}")).unwrap();
+                std::fs::set_permissions(lab.path(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+                lab.path(name)
+            };
+            let asks = "echo \"xl $*\" >> $here/asked\n";
+            let list = "[ $1 != list ] || { cat $here/domains; [ ! -e $here/after ] || mv $here/after $here/domains; }\n";
+            let xl = program("xl", &format!("{asks}{list}"));
+            // The real one is tried in dom0.
+            let maker =
+                program("maker", "echo \"GRUB ${1#--args=} $2 $3\" > ${4#--output-directory=}/kernel\n");
+            lab.libvirt = Libvirt {
+                maker,
+                program: Some(lab.path("virsh")),
+                xl: Some(Xen::by(xl, &lab.libvirt.general)),
+                ..Libvirt::of_xen(&lab.libvirt.general)
+            };
+            Some(lab)
+        }
+
+        /// Has `xl list` tell of the machine in this state, or of none, and later of none.
+        fn xl_lists(&self, state: Option<&str>) {
+            let text = include_str!("../../../../tests/data/xl-list-v.txt");
+            let id = self.machine.id.to_string();
+            let all = text
+                .replace("052c249a-3fc5-4dad-a028-4d14b4591a82", &id)
+                .replace("-b----", state.unwrap_or("-b----"));
+            let none = text.lines().take(2).collect::<Vec<_>>().join("\n");
+            std::fs::write(self.path("domains"), if state.is_some() { all } else { none.clone() }).unwrap();
+            std::fs::write(self.path("after"), none).unwrap();
+        }
+
         fn path(&self, name: &str) -> PathBuf {
             self.folder.path().join(name)
         }
@@ -556,7 +592,11 @@ mod tests {
                 volumegroup: String::new(),
                 libvirt: self.libvirt.placeholders(&self.machine),
             };
-            machine::render("kvm.xml", include_str!("../../../../vmtmpl/kvm.xml"), &values).unwrap()
+            let (name, text) = match &self.libvirt.xl {
+                Some(_) => ("xen.xml", include_str!("../../../../vmtmpl/xen.xml")),
+                None => ("kvm.xml", include_str!("../../../../vmtmpl/kvm.xml")),
+            };
+            machine::render(name, text, &values).unwrap()
         }
 
         fn boot(&self) -> Option<Boot> {
@@ -707,6 +747,72 @@ mod tests {
         assert_eq!(libvirt.make_boot_loader(), Ok(()));
         libvirt.uninstall(machine).unwrap();
         assert!(!libvirt.file(machine.id, "").exists());
+    }
+
+    #[test]
+    fn a_machine_of_xen_s_has_a_boot_loader_with_its_command_line() {
+        let Some(lab) = Lab::of_xen() else { return };
+        let (libvirt, machine, text) = (&lab.libvirt, &lab.machine, lab.text());
+        libvirt.install(machine, &text, Boot::Off).unwrap();
+        assert_eq!(
+            lab.asked(),
+            [
+                "domxml-to-native xen-xl --xml FOLDER/xen.new.xml",
+                "define FOLDER/xen.stopped.xml",
+                "autostart ID --disable"
+            ]
+        );
+        assert_eq!(lab.boot(), Some(Boot::Off));
+        let of_qemu = Libvirt { program: Some(lab.path("virsh")), ..Libvirt::new(&libvirt.general) };
+        assert_eq!(of_qemu.installed(machine).unwrap(), None, "it is another's");
+        assert_eq!(of_qemu.all_installed().unwrap(), []);
+        assert_eq!(libvirt.all_installed().unwrap().len(), 1);
+
+        libvirt.set_boot(machine, Boot::WithHost).unwrap();
+        libvirt.start(machine).unwrap();
+        assert_eq!(lab.boot(), Some(Boot::WithHost));
+        let own = std::fs::read_to_string(libvirt.own(machine).boot_loader).unwrap();
+        let line = "root=/dev/xvda1 ro vgrid_username=alice ip=10.0.2.21::GATEWAY:NETMASK:vm1:eth0:off console=hvc0 ";
+        assert_eq!(own, format!("GRUB {line} --output=/dev/null --output-format=simple0\n"));
+        assert!(!xen::workshop(machine.id).exists());
+        lab.asked();
+
+        // Of a program that was killed.
+        std::fs::create_dir(xen::workshop(machine.id)).unwrap();
+        libvirt.uninstall(machine).unwrap();
+        assert_eq!(lab.asked(), ["undefine ID --managed-save"]);
+        assert!(!libvirt.file(machine.id, "").exists() && !xen::workshop(machine.id).exists());
+    }
+
+    #[test]
+    fn xl_tells_what_libvirt_does_not() {
+        let Some(lab) = Lab::of_xen() else { return };
+        let libvirt = &lab.libvirt;
+        lab.xl_lists(Some("-b----"));
+        let domains = libvirt.domains().unwrap();
+        let domain = domains.iter().find(|domain| domain.is(&lab.machine, true)).unwrap();
+        assert_eq!((domain.state, domain.used), (DomainState::Running, 49));
+        libvirt.shut_down(domain).unwrap();
+        libvirt.destroy(domain).unwrap();
+        libvirt.write_out(domain).unwrap();
+        let number = domain.number;
+        let [s, u] = ["s", "u"].map(|key| format!("xl sysrq {number} {key}"));
+        assert_eq!(lab.asked(), ["xl list -v", "shutdown ID", "destroy ID", &s, &u]);
+
+        // One that has ended, which libvirt is about to remove, is waited for.
+        lab.fail("destroy-when-off");
+        lab.xl_lists(Some("---s--"));
+        libvirt.destroy(domain).unwrap();
+        assert_eq!(lab.asked(), ["xl list -v", "xl list -v"]);
+        // One that xl has started is xl's to end.
+        lab.xl_lists(Some("r-----"));
+        libvirt.destroy(domain).unwrap();
+        assert_eq!(lab.asked(), ["xl list -v".to_owned(), format!("xl destroy {number}")]);
+        lab.fail("unknown-uuid");
+        libvirt.shut_down(domain).unwrap();
+        assert_eq!(lab.asked(), ["shutdown ID".to_owned(), format!("xl shutdown {number}")]);
+        lab.fail("daemon-not-running");
+        assert!(matches!(libvirt.destroy(domain), Err(HypervisorError::Missing(_))));
     }
 
     #[test]

@@ -96,7 +96,7 @@ pub(super) fn sweep(id: VmId) -> Result<(), HypervisorError> {
 
 /// Returns where the boot loader of a machine is made, by one program at a time. Only root can write
 /// there, and it takes no room on a disk.
-fn workshop(id: VmId) -> PathBuf {
+pub(super) fn workshop(id: VmId) -> PathBuf {
     PathBuf::from(format!("/run/vgrid-pvgrub-{id}"))
 }
 
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(news(&log, 4), "new\n");
         assert_eq!(news(&log, 8), "");
         assert_eq!(news(&log, 100), "old\nnew\n", "it is another log");
-        std::fs::write(&log, "x".repeat(2 * NEWS as usize) + "end").unwrap();
+        std::fs::write(&log, "x".repeat(128 << 10) + "end").unwrap();
         let read = news(&log, 0);
         assert!(read.len() as u64 == NEWS && read.ends_with("end"));
     }

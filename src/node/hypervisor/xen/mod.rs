@@ -363,6 +363,13 @@ impl Hypervisor for Xen {
 mod tests {
     use super::*;
 
+    impl Xen {
+        /// Refers to a program of a test's own.
+        pub fn by(program: PathBuf, general: &NodeGeneral) -> Self {
+            Self { program: Some(program), ..Self::of_libvirt(general) }
+        }
+    }
+
     #[test]
     fn a_monitoring_process_is_recognized_by_its_configuration() {
         let xen = Xen {
