@@ -18,6 +18,8 @@ const START_LIBVIRT: &str = "\
         install -d /etc/systemd/system/$unit.d; \
         printf '[Socket]\\nSocketMode=0600\\nSocketGroup=root\\n' > /etc/systemd/system/$unit.d/vgrid.conf; \
     done; \
+    install -d /etc/systemd/system/libvirt-guests.service.d; \
+    printf '[Unit]\\nAfter=libvirtd.service xen.service\\n' > /etc/systemd/system/libvirt-guests.service.d/vgrid.conf; \
     systemctl daemon-reload; \
     systemctl stop -q libvirtd 2> /dev/null; \
     systemctl restart libvirtd.socket libvirtd-ro.socket && \
@@ -55,7 +57,7 @@ pub const CASES: [Case; 4] = [
 
 /// What libvirt and vGrid keep of libvirt's machines.
 fn of_libvirt_on_disk(host: &Host) -> String {
-    host.sh("find /var/lib/vgrid-machines /etc/libvirt/libxl /run/vgrid-* 2> /dev/null | sort")
+    host.sh("find /var/lib/vgrid-machines /etc/libvirt/libxl /run/vgrid-* ! -path '/etc/*' -o ! -type d 2> /dev/null | sort")
 }
 
 /// What libvirt says of a machine.
@@ -213,6 +215,8 @@ fn machines_follow_their_host_to_another_toolstack_and_back() {
         let running = "alice_vm1\nalice_vm3\nalice_vm4\n";
         assert_eq!(of_xl(host).1, running);
 
+        host.sh("cp -p /etc/xen/auto/alice_vm3.cfg /root/vm3.cfg");
+
         // Nothing ends when libvirt takes over, and all is known to be there.
         host.sh(&format!("{START_LIBVIRT} && {USE_LIBVIRT}"));
         assert_eq!(of_xl(host).1, running);
@@ -253,6 +257,8 @@ fn machines_follow_their_host_to_another_toolstack_and_back() {
         host.carry_out("alice", Order::Stop, &one, "stopped");
         host.carry_out("alice", Order::Reboot, &two, "deployed");
         host.must_answer_ping("vm2");
+        // As if its move had been interrupted, when it had both definitions.
+        host.sh("mv /root/vm3.cfg /etc/xen/auto/.alice_vm3.cfg.stopped");
         host.carry_out("alice", Order::Start, &three, "deployed");
         host.must_answer_ping("vm3");
         host.terminate("alice", &four);

@@ -108,9 +108,9 @@ pub fn starts_with_host(service: &str) -> Verdict<()> {
     }
 }
 
-/// Checks that libvirt-guests, if it is used, shuts machines down with the host, and does not write
-/// their memory to its disk.
-pub fn guests_are_shut_down(uri: &str) -> Verdict<()> {
+/// Checks that libvirt-guests, if it is used, shuts machines down with the host, before libvirt
+/// itself ends, and does not write their memory to its disk.
+pub fn guests_are_shut_down(uri: &str, service: &str) -> Verdict<()> {
     let Some(file) = GUESTS.iter().find(|file| Path::new(file).exists()) else {
         return Ok(Finding::passed((), "libvirt-guests is not configured here"));
     };
@@ -132,6 +132,18 @@ pub fn guests_are_shut_down(uri: &str) -> Verdict<()> {
             format!("ON_SHUTDOWN=shutdown in {file}"),
         ));
     }
+    // Debian 12 orders it after the socket alone. Then both ended at once, and it could not connect.
+    let unit = format!("{service}.service");
+    if property("libvirt-guests.service", "After")?.is_some_and(|after| !after.contains(&unit)) {
+        return Err(Problem::new(
+            format!(
+                "when the host shuts down, {service} may end before libvirt-guests has shut down the machines"
+            ),
+            format!(
+                "After={unit} for libvirt-guests.service (INSTALL.md, \"Xen through libvirt\": systemd's drop-in)"
+            ),
+        ));
+    }
     // The default is that of virsh: Xen's on a host of Xen's.
     if let Some(uris) = setting(&text, "URIS").filter(|uris| !uris.contains(uri) && !uris.contains("default"))
     {
@@ -146,16 +158,23 @@ pub fn guests_are_shut_down(uri: &str) -> Verdict<()> {
 /// Returns whether a service that is there, and is started with the host or by its socket, ends
 /// xendomains when it starts: in libvirt's own units, they conflict.
 pub fn is_in_the_way(service: &str) -> Result<bool, Problem> {
-    let Some(program) = exec::find(&["systemctl"]) else { return Ok(false) };
     let unit = format!("{service}.service");
-    let run = Run::new(program).args(["show", "--property=Conflicts", &unit]);
-    let shown = run.limit(Duration::from_secs(10)).run();
-    let shown = shown.with_remedy(format!("systemctl show --property=Conflicts {unit}"))?.text();
-    if !shown.contains("xendomains.service") {
+    if !property(&unit, "Conflicts")?.is_some_and(|conflicts| conflicts.contains("xendomains.service")) {
         return Ok(false);
     }
     let socket = format!("{service}.socket");
     Ok([unit, socket].iter().map(|unit| is_enabled(unit)).any(|is| !matches!(is, Ok(None | Some(false)))))
+}
+
+/// Asks systemd for a property of a unit; `None` without systemd.
+fn property(unit: &str, name: &str) -> Result<Option<String>, Problem> {
+    if !Path::new("/run/systemd/system").is_dir() {
+        return Ok(None);
+    }
+    let Some(program) = exec::find(&["systemctl"]) else { return Ok(None) };
+    let run = Run::new(program).args(["show", &format!("--property={name}"), unit]);
+    let shown = run.limit(Duration::from_secs(10)).run();
+    Ok(Some(shown.with_remedy(format!("systemctl show --property={name} {unit}"))?.text()))
 }
 
 /// Asks systemd whether it starts a service with the host; `None` without systemd.

@@ -158,7 +158,7 @@ fn shared_checks<T>(
     };
     checks.check_as_root("libvirt's sockets", libvirt, |_| libvirt::sockets_are_roots());
     checks.check("libvirt at boot", node, |_| libvirt::starts_with_host(service));
-    checks.check("machines at shutdown", node, |_| libvirt::guests_are_shut_down(uri));
+    checks.check("machines at shutdown", node, |_| libvirt::guests_are_shut_down(uri, service));
     checks.check_as_root("machine directory", node, libvirt::machine_directory)
 }
 

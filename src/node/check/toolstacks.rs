@@ -1,7 +1,5 @@
 //! Whether a Xen host uses one toolstack, and machines of no other are left on it.
 
-use std::path::Path;
-
 use super::libvirt::{is_enabled, is_in_the_way};
 use super::packages::Family;
 use crate::check::{Finding, Problem, Verdict};
@@ -35,8 +33,8 @@ pub fn only_one(node: &config::Node) -> Verdict<()> {
             "systemctl disable xendomains",
         ));
     }
-    // Where it is a service of systemd's at all.
-    if !by_libvirt && Path::new("/run/systemd/system").is_dir() && is_in_the_way(service)? {
+    // Not as long as libvirt is needed for the machines that it still has.
+    if !by_libvirt && problems.is_empty() && is_in_the_way(service)? {
         let units = format!("{service}.service {service}.socket {service}-ro.socket {service}-admin.socket");
         problems.push(Problem::new(
             format!(
