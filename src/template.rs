@@ -201,12 +201,14 @@ pub mod machine {
         pub disk_type: String,
         /// `${diskAttribute}`: the attribute that names the disk, `file` or `dev`.
         pub disk_attribute: String,
+        /// `${diskDriver}`: what serves the disk to the machine, `qemu` or Xen's `phy`.
+        pub disk_driver: String,
         /// `${consoleLog}`: the path of the file to which the console is logged.
         pub console_log: String,
     }
 
     /// The placeholders that a template may use.
-    pub const PLACEHOLDERS: [&str; 18] = [
+    pub const PLACEHOLDERS: [&str; 19] = [
         "machinename",
         "vmIp",
         "vmIP",
@@ -224,6 +226,7 @@ pub mod machine {
         "swapDisk",
         "diskType",
         "diskAttribute",
+        "diskDriver",
         "consoleLog",
     ];
 
@@ -360,6 +363,7 @@ pub mod machine {
                     swap_disk: "/swap.raw".into(),
                     disk_type: "file".into(),
                     disk_attribute: "file".into(),
+                    disk_driver: "qemu".into(),
                     console_log: "/console.log".into(),
                 },
             }
@@ -380,7 +384,7 @@ pub mod machine {
             let expected = "machinename=alice_vm1\nvmIp=10.0.2.21\nvmIP=10.0.2.21\nvmHostname=vm1\n\
                 vmMemory=128\nvmCPUs=2\nusername=alice\nvmExtra=quiet\nvolumegroup=vg1\nvmUUID=id\n\
                 domainType=kvm\ncpuMode=maximum\nbootLoader=/boot.img\nrootDisk=/root.raw\nswapDisk=/swap.raw\n\
-                diskType=file\ndiskAttribute=file\nconsoleLog=/console.log\n";
+                diskType=file\ndiskAttribute=file\ndiskDriver=qemu\nconsoleLog=/console.log\n";
             assert_eq!(render("t", &text, &values()).unwrap(), expected);
             assert_eq!(render("t.xml", &text, &values()).unwrap(), expected);
         }

@@ -47,7 +47,7 @@ pub struct NodeGeneral {
     pub storage: StorageSettings,
     /// The directory of what vGrid keeps of each machine in files; root's alone.
     pub machine_directory: PathBuf,
-    /// `auto`, `xl` or `xm`.
+    /// `auto`, `xl`, `xm` or `libvirt`.
     pub toolstack: Toolstack,
     /// The directory from which the toolstack starts machines after a reboot.
     pub xen_auto_directory: PathBuf,
@@ -183,7 +183,7 @@ enum StorageKind {
     Files,
 }
 
-/// The program that controls the machines.
+/// The program that controls machines of type `xen`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Toolstack {
@@ -193,6 +193,8 @@ pub enum Toolstack {
     Xl,
     /// `xm`, before Xen 4.5.
     Xm,
+    /// libvirt's Xen driver, `xen:///system`.
+    Libvirt,
 }
 
 /// The machine types allowed in `[VMTypes]`.

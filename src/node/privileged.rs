@@ -144,6 +144,27 @@ impl Helper {
 
     /// Renders, checks and installs the configuration of the machine that `order` is to make.
     pub fn configure(&self, order: &DeployOrder, machine: &MachineName, ip: Ipv4Addr) -> Result<(), Fault> {
+        self.configure_with(&[], order, machine, ip)
+    }
+
+    /// Does the same for a machine that does not run, if the host has another toolstack by now than
+    /// the one that has its configuration.
+    pub fn follow_toolstack(
+        &self,
+        order: &DeployOrder,
+        machine: &MachineName,
+        ip: Ipv4Addr,
+    ) -> Result<(), Fault> {
+        self.configure_with(&["--if-moved"], order, machine, ip)
+    }
+
+    fn configure_with(
+        &self,
+        options: &[&str],
+        order: &DeployOrder,
+        machine: &MachineName,
+        ip: Ipv4Addr,
+    ) -> Result<(), Fault> {
         let args = [
             &order.id.to_string(),
             machine.as_str(),
@@ -153,7 +174,7 @@ impl Helper {
             &ip.to_string(),
             &order.user.encoded(),
         ];
-        self.call("configure", &args, limits::CONFIGURE).map(|_| ())
+        self.call("configure", &[options, &args].concat(), limits::CONFIGURE).map(|_| ())
     }
 
     /// Starts the machine.

@@ -9,15 +9,15 @@ use super::host::{Host, scenario};
 pub struct Case {
     /// The check that must fail.
     pub breaks: &'static str,
-    how: &'static str,
-    mends: &'static str,
+    pub how: &'static str,
+    pub mends: &'static str,
     /// Other checks that fail.
-    fails: &'static [&'static str],
+    pub fails: &'static [&'static str],
     /// Checks that are skipped.
-    skips: &'static [&'static str],
+    pub skips: &'static [&'static str],
 }
 
-const fn case(breaks: &'static str, how: &'static str, mends: &'static str) -> Case {
+pub const fn case(breaks: &'static str, how: &'static str, mends: &'static str) -> Case {
     Case { breaks, how, mends, fails: &[], skips: &[] }
 }
 
@@ -208,7 +208,7 @@ pub const CASES: [Case; 37] = [
 type Names = BTreeSet<String>;
 
 /// Runs vgrid-check. Returns the checks that failed, those that were skipped, and their messages.
-fn run_checks(host: &Host) -> (Names, Names, String) {
+pub fn run_checks(host: &Host) -> (Names, Names, String) {
     let output = host.try_sh("vgrid-check --json");
     let rows: Vec<serde_json::Value> =
         serde_json::from_str(&output.out).unwrap_or_else(|error| panic!("{error}: {}", output.out));
@@ -230,6 +230,25 @@ fn names(of: &[&'static str]) -> Names {
     of.iter().map(|&name| name.to_owned()).collect()
 }
 
+/// Breaks one thing after the other. Each must fail the check that it is for, and no other.
+pub fn must_break(host: &Host, cases: &[Case]) {
+    let mut wrong = Vec::new();
+    for case in cases {
+        host.sh(case.how);
+        let (failed, skipped, messages) = run_checks(host);
+        println!("{}: {}\n{messages}\n", case.breaks, case.how);
+        host.sh(case.mends);
+        let expected = (names(&[case.fails, &[case.breaks]].concat()), names(case.skips));
+        if (&failed, &skipped) != (&expected.0, &expected.1) {
+            wrong.push(format!(
+                "{} ({}): failed {failed:?}, not {:?}; skipped {skipped:?}, not {:?}",
+                case.breaks, case.how, expected.0, expected.1
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn vgrid_check_names_what_is_broken_and_nothing_else() {
     scenario("check", |host| {
@@ -237,21 +256,7 @@ fn vgrid_check_names_what_is_broken_and_nothing_else() {
         host.sh("sudo -u www-data vgrid-upkeep");
         let (failed, skipped, messages) = run_checks(host);
         assert!(failed.is_empty() && skipped.is_empty(), "fails right after installation:\n{messages}");
-        let mut wrong = Vec::new();
-        for case in &CASES {
-            host.sh(case.how);
-            let (failed, skipped, messages) = run_checks(host);
-            println!("{}: {}\n{messages}\n", case.breaks, case.how);
-            host.sh(case.mends);
-            let expected = (names(&[case.fails, &[case.breaks]].concat()), names(case.skips));
-            if (&failed, &skipped) != (&expected.0, &expected.1) {
-                wrong.push(format!(
-                    "{} ({}): failed {failed:?}, not {:?}; skipped {skipped:?}, not {:?}",
-                    case.breaks, case.how, expected.0, expected.1
-                ));
-            }
-        }
-        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        must_break(host, &CASES);
         let (failed, skipped, messages) = run_checks(host);
         assert!(
             failed.is_empty() && skipped.is_empty(),

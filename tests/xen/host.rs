@@ -28,6 +28,7 @@ pub const PASSWORD: &str = "for-tests-only";
 static TURN: Mutex<()> = Mutex::new(());
 /// The saved state is built once per test run, from the current programs.
 static STATE: OnceLock<()> = OnceLock::new();
+static STATE_WITH_LIBVIRT: OnceLock<()> = OnceLock::new();
 
 /// The root of the project.
 pub fn project() -> &'static Path {
@@ -38,9 +39,36 @@ fn folder() -> PathBuf {
     project().join("target/xenhost")
 }
 
+/// What a host is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Build {
+    /// What Xen hosts have.
+    Usual,
+    /// And libvirt, with its driver for Xen, which is not running yet.
+    Libvirt,
+}
+
+impl Build {
+    /// The packages besides the usual ones, for `XENHOST_EXTRA`.
+    fn packages(self) -> &'static str {
+        match self {
+            Self::Usual => "",
+            Self::Libvirt => "libvirt-daemon-system,libvirt-daemon-driver-xen,libvirt-clients",
+        }
+    }
+
+    /// The saved state with vGrid.
+    fn state(self) -> &'static str {
+        match self {
+            Self::Usual => "vgrid",
+            Self::Libvirt => "vgrid-libvirt",
+        }
+    }
+}
+
 /// Runs a script from `tests/xenhost` on a run folder, with the wiring of eth1 in `link`. Its
 /// output goes to a file: QEMU keeps inherited descriptors open, so a pipe would never end.
-fn script(run: &Path, link: &str, args: &[&str], limit: Duration) -> Result<(), String> {
+fn script(run: &Path, build: Build, link: &str, args: &[&str], limit: Duration) -> Result<(), String> {
     let log = folder().join("test.log");
     std::fs::create_dir_all(folder()).expect("target is writable");
     let out = File::options().create(true).append(true).open(&log).expect("target is writable");
@@ -50,6 +78,7 @@ fn script(run: &Path, link: &str, args: &[&str], limit: Duration) -> Result<(), 
         .env("XENHOST_STATES", folder().join("test-states"))
         .env("XENHOST_RESTRICT", "on")
         .env("XENHOST_LINK", link)
+        .env("XENHOST_EXTRA", build.packages())
         .env("VGRID_PASSWORD", PASSWORD)
         .stdin(Stdio::null())
         .stdout(out.try_clone().expect("a descriptor"))
@@ -74,7 +103,12 @@ fn script(run: &Path, link: &str, args: &[&str], limit: Duration) -> Result<(), 
 /// Runs a scenario on a fresh host. Emulation sometimes crashes a program for no fault of ours. The
 /// outcome, good or bad, then means nothing, and the scenario is run again.
 pub fn scenario(name: &str, act: impl Fn(&Host)) {
-    run_valid(name, |name| [Host::start(name, "")], |[host]| act(host));
+    scenario_on(Build::Usual, name, act);
+}
+
+/// The same on a host of another build.
+pub fn scenario_on(build: Build, name: &str, act: impl Fn(&Host)) {
+    run_valid(build, name, |name| [Host::start(name, build, "")], |[host]| act(host));
 }
 
 /// Runs a scenario on two hosts resumed from the same state, so with the same name and addresses. A
@@ -84,11 +118,11 @@ pub fn scenario_of_two(name: &str, act: impl Fn(&Host, &Host)) {
     let ends = [dir.path().join("one"), dir.path().join("other")].map(|end| end.display().to_string());
     let start = |name: &str| {
         [
-            Host::start(&format!("{name}-1"), &format!("{} {}", ends[0], ends[1])),
-            Host::start(&format!("{name}-2"), &format!("{} {}", ends[1], ends[0])),
+            Host::start(&format!("{name}-1"), Build::Usual, &format!("{} {}", ends[0], ends[1])),
+            Host::start(&format!("{name}-2"), Build::Usual, &format!("{} {}", ends[1], ends[0])),
         ]
     };
-    run_valid(name, start, |[one, other]| act(one, other));
+    run_valid(Build::Usual, name, start, |[one, other]| act(one, other));
 }
 
 /// Runs a scenario on a fresh host whose eth1 is a cable for another kind of host. It gets the
@@ -100,10 +134,15 @@ pub fn linked_scenario(name: &str, act: impl Fn(&Host, &str)) {
 }
 
 /// Runs a scenario until no program on its hosts crashed meanwhile.
-fn run_valid<const N: usize>(name: &str, start: impl Fn(&str) -> [Host; N], act: impl Fn(&[Host; N])) {
+fn run_valid<const N: usize>(
+    build: Build,
+    name: &str,
+    start: impl Fn(&str) -> [Host; N],
+    act: impl Fn(&[Host; N]),
+) {
     const TRIES: u32 = 3;
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    make_state();
+    make_state(build);
     for attempt in 1..=TRIES {
         let hosts = start(name);
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(&hosts)));
@@ -120,21 +159,24 @@ fn run_valid<const N: usize>(name: &str, start: impl Fn(&str) -> [Host; N], act:
     }
 }
 
-fn make_state() {
-    STATE.get_or_init(|| {
+fn make_state(build: Build) {
+    let state = match build {
+        Build::Usual => &STATE,
+        Build::Libvirt => &STATE_WITH_LIBVIRT,
+    };
+    state.get_or_init(|| {
         let run = folder().join("test-install");
         let minutes = |n: u64| Duration::from_secs(n * 60);
-        let made = script(&run, "", &["build"], minutes(20))
-            .and_then(|()| script(&run, "", &["up"], minutes(10)))
-            .and_then(|()| script(&run, "", &["install-vgrid"], minutes(10)))
+        let script = |args: &[&str], limit| script(&run, build, "", args, limit);
+        let made = script(&["build"], minutes(20))
+            .and_then(|()| script(&["up"], minutes(10)))
+            .and_then(|()| script(&["install-vgrid"], minutes(10)))
             // A scenario runs upkeep itself, and must not collide with cron.
-            .and_then(|()| {
-                script(&run, "", &["sh", "systemctl", "-q", "disable", "--now", "cron"], minutes(1))
-            })
-            .and_then(|()| script(&run, "", &["save", "vgrid"], minutes(5)));
+            .and_then(|()| script(&["sh", "systemctl", "-q", "disable", "--now", "cron"], minutes(1)))
+            .and_then(|()| script(&["save", build.state()], minutes(5)));
         if let Err(error) = made {
             // Report this error, not that of the clean-up.
-            let _ = script(&run, "", &["down"], minutes(1));
+            let _ = script(&["down"], minutes(1));
             panic!("the emulated host can't be built: {error}");
         }
     });
@@ -143,6 +185,7 @@ fn make_state() {
 /// A running host.
 pub struct Host {
     run: PathBuf,
+    build: Build,
     link: String,
     pub portal: String,
     /// Crashed programs in the log when the current kernel started, and in earlier boots of this
@@ -163,14 +206,16 @@ pub struct Finished {
 
 impl Host {
     /// Resumes a fresh host with vGrid on it.
-    fn start(name: &str, link: &str) -> Self {
+    fn start(name: &str, build: Build, link: &str) -> Self {
         let run = folder().join(format!("test-{name}"));
-        script(&run, link, &["up", "vgrid"], Duration::from_secs(300)).expect("the emulated host resumes");
+        script(&run, build, link, &["up", build.state()], Duration::from_secs(300))
+            .expect("the emulated host resumes");
         watch(&run);
         let ports = std::fs::read_to_string(run.join("ports")).expect("up records its ports");
         let http = ports.split_whitespace().nth(1).expect("two ports");
         let host = Self {
             run,
+            build,
             link: link.to_owned(),
             portal: format!("http://127.0.0.1:{http}"),
             faults_before: AtomicU32::new(0),
@@ -203,7 +248,7 @@ impl Host {
     }
 
     fn must(&self, words: &[&str], limit: Duration) {
-        script(&self.run, &self.link, words, limit).unwrap_or_else(|error| panic!("{error}"));
+        script(&self.run, self.build, &self.link, words, limit).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// The run folder, which the scripts of `tests/xenhost` know it by.
@@ -343,7 +388,7 @@ impl Visited for Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        if let Err(error) = script(&self.run, "", &["down"], Duration::from_secs(60)) {
+        if let Err(error) = script(&self.run, self.build, "", &["down"], Duration::from_secs(60)) {
             eprintln!("{error}");
         }
     }

@@ -10,19 +10,25 @@ const NOBODY: &str = "NO KEY: nobody can log in as root by key.";
 const PEOPLE: [&str; 4] = ["alice", "bob", "admin", "stranger"];
 
 /// A machine, and how often it has been booted.
-struct Machine<'a> {
+pub(super) struct Machine<'a> {
     host: &'a Host,
     owner: &'static str,
     address: &'static str,
-    id: String,
-    boots: usize,
+    pub(super) id: String,
+    pub(super) boots: usize,
 }
 
 impl<'a> Machine<'a> {
-    fn deploy(host: &'a Host, owner: &'static str, address: &'static str, image: &str) -> Self {
+    pub(super) fn deploy(host: &'a Host, owner: &'static str, address: &'static str, image: &str) -> Self {
         let id =
             host.deploy(owner, &format!("vmImage={image}&vmMemory=256&vmPartition=2&vmHostname={address}"));
         Self { host, owner, address, id, boots: 1 }
+    }
+
+    /// Deploys a machine from an image that its owner has saved.
+    pub(super) fn saved(host: &'a Host, owner: &'static str, address: &'static str, name: &str) -> Self {
+        let fields = format!("savedImage={name}&vmMemory=256&vmPartition=2&vmHostname={address}");
+        Self { host, owner, address, id: host.deploy(owner, &fields), boots: 1 }
     }
 
     fn log(&self) -> String {
@@ -30,7 +36,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Waits until it has booted. Returns what its console showed during that boot.
-    fn booted(&self) -> String {
+    pub(super) fn booted(&self) -> String {
         if self.boots == 1 {
             self.host.wait_for(self.owner, &self.id, "deployed", 900);
         }
@@ -50,7 +56,7 @@ impl<'a> Machine<'a> {
 
     /// Runs a command in the machine with a person's key. Returns its output, or `None` if the key
     /// is refused.
-    fn ssh(&self, person: &str, command: &str) -> Option<String> {
+    pub(super) fn ssh(&self, person: &str, command: &str) -> Option<String> {
         let output = self
             .host
             .try_sh(&format!("{SSH} -i /root/keys/{person} root@{} {command:?} < /dev/null", self.address));
@@ -63,7 +69,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Asserts that exactly these people can log in.
-    fn lets_in(&self, people: &[&str], console: &str) {
+    pub(super) fn lets_in(&self, people: &[&str], console: &str) {
         let inside: Vec<&str> =
             PEOPLE.into_iter().filter(|person| self.ssh(person, "true").is_some()).collect();
         assert_eq!(inside, people, "{}, whose console showed:\n{console}", self.address);
@@ -81,7 +87,7 @@ impl<'a> Machine<'a> {
 }
 
 /// Makes a key pair for each person. Those of alice and bob are in the repository.
-fn make_keys(host: &Host) {
+pub(super) fn make_keys(host: &Host) {
     host.sh(&format!(
         "mkdir -p /root/keys; cd /root/keys; for p in {}; do ssh-keygen -q -t ed25519 -N '' -C $p -f $p; done; \
          rm /srv/keys/*; for p in alice bob; do cp $p.pub /srv/keys/authorized_keys.$p; done",

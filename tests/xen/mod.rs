@@ -7,6 +7,7 @@ mod helper;
 mod host;
 mod hostile;
 mod keys;
+pub mod libvirt;
 mod life;
 mod loss;
 mod mishap;

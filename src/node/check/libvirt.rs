@@ -94,8 +94,7 @@ fn unit(socket: &str) -> String {
 
 /// Checks that libvirt is started with the host, and with it the machines. A socket of systemd's is
 /// not enough: libvirtd would run, and start machines, once somebody asks for it.
-pub fn starts_with_host() -> Verdict<()> {
-    let service = Family::here().libvirt_service();
+pub fn starts_with_host(service: &str) -> Verdict<()> {
     match is_enabled(service)? {
         Some(true) => Ok(Finding::passed((), format!("systemd starts {service} with the host"))),
         Some(false) => Err(Problem::new(
@@ -109,9 +108,9 @@ pub fn starts_with_host() -> Verdict<()> {
     }
 }
 
-/// Checks that libvirt-guests, if it is used, shuts machines down with the host, and does not write
-/// their memory to its disk.
-pub fn guests_are_shut_down() -> Verdict<()> {
+/// Checks that libvirt-guests, if it is used, shuts machines down with the host, before libvirt
+/// itself ends, and does not write their memory to its disk.
+pub fn guests_are_shut_down(uri: &str, service: &str) -> Verdict<()> {
     let Some(file) = GUESTS.iter().find(|file| Path::new(file).exists()) else {
         return Ok(Finding::passed((), "libvirt-guests is not configured here"));
     };
@@ -133,11 +132,53 @@ pub fn guests_are_shut_down() -> Verdict<()> {
             format!("ON_SHUTDOWN=shutdown in {file}"),
         ));
     }
+    // Debian 12 orders it after the socket alone. Then both ended at once, and it could not connect.
+    let unit = format!("{service}.service");
+    if property("libvirt-guests.service", "After")?.is_some_and(|after| !after.contains(&unit)) {
+        return Err(Problem::new(
+            format!(
+                "when the host shuts down, {service} may end before libvirt-guests has shut down the machines"
+            ),
+            format!(
+                "After={unit} for libvirt-guests.service (INSTALL.md, \"Xen through libvirt\": systemd's drop-in)"
+            ),
+        ));
+    }
+    // The default is that of virsh: Xen's on a host of Xen's.
+    if let Some(uris) = setting(&text, "URIS").filter(|uris| !uris.contains(uri) && !uris.contains("default"))
+    {
+        return Err(Problem::new(
+            format!("libvirt-guests shuts down the machines of {uris} with the host, and not those of {uri}"),
+            format!("URIS={uri} in {file}"),
+        ));
+    }
     Ok(Finding::passed((), format!("{file}: machines shut down with the host")))
 }
 
+/// Returns whether a service that is there, and is started with the host or by its socket, ends
+/// xendomains when it starts: in libvirt's own units, they conflict.
+pub fn is_in_the_way(service: &str) -> Result<bool, Problem> {
+    let unit = format!("{service}.service");
+    if !property(&unit, "Conflicts")?.is_some_and(|conflicts| conflicts.contains("xendomains.service")) {
+        return Ok(false);
+    }
+    let socket = format!("{service}.socket");
+    Ok([unit, socket].iter().map(|unit| is_enabled(unit)).any(|is| !matches!(is, Ok(None | Some(false)))))
+}
+
+/// Asks systemd for a property of a unit; `None` without systemd.
+fn property(unit: &str, name: &str) -> Result<Option<String>, Problem> {
+    if !Path::new("/run/systemd/system").is_dir() {
+        return Ok(None);
+    }
+    let Some(program) = exec::find(&["systemctl"]) else { return Ok(None) };
+    let run = Run::new(program).args(["show", &format!("--property={name}"), unit]);
+    let shown = run.limit(Duration::from_secs(10)).run();
+    Ok(Some(shown.with_remedy(format!("systemctl show --property={name} {unit}"))?.text()))
+}
+
 /// Asks systemd whether it starts a service with the host; `None` without systemd.
-fn is_enabled(service: &str) -> Result<Option<bool>, Problem> {
+pub fn is_enabled(service: &str) -> Result<Option<bool>, Problem> {
     // sd_booted(3).
     if !Path::new("/run/systemd/system").is_dir() {
         return Ok(None);

@@ -9,6 +9,7 @@ mod programs;
 mod server;
 mod storage;
 mod templates;
+mod toolstacks;
 mod xen;
 
 use std::time::Duration;
@@ -17,10 +18,11 @@ use super::{HELPER, WORKER};
 use crate::check::apache::{self, Own};
 use crate::check::common::Basis;
 use crate::check::{Checks, Fact, Finding, Problem, Verdict, WithRemedy as _, rights};
-use crate::config::{self, Common, VmType};
+use crate::config::{self, Common, Toolstack, VmType};
 use crate::node::endpoints::ENDPOINTS;
 use crate::system::exec::ExecError;
 
+use packages::Family;
 use templates::Rendered;
 
 /// The time limit for the server or the helper to respond.
@@ -73,6 +75,10 @@ pub fn run(checks: &mut Checks, ground: &Basis) {
     if types.contains(&VmType::Xen) {
         xen_checks(checks, node, templates.as_ref());
     }
+    let by_libvirt = node.known().is_some_and(|node| node.general.toolstack == Toolstack::Libvirt);
+    if types.contains(&VmType::Xen) && by_libvirt && !types.contains(&VmType::Kvm) {
+        shared_checks(checks, node, node, VmType::Xen);
+    }
     if types.contains(&VmType::Kvm) {
         libvirt_checks(checks, node, templates.as_ref());
     }
@@ -108,7 +114,14 @@ fn xen_checks(checks: &mut Checks, node: Fact<&config::Node>, templates: Fact<&R
         templates.and(toolstack),
         |(templates, toolstack)| templates::accepted(templates, VmType::Xen, toolstack.as_ref()),
     );
-    checks.check("autostart", node, xen::autostart);
+    checks.check_as_root("one toolstack", node, toolstacks::only_one);
+    let by_libvirt = node.known().is_some_and(|node| node.general.toolstack == Toolstack::Libvirt);
+    if by_libvirt || checks.is_list() {
+        checks.check_as_root("boot loader of Xen's machines", node, |_| toolstacks::boot_loader());
+    }
+    if !by_libvirt || checks.is_list() {
+        checks.check("autostart", node, xen::autostart);
+    }
     let logged = checks.check("consoles", node, consoles::logged);
     checks.check_as_root("console logs", node.and(logged), |(node, ())| consoles::kept_short(node));
 }
@@ -116,12 +129,9 @@ fn xen_checks(checks: &mut Checks, node: Fact<&config::Node>, templates: Fact<&R
 /// Checks what machines of type `kvm` need.
 fn libvirt_checks(checks: &mut Checks, node: Fact<&config::Node>, templates: Fact<&Rendered>) {
     let libvirt = checks.check_as_root("libvirt", node, libvirt::answers);
-    checks.check_as_root("libvirt's sockets", libvirt.as_ref(), |_| libvirt::sockets_are_roots());
-    checks.check("libvirt at boot", node, |_| libvirt::starts_with_host());
-    checks.check("machines at shutdown", node, |_| libvirt::guests_are_shut_down());
     let consoles =
         checks.check_as_root("libvirt's consoles", libvirt.as_ref(), |_| libvirt::consoles_are_logged());
-    let directory = checks.check_as_root("machine directory", node, libvirt::machine_directory);
+    let directory = shared_checks(checks, node, libvirt.as_ref(), VmType::Kvm);
     let boot_loader =
         checks.check_as_root("boot loader", node.and(directory), |(node, ())| libvirt::boot_loader(node));
     let needed = node.and(libvirt.as_ref()).and(consoles).and(boot_loader);
@@ -133,6 +143,23 @@ fn libvirt_checks(checks: &mut Checks, node: Fact<&config::Node>, templates: Fac
     checks.check_as_root("templates for libvirt", needed, |((templates, libvirt), ())| {
         templates::accepted(templates, VmType::Kvm, libvirt.as_ref())
     });
+}
+
+/// Checks what all machines of libvirt's need. `libvirt` is there if libvirt answers.
+fn shared_checks<T>(
+    checks: &mut Checks,
+    node: Fact<&config::Node>,
+    libvirt: Fact<T>,
+    vm_type: VmType,
+) -> Fact<()> {
+    let (service, uri) = match vm_type {
+        VmType::Xen => (Family::here().xen_libvirt_service(), "xen:///system"),
+        VmType::Kvm => (Family::here().libvirt_service(), "qemu:///system"),
+    };
+    checks.check_as_root("libvirt's sockets", libvirt, |_| libvirt::sockets_are_roots());
+    checks.check("libvirt at boot", node, |_| libvirt::starts_with_host(service));
+    checks.check("machines at shutdown", node, |_| libvirt::guests_are_shut_down(uri, service));
+    checks.check_as_root("machine directory", node, libvirt::machine_directory)
 }
 
 /// Checks that `common.cfg` lists this host under its own name.

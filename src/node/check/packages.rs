@@ -41,6 +41,12 @@ impl Family {
         let is_modular = Path::new("/run/libvirt/virtqemud-sock").exists();
         if is_modular || self == Self::RedHat { "virtqemud" } else { "libvirtd" }
     }
+
+    /// Returns libvirt's service for machines of Xen: one daemon for all, or one for each purpose.
+    pub fn xen_libvirt_service(self) -> &'static str {
+        let is_modular = Path::new("/run/libvirt/virtxend-sock").exists();
+        if is_modular || self == Self::RedHat { "virtxend" } else { "libvirtd" }
+    }
 }
 
 /// Returns the command that installs packages on this host.

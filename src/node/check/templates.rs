@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::images::Images;
 use crate::check::{Finding, Problem, Verdict, WithRemedy as _};
-use crate::config::{self, Common, VmType};
+use crate::config::{self, Common, Toolstack, VmType};
 use crate::model::names::{MachineName, UserName, VirtualHost, VmId};
 use crate::model::size::Cpus;
 use crate::node::hypervisor::{self, Hypervisor, HypervisorError};
@@ -54,8 +54,8 @@ pub fn rendered(
     for (file, vm_type) in files {
         let its = images.iter().filter(|(_, image)| image.template == file && image.vm_type == vm_type);
         let tags: Vec<&str> = its.map(|(tag, _)| tag.as_str()).collect();
-        let text =
-            is_for(file, vm_type, &tags).and_then(|()| template(file, &definition.values(node, vm_type)));
+        let text = is_for(file, node.general.toolstack, vm_type, &tags)
+            .and_then(|()| template(file, &definition.values(node, vm_type)));
         match text {
             Ok(text) => templates.push(Template { file: file.to_owned(), vm_type, text }),
             Err(problem) => problems.push(problem),
@@ -79,6 +79,9 @@ pub fn accepted(rendered: &Rendered, vm_type: VmType, hypervisor: &dyn Hyperviso
             Err(error) => format!("{file}: {error}"),
         };
         let remedy = match vm_type {
+            VmType::Xen if hypervisor.name() == "libvirt" => {
+                format!("edit {file}; vmtmpl/xen.xml in vGrid's source is accepted")
+            }
             VmType::Xen => format!("edit {file}; try it with: {} create -n FILE", hypervisor.name()),
             VmType::Kvm => format!("edit {file}; vmtmpl/kvm.xml in vGrid's source is accepted"),
         };
@@ -124,14 +127,27 @@ fn by_hand(vm_type: VmType) -> &'static str {
     }
 }
 
-/// Checks that a template is for machines of this type: libvirt's are XML, and Xen's are not.
-fn is_for(file: &Path, vm_type: VmType, tags: &[&str]) -> Result<(), Problem> {
+/// Checks that a template is for machines of this type, and by this toolstack if it is Xen's:
+/// libvirt's are XML, and those of `xl` are not.
+fn is_for(file: &Path, toolstack: Toolstack, vm_type: VmType, tags: &[&str]) -> Result<(), Problem> {
     let Ok(text) = std::fs::read_to_string(file) else { return Ok(()) };
     let is_xml = text.trim_start_matches('\u{feff}').trim_start().starts_with('<');
-    let kind = if is_xml { VmType::Kvm } else { VmType::Xen };
-    if kind == vm_type {
+    let by_libvirt = toolstack == Toolstack::Libvirt;
+    if is_xml == (vm_type == VmType::Kvm || by_libvirt) {
         return Ok(());
     }
+    let of_xen = !is_xml || text.contains("machine='xenpv'");
+    if vm_type == VmType::Xen && of_xen {
+        let (of, other) = if by_libvirt { ("xl", "") } else { ("libvirt", " not") };
+        return Err(Problem::new(
+            format!(
+                "{} is a template for {of}, and the toolstack in node.cfg is{other} libvirt",
+                file.display()
+            ),
+            "mend toolstack or [VMConfigTemplates] in node.cfg (xen.xml is for libvirt, xen-pvgrub for xl)",
+        ));
+    }
+    let kind = if is_xml { VmType::Kvm } else { VmType::Xen };
     let named = |vm_type| match vm_type {
         VmType::Xen => "xen",
         VmType::Kvm => "kvm",

@@ -1,5 +1,6 @@
 //! Xen: the control domain, its toolstack, and the autostart directory.
 
+use super::packages::Family;
 use crate::check::{Finding, Problem, Verdict, WithRemedy as _};
 use crate::config::{self, VmType};
 use crate::node::hypervisor::{self, Hypervisor};
@@ -28,6 +29,15 @@ pub fn toolstack(node: &config::Node) -> Verdict<Box<dyn Hypervisor>> {
     let start = "apt-get install xen-utils && systemctl restart xen; if that fails: journalctl -u xen";
     let toolstack = hypervisor::of(VmType::Xen, &node.general);
     let memory = toolstack.memory().with_remedy(start)?;
+    let family = Family::here();
+    let service = family.xen_libvirt_service();
+    let packages = family.install(
+        "libvirt-daemon-system libvirt-daemon-driver-xen libvirt-clients",
+        "libvirt-daemon-driver-libxl libvirt-client",
+    );
+    toolstack.started_with_host().with_remedy(format!(
+        "{packages} && systemctl restart {service}; if that fails: journalctl -u {service}"
+    ))?;
     let note =
         format!("{} answers, {} of {} MiB are free", toolstack.name(), memory.free.mib(), memory.total.mib());
     Ok(Finding::passed(toolstack, note))

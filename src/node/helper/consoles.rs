@@ -42,7 +42,7 @@ impl Host {
     /// Trims the console logs of vGrid's machines that have grown too large. Errors are only
     /// logged, so that `info` still responds.
     pub(super) fn trim_consoles(&self) {
-        for hypervisor in self.hypervisors() {
+        for hypervisor in self.all_hypervisors() {
             let machines = match hypervisor.all_installed() {
                 Ok(made) => made.into_iter().filter_map(|made| made.machine()).collect::<Vec<_>>(),
                 Err(error) => {

@@ -22,6 +22,7 @@ impl Host {
     /// Errors are only logged, so that `info` still responds.
     pub(super) fn mend_boot(&self, state: &HostState) {
         let Ok(machines) = &state.machines else { return };
+        // Not those of another toolstack: asking libvirt may start it, and it ends xendomains.
         for hypervisor in self.hypervisors() {
             if let Err(why) = mend_boot(hypervisor.as_ref(), &machines.domains) {
                 log::event(Level::Warning, "boot.not-mended", &[("why", &why.detail)]);
@@ -36,7 +37,7 @@ impl Host {
             remove(definition.hypervisor.as_ref(), machine, true)?;
         }
         for vm_type in self.config.vm_types() {
-            if definition.as_ref().is_none_or(|definition| definition.vm_type != vm_type) {
+            if definition.as_ref().is_none_or(|known| known.vm_type != vm_type || known.is_other) {
                 remove(self.hypervisor(vm_type).as_ref(), machine, false)?;
             }
         }

@@ -23,6 +23,8 @@ pub(super) struct Definition {
     pub(super) vm_type: VmType,
     /// The hypervisor that has it.
     pub(super) hypervisor: Box<dyn Hypervisor>,
+    /// Whether `node.cfg` names another toolstack by now.
+    pub(super) is_other: bool,
 }
 
 impl Host {
@@ -40,16 +42,32 @@ impl Host {
         self.config.vm_types().into_iter().map(|vm_type| self.hypervisor(vm_type)).collect()
     }
 
-    /// Finds the machine's definition. Its type may have been removed from `node.cfg` since.
+    /// Returns the toolstacks that this host may have used before, for machines of the types that it
+    /// runs.
+    pub(super) fn other_hypervisors(&self) -> Vec<Box<dyn Hypervisor>> {
+        let types = self.config.vm_types().into_iter();
+        types.flat_map(|vm_type| hypervisor::others(vm_type, &self.config.general)).collect()
+    }
+
+    /// Returns all that may have definitions of vGrid's on this host.
+    pub(super) fn all_hypervisors(&self) -> Vec<Box<dyn Hypervisor>> {
+        self.hypervisors().into_iter().chain(self.other_hypervisors()).collect()
+    }
+
+    /// Finds the machine's definition, if it has several that of the toolstack in `node.cfg`. Its
+    /// type may have been removed from there since.
     pub(super) fn definition(&self, machine: &Machine) -> Result<Option<Definition>, HypervisorError> {
         let types = self.config.vm_types();
         for &vm_type in VmType::ALL {
-            let hypervisor = self.hypervisor(vm_type);
-            match hypervisor.installed(machine) {
-                Ok(Some(_)) => return Ok(Some(Definition { vm_type, hypervisor })),
-                Err(error) if types.contains(&vm_type) => return Err(error),
-                // A host without such machines need not have that hypervisor's directories.
-                Ok(None) | Err(_) => {}
+            let others = hypervisor::others(vm_type, &self.config.general);
+            let all = std::iter::once(self.hypervisor(vm_type)).chain(others);
+            for (at, hypervisor) in all.enumerate() {
+                match hypervisor.installed(machine) {
+                    Ok(Some(_)) => return Ok(Some(Definition { vm_type, hypervisor, is_other: at > 0 })),
+                    Err(error) if types.contains(&vm_type) => return Err(error),
+                    // A host without such machines need not have that hypervisor's directories.
+                    Ok(None) | Err(_) => {}
+                }
             }
         }
         Ok(None)

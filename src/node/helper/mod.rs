@@ -114,6 +114,10 @@ enum Verb {
         ip: Ipv4Addr,
         /// Its owner's name, percent-encoded
         user: Owner,
+        /// Only if node.cfg names another toolstack than the one that has its configuration, which
+        /// is removed then
+        #[arg(long)]
+        if_moved: bool,
     },
     /// Start a machine
     Start {
@@ -215,6 +219,8 @@ mod tests {
         parse(&["info"]).unwrap();
         parse(&["--request", "abc123", "make-volumes", ID, "alice_vm1", "tiny", "1"]).unwrap();
         parse(&["configure", ID, "J+C3+BC_vm1", "tiny", "128", "1", "10.0.2.21", "J%C3%BC"]).unwrap();
+        parse(&["configure", "--if-moved", ID, "alice_vm1", "tiny", "128", "1", "10.0.2.21", "alice"])
+            .unwrap();
         parse(&["stop", ID, "alice_vm1"]).unwrap();
         parse(&["pack", ID, "alice_vm1"]).unwrap();
         parse(&["undo", ID, "alice_vm1"]).unwrap();

@@ -14,6 +14,7 @@ use super::{Cli, Foreign, Verb};
 use crate::config;
 use crate::model::fault::Fault;
 use crate::model::names::RequestId;
+use crate::node::hypervisor::Boot;
 use crate::node::{Machine, trust};
 use crate::system::detach;
 use crate::system::log::{self, Level};
@@ -87,9 +88,15 @@ fn run(verb: Verb) -> Result<Option<String>, Failure> {
             let lock = MachineLock::take(id, &machine)?;
             host.pack(&lock)?;
         }
-        Verb::Configure { id, machine, image, memory, cpus, ip, user } => {
+        Verb::Configure { id, machine, image, memory, cpus, ip, user, if_moved } => {
             let lock = MachineLock::take(id, &machine)?;
-            host.configure(&lock, &host.image(&image)?, memory, cpus, ip, &user.0)?;
+            let boot = if if_moved { host.must_move(&lock)? } else { Some(Boot::WithHost) };
+            if let Some(boot) = boot {
+                host.configure(&lock, &host.image(&image)?, memory, cpus, ip, &user.0, boot)?;
+            }
+            if if_moved && boot.is_some() {
+                host.leave_others(&lock)?;
+            }
         }
         Verb::Start { id, machine, memory } => {
             let lock = MachineLock::take(id, &machine)?;

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::Machine;
 use super::files::FileError;
 use super::trust;
-use crate::config::{NodeGeneral, VmType};
+use crate::config::{NodeGeneral, Toolstack, VmType};
 use crate::model::names::{DomainNumber, MachineName};
 use crate::model::size::Amount;
 use crate::system::log::{self, Level};
@@ -197,8 +197,8 @@ pub trait Hypervisor: Sync {
     fn check(&self, machine: &Machine, text: &str) -> Result<(), HypervisorError>;
 
     /// Checks a rendered template and makes it the machine's definition, from which the machine is
-    /// started with the host. Replaces an earlier definition of the same machine.
-    fn install(&self, machine: &Machine, text: &str) -> Result<(), HypervisorError>;
+    /// started with the host, or not. Replaces an earlier definition of the same machine.
+    fn install(&self, machine: &Machine, text: &str, boot: Boot) -> Result<(), HypervisorError>;
 
     /// Returns whether the machine's definition is installed, and if so, whether the machine starts
     /// with the host. Needs no program of the hypervisor's.
@@ -254,8 +254,19 @@ pub trait Hypervisor: Sync {
 /// programs are installed shows when they are used.
 pub fn of(vm_type: VmType, general: &NodeGeneral) -> Box<dyn Hypervisor> {
     match vm_type {
+        VmType::Xen if general.toolstack == Toolstack::Libvirt => Box::new(libvirt::Libvirt::of_xen(general)),
         VmType::Xen => Box::new(xen::Xen::new(general)),
         VmType::Kvm => Box::new(libvirt::Libvirt::new(general)),
+    }
+}
+
+/// Returns the toolstacks for machines of that type which are not configured for this host, but may
+/// have machines from the time when they were.
+pub fn others(vm_type: VmType, general: &NodeGeneral) -> Vec<Box<dyn Hypervisor>> {
+    match vm_type {
+        VmType::Xen if general.toolstack == Toolstack::Libvirt => vec![Box::new(xen::Xen::new(general))],
+        VmType::Xen => vec![Box::new(libvirt::Libvirt::of_xen(general))],
+        VmType::Kvm => Vec::new(),
     }
 }
 

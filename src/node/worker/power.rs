@@ -22,8 +22,26 @@ pub(super) const REBOOT: Plan = Plan {
 
 pub(super) fn shut_down(worker: &mut Worker<'_>) -> Result<(), Stop> {
     worker.helper.stop(worker.record.id, &worker.record.machine)?;
+    // It may still be removed, and saved. The next start says what is wrong.
+    if let Err(why) = follow_toolstack(worker) {
+        log::event(
+            Level::Warning,
+            "definition.not-moved",
+            &[("vm", &worker.record.id), ("machine", &worker.record.machine), ("why", &why)],
+        );
+    }
     worker.record.stopped = true;
     Ok(worker.write_record()?)
+}
+
+/// Has the machine's definition move, if the host has got another toolstack and the machine does not
+/// run.
+fn follow_toolstack(worker: &Worker<'_>) -> Result<(), Fault> {
+    match (&worker.record.order, worker.record.ip) {
+        (Some(order), Some(ip)) => worker.helper.follow_toolstack(order, &worker.record.machine, ip),
+        // The machine was made by another record, or its deploy failed early.
+        _ => Ok(()),
+    }
 }
 
 fn start(worker: &mut Worker<'_>) -> Result<(), Stop> {
@@ -32,6 +50,7 @@ fn start(worker: &mut Worker<'_>) -> Result<(), Stop> {
     };
     worker.record.stopped = false;
     worker.write_record()?;
+    follow_toolstack(worker)?;
     Ok(worker.helper.start(worker.record.id, &worker.record.machine, memory)?)
 }
 
@@ -46,7 +65,8 @@ fn not_stopped(worker: &mut Worker<'_>, fault: Fault) -> Result<(), JobError> {
         other => other,
     };
     if let Some(memory) = worker.record.order.as_ref().map(|order| order.spec.memory)
-        && let Err(why) = worker.helper.start(worker.record.id, &worker.record.machine, memory)
+        && let Err(why) = follow_toolstack(worker)
+            .and_then(|()| worker.helper.start(worker.record.id, &worker.record.machine, memory))
     {
         log::event(
             Level::Error,

@@ -9,12 +9,14 @@ use crate::model::size::{Cpus, MiB};
 use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::MachineLock;
 use crate::node::helper::host::Host;
-use crate::node::hypervisor::{HypervisorError, Listed};
+use crate::node::hypervisor::{Boot, HypervisorError, Listed};
 use crate::node::{Definition, trust};
 use crate::template::{self, TemplateError};
 
 impl Host {
-    /// Renders, checks and installs the machine's configuration.
+    /// Renders, checks and installs the machine's configuration, from which it is started with the
+    /// host, or not.
+    #[allow(clippy::too_many_arguments, reason = "they are the verb's")]
     pub fn configure(
         &self,
         lock: &MachineLock,
@@ -23,6 +25,7 @@ impl Host {
         cpus: Cpus,
         ip: Ipv4Addr,
         user: &UserName,
+        boot: Boot,
     ) -> Result<(), Failure> {
         let machine = &lock.machine;
         let host = virtual_host(&machine.name)?;
@@ -56,7 +59,7 @@ impl Host {
         if hypervisor.domains()?.iter().any(taken) {
             return Err(exists().into());
         }
-        hypervisor.install(machine, &text).map_err(|error| match error {
+        hypervisor.install(machine, &text, boot).map_err(|error| match error {
             HypervisorError::Definition { line, detail } => {
                 let line = line.map_or(String::new(), |line| format!("line {line}: "));
                 template_error(&format!("{line}{detail}")).into()

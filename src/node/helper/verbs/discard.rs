@@ -29,7 +29,7 @@ impl Host {
         let Some(standing) = storage.standing(name.as_str())? else { return Ok(()) };
         judge_volume(name, standing).map_err(kept)?;
         if let Some(machine) = name.machine() {
-            for hypervisor in self.hypervisors() {
+            for hypervisor in self.all_hypervisors() {
                 let made = hypervisor.all_installed()?;
                 if let Some(made) = made.into_iter().find(|made| made.name == machine.as_str()) {
                     let file = made.file.display();
@@ -54,8 +54,10 @@ impl Host {
         for hypervisor in self.hypervisors() {
             let domains = hypervisor.domains()?;
             let Some(domain) = find(&domains, name, number).map_err(kept)? else { continue };
-            if let Some(made) = hypervisor.all_installed()?.into_iter().find(|made| made.is_of(domain)) {
-                return Err(kept(format!("vGrid has made that machine ({})", made.file.display())));
+            for hypervisor in self.all_hypervisors() {
+                if let Some(made) = hypervisor.all_installed()?.into_iter().find(|made| made.is_of(domain)) {
+                    return Err(kept(format!("vGrid has made that machine ({})", made.file.display())));
+                }
             }
             destroy(hypervisor.as_ref(), domain)?;
             log::event(Level::Info, "stranger.removed", &[("stranger", name), ("domain", &number)]);
@@ -217,7 +219,7 @@ mod tests {
         fn check(&self, _: &Machine, _: &str) -> Answer<()> {
             unreachable!()
         }
-        fn install(&self, _: &Machine, _: &str) -> Answer<()> {
+        fn install(&self, _: &Machine, _: &str, _: Boot) -> Answer<()> {
             unreachable!()
         }
         fn installed(&self, _: &Machine) -> Answer<Option<Boot>> {

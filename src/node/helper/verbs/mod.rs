@@ -3,6 +3,7 @@
 mod configure;
 mod console;
 mod discard;
+mod follow;
 mod forget_console;
 mod info;
 mod make_filesystems;

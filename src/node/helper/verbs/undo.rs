@@ -13,6 +13,11 @@ impl Host {
         for hypervisor in self.hypervisors() {
             hypervisor.uninstall(machine)?;
         }
+        for hypervisor in self.other_hypervisors() {
+            if hypervisor.installed(machine)?.is_some() {
+                hypervisor.uninstall(machine)?;
+            }
+        }
         if let Some(definition) = self.definition(machine)? {
             definition.hypervisor.uninstall(machine)?;
         }

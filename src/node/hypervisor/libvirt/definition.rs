@@ -66,6 +66,25 @@ pub struct Own {
     pub boot_loader: PathBuf,
     /// Whether QEMU may emulate the processor (`<domain type='qemu'>`).
     pub allow_emulation: bool,
+    /// Whether it is a machine of Xen's, which is paravirtualized and boots by its boot loader.
+    pub is_xen: bool,
+}
+
+impl Own {
+    /// Returns what serves the disks to the machine: the host's kernel, if they are a Xen machine's
+    /// volumes, or else QEMU.
+    pub fn disk_driver(&self) -> &'static str {
+        if self.is_xen && self.root.kind == DiskKind::Block { "phy" } else { "qemu" }
+    }
+
+    /// Returns the type of domain that is made.
+    pub fn domain_type(&self) -> &'static str {
+        match self {
+            Self { is_xen: true, .. } => "xen",
+            Self { allow_emulation: true, .. } => "qemu",
+            _ => "kvm",
+        }
+    }
 }
 
 /// Why a definition is not used.
@@ -171,6 +190,10 @@ pub fn complete(text: &str, own: &Own) -> Result<String, Refusal> {
         let disk = format!("the disk {}", own.root.path.display());
         return Err(reader.at(&domain, Flaw::Missing(disk)));
     }
+    // Without a kernel, libvirt has root read the guest's disk for one (pygrub).
+    if own.is_xen && command(&domain, "kernel").is_none() {
+        return Err(reader.at(&domain, Flaw::Missing(shown("os/kernel", ""))));
+    }
     if child(&domain, "uuid").is_some() {
         return Ok(text.to_owned());
     }
@@ -185,6 +208,12 @@ pub fn identity(text: &str) -> Result<(String, Option<Uuid>), Refusal> {
     let value = |name: &str| child(&document.root_element(), name).map(|node| content(&node));
     let name = value("name").ok_or(Refusal { line: None, flaw: Flaw::Missing("<name>".to_owned()) })?;
     Ok((name, value("uuid").and_then(|uuid| Uuid::try_parse(&uuid).ok())))
+}
+
+/// Returns the kernel's command line in a definition.
+pub fn command_line(text: &str) -> Result<String, Refusal> {
+    let document = parse(text)?;
+    Ok(command(&document.root_element(), "cmdline").unwrap_or_default())
 }
 
 /// Returns whether libvirt restarts a machine with this definition after it has shut down.
@@ -224,6 +253,11 @@ fn parse(text: &str) -> Result<Document<'_>, Refusal> {
 /// Returns the first child element of that name.
 fn child<'a, 'input>(node: &Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
     node.children().find(|child| child.has_tag_name(name))
+}
+
+/// Returns what `<os>` says of that name.
+fn command(domain: &Node, name: &str) -> Option<String> {
+    child(domain, "os").and_then(|os| child(&os, name)).map(|node| content(&node))
 }
 
 /// Returns the text in an element. A comment may split it.
@@ -332,6 +366,9 @@ impl Reader<'_, '_> {
             Err(Flaw::Value { place, found, allowed: allowed.to_owned() })
         };
         match (path, attribute) {
+            ("", "type") if own.is_xen => only(own.domain_type()),
+            ("os/type", "") if own.is_xen => only("linux"),
+            ("devices/disk/driver", "name") if own.is_xen && found == "phy" => Ok(()),
             ("", "type") if found == "qemu" && own.allow_emulation => Ok(()),
             ("", "type") if found == "qemu" => Err(Flaw::Emulation),
             ("", "type") => only("kvm"),
@@ -678,12 +715,17 @@ mod tests {
             console_log: "/var/log/libvirt/qemu/guest-alice_vm1.log".into(),
             boot_loader: "/var/lib/vgrid-machines/pcgrub.img".into(),
             allow_emulation: false,
+            is_xen: false,
         }
     }
 
     fn rendered(own: &Own) -> String {
+        machine::render("kvm.xml", TEMPLATE, &values(own)).unwrap()
+    }
+
+    fn values(own: &Own) -> Values {
         let text = |path: &Path| path.display().to_string();
-        let values = Values {
+        Values {
             machinename: own.name.to_string(),
             vm_ip: "10.0.2.21".into(),
             vm_hostname: "vm1".into(),
@@ -695,16 +737,16 @@ mod tests {
             libvirt: LibvirtValues {
                 cpu_mode: "maximum".into(),
                 vm_uuid: own.id.to_string(),
-                domain_type: "kvm".into(),
+                domain_type: own.domain_type().to_owned(),
                 boot_loader: text(&own.boot_loader),
                 root_disk: text(&own.root.path),
                 swap_disk: text(&own.swap.path),
                 disk_type: <&str>::from(own.root.kind).to_owned(),
                 disk_attribute: own.root.kind.attribute().to_owned(),
+                disk_driver: own.disk_driver().to_owned(),
                 console_log: text(&own.console_log),
             },
-        };
-        machine::render("kvm.xml", TEMPLATE, &values).unwrap()
+        }
     }
 
     /// Replaces a part that occurs once.
@@ -731,6 +773,48 @@ mod tests {
         assert!(text.contains("<source dev='/dev/vg1/xen-root-alice_vm1'/>"), "{text}");
         complete(&text, &volumes).unwrap();
         assert!(complete(&text, &own()).is_err());
+    }
+
+    #[test]
+    fn the_template_for_xen_is_accepted() {
+        let own = Own { boot_loader: "/var/lib/vgrid-machines/1/pvgrub.img".into(), is_xen: true, ..own() };
+        let template = include_str!("../../../../vmtmpl/xen.xml");
+        let text = machine::render("xen.xml", template, &values(&own)).unwrap();
+        assert_eq!(complete(&text, &own).unwrap(), text);
+        let line = "root=/dev/xvda1 ro vgrid_username=J%C3%BC ip=10.0.2.21::GATEWAY:NETMASK:vm1:eth0:off console=hvc0 opt=\"<a & b>\"";
+        assert_eq!(command_line(&text).unwrap(), line);
+        assert_eq!(bridges(&text).unwrap(), ["xenbr0"]);
+        assert!(!restarts_after_poweroff(&text).unwrap());
+        assert!(text.contains("<driver name='qemu' type='raw'/>"), "{text}");
+        let volume = |path: &str| Disk { path: path.into(), kind: DiskKind::Block };
+        let volumes =
+            Own { root: volume("/dev/vg1/xen-root-x"), swap: volume("/dev/vg1/xen-swap-x"), ..own.clone() };
+        let by_kernel = machine::render("xen.xml", template, &values(&volumes)).unwrap();
+        assert!(by_kernel.contains("<driver name='phy' type='raw'/>"), "{by_kernel}");
+        complete(&by_kernel, &volumes).unwrap();
+        let kernel = "<kernel>/var/lib/vgrid-machines/1/pvgrub.img</kernel>";
+        for (part, other, words) in [
+            ("<domain type='xen'>", "<domain type='kvm'>", "vGrid allows only xen"),
+            (">linux<", ">hvm<", "vGrid allows only linux"),
+            (kernel, "", "<os/kernel> is missing"),
+            (kernel, "<kernel/>", "<os/kernel> is \"\""),
+            (kernel, "<kernel>/var/lib/vgrid-machines/2/pvgrub.img</kernel>", "vGrid allows only"),
+            ("  <os>", "  <bootloader>/bin/sh</bootloader><os>", "<bootloader>"),
+            ("  <os>", "  <bootloader_args>x</bootloader_args><os>", "<bootloader_args>"),
+            ("</kernel>", "</kernel><initrd>/etc/shadow</initrd>", "<os/initrd>"),
+            ("</interface>", "<script path='/bin/sh'/></interface>", "<devices/interface/script>"),
+            (
+                "</interface>",
+                "<backenddomain name='other'/></interface>",
+                "<devices/interface/backenddomain>",
+            ),
+        ] {
+            let refused = complete(&with(&text, part, other), &own).unwrap_err().to_string();
+            assert!(refused.contains(words), "{other}: {refused}");
+        }
+        let kvm = Own { is_xen: false, ..own };
+        assert!(complete(&text, &kvm).unwrap_err().to_string().contains("allows only kvm"));
+        assert!(complete(&rendered(&kvm), &Own { is_xen: true, ..kvm }).is_err());
     }
 
     #[test]

@@ -1,8 +1,10 @@
-//! Machines of libvirt's QEMU driver, controlled by virsh.
+//! Machines of libvirt's drivers for QEMU and for Xen, controlled by virsh. What only the latter has
+//! is in [`xen`].
 //!
 //! A machine's definition is in its folder, `MACHINEDIRECTORY/ID`, and libvirt has a copy. What is in
 //! the folder counts: `domain.xml` belongs to a machine that is started with the host,
-//! `domain.stopped.xml` to one that has been stopped. libvirt is told afterwards, and whatever it
+//! `domain.stopped.xml` to one that has been stopped (a Xen machine's are called `xen.xml` and
+//! `xen.stopped.xml`). libvirt is told afterwards, and whatever it
 //! missed, because it did not run or because the helper was killed, it is told at the next start, or
 //! when the host is next asked what it has.
 //!
@@ -15,6 +17,7 @@ pub mod definition;
 mod places;
 pub mod probe;
 pub mod virsh;
+pub mod xen;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,6 +27,7 @@ use uuid::Uuid;
 
 use self::definition::{DiskKind, LONGEST, Own};
 use self::virsh::{State, Virsh};
+use super::xen::Xen;
 use super::{Boot, DomainState, Hypervisor, HypervisorError, Installed, Listed, Memory, console_directory};
 use crate::config::NodeGeneral;
 use crate::model::fault::detail;
@@ -34,23 +38,44 @@ use crate::node::{Machine, files, trust};
 use crate::system::exec::Run;
 use crate::template::machine::LibvirtValues;
 
-/// The libvirt of the whole host.
-const URI: &str = "qemu:///system";
 /// The boot loader, in the directory of the machines and, as a copy, in each machine's folder.
 pub const BOOT_LOADER: &str = "pcgrub.img";
-/// A copy of the boot loader that is being made.
-const NEW_BOOT_LOADER: &str = "pcgrub.new.img";
 /// The program that makes it from the distribution's GRUB.
 const MAKE_BOOT_LOADER: &str = "/usr/lib/vgrid/vgrid-pcgrub";
 /// The directory in which virtlogd logs the consoles. In no other may it write (AppArmor).
 pub const CONSOLES: &str = "/var/log/libvirt/qemu";
 
-/// The definition of a machine that is started with the host.
-const STARTED: &str = "domain.xml";
-/// The definition of a machine that has been stopped.
-const STOPPED: &str = "domain.stopped.xml";
-/// A definition that is being installed.
-const NEW: &str = "domain.new.xml";
+/// Names that depend on libvirt's driver. A machine's folder has the files of one.
+#[derive(Debug)]
+struct Names {
+    /// The libvirt of the whole host.
+    uri: &'static str,
+    /// The driver's own format of definitions (virsh(1), `domxml-to-native`).
+    native: &'static str,
+    /// What is removed with a definition.
+    undefine: &'static [&'static str],
+    /// The definition of a machine that is started with the host.
+    started: &'static str,
+    /// The definition of a machine that has been stopped.
+    stopped: &'static str,
+    /// A definition that is being installed.
+    new: &'static str,
+    /// The machine's own boot loader.
+    boot_loader: &'static str,
+    /// A boot loader that is being made.
+    new_boot_loader: &'static str,
+}
+
+const QEMU: Names = Names {
+    uri: "qemu:///system",
+    native: "qemu-argv",
+    undefine: &["--managed-save", "--snapshots-metadata", "--checkpoints-metadata", "--nvram"],
+    started: "domain.xml",
+    stopped: "domain.stopped.xml",
+    new: "domain.new.xml",
+    boot_loader: BOOT_LOADER,
+    new_boot_loader: "pcgrub.new.img",
+};
 
 /// The time limit for making the boot loader, which takes less than a second.
 const MAKE: Duration = Duration::from_secs(60);
@@ -69,6 +94,9 @@ pub struct Libvirt {
     maker: PathBuf,
     /// virsh, if it is not to be looked for.
     program: Option<PathBuf>,
+    names: &'static Names,
+    /// `xl`, if the driver is that for Xen: it tells what libvirt does not.
+    xl: Option<Xen>,
 }
 
 impl Libvirt {
@@ -81,6 +109,19 @@ impl Libvirt {
             consoles: CONSOLES.into(),
             maker: MAKE_BOOT_LOADER.into(),
             program: None,
+            names: &QEMU,
+            xl: None,
+        }
+    }
+
+    /// Refers to this host's libvirt with its driver for Xen.
+    pub fn of_xen(general: &NodeGeneral) -> Self {
+        Self {
+            consoles: general.console_log_directory.clone(),
+            maker: xen::MAKE_BOOT_LOADER.into(),
+            names: &xen::NAMES,
+            xl: Some(Xen::of_libvirt(general)),
+            ..Self::new(general)
         }
     }
 
@@ -95,12 +136,18 @@ impl Libvirt {
         Ok(())
     }
 
-    /// Gives a machine that does not run a copy of the boot loader. It keeps one that is the same,
-    /// so that a machine can be started on a full disk.
-    fn copy_boot_loader(&self, id: VmId) -> Result<(), HypervisorError> {
-        self.make_boot_loader()?;
-        let current = std::fs::read(&self.boot_loader).map_err(files::at(&self.boot_loader))?;
-        let (own, new) = (self.file(id, BOOT_LOADER), self.file(id, NEW_BOOT_LOADER));
+    /// Gives a machine that does not run its boot loader: a copy of the host's or, for Xen, one that
+    /// has its kernel's command line. It keeps one that is the same, so that a machine can be started
+    /// on a full disk.
+    fn give_boot_loader(&self, machine: &Machine) -> Result<(), HypervisorError> {
+        let current = if self.xl.is_some() {
+            xen::boot_loader(&self.maker, machine.id, &self.definition(machine)?)?
+        } else {
+            self.make_boot_loader()?;
+            std::fs::read(&self.boot_loader).map_err(files::at(&self.boot_loader))?
+        };
+        let own = self.file(machine.id, self.names.boot_loader);
+        let new = self.file(machine.id, self.names.new_boot_loader);
         // Others may be about to change one that isn't root's.
         if trust::file(&own).is_ok() && std::fs::read(&own).is_ok_and(|old| old == current) {
             return Ok(());
@@ -122,8 +169,9 @@ impl Libvirt {
             swap: disk(Disk::Swap),
             seed: None,
             console_log: self.log_file(&machine.name),
-            boot_loader: self.file(machine.id, BOOT_LOADER),
+            boot_loader: self.file(machine.id, self.names.boot_loader),
             allow_emulation: self.allow_emulation,
+            is_xen: self.xl.is_some(),
         }
     }
 
@@ -133,8 +181,8 @@ impl Libvirt {
 
     fn virsh(&self) -> Result<Virsh, HypervisorError> {
         match &self.program {
-            Some(program) => Ok(Virsh::new(program.clone(), URI)),
-            None => Virsh::find(URI),
+            Some(program) => Ok(Virsh::new(program.clone(), self.names.uri)),
+            None => Virsh::find(self.names.uri),
         }
     }
 
@@ -145,7 +193,7 @@ impl Libvirt {
 
     /// Returns the machine's definition, and whether it is started with the host.
     fn find(&self, id: VmId) -> Result<Option<(PathBuf, Boot)>, HypervisorError> {
-        for (name, boot) in [(STARTED, Boot::WithHost), (STOPPED, Boot::Off)] {
+        for (name, boot) in [(self.names.started, Boot::WithHost), (self.names.stopped, Boot::Off)] {
             let file = self.file(id, name);
             match file.symlink_metadata() {
                 Ok(_) => {
@@ -162,7 +210,7 @@ impl Libvirt {
     /// Tells libvirt what is in the machine's folder.
     fn define(&self, id: VmId) -> Result<(), HypervisorError> {
         let Some((file, boot)) = self.find(id)? else {
-            let file = self.file(id, STARTED);
+            let file = self.file(id, self.names.started);
             return Err(HypervisorError::File(format!("{} is not there", file.display())));
         };
         let virsh = self.virsh()?;
@@ -179,6 +227,9 @@ impl Hypervisor for Libvirt {
     /// The kernel gives a machine its memory piece by piece, as it uses it. What it has not got yet
     /// is promised to it, and not free.
     fn memory(&self) -> Result<Memory, HypervisorError> {
+        if let Some(xl) = &self.xl {
+            return xl.memory();
+        }
         let virsh = self.virsh()?;
         let usages = virsh.usages()?;
         let host = virsh.memory()?;
@@ -191,16 +242,21 @@ impl Hypervisor for Libvirt {
 
     /// QEMU's own memory: 60 MiB were observed before the guest ran, and 100 MiB with emulation.
     fn overhead(&self) -> Amount {
-        Amount::from_mib(128)
+        self.xl.as_ref().map_or(Amount::from_mib(128), Xen::overhead)
     }
 
     /// GRUB clears the screen as soon as it runs. Where a hypervisor lets no other run below it,
     /// `virsh start` and `domstate` report a machine as running that never gets processor time.
     fn speaks_at_once(&self) -> bool {
-        true
+        self.xl.is_none()
     }
 
+    /// `xl` lists a domain of libvirt's until Xen has let go of its disks, and those that `xl` itself
+    /// has started.
     fn domains(&self) -> Result<Vec<Listed>, HypervisorError> {
+        if let Some(xl) = &self.xl {
+            return xl.domains();
+        }
         let running = self.virsh()?.running()?;
         let listed = running.into_iter().filter_map(|(known, usage)| {
             Some(Listed {
@@ -225,13 +281,14 @@ impl Hypervisor for Libvirt {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         LibvirtValues {
             vm_uuid: own.id.to_string(),
-            domain_type: if own.allow_emulation { "qemu" } else { "kvm" }.to_owned(),
+            domain_type: own.domain_type().to_owned(),
             cpu_mode: if own.allow_emulation { "custom" } else { "maximum" }.to_owned(),
             boot_loader: text(&own.boot_loader),
             root_disk: text(&own.root.path),
             swap_disk: text(&own.swap.path),
             disk_type: <&str>::from(own.root.kind).to_owned(),
             disk_attribute: own.root.kind.attribute().to_owned(),
+            disk_driver: own.disk_driver().to_owned(),
             console_log: text(&own.console_log),
         }
     }
@@ -240,29 +297,35 @@ impl Hypervisor for Libvirt {
         let text = definition::complete(text, &self.own(machine))?;
         let file = PathBuf::from(format!("/run/vgrid-check-{}.xml", std::process::id()));
         files::write_new(&file, &text)?;
-        let checked = self.virsh().and_then(|virsh| virsh.translate(&file));
+        let checked = self.virsh().and_then(|virsh| virsh.translate(&file, self.names.native));
         files::remove(&file)?;
         checked
     }
 
     /// libvirt is asked about the definition before it is installed, because it must not be there
     /// if libvirt refuses it.
-    fn install(&self, machine: &Machine, text: &str) -> Result<(), HypervisorError> {
+    fn install(&self, machine: &Machine, text: &str, boot: Boot) -> Result<(), HypervisorError> {
         let text = definition::complete(text, &self.own(machine))?;
-        self.make_boot_loader()?;
+        if self.xl.is_none() {
+            self.make_boot_loader()?;
+        }
         let folder = storage::files::make_folder(&self.general.machine_directory, machine.id)?;
-        let new = folder.join(NEW);
+        let new = folder.join(self.names.new);
+        let (name, other) = match boot {
+            Boot::WithHost => (self.names.started, self.names.stopped),
+            Boot::Off => (self.names.stopped, self.names.started),
+        };
         files::remove(&new)?;
         let install = || -> Result<(), HypervisorError> {
             files::write_new(&new, &text)?;
-            self.virsh()?.translate(&new)?;
-            Ok(files::rename(&new, &folder.join(STARTED))?)
+            self.virsh()?.translate(&new, self.names.native)?;
+            Ok(files::rename(&new, &folder.join(name))?)
         };
         if let Err(error) = install() {
             files::remove(&new)?;
             return Err(error);
         }
-        files::remove(&folder.join(STOPPED))?;
+        files::remove(&folder.join(other))?;
         self.define(machine.id)
     }
 
@@ -297,7 +360,8 @@ impl Hypervisor for Libvirt {
     }
 
     fn set_boot(&self, machine: &Machine, boot: Boot) -> Result<(), HypervisorError> {
-        let (started, stopped) = (self.file(machine.id, STARTED), self.file(machine.id, STOPPED));
+        let file = |name| self.file(machine.id, name);
+        let (started, stopped) = (file(self.names.started), file(self.names.stopped));
         match (self.find(machine.id)?, boot) {
             (None, _) => Ok(()),
             (Some((_, is)), Boot::Off) => {
@@ -323,9 +387,13 @@ impl Hypervisor for Libvirt {
     /// The definition is removed from the folder last, so while it is there, libvirt may have it.
     fn uninstall(&self, machine: &Machine) -> Result<(), HypervisorError> {
         if self.find(machine.id)?.is_some() {
-            self.virsh()?.undefine(uuid(machine.id))?;
+            self.virsh()?.undefine(uuid(machine.id), self.names.undefine)?;
         }
-        for name in [NEW, NEW_BOOT_LOADER, BOOT_LOADER, STOPPED, STARTED] {
+        if self.xl.is_some() {
+            xen::sweep(machine.id)?;
+        }
+        let names = self.names;
+        for name in [names.new, names.new_boot_loader, names.boot_loader, names.stopped, names.started] {
             files::remove(&self.file(machine.id, name))?;
         }
         Ok(storage::files::remove_folder(&self.general.machine_directory, machine.id)?)
@@ -333,20 +401,28 @@ impl Hypervisor for Libvirt {
 
     fn start(&self, machine: &Machine) -> Result<(), HypervisorError> {
         if self.find(machine.id)?.is_some() {
-            self.copy_boot_loader(machine.id)?;
+            self.give_boot_loader(machine)?;
         }
         self.define(machine.id)?;
-        self.virsh()?.start(uuid(machine.id))
+        let virsh = self.virsh()?;
+        if self.xl.is_some() { xen::start(&virsh, uuid(machine.id)) } else { virsh.start(uuid(machine.id)) }
     }
 
     fn shut_down(&self, domain: &Listed) -> Result<(), HypervisorError> {
-        self.virsh()?.shut_down(uuid_of(domain)?)
+        let (virsh, uuid) = (self.virsh()?, uuid_of(domain)?);
+        match &self.xl {
+            Some(xl) => xen::shut_down(&virsh, xl, domain, uuid),
+            None => virsh.shut_down(uuid, true),
+        }
     }
 
     /// Presses Alt, `SysRq` and S, which starts writing everything to disk, then U, which mounts all
     /// file systems read-only (Linux: admin-guide/sysrq), on the machine's keyboard. It works unless
     /// the guest forbids it (sysctl kernel.sysrq) or its kernel has no driver for the keyboard.
     fn write_out(&self, domain: &Listed) -> Result<(), HypervisorError> {
+        if let Some(xl) = &self.xl {
+            return xl.write_out(domain);
+        }
         let (virsh, uuid) = (self.virsh()?, uuid_of(domain)?);
         let mut result = Ok(());
         for letter in ['s', 'u'] {
@@ -357,7 +433,11 @@ impl Hypervisor for Libvirt {
     }
 
     fn destroy(&self, domain: &Listed) -> Result<(), HypervisorError> {
-        self.virsh()?.destroy(uuid_of(domain)?)
+        let (virsh, uuid) = (self.virsh()?, uuid_of(domain)?);
+        match &self.xl {
+            Some(xl) => xen::destroy(&virsh, xl, domain, uuid),
+            None => virsh.destroy(uuid),
+        }
     }
 
     fn release(&self, _: &Machine) {
@@ -441,6 +521,42 @@ mod tests {
             None
         }
 
+        /// The same with libvirt's driver for Xen, and programs that tell what they are asked.
+        fn of_xen() -> Option<Self> {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mut lab = Self::of_root()?;
+            let program = |name: &str, text: &str| {
+                std::fs::write(lab.path(name), format!("#!/bin/sh\nhere=${{0%/*}}\n{text}")).unwrap();
+                std::fs::set_permissions(lab.path(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+                lab.path(name)
+            };
+            let asks = "echo \"xl $*\" >> $here/asked\n";
+            let list = "[ $1 != list ] || { cat $here/domains; [ ! -e $here/after ] || mv $here/after $here/domains; }\n";
+            let xl = program("xl", &format!("{asks}{list}"));
+            // The real one is tried in dom0.
+            let maker =
+                program("maker", "echo \"GRUB ${1#--args=} $2 $3\" > ${4#--output-directory=}/kernel\n");
+            lab.libvirt = Libvirt {
+                maker,
+                program: Some(lab.path("virsh")),
+                xl: Some(Xen::by(xl, &lab.libvirt.general)),
+                ..Libvirt::of_xen(&lab.libvirt.general)
+            };
+            Some(lab)
+        }
+
+        /// Has `xl list` tell of the machine in this state, or of none, and later of none.
+        fn xl_lists(&self, state: Option<&str>) {
+            let text = include_str!("../../../../tests/data/xl-list-v.txt");
+            let id = self.machine.id.to_string();
+            let all = text
+                .replace("052c249a-3fc5-4dad-a028-4d14b4591a82", &id)
+                .replace("-b----", state.unwrap_or("-b----"));
+            let none = text.lines().take(2).collect::<Vec<_>>().join("\n");
+            std::fs::write(self.path("domains"), if state.is_some() { all } else { none.clone() }).unwrap();
+            std::fs::write(self.path("after"), none).unwrap();
+        }
+
         fn path(&self, name: &str) -> PathBuf {
             self.folder.path().join(name)
         }
@@ -476,7 +592,11 @@ mod tests {
                 volumegroup: String::new(),
                 libvirt: self.libvirt.placeholders(&self.machine),
             };
-            machine::render("kvm.xml", include_str!("../../../../vmtmpl/kvm.xml"), &values).unwrap()
+            let (name, text) = match &self.libvirt.xl {
+                Some(_) => ("xen.xml", include_str!("../../../../vmtmpl/xen.xml")),
+                None => ("kvm.xml", include_str!("../../../../vmtmpl/kvm.xml")),
+            };
+            machine::render(name, text, &values).unwrap()
         }
 
         fn boot(&self) -> Option<Boot> {
@@ -534,7 +654,7 @@ mod tests {
         assert_eq!(lab.asked(), Vec::<String>::new());
 
         for _ in 0..2 {
-            libvirt.install(machine, &text).unwrap();
+            libvirt.install(machine, &text, Boot::WithHost).unwrap();
             assert_eq!(
                 lab.asked(),
                 [
@@ -580,10 +700,10 @@ mod tests {
             assert!(matches!(result, Err(HypervisorError::Missing(_))), "{result:?}");
         };
         lab.fail("daemon-not-running");
-        is_missing(libvirt.install(machine, &lab.text()));
+        is_missing(libvirt.install(machine, &lab.text(), Boot::WithHost));
         assert_eq!(lab.boot(), None, "libvirt was not asked about it");
         lab.recover();
-        libvirt.install(machine, &lab.text()).unwrap();
+        libvirt.install(machine, &lab.text(), Boot::WithHost).unwrap();
 
         lab.fail("daemon-not-running");
         is_missing(libvirt.set_boot(machine, Boot::Off));
@@ -607,7 +727,7 @@ mod tests {
     fn each_machine_has_a_boot_loader_of_its_own() {
         let Some(lab) = Lab::of_root() else { return };
         let (libvirt, machine) = (&lab.libvirt, &lab.machine);
-        libvirt.install(machine, &lab.text()).unwrap();
+        libvirt.install(machine, &lab.text(), Boot::WithHost).unwrap();
         let own = libvirt.own(machine).boot_loader;
         let start = || {
             libvirt.start(machine).unwrap();
@@ -630,11 +750,77 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_of_xen_s_has_a_boot_loader_with_its_command_line() {
+        let Some(lab) = Lab::of_xen() else { return };
+        let (libvirt, machine, text) = (&lab.libvirt, &lab.machine, lab.text());
+        libvirt.install(machine, &text, Boot::Off).unwrap();
+        assert_eq!(
+            lab.asked(),
+            [
+                "domxml-to-native xen-xl --xml FOLDER/xen.new.xml",
+                "define FOLDER/xen.stopped.xml",
+                "autostart ID --disable"
+            ]
+        );
+        assert_eq!(lab.boot(), Some(Boot::Off));
+        let of_qemu = Libvirt { program: Some(lab.path("virsh")), ..Libvirt::new(&libvirt.general) };
+        assert_eq!(of_qemu.installed(machine).unwrap(), None, "it is another's");
+        assert_eq!(of_qemu.all_installed().unwrap(), []);
+        assert_eq!(libvirt.all_installed().unwrap().len(), 1);
+
+        libvirt.set_boot(machine, Boot::WithHost).unwrap();
+        libvirt.start(machine).unwrap();
+        assert_eq!(lab.boot(), Some(Boot::WithHost));
+        let own = std::fs::read_to_string(libvirt.own(machine).boot_loader).unwrap();
+        let line = "root=/dev/xvda1 ro vgrid_username=alice ip=10.0.2.21::GATEWAY:NETMASK:vm1:eth0:off console=hvc0 ";
+        assert_eq!(own, format!("GRUB {line} --output=/dev/null --output-format=simple0\n"));
+        assert!(!xen::workshop(machine.id).exists());
+        lab.asked();
+
+        // Of a program that was killed.
+        std::fs::create_dir(xen::workshop(machine.id)).unwrap();
+        libvirt.uninstall(machine).unwrap();
+        assert_eq!(lab.asked(), ["undefine ID --managed-save"]);
+        assert!(!libvirt.file(machine.id, "").exists() && !xen::workshop(machine.id).exists());
+    }
+
+    #[test]
+    fn xl_tells_what_libvirt_does_not() {
+        let Some(lab) = Lab::of_xen() else { return };
+        let libvirt = &lab.libvirt;
+        lab.xl_lists(Some("-b----"));
+        let domains = libvirt.domains().unwrap();
+        let domain = domains.iter().find(|domain| domain.is(&lab.machine, true)).unwrap();
+        assert_eq!((domain.state, domain.used), (DomainState::Running, 49));
+        libvirt.shut_down(domain).unwrap();
+        libvirt.destroy(domain).unwrap();
+        libvirt.write_out(domain).unwrap();
+        let number = domain.number;
+        let [s, u] = ["s", "u"].map(|key| format!("xl sysrq {number} {key}"));
+        assert_eq!(lab.asked(), ["xl list -v", "shutdown ID", "destroy ID", &s, &u]);
+
+        // One that has ended, which libvirt is about to remove, is waited for.
+        lab.fail("destroy-when-off");
+        lab.xl_lists(Some("---s--"));
+        libvirt.destroy(domain).unwrap();
+        assert_eq!(lab.asked(), ["xl list -v", "xl list -v"]);
+        // One that xl has started is xl's to end.
+        lab.xl_lists(Some("r-----"));
+        libvirt.destroy(domain).unwrap();
+        assert_eq!(lab.asked(), ["xl list -v".to_owned(), format!("xl destroy {number}")]);
+        lab.fail("unknown-uuid");
+        libvirt.shut_down(domain).unwrap();
+        assert_eq!(lab.asked(), ["shutdown ID".to_owned(), format!("xl shutdown {number}")]);
+        lab.fail("daemon-not-running");
+        assert!(matches!(libvirt.destroy(domain), Err(HypervisorError::Missing(_))));
+    }
+
+    #[test]
     fn a_definition_is_refused_before_libvirt_sees_it() {
         let Some(lab) = Lab::of_root() else { return };
         let (libvirt, machine) = (&lab.libvirt, &lab.machine);
         let text = lab.text().replace("<devices>", "<devices><emulator>/bin/sh</emulator>");
-        for result in [libvirt.check(machine, &text), libvirt.install(machine, &text)] {
+        for result in [libvirt.check(machine, &text), libvirt.install(machine, &text, Boot::WithHost)] {
             assert!(matches!(result, Err(HypervisorError::Definition { line: Some(_), .. })), "{result:?}");
         }
         assert_eq!((lab.asked(), lab.boot()), (Vec::new(), None));

@@ -146,11 +146,11 @@ impl Virsh {
         parse_state(&output.text())
     }
 
-    /// Has libvirt make the command line for QEMU from a definition, without keeping or starting
-    /// anything.
-    pub fn translate(&self, definition: &Path) -> Result<(), HypervisorError> {
+    /// Has libvirt translate a definition into what its driver works with, without keeping or
+    /// starting anything. `format` is the driver's: `qemu-argv` or `xen-xl`.
+    pub fn translate(&self, definition: &Path, format: &str) -> Result<(), HypervisorError> {
         let file = definition.to_string_lossy();
-        let words = ["domxml-to-native", "qemu-argv", "--xml", &file];
+        let words = ["domxml-to-native", format, "--xml", &file];
         Ok(self.act("virsh domxml-to-native", words).map(drop)?)
     }
 
@@ -165,12 +165,11 @@ impl Virsh {
         Ok(self.act("virsh create", words).map(drop)?)
     }
 
-    /// Removes a domain's definition, and what libvirt keeps with it. It is no error if there is
-    /// none.
-    pub fn undefine(&self, domain: Uuid) -> Result<(), HypervisorError> {
-        let options = ["--managed-save", "--snapshots-metadata", "--checkpoints-metadata", "--nvram"];
+    /// Removes a domain's definition, and with these options what libvirt keeps with it. It is no
+    /// error if there is none.
+    pub fn undefine(&self, domain: Uuid, options: &[&str]) -> Result<(), HypervisorError> {
         let uuid = domain.to_string();
-        let words = ["undefine", &uuid].into_iter().chain(options);
+        let words = ["undefine", &uuid].into_iter().chain(options.iter().copied());
         match self.run("virsh undefine", ASK, words) {
             Err(Failed::Because(Cause::Unknown)) | Ok(_) => Ok(()),
             Err(failed) => Err(failed.into()),
@@ -196,13 +195,13 @@ impl Virsh {
         }
     }
 
-    /// Asks a domain to shut down: through its guest agent, if it has one, or else by the power
-    /// button. An agent that can't do it says so only now and then (a Debian without D-Bus does),
-    /// and then the button is tried.
-    pub fn shut_down(&self, domain: Uuid) -> Result<(), HypervisorError> {
+    /// Asks a domain to shut down: by Xen, or through its guest agent, if it has one, or else by the
+    /// power button. An agent that can't do it says so only now and then (a Debian without D-Bus
+    /// does), and then the button is tried, if there is one.
+    pub fn shut_down(&self, domain: Uuid, has_button: bool) -> Result<(), HypervisorError> {
         let uuid = domain.to_string();
         match self.run("virsh shutdown", ASK, ["shutdown", &uuid]) {
-            Err(Failed::Because(Cause::Other(_) | Cause::Busy(_))) => {
+            Err(Failed::Because(Cause::Other(_) | Cause::Busy(_))) if has_button => {
                 self.ask("virsh shutdown", ["shutdown", &uuid, "--mode", "acpi"]).map(drop)
             }
             other => Ok(other.map(drop)?),

@@ -17,8 +17,9 @@
 //! `destroy` have the same syntax.
 
 mod configurations;
-mod output;
+pub(super) mod output;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -65,6 +66,8 @@ pub struct Xen {
     candidates: &'static [Tool],
     /// The directory from which the toolstack starts machines with the host.
     auto: PathBuf,
+    /// Whether that directory may be missing, because this is not the host's toolstack.
+    may_lack_auto: bool,
     /// The directory in which xenconsoled logs the consoles.
     consoles: PathBuf,
 }
@@ -72,15 +75,32 @@ pub struct Xen {
 impl Xen {
     /// Finds the configured toolstack; with `auto`, prefers `xl`.
     pub fn new(general: &NodeGeneral) -> Self {
-        let candidates: &'static [Tool] = match general.toolstack {
+        Self::of(general.toolstack, general)
+    }
+
+    /// Refers to the `xl` of a host whose machines libvirt controls.
+    pub fn of_libvirt(general: &NodeGeneral) -> Self {
+        Self::of(Toolstack::Libvirt, general)
+    }
+
+    fn of(toolstack: Toolstack, general: &NodeGeneral) -> Self {
+        let candidates: &'static [Tool] = match toolstack {
             Toolstack::Auto => &[Tool::Xl, Tool::Xm],
-            Toolstack::Xl => &[Tool::Xl],
+            // libvirt's Xen driver needs what xl needs, and nothing that xm needs.
+            Toolstack::Xl | Toolstack::Libvirt => &[Tool::Xl],
             Toolstack::Xm => &[Tool::Xm],
         };
         let found = candidates.iter().find_map(|&tool| exec::find(&[tool.into()]).map(|path| (tool, path)));
         let (tool, program) = found.map_or((candidates[0], None), |(tool, path)| (tool, Some(path)));
         let (auto, consoles) = (general.xen_auto_directory.clone(), general.console_log_directory.clone());
-        Self { tool, program, candidates, auto, consoles }
+        let may_lack_auto = toolstack == Toolstack::Libvirt;
+        Self { tool, program, candidates, auto, may_lack_auto, consoles }
+    }
+
+    /// Returns whether nothing is started from a directory, because there is none.
+    fn lacks_auto(&self) -> bool {
+        let is_missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+        self.may_lack_auto && self.auto.symlink_metadata().is_err_and(is_missing)
     }
 
     fn program(&self) -> Result<&Path, HypervisorError> {
@@ -184,27 +204,35 @@ impl Hypervisor for Xen {
         checked
     }
 
-    fn install(&self, machine: &Machine, text: &str) -> Result<(), HypervisorError> {
+    fn install(&self, machine: &Machine, text: &str, boot: Boot) -> Result<(), HypervisorError> {
         let file = self.config_file(&machine.name)?;
         if file.symlink_metadata().is_ok() && !is_installed(&file, machine.id) {
             return Err(HypervisorError::DefinitionTaken(file));
         }
+        let (installed, other) = match boot {
+            Boot::WithHost => (file.clone(), parked(&file)),
+            Boot::Off => (parked(&file), file.clone()),
+        };
         let temporary = configurations::temporary(&file);
         files::remove(&temporary)?;
         let install = || -> Result<(), HypervisorError> {
             files::write_new(&temporary, configurations::complete(machine, text))?;
             self.dry_run(machine, &temporary)?;
-            std::fs::rename(&temporary, &file).map_err(files::at(&file))?;
-            Ok(())
+            Ok(files::rename(&temporary, &installed)?)
         };
         let result = install();
         if result.is_err() {
             files::remove(&temporary)?;
+        } else if is_installed(&other, machine.id) {
+            files::remove(&other)?;
         }
         result
     }
 
     fn installed(&self, machine: &Machine) -> Result<Option<Boot>, HypervisorError> {
+        if self.lacks_auto() {
+            return Ok(None);
+        }
         let file = self.config_file(&machine.name)?;
         Ok(if is_installed(&file, machine.id) {
             Some(Boot::WithHost)
@@ -223,6 +251,9 @@ impl Hypervisor for Xen {
     }
 
     fn all_installed(&self) -> Result<Vec<Installed>, HypervisorError> {
+        if self.lacks_auto() {
+            return Ok(Vec::new());
+        }
         let dir = self.auto_directory()?;
         let mut all = Vec::new();
         for entry in std::fs::read_dir(&dir).map_err(files::at(&dir))? {
@@ -332,6 +363,13 @@ impl Hypervisor for Xen {
 mod tests {
     use super::*;
 
+    impl Xen {
+        /// Refers to a program of a test's own.
+        pub fn by(program: PathBuf, general: &NodeGeneral) -> Self {
+            Self { program: Some(program), ..Self::of_libvirt(general) }
+        }
+    }
+
     #[test]
     fn a_monitoring_process_is_recognized_by_its_configuration() {
         let xen = Xen {
@@ -339,6 +377,7 @@ mod tests {
             program: None,
             candidates: &[Tool::Xl],
             auto: PathBuf::new(),
+            may_lack_auto: false,
             consoles: PathBuf::new(),
         };
         let minds = |words: &[&str]| {
