@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::model::fault::{self, Fault};
 use crate::model::stage::{Order, Percent, Stage};
 use crate::model::wire::{DeployOrder, News};
+use crate::node::helper::Filling;
 use crate::node::image::store;
 use crate::node::image::{self, CopyError};
 use crate::node::jobs::JobError;
@@ -37,9 +38,16 @@ const STEPS: [(Stage, Step); 6] = [
         Ok(worker.helper.make_volumes(order.id, machine, &order.spec.image, order.spec.disk)?)
     }),
     (Stage::Filesystems, |worker, order| {
-        Ok(worker.helper.make_filesystems(order.id, &worker.record.machine, &order.spec.image)?)
+        let own_image = order.spec.saved.is_none();
+        let machine = &worker.record.machine;
+        worker.filling = worker.helper.make_filesystems(order.id, machine, &order.spec.image, own_image)?;
+        Ok(())
     }),
-    (Stage::Unpack, unpack),
+    (Stage::Unpack, |worker, order| match worker.filling {
+        Filling::Done => Ok(()),
+        Filling::Image => unpack_image(worker, order),
+        Filling::Stream => unpack(worker, order),
+    }),
     (Stage::Configure, configure),
     (Stage::Start, |worker, order| {
         Ok(worker.helper.start(order.id, &worker.record.machine, order.spec.memory)?)
@@ -163,6 +171,15 @@ impl Worker<'_> {
         }
         if undone.is_ok() && self.record.told { self.remove_record() } else { self.leave_to_sweep() }
     }
+}
+
+/// Has the helper unpack the image's own file.
+fn unpack_image(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
+    let (helper, machine) = (worker.helper.clone(), worker.record.machine.clone());
+    let unpacked = worker.while_reporting(Stage::Unpack, |progress| {
+        helper.unpack_image(order.id, &machine, &order.spec.image, |percent| progress.note(percent))
+    })?;
+    Ok(unpacked?)
 }
 
 /// Streams the image through the helper's tar.
