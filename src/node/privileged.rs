@@ -1,5 +1,6 @@
 //! Calls to the helper through sudo, with one method per verb.
 
+use std::fs::File;
 use std::io::{self, BufRead as _, BufReader};
 use std::net::Ipv4Addr;
 use std::os::unix::process::ExitStatusExt as _;
@@ -115,16 +116,19 @@ impl Helper {
         self.read(&self.call("make-filesystems", args, limits::FILESYSTEMS)?)
     }
 
-    /// Unpacks the image's own file. `note` receives the progress, and returns whether to continue.
+    /// Unpacks the image's own file, from which nothing has been read yet. `note` receives the
+    /// progress, and returns whether to continue.
     pub fn unpack_image(
         &self,
         id: VmId,
         machine: &MachineName,
         image: &ImageTag,
+        file: File,
         mut note: impl FnMut(Percent) -> bool,
     ) -> Result<(), Fault> {
         let args = [&id.to_string(), machine.as_str(), image.as_str()];
-        let (_, result) = self.command("unpack-image", &args, limits::UNPACK_IMAGE).drain(|pipe| {
+        let command = self.command("unpack-image", &args, limits::UNPACK_IMAGE).input_file(file);
+        let (_, result) = command.drain(|pipe| {
             let percents = BufReader::new(pipe).lines().map_while(Result::ok);
             let percents = percents.filter_map(|line| Percent::try_from(line.parse::<u8>().ok()?).ok());
             // Once the pipe is closed, the helper can't say how far it is, and ends.

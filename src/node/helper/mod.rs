@@ -96,8 +96,8 @@ enum Verb {
         /// Its image
         image: ImageTag,
     },
-    /// Unpack the image's own file into a machine's root volume, and keep the disk as prepared; tell
-    /// the percentages on standard output, one a line
+    /// Unpack the image's file on standard input into a machine's root volume, and keep the disk as
+    /// prepared; tell the percentages on standard output, one a line
     UnpackImage {
         /// The machine's id
         id: VmId,

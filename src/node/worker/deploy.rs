@@ -3,6 +3,7 @@
 //! Whatever stage fails, one verb of the helper, `undo`, removes everything that was created:
 //! domain, configuration, file systems in use, volumes.
 
+use std::fs::File;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -173,28 +174,34 @@ impl Worker<'_> {
     }
 }
 
+/// Opens the file that the order is to be carried out with.
+fn open_image(worker: &Worker<'_>, order: &DeployOrder) -> Result<(File, u64), Stop> {
+    let Ok(settings) = worker.config.image(&order.spec.image) else {
+        return Err(Fault::ImageUnknown { tag: order.spec.image.clone() }.into());
+    };
+    store::source(worker.config, order, &settings).map_err(|(fault, error)| {
+        log::event(
+            Level::Error,
+            "image.missing",
+            &[("vm", &order.id), ("machine", &worker.record.machine), ("why", &error)],
+        );
+        fault.into()
+    })
+}
+
 /// Has the helper unpack the image's own file.
 fn unpack_image(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
+    let (file, _) = open_image(worker, order)?;
     let (helper, machine) = (worker.helper.clone(), worker.record.machine.clone());
     let unpacked = worker.while_reporting(Stage::Unpack, |progress| {
-        helper.unpack_image(order.id, &machine, &order.spec.image, |percent| progress.note(percent))
+        helper.unpack_image(order.id, &machine, &order.spec.image, file, |percent| progress.note(percent))
     })?;
     Ok(unpacked?)
 }
 
 /// Streams the image through the helper's tar.
 fn unpack(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
-    let Ok(settings) = worker.config.image(&order.spec.image) else {
-        return Err(Fault::ImageUnknown { tag: order.spec.image.clone() }.into());
-    };
-    let (file, bytes) = store::source(worker.config, order, &settings).map_err(|(fault, error)| {
-        log::event(
-            Level::Error,
-            "image.missing",
-            &[("vm", &order.id), ("machine", &worker.record.machine), ("why", &error)],
-        );
-        fault
-    })?;
+    let (file, bytes) = open_image(worker, order)?;
     // Faults refer to a saved image by its name; every such name is also a valid tag.
     let saved = order.spec.saved.as_ref().and_then(|saved| saved.name.as_str().parse().ok());
     let tag = saved.unwrap_or_else(|| order.spec.image.clone());

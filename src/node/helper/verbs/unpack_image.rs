@@ -1,11 +1,13 @@
-//! `unpack-image`: fills a machine's root disk with the image's own file, and keeps the disk as
-//! prepared.
+//! `unpack-image`: fills a machine's root disk with the image's file, which is standard input, and
+//! keeps the disk as prepared if it may.
 //!
-//! Nothing in such a disk may come from the web server's user, so this makes the file system anew and
-//! reads the file itself. A program that runs as nobody, without any capability, decompresses it, and
-//! the same tar unpacks it as in `unpack`.
+//! Nothing in such a disk may come from elsewhere, so this makes the file system anew and has the file
+//! itself read. A program that runs as nobody, without any capability, decompresses it, and the same
+//! tar unpacks it as in `unpack`.
 
+use std::fs::File;
 use std::io::{self, Read, Seek as _, Write};
+use std::os::fd::AsFd as _;
 
 use crate::config::ImageSettings;
 use crate::model::fault::{self, Fault};
@@ -19,10 +21,11 @@ use crate::node::helper::host::Host;
 use crate::node::helper::limits;
 use crate::node::helper::namespace::in_a_namespace;
 use crate::node::helper::nobody::as_nobody_with;
-use crate::node::helper::prepared::{ImageFile, renew};
+use crate::node::helper::prepared::ImageFile;
 use crate::node::helper::verbs::unpack::{fill, tar_failed, unpacker};
 use crate::node::image::{self, Damage};
 use crate::node::storage::Disk;
+use crate::node::storage::prepared::empty;
 use crate::system::exec::{ExecError, ProgramOutput, Run};
 
 /// The size of the buffer between the programs, in bytes.
@@ -38,34 +41,38 @@ impl Host {
     ) -> Result<(), Failure> {
         let machine = &lock.machine;
         let volume = self.unused_volume(machine, Disk::Root)?;
-        let file = ImageFile::open(tag, settings).map_err(|error| Failure {
-            fault: Some(Fault::ImageMissing { tag: tag.clone() }),
-            detail: error.to_string(),
-        })?;
+        let unreadable = |error: io::Error| Failure::internal(format!("standard input: {error}"));
+        let file = io::stdin().as_fd().try_clone_to_owned().map(File::from).map_err(unreadable)?;
+        let facts = file.metadata().map_err(unreadable)?;
+        if !facts.is_file() {
+            return Err(Failure::internal("standard input is not a file: does sudo log or replace it?"));
+        }
+        let opened = ImageFile::new(tag, settings, &facts);
         let storage = self.storage();
-        renew(&storage.path(machine, Disk::Root))?;
+        empty(&storage.path(machine, Disk::Root))?;
         self.make_filesystem(machine, Disk::Root, &settings.make_filesystem)?;
         let device = storage.attach(machine, Disk::Root)?;
         let target = lock.mount_point();
         in_a_namespace(&target, || {
-            fill(device.path(), &target, || unpack(&file, unpacker(&target), tag, volume.size))
+            let unpack = || unpack(&file, facts.len(), unpacker(&target), tag, volume.size);
+            fill(device.path(), &target, unpack)
         })
         .map_err(|failure| self.unless_full(failure))?;
         // What is still on its way to the file would be missing in the clone.
         drop(device);
-        self.keep_prepared(lock, tag, settings, &file);
+        self.keep_prepared(lock, tag, settings, &opened, &file.metadata().map_err(unreadable)?);
         Ok(())
     }
 }
 
-/// Decompresses the image's file into tar.
-fn unpack(file: &ImageFile, tar: Run, tag: &ImageTag, size: Amount) -> Result<ProgramOutput, Failure> {
+/// Decompresses a file of that many bytes into tar.
+fn unpack(file: &File, bytes: u64, tar: Run, tag: &ImageTag, size: Amount) -> Result<ProgramOutput, Failure> {
     let unreadable = |error: io::Error| Failure::internal(format!("the image of {tag}: {error}"));
     // Its position is that of the program that reads it.
-    let mut position = file.file.try_clone().map_err(unreadable)?;
+    let mut position = file.try_clone().map_err(unreadable)?;
     let mut last = None;
     let mut report = || -> io::Result<()> {
-        let percent = Percent::of(position.stream_position()?, file.bytes).get();
+        let percent = Percent::of(position.stream_position()?, bytes).get();
         if last.replace(percent) != Some(percent) {
             let mut out = io::stdout().lock();
             writeln!(out, "{percent}").and_then(|()| out.flush())?;
@@ -74,7 +81,7 @@ fn unpack(file: &ImageFile, tar: Run, tag: &ImageTag, size: Amount) -> Result<Pr
     };
     let decompress = as_nobody_with("-all", WORKER)
         .arg("decompress")
-        .input_file(file.file.try_clone().map_err(unreadable)?)
+        .input_file(file.try_clone().map_err(unreadable)?)
         .limit(limits::TAR);
     let (unpacked, decompressed) = decompress.drain(|from| {
         image::enlarge(from);
