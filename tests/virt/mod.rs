@@ -5,3 +5,4 @@ pub mod check;
 mod host;
 mod life;
 mod mishaps;
+mod prepared;

@@ -160,6 +160,10 @@ impl<'a> Prepared<'a> {
         };
         let made = make();
         files::remove(&unfinished)?;
+        if made.is_err() {
+            // It shares nothing after all.
+            let _ = fremovexattr(&from, SHARED);
+        }
         made?;
         remove_where(&folder, |other| other.tag == key.tag && other != key)?;
         Ok(true)
@@ -248,4 +252,138 @@ pub fn empty(disk: &Path) -> Result<(), FileError> {
         file.set_len(size)
     };
     empty().map_err(files::at(disk))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::names::VmId;
+
+    fn command(text: &str) -> Vec<String> {
+        text.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_key_tells_apart_all_that_a_disk_is_made_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, other) = (dir.path().join("tiny.tar.gz"), dir.path().join("other.tar.gz"));
+        std::fs::write(&file, "content").unwrap();
+        std::fs::write(&other, "content").unwrap();
+        let facts = |path: &Path| std::fs::metadata(path).unwrap();
+        let tag: ImageTag = "tiny".parse().unwrap();
+        let mkfs = command("/sbin/mkfs.ext4 -q");
+        let before = facts(&file);
+        let key = Key::new(&tag, &file, &before, &mkfs);
+        assert_eq!(key, Key::new(&tag, &file, &facts(&file), &mkfs));
+        for (what, changed) in [
+            ("tag", Key::new(&"tiny2".parse().unwrap(), &file, &before, &mkfs)),
+            ("path", Key::new(&tag, &other, &before, &mkfs)),
+            ("file", Key::new(&tag, &file, &facts(&other), &mkfs)),
+            ("command", Key::new(&tag, &file, &before, &command("/sbin/mkfs.ext4 -q -F"))),
+            ("arguments", Key::new(&tag, &file, &before, &["/sbin/mkfs.ext4 -q".to_owned()])),
+        ] {
+            assert_ne!(key, changed, "{what}");
+        }
+        // The same size and the same time, but other content.
+        std::thread::sleep(Duration::from_millis(20));
+        std::fs::write(&file, "CONTENT").unwrap();
+        File::options().write(true).open(&file).unwrap().set_modified(before.modified().unwrap()).unwrap();
+        assert_eq!((facts(&file).len(), facts(&file).mtime()), (before.len(), before.mtime()));
+        assert_ne!(key, Key::new(&tag, &file, &facts(&file), &mkfs));
+    }
+
+    #[test]
+    fn names_have_a_tag_and_a_key() {
+        for tag in ["tiny", "debian-12.5", "a.0123456789abcdef", "x_y+z"] {
+            let key = Key { tag: tag.parse().unwrap(), digest: "0123456789abcdef".to_owned() };
+            assert_eq!(Key::of(&key.file_name()), Some(key), "{tag}");
+        }
+        for name in [
+            UNFINISHED,
+            LOCK,
+            "tiny.raw",
+            "tiny.0123456789abcde.raw",
+            "tiny.0123456789ABCDEF.raw",
+            "tiny.0123456789abcdef",
+            ".0123456789abcdef.raw",
+            "..0123456789abcdef.raw",
+            "a b.0123456789abcdef.raw",
+        ] {
+            assert_eq!(Key::of(name), None, "{name}");
+        }
+        assert!(FOLDER.parse::<VmId>().is_err(), "it is no machine");
+    }
+
+    #[test]
+    fn old_and_unfinished_ones_are_swept_unless_somebody_is_at_work() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("only root has a folder of root: not tried here");
+            return;
+        }
+        let directory = tempfile::tempdir_in("/run").unwrap();
+        let prepared = Prepared::new(directory.path());
+        prepared.sweep(|_| None).unwrap();
+        assert!(!directory.path().join(FOLDER).exists());
+        let folder = prepared.make_folder().unwrap();
+        assert_eq!(std::fs::metadata(&folder).unwrap().mode() & 0o777, 0o700);
+        let digests = ["0000000000000000", "1111111111111111"];
+        let keys = digests.map(|digest| Key { tag: "tiny".parse().unwrap(), digest: digest.to_owned() });
+        let gone = Key { tag: "gone".parse().unwrap(), ..keys[0].clone() };
+        let names = || {
+            let all = std::fs::read_dir(&folder).unwrap();
+            let mut names: Vec<_> =
+                all.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.retain(|name| name != LOCK);
+            names.sort();
+            names
+        };
+        let all = [
+            UNFINISHED.to_owned(),
+            gone.file_name(),
+            keys[0].file_name(),
+            keys[1].file_name(),
+            "notes".into(),
+        ];
+        for name in &all {
+            std::fs::write(folder.join(name), "x").unwrap();
+        }
+        let current = |tag: &ImageTag| (tag.as_str() == "tiny").then(|| keys[1].clone());
+        let held = lock_within(&folder, Duration::ZERO).unwrap().unwrap();
+        prepared.sweep(current).unwrap();
+        assert_eq!(names().len(), all.len());
+        drop(held);
+        prepared.sweep(current).unwrap();
+        // What vGrid has not made stays.
+        assert_eq!(names(), ["notes".to_owned(), keys[1].file_name()]);
+        assert!(prepared.find(&keys[1]).unwrap().is_some() && prepared.find(&keys[0]).unwrap().is_none());
+        prepared.remove(&keys[1]).unwrap();
+        assert!(prepared.find(&keys[1]).unwrap().is_none());
+        // Others could have put something there.
+        std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        std::fs::write(folder.join(keys[1].file_name()), "x").unwrap();
+        assert!(prepared.find(&keys[1]).is_err() && prepared.sweep(current).is_err());
+    }
+
+    #[test]
+    fn nothing_is_kept_where_files_cannot_be_cloned() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("only root has a folder of root: not tried here");
+            return;
+        }
+        let directory = tempfile::tempdir_in("/run").unwrap();
+        let prepared = Prepared::new(directory.path());
+        let disk = directory.path().join("root.raw");
+        std::fs::write(&disk, "content").unwrap();
+        // tmpfs does not clone.
+        assert!(!prepared.can_clone(&disk).unwrap());
+        let key = Key { tag: "tiny".parse().unwrap(), digest: "0123456789abcdef".to_owned() };
+        let kept: Result<bool, FileError> = prepared.keep(&key, &disk, |_| unreachable!("it is not cloned"));
+        assert!(kept.is_err() && prepared.find(&key).unwrap().is_none());
+        assert!(!directory.path().join(FOLDER).join(UNFINISHED).exists());
+        assert_eq!(shared(&disk), Amount::default());
+        empty(&disk).unwrap();
+        assert_eq!(std::fs::read(&disk).unwrap(), [0; 7]);
+        std::os::unix::fs::symlink(&disk, directory.path().join("link")).unwrap();
+        assert!(empty(&directory.path().join("link")).is_err());
+    }
 }
