@@ -61,9 +61,7 @@ pub fn deploy() {
             let (own, banner) = (of(|d| d.ready - d.accepted), of(|d| d.banner));
             let install = median(installs[i].clone());
             println!("  an image of {size}:");
-            println!(
-                "    order to accepted      {accepted:5.2}   (1.00 of it: does the address answer pings?)"
-            );
+            println!("    order to accepted      {accepted:5.2}   (most of it: does the address answer?)");
             println!("    accepted to disk ready {own:5.2}");
             println!(
                 "    order to disk ready    {ready:5.2}   goal: at most 0.50, {}",

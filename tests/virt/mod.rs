@@ -1,6 +1,7 @@
 //! Scenarios that need a real libvirt host: in namespaces of this machine, with real `virsh`, QEMU,
 //! sudo and Apache. QEMU emulates the processor.
 
+mod addresses;
 pub mod check;
 mod host;
 mod life;
