@@ -15,16 +15,21 @@ use vgrid::node::image;
 use vgrid::system::exec::Run;
 use vgrid::system::log;
 
+mod deploy;
 // The benchmarks do not need everything that the tests do.
 #[allow(dead_code)]
 #[path = "../tests/support/mod.rs"]
 mod support;
+#[allow(dead_code, unused_imports)]
+#[path = "../tests/virt/host.rs"]
+mod virt_host;
 
 use support::portal::{Portal, Setup, enter_machines, password, peak_of, thousand_hosts};
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let parts: [(&str, fn()); 3] = [("pages", pages), ("upkeep", upkeep), ("images", images)];
+    let parts: [(&str, fn()); 4] =
+        [("pages", pages), ("upkeep", upkeep), ("images", images), ("deploy", deploy::deploy)];
     for (name, measure) in parts {
         if wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str())) {
             measure();

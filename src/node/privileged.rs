@@ -1,6 +1,7 @@
 //! Calls to the helper through sudo, with one method per verb.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader};
 use std::net::Ipv4Addr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ChildStdin, ChildStdout};
@@ -11,12 +12,13 @@ use serde::de::DeserializeOwned;
 use crate::model::fault::Fault;
 use crate::model::names::{ImageTag, MachineName, RequestId, VmId};
 use crate::model::size::{GiB, MiB};
+use crate::model::stage::Percent;
 use crate::model::wire::{ConsoleTail, DeployOrder, Foreign};
 use crate::system::exec::{ExecError, ProgramOutput, Run};
 use crate::system::log::{self, Level};
 
 use super::HELPER;
-use super::helper::{PackHeader, limits};
+use super::helper::{Filling, PackHeader, limits};
 use super::host::HostState;
 
 const SUDO: &str = "/usr/bin/sudo";
@@ -99,10 +101,40 @@ impl Helper {
         self.call("make-volumes", &args, limits::VOLUMES).map(|_| ())
     }
 
-    /// Creates the file system and the swap area.
-    pub fn make_filesystems(&self, id: VmId, machine: &MachineName, image: &ImageTag) -> Result<(), Fault> {
+    /// Creates the file system and the swap area; with `own_image`, a clone of the image's prepared
+    /// disk where there is one. Returns how the root disk is to be filled.
+    pub fn make_filesystems(
+        &self,
+        id: VmId,
+        machine: &MachineName,
+        image: &ImageTag,
+        own_image: bool,
+    ) -> Result<Filling, Fault> {
+        let id = id.to_string();
+        let args = [&id, machine.as_str(), image.as_str(), "--own-image"];
+        let args = if own_image { &args[..] } else { &args[..3] };
+        self.read(&self.call("make-filesystems", args, limits::FILESYSTEMS)?)
+    }
+
+    /// Unpacks the image's own file, from which nothing has been read yet. `note` receives the
+    /// progress, and returns whether to continue.
+    pub fn unpack_image(
+        &self,
+        id: VmId,
+        machine: &MachineName,
+        image: &ImageTag,
+        file: File,
+        mut note: impl FnMut(Percent) -> bool,
+    ) -> Result<(), Fault> {
         let args = [&id.to_string(), machine.as_str(), image.as_str()];
-        self.call("make-filesystems", &args, limits::FILESYSTEMS).map(|_| ())
+        let command = self.command("unpack-image", &args, limits::UNPACK_IMAGE).input_file(file);
+        let (_, result) = command.drain(|pipe| {
+            let percents = BufReader::new(pipe).lines().map_while(Result::ok);
+            let percents = percents.filter_map(|line| Percent::try_from(line.parse::<u8>().ok()?).ok());
+            // Once the pipe is closed, the helper can't say how far it is, and ends.
+            percents.take_while(|&percent| note(percent)).for_each(drop);
+        });
+        result.map(|_| ()).map_err(|error| self.explain("unpack-image", &error))
     }
 
     /// Unpacks the plain tar stream that `feed` writes. Returns the result of `feed` and that of

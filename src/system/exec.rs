@@ -4,6 +4,7 @@
 //! `LC_ALL=C`. Every run has a time limit, is logged, and ends with a typed result.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -36,6 +37,7 @@ pub struct Run {
 enum Input {
     Nothing,
     Bytes(Vec<u8>),
+    File(File),
     Inherit,
 }
 
@@ -186,6 +188,12 @@ impl Run {
         self
     }
 
+    /// Lets the program read a file on standard input, from where the file is read next.
+    pub fn input_file(mut self, file: File) -> Self {
+        self.input = Input::File(file);
+        self
+    }
+
     /// Lets the program read this process's standard input.
     pub fn inherit_input(mut self) -> Self {
         self.input = Input::Inherit;
@@ -218,6 +226,7 @@ impl Run {
         match std::mem::replace(&mut self.input, Input::Nothing) {
             Input::Nothing => self.go(Stdio::null(), |_| ()).1,
             Input::Inherit => self.go(Stdio::inherit(), |_| ()).1,
+            Input::File(file) => self.go(file.into(), |_| ()).1,
             Input::Bytes(bytes) => {
                 // If the program exits without reading all input, only its exit status matters.
                 let write = |child: &mut Child| child.stdin.take().map(|mut stdin| stdin.write_all(&bytes));
@@ -239,14 +248,18 @@ impl Run {
     }
 
     /// Runs the program while `take` reads its standard output, in this thread. When `take`
-    /// returns, the pipe is closed. Returns the result of `take` and that of the program.
+    /// returns, the pipe is closed. Returns the result of `take` and that of the program, which
+    /// reads a file or nothing.
     pub fn drain<T>(
         mut self,
         take: impl FnOnce(&mut ChildStdout) -> T,
     ) -> (Option<T>, Result<ProgramOutput, ExecError>) {
         self.output = Output::HandOver;
-        let (taken, result) =
-            self.go(Stdio::null(), |child| child.stdout.take().map(|mut pipe| take(&mut pipe)));
+        let input = match std::mem::replace(&mut self.input, Input::Nothing) {
+            Input::File(file) => file.into(),
+            _ => Stdio::null(),
+        };
+        let (taken, result) = self.go(input, |child| child.stdout.take().map(|mut pipe| take(&mut pipe)));
         (taken.flatten(), result)
     }
 

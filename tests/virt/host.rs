@@ -224,8 +224,12 @@ impl VirtHost {
                  -not -name 'slot-*.lock' -not -path ./node/host.json -not -path './node/seen*' \
                  | sort",
             ),
-            // The boot loader is every machine's.
-            ("disks", "find /var/lib/vgrid-machines -mindepth 1 -not -name pcgrub.img | sort"),
+            // The boot loader is every machine's, and so are prepared disks, if they are complete.
+            (
+                "disks",
+                "cd /var/lib/vgrid-machines; find . -mindepth 1 -not -name pcgrub.img -not -path ./prepared \
+                 -not -path './prepared/[!.]*.raw' -not -path ./prepared/.lock | sort",
+            ),
             (
                 "temporary files and locks",
                 "find /tmp /var/tmp /run/vgrid /dev/shm -mindepth 1 -not -name start.lock 2>/dev/null | sort",

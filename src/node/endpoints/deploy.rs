@@ -17,11 +17,11 @@ use crate::node::jobs::Record;
 use crate::node::privileged::Helper;
 use crate::node::storage::{self, Storage};
 use crate::node::{Definition, Machine, WORKER};
-use crate::system::exec::{self, Run};
 use crate::system::log::{self, Level};
 use crate::system::{address, clock};
 use crate::template::{self, TemplateError};
 
+use super::answers::answers;
 use super::{Node, accepted, being_worked_on, order, refuse};
 
 /// How long an order waits while others are being checked.
@@ -108,21 +108,6 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     }
     records.push(record);
     accepted(id, state.facts(&records, &call.config, &node.common))
-}
-
-/// Returns whether something answers at an address. Without a ping program, logs a warning and
-/// returns `false`.
-fn answers(ip: Ipv4Addr) -> bool {
-    // ping(8) and fping(8) exit with 0 if there was a reply, and 1 if not.
-    let ping = match (exec::find(&["ping"]), exec::find(&["fping"])) {
-        (Some(ping), _) => Run::new(ping).args(["-n", "-q", "-c", "1", "-W", "1"]),
-        (None, Some(fping)) => Run::new(fping).args(["-q", "-r", "0", "-t", "1000"]),
-        (None, None) => {
-            log::event(Level::Warning, "ping.missing", &[("address", &ip)]);
-            return false;
-        }
-    };
-    ping.arg(ip.to_string()).limit(Duration::from_secs(3)).negative_status(1).run().is_ok()
 }
 
 /// Checks everything that does not depend on the host's state.

@@ -13,10 +13,14 @@ pub const MAKE: Duration = Duration::from_secs(600);
 pub const FILESYSTEMS: Duration = Duration::from_secs(1300);
 /// One run of tar.
 pub const TAR: Duration = Duration::from_secs(7200);
+/// One run of a program that checks, marks or enlarges a prepared disk.
+pub const OWN: Duration = Duration::from_secs(600);
 /// Unmounting, which flushes what is still in memory.
 pub const UNMOUNT: Duration = Duration::from_secs(900);
 /// `unpack`.
 pub const UNPACK: Duration = Duration::from_secs(8400);
+/// `unpack-image`, which makes the file system first and checks it afterwards.
+pub const UNPACK_IMAGE: Duration = Duration::from_secs(9900);
 /// `pack`, which waits for the reader of its stream.
 pub const PACK: Duration = Duration::from_secs(8400);
 /// `configure`.

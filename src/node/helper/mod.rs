@@ -11,8 +11,8 @@
 //!
 //! The exit status is 0 on success, with JSON on standard output if the verb has a result. It is 1
 //! on failure, with a [`Fault`](crate::model::fault::Fault) as JSON on standard output (on standard
-//! error for `pack`, whose standard output is the archive) and a sentence on standard error. It is
-//! 2 on wrong usage.
+//! error for `pack` and `unpack-image`, whose standard output is a stream) and a sentence on standard
+//! error. It is 2 on wrong usage.
 
 pub(super) mod consoles;
 mod domains;
@@ -23,6 +23,8 @@ mod host;
 pub mod limits;
 mod namespace;
 mod nobody;
+mod own;
+mod prepared;
 mod run;
 mod verbs;
 mod volumes;
@@ -39,6 +41,7 @@ use crate::model::names::{
 use crate::model::size::{Cpus, GiB, MiB};
 
 pub(super) use nobody::as_nobody;
+pub use prepared::Filling;
 pub use run::main;
 pub use verbs::pack::PackHeader;
 
@@ -80,9 +83,22 @@ enum Verb {
         machine: MachineName,
         /// Its image
         image: ImageTag,
+        /// Clone the prepared disk of the image, if there is one; tell what is left to do, as JSON
+        #[arg(long)]
+        own_image: bool,
     },
     /// Unpack the plain tar archive on standard input into a machine's root volume
     Unpack {
+        /// The machine's id
+        id: VmId,
+        /// Its name, USER_HOST
+        machine: MachineName,
+        /// Its image
+        image: ImageTag,
+    },
+    /// Unpack the image's file on standard input into a machine's root volume, and keep the disk as
+    /// prepared; tell the percentages on standard output, one a line
+    UnpackImage {
         /// The machine's id
         id: VmId,
         /// Its name, USER_HOST

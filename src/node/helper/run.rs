@@ -36,7 +36,7 @@ pub fn main() -> ExitCode {
     }
     let request = cli.request.unwrap_or_else(RequestId::generate);
     log::start("helper", request.clone(), None);
-    let is_stream = matches!(cli.verb, Verb::Pack { .. });
+    let is_stream = matches!(cli.verb, Verb::Pack { .. } | Verb::UnpackImage { .. });
     match run(cli.verb) {
         Ok(answer) => {
             if let Some(answer) = answer {
@@ -76,13 +76,18 @@ fn run(verb: Verb) -> Result<Option<String>, Failure> {
             let lock = MachineLock::take(id, &machine)?;
             host.make_volumes(&lock, &host.image(&image)?, disk)?;
         }
-        Verb::MakeFilesystems { id, machine, image } => {
+        Verb::MakeFilesystems { id, machine, image, own_image } => {
             let lock = MachineLock::take(id, &machine)?;
-            host.make_filesystems(&lock, &host.image(&image)?)?;
+            let filling = host.make_filesystems(&lock, &image, &host.image(&image)?, own_image)?;
+            return answer(&filling);
         }
         Verb::Unpack { id, machine, image } => {
             let lock = MachineLock::take(id, &machine)?;
             host.unpack(&lock, &image)?;
+        }
+        Verb::UnpackImage { id, machine, image } => {
+            let lock = MachineLock::take(id, &machine)?;
+            host.unpack_image(&lock, &image, &host.image(&image)?)?;
         }
         Verb::Pack { id, machine } => {
             let lock = MachineLock::take(id, &machine)?;

@@ -11,9 +11,11 @@ mod stream;
 mod tar;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::config::{self, Common};
@@ -38,6 +40,42 @@ pub enum CopyError {
     /// `progress` returned `false`.
     #[error("stopped")]
     Stopped,
+}
+
+/// What is wrong with an image, as a program that decompresses it tells the program that started it:
+/// a line of JSON on standard error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Damage {
+    /// See [`CopyError::Corrupt`].
+    Corrupt(String),
+    /// See [`CopyError::Nested`].
+    Nested(String),
+}
+
+impl Damage {
+    /// Finds it in a program's standard error.
+    pub fn said_by(stderr: &str) -> Option<Self> {
+        stderr.lines().find_map(|line| serde_json::from_str(line).ok())
+    }
+}
+
+/// Copies an image from standard input to standard output as a plain tar stream. If it is damaged,
+/// says so on standard error.
+pub fn decompress() -> Result<(), CopyError> {
+    let of = |descriptor: io::Result<OwnedFd>| descriptor.map(File::from).map_err(CopyError::Write);
+    let input = of(io::stdin().as_fd().try_clone_to_owned())?;
+    let mut output = of(io::stdout().as_fd().try_clone_to_owned())?;
+    let copied = copy(input, &mut output, |_| true);
+    let damage = match &copied {
+        Err(CopyError::Corrupt(detail)) => Damage::Corrupt(detail.clone()),
+        Err(CopyError::Nested(folder)) => Damage::Nested(folder.clone()),
+        _ => return copied.map(|_| ()),
+    };
+    let line = serde_json::to_string(&damage).unwrap_or_default();
+    // The exit status says that it failed, even if nobody can read why.
+    let _ = writeln!(io::stderr(), "{line}");
+    copied.map(|_| ())
 }
 
 /// Opens an image file, and returns it with its size in bytes. It is an error if it is not a

@@ -20,6 +20,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::statvfs::statvfs;
 
+use super::prepared::{self, Prepared};
 use super::{Device, Disk, Space, Standing, Storage, StorageError};
 use crate::model::names::VmId;
 use crate::model::size::Amount;
@@ -109,7 +110,7 @@ impl<'a> Files<'a> {
         Ok(ids)
     }
 
-    /// Lists the disks of one machine, each with the space that it occupies.
+    /// Lists the disks of one machine, each with the space that it occupies for itself alone.
     fn disks(self, id: VmId, attached: &[PathBuf]) -> Result<Vec<(Volume, Amount)>, FileError> {
         let mut disks = Vec::new();
         for &disk in Disk::ALL {
@@ -128,7 +129,9 @@ impl<'a> Files<'a> {
                 machine: Some(id),
                 open: is_attached || is_locked(&path).map_err(files::at(&path))?,
             };
-            disks.push((volume, Amount::from_mib(facts.blocks() / 2048)));
+            // Where it still shares blocks, it will need others once it writes there.
+            let own = Amount::from_mib(facts.blocks() / 2048).minus(prepared::shared(&path));
+            disks.push((volume, own));
         }
         Ok(disks)
     }
@@ -147,7 +150,7 @@ impl<'a> Files<'a> {
             StorageError::Directory(format!("{}: {}", self.directory.display(), errno.desc()))
         })?;
         let amount = |blocks: u64| Amount::from_mib(blocks.saturating_mul(facts.fragment_size()) >> 20);
-        let promised: Amount = disks.iter().map(|(volume, taken)| volume.size.minus(*taken)).sum();
+        let promised: Amount = disks.iter().map(|(volume, own)| volume.size.minus(*own)).sum();
         Ok(Space {
             size: amount(facts.blocks()),
             free: amount(facts.blocks_available()).minus(promised),
@@ -295,6 +298,10 @@ impl Storage for Files<'_> {
             remove_folder(self.directory, machine.id)?;
         }
         Ok(())
+    }
+
+    fn prepared(&self) -> Option<Prepared<'_>> {
+        Some(Prepared::new(self.directory))
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod files;
 pub mod lvm;
+pub mod prepared;
 
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use strum::VariantArray;
 use thiserror::Error;
 
+use self::prepared::Prepared;
 use super::Machine;
 use crate::config::{NodeGeneral, StorageSettings};
 use crate::model::names::VolumeGroup;
@@ -178,6 +180,11 @@ pub trait Storage: Sync {
 
     /// Removes what else is there of a machine that has no disks, or none any more.
     fn clear(&self, machine: &Machine) -> Result<(), StorageError>;
+
+    /// Returns the disks of images that are kept to be cloned; `None` where that is not possible.
+    fn prepared(&self) -> Option<Prepared<'_>> {
+        None
+    }
 }
 
 /// Returns the storage that is configured for this host.

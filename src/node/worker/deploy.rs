@@ -3,12 +3,14 @@
 //! Whatever stage fails, one verb of the helper, `undo`, removes everything that was created:
 //! domain, configuration, file systems in use, volumes.
 
+use std::fs::File;
 use std::io;
 use std::time::{Duration, Instant};
 
 use crate::model::fault::{self, Fault};
 use crate::model::stage::{Order, Percent, Stage};
 use crate::model::wire::{DeployOrder, News};
+use crate::node::helper::Filling;
 use crate::node::image::store;
 use crate::node::image::{self, CopyError};
 use crate::node::jobs::JobError;
@@ -37,9 +39,16 @@ const STEPS: [(Stage, Step); 6] = [
         Ok(worker.helper.make_volumes(order.id, machine, &order.spec.image, order.spec.disk)?)
     }),
     (Stage::Filesystems, |worker, order| {
-        Ok(worker.helper.make_filesystems(order.id, &worker.record.machine, &order.spec.image)?)
+        let own_image = order.spec.saved.is_none();
+        let machine = &worker.record.machine;
+        worker.filling = worker.helper.make_filesystems(order.id, machine, &order.spec.image, own_image)?;
+        Ok(())
     }),
-    (Stage::Unpack, unpack),
+    (Stage::Unpack, |worker, order| match worker.filling {
+        Filling::Done => Ok(()),
+        Filling::Image => unpack_image(worker, order),
+        Filling::Stream => unpack(worker, order),
+    }),
     (Stage::Configure, configure),
     (Stage::Start, |worker, order| {
         Ok(worker.helper.start(order.id, &worker.record.machine, order.spec.memory)?)
@@ -165,19 +174,34 @@ impl Worker<'_> {
     }
 }
 
-/// Streams the image through the helper's tar.
-fn unpack(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
+/// Opens the file that the order is to be carried out with.
+fn open_image(worker: &Worker<'_>, order: &DeployOrder) -> Result<(File, u64), Stop> {
     let Ok(settings) = worker.config.image(&order.spec.image) else {
         return Err(Fault::ImageUnknown { tag: order.spec.image.clone() }.into());
     };
-    let (file, bytes) = store::source(worker.config, order, &settings).map_err(|(fault, error)| {
+    store::source(worker.config, order, &settings).map_err(|(fault, error)| {
         log::event(
             Level::Error,
             "image.missing",
             &[("vm", &order.id), ("machine", &worker.record.machine), ("why", &error)],
         );
-        fault
+        fault.into()
+    })
+}
+
+/// Has the helper unpack the image's own file.
+fn unpack_image(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
+    let (file, _) = open_image(worker, order)?;
+    let (helper, machine) = (worker.helper.clone(), worker.record.machine.clone());
+    let unpacked = worker.while_reporting(Stage::Unpack, |progress| {
+        helper.unpack_image(order.id, &machine, &order.spec.image, file, |percent| progress.note(percent))
     })?;
+    Ok(unpacked?)
+}
+
+/// Streams the image through the helper's tar.
+fn unpack(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
+    let (file, bytes) = open_image(worker, order)?;
     // Faults refer to a saved image by its name; every such name is also a valid tag.
     let saved = order.spec.saved.as_ref().and_then(|saved| saved.name.as_str().parse().ok());
     let tag = saved.unwrap_or_else(|| order.spec.image.clone());

@@ -1,6 +1,7 @@
 //! The worker: carries out one order, detached from the request that delivered it.
 //!
-//! Usage: `vgrid-worker begin|recover ID`, with the machine's lock as standard input. It may be
+//! Usage: `vgrid-worker begin|recover ID`, with the machine's lock as standard input; `vgrid-worker
+//! decompress` is for the helper, which has it read images as nobody. It may be
 //! killed at any moment: the record shows what was being done, and `recover` finishes it.
 //!
 //! | file | what is there |
@@ -28,6 +29,8 @@ use crate::config::{self, Common};
 use crate::model::fault::Fault;
 use crate::model::names::VmId;
 use crate::model::stage::{Order, Stage};
+use crate::node::helper::Filling;
+use crate::node::image;
 use crate::node::jobs::{JobError, Jobs, Record, RecordLock, Slot};
 use crate::node::privileged::Helper;
 use crate::node::report::Reporter;
@@ -53,15 +56,25 @@ enum Verb {
         /// The machine's id
         id: VmId,
     },
+    /// Decompress the image on standard input to a plain tar archive on standard output
+    Decompress,
 }
 
 /// The program's `main` function. Exit status: 0 if the order was carried out or its failure
 /// reported, 1 if nothing could be done, 2 on wrong usage.
 pub fn main() -> ExitCode {
+    let (id, resumes) = match Cli::parse().verb {
+        Verb::Begin { id } => (id, false),
+        Verb::Recover { id } => (id, true),
+        // It ends with the helper that started it, so it stays in its session.
+        Verb::Decompress => {
+            return image::decompress().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+        }
+    };
     if let Err(error) = detach::detach_process() {
         return fail(&format!("can't detach: {error}"));
     }
-    match run(Cli::parse().verb) {
+    match run(id, resumes) {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => fail(&sentence),
     }
@@ -74,8 +87,7 @@ fn fail(sentence: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn run(verb: Verb) -> Result<(), String> {
-    let (Verb::Begin { id } | Verb::Recover { id }) = verb;
+fn run(id: VmId, resumes: bool) -> Result<(), String> {
     let dir = config::directory();
     let config = config::Node::load(&dir).map_err(|error| error.to_string())?;
     let common = Common::load(&dir).map_err(|error| error.to_string())?;
@@ -102,13 +114,11 @@ fn run(verb: Verb) -> Result<(), String> {
         lock,
         record,
         slot: None,
+        filling: Filling::Stream,
     };
     worker.record.worker = i32::try_from(std::process::id()).ok();
     worker.write_record().map_err(|error| error.to_string())?;
-    let done = match verb {
-        Verb::Begin { .. } => worker.begin(),
-        Verb::Recover { .. } => worker.recover(),
-    };
+    let done = if resumes { worker.recover() } else { worker.begin() };
     done.map_err(|error| error.to_string())
 }
 
@@ -122,6 +132,8 @@ struct Worker<'a> {
     helper: Helper,
     /// Held while a deploy is running.
     slot: Option<Slot>,
+    /// What is left to be done for the root disk of a machine that is being deployed.
+    filling: Filling,
 }
 
 /// Why the work is not continued.
@@ -310,6 +322,7 @@ mod tests {
                 jobs,
                 record,
                 slot: None,
+                filling: Filling::Stream,
             };
             worker.write_record().unwrap();
             worker

@@ -2,30 +2,53 @@
 
 use crate::config::ImageSettings;
 use crate::model::fault::{self, Fault};
+use crate::model::names::ImageTag;
+use crate::node::Machine;
 use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::MachineLock;
 use crate::node::helper::host::Host;
 use crate::node::helper::limits;
+use crate::node::helper::prepared::Filling;
 use crate::node::storage::Disk;
 use crate::system::exec::{self, ExecError, Run};
 
 impl Host {
     /// Creates the file system, with the command configured for the image, and the swap area. The
-    /// volumes must never have been used.
-    pub fn make_filesystems(&self, lock: &MachineLock, image: &ImageSettings) -> Result<(), Failure> {
+    /// volumes must never have been used. If `own_image` says that the machine gets the image's own
+    /// file, and not a saved image, a prepared disk replaces the file system where there is one.
+    pub fn make_filesystems(
+        &self,
+        lock: &MachineLock,
+        tag: &ImageTag,
+        image: &ImageSettings,
+        own_image: bool,
+    ) -> Result<Filling, Failure> {
         let machine = &lock.machine;
-        let mkswap = exec::find(&["mkswap"]).map(|path| path.to_string_lossy().into_owned());
-        let mkswap = [mkswap.unwrap_or_else(|| "mkswap".to_owned())];
-        for (disk, command) in [(Disk::Root, &image.make_filesystem[..]), (Disk::Swap, &mkswap[..])] {
-            self.unused_volume(machine, disk)?;
-            let device = self.storage().attach(machine, disk)?;
-            let [program, args @ ..] = command else {
-                return Err(Failure::internal("node.cfg: an empty XenDeployerFSCreateCmd"));
-            };
-            let run = Run::new(program).args(args).arg(device.path()).limit(limits::MAKE);
-            run.run().map_err(|error| self.unless_full(making_failed(program, &error)))?;
+        let root = self.unused_volume(machine, Disk::Root)?;
+        let filling =
+            if own_image { self.clone_prepared(lock, tag, image, root.size)? } else { Filling::Stream };
+        if filling != Filling::Done {
+            self.make_filesystem(machine, Disk::Root, &image.make_filesystem)?;
         }
-        Ok(())
+        self.unused_volume(machine, Disk::Swap)?;
+        let mkswap = exec::find(&["mkswap"]).map(|path| path.to_string_lossy().into_owned());
+        self.make_filesystem(machine, Disk::Swap, &[mkswap.unwrap_or_else(|| "mkswap".to_owned())])?;
+        Ok(filling)
+    }
+
+    /// Runs a program that makes a file system on a disk.
+    pub(super) fn make_filesystem(
+        &self,
+        machine: &Machine,
+        disk: Disk,
+        command: &[String],
+    ) -> Result<(), Failure> {
+        let device = self.storage().attach(machine, disk)?;
+        let [program, args @ ..] = command else {
+            return Err(Failure::internal("node.cfg: an empty XenDeployerFSCreateCmd"));
+        };
+        let run = Run::new(program).args(args).arg(device.path()).limit(limits::MAKE);
+        run.run().map(|_| ()).map_err(|error| self.unless_full(making_failed(program, &error)))
     }
 }
 

@@ -13,4 +13,5 @@ mod start;
 mod stop;
 mod undo;
 mod unpack;
+mod unpack_image;
 mod verify;

@@ -25,7 +25,7 @@ use crate::node::helper::namespace::in_a_namespace;
 use crate::node::helper::nobody::{as_nobody_with, program};
 use crate::node::helper::volumes::head;
 use crate::node::storage::Disk;
-use crate::system::exec::{ExecError, Run};
+use crate::system::exec::{ExecError, ProgramOutput, Run};
 use crate::system::log::{self, Level};
 
 /// The capabilities that tar needs to unpack a complete system: to assign files to any owner, and
@@ -49,14 +49,29 @@ impl Host {
         let volume = self.unused_volume(&lock.machine, Disk::Root)?;
         let device = self.storage().attach(&lock.machine, Disk::Root)?;
         let target = lock.mount_point();
-        in_a_namespace(&target, || fill(device.path(), &target, image, volume.size))
+        let unpack = || {
+            let unpacked = unpacker(&target).inherit_input().limit(limits::TAR).run();
+            let output = unpacked.map_err(|error| tar_failed(&error, image, volume.size))?;
+            // tar stops at the end of the archive. Read the rest, so that the writer does not get an
+            // error.
+            io::copy(&mut io::stdin().lock(), &mut io::sink())
+                .map_err(|error| Failure::internal(format!("standard input: {error}")))?;
+            Ok(output)
+        };
+        in_a_namespace(&target, || fill(device.path(), &target, unpack))
             .map_err(|failure| self.unless_full(failure))
     }
 }
 
+/// Mounts a file system that has just been made, has tar unpack into it, and unmounts it.
+///
 /// The kernel writes most of it after tar has ended, and tells of errors then only those who ask
 /// (sync(2), fsync(2)): on a storage that is full, tar and umount succeed.
-fn fill(device: &Path, target: &Path, image: &ImageTag, size: Amount) -> Result<(), Failure> {
+pub(super) fn fill(
+    device: &Path,
+    target: &Path,
+    unpack: impl FnOnce() -> Result<ProgramOutput, Failure>,
+) -> Result<(), Failure> {
     let unreadable = |error: io::Error| Failure::internal(format!("{}: {error}", device.display()));
     let lost = |error: io::Error| {
         let detail = fault::detail(&format!("what was unpacked could not be written: {error}"));
@@ -75,24 +90,14 @@ fn fill(device: &Path, target: &Path, image: &ImageTag, size: Amount) -> Result<
         .run()
         .map_err(|error| Fault::FilesystemFailed { detail: fault::detail(error.stderr()) })?;
     let root = File::open(target).map_err(unreadable)?;
-    let unpacked = unpacker(target).inherit_input().limit(limits::TAR).run();
-    if let Ok(output) = &unpacked {
-        if output.stderr.contains(LABELS) {
-            have_it_relabelled(target)?;
-        }
-        // tar stops at the end of the archive. Read the rest, so that the writer does not get an
-        // error.
-        io::copy(&mut io::stdin().lock(), &mut io::sink())
-            .map_err(|error| Failure::internal(format!("standard input: {error}")))?;
-    }
+    let unpacked = unpack()
+        .and_then(|output| if output.stderr.contains(LABELS) { have_it_relabelled(target) } else { Ok(()) });
     let written = syncfs(root.as_fd()).map_err(|errno| lost(errno.into()));
     // Otherwise it can't be unmounted.
     drop(root);
     // Unmounting flushes what is still in memory, so it is part of the work.
     let unmounted = Run::new(program("umount")).arg("-n").arg(target).limit(limits::UNMOUNT).run();
-    if let Err(error) = unpacked {
-        return Err(tar_failed(&error, image, size).into());
-    }
+    unpacked?;
     written?;
     unmounted.map_err(|error| match error {
         ExecError::TimedOut { limit, .. } => {
@@ -104,7 +109,7 @@ fn fill(device: &Path, target: &Path, image: &ImageTag, size: Amount) -> Result<
 }
 
 /// Prepares the tar that unpacks an image.
-fn unpacker(target: &Path) -> Run {
+pub(super) fn unpacker(target: &Path) -> Run {
     as_nobody_with(RIGHTS, "tar")
         .args(["--extract", "--file=-", "--preserve-permissions", "--same-owner", "--numeric-owner"])
         .args(["--xattrs", "--xattrs-include=*", "--warning=no-timestamp", "--directory"])
@@ -124,7 +129,7 @@ fn have_it_relabelled(target: &Path) -> Result<(), Failure> {
     }
 }
 
-fn tar_failed(error: &ExecError, image: &ImageTag, partition: Amount) -> Fault {
+pub(super) fn tar_failed(error: &ExecError, image: &ImageTag, partition: Amount) -> Fault {
     match error {
         // tar prints the second message if only part of its last block could be written.
         ExecError::Failed { stderr, .. }

@@ -1,0 +1,237 @@
+//! Prepared disks of images: which image may have one, its clones, and how it is kept.
+//!
+//! A prepared disk outlives the deploy that it came from, so it must be what the image's file is, and
+//! nothing that the web server's user made of it. The worker passes the open file to `unpack-image`,
+//! which makes the whole disk from it. The helper opens no file of `imageDirectory` itself: in a
+//! folder of the web server's user, its name could lead to a file that only root may read. It keeps
+//! the disk if the file is root's, is the one that `node.cfg` names, and has not been changed.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::failure::Failure;
+use super::guard::MachineLock;
+use super::host::Host;
+use super::own;
+use crate::config::ImageSettings;
+use crate::model::names::ImageTag;
+use crate::model::size::Amount;
+use crate::node::storage::Disk;
+use crate::node::storage::prepared::{self, Key, Prepared};
+use crate::system::log::{self, Level};
+
+/// How a machine's root disk gets its content once its file system has been made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Filling {
+    /// It has its content already: it is a clone.
+    Done,
+    /// `unpack-image` fills it, and keeps it as prepared.
+    Image,
+    /// `unpack` fills it from a stream.
+    Stream,
+}
+
+/// How long a file must not have been changed when it is opened: after a change at the same tick of
+/// the clock, its facts could be the same. The coarsest clocks of file systems tick every second or
+/// two.
+const UNCHANGED: Duration = Duration::from_secs(3);
+
+/// The file of an image, as it was opened.
+pub(super) struct ImageFile {
+    key: Key,
+    /// Whether only root could change it, and any change from then on makes another key.
+    is_reliable: bool,
+}
+
+fn key(tag: &ImageTag, image: &ImageSettings, facts: &Metadata) -> Key {
+    Key::new(tag, &image.file, facts, &image.make_filesystem)
+}
+
+/// Returns whether only root can change what is in a file.
+fn is_roots(facts: &Metadata) -> bool {
+    facts.is_file() && facts.uid() == 0 && facts.mode() & 0o022 == 0
+}
+
+fn is_settled(facts: &Metadata, now: SystemTime) -> bool {
+    let changed = u64::try_from(facts.ctime()).map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+    // A file from the future is not settled either.
+    changed.is_ok_and(|changed| now.duration_since(changed).is_ok_and(|age| age >= UNCHANGED))
+}
+
+impl ImageFile {
+    /// Takes the facts of an open file, before it is read.
+    pub(super) fn new(tag: &ImageTag, image: &ImageSettings, facts: &Metadata) -> Self {
+        let is_reliable = is_roots(facts) && is_settled(facts, SystemTime::now());
+        Self { key: key(tag, image, facts), is_reliable }
+    }
+
+    /// Returns whether what has been read is what the image is, now that these are the facts of the
+    /// file that is open, and those of the image's file.
+    fn is_image(&self, tag: &ImageTag, image: &ImageSettings, read: &Metadata, there: &Metadata) -> bool {
+        self.is_reliable && [read, there].iter().all(|facts| key(tag, image, facts) == self.key)
+    }
+}
+
+impl Host {
+    /// Clones the image's prepared disk to a machine's new root disk of that size, if there is one
+    /// and it fits. Otherwise the disk is as before.
+    pub(super) fn clone_prepared(
+        &self,
+        lock: &MachineLock,
+        tag: &ImageTag,
+        image: &ImageSettings,
+        size: Amount,
+    ) -> Result<Filling, Failure> {
+        let storage = self.storage();
+        let Some(prepared) = storage.prepared() else { return Ok(Filling::Stream) };
+        self.sweep_prepared(prepared);
+        let disk = storage.path(&lock.machine, Disk::Root);
+        if !prepared.can_clone(&disk)? {
+            return Ok(Filling::Stream);
+        }
+        let facts = match std::fs::metadata(&image.file) {
+            Ok(facts) if is_roots(&facts) => facts,
+            Ok(_) => {
+                not_possible(tag, &format!("others than root can change {}", image.file.display()));
+                return Ok(Filling::Stream);
+            }
+            Err(error) => {
+                not_possible(tag, &format!("{}: {error}", image.file.display()));
+                return Ok(Filling::Stream);
+            }
+        };
+        let key = key(tag, image, &facts);
+        let cloned = match prepared.find(&key) {
+            Ok(Some(original)) if original.size <= size => {
+                original.clone_to(&disk).map_err(Failure::from).and_then(|()| {
+                    let is_larger = original.size < size;
+                    self.make_own(&lock.machine, &lock.mount_point(), &image.make_filesystem, is_larger)
+                })
+            }
+            Ok(_) => return Ok(Filling::Image),
+            Err(error) => Err(error.into()),
+        };
+        let Err(failure) = cloned else { return Ok(Filling::Done) };
+        log::event(Level::Error, "prepared.not-cloned", &[("image", tag), ("why", &failure.detail)]);
+        prepared::empty(&disk)?;
+        if !storage.is_full() {
+            // Whatever is wrong with it: the image is unpacked and prepared anew.
+            prepared.remove(&key)?;
+        }
+        Ok(Filling::Image)
+    }
+
+    /// Keeps the root disk that a machine has just got from an open file. That it can't be kept is no
+    /// failure.
+    pub(super) fn keep_prepared(
+        &self,
+        lock: &MachineLock,
+        tag: &ImageTag,
+        image: &ImageSettings,
+        file: &ImageFile,
+        read: &Metadata,
+    ) {
+        let storage = self.storage();
+        let Some(prepared) = storage.prepared() else { return };
+        match std::fs::metadata(&image.file) {
+            Ok(there) if file.is_image(tag, image, read, &there) => {}
+            Ok(_) => return not_possible(tag, "its file has just been changed, or is not root's"),
+            Err(error) => return not_possible(tag, &format!("{}: {error}", image.file.display())),
+        }
+        let disk = storage.path(&lock.machine, Disk::Root);
+        match prepared.keep(&file.key, &disk, own::settle) {
+            Ok(true) => log::event(Level::Info, "prepared.kept", &[("image", tag)]),
+            Ok(false) => {}
+            Err(failure) => {
+                log::event(Level::Error, "prepared.not-kept", &[("image", tag), ("why", &failure.detail)]);
+            }
+        }
+    }
+
+    /// Removes prepared disks that no machine will be cloned from any more.
+    fn sweep_prepared(&self, prepared: Prepared<'_>) {
+        let current = |tag: &ImageTag| {
+            let image = self.config.image(tag).ok()?;
+            Some(key(tag, &image, &std::fs::metadata(&image.file).ok()?))
+        };
+        if let Err(error) = prepared.sweep(current) {
+            log::event(Level::Error, "prepared.not-removed", &[("why", &error)]);
+        }
+    }
+}
+
+fn not_possible(tag: &ImageTag, why: &str) {
+    log::event(Level::Info, "prepared.not-possible", &[("image", tag), ("why", &why)]);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::model::size::MiB;
+
+    fn settings(file: PathBuf, command: &str) -> ImageSettings {
+        ImageSettings {
+            file,
+            template: PathBuf::new(),
+            swap: "16".parse::<MiB>().unwrap(),
+            vm_type: crate::config::VmType::Kvm,
+            make_filesystem: command.split(' ').map(str::to_owned).collect(),
+        }
+    }
+
+    #[test]
+    fn only_a_file_that_root_left_alone_is_kept() {
+        use std::fs::{Permissions, set_permissions};
+        use std::os::unix::fs::PermissionsExt as _;
+
+        if !nix::unistd::geteuid().is_root() {
+            println!("only root has files of root: not tried here");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let image = settings(dir.path().join("tiny.tar"), "/sbin/mkfs.ext4 -q");
+        let tag: ImageTag = "tiny".parse().unwrap();
+        std::fs::write(&image.file, "content").unwrap();
+        let facts = || std::fs::metadata(&image.file).unwrap();
+        let opened = |facts: &Metadata| ImageFile {
+            key: key(&tag, &image, facts),
+            is_reliable: is_roots(facts) && is_settled(facts, SystemTime::now() + UNCHANGED),
+        };
+        let before = facts();
+        assert!(opened(&before).is_image(&tag, &image, &facts(), &facts()));
+        // The same clock's tick could hide another change.
+        assert!(!ImageFile::new(&tag, &image, &before).is_image(&tag, &image, &facts(), &facts()));
+        assert!(!is_settled(&before, SystemTime::now() - Duration::from_secs(60)), "from the future");
+        // In place, even with its old time.
+        let file = opened(&before);
+        std::thread::sleep(Duration::from_millis(20));
+        std::fs::write(&image.file, "CONTENT").unwrap();
+        File::options()
+            .write(true)
+            .open(&image.file)
+            .unwrap()
+            .set_modified(before.modified().unwrap())
+            .unwrap();
+        assert!(!file.is_image(&tag, &image, &facts(), &facts()));
+        // Replaced while it is read: what was read is whole, but no longer the image.
+        let (file, read) = (opened(&facts()), File::open(&image.file).unwrap());
+        std::fs::remove_file(&image.file).unwrap();
+        std::fs::write(&image.file, "another").unwrap();
+        assert!(!file.is_image(&tag, &image, &read.metadata().unwrap(), &facts()));
+        assert!(opened(&facts()).is_image(&tag, &image, &facts(), &facts()));
+        for mode in [0o664, 0o646] {
+            set_permissions(&image.file, Permissions::from_mode(mode)).unwrap();
+            assert!(!opened(&facts()).is_image(&tag, &image, &facts(), &facts()), "{mode:o}");
+        }
+        set_permissions(&image.file, Permissions::from_mode(0o644)).unwrap();
+        std::os::unix::fs::chown(&image.file, Some(33), None).unwrap();
+        assert!(!opened(&facts()).is_image(&tag, &image, &facts(), &facts()));
+    }
+}

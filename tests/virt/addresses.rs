@@ -1,0 +1,30 @@
+//! Addresses that something uses already.
+
+use std::time::{Duration, Instant};
+
+use super::host::scenario;
+use crate::support::visited::Visited as _;
+
+#[test]
+fn an_address_that_answers_is_refused_and_a_free_one_soon_taken() {
+    scenario("addresses", |host| {
+        host.sh("sed -i '/^\\[General\\]/a shutdownTimeout = 2' /etc/vgrid/node.cfg");
+        // A machine on the network that vGrid does not know.
+        host.sh("unshare --net sleep 300 > /dev/null 2>&1 & sleep 0.3; pid=$!
+             ip link add v0 type veth peer name v1 netns $pid; ip link set v0 master br0 up
+             nsenter -t $pid -n sh -c 'ip addr add 10.0.3.25/24 dev v1; ip link set v1 up'
+             fping -q -r 9 -t 500 vm5");
+        host.sh("ip neigh flush dev br0 to 10.0.3.25");
+        let (status, answer) =
+            host.try_deploy("alice", "vmImage=menu&vmMemory=64&vmPartition=1&vmHostname=vm5");
+        let text = answer.to_string();
+        assert!(status == 409 && text.contains("10.0.3.25"), "{status} {text}");
+        let began = Instant::now();
+        let id = host.deploy("alice", "vmImage=menu&vmMemory=64&vmPartition=1&vmHostname=vm6");
+        assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+        host.wait_for("alice", &id, "deployed", 300);
+        // Its address is known until it is gone, and nothing of it answers.
+        host.terminate("alice", &id);
+        host.deployed("alice", "vmImage=menu&vmMemory=64&vmPartition=1&vmHostname=vm6");
+    });
+}

@@ -1,0 +1,268 @@
+//! Images that are prepared once per host, on a file system that can clone files: clones are whole
+//! machines of their own, and whatever happens to an image, a worker or a disk meanwhile, no machine
+//! gets a mixture.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use vgrid::model::stage::Order;
+
+use super::host::{VirtHost, quote, scenario_with};
+use crate::support::eventually;
+use crate::support::visited::Visited as _;
+
+const MACHINES: &str = "/var/lib/vgrid-machines";
+
+/// A machine that starts at once and rests.
+const MENU: &str = "vmImage=menu&vmMemory=64";
+
+/// The time after which a file counts as unchanged, and a little more.
+const SETTLED: Duration = Duration::from_millis(3500);
+
+fn disk(id: &str) -> String {
+    format!("{MACHINES}/{id}/root.raw")
+}
+
+impl VirtHost {
+    /// The prepared disks of an image.
+    fn prepared(&self, image: &str) -> Vec<String> {
+        let found = self.sh(&format!("find {MACHINES}/prepared -name '{image}.*' 2> /dev/null | sort"));
+        found.lines().map(str::to_owned).collect()
+    }
+
+    /// A file on the disk of a machine, whether or not it runs.
+    fn content(&self, id: &str, file: &str) -> String {
+        self.sh(&format!("debugfs -c -R 'cat {file}' {} 2> /dev/null", disk(id)))
+    }
+
+    fn uuid(&self, disk: &str) -> String {
+        self.sh(&format!("blkid -p -o value -s UUID {disk}"))
+    }
+
+    /// How many MiB of a disk are shared with another file.
+    fn shared(&self, id: &str) -> u64 {
+        let sum = "awk -F: '/shared/ { blocks += $4 } END { print int(blocks / 256) }'";
+        let shared = self.sh(&format!("filefrag -v -b4096 {} | {sum}", disk(id)));
+        shared.trim().parse().expect("a number")
+    }
+
+    /// What the host says is free, in MiB.
+    fn free(&self) -> u64 {
+        let state: serde_json::Value =
+            serde_json::from_str(&self.sh("/usr/lib/vgrid/vgrid-helper info")).expect("JSON");
+        state["storage"]["Ok"]["space"]["free"].as_u64().expect("a number")
+    }
+
+    /// Makes a new file of the image `menu` beside the old one, which has this as its file `/mark`.
+    fn make_menu(&self, mark: &str) {
+        self.sh(&format!(
+            "cd /var/lib/vgrid/images; rm -rf /root/menu; mkdir /root/menu; tar -xzf menu.tar.gz -C /root/menu; \
+             echo {mark} > /root/menu/mark; tar -C /root/menu -cf - . | gzip -1n > menu.new; rm -r /root/menu"
+        ));
+    }
+
+    /// Gives it the image's name.
+    fn replace_menu(&self) {
+        self.sh("cd /var/lib/vgrid/images; mv menu.new menu.tar.gz");
+    }
+
+    fn menu(&self, name: &str, gib: u32) -> String {
+        self.deployed("alice", &format!("{MENU}&vmPartition={gib}&vmHostname={name}"))
+    }
+
+    /// Has a program of the host wait before it does its work, until it is let go.
+    fn hold(&self, program: &str) {
+        let script = "#!/bin/sh\nwhile [ -e /run/hold ]; do sleep 0.05; done\nexec \"$0.real\" \"$@\"\n";
+        self.sh(&format!(
+            "touch /run/hold; mv {program} {program}.real; printf %s {} > {program}; chmod 755 {program}",
+            quote(script)
+        ));
+    }
+
+    fn wait_until_held(&self, program: &str) {
+        let is_held = || (self.try_sh(&format!("pgrep -f '^/bin/sh {program}'")).status == 0).then_some(());
+        eventually(Duration::from_secs(30), is_held).expect("it is held");
+    }
+
+    fn let_go(&self, program: &str) {
+        self.sh(&format!(
+            "rm /run/hold; while pgrep -f '^/bin/sh {program}'; do sleep 0.05; done; mv {program}.real {program}"
+        ));
+    }
+
+    fn terminate_all(&self, ids: &[String]) {
+        for id in ids {
+            self.order("admin", Order::Terminate, &format!("id={id}"));
+        }
+        for id in ids {
+            self.wait_for("admin", id, "notDeployed", 300);
+        }
+    }
+}
+
+#[test]
+fn a_machine_gets_a_clone_that_is_its_own() {
+    scenario_with("prepared", &["--machines", "xfs", "--size", "20G"], |host| {
+        // No machine is asked to shut down for long.
+        host.sh("sed -i '/^\\[General\\]/a shutdownTimeout = 2' /etc/vgrid/node.cfg
+                 sed -i 's/^virthost = .*/virthost = 8/' /etc/vgrid/common.cfg");
+        let before = host.inventory();
+        std::thread::sleep(SETTLED);
+        let tiny = |name: &str, gib: u32| {
+            let fields = format!("vmImage=kvm-tiny&vmMemory=128&vmPartition={gib}&vmHostname={name}");
+            host.deployed("alice", &fields)
+        };
+        let first = tiny("vm1", 1);
+        let prepared = host.prepared("kvm-tiny");
+        assert_eq!(prepared.len(), 1, "{prepared:?}\n{}", host.log());
+        let (free, used) = (host.free(), host.sh(&format!("df --output=used -m {MACHINES} | tail -n 1")));
+        let second = tiny("vm2", 3);
+
+        // It shares its content, and takes next to nothing; but what it may need is promised to it.
+        assert!(host.shared(&second) >= 20, "{}", host.sh(&format!("filefrag -v {}", disk(&second))));
+        let grown = host.sh(&format!("df --output=used -m {MACHINES} | tail -n 1"));
+        let megabytes = |text: &str| text.trim().parse::<u64>().expect("a number");
+        assert!(megabytes(&grown) - megabytes(&used) < 20, "{used} {grown}");
+        assert!(free - host.free() >= 3 * 1024 + 64, "{free}, then {}", host.free());
+        let sizes = [&first, &second].map(|id| host.sh(&format!("stat -c %s {}", disk(id))));
+        assert_eq!(sizes.map(|size| megabytes(&size) >> 30), [1, 3]);
+
+        // It is a system of its own.
+        let uuids: BTreeSet<_> = [&first, &second].map(|id| host.uuid(&disk(id))).into();
+        assert_eq!(uuids.len(), 2);
+        host.wait_for_console("alice_vm2", "GUEST READY: ", 1);
+        let seen = host.ssh(
+            "alice",
+            "vm2",
+            "hostname; df -m / | tail -n 1; md5sum < /boot/vmlinuz; echo saved > /mark; sync",
+        );
+        let seen = seen.expect("alice gets in");
+        let lines: Vec<&str> = seen.lines().collect();
+        assert_eq!(lines[0], "vm2");
+        let size: u64 = lines[1].split_whitespace().nth(1).expect("a size").parse().expect("a number");
+        assert!(size > 2800, "{seen}");
+        let kernel = host.sh("tar -xzOf /var/lib/vgrid/images/kvm-tiny.tar.gz ./boot/vmlinuz | md5sum");
+        assert_eq!(lines[2], kernel.trim());
+        host.lets_in_only("alice", "vm2");
+
+        // What it writes is seen by no other, and a saved image with the tag of an image is another.
+        host.carry_out("alice", Order::Stop, &second, "stopped");
+        let checked = host.try_sh(&format!("e2fsck -fn {}", disk(&second)));
+        assert_eq!(checked.status, 0, "{}", checked.out);
+        host.order("alice", Order::Save, &format!("id={second}&name=kvm-tiny"));
+        host.wait_for("alice", &second, "stopped", 300);
+        let saved = host.deploy("alice", "savedImage=kvm-tiny&vmMemory=128&vmPartition=3&vmHostname=vm3");
+        let third = tiny("vm4", 1);
+        host.wait_for("alice", &saved, "deployed", 300);
+        assert_eq!(
+            (host.content(&saved, "/mark"), host.content(&third, "/mark")),
+            ("saved\n".into(), String::new())
+        );
+        assert_eq!((host.shared(&saved), host.prepared("kvm-tiny")), (0, prepared));
+
+        // The administrator may remove it at any time.
+        host.sh(&format!("rm -r {MACHINES}/prepared"));
+        // A disk that is smaller than the prepared one is filled as ever, and replaces it.
+        let large = host.menu("vm5", 2);
+        let small = host.menu("vm6", 1);
+        assert_eq!(host.shared(&large) + host.shared(&small), 0, "they are small, and were made apart");
+        let there = host.prepared("menu");
+        assert_eq!(there.len(), 1);
+        assert_eq!(megabytes(&host.sh(&format!("stat -c %s {}", there[0]))) >> 30, 1);
+        let check = host.try_sh("vgrid-check --node");
+        assert_eq!(check.status, 0, "{}", check.out);
+
+        host.terminate_all(&[first, second, third, saved, large, small].map(|id| id));
+        host.delete_image("alice", "kvm-tiny");
+        host.must_be_as(&before);
+    });
+}
+
+#[test]
+fn an_image_is_never_mixed_with_another() {
+    scenario_with("mixed", &["--machines", "xfs", "--size", "40G"], |host| {
+        host.sh("sed -i '/^\\[General\\]/a shutdownTimeout = 2\\nparallelDeploys = 16' /etc/vgrid/node.cfg
+            for n in 9 10; do echo \"10.0.3.$((20 + n)) vm$n\" >> /etc/hosts
+                sed -i \"/^\\[VirtualHostsPool\\]/a vm$n = \\\"\\\"\" /etc/vgrid/common.cfg; done
+            sed -i 's/^virthost = .*/virthost = 12/' /etc/vgrid/common.cfg");
+        let before = host.inventory();
+        host.make_menu("one");
+        host.replace_menu();
+
+        // It has just been changed, so it is not kept.
+        let first = host.menu("vm1", 1);
+        assert_eq!((host.content(&first, "/mark"), host.prepared("menu")), ("one\n".into(), vec![]));
+
+        // A worker, with its helper, is killed while it prepares the image.
+        std::thread::sleep(SETTLED);
+        host.hold("/usr/sbin/e2fsck");
+        let killed = host.deploy("alice", &format!("{MENU}&vmPartition=1&vmHostname=vm2"));
+        host.wait_until_held("/usr/sbin/e2fsck");
+        host.sh(&format!("test -e {MACHINES}/prepared/.unfinished; pkill -KILL 'vgrid-(worker|helper)'"));
+        host.let_go("/usr/sbin/e2fsck");
+        assert_eq!(host.prepared("menu"), [""; 0]);
+        let upkeep = || {
+            host.as_www_data("/usr/bin/vgrid-upkeep");
+            (host.machine("alice", &killed)["state"] == "failed").then_some(())
+        };
+        eventually(Duration::from_secs(200), upkeep).unwrap_or_else(|| panic!("{}", host.log()));
+
+        // Ten at once: all run, each on a disk of its own.
+        let ten: Vec<String> = (1..=10)
+            .filter(|n| ![1, 2].contains(n))
+            .map(|n| host.deploy("alice", &format!("{MENU}&vmPartition=1&vmHostname=vm{n}")))
+            .collect();
+        for id in &ten {
+            host.wait_for("alice", id, "deployed", 300);
+            assert_eq!(host.content(id, "/mark"), "one\n");
+        }
+        let uuids: BTreeSet<_> = ten.iter().map(|id| host.uuid(&disk(id))).collect();
+        assert_eq!((uuids.len(), host.prepared("menu").len()), (ten.len(), 1));
+        assert!(!host.path(&format!("{MACHINES}/prepared/.unfinished")).exists());
+        let old = host.prepared("menu");
+        host.terminate_all(&[&ten[..], &[first, killed]].concat());
+
+        // Replaced while it is unpacked: the machine gets the old one, whole, which is not kept.
+        host.make_menu("two");
+        host.replace_menu();
+        std::thread::sleep(SETTLED);
+        host.hold("/usr/bin/tar");
+        let second = host.deploy("alice", &format!("{MENU}&vmPartition=1&vmHostname=vm3"));
+        host.wait_until_held("/usr/bin/tar");
+        // As make_menu, without tar.
+        host.sh("cd /var/lib/vgrid/images; cp -p menu.tar.gz menu.kept; cp menu.kept menu.new; mv menu.new menu.tar.gz");
+        host.let_go("/usr/bin/tar");
+        host.wait_for("alice", &second, "deployed", 300);
+        assert_eq!((host.content(&second, "/mark"), host.prepared("menu")), ("two\n".into(), vec![]));
+        assert!(!old.is_empty());
+
+        // Written over while it is unpacked, and its time set back.
+        std::thread::sleep(SETTLED);
+        host.hold("/usr/bin/tar");
+        let third = host.deploy("alice", &format!("{MENU}&vmPartition=1&vmHostname=vm4"));
+        host.wait_until_held("/usr/bin/tar");
+        // One byte of gzip's header, which does not matter: the operating system.
+        host.sh("cd /var/lib/vgrid/images; touch -r menu.tar.gz /root/time; \
+                 printf '\\012' | dd of=menu.tar.gz bs=1 seek=9 conv=notrunc status=none; touch -r /root/time menu.tar.gz");
+        host.let_go("/usr/bin/tar");
+        host.wait_for("alice", &third, "deployed", 300);
+        assert_eq!(host.prepared("menu"), [""; 0]);
+
+        // Left alone, it is kept, and cloned.
+        std::thread::sleep(SETTLED);
+        let fourth = host.menu("vm5", 1);
+        assert_eq!(host.prepared("menu").len(), 1);
+        host.make_menu("three");
+        host.replace_menu();
+        let fifth = host.menu("vm6", 1);
+        assert_eq!(
+            (host.content(&fourth, "/mark"), host.content(&fifth, "/mark")),
+            ("two\n".into(), "three\n".into())
+        );
+        assert_eq!(host.prepared("menu"), [""; 0], "the old one is of no use");
+
+        host.terminate_all(&[second, third, fourth, fifth]);
+        host.sh("rm /var/lib/vgrid/images/menu.kept");
+        host.must_be_as(&before);
+    });
+}
