@@ -11,8 +11,9 @@
 //! [`check`] is the node's part of `vgrid-check`. Below the endpoints and the worker are
 //! [`privileged`], which calls the helper, and [`report`], which talks to the server; below the
 //! helper are [`host`] (the host's state and free resources), [`jobs`] (the records), [`image`]
-//! (compression, saved images), [`filesystem`] (superblocks), [`storage`] and [`hypervisor`] (the
-//! programs that the helper runs), [`files`] and [`trust`] (root's files).
+//! (compression, saved images), [`seed`] (what cloud-init is told), [`filesystem`] (superblocks),
+//! [`storage`] and [`hypervisor`] (the programs that the helper runs), [`files`] and [`trust`]
+//! (root's files).
 
 pub mod check;
 pub mod endpoints;
@@ -25,6 +26,7 @@ pub mod image;
 pub mod jobs;
 pub mod privileged;
 pub mod report;
+pub mod seed;
 pub mod storage;
 pub mod trust;
 pub mod worker;
@@ -73,6 +75,7 @@ impl Definition<'_> {
             vm_cpus: self.cpus.get(),
             username: self.user.encoded(),
             vm_extra: self.extra.to_owned(),
+            vm_mac: seed::mac(self.ip),
             volumegroup: node.volume_group().map(ToString::to_string).unwrap_or_default(),
             libvirt: hypervisor::of(vm_type, &node.general).placeholders(self.machine),
         }

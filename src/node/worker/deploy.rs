@@ -14,7 +14,7 @@ use crate::node::image::{self, CopyError};
 use crate::node::jobs::JobError;
 use crate::system::log::{self, Level};
 
-use super::{Stop, Worker};
+use super::{Stop, Worker, disk};
 
 /// How often a waiting deploy checks whether it is its turn.
 const LOOK: Duration = Duration::from_secs(1);
@@ -170,6 +170,9 @@ fn unpack(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
     let Ok(settings) = worker.config.image(&order.spec.image) else {
         return Err(Fault::ImageUnknown { tag: order.spec.image.clone() }.into());
     };
+    if settings.disk.is_some() {
+        return disk::unpack(worker, order, &settings);
+    }
     let (file, bytes) = store::source(worker.config, order, &settings).map_err(|(fault, error)| {
         log::event(
             Level::Error,
@@ -178,9 +181,7 @@ fn unpack(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
         );
         fault
     })?;
-    // Faults refer to a saved image by its name; every such name is also a valid tag.
-    let saved = order.spec.saved.as_ref().and_then(|saved| saved.name.as_str().parse().ok());
-    let tag = saved.unwrap_or_else(|| order.spec.image.clone());
+    let tag = store::named(order);
     let (helper, machine) = (worker.helper.clone(), worker.record.machine.clone());
     let (fed, result) = worker.while_reporting(Stage::Unpack, |progress| {
         helper.unpack(order.id, &machine, &tag, |pipe| {

@@ -74,7 +74,7 @@ impl Host {
 }
 
 /// Returns the host name contained in a machine's name.
-fn virtual_host(machine: &MachineName) -> Result<VirtualHost, Failure> {
+pub(super) fn virtual_host(machine: &MachineName) -> Result<VirtualHost, Failure> {
     let (_, host) = machine.as_str().rsplit_once('_').unwrap_or_default();
     host.parse().map_err(|fault| Failure::internal(format!("{machine}: {fault}")))
 }

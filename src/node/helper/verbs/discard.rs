@@ -220,6 +220,9 @@ mod tests {
         fn install(&self, _: &Machine, _: &str) -> Answer<()> {
             unreachable!()
         }
+        fn install_seed(&self, _: &Machine, _: &[u8]) -> Answer<()> {
+            unreachable!()
+        }
         fn installed(&self, _: &Machine) -> Answer<Option<Boot>> {
             unreachable!()
         }

@@ -17,6 +17,10 @@ impl Host {
         let mkswap = exec::find(&["mkswap"]).map(|path| path.to_string_lossy().into_owned());
         let mkswap = [mkswap.unwrap_or_else(|| "mkswap".to_owned())];
         for (disk, command) in [(Disk::Root, &image.make_filesystem[..]), (Disk::Swap, &mkswap[..])] {
+            // A whole disk brings its own file systems.
+            if disk == Disk::Root && image.disk.is_some() {
+                continue;
+            }
             self.unused_volume(machine, disk)?;
             let device = self.storage().attach(machine, disk)?;
             let [program, args @ ..] = command else {

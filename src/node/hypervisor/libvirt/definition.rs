@@ -682,6 +682,10 @@ mod tests {
     }
 
     fn rendered(own: &Own) -> String {
+        rendered_from(TEMPLATE, own)
+    }
+
+    fn rendered_from(template: &str, own: &Own) -> String {
         let text = |path: &Path| path.display().to_string();
         let values = Values {
             machinename: own.name.to_string(),
@@ -692,6 +696,7 @@ mod tests {
             username: "J%C3%BC".into(),
             vm_extra: "opt=\"<a & b>\"".into(),
             volumegroup: "vg1".into(),
+            vm_mac: "52:54:0a:00:02:15".into(),
             libvirt: LibvirtValues {
                 cpu_mode: "maximum".into(),
                 vm_uuid: own.id.to_string(),
@@ -702,9 +707,10 @@ mod tests {
                 disk_type: <&str>::from(own.root.kind).to_owned(),
                 disk_attribute: own.root.kind.attribute().to_owned(),
                 console_log: text(&own.console_log),
+                seed_disk: own.seed.as_ref().map(|seed| text(&seed.path)).unwrap_or_default(),
             },
         };
-        machine::render("kvm.xml", TEMPLATE, &values).unwrap()
+        machine::render("kvm.xml", template, &values).unwrap()
     }
 
     /// Replaces a part that occurs once.
@@ -769,6 +775,19 @@ mod tests {
         assert!(complete(&text, &Own { allow_emulation: true, ..own() }).is_ok());
         let text = with(&text, "<domain type='qemu'>", "<domain type='xen'>");
         assert!(complete(&text, &Own { allow_emulation: true, ..own() }).is_err());
+    }
+
+    #[test]
+    fn the_template_for_whole_disks_has_a_seed_of_the_machine_s_own() {
+        let template = include_str!("../../../../vmtmpl/kvm-cloud.xml");
+        let seed = "/var/lib/vgrid/machines/1/seed.img";
+        let own = Own { seed: Some(Disk { path: seed.into(), kind: DiskKind::File }), ..own() };
+        let text = rendered_from(template, &own);
+        assert_eq!(complete(&text, &own).unwrap(), text);
+        assert!(text.contains("<mac address='52:54:0a:00:02:15'/>"), "{text}");
+        let others = with(&text, seed, "/var/lib/vgrid/machines/2/seed.img");
+        let refused = complete(&others, &own).unwrap_err().to_string();
+        assert!(refused.contains("machines/2/seed.img\" is no disk of this machine"), "{refused}");
     }
 
     #[test]

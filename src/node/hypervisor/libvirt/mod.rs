@@ -45,6 +45,11 @@ const MAKE_BOOT_LOADER: &str = "/usr/lib/vgrid/vgrid-pcgrub";
 /// The directory in which virtlogd logs the consoles. In no other may it write (AppArmor).
 pub const CONSOLES: &str = "/var/log/libvirt/qemu";
 
+/// The disk that tells cloud-init about a machine, in the machine's folder.
+const SEED: &str = "seed.img";
+/// A seed that is being made.
+const NEW_SEED: &str = "seed.new.img";
+
 /// The definition of a machine that is started with the host.
 const STARTED: &str = "domain.xml";
 /// The definition of a machine that has been stopped.
@@ -120,7 +125,7 @@ impl Libvirt {
             id: machine.id,
             root: disk(Disk::Root),
             swap: disk(Disk::Swap),
-            seed: None,
+            seed: Some(definition::Disk { path: self.file(machine.id, SEED), kind: DiskKind::File }),
             console_log: self.log_file(&machine.name),
             boot_loader: self.file(machine.id, BOOT_LOADER),
             allow_emulation: self.allow_emulation,
@@ -233,6 +238,7 @@ impl Hypervisor for Libvirt {
             disk_type: <&str>::from(own.root.kind).to_owned(),
             disk_attribute: own.root.kind.attribute().to_owned(),
             console_log: text(&own.console_log),
+            seed_disk: own.seed.as_ref().map(|seed| text(&seed.path)).unwrap_or_default(),
         }
     }
 
@@ -264,6 +270,15 @@ impl Hypervisor for Libvirt {
         }
         files::remove(&folder.join(STOPPED))?;
         self.define(machine.id)
+    }
+
+    fn install_seed(&self, machine: &Machine, seed: &[u8]) -> Result<(), HypervisorError> {
+        let folder = storage::files::make_folder(&self.general.machine_directory, machine.id)?;
+        let new = folder.join(NEW_SEED);
+        files::remove(&new)?;
+        files::write_new(&new, seed)?;
+        // Not written over: of a machine that has been started, QEMU may change it.
+        Ok(files::rename(&new, &folder.join(SEED))?)
     }
 
     fn installed(&self, machine: &Machine) -> Result<Option<Boot>, HypervisorError> {
@@ -325,7 +340,7 @@ impl Hypervisor for Libvirt {
         if self.find(machine.id)?.is_some() {
             self.virsh()?.undefine(uuid(machine.id))?;
         }
-        for name in [NEW, NEW_BOOT_LOADER, BOOT_LOADER, STOPPED, STARTED] {
+        for name in [NEW, NEW_BOOT_LOADER, BOOT_LOADER, NEW_SEED, SEED, STOPPED, STARTED] {
             files::remove(&self.file(machine.id, name))?;
         }
         Ok(storage::files::remove_folder(&self.general.machine_directory, machine.id)?)
@@ -474,6 +489,7 @@ mod tests {
                 username: "alice".into(),
                 vm_extra: String::new(),
                 volumegroup: String::new(),
+                vm_mac: String::new(),
                 libvirt: self.libvirt.placeholders(&self.machine),
             };
             machine::render("kvm.xml", include_str!("../../../../vmtmpl/kvm.xml"), &values).unwrap()
