@@ -67,10 +67,10 @@ audit:
 # Scenarios that take minutes each: owners' keys, mishaps in every stage, reboots and power cuts, two hosts,
 # queues, saved images, disks that attack the host, an impostor in the server's place and a lost registry,
 # a registry restored from an hour ago, networks, thirty deploys at once, unknown things on a host, every
-# check of vgrid-check broken once, and mishaps in every stage on a libvirt host.
+# check of vgrid-check broken once, the life of a whole-disk image, and mishaps in every stage on a libvirt host.
 DEEP = xen::check xen::healing xen::hostile xen::keys xen::life::thirty xen::loss xen::networks xen::orders \
 	xen::power xen::reports xen::restore xen::save xen::strangers xen::two \
-	virt::mishaps::disk virt::mishaps::helper virt::mishaps::libvirtd
+	virt::cloud::a_cloud_image_lives virt::mishaps::disk virt::mishaps::helper virt::mishaps::libvirtd
 
 test:
 	tests/xenhost/packages test

@@ -23,13 +23,13 @@ impl DiskFormat {
     /// Returns the format of an image file; `None` if the image is no whole disk, but the tree of a
     /// file system.
     pub fn of(file: &str) -> Option<Self> {
-        let is_packed = |ending: &&str| file.ends_with(*ending);
-        let packed = [".gz", ".xz", ".zst"].into_iter().find(is_packed).unwrap_or_default();
-        let plain = file.strip_suffix(packed).unwrap_or(file);
-        if plain.ends_with(".raw") || plain.ends_with(".img") {
-            Some(Self::Raw)
-        } else {
-            (packed.is_empty() && plain.ends_with(".qcow2")).then_some(Self::Qcow2)
+        let mut endings = file.rsplit('.');
+        let (last, before) = (endings.next()?, endings.next()?);
+        match (before, last) {
+            ("raw" | "img", "gz" | "xz" | "zst") if endings.next().is_some() => Some(Self::Raw),
+            (_, "raw" | "img") => Some(Self::Raw),
+            (_, "qcow2") => Some(Self::Qcow2),
+            _ => None,
         }
     }
 }

@@ -439,12 +439,11 @@ impl Node {
         }
         let file = get(&self.files, "VMImageFiles", tag)?;
         let disk = DiskFormat::of(file);
-        let make_filesystem = match disk {
-            Some(_) => Vec::new(),
-            None => {
-                let maker = get(&self.makers, "XenDeployerFSCreateCmd", tag)?;
-                maker.split_whitespace().map(str::to_owned).collect()
-            }
+        let make_filesystem = if disk.is_some() {
+            Vec::new()
+        } else {
+            let maker = get(&self.makers, "XenDeployerFSCreateCmd", tag)?;
+            maker.split_whitespace().map(str::to_owned).collect()
         };
         Ok(ImageSettings {
             file: self.general.image_directory.join(file),

@@ -33,7 +33,7 @@ pub mod worker;
 
 use std::net::Ipv4Addr;
 
-use crate::config::{self, VmType};
+use crate::config::{self, ImageSettings, VmType};
 use crate::model::names::{MachineName, UserName, VirtualHost, VmId};
 use crate::model::size::{Cpus, MiB};
 use crate::template::machine::Values;
@@ -79,6 +79,23 @@ impl Definition<'_> {
             volumegroup: node.volume_group().map(ToString::to_string).unwrap_or_default(),
             libvirt: hypervisor::of(vm_type, &node.general).placeholders(self.machine),
         }
+    }
+}
+
+/// Checks that a rendered template goes with its image: that of a whole disk has the seed, which no
+/// other image's machines have. Returns what is wrong.
+fn misfit(text: &str, values: &Values, image: &ImageSettings) -> Option<&'static str> {
+    let seed = &values.libvirt.seed_disk;
+    let has_seed = !seed.is_empty() && text.contains(&format!("'{seed}'"))
+        || !seed.is_empty() && text.contains(&format!("\"{seed}\""));
+    match (image.disk.is_some(), has_seed) {
+        (true, false) => {
+            Some("it has no disk ${seedDisk}, which whole-disk images need; kvm-cloud.xml has one")
+        }
+        (false, true) => {
+            Some("it has a disk ${seedDisk}, which only whole-disk images get; kvm.xml has none")
+        }
+        _ => None,
     }
 }
 

@@ -2,6 +2,7 @@
 //! sudo and Apache. QEMU emulates the processor.
 
 pub mod check;
+mod cloud;
 mod host;
 mod life;
 mod mishaps;

@@ -154,7 +154,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("disk.img");
         for length in [0, 1, SECTOR - 1, SECTOR, SECTOR + 1, 600_000, 1_900_000] {
-            let content: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
+            let content: Vec<u8> = (0..=250).cycle().take(length).collect();
             let files =
                 [("a", b"x".to_vec()), ("exactly-13-ab", content.clone()), ("longer-than-13-ab", content)];
             if length > 1_000_000 {

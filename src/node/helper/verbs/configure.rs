@@ -10,7 +10,7 @@ use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::MachineLock;
 use crate::node::helper::host::Host;
 use crate::node::hypervisor::{HypervisorError, Listed};
-use crate::node::{Definition, trust};
+use crate::node::{Definition, misfit, trust};
 use crate::template::{self, TemplateError};
 
 impl Host {
@@ -50,6 +50,9 @@ impl Host {
             TemplateError::Unreadable { source, .. } => template_error(&source.to_string()),
         })?;
 
+        if let Some(flaw) = misfit(&text, &values, image) {
+            return Err(template_error(flaw).into());
+        }
         let hypervisor = self.hypervisor(image.vm_type);
         let taken = |domain: &Listed| domain.name == machine.name.as_str() && !domain.is(machine, false);
         let exists = || Fault::DomainExists { domain: machine.name.clone() };
