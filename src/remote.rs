@@ -157,6 +157,11 @@ impl<'a> Client<'a> {
         self.exchange(to, "GET", url, &[])
     }
 
+    /// Sends a GET request to somebody who isn't a part of vGrid. Made for a client that does not sign.
+    pub fn fetch(&self, url: &str) -> Result<Answer, RemoteError> {
+        self.exchange(&Recipient::Server, "GET", url, &[])
+    }
+
     /// Posts a message as JSON.
     pub fn post(&self, to: &Recipient, url: &str, message: &impl Serialize) -> Result<Answer, RemoteError> {
         let body = serde_json::to_vec(message).map_err(|error| RemoteError::NotSent(error.to_string()))?;

@@ -175,6 +175,9 @@ pub mod machine {
         pub vm_extra: String,
         /// `${volumegroup}`: the volume group of the machine's volumes.
         pub volumegroup: String,
+        /// `${vmMAC}`: the address of the network card.
+        #[serde(rename = "vmMAC")]
+        pub vm_mac: String,
         /// What only a machine of libvirt's has.
         #[serde(flatten)]
         pub libvirt: LibvirtValues,
@@ -205,10 +208,12 @@ pub mod machine {
         pub disk_driver: String,
         /// `${consoleLog}`: the path of the file to which the console is logged.
         pub console_log: String,
+        /// `${seedDisk}`: the path of the disk that tells cloud-init about the machine.
+        pub seed_disk: String,
     }
 
     /// The placeholders that a template may use.
-    pub const PLACEHOLDERS: [&str; 19] = [
+    pub const PLACEHOLDERS: [&str; 21] = [
         "machinename",
         "vmIp",
         "vmIP",
@@ -228,6 +233,8 @@ pub mod machine {
         "diskAttribute",
         "diskDriver",
         "consoleLog",
+        "vmMAC",
+        "seedDisk",
     ];
 
     // tera's delimiters are exactly two bytes. Control characters can't occur in a template, so
@@ -354,6 +361,7 @@ pub mod machine {
                 username: "alice".into(),
                 vm_extra: "quiet".into(),
                 volumegroup: "vg1".into(),
+                vm_mac: "52:54:0a:00:02:15".into(),
                 libvirt: LibvirtValues {
                     vm_uuid: "id".into(),
                     domain_type: "kvm".into(),
@@ -365,6 +373,7 @@ pub mod machine {
                     disk_attribute: "file".into(),
                     disk_driver: "qemu".into(),
                     console_log: "/console.log".into(),
+                    seed_disk: "/seed.img".into(),
                 },
             }
         }
@@ -384,7 +393,8 @@ pub mod machine {
             let expected = "machinename=alice_vm1\nvmIp=10.0.2.21\nvmIP=10.0.2.21\nvmHostname=vm1\n\
                 vmMemory=128\nvmCPUs=2\nusername=alice\nvmExtra=quiet\nvolumegroup=vg1\nvmUUID=id\n\
                 domainType=kvm\ncpuMode=maximum\nbootLoader=/boot.img\nrootDisk=/root.raw\nswapDisk=/swap.raw\n\
-                diskType=file\ndiskAttribute=file\ndiskDriver=qemu\nconsoleLog=/console.log\n";
+                diskType=file\ndiskAttribute=file\ndiskDriver=qemu\nconsoleLog=/console.log\n\
+                vmMAC=52:54:0a:00:02:15\nseedDisk=/seed.img\n";
             assert_eq!(render("t", &text, &values()).unwrap(), expected);
             assert_eq!(render("t.xml", &text, &values()).unwrap(), expected);
         }

@@ -208,7 +208,7 @@ const NODE: &Levels = &[
     &["host"],
     &["jobs"],
     &["hypervisor"],
-    &["image", "filesystem", "storage"],
+    &["image", "filesystem", "storage", "seed"],
     &["trust"],
     &["files"],
 ];

@@ -6,6 +6,7 @@
 //! The keys of a section and their defaults are listed in the `Default` impl of the struct that the
 //! section is parsed into.
 
+mod cloud;
 mod common;
 pub mod convert;
 pub mod mail;
@@ -15,6 +16,7 @@ mod source;
 
 use std::path::PathBuf;
 
+pub use cloud::{CloudInit, DiskFormat, Network};
 pub use common::Common;
 pub use node::{
     Compression, ImageSettings, NoSetting, Node, NodeGeneral, Share, StorageSettings, Toolstack, VmType,

@@ -12,6 +12,7 @@ use crate::model::names::{ImageTag, PhysicalHost, VolumeGroup};
 use crate::model::sign::Key;
 use crate::model::size::{Cpus, MiB};
 
+use super::cloud::{CloudInit, DiskFormat};
 use super::source::{ConfigError, Source, is_http, missing, read_key};
 use super::{CA_FILE, KEY_FILE};
 
@@ -25,6 +26,8 @@ pub struct Node {
     swaps: BTreeMap<String, MiB>,
     types: BTreeMap<String, VmType>,
     makers: BTreeMap<String, String>,
+    /// `[CloudInit]`.
+    pub cloud_init: Option<CloudInit>,
     source: PathBuf,
 }
 
@@ -277,7 +280,10 @@ pub struct ImageSettings {
     pub swap: MiB,
     /// The type of its machines.
     pub vm_type: VmType,
-    /// The program that creates the file system, with its arguments; the device is appended.
+    /// The format of the file, if the image is a whole disk and not the tree of a file system.
+    pub disk: Option<DiskFormat>,
+    /// The program that creates the file system, with its arguments; the device is appended. Empty
+    /// for a whole disk, which has its own.
     pub make_filesystem: Vec<String>,
 }
 
@@ -322,6 +328,8 @@ impl Node {
             types: BTreeMap<String, VmType>,
             #[serde(rename = "XenDeployerFSCreateCmd", default)]
             makers: BTreeMap<String, String>,
+            #[serde(rename = "CloudInit")]
+            cloud_init: Option<CloudInit>,
         }
         let source = Source::read(dir, "node.cfg")?;
         let raw: Raw = source.parse()?;
@@ -360,6 +368,17 @@ impl Node {
                 }
             }
         }
+        let type_of = |key: &str| raw.types.get(key).or_else(|| raw.types.get("default"));
+        for (key, _) in raw.files.iter().filter(|(_, file)| DiskFormat::of(file).is_some()) {
+            if type_of(key).is_some_and(|vm_type| *vm_type != VmType::Kvm) {
+                let message = format!("a whole disk, so [VMTypes] must say {key} = \"kvm\"");
+                return Err(source.value("VMImageFiles", key, message));
+            }
+            if raw.cloud_init.is_none() {
+                let message = "a whole disk, so there must be a section [CloudInit]";
+                return Err(source.value("VMImageFiles", key, message));
+            }
+        }
         Ok(Self {
             general: raw.general,
             files: raw.files,
@@ -367,6 +386,7 @@ impl Node {
             swaps: raw.swaps,
             types: raw.types,
             makers: raw.makers,
+            cloud_init: raw.cloud_init,
             source: source.file,
         })
     }
@@ -429,13 +449,21 @@ impl Node {
                 .or_else(|| table.get("default"))
                 .ok_or_else(|| NoSetting { section, tag: tag.clone() })
         }
-        let maker = get(&self.makers, "XenDeployerFSCreateCmd", tag)?;
+        let file = get(&self.files, FILES, tag)?;
+        let disk = DiskFormat::of(file);
+        let make_filesystem = if disk.is_some() {
+            Vec::new()
+        } else {
+            let maker = get(&self.makers, "XenDeployerFSCreateCmd", tag)?;
+            maker.split_whitespace().map(str::to_owned).collect()
+        };
         Ok(ImageSettings {
-            file: self.general.image_directory.join(get(&self.files, FILES, tag)?),
+            file: self.general.image_directory.join(file),
             template: self.general.template_directory.join(get(&self.templates, "VMConfigTemplates", tag)?),
             swap: *get(&self.swaps, "VMSwapSize", tag)?,
             vm_type: *get(&self.types, "VMTypes", tag)?,
-            make_filesystem: maker.split_whitespace().map(str::to_owned).collect(),
+            disk,
+            make_filesystem,
         })
     }
 }
@@ -475,6 +503,33 @@ mod tests {
                 (other, _) => panic!("maxCPUs = {value}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_whole_disk_needs_kvm_and_cloud_init() {
+        const CLOUD: &str = "[CloudInit]\nkeyRepository = \"https://k/\"\n";
+        let dir = tempfile::tempdir().unwrap();
+        let load = |types: &str, cloud: &str| {
+            let text = format!(
+                "[General]\nserverHostname = \"s\"\nimageDirectory = \"/img\"\nvolumeGroupName = \"vg1\"\n\
+                 [VMImageFiles]\ntiny = \"tiny.tar\"\ndebian = \"debian.qcow2\"\n[VMSwapSize]\ndefault = 64\n\
+                 [VMConfigTemplates]\ndefault = \"x\"\n[VMTypes]\n{types}\n{cloud}"
+            );
+            std::fs::write(dir.path().join("node.cfg"), text).unwrap();
+            Node::load(dir.path()).map_err(|error| error.to_string())
+        };
+        let (debian, tiny) = ("debian".parse().unwrap(), "tiny".parse().unwrap());
+        let node = load("default = \"xen\"\ndebian = \"kvm\"", CLOUD).unwrap();
+        let settings = node.image(&debian).unwrap();
+        assert_eq!((settings.disk, settings.vm_type), (Some(DiskFormat::Qcow2), VmType::Kvm));
+        assert_eq!(settings.make_filesystem, [""; 0]);
+        // Others still need the command.
+        assert_eq!(node.image(&tiny).unwrap_err().section, "XenDeployerFSCreateCmd");
+        let error = load("default = \"xen\"", CLOUD).unwrap_err();
+        let words = "[VMImageFiles] debian: a whole disk, so [VMTypes] must say debian = \"kvm\"";
+        assert!(error.contains(words), "{error}");
+        let error = load("default = \"kvm\"", "").unwrap_err();
+        assert!(error.contains("there must be a section [CloudInit]"), "{error}");
     }
 
     #[test]

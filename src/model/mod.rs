@@ -8,6 +8,7 @@ pub mod lease;
 pub mod mail;
 pub mod names;
 pub mod origin;
+pub mod public_keys;
 pub mod sign;
 pub mod size;
 pub mod spec;

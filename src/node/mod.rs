@@ -11,8 +11,9 @@
 //! [`check`] is the node's part of `vgrid-check`. Below the endpoints and the worker are
 //! [`privileged`], which calls the helper, and [`report`], which talks to the server; below the
 //! helper are [`host`] (the host's state and free resources), [`jobs`] (the records), [`image`]
-//! (compression, saved images), [`filesystem`] (superblocks), [`storage`] and [`hypervisor`] (the
-//! programs that the helper runs), [`files`] and [`trust`] (root's files).
+//! (compression, saved images), [`seed`] (what cloud-init is told), [`filesystem`] (superblocks),
+//! [`storage`] and [`hypervisor`] (the programs that the helper runs), [`files`] and [`trust`]
+//! (root's files).
 
 pub mod check;
 pub mod endpoints;
@@ -25,13 +26,14 @@ pub mod image;
 pub mod jobs;
 pub mod privileged;
 pub mod report;
+pub mod seed;
 pub mod storage;
 pub mod trust;
 pub mod worker;
 
 use std::net::Ipv4Addr;
 
-use crate::config::{self, VmType};
+use crate::config::{self, ImageSettings, VmType};
 use crate::model::names::{MachineName, UserName, VirtualHost, VmId};
 use crate::model::size::{Cpus, MiB};
 use crate::template::machine::Values;
@@ -73,9 +75,27 @@ impl Definition<'_> {
             vm_cpus: self.cpus.get(),
             username: self.user.encoded(),
             vm_extra: self.extra.to_owned(),
+            vm_mac: seed::mac(self.ip),
             volumegroup: node.volume_group().map(ToString::to_string).unwrap_or_default(),
             libvirt: hypervisor::of(vm_type, &node.general).placeholders(self.machine),
         }
+    }
+}
+
+/// Checks that a rendered template goes with its image: that of a whole disk has the seed, which no
+/// other image's machines have. Returns what is wrong.
+fn misfit(text: &str, values: &Values, image: &ImageSettings) -> Option<&'static str> {
+    let seed = &values.libvirt.seed_disk;
+    let has_seed = !seed.is_empty() && text.contains(&format!("'{seed}'"))
+        || !seed.is_empty() && text.contains(&format!("\"{seed}\""));
+    match (image.disk.is_some(), has_seed) {
+        (true, false) => {
+            Some("it has no disk ${seedDisk}, which whole-disk images need; kvm-cloud.xml has one")
+        }
+        (false, true) => {
+            Some("it has a disk ${seedDisk}, which only whole-disk images get; kvm.xml has none")
+        }
+        _ => None,
     }
 }
 

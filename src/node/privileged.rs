@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::model::fault::Fault;
 use crate::model::names::{ImageTag, MachineName, RequestId, VmId};
+use crate::model::public_keys::PublicKeys;
 use crate::model::size::{GiB, MiB};
 use crate::model::stage::Percent;
 use crate::model::wire::{ConsoleTail, DeployOrder, Foreign};
@@ -146,9 +147,51 @@ impl Helper {
         image: &ImageTag,
         feed: impl FnOnce(&mut ChildStdin) -> io::Result<T>,
     ) -> (Option<io::Result<T>>, Result<(), Fault>) {
+        self.feed("unpack", id, machine, image, feed)
+    }
+
+    /// Writes the pieces of a disk that `feed` writes. Returns the result of `feed` and that of the
+    /// helper.
+    pub fn write_disk<T>(
+        &self,
+        id: VmId,
+        machine: &MachineName,
+        image: &ImageTag,
+        feed: impl FnOnce(&mut ChildStdin) -> io::Result<T>,
+    ) -> (Option<io::Result<T>>, Result<(), Fault>) {
+        self.feed("write-disk", id, machine, image, feed)
+    }
+
+    fn feed<T>(
+        &self,
+        verb: &str,
+        id: VmId,
+        machine: &MachineName,
+        image: &ImageTag,
+        feed: impl FnOnce(&mut ChildStdin) -> io::Result<T>,
+    ) -> (Option<io::Result<T>>, Result<(), Fault>) {
         let args = [&id.to_string(), machine.as_str(), image.as_str()];
-        let (fed, result) = self.command("unpack", &args, limits::UNPACK).feed(feed);
-        (fed, result.map(|_| ()).map_err(|error| self.explain("unpack", &error)))
+        let (fed, result) = self.command(verb, &args, limits::UNPACK).feed(feed);
+        (fed, result.map(|_| ()).map_err(|error| self.explain(verb, &error)))
+    }
+
+    /// Makes the disk that tells cloud-init about the machine that `order` made or is to make.
+    pub fn make_seed(
+        &self,
+        order: &DeployOrder,
+        machine: &MachineName,
+        ip: Ipv4Addr,
+        keys: &PublicKeys,
+    ) -> Result<(), Fault> {
+        let args = [
+            &order.id.to_string(),
+            machine.as_str(),
+            order.spec.image.as_str(),
+            &ip.to_string(),
+            &order.user.encoded(),
+        ];
+        let run = self.command("make-seed", &args, limits::CONFIGURE).input(keys.text());
+        run.run().map(|_| ()).map_err(|error| self.explain("make-seed", &error))
     }
 
     /// Packs a stopped machine's file system. `take` receives the announced size and a plain tar
@@ -159,11 +202,31 @@ impl Helper {
         machine: &MachineName,
         take: impl FnOnce(PackHeader, &mut ChildStdout) -> T,
     ) -> (Option<T>, Result<(), Fault>) {
+        self.drain("pack", id, machine, take)
+    }
+
+    /// Does the same with a stopped machine's whole disk.
+    pub fn pack_disk<T>(
+        &self,
+        id: VmId,
+        machine: &MachineName,
+        take: impl FnOnce(PackHeader, &mut ChildStdout) -> T,
+    ) -> (Option<T>, Result<(), Fault>) {
+        self.drain("pack-disk", id, machine, take)
+    }
+
+    fn drain<T>(
+        &self,
+        verb: &str,
+        id: VmId,
+        machine: &MachineName,
+        take: impl FnOnce(PackHeader, &mut ChildStdout) -> T,
+    ) -> (Option<T>, Result<(), Fault>) {
         let args = [&id.to_string(), machine.as_str()];
         let (taken, result) = self
-            .command("pack", &args, limits::PACK)
+            .command(verb, &args, limits::PACK)
             .drain(|pipe| PackHeader::read(pipe).map(|header| take(header, pipe)));
-        let result = result.map(|_| ()).map_err(|error| self.explain("pack", &error));
+        let result = result.map(|_| ()).map_err(|error| self.explain(verb, &error));
         match taken {
             Some(Ok(taken)) => (Some(taken), result),
             Some(Err(error)) if result.is_ok() => {

@@ -428,7 +428,7 @@ mod tests {
 
     #[test]
     fn the_scripts_pass_shellcheck() {
-        let scripts = ["build", "up", "inner", "down", "sh", "host/boot", "image/guest-tiny"];
+        let scripts = ["build", "up", "inner", "down", "sh", "host/boot", "image/guest-tiny", "cloud"];
         let mut check = Command::new("shellcheck");
         check.arg("-x").args(scripts).args(["image/initrd-init", "image/tiny-init"]);
         let output = check.current_dir(script("")).output().expect("shellcheck can be started");

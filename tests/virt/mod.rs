@@ -3,6 +3,7 @@
 
 mod addresses;
 pub mod check;
+mod cloud;
 pub mod host;
 mod life;
 mod mishaps;

@@ -130,7 +130,7 @@ pub fn scenario_of_two(name: &str, act: impl Fn(&Host, &Host)) {
 pub fn linked_scenario(name: &str, act: impl Fn(&Host, &str)) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let link = ["one", "other"].map(|end| dir.path().join(end).display().to_string()).join(" ");
-    run_valid(name, |name| [Host::start(name, &link)], |[host]| act(host, &link));
+    run_valid(Build::Usual, name, |name| [Host::start(name, Build::Usual, &link)], |[host]| act(host, &link));
 }
 
 /// Runs a scenario until no program on its hosts crashed meanwhile.

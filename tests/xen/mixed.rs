@@ -47,16 +47,14 @@ fn machines_come_to_hosts_that_can_run_them() {
         {
             let id = xen.deploy("alice", &format!("{image}&vmHostname={name}"));
             assert_eq!(host_of(&xen.machine("alice", &id)), expected, "{image}");
+            xen.wait_for("alice", &id, "deployed", 900);
             ids.push(id);
         }
         // The Xen host has fewer machines now.
-        let on_both = xen.deploy("alice", &format!("{BOTH}&vmHostname=vm4&physicalHost=kvmhost"));
-        let emptier = xen.deploy("alice", &format!("{BOTH}&vmHostname=vm5"));
+        let on_both = xen.deployed("alice", &format!("{BOTH}&vmHostname=vm4&physicalHost=kvmhost"));
+        let emptier = xen.deployed("alice", &format!("{BOTH}&vmHostname=vm5"));
         assert_eq!(host_of(&xen.machine("alice", &emptier)), "xenhost");
         ids.extend([on_both.clone(), emptier.clone()]);
-        for id in &ids {
-            xen.wait_for("alice", id, "deployed", 900);
-        }
         // The same image runs on both: each is on the network under its name, and its owner's.
         for (id, name) in [(&on_both, "vm4"), (&emptier, "vm5")] {
             xen.must_answer_ping(name);

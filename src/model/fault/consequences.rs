@@ -42,6 +42,7 @@ impl Fault {
                     | Self::ImageMissing { .. }
                     | Self::ImageCorrupt { .. }
                     | Self::ImageNested { .. }
+                    | Self::KeysUnreachable { .. }
                     | Self::VolumeExists { .. }
                     | Self::DomainExists { .. }
                     | Self::NameUnresolved { .. }
@@ -84,6 +85,7 @@ impl Fault {
             | Self::ImageUnknown { .. }
             | Self::ImageMissing { .. }
             | Self::ImageCorrupt { .. }
+            | Self::KeysUnreachable { .. }
             | Self::TemplateError { .. }
             | Self::FilesystemFailed { .. }
             | Self::VolumeExists { .. }
@@ -99,6 +101,8 @@ impl Fault {
             // Every host would say the same.
             | Self::ImageNested { .. }
             | Self::ImageTooLarge { .. }
+            | Self::DiskTooLarge { .. }
+            | Self::NoPublicKey { .. }
             | Self::AddressUnusable { .. }
             | Self::AddressInUse { .. }
             // The machine has been started there.
@@ -227,6 +231,9 @@ mod tests {
             Fault::ImageMissing { tag: tag.clone() },
             Fault::ImageCorrupt { tag: tag.clone(), detail: text() },
             Fault::ImageNested { tag: tag.clone(), folder: text() },
+            Fault::DiskTooLarge { tag: tag.clone(), size: amount, partition: amount },
+            Fault::NoPublicKey { detail: text() },
+            Fault::KeysUnreachable { detail: text() },
             Fault::ImageTooLarge { tag, partition: amount },
             Fault::NotEnoughMemory { needed: amount, free: amount },
             Fault::TooManyCpus { asked: Cpus::new(2).unwrap(), most: Cpus::default() },

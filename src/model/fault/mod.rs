@@ -60,6 +60,36 @@ pub enum Fault {
         /// The size of the root partition.
         partition: Amount,
     },
+    /// The whole-disk image is larger than the partition.
+    #[error(
+        "The image {tag} is a disk of {size}, which does not fit into {partition}. Deploy it with a partition of at least {size}."
+    )]
+    DiskTooLarge {
+        /// The image.
+        tag: ImageTag,
+        /// The size of the disk in it.
+        size: Amount,
+        /// The size of the root partition.
+        partition: Amount,
+    },
+    /// The owner has no public key, which a machine of a whole-disk image is given.
+    #[error(
+        "There is no public key of yours where this host looks for it ({detail}), so nobody could log in to the machine. Put your public key for SSH there, and deploy again."
+    )]
+    NoPublicKey {
+        /// Where, and what is there instead.
+        #[serde(deserialize_with = "cleaned")]
+        detail: String,
+    },
+    /// The public keys can't be fetched.
+    #[error(
+        "The host can't get your public key ({detail}), so nobody could log in to the machine. Try again later, or tell an administrator."
+    )]
+    KeysUnreachable {
+        /// Where from, and why.
+        #[serde(deserialize_with = "cleaned")]
+        detail: String,
+    },
     /// The host has too little free memory.
     #[error(
         "This host has only {free} of memory free, and {needed} are needed. Ask for less, choose another host, or stop or terminate a machine."

@@ -37,7 +37,7 @@ pub fn makers(images: &Images) -> Verdict<()> {
 /// programs a few years old can't read, unless the command itself requests them.
 pub fn made(images: &Images) -> Finding<()> {
     let mut commands: Vec<(&[String], Vec<&str>)> = Vec::new();
-    for (tag, image) in images {
+    for (tag, image) in images.iter().filter(|(_, image)| image.disk.is_none()) {
         match commands.iter_mut().find(|(command, _)| *command == image.make_filesystem.as_slice()) {
             Some((_, tags)) => tags.push(tag.as_str()),
             None => commands.push((&image.make_filesystem, vec![tag.as_str()])),

@@ -11,6 +11,7 @@ use crate::config::{self, Common, ImageSettings};
 use crate::model::names::ImageTag;
 use crate::node::helper::as_nobody;
 use crate::node::image;
+use crate::node::image::disk::Image;
 
 /// The installed images, with their settings.
 pub type Images = Vec<(ImageTag, ImageSettings)>;
@@ -79,6 +80,16 @@ fn image_file(tag: &ImageTag, node: &config::Node, is_root: bool) -> Result<Imag
         .with_remedy(format!(
             "copy it there, or mend [VMImageFiles] in node.cfg, or take {tag} out of common.cfg"
         ))?;
+    if let Some(format) = settings.disk {
+        Image::open(file, format).map_err(|why| {
+            Problem::new(
+                format!("the image {tag}, {path}: {why}"),
+                "take the image as its maker publishes it, named .qcow2 or .raw for what it is (qemu-img info); \
+                 qemu-img convert -O qcow2 makes one file of several",
+            )
+        })?;
+        return readable(settings, is_root);
+    }
     let mut head = Vec::new();
     file.take(512)
         .read_to_end(&mut head)
@@ -90,6 +101,12 @@ fn image_file(tag: &ImageTag, node: &config::Node, is_root: bool) -> Result<Imag
             format!("make it with: tar -C ROOT -czf {path} ."),
         ));
     }
+    readable(settings, is_root)
+}
+
+/// Checks that the web server's user can read an image.
+fn readable(settings: ImageSettings, is_root: bool) -> Result<ImageSettings, Problem> {
+    let path = settings.file.display();
     if is_root && !rights::web_user_reads(&settings.file) {
         return Err(Problem::new(
             format!("{WEB_USER} can't read {path}"),

@@ -9,7 +9,7 @@ use crate::config::{self, Common, Toolstack, VmType};
 use crate::model::names::{MachineName, UserName, VirtualHost, VmId};
 use crate::model::size::Cpus;
 use crate::node::hypervisor::{self, Hypervisor, HypervisorError};
-use crate::node::{Definition, Machine, trust};
+use crate::node::{Definition, Machine, misfit, trust};
 use crate::template::machine;
 
 /// Templates, each rendered for an example machine.
@@ -56,7 +56,18 @@ pub fn rendered(
         let tags: Vec<&str> = its.map(|(tag, _)| tag.as_str()).collect();
         let text = is_for(file, node.general.toolstack, vm_type, &tags)
             .and_then(|()| template(file, &definition.values(node, vm_type)));
-        match text {
+        let fits = |text: String| {
+            let values = definition.values(node, vm_type);
+            let mut its = images.iter().filter(|(_, image)| image.template == file);
+            match its.find_map(|(tag, image)| Some((tag, misfit(&text, &values, image)?))) {
+                None => Ok(text),
+                Some((tag, flaw)) => Err(Problem::new(
+                    format!("{}, for the image {tag}: {flaw}", file.display()),
+                    "mend [VMConfigTemplates] in node.cfg",
+                )),
+            }
+        };
+        match text.and_then(fits) {
             Ok(text) => templates.push(Template { file: file.to_owned(), vm_type, text }),
             Err(problem) => problems.push(problem),
         }

@@ -11,8 +11,8 @@
 //!
 //! The exit status is 0 on success, with JSON on standard output if the verb has a result. It is 1
 //! on failure, with a [`Fault`](crate::model::fault::Fault) as JSON on standard output (on standard
-//! error for `pack` and `unpack-image`, whose standard output is a stream) and a sentence on standard
-//! error. It is 2 on wrong usage.
+//! error for `pack`, `pack-disk` and `unpack-image`, whose standard output is a stream) and a
+//! sentence on standard error. It is 2 on wrong usage.
 
 pub(super) mod consoles;
 mod domains;
@@ -106,9 +106,39 @@ enum Verb {
         /// Its image
         image: ImageTag,
     },
+    /// Write the whole disk on standard input, in pieces, to a machine's root volume
+    WriteDisk {
+        /// The machine's id
+        id: VmId,
+        /// Its name, USER_HOST
+        machine: MachineName,
+        /// Its image
+        image: ImageTag,
+    },
+    /// Make the disk that tells cloud-init in a machine about it; the owner's public keys are on
+    /// standard input
+    MakeSeed {
+        /// The machine's id
+        id: VmId,
+        /// Its name, USER_HOST
+        machine: MachineName,
+        /// Its image
+        image: ImageTag,
+        /// Its address
+        ip: Ipv4Addr,
+        /// Its owner's name, percent-encoded
+        user: Owner,
+    },
     /// Write the file system of a stopped machine to standard output: a line of JSON, then a plain
     /// tar archive
     Pack {
+        /// The machine's id
+        id: VmId,
+        /// Its name, USER_HOST
+        machine: MachineName,
+    },
+    /// Write the whole disk of a stopped machine to standard output: a line of JSON, then the disk
+    PackDisk {
         /// The machine's id
         id: VmId,
         /// Its name, USER_HOST
@@ -239,6 +269,9 @@ mod tests {
             .unwrap();
         parse(&["stop", ID, "alice_vm1"]).unwrap();
         parse(&["pack", ID, "alice_vm1"]).unwrap();
+        parse(&["pack-disk", ID, "alice_vm1"]).unwrap();
+        parse(&["write-disk", ID, "alice_vm1", "debian"]).unwrap();
+        parse(&["make-seed", ID, "J+C3+BC_vm1", "debian", "10.0.2.21", "J%C3%BC"]).unwrap();
         parse(&["undo", ID, "alice_vm1"]).unwrap();
         parse(&["discard", "volume", "xen-root-old"]).unwrap();
         parse(&["discard", "domain", "somebody", "7"]).unwrap();
@@ -269,6 +302,13 @@ mod tests {
             &["pack", ID, "--directory=/etc"],
             &["pack", ID, "alice_vm1/.."],
             &["pack", "x", "alice_vm1"],
+            &["pack-disk", ID, "alice_vm1", "/var/lib/vgrid/images/alice_x.raw.gz"],
+            &["write-disk", ID, "alice_vm1"],
+            &["write-disk", ID, "alice_vm1", "../../etc/passwd"],
+            &["write-disk", ID, "alice_vm1", "debian", "/dev/sda"],
+            &["make-seed", ID, "alice_vm1", "debian", "10.0.2.21"],
+            &["make-seed", ID, "alice_vm1", "debian", "10.0.2.21; reboot", "alice"],
+            &["make-seed", ID, "alice_vm1", "debian", "10.0.2.21", "%61lice"],
             &["configure", ID, "alice_vm1", "tiny", "128", "1", "10.0.2.21; reboot", "alice"],
             &["configure", ID, "alice_vm1", "tiny", "128", "1", "10.0.2.21", "al ice"],
             &["configure", ID, "alice_vm1", "tiny", "128", "1", "10.0.2.21", "al\"ice"],

@@ -182,6 +182,7 @@ mod tests {
             template: PathBuf::new(),
             swap: "16".parse::<MiB>().unwrap(),
             vm_type: crate::config::VmType::Kvm,
+            disk: None,
             make_filesystem: command.split(' ').map(str::to_owned).collect(),
         }
     }

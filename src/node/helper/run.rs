@@ -36,7 +36,7 @@ pub fn main() -> ExitCode {
     }
     let request = cli.request.unwrap_or_else(RequestId::generate);
     log::start("helper", request.clone(), None);
-    let is_stream = matches!(cli.verb, Verb::Pack { .. } | Verb::UnpackImage { .. });
+    let is_stream = matches!(cli.verb, Verb::Pack { .. } | Verb::PackDisk { .. } | Verb::UnpackImage { .. });
     match run(cli.verb) {
         Ok(answer) => {
             if let Some(answer) = answer {
@@ -88,6 +88,18 @@ fn run(verb: Verb) -> Result<Option<String>, Failure> {
         Verb::UnpackImage { id, machine, image } => {
             let lock = MachineLock::take(id, &machine)?;
             host.unpack_image(&lock, &image, &host.image(&image)?)?;
+        }
+        Verb::WriteDisk { id, machine, image } => {
+            let lock = MachineLock::take(id, &machine)?;
+            host.write_disk(&lock, &image)?;
+        }
+        Verb::MakeSeed { id, machine, image, ip, user } => {
+            let lock = MachineLock::take(id, &machine)?;
+            host.make_seed(&lock, &host.image(&image)?, ip, &user.0)?;
+        }
+        Verb::PackDisk { id, machine } => {
+            let lock = MachineLock::take(id, &machine)?;
+            host.pack_disk(&lock)?;
         }
         Verb::Pack { id, machine } => {
             let lock = MachineLock::take(id, &machine)?;

@@ -200,6 +200,10 @@ pub trait Hypervisor: Sync {
     /// started with the host, or not. Replaces an earlier definition of the same machine.
     fn install(&self, machine: &Machine, text: &str, boot: Boot) -> Result<(), HypervisorError>;
 
+    /// Gives the machine, which must not run, the disk that tells cloud-init about it, in place of an
+    /// earlier one.
+    fn install_seed(&self, machine: &Machine, seed: &[u8]) -> Result<(), HypervisorError>;
+
     /// Returns whether the machine's definition is installed, and if so, whether the machine starts
     /// with the host. Needs no program of the hypervisor's.
     fn installed(&self, machine: &Machine) -> Result<Option<Boot>, HypervisorError>;

@@ -2,10 +2,14 @@
 //! on as a plain tar stream; to save a machine, a tar stream is compressed. [`store`] has the saved
 //! ones.
 //!
+//! [`disk`] and [`qcow2`] are about the other kind of images, of whole disks.
+//!
 //! `.tar`, `.tar.gz`, `.tar.xz` and `.tar.zst` are distinguished by their first bytes, never by
 //! name.
 
+pub mod disk;
 mod format;
+pub mod qcow2;
 pub mod store;
 mod stream;
 mod tar;
@@ -91,9 +95,14 @@ pub fn open(path: &Path) -> io::Result<(File, u64)> {
 }
 
 /// Lists the images that this node can deploy: those of `common.cfg` for which it has settings and
-/// a readable file.
+/// a readable file, which, for a whole disk, is of the right format.
 pub fn deployable(config: &config::Node, common: &Common) -> Vec<ImageTag> {
-    let can_deploy = |tag: &&ImageTag| config.image(tag).is_ok_and(|settings| open(&settings.file).is_ok());
+    let can_deploy = |tag: &&ImageTag| {
+        config.image(tag).is_ok_and(|settings| match (open(&settings.file), settings.disk) {
+            (Ok((file, _)), Some(format)) => disk::Image::open(file, format).is_ok(),
+            (opened, _) => opened.is_ok(),
+        })
+    };
     common.images.iter().map(|(tag, _)| tag).filter(can_deploy).cloned().collect()
 }
 

@@ -1,5 +1,5 @@
-//! Saved images: the files `user_name.tar.gz` (or `.tar.zst`) in `imageDirectory`. They belong to
-//! the web server's user. A file listed in `[VMImageFiles]` belongs to the administrator and never
+//! Saved images: the files `user_name.tar.gz` (or `.tar.zst`) in `imageDirectory`, or, of machines of
+//! whole-disk images, `user_name.raw.gz` (or `.raw.zst`). They belong to the web server's user. A file listed in `[VMImageFiles]` belongs to the administrator and never
 //! counts as a saved image, whatever its name.
 //!
 //! An image is written under a name that begins with a dot. Once complete, it gets its final name,
@@ -15,11 +15,12 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, fallocate, renameat2};
 use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
+use strum::VariantArray;
 use thiserror::Error;
 
-use crate::config::{self, Compression, ImageSettings, Share};
+use crate::config::{self, Compression, DiskFormat, ImageSettings, Share};
 use crate::model::fault::Fault;
-use crate::model::names::{ImageName, SavedImage};
+use crate::model::names::{ImageName, ImageTag, SavedImage};
 use crate::model::wire::{DeployOrder, SavedFile};
 use crate::system::lock;
 use crate::system::log::{self, Level};
@@ -52,6 +53,64 @@ pub fn source(
             )
         }),
     }
+}
+
+/// Returns the name by which faults of a deploy refer to its image: that of the saved image, if it is
+/// one. Every such name is also a valid tag.
+pub fn named(order: &DeployOrder) -> ImageTag {
+    let saved = order.spec.saved.as_ref().and_then(|saved| saved.name.as_str().parse().ok());
+    saved.unwrap_or_else(|| order.spec.image.clone())
+}
+
+/// Opens the image for a deploy of a whole disk, as [`source`] does, and returns it with its format.
+///
+/// # Errors
+/// The fault, and a message for the log.
+pub fn disk_source(
+    config: &config::Node,
+    order: &DeployOrder,
+    settings: &ImageSettings,
+) -> Result<(File, DiskFormat), (Fault, String)> {
+    let (file, _) = source(config, order, settings)?;
+    // A disk is saved as it is.
+    let format = if order.spec.saved.is_some() { Some(DiskFormat::Raw) } else { settings.disk };
+    format.map(|format| (file, format)).ok_or_else(|| {
+        let tag = named(order);
+        (Fault::ImageMissing { tag: tag.clone() }, format!("{tag} is no whole disk"))
+    })
+}
+
+/// What is in an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, VariantArray)]
+pub enum Content {
+    /// The tree of a file system.
+    Tree,
+    /// A whole disk.
+    Disk,
+}
+
+impl Content {
+    /// Returns what is in an image with these settings, and on the disks of its machines.
+    pub fn of(settings: &ImageSettings) -> Self {
+        if settings.disk.is_some() { Self::Disk } else { Self::Tree }
+    }
+
+    /// Returns the file name extension of a saved image.
+    fn ending(self, compression: Compression) -> &'static str {
+        match (self, compression) {
+            (Self::Tree, compression) => compression.ending(),
+            (Self::Disk, Compression::Gzip) => ".raw.gz",
+            (Self::Disk, Compression::Zstd) => ".raw.zst",
+        }
+    }
+}
+
+/// Lists the file name extensions that saved images may have.
+fn endings() -> impl Iterator<Item = &'static str> {
+    let both = |compression: &Compression| {
+        Content::VARIANTS.iter().map(|content| content.ending(*compression)).collect::<Vec<_>>()
+    };
+    Compression::ALL.iter().flat_map(both)
 }
 
 /// Identifies the file of an image that has been written.
@@ -105,10 +164,7 @@ fn is_stem(text: &str) -> bool {
 
 /// Returns the stem of a file name, if it has one and a known extension.
 fn stem_in(name: &str) -> Option<&str> {
-    Compression::ALL
-        .iter()
-        .find_map(|compression| name.strip_suffix(compression.ending()))
-        .filter(|stem| is_stem(stem))
+    endings().find_map(|ending| name.strip_suffix(ending)).filter(|stem| is_stem(stem))
 }
 
 /// Renames a file, unless the new name exists.
@@ -152,8 +208,8 @@ impl Store {
         }
     }
 
-    fn path(&self, image: &SavedImage, compression: Compression) -> PathBuf {
-        self.dir.join(format!("{}{}", image.stem(), compression.ending()))
+    fn path(&self, image: &SavedImage, ending: &str) -> PathBuf {
+        self.dir.join(format!("{}{ending}", image.stem()))
     }
 
     fn is_configured(&self, path: &Path, here: &Metadata) -> bool {
@@ -167,12 +223,12 @@ impl Store {
         facts.is_file() && facts.len() > 0 && !self.is_configured(path, facts)
     }
 
-    /// Returns the image's file and its compression.
-    fn find(&self, image: &SavedImage) -> io::Result<Option<(PathBuf, Compression)>> {
-        for &compression in Compression::ALL {
-            let path = self.path(image, compression);
+    /// Returns the image's file and its extension.
+    fn find(&self, image: &SavedImage) -> io::Result<Option<(PathBuf, &'static str)>> {
+        for ending in endings() {
+            let path = self.path(image, ending);
             if facts(&path)?.is_some_and(|facts| self.is_image(&path, &facts)) {
-                return Ok(Some((path, compression)));
+                return Ok(Some((path, ending)));
             }
         }
         Ok(None)
@@ -180,8 +236,8 @@ impl Store {
 
     /// Returns whether a file with that name exists, whether or not it is a saved image.
     pub fn is_taken(&self, image: &SavedImage) -> io::Result<bool> {
-        for &compression in Compression::ALL {
-            if facts(&self.path(image, compression))?.is_some() {
+        for ending in endings() {
+            if facts(&self.path(image, ending))?.is_some() {
                 return Ok(true);
             }
         }
@@ -233,10 +289,10 @@ impl Store {
     /// Renames an image. It is no error if it has already been renamed, but it is one if the new
     /// name belongs to another image.
     pub fn rename(&self, image: &SavedImage, renamed: &SavedImage) -> Result<(), RenameError> {
-        let Some((from, compression)) = self.find(image)? else {
+        let Some((from, ending)) = self.find(image)? else {
             return if self.find(renamed)?.is_some() { Ok(()) } else { Err(RenameError::Missing) };
         };
-        let to = self.path(renamed, compression);
+        let to = self.path(renamed, ending);
         if from == to {
             return Ok(());
         }
@@ -266,9 +322,10 @@ impl Store {
     }
 
     /// Begins an image; returns `None` while another process is writing one with that name.
-    pub fn draft(&self, image: &SavedImage) -> io::Result<Option<Draft>> {
-        let target = self.path(image, self.compression);
-        let name = format!(".{}{}{UNFINISHED}", image.stem(), self.compression.ending());
+    pub fn draft(&self, image: &SavedImage, content: Content) -> io::Result<Option<Draft>> {
+        let ending = content.ending(self.compression);
+        let target = self.path(image, ending);
+        let name = format!(".{}{ending}{UNFINISHED}", image.stem());
         let path = self.dir.join(name);
         let Some(file) = lock::try_take(&path)? else { return Ok(None) };
         let draft = Draft {
@@ -448,7 +505,7 @@ mod tests {
     }
 
     fn save(store: &Store, image: &SavedImage, text: &str) -> Packed {
-        let mut draft = store.draft(image).unwrap().unwrap();
+        let mut draft = store.draft(image, Content::Tree).unwrap().unwrap();
         draft.write_all(text.as_bytes()).unwrap();
         let packed = draft.seal().unwrap();
         draft.publish().unwrap();
@@ -460,6 +517,8 @@ mod tests {
         assert_eq!(stem_in("alice_base.tar.gz"), Some("alice_base"));
         assert_eq!(stem_in("j+c3+bc_x_1.tar.zst"), Some("j+c3+bc_x_1"));
         assert_eq!(stem_in("alice_a.b-c.tar.gz"), Some("alice_a.b-c"));
+        assert_eq!(stem_in("alice_disk.raw.gz"), Some("alice_disk"));
+        assert_eq!(stem_in("alice_disk.raw.zst"), Some("alice_disk"));
         for name in [
             "tiny.tar.gz",
             "_x.tar.gz",
@@ -478,10 +537,10 @@ mod tests {
     fn an_image_appears_when_complete_and_replaces_nothing() {
         let (_dir, store) = store();
         let base = image("alice", "base");
-        let mut draft = store.draft(&base).unwrap().unwrap();
+        let mut draft = store.draft(&base, Content::Tree).unwrap().unwrap();
         draft.write_all(b"half").unwrap();
         assert_eq!(names(&store), [".alice_base.tar.gz.new"]);
-        assert!(store.draft(&base).unwrap().is_none(), "it is being written");
+        assert!(store.draft(&base, Content::Tree).unwrap().is_none(), "it is being written");
         store.sweep();
         assert_eq!(names(&store), [".alice_base.tar.gz.new"], "and it is not swept");
         assert!(!store.is_taken(&base).unwrap());
@@ -491,18 +550,18 @@ mod tests {
         let packed = save(&store, &base, "first");
         assert_eq!((names(&store), packed.bytes), (vec!["alice_base.tar.gz".to_owned()], 5));
         assert!(store.has(&base, packed).unwrap());
-        let mode = std::fs::metadata(store.path(&base, Compression::Gzip)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(store.path(&base, ".tar.gz")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
         // Neither one that was begun before, nor one with another extension.
         for &compression in Compression::ALL {
             let store = Store { compression, ..store.clone() };
-            let mut draft = store.draft(&base).unwrap().unwrap();
+            let mut draft = store.draft(&base, Content::Tree).unwrap().unwrap();
             draft.write_all(b"second").unwrap();
             assert_ne!(draft.seal().unwrap(), packed);
             assert_eq!(draft.publish().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         }
         assert_eq!(names(&store), ["alice_base.tar.gz"]);
-        assert_eq!(std::fs::read(store.path(&base, Compression::Gzip)).unwrap(), b"first");
+        assert_eq!(std::fs::read(store.path(&base, ".tar.gz")).unwrap(), b"first");
         assert!(store.has(&base, packed).unwrap());
     }
 
@@ -526,7 +585,7 @@ mod tests {
     fn some_space_is_left_free() {
         let (_dir, store) = store();
         let store = Store { kept_free: u64::MAX, ..store };
-        let mut draft = store.draft(&image("alice", "base")).unwrap().unwrap();
+        let mut draft = store.draft(&image("alice", "base"), Content::Tree).unwrap().unwrap();
         assert_eq!(draft.write_all(b"x").unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert_eq!(draft.reserve(1).unwrap_err().kind(), io::ErrorKind::StorageFull);
         drop(draft);
@@ -538,7 +597,7 @@ mod tests {
         let (_dir, store) = store();
         let (one, other) = (image("alice", "one"), image("bob", "other"));
         let taken = |draft: &Draft| draft.file.metadata().unwrap().blocks() * 512;
-        let mut draft = store.draft(&one).unwrap().unwrap();
+        let mut draft = store.draft(&one, Content::Tree).unwrap().unwrap();
         let size = 8 << 20;
         draft.reserve(size).unwrap();
         assert!(taken(&draft) >= size, "{}", taken(&draft));
@@ -552,20 +611,20 @@ mod tests {
         draft.store = full.clone();
         draft.write_all(&vec![1; 1 << 20]).unwrap();
         assert_eq!(
-            full.draft(&other).unwrap().unwrap().reserve(1).unwrap_err().kind(),
+            full.draft(&other, Content::Tree).unwrap().unwrap().reserve(1).unwrap_err().kind(),
             io::ErrorKind::StorageFull
         );
         draft.write_all(&vec![1; 7 << 20]).unwrap();
         assert_eq!(draft.write_all(b"x").unwrap_err().kind(), io::ErrorKind::StorageFull);
         drop(draft);
 
-        let mut draft = store.draft(&one).unwrap().unwrap();
+        let mut draft = store.draft(&one, Content::Tree).unwrap().unwrap();
         draft.reserve(size).unwrap();
         draft.write_all(b"short").unwrap();
         assert_eq!(draft.seal().unwrap().bytes, 5);
         assert!(taken(&draft) < 1 << 20, "{}", taken(&draft));
         // More space than exists.
-        let error = store.draft(&other).unwrap().unwrap().reserve(u64::MAX >> 2).unwrap_err();
+        let error = store.draft(&other, Content::Tree).unwrap().unwrap().reserve(u64::MAX >> 2).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
 

@@ -55,6 +55,45 @@ pub fn pack<R: Read, W: Write>(
     if counting.stopped { Err(CopyError::Stopped) } else { result }
 }
 
+/// Compresses a stream of `size` bytes, as [`pack`] does. One of another length is an error.
+pub(super) fn pack_bytes<R: Read, W: Write>(
+    reader: R,
+    writer: &mut W,
+    size: u64,
+    compression: Compression,
+    progress: impl FnMut(u64) -> bool,
+) -> Result<(), CopyError> {
+    let mut counting = Counting { inner: reader, done: 0, progress, stopped: false };
+    let pass_on = |reader: &mut dyn Read, writer: &mut dyn Write| {
+        let mut buffer = vec![0; BUFFER];
+        let mut total = 0;
+        loop {
+            match fill(reader, &mut buffer).map_err(|error| CopyError::Corrupt(error.to_string()))? {
+                0 if total == size => return Ok(()),
+                0 => return Err(CopyError::Corrupt(format!("{total} of {size} bytes came"))),
+                n => {
+                    total += n as u64;
+                    writer.write_all(&buffer[..n]).map_err(CopyError::Write)?;
+                }
+            }
+        }
+    };
+    let result = compress_by(&mut counting, writer, compression, pass_on);
+    if counting.stopped { Err(CopyError::Stopped) } else { result }
+}
+
+/// Returns a reader of what is in a compressed file.
+pub(super) fn unpacked<'a>(reader: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    let mut whole = Peeking::new(BufReader::with_capacity(BUFFER, reader));
+    let head = whole.peek(BLOCK as u64)?;
+    match Format::of(head) {
+        Some(Format::Gzip) => Ok(Box::new(Members::<_, flate2::bufread::GzDecoder<_>>::new(whole))),
+        Some(Format::Xz) => Ok(Box::new(Members::<_, liblzma::bufread::XzDecoder<_>>::new(whole))),
+        Some(Format::Zstd) => Ok(Box::new(Members::<_, zstd::stream::read::Decoder<'static, _>>::new(whole))),
+        Some(Format::Tar) | None => Err(io::Error::other("neither gzip, xz nor zstd")),
+    }
+}
+
 /// Enlarges a pipe as far as allowed, so that decompressing and unpacking wait less for each other.
 pub fn enlarge(pipe: &impl AsFd) {
     // Refused if the user's pipes already have too much memory. The copy then works, only slower.
@@ -260,6 +299,16 @@ fn compress(
     writer: &mut impl Write,
     compression: Compression,
 ) -> Result<(), CopyError> {
+    compress_by(reader, writer, compression, |mut reader, mut writer| pass_on(&mut reader, &mut writer))
+}
+
+/// Compresses what `pass_on` copies.
+fn compress_by(
+    reader: &mut impl Read,
+    writer: &mut impl Write,
+    compression: Compression,
+    pass_on: impl FnOnce(&mut dyn Read, &mut dyn Write) -> Result<(), CopyError>,
+) -> Result<(), CopyError> {
     match compression {
         Compression::Gzip => {
             let mut encoder = flate2::write::GzEncoder::new(writer, flate2::Compression::default());
@@ -358,7 +407,7 @@ fn pump(mut reader: impl Read, writer: &mut (impl Write + Send)) -> Result<u64, 
 }
 
 /// Reads until the buffer is full or the input ends. Returns the number of bytes read.
-fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+pub(super) fn fill(reader: &mut (impl Read + ?Sized), buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match reader.read(&mut buffer[filled..]) {

@@ -16,7 +16,7 @@ use crate::node::image::{self, CopyError};
 use crate::node::jobs::JobError;
 use crate::system::log::{self, Level};
 
-use super::{Stop, Worker};
+use super::{Stop, Worker, disk};
 
 /// How often a waiting deploy checks whether it is its turn.
 const LOOK: Duration = Duration::from_secs(1);
@@ -199,12 +199,15 @@ fn unpack_image(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop
     Ok(unpacked?)
 }
 
-/// Streams the image through the helper's tar.
+/// Streams the image through the helper's tar, or writes a whole disk.
 fn unpack(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
+    if let Ok(settings) = worker.config.image(&order.spec.image)
+        && settings.disk.is_some()
+    {
+        return disk::unpack(worker, order, &settings);
+    }
     let (file, bytes) = open_image(worker, order)?;
-    // Faults refer to a saved image by its name; every such name is also a valid tag.
-    let saved = order.spec.saved.as_ref().and_then(|saved| saved.name.as_str().parse().ok());
-    let tag = saved.unwrap_or_else(|| order.spec.image.clone());
+    let tag = store::named(order);
     let (helper, machine) = (worker.helper.clone(), worker.record.machine.clone());
     let (fed, result) = worker.while_reporting(Stage::Unpack, |progress| {
         helper.unpack(order.id, &machine, &tag, |pipe| {

@@ -8,11 +8,13 @@
 //! | --- | --- |
 //! | `mod` | the program, and the choice of what to carry out |
 //! | `deploy`, `power`, `save`, `remove` | one kind of order each: its stages, and how it is undone |
+//! | `disk` | machines of whole-disk images: their disk, their owner's keys |
 //! | `recover` | what happens to an order whose worker was killed |
 //! | `progress` | reports to the server while an order is carried out |
 //! | `outcome` | what is recorded and reported at the end of an order |
 
 mod deploy;
+mod disk;
 mod outcome;
 mod power;
 mod progress;

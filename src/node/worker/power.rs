@@ -5,7 +5,7 @@ use crate::model::stage::Stage;
 use crate::node::jobs::JobError;
 use crate::system::log::{self, Level};
 
-use super::{Plan, Stop, Worker};
+use super::{Plan, Stop, Worker, disk};
 
 /// Stops the machine, or lets it continue to run.
 pub(super) const STOP: Plan = Plan { steps: &[(Stage::Shutdown, shut_down)], undo: not_stopped };
@@ -51,6 +51,7 @@ fn start(worker: &mut Worker<'_>) -> Result<(), Stop> {
     worker.record.stopped = false;
     worker.write_record()?;
     follow_toolstack(worker)?;
+    disk::renew_seed(worker);
     Ok(worker.helper.start(worker.record.id, &worker.record.machine, memory)?)
 }
 

@@ -6,13 +6,13 @@ use std::time::Duration;
 use crate::model::fault::{self, Fault};
 use crate::model::size::Amount;
 use crate::model::stage::{Percent, Stage};
-use crate::node::image::store::{Draft, Store};
+use crate::node::image::store::{Content, Draft, Store};
 use crate::node::image::{self, CopyError};
 use crate::node::jobs::{JobError, Jobs, Saving};
 use crate::system::log::{self, Level};
 
 use super::power::shut_down;
-use super::{Plan, Stop, Worker};
+use super::{Plan, Stop, Worker, disk};
 
 /// Saves the disk, or leaves no image. The machine is left stopped either way.
 pub(super) const SAVE: Plan =
@@ -33,10 +33,19 @@ fn pack(worker: &mut Worker<'_>) -> Result<(), Stop> {
     if store.is_taken(&image).map_err(|error| not_written(&error))? {
         return Err(exists());
     }
-    let Some(mut draft) = store.draft(&image).map_err(|error| not_written(&error))? else {
+    // The machine was made of the image, whose settings say what is on its disk.
+    let settings = worker.record.order.as_ref().map(|order| worker.config.image(&order.spec.image));
+    let Some(Ok(settings)) = settings else {
+        return Err(worker.internal("a disk to be saved, and no settings of its image").into());
+    };
+    let content = Content::of(&settings);
+    let Some(mut draft) = store.draft(&image, content).map_err(|error| not_written(&error))? else {
         return Err(exists());
     };
-    fill(worker, &mut draft)?;
+    match content {
+        Content::Tree => fill(worker, &mut draft)?,
+        Content::Disk => disk::pack(worker, &mut draft)?,
+    }
     let packed = draft.seal().map_err(|error| not_written(&error))?;
     if let Some(saving) = &mut worker.record.saving {
         saving.file = Some(packed);
@@ -92,7 +101,7 @@ fn reserve(jobs: &Jobs, draft: &mut Draft, bytes: u64) -> io::Result<()> {
 }
 
 /// Maps a write error to a fault.
-fn not_written(error: &io::Error) -> Fault {
+pub(super) fn not_written(error: &io::Error) -> Fault {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::NoRoomForImage,
         _ => Fault::SaveFailed { detail: fault::detail(&format!("writing it: {error}")) },

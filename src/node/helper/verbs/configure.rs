@@ -10,7 +10,7 @@ use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::MachineLock;
 use crate::node::helper::host::Host;
 use crate::node::hypervisor::{Boot, HypervisorError, Listed};
-use crate::node::{Definition, trust};
+use crate::node::{Definition, misfit, trust};
 use crate::template::{self, TemplateError};
 
 impl Host {
@@ -53,6 +53,9 @@ impl Host {
             TemplateError::Unreadable { source, .. } => template_error(&source.to_string()),
         })?;
 
+        if let Some(flaw) = misfit(&text, &values, image) {
+            return Err(template_error(flaw).into());
+        }
         let hypervisor = self.hypervisor(image.vm_type);
         let taken = |domain: &Listed| domain.name == machine.name.as_str() && !domain.is(machine, false);
         let exists = || Fault::DomainExists { domain: machine.name.clone() };
@@ -77,7 +80,7 @@ impl Host {
 }
 
 /// Returns the host name contained in a machine's name.
-fn virtual_host(machine: &MachineName) -> Result<VirtualHost, Failure> {
+pub(super) fn virtual_host(machine: &MachineName) -> Result<VirtualHost, Failure> {
     let (_, host) = machine.as_str().rsplit_once('_').unwrap_or_default();
     host.parse().map_err(|fault| Failure::internal(format!("{machine}: {fault}")))
 }

@@ -222,6 +222,9 @@ mod tests {
         fn install(&self, _: &Machine, _: &str, _: Boot) -> Answer<()> {
             unreachable!()
         }
+        fn install_seed(&self, _: &Machine, _: &[u8]) -> Answer<()> {
+            unreachable!()
+        }
         fn installed(&self, _: &Machine) -> Answer<Option<Boot>> {
             unreachable!()
         }

@@ -25,9 +25,14 @@ impl Host {
     ) -> Result<Filling, Failure> {
         let machine = &lock.machine;
         let root = self.unused_volume(machine, Disk::Root)?;
-        let filling =
-            if own_image { self.clone_prepared(lock, tag, image, root.size)? } else { Filling::Stream };
-        if filling != Filling::Done {
+        // A whole disk brings its own file systems.
+        let is_disk = image.disk.is_some();
+        let filling = if own_image && !is_disk {
+            self.clone_prepared(lock, tag, image, root.size)?
+        } else {
+            Filling::Stream
+        };
+        if filling != Filling::Done && !is_disk {
             self.make_filesystem(machine, Disk::Root, &image.make_filesystem)?;
         }
         self.unused_volume(machine, Disk::Swap)?;

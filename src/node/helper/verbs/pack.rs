@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::fault::{self, Fault};
 use crate::model::size::Amount;
+use crate::node::Machine;
 use crate::node::filesystem::{self, Kind};
 use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::MachineLock;
@@ -55,6 +56,11 @@ impl PackHeader {
         let headers = |each: u64| files.saturating_mul(each).min(disk);
         let most = disk.saturating_add(headers(Self::LARGE_HEADERS));
         Self { expected: used.saturating_add(headers(Self::USUAL_HEADERS)).min(most), most }
+    }
+
+    /// Writes the line.
+    pub(super) fn write(self, out: &mut impl io::Write) -> io::Result<()> {
+        writeln!(out, "{}", serde_json::to_string(&self)?)
     }
 
     /// Reads the line, and nothing beyond it.
@@ -131,11 +137,7 @@ impl Host {
     /// Packs the machine's root volume to standard output. The machine must be stopped.
     pub fn pack(&self, lock: &MachineLock) -> Result<(), Failure> {
         let machine = &lock.machine;
-        for hypervisor in self.hypervisors() {
-            if hypervisor.domains()?.iter().any(|domain| domain.is(machine, true)) {
-                return Err(Failure::internal(format!("{} runs, so its disk can't be packed", machine.name)));
-            }
-        }
+        self.must_not_run(machine)?;
         let volume = self.volume_at_rest(machine, Disk::Root)?;
         let device = self.storage().attach(machine, Disk::Root)?;
         let target = lock.mount_point();
@@ -146,6 +148,18 @@ impl Host {
             streamed?;
             unmounted.map(|_| ()).map_err(Failure::internal)
         })
+    }
+}
+
+impl Host {
+    /// Checks that the machine has no domain.
+    pub(super) fn must_not_run(&self, machine: &Machine) -> Result<(), Failure> {
+        for hypervisor in self.hypervisors() {
+            if hypervisor.domains()?.iter().any(|domain| domain.is(machine, true)) {
+                return Err(Failure::internal(format!("{} runs, so its disk can't be packed", machine.name)));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -180,7 +194,7 @@ fn stream(target: &Path, disk: Amount) -> Result<(), Failure> {
     let header = PackHeader::of(used, files, disk.bytes());
     let mut out = io::stdout().lock();
     let mut begin = || -> io::Result<u64> {
-        writeln!(out, "{}", serde_json::to_string(&header)?)?;
+        header.write(&mut out)?;
         let member = has_machine_id(target).then(|| image::empty_member(&format!("./{MACHINE_ID}")));
         let member = member.as_ref().map_or(&[][..], |member| member);
         out.write_all(member)?;

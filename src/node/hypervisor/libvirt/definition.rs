@@ -720,7 +720,11 @@ mod tests {
     }
 
     fn rendered(own: &Own) -> String {
-        machine::render("kvm.xml", TEMPLATE, &values(own)).unwrap()
+        rendered_from(TEMPLATE, own)
+    }
+
+    fn rendered_from(template: &str, own: &Own) -> String {
+        machine::render("kvm.xml", template, &values(own)).unwrap()
     }
 
     fn values(own: &Own) -> Values {
@@ -734,6 +738,7 @@ mod tests {
             username: "J%C3%BC".into(),
             vm_extra: "opt=\"<a & b>\"".into(),
             volumegroup: "vg1".into(),
+            vm_mac: "52:54:0a:00:02:15".into(),
             libvirt: LibvirtValues {
                 cpu_mode: "maximum".into(),
                 vm_uuid: own.id.to_string(),
@@ -745,6 +750,7 @@ mod tests {
                 disk_attribute: own.root.kind.attribute().to_owned(),
                 disk_driver: own.disk_driver().to_owned(),
                 console_log: text(&own.console_log),
+                seed_disk: own.seed.as_ref().map(|seed| text(&seed.path)).unwrap_or_default(),
             },
         }
     }
@@ -853,6 +859,19 @@ mod tests {
         assert!(complete(&text, &Own { allow_emulation: true, ..own() }).is_ok());
         let text = with(&text, "<domain type='qemu'>", "<domain type='xen'>");
         assert!(complete(&text, &Own { allow_emulation: true, ..own() }).is_err());
+    }
+
+    #[test]
+    fn the_template_for_whole_disks_has_a_seed_of_the_machine_s_own() {
+        let template = include_str!("../../../../vmtmpl/kvm-cloud.xml");
+        let seed = "/var/lib/vgrid/machines/1/seed.img";
+        let own = Own { seed: Some(Disk { path: seed.into(), kind: DiskKind::File }), ..own() };
+        let text = rendered_from(template, &own);
+        assert_eq!(complete(&text, &own).unwrap(), text);
+        assert!(text.contains("<mac address='52:54:0a:00:02:15'/>"), "{text}");
+        let others = with(&text, seed, "/var/lib/vgrid/machines/2/seed.img");
+        let refused = complete(&others, &own).unwrap_err().to_string();
+        assert!(refused.contains("machines/2/seed.img\" is no disk of this machine"), "{refused}");
     }
 
     #[test]

@@ -45,6 +45,11 @@ const MAKE_BOOT_LOADER: &str = "/usr/lib/vgrid/vgrid-pcgrub";
 /// The directory in which virtlogd logs the consoles. In no other may it write (AppArmor).
 pub const CONSOLES: &str = "/var/log/libvirt/qemu";
 
+/// The disk that tells cloud-init about a machine, in the machine's folder.
+const SEED: &str = "seed.img";
+/// A seed that is being made.
+const NEW_SEED: &str = "seed.new.img";
+
 /// Names that depend on libvirt's driver. A machine's folder has the files of one.
 #[derive(Debug)]
 struct Names {
@@ -167,7 +172,7 @@ impl Libvirt {
             id: machine.id,
             root: disk(Disk::Root),
             swap: disk(Disk::Swap),
-            seed: None,
+            seed: Some(definition::Disk { path: self.file(machine.id, SEED), kind: DiskKind::File }),
             console_log: self.log_file(&machine.name),
             boot_loader: self.file(machine.id, self.names.boot_loader),
             allow_emulation: self.allow_emulation,
@@ -290,6 +295,7 @@ impl Hypervisor for Libvirt {
             disk_attribute: own.root.kind.attribute().to_owned(),
             disk_driver: own.disk_driver().to_owned(),
             console_log: text(&own.console_log),
+            seed_disk: own.seed.as_ref().map(|seed| text(&seed.path)).unwrap_or_default(),
         }
     }
 
@@ -327,6 +333,15 @@ impl Hypervisor for Libvirt {
         }
         files::remove(&folder.join(other))?;
         self.define(machine.id)
+    }
+
+    fn install_seed(&self, machine: &Machine, seed: &[u8]) -> Result<(), HypervisorError> {
+        let folder = storage::files::make_folder(&self.general.machine_directory, machine.id)?;
+        let new = folder.join(NEW_SEED);
+        files::remove(&new)?;
+        files::write_new(&new, seed)?;
+        // Not written over: of a machine that has been started, QEMU may change it.
+        Ok(files::rename(&new, &folder.join(SEED))?)
     }
 
     fn installed(&self, machine: &Machine) -> Result<Option<Boot>, HypervisorError> {
@@ -393,7 +408,16 @@ impl Hypervisor for Libvirt {
             xen::sweep(machine.id)?;
         }
         let names = self.names;
-        for name in [names.new, names.new_boot_loader, names.boot_loader, names.stopped, names.started] {
+        let own = [
+            names.new,
+            names.new_boot_loader,
+            names.boot_loader,
+            NEW_SEED,
+            SEED,
+            names.stopped,
+            names.started,
+        ];
+        for name in own {
             files::remove(&self.file(machine.id, name))?;
         }
         Ok(storage::files::remove_folder(&self.general.machine_directory, machine.id)?)
@@ -590,6 +614,7 @@ mod tests {
                 username: "alice".into(),
                 vm_extra: String::new(),
                 volumegroup: String::new(),
+                vm_mac: String::new(),
                 libvirt: self.libvirt.placeholders(&self.machine),
             };
             let (name, text) = match &self.libvirt.xl {

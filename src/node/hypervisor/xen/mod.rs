@@ -229,6 +229,11 @@ impl Hypervisor for Xen {
         result
     }
 
+    /// Whole-disk images, which have one, are of type kvm (`config::Node`).
+    fn install_seed(&self, _: &Machine, _: &[u8]) -> Result<(), HypervisorError> {
+        Err(HypervisorError::Other("a machine of Xen has no seed".to_owned()))
+    }
+
     fn installed(&self, machine: &Machine) -> Result<Option<Boot>, HypervisorError> {
         if self.lacks_auto() {
             return Ok(None);
