@@ -200,8 +200,8 @@ fn disks_may_be_files() {
 }
 
 #[test]
-fn machines_follow_their_host_to_another_toolstack_and_back() {
-    scenario_on(Build::Libvirt, "toolstacks", |host| {
+fn machines_follow_their_host_from_xl_to_libvirt() {
+    scenario_on(Build::Libvirt, "to-libvirt", |host| {
         host.sh("sudo -u www-data vgrid-upkeep");
         let (failed, _, messages) = run_checks(host);
         assert_eq!(failed.into_iter().collect::<Vec<_>>(), ["one toolstack"], "{messages}");
@@ -214,8 +214,6 @@ fn machines_follow_their_host_to_another_toolstack_and_back() {
         host.carry_out("alice", Order::Stop, &two, "stopped");
         let running = "alice_vm1\nalice_vm3\nalice_vm4\n";
         assert_eq!(of_xl(host).1, running);
-
-        host.sh("cp -p /etc/xen/auto/alice_vm3.cfg /root/vm3.cfg");
 
         // Nothing ends when libvirt takes over, and all is known to be there.
         host.sh(&format!("{START_LIBVIRT} && {USE_LIBVIRT}"));
@@ -244,31 +242,46 @@ fn machines_follow_their_host_to_another_toolstack_and_back() {
         let console = host.console("alice", &one);
         assert!(console.contains("GUEST HALT"), "the guest was not shut down cleanly:\n{console}");
 
-        // And back.
-        let four = tiny("vm4");
-        let five = tiny("vm5");
+        for id in [one, two, three] {
+            host.terminate("alice", &id);
+        }
         host.sh(USE_XL);
-        left_over(
-            host,
-            &[&one, &two, &four, &five].map(|id| format!("/var/lib/vgrid-machines/{id}/xen.xml")),
-        );
+        host.must_be_as(&before);
+    });
+}
+
+#[test]
+fn machines_follow_their_host_from_libvirt_to_xl() {
+    scenario_on(Build::Libvirt, "to-xl", |host| {
+        host.sh(&format!("{START_LIBVIRT} && sudo -u www-data vgrid-upkeep"));
+        let before = host.inventory();
+        host.sh(USE_LIBVIRT);
+        let tiny = |name: &str| host.deployed("alice", &format!("{TINY}&vmHostname={name}"));
+        let [one, two, three, four] = ["vm1", "vm2", "vm3", "vm4"].map(tiny);
+        host.carry_out("alice", Order::Stop, &three, "stopped");
+
+        // Nothing ends when xl takes over, and all is known to be there.
+        host.sh(USE_XL);
+        left_over(host, &[&one, &two, &four].map(|id| format!("/var/lib/vgrid-machines/{id}/xen.xml")));
         left_over(host, &[format!("/var/lib/vgrid-machines/{three}/xen.stopped.xml")]);
         host.sh("sudo -u www-data vgrid-upkeep");
         host.carry_out("alice", Order::Stop, &one, "stopped");
         host.carry_out("alice", Order::Reboot, &two, "deployed");
         host.must_answer_ping("vm2");
         // As if its move had been interrupted, when it had both definitions.
-        host.sh("mv /root/vm3.cfg /etc/xen/auto/.alice_vm3.cfg.stopped");
+        host.sh(&format!(
+            "cd /etc/xen/auto && sed -e s/{one}/{three}/ -e s/vm1/vm3/g -e s/10.0.2.21/10.0.2.23/ .alice_vm1.cfg.stopped \
+             > .alice_vm3.cfg.stopped"
+        ));
         host.carry_out("alice", Order::Start, &three, "deployed");
         host.must_answer_ping("vm3");
-        host.terminate("alice", &four);
-        assert_eq!(of_libvirt(host), ["alice_vm5 running"]);
+        assert_eq!(of_libvirt(host), ["alice_vm4 running"]);
         let (files, running) = of_xl(host);
         assert_eq!(files, ".alice_vm1.cfg.stopped\nalice_vm2.cfg\nalice_vm3.cfg\n");
-        assert_eq!(running, "alice_vm2\nalice_vm3\nalice_vm5\n");
+        assert_eq!(running, "alice_vm2\nalice_vm3\nalice_vm4\n");
         // No disk is touched of a machine that only the other toolstack knows.
-        host.must_answer_ping("vm5");
-        host.terminate("alice", &five);
+        host.must_answer_ping("vm4");
+        host.terminate("alice", &four);
         assert_eq!(of_libvirt(host), Vec::<String>::new());
         assert_eq!(host.sh("find /var/lib/vgrid-machines /etc/libvirt/libxl -type f"), "");
 
