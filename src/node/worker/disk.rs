@@ -16,7 +16,7 @@ use crate::node::image::{self, CopyError};
 use crate::remote::{Client, RemoteError};
 use crate::system::log::{self, Level};
 
-use super::{Stop, Worker};
+use super::{Stop, Worker, not_written};
 
 /// The time that the key repository has to answer.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -143,7 +143,7 @@ pub(super) fn pack(worker: &mut Worker<'_>, draft: &mut Draft) -> Result<(), Sto
         })
     })?;
     match (packed, result) {
-        (Some(Err(CopyError::Write(error))), _) => Err(super::save::not_written(&error).into()),
+        (Some(Err(CopyError::Write(error))), _) => Err(not_written(&error).into()),
         (_, Err(fault)) => Err(fault.into()),
         (Some(Ok(())), Ok(())) => Ok(()),
         (Some(Err(error)), Ok(())) => {

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Common};
-use crate::model::fault::Fault;
+use crate::model::fault::{self, Fault};
 use crate::model::names::VmId;
 use crate::model::stage::{Order, Stage};
 use crate::node::helper::Filling;
@@ -157,6 +157,14 @@ impl From<Fault> for Stop {
 impl From<JobError> for Stop {
     fn from(error: JobError) -> Self {
         Self::Unrecorded(error)
+    }
+}
+
+/// Maps an error in writing an image to a fault.
+fn not_written(error: &io::Error) -> Fault {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::NoRoomForImage,
+        _ => Fault::SaveFailed { detail: fault::detail(&format!("writing it: {error}")) },
     }
 }
 

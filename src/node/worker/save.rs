@@ -12,7 +12,7 @@ use crate::node::jobs::{JobError, Jobs, Saving};
 use crate::system::log::{self, Level};
 
 use super::power::shut_down;
-use super::{Plan, Stop, Worker, disk};
+use super::{Plan, Stop, Worker, disk, not_written};
 
 /// Saves the disk, or leaves no image. The machine is left stopped either way.
 pub(super) const SAVE: Plan =
@@ -98,14 +98,6 @@ fn reserve(jobs: &Jobs, draft: &mut Draft, bytes: u64) -> io::Result<()> {
         log::event(Level::Warning, "image.crowded", &[("waited", &RESERVE.as_secs())]);
     }
     draft.reserve(bytes)
-}
-
-/// Maps a write error to a fault.
-pub(super) fn not_written(error: &io::Error) -> Fault {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::NoRoomForImage,
-        _ => Fault::SaveFailed { detail: fault::detail(&format!("writing it: {error}")) },
-    }
 }
 
 /// Leaves the machine stopped, and reports why there is no image.
