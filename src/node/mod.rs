@@ -86,8 +86,8 @@ impl Definition<'_> {
 /// other image's machines have. Returns what is wrong.
 fn misfit(text: &str, values: &Values, image: &ImageSettings) -> Option<&'static str> {
     let seed = &values.libvirt.seed_disk;
-    let has_seed = !seed.is_empty() && text.contains(&format!("'{seed}'"))
-        || !seed.is_empty() && text.contains(&format!("\"{seed}\""));
+    let is_quoted = |quote| text.contains(&format!("{quote}{seed}{quote}"));
+    let has_seed = !seed.is_empty() && ['\'', '"'].into_iter().any(is_quoted);
     match (image.disk.is_some(), has_seed) {
         (true, false) => {
             Some("it has no disk ${seedDisk}, which whole-disk images need; kvm-cloud.xml has one")

@@ -120,7 +120,7 @@ fn a_cloud_image_that_cannot_be_used_is_refused() {
             host.terminate(user, &id);
             host.must_be_as(&before);
         };
-        ends("alice", &machine("vm3", 1), "a disk of 1.46 GiB, which does not fit into 1 GiB");
+        ends("alice", &machine("vm3", 1), "a disk of 1.4 GiB, which does not fit into 1.0 GiB");
         ends("admin", &machine("vm3", 2), "There is no public key of yours");
         // The host says so, too, before anybody deploys it.
         let check = "vgrid-check 2>&1 | grep -A1 'cloud.qcow2'";

@@ -62,7 +62,7 @@ pub enum Fault {
     },
     /// The whole-disk image is larger than the partition.
     #[error(
-        "The image {tag} is a disk of {size}, which does not fit into {partition}. Deploy it with a partition of at least {size}."
+        "The image {tag} is a disk of {size}, which does not fit into {partition}. Deploy it with a larger partition."
     )]
     DiskTooLarge {
         /// The image.
