@@ -11,6 +11,7 @@ fn commands() -> Vec<(String, Vec<String>)> {
     let (_, section) = text.split_once("[XenDeployerFSCreateCmd]\n").expect("the section");
     section
         .lines()
+        .take_while(|line| !line.trim_start_matches('#').starts_with('['))
         .filter_map(|line| line.trim_start_matches('#').split_once(" = \""))
         .map(|(key, value)| {
             let words = value.trim_end_matches('"').split_whitespace();
