@@ -41,7 +41,7 @@ macro_rules! restored {
     };
 }
 
-pub const CASES: [Case; 24] = [
+pub const CASES: [Case; 25] = [
     // libvirt itself.
     Case {
         skips: &["libvirt's sockets", "libvirt's consoles", "machines run", "templates for libvirt"],
@@ -77,7 +77,8 @@ pub const CASES: [Case; 24] = [
     case(
         "libvirt at boot",
         "mkdir -p /run/systemd/system && mv /usr/bin/systemctl /root/ && \
-         printf '#!/bin/sh\\n[ \"$2\" = libvirt-guests ] && echo enabled && exit\\necho disabled\\nexit 1\\n' > /usr/bin/systemctl && \
+         printf '#!/bin/sh\\n[ $1 = show ] && echo After=libvirtd.service && exit\\n\
+         [ \"$2\" = libvirt-guests ] && echo enabled && exit\\necho disabled\\nexit 1\\n' > /usr/bin/systemctl && \
          chmod 755 /usr/bin/systemctl",
         "mv /root/systemctl /usr/bin/ && rmdir -p --ignore-fail-on-non-empty /run/systemd/system",
         ("systemd does not start libvirtd with the host", "systemctl enable libvirtd"),
@@ -89,6 +90,15 @@ pub const CASES: [Case; 24] = [
          chmod 755 /usr/bin/systemctl",
         "mv /root/systemctl /usr/bin/ && rmdir -p --ignore-fail-on-non-empty /run/systemd/system",
         ("the service libvirt-guests is off", "systemctl enable --now libvirt-guests"),
+    ),
+    // As on Debian 12.
+    case(
+        "machines at shutdown",
+        "mkdir -p /run/systemd/system && mv /usr/bin/systemctl /root/ && \
+         printf '#!/bin/sh\\n[ $1 = show ] && echo After=libvirtd.socket && exit\\necho enabled\\n' \
+         > /usr/bin/systemctl && chmod 755 /usr/bin/systemctl",
+        "mv /root/systemctl /usr/bin/ && rmdir -p --ignore-fail-on-non-empty /run/systemd/system",
+        ("libvirtd may end before libvirt-guests has shut down the machines", "After=libvirtd.service"),
     ),
     case(
         "machines at shutdown",
