@@ -265,7 +265,8 @@ fn a_silent_server_costs_one_timeout_per_run() {
     outbox.fill(5);
     let began = Instant::now();
     assert_eq!(outbox.send(0), sent(0, 5, 0));
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    // Five would cost 50 s. One can take half a minute on a crowded machine.
+    assert!(began.elapsed() < Duration::from_secs(45), "{:?}", began.elapsed());
     assert_eq!(outbox.errors()[0].as_deref(), Some("no answer in time"));
     sink.conduct(Conduct::Accept);
     assert_eq!(outbox.send(60), sent(5, 0, 0));
