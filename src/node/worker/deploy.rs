@@ -179,14 +179,8 @@ fn open_image(worker: &Worker<'_>, order: &DeployOrder) -> Result<(File, u64), S
     let Ok(settings) = worker.config.image(&order.spec.image) else {
         return Err(Fault::ImageUnknown { tag: order.spec.image.clone() }.into());
     };
-    store::source(worker.config, order, &settings).map_err(|(fault, error)| {
-        log::event(
-            Level::Error,
-            "image.missing",
-            &[("vm", &order.id), ("machine", &worker.record.machine), ("why", &error)],
-        );
-        fault.into()
-    })
+    let opened = store::source(worker.config, order, &settings);
+    Ok(opened.map_err(|missing| worker.image_missing(missing))?)
 }
 
 /// Has the helper unpack the image's own file.

@@ -10,13 +10,13 @@ use crate::model::public_keys::PublicKeys;
 use crate::model::size::Amount;
 use crate::model::stage::{Percent, Stage};
 use crate::model::wire::DeployOrder;
+use crate::node::image;
 use crate::node::image::disk::{self, DiskError, Image};
 use crate::node::image::store::{self, Draft};
-use crate::node::image::{self, CopyError};
 use crate::remote::{Client, RemoteError};
 use crate::system::log::{self, Level};
 
-use super::{Stop, Worker, not_written};
+use super::{Stop, Worker};
 
 /// The time that the key repository has to answer.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -43,14 +43,8 @@ pub(super) fn unpack(
         DiskError::TooLarge { size: None } => Fault::ImageTooLarge { tag: tag.clone(), partition },
         error => Fault::ImageCorrupt { tag: tag.clone(), detail: fault::detail(&error.to_string()) },
     };
-    let (file, format) = store::disk_source(worker.config, order, settings).map_err(|(fault, error)| {
-        log::event(
-            Level::Error,
-            "image.missing",
-            &[("vm", &order.id), ("machine", &worker.record.machine), ("why", &error)],
-        );
-        fault
-    })?;
+    let (file, format) = store::disk_source(worker.config, order, settings)
+        .map_err(|missing| worker.image_missing(missing))?;
     let image = Image::open(file, format).map_err(|error| unusable(&tag, error))?;
     let (helper, machine) = (worker.helper.clone(), worker.record.machine.clone());
     let (fed, result) = worker.while_reporting(Stage::Unpack, |progress| {
@@ -142,13 +136,5 @@ pub(super) fn pack(worker: &mut Worker<'_>, draft: &mut Draft) -> Result<(), Sto
             })
         })
     })?;
-    match (packed, result) {
-        (Some(Err(CopyError::Write(error))), _) => Err(not_written(&error).into()),
-        (_, Err(fault)) => Err(fault.into()),
-        (Some(Ok(())), Ok(())) => Ok(()),
-        (Some(Err(error)), Ok(())) => {
-            Err(Fault::SaveFailed { detail: fault::detail(&error.to_string()) }.into())
-        }
-        (None, Ok(())) => Err(worker.internal("the disk was not packed").into()),
-    }
+    worker.packed(packed, result)
 }

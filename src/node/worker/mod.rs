@@ -32,7 +32,7 @@ use crate::model::fault::{self, Fault};
 use crate::model::names::VmId;
 use crate::model::stage::{Order, Stage};
 use crate::node::helper::Filling;
-use crate::node::image;
+use crate::node::image::{self, CopyError};
 use crate::node::jobs::{JobError, Jobs, Record, RecordLock, Slot};
 use crate::node::privileged::Helper;
 use crate::node::report::Reporter;
@@ -213,6 +213,31 @@ impl Worker<'_> {
     /// Writes the record so that it survives a power failure.
     fn write_record(&mut self) -> Result<(), JobError> {
         self.lock.write(&mut self.record)
+    }
+
+    /// Logs why an image can't be opened. Returns the fault.
+    fn image_missing(&self, (fault, error): (Fault, String)) -> Fault {
+        log::event(
+            Level::Error,
+            "image.missing",
+            &[("vm", &self.record.id), ("machine", &self.record.machine), ("why", &error)],
+        );
+        fault
+    }
+
+    /// Returns the outcome of packing a disk, from that of writing the image, and that of the helper.
+    fn packed(&self, written: Option<Result<(), CopyError>>, read: Result<(), Fault>) -> Result<(), Stop> {
+        // If the disk for images is full, nobody reads the helper's output, so the helper fails as
+        // well; and if that fails, its stream ends early.
+        match (written, read) {
+            (Some(Err(CopyError::Write(error))), _) => Err(not_written(&error).into()),
+            (_, Err(fault)) => Err(fault.into()),
+            (Some(Ok(())), Ok(())) => Ok(()),
+            (Some(Err(error)), Ok(())) => {
+                Err(Fault::SaveFailed { detail: fault::detail(&error.to_string()) }.into())
+            }
+            (None, Ok(())) => Err(self.internal("the disk was not packed").into()),
+        }
     }
 
     /// Creates the fault for an error that should not occur; `detail` is only logged.

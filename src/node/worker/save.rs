@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::model::fault::{self, Fault};
+use crate::model::fault::Fault;
 use crate::model::size::Amount;
 use crate::model::stage::{Percent, Stage};
 use crate::node::image::store::{Content, Draft, Store};
@@ -78,17 +78,7 @@ fn fill(worker: &mut Worker<'_>, draft: &mut Draft) -> Result<(), Stop> {
     if let Some(most) = most {
         return Err(Fault::DiskInconsistent { most: Amount::from_mib(most >> 20) }.into());
     }
-    // If the disk for images is full, nobody reads tar's output, so tar fails as well; and if tar
-    // fails, its stream ends early.
-    match (packed, result) {
-        (Some(Err(CopyError::Write(error))), _) => Err(not_written(&error).into()),
-        (_, Err(fault)) => Err(fault.into()),
-        (Some(Ok(())), Ok(())) => Ok(()),
-        (Some(Err(error)), Ok(())) => {
-            Err(Fault::SaveFailed { detail: fault::detail(&error.to_string()) }.into())
-        }
-        (None, Ok(())) => Err(worker.internal("the disk was not packed").into()),
-    }
+    worker.packed(packed, result)
 }
 
 /// Reserves space for an image, while holding the node's lock.
