@@ -19,7 +19,7 @@ use crate::system::exec::{ExecError, ProgramOutput, Run};
 use crate::system::log::{self, Level};
 
 use super::HELPER;
-use super::helper::{Filling, PackHeader, limits};
+use super::helper::{Filling, PackHeader, Stand, limits};
 use super::host::HostState;
 
 const SUDO: &str = "/usr/bin/sudo";
@@ -272,10 +272,10 @@ impl Helper {
         self.call("configure", &[options, &args].concat(), limits::CONFIGURE).map(|_| ())
     }
 
-    /// Starts the machine.
-    pub fn start(&self, id: VmId, machine: &MachineName, memory: MiB) -> Result<(), Fault> {
+    /// Starts the machine, unless its definition is elsewhere.
+    pub fn start(&self, id: VmId, machine: &MachineName, memory: MiB) -> Result<Stand, Fault> {
         let args = [&id.to_string(), machine.as_str(), &memory.get().to_string()];
-        self.call("start", &args, limits::START).map(|_| ())
+        self.read(&self.call("start", &args, limits::START)?)
     }
 
     /// Watches the machine until it is found to be running.
@@ -284,8 +284,8 @@ impl Helper {
     }
 
     /// Shuts the machine down, and keeps it from being started at boot. Idempotent.
-    pub fn stop(&self, id: VmId, machine: &MachineName) -> Result<(), Fault> {
-        self.call("stop", &[&id.to_string(), machine.as_str()], limits::STOP).map(|_| ())
+    pub fn stop(&self, id: VmId, machine: &MachineName) -> Result<Stand, Fault> {
+        self.read(&self.call("stop", &[&id.to_string(), machine.as_str()], limits::STOP)?)
     }
 
     /// Removes everything that belongs to the machine: processes, domain, configuration, volumes.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::failure::Failure;
 use crate::config::{self, ImageSettings, VmType};
 use crate::model::fault::Fault;
@@ -25,6 +27,16 @@ pub(super) struct Definition {
     pub(super) hypervisor: Box<dyn Hypervisor>,
     /// Whether `node.cfg` names another toolstack by now.
     pub(super) is_other: bool,
+}
+
+/// Whether a machine has followed its host to the toolstack in `node.cfg`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stand {
+    /// Its definition is that toolstack's.
+    Here,
+    /// Another toolstack has a definition of it: `configure --if-moved` is to be called.
+    Elsewhere,
 }
 
 impl Host {

@@ -40,6 +40,7 @@ use crate::model::names::{
 };
 use crate::model::size::{Cpus, GiB, MiB};
 
+pub use host::Stand;
 pub(super) use nobody::as_nobody;
 pub use prepared::Filling;
 pub use run::main;

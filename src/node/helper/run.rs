@@ -117,12 +117,12 @@ fn run(verb: Verb) -> Result<Option<String>, Failure> {
         }
         Verb::Start { id, machine, memory } => {
             let lock = MachineLock::take(id, &machine)?;
-            host.start(&lock, memory)?;
+            return answer(&host.start(&lock, memory)?);
         }
         Verb::Verify { id, machine } => host.verify(&Machine { id, name: machine })?,
         Verb::Stop { id, machine } => {
             let lock = MachineLock::take_over(id, &machine)?;
-            host.stop(&lock)?;
+            return answer(&host.stop(&lock)?);
         }
         Verb::Undo { id, machine } => {
             let lock = MachineLock::take_over(id, &machine)?;

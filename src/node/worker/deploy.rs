@@ -50,9 +50,7 @@ const STEPS: [(Stage, Step); 6] = [
         Filling::Stream => unpack(worker, order),
     }),
     (Stage::Configure, configure),
-    (Stage::Start, |worker, order| {
-        Ok(worker.helper.start(order.id, &worker.record.machine, order.spec.memory)?)
-    }),
+    (Stage::Start, |worker, order| Ok(worker.start_machine(order.spec.memory)?)),
     (Stage::Verify, |worker, order| Ok(worker.helper.verify(order.id, &worker.record.machine)?)),
 ];
 

@@ -1,7 +1,9 @@
 //! Stops, starts and reboots an existing machine.
 
 use crate::model::fault::Fault;
+use crate::model::size::MiB;
 use crate::model::stage::Stage;
+use crate::node::helper::Stand;
 use crate::node::jobs::JobError;
 use crate::system::log::{self, Level};
 
@@ -21,9 +23,11 @@ pub(super) const REBOOT: Plan = Plan {
 };
 
 pub(super) fn shut_down(worker: &mut Worker<'_>) -> Result<(), Stop> {
-    worker.helper.stop(worker.record.id, &worker.record.machine)?;
+    let stand = worker.helper.stop(worker.record.id, &worker.record.machine)?;
     // It may still be removed, and saved. The next start says what is wrong.
-    if let Err(why) = follow_toolstack(worker) {
+    if stand == Stand::Elsewhere
+        && let Err(why) = follow_toolstack(worker)
+    {
         log::event(
             Level::Warning,
             "definition.not-moved",
@@ -34,8 +38,7 @@ pub(super) fn shut_down(worker: &mut Worker<'_>) -> Result<(), Stop> {
     Ok(worker.write_record()?)
 }
 
-/// Has the machine's definition move, if the host has got another toolstack and the machine does not
-/// run.
+/// Has the machine's definition move to the toolstack that its host has got.
 fn follow_toolstack(worker: &Worker<'_>) -> Result<(), Fault> {
     match (&worker.record.order, worker.record.ip) {
         (Some(order), Some(ip)) => worker.helper.follow_toolstack(order, &worker.record.machine, ip),
@@ -50,9 +53,8 @@ fn start(worker: &mut Worker<'_>) -> Result<(), Stop> {
     };
     worker.record.stopped = false;
     worker.write_record()?;
-    follow_toolstack(worker)?;
     disk::renew_seed(worker);
-    Ok(worker.helper.start(worker.record.id, &worker.record.machine, memory)?)
+    Ok(worker.start_machine(memory)?)
 }
 
 fn verify(worker: &mut Worker<'_>) -> Result<(), Stop> {
@@ -66,8 +68,7 @@ fn not_stopped(worker: &mut Worker<'_>, fault: Fault) -> Result<(), JobError> {
         other => other,
     };
     if let Some(memory) = worker.record.order.as_ref().map(|order| order.spec.memory)
-        && let Err(why) = follow_toolstack(worker)
-            .and_then(|()| worker.helper.start(worker.record.id, &worker.record.machine, memory))
+        && let Err(why) = worker.start_machine(memory)
     {
         log::event(
             Level::Error,
@@ -89,10 +90,22 @@ pub(super) fn not_started(worker: &mut Worker<'_>, fault: Fault) -> Result<(), J
 }
 
 impl Worker<'_> {
+    /// Starts the machine, which follows its host to another toolstack first, if need be.
+    pub(super) fn start_machine(&self, memory: MiB) -> Result<(), Fault> {
+        let start = || self.helper.start(self.record.id, &self.record.machine, memory);
+        if start()? == Stand::Elsewhere {
+            follow_toolstack(self)?;
+            if start()? == Stand::Elsewhere {
+                return Err(self.internal("its definition stays with another toolstack"));
+            }
+        }
+        Ok(())
+    }
+
     /// Stops the machine, whatever its state. A failure is logged.
     pub(super) fn leave_stopped(&mut self) {
         match self.helper.stop(self.record.id, &self.record.machine) {
-            Ok(()) => self.record.stopped = true,
+            Ok(_) => self.record.stopped = true,
             Err(left) => log::event(
                 Level::Error,
                 "stop.failed",

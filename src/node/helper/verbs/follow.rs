@@ -5,9 +5,10 @@
 //! Until then it is controlled by the toolstack that has its definition. Whatever happens in between,
 //! at most one of the two starts it with the host.
 
+use crate::node::Machine;
 use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::MachineLock;
-use crate::node::helper::host::Host;
+use crate::node::helper::host::{Definition, Host, Stand};
 use crate::node::hypervisor::{Boot, HypervisorError};
 use crate::system::log::{self, Level};
 
@@ -17,7 +18,7 @@ impl Host {
     pub fn must_move(&self, lock: &MachineLock) -> Result<Option<Boot>, Failure> {
         let machine = &lock.machine;
         let Some(definition) = self.definition(machine)? else { return Ok(None) };
-        if self.hypervisor(definition.vm_type).domains()?.iter().any(|domain| domain.is(machine, true)) {
+        if self.runs(machine, &definition)? {
             return Ok(None);
         }
         if !definition.is_other {
@@ -30,6 +31,24 @@ impl Host {
             definition.hypervisor.set_boot(machine, Boot::Off)?;
         }
         Ok(boot)
+    }
+
+    /// Returns whether a machine runs, by the list of the toolstack in `node.cfg`, which has every
+    /// toolstack's domains.
+    pub fn runs(&self, machine: &Machine, definition: &Definition) -> Result<bool, Failure> {
+        let domains = self.hypervisor(definition.vm_type).domains()?;
+        Ok(domains.iter().any(|domain| domain.is(machine, true)))
+    }
+
+    /// Returns where the definition of a machine that has been stopped is. It counts as elsewhere if
+    /// that can't be told: the attempt to have it follow says why.
+    pub fn stand(&self, machine: &Machine) -> Stand {
+        let others = self.other_hypervisors();
+        if others.iter().all(|other| matches!(other.installed(machine), Ok(None))) {
+            Stand::Here
+        } else {
+            Stand::Elsewhere
+        }
     }
 
     /// Removes the machine's definitions of the toolstacks that are not in `node.cfg`. What can't be

@@ -5,18 +5,22 @@ use crate::model::size::MiB;
 use crate::node::helper::consoles;
 use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::{MachineLock, StartLock};
-use crate::node::helper::host::{Definition, Host};
+use crate::node::helper::host::{Host, Stand};
 use crate::node::hypervisor::{Boot, HypervisorError};
 use crate::system::log::{self, Level};
 
 impl Host {
-    /// Starts the machine, unless it is already running.
-    pub fn start(&self, lock: &MachineLock, memory: MiB) -> Result<(), Failure> {
+    /// Starts the machine, unless it is already running, or must follow its host to another toolstack
+    /// first.
+    pub fn start(&self, lock: &MachineLock, memory: MiB) -> Result<Stand, Failure> {
         let machine = &lock.machine;
         let not_installed = || Failure::internal(format!("{} has no definition here", machine.name));
-        let Some(Definition { hypervisor, .. }) = self.definition(machine)? else {
-            return Err(not_installed());
-        };
+        let Some(definition) = self.definition(machine)? else { return Err(not_installed()) };
+        if definition.is_other && !self.runs(machine, &definition)? {
+            return Ok(Stand::Elsewhere);
+        }
+        let is_other = definition.is_other;
+        let hypervisor = definition.hypervisor;
         hypervisor.set_boot(machine, Boot::WithHost)?;
         if hypervisor.installed(machine)? != Some(Boot::WithHost) {
             return Err(not_installed());
@@ -24,7 +28,11 @@ impl Host {
         let _start = StartLock::take()?;
         let domains = hypervisor.domains()?;
         if domains.iter().any(|domain| domain.is(machine, false) && domain.state.is_running()) {
-            return Ok(());
+            return Ok(Stand::Here);
+        }
+        if !is_other {
+            // Of a move that was interrupted.
+            self.leave_others(lock)?;
         }
         if domains.iter().any(|domain| domain.name == machine.name.as_str()) {
             return Err(Fault::DomainExists { domain: machine.name.clone() }.into());
@@ -45,7 +53,7 @@ impl Host {
             self.remove_domain(machine)?;
             result = hypervisor.start(machine);
         }
-        result.map_err(|error| {
+        result.map(|()| Stand::Here).map_err(|error| {
             let detail = error.to_string();
             let fault = match error {
                 HypervisorError::NameTaken | HypervisorError::DefinitionTaken(_) => {

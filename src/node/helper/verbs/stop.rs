@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::node::Machine;
 use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::{self, MachineLock};
-use crate::node::helper::host::{Definition, Host};
+use crate::node::helper::host::{Definition, Host, Stand};
 use crate::node::hypervisor::{Boot, Hypervisor, HypervisorError, Listed};
 use crate::system::log::{self, Level};
 
@@ -16,7 +16,7 @@ impl Host {
     /// Shuts the machine down: asks it to, and forces it if that takes too long. First sees to it
     /// that it is not started at boot, even if this is interrupted. It is no error if the machine
     /// is already stopped, or does not exist.
-    pub fn stop(&self, lock: &MachineLock) -> Result<(), Failure> {
+    pub fn stop(&self, lock: &MachineLock) -> Result<Stand, Failure> {
         let machine = &lock.machine;
         if let Some(Definition { hypervisor, .. }) = self.definition(machine)? {
             hypervisor.set_boot(machine, Boot::Off)?;
@@ -28,7 +28,8 @@ impl Host {
         }
         self.remove_domain(machine)?;
         // Left behind by a helper that was killed while packing.
-        guard::remove_directory(&lock.mount_point())
+        guard::remove_directory(&lock.mount_point())?;
+        Ok(self.stand(machine))
     }
 
     /// Asks the machine to shut down, and waits until it has, or the timeout expires. If its
