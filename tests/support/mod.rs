@@ -3,6 +3,8 @@
 
 pub mod apache;
 pub mod browser;
+pub mod checks;
+pub mod healing;
 pub mod http;
 pub mod node;
 pub mod page;

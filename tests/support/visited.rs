@@ -87,6 +87,17 @@ pub trait Visited {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
+    /// All machines that the portal lists.
+    fn machines(&self) -> Vec<Value> {
+        let page = self.get_json("admin", "list", "scope=all");
+        page["machines"].as_array().expect("machines").clone()
+    }
+
+    /// The machine with that name; `None` if it is gone.
+    fn named(&self, name: &str) -> Option<Value> {
+        self.machines().into_iter().find(|machine| machine["virtual_host"] == name)
+    }
+
     /// A machine's console, as the portal shows it.
     fn console(&self, user: &str, id: &str) -> String {
         let (status, console) = self.ask(user, "console", &format!("format=text&id={id}"));

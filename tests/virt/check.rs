@@ -2,23 +2,8 @@
 //! thing at a time is broken and mended, only what depends on it does not. `xen::check` breaks what
 //! hosts of all types need.
 
-use std::collections::BTreeSet;
-
 use super::host::{VirtHost, scenario_with};
-
-/// One thing to break on the host.
-pub struct Case {
-    /// The check that must fail.
-    pub breaks: &'static str,
-    how: &'static str,
-    mends: &'static str,
-    /// Words of what is wrong, and of the remedy.
-    words: (&'static str, &'static str),
-    /// Other checks that fail.
-    fails: &'static [&'static str],
-    /// Checks that are skipped.
-    skips: &'static [&'static str],
-}
+use crate::support::checks::{self, Case, Names, read_report};
 
 const fn case(
     breaks: &'static str,
@@ -26,7 +11,7 @@ const fn case(
     mends: &'static str,
     words: (&'static str, &'static str),
 ) -> Case {
-    Case { breaks, how, mends, words, fails: &[], skips: &[] }
+    Case { words, ..checks::case(breaks, how, mends) }
 }
 
 /// A change to a file of the host, and the way back.
@@ -276,31 +261,9 @@ pub const CASES: [Case; 25] = [
     },
 ];
 
-type Names = BTreeSet<String>;
-
-/// Runs vgrid-check. Returns the checks that failed, those that were skipped, and for each that did
-/// not pass a line with its words.
 fn run_checks(host: &VirtHost) -> (Names, Names, String) {
     let output = host.try_sh("vgrid-check --node --json");
-    let rows: Vec<serde_json::Value> =
-        serde_json::from_str(&output.out).unwrap_or_else(|error| panic!("{error}: {}", output.out));
-    let with = |status: &str| -> Names {
-        let rows = rows.iter().filter(|row| row["status"] == status);
-        rows.map(|row| row["name"].as_str().expect("a name").to_owned()).collect()
-    };
-    let (failed, skipped) = (with("failed"), with("skipped"));
-    assert_eq!(output.status, i32::from(!failed.is_empty()), "{}", output.out);
-    let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
-    let messages: Vec<String> = rows
-        .iter()
-        .filter(|row| row["status"] != "passed")
-        .map(|row| format!("{}: {} -> {}", text(row, "name"), text(row, "why"), text(row, "remedy")))
-        .collect();
-    (failed, skipped, messages.join("\n"))
-}
-
-fn names(of: &[&'static str]) -> Names {
-    of.iter().map(|&name| name.to_owned()).collect()
+    read_report(output.status, &output.out)
 }
 
 #[test]
@@ -311,27 +274,7 @@ fn vgrid_check_names_what_is_broken_and_nothing_else() {
         let report = host.sh("vgrid-check");
         assert!(report.ends_with(" passed, 0 failed, 0 skipped\n"), "{report}");
         let before = host.inventory();
-        let mut wrong = Vec::new();
-        for case in &CASES {
-            host.sh(case.how);
-            let (failed, skipped, messages) = run_checks(host);
-            println!("{}: {}\n{messages}\n", case.breaks, case.how);
-            host.sh(case.mends);
-            let expected = (names(&[case.fails, &[case.breaks]].concat()), names(case.skips));
-            if (&failed, &skipped) != (&expected.0, &expected.1) {
-                wrong.push(format!(
-                    "{} ({}): failed {failed:?}, not {:?}; skipped {skipped:?}, not {:?}",
-                    case.breaks, case.how, expected.0, expected.1
-                ));
-            }
-            let start = format!("{}: ", case.breaks);
-            let line = messages.lines().find(|line| line.starts_with(&start)).unwrap_or_default();
-            let (why, remedy) = line.split_once(" -> ").unwrap_or_default();
-            if !why.contains(case.words.0) || !remedy.contains(case.words.1) {
-                wrong.push(format!("{} ({}): {line:?} has no {:?}", case.breaks, case.how, case.words));
-            }
-        }
-        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        checks::must_break(&CASES, |line| host.sh(line), || run_checks(host));
         let (failed, skipped, messages) = run_checks(host);
         assert!(failed.is_empty() && skipped.is_empty(), "still fails when all is mended:\n{messages}");
         host.must_be_as(&before);

@@ -11,14 +11,11 @@ use serde_json::Value;
 use vgrid::model::stage::{Order, Stage};
 
 use super::host::{VirtHost, quote, scenario_with};
+use crate::support::healing::Healing;
 use crate::support::visited::Visited as _;
 
 /// A machine that starts at once and rests. It does not hear the power button.
 const MENU: &str = "vmImage=menu&vmMemory=64&vmPartition=1";
-
-/// How long repeated runs of upkeep may take. An order gets a grace period of two minutes on its
-/// host, and a failed step is retried after one.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A kind of mishap (see `strike.py`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,22 +168,32 @@ impl VirtHost {
              sed -i '/^\\[General\\]/a parallelDeploys = 16\\nshutdownTimeout = 2' /etc/vgrid/node.cfg");
     }
 
-    /// Runs upkeep as cron does. Returns its summary.
+    /// Gives an order about each of these machines at once, and waits until all are in the state
+    /// that it leads to.
+    fn all_to(&self, order: Order, names: &[String], state: &str) {
+        let given: Vec<_> = names
+            .iter()
+            .map(|name| {
+                if order == Order::Deploy {
+                    return self.deploy("alice", &format!("{MENU}&vmHostname={name}"));
+                }
+                self.order("alice", order, &format!("vmHostname={name}"));
+                id(&self.named(name).expect("the machine"))
+            })
+            .collect();
+        for id in given {
+            self.wait_for("alice", &id, state, 300);
+        }
+    }
+}
+
+impl Healing for VirtHost {
+    const PATIENCE: Duration = Duration::from_secs(300);
+
     fn upkeep(&self) -> String {
         self.as_www_data("/usr/bin/vgrid-upkeep").out
     }
 
-    fn machines(&self) -> Vec<Value> {
-        let page = self.get_json("admin", "list", "scope=all");
-        page["machines"].as_array().expect("machines").clone()
-    }
-
-    /// The machine with that name; `None` if it is gone.
-    fn named(&self, name: &str) -> Option<Value> {
-        self.machines().into_iter().find(|machine| machine["virtual_host"] == name)
-    }
-
-    /// What the host or libvirt has and the portal does not know, or the other way round.
     fn differences(&self) -> Vec<String> {
         let mut known = BTreeSet::new();
         for machine in self.machines() {
@@ -217,39 +224,6 @@ impl VirtHost {
         let there: BTreeSet<String> = there.lines().map(str::to_owned).collect();
         let unknown = there.difference(&known).map(|what| format!("unknown {what}"));
         unknown.chain(known.difference(&there).map(|what| format!("missing {what}"))).collect()
-    }
-
-    /// Runs upkeep until everything is in order.
-    fn heal(&self, what: &str) {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let summary = self.upkeep();
-            let differences = self.differences();
-            if differences.is_empty() && summary.contains("\n0 things done about machines.") {
-                assert!(!summary.contains("unknown here"), "{what}: {summary}");
-                return;
-            }
-            assert!(Instant::now() < end, "{what}: {differences:#?}\n{summary}\n{}", self.log());
-            std::thread::sleep(Duration::from_secs(2));
-        }
-    }
-
-    /// Gives an order about each of these machines at once, and waits until all are in the state
-    /// that it leads to.
-    fn all_to(&self, order: Order, names: &[String], state: &str) {
-        let given: Vec<_> = names
-            .iter()
-            .map(|name| {
-                if order == Order::Deploy {
-                    return self.deploy("alice", &format!("{MENU}&vmHostname={name}"));
-                }
-                self.order("alice", order, &format!("vmHostname={name}"));
-                id(&self.named(name).expect("the machine"))
-            })
-            .collect();
-        for id in given {
-            self.wait_for("alice", &id, state, 300);
-        }
     }
 }
 

@@ -1,25 +1,8 @@
 //! `vgrid-check` on a real Xen host: everything passes after the installation, and when one thing
 //! at a time is broken and mended, only what depends on it does not.
 
-use std::collections::BTreeSet;
-
 use super::host::{Host, scenario};
-
-/// One thing to break on the host.
-pub struct Case {
-    /// The check that must fail.
-    pub breaks: &'static str,
-    pub how: &'static str,
-    pub mends: &'static str,
-    /// Other checks that fail.
-    pub fails: &'static [&'static str],
-    /// Checks that are skipped.
-    pub skips: &'static [&'static str],
-}
-
-pub const fn case(breaks: &'static str, how: &'static str, mends: &'static str) -> Case {
-    Case { breaks, how, mends, fails: &[], skips: &[] }
-}
+use crate::support::checks::{self, Case, Names, case, read_report};
 
 /// Checks that need the answer of a node.
 const NODE_INFO: &[&str] = &["nodes' version", "nodes' common.cfg"];
@@ -205,48 +188,15 @@ pub const CASES: [Case; 37] = [
     case("worker", "mv /usr/lib/vgrid/vgrid-worker /root/", "mv /root/vgrid-worker /usr/lib/vgrid/"),
 ];
 
-type Names = BTreeSet<String>;
-
 /// Runs vgrid-check. Returns the checks that failed, those that were skipped, and their messages.
 pub fn run_checks(host: &Host) -> (Names, Names, String) {
     let output = host.try_sh("vgrid-check --json");
-    let rows: Vec<serde_json::Value> =
-        serde_json::from_str(&output.out).unwrap_or_else(|error| panic!("{error}: {}", output.out));
-    let with = |status: &str| -> Names {
-        let rows = rows.iter().filter(|row| row["status"] == status);
-        rows.map(|row| row["name"].as_str().expect("a name").to_owned()).collect()
-    };
-    let (failed, skipped) = (with("failed"), with("skipped"));
-    assert_eq!(output.status, i32::from(!failed.is_empty()), "{}", output.out);
-    let messages: Vec<String> = rows
-        .iter()
-        .filter(|row| row["status"] != "passed")
-        .map(|row| format!("{}: {} -> {}", row["name"], row["why"], row["remedy"]))
-        .collect();
-    (failed, skipped, messages.join("\n"))
+    read_report(output.status, &output.out)
 }
 
-fn names(of: &[&'static str]) -> Names {
-    of.iter().map(|&name| name.to_owned()).collect()
-}
-
-/// Breaks one thing after the other. Each must fail the check that it is for, and no other.
+/// Breaks one thing after the other.
 pub fn must_break(host: &Host, cases: &[Case]) {
-    let mut wrong = Vec::new();
-    for case in cases {
-        host.sh(case.how);
-        let (failed, skipped, messages) = run_checks(host);
-        println!("{}: {}\n{messages}\n", case.breaks, case.how);
-        host.sh(case.mends);
-        let expected = (names(&[case.fails, &[case.breaks]].concat()), names(case.skips));
-        if (&failed, &skipped) != (&expected.0, &expected.1) {
-            wrong.push(format!(
-                "{} ({}): failed {failed:?}, not {:?}; skipped {skipped:?}, not {:?}",
-                case.breaks, case.how, expected.0, expected.1
-            ));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    checks::must_break(cases, |line| host.sh(line), || run_checks(host));
 }
 
 #[test]

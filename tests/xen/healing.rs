@@ -9,28 +9,19 @@ use vgrid::model::stage::{Order, Stage};
 
 use super::host::{Host, TINY, scenario};
 use super::mishap::Mishap;
+use crate::support::healing::Healing;
 use crate::support::visited::Visited as _;
-
-/// How long repeated runs of upkeep may take. An order gets a grace period of two minutes on its
-/// host, and a failed step is retried after one.
-const PATIENCE: Duration = Duration::from_secs(400);
 
 /// The machine that all orders but deploys are tried on.
 const NAME: &str = "vm1";
 
-impl Host {
-    /// Runs upkeep as cron does. Returns its summary.
-    pub fn upkeep(&self) -> String {
+impl Healing for Host {
+    const PATIENCE: Duration = Duration::from_secs(400);
+
+    fn upkeep(&self) -> String {
         self.sh("runuser -u www-data -- /usr/bin/vgrid-upkeep 2>&1")
     }
 
-    /// All machines that the portal lists.
-    pub fn machines(&self) -> Vec<Value> {
-        let page = self.get_json("admin", "list", "scope=all");
-        page["machines"].as_array().expect("machines").clone()
-    }
-
-    /// What the host has and the portal does not know, or the other way round.
     fn differences(&self) -> Vec<String> {
         let (mut running, mut volumes) = (BTreeSet::new(), BTreeSet::new());
         for machine in self.machines() {
@@ -58,26 +49,6 @@ impl Host {
         }
         found.extend(lines("pgrep -a vgrid-worker").into_iter().map(|line| format!("still running: {line}")));
         found
-    }
-
-    /// Runs upkeep until everything is in order.
-    pub fn heal(&self, what: &str) {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let summary = self.upkeep();
-            let differences = self.differences();
-            if differences.is_empty() && summary.contains("\n0 things done about machines.") {
-                assert!(!summary.contains("unknown here"), "{what}: {summary}");
-                return;
-            }
-            assert!(Instant::now() < end, "{what}: {differences:#?}\n{summary}\n{}", self.log());
-            std::thread::sleep(Duration::from_secs(2));
-        }
-    }
-
-    /// The machine with that name; `None` if it is gone.
-    pub fn named(&self, name: &str) -> Option<Value> {
-        self.machines().into_iter().find(|machine| machine["virtual_host"] == name)
     }
 }
 

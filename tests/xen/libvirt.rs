@@ -4,9 +4,10 @@
 use serde_json::Value;
 use vgrid::model::stage::Order;
 
-use super::check::{Case, case, must_break, run_checks};
+use super::check::{must_break, run_checks};
 use super::host::{Build, Host, TINY, scenario_on};
 use super::keys::{Machine, make_keys};
+use crate::support::checks::{Case, case};
 use crate::support::visited::Visited as _;
 
 /// As INSTALL.md says. On a host that has machines of xl's, they keep running.

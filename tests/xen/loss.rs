@@ -7,6 +7,7 @@ use vgrid::model::stage::Order;
 
 use super::host::{Host, TINY, project, scenario};
 use super::reports::wait_for_workers;
+use crate::support::healing::Healing as _;
 use crate::support::visited::Visited as _;
 
 const REGISTRY: &str = "/var/lib/vgrid/registry.sqlite";

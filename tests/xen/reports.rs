@@ -7,6 +7,7 @@ use vgrid::model::stage::Order;
 
 use super::healing::id;
 use super::host::{Host, TINY, project, quote, scenario};
+use crate::support::healing::Healing as _;
 use crate::support::visited::Visited as _;
 
 /// Machine names, by what happens to their reports; see reports.sh.

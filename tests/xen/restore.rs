@@ -9,6 +9,7 @@ use vgrid::model::stage::Order;
 use super::healing::make_room;
 use super::host::{Host, TINY, scenario};
 use super::reports::wait_for_workers;
+use crate::support::healing::Healing as _;
 use crate::support::visited::Visited as _;
 
 const BACKUP: &str = "/var/lib/vgrid/registry-backup.sqlite";

@@ -7,6 +7,7 @@ use vgrid::model::sign::{Key, Recipient};
 use vgrid::system::clock;
 
 use super::host::{Host, quote};
+use crate::support::healing::Healing as _;
 use crate::support::signed::Seal;
 
 /// The path of a node's `info`.

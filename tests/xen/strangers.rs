@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use super::host::{HELPER, Host, TINY, UNKNOWN_ID, scenario};
+use crate::support::healing::Healing as _;
 use crate::support::visited::Visited as _;
 
 /// Runs upkeep and returns the orphans on the host: kind and name.
