@@ -147,7 +147,7 @@ impl VirtHost {
             .iter()
             .map(|case| format!("alice_{}:{}:{}", case.name, case.order, case.stage.as_str()))
             .collect();
-        let script = quote(include_str!("strike.py"));
+        let script = quote(concat!(include_str!("../support/strike_lib.py"), include_str!("strike.py")));
         let mishap = format!("{mishap:?}").to_lowercase();
         let mut child = self
             .command(&format!("python3 -c {script} {mishap} {} 2>&1", targets.join(" ")))

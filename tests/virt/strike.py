@@ -1,4 +1,4 @@
-"""strike.py MISHAP MACHINE:ORDER:STAGE... - runs on the host, as root.
+"""strike.py MISHAP MACHINE:ORDER:STAGE... - runs on the host, as root, behind strike_lib.py.
 
 Holds each MACHINE (its name, because its id is not known yet) in STAGE of ORDER: once its record
 names them and, if the stage has a helper, that is running, the helper and all that it runs are
@@ -14,17 +14,6 @@ Prints "armed" when it starts watching, "held N" whenever another is held, and "
 mishap is over. Exit status 1: a stage passed before it could be held.
 """
 
-import errno
-import glob
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-
-WORKER = "/usr/lib/vgrid/vgrid-worker"
-HELPER = "/usr/lib/vgrid/vgrid-helper"
 FILLER = "/var/lib/vgrid-machines/filler"
 # Seconds between two looks, and in total.
 PAUSE, LIMIT = 0.002, 400
@@ -46,15 +35,6 @@ def records():
         if record["machine"] not in found or found[record["machine"]]["id"] < record["id"]:
             found[record["machine"]] = record
     return found
-
-
-def program(pid):
-    """The executable of a process, and its arguments."""
-    try:
-        with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as text:
-            return os.readlink(f"/proc/{pid}/exe"), text.read().split("\0")
-    except OSError:
-        return "", []
 
 
 def stat(pid):
@@ -166,19 +146,6 @@ def rest(held):
         if time.monotonic() > end:
             sys.exit(f"still at work: {[one.record['machine'] for one in held if works(one.record)]}")
         time.sleep(0.1)
-
-
-def fill(file):
-    """Uses up a file system, including the blocks reserved for root."""
-    with open(file, "wb") as filler:
-        for size in (1 << 30, 1 << 26, 1 << 22, 1 << 18, 1 << 12):
-            while True:
-                try:
-                    os.posix_fallocate(filler.fileno(), os.fstat(filler.fileno()).st_size, size)
-                except OSError as error:
-                    if error.errno != errno.ENOSPC:
-                        raise
-                    break
 
 
 def daemon():

@@ -35,7 +35,7 @@ impl Host {
         let mishap = format!("{mishap:?}").to_lowercase();
         let words = [machine, order.as_str(), stage.as_str(), &mishap];
         let what = words.join(" ");
-        let script = quote(include_str!("strike_at.py"));
+        let script = quote(concat!(include_str!("../support/strike_lib.py"), include_str!("strike_at.py")));
         let mut child = self
             .command(&format!("python3 -c {script} {what} 2>&1"))
             .stdout(Stdio::piped())

@@ -1,4 +1,4 @@
-"""strike_at.py MACHINE ORDER STAGE MISHAP - runs in dom0, as root.
+"""strike_at.py MACHINE ORDER STAGE MISHAP - runs in dom0, as root, behind strike_lib.py.
 
 Waits until the record of MACHINE (its name, because its id is not known yet) shows ORDER and
 STAGE and, if the stage has a helper, that is running. Then MISHAP happens:
@@ -10,17 +10,6 @@ Prints "armed" when it starts watching, and "struck ..." when the mishap is over
 stage passed before it could strike.
 """
 
-import errno
-import glob
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-
-WORKER = "/usr/lib/vgrid/vgrid-worker"
-HELPER = "/usr/lib/vgrid/vgrid-helper"
 FILLER = "/var/filler"
 # Seconds between two checks, and in total.
 PAUSE, LIMIT = 0.02, 300
@@ -41,15 +30,6 @@ def record():
     return None
 
 
-def program(pid):
-    """The executable of a process, and its arguments."""
-    try:
-        with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as text:
-            return os.readlink(f"/proc/{pid}/exe"), text.read().split("\0")
-    except OSError:
-        return "", []
-
-
 def helpers(found):
     """The running helpers of the machine. Their process ids are higher than the worker's."""
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) > found["worker"]]
@@ -57,19 +37,6 @@ def helpers(found):
         exe, arguments = program(pid)
         if exe == HELPER and found["id"] in arguments:
             yield pid
-
-
-def fill(file):
-    """Uses up the root file system, including the blocks reserved for root."""
-    with open(file, "wb") as filler:
-        for size in (1 << 30, 1 << 26, 1 << 22, 1 << 18, 1 << 12):
-            while True:
-                try:
-                    os.posix_fallocate(filler.fileno(), os.fstat(filler.fileno()).st_size, size)
-                except OSError as error:
-                    if error.errno != errno.ENOSPC:
-                        raise
-                    break
 
 
 def full_disk(found):
