@@ -23,15 +23,15 @@ use crate::node::storage::Disk;
 use crate::node::storage::prepared::{self, Key, Prepared};
 use crate::system::log::{self, Level};
 
-/// How a machine's root disk gets its content once its file system has been made.
+/// How a machine's root disk gets its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Filling {
     /// It has its content already: it is a clone.
     Done,
-    /// `unpack-image` fills it, and keeps it as prepared.
+    /// `unpack-image` makes its file system, fills it, and keeps it as prepared.
     Image,
-    /// `unpack` fills it from a stream.
+    /// `unpack` fills its file system from a stream.
     Stream,
 }
 

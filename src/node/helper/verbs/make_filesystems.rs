@@ -32,7 +32,7 @@ impl Host {
         } else {
             Filling::Stream
         };
-        if filling != Filling::Done && !is_disk {
+        if filling == Filling::Stream && !is_disk {
             self.make_filesystem(machine, Disk::Root, &image.make_filesystem)?;
         }
         self.unused_volume(machine, Disk::Swap)?;
