@@ -75,7 +75,7 @@ impl Answer {
 }
 
 /// A client for one or more exchanges.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Client<'a> {
     plain: ureq::Agent,
     secure: OnceLock<ureq::Agent>,

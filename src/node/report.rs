@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 const PAUSES: [u64; 5] = [1, 3, 8, 16, 30];
 
 /// Sends reports to the server.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Reporter<'a> {
     client: Client<'a>,
     registry: Option<RegistryId>,

@@ -1,6 +1,7 @@
 //! `node/deploy`: accepts an order if the host can carry it out, and starts a worker for it.
 
 use std::net::Ipv4Addr;
+use std::thread;
 use std::time::Duration;
 
 use crate::cgi::reply::{Refusal, Reply};
@@ -49,7 +50,16 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let plan = plan(call, &node.common, &order)?;
     // If the order is a repetition, its machine may already be answering.
     let is_new = node.jobs.read(order.id).is_ok_and(|known| known.is_none());
-    if is_new && answers(plan.ip) {
+    // The check of the address mostly waits, so the host is asked about its state meanwhile.
+    let is_taken = is_new
+        && thread::scope(|scope| {
+            scope.spawn(|| {
+                let lock = node.jobs.lock_node(PATIENCE).ok().flatten()?;
+                host::state(&node.jobs, &lock, since, || helper.info()).ok()
+            });
+            answers(plan.ip)
+        });
+    if is_taken {
         let host = order.virtual_host.clone();
         return Err(refuse(Fault::AddressInUse { host, address: plan.ip }));
     }

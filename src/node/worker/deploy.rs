@@ -73,8 +73,7 @@ impl Worker<'_> {
         };
         self.wait_for_a_slot()?;
         for (stage, work) in STEPS {
-            self.enter(stage)?;
-            work(self, &order)?;
+            self.in_stage(stage, |worker| work(worker, &order))?;
         }
         Ok(())
     }

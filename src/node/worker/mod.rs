@@ -204,8 +204,7 @@ impl Worker<'_> {
 
     fn walk(&mut self, steps: &[Step]) -> Result<(), Stop> {
         for (stage, work) in steps {
-            self.enter(*stage)?;
-            work(self)?;
+            self.in_stage(*stage, work)?;
         }
         Ok(())
     }

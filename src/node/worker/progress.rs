@@ -5,10 +5,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
+use crate::config::{self, Common};
+use crate::model::names::MachineName;
 use crate::model::stage::{Order, Percent, Stage};
 use crate::model::wire::{HostFacts, News, Report, StatusReply, Verdict};
 use crate::node::host;
-use crate::node::jobs::{JobError, Record};
+use crate::node::jobs::{JobError, Jobs, Record};
+use crate::node::privileged::Helper;
+use crate::node::report::Reporter;
 use crate::system::log::{self, Level};
 
 use super::{Stop, Worker};
@@ -18,6 +22,9 @@ const HOST_AGE: Duration = Duration::from_secs(15);
 
 /// The time between two reports of a percentage.
 const INTERVAL: Duration = Duration::from_secs(2);
+
+/// The stage that may only begin once the server has answered: from then on, the machine has run.
+const LAST_CHANCE: (Order, Stage) = (Order::Deploy, Stage::Start);
 
 /// State shared between the working thread and the reporting thread.
 #[derive(Debug, Default)]
@@ -39,9 +46,80 @@ impl Progress {
     }
 }
 
-impl Worker<'_> {
-    /// Records and reports the beginning of a stage.
-    pub(super) fn enter(&mut self, stage: Stage) -> Result<(), Stop> {
+/// What it takes to send a report while the worker goes on.
+struct Messenger<'a> {
+    reporter: Reporter<'a>,
+    helper: Helper,
+    config: &'a config::Node,
+    common: &'a Common,
+    jobs: Jobs,
+    machine: MachineName,
+}
+
+impl Messenger<'_> {
+    /// Sends a progress report once. A lost report does not stop the work: the server may be back for
+    /// the next one.
+    fn send(&self, report: &Report) -> Verdict {
+        match self.reporter.send(report) {
+            Ok(StatusReply { verdict, .. }) => verdict,
+            Err(error) => {
+                log::event(
+                    Level::Warning,
+                    "report.lost",
+                    &[
+                        ("vm", &report.id),
+                        ("machine", &self.machine),
+                        ("sequence", &report.sequence),
+                        ("why", &error),
+                    ],
+                );
+                Verdict::Continue
+            }
+        }
+    }
+
+    /// Sends it with the host's state.
+    fn send_with_host(&self, mut report: Report) -> Verdict {
+        report.host = self.host(HOST_AGE);
+        self.send(&report)
+    }
+
+    fn host(&self, max_age: Duration) -> Option<HostFacts> {
+        let since = host::ago(max_age);
+        let lock = self.jobs.lock_node(Duration::from_secs(5)).ok().flatten()?;
+        let state = host::state(&self.jobs, &lock, since, || self.helper.info()).ok()?;
+        let records = self.jobs.list().ok()?;
+        Some(state.facts(&records, self.config, self.common))
+    }
+}
+
+impl<'a> Worker<'a> {
+    /// Does the work of a stage. Its beginning is recorded first, and reported meanwhile.
+    ///
+    /// # Errors
+    /// [`Stop::Abandoned`], after the work, if the server has given up the deploy.
+    pub(super) fn in_stage<T>(
+        &mut self,
+        stage: Stage,
+        work: impl FnOnce(&mut Self) -> Result<T, Stop>,
+    ) -> Result<T, Stop> {
+        self.record_stage(stage)?;
+        if (self.record.work, stage) == LAST_CHANCE {
+            self.report_stage(stage, None)?;
+            return work(self);
+        }
+        let report = self.report(progress(stage, None), None)?;
+        let messenger = self.messenger();
+        let (outcome, verdict) = thread::scope(|scope| {
+            let sending = scope.spawn(move || messenger.send_with_host(report));
+            let outcome = work(self);
+            (outcome, sending.join().unwrap_or(Verdict::Continue))
+        });
+        if self.must_abandon(verdict) { Err(Stop::Abandoned) } else { outcome }
+    }
+
+    /// Records the beginning of a stage.
+    fn record_stage(&mut self, stage: Stage) -> Result<(), Stop> {
         self.record.stage = Some(stage);
         self.write_record()?;
         log::event(
@@ -54,15 +132,25 @@ impl Worker<'_> {
                 ("stage", &stage.as_str()),
             ],
         );
-        self.report_stage(stage, None)
+        Ok(())
     }
 
     /// Reports a stage, and the position of a waiting deploy in the queue.
     pub(super) fn report_stage(&mut self, stage: Stage, place: Option<u32>) -> Result<(), Stop> {
-        let percent = matches!(stage, Stage::Unpack | Stage::Pack).then(|| Percent::of(0, 1));
-        let host = self.host(HOST_AGE);
-        let report = self.report(News::Progress { stage, percent, place }, host)?;
-        if self.send(&report) { Ok(()) } else { Err(Stop::Abandoned) }
+        let report = self.report(progress(stage, place), None)?;
+        let verdict = self.messenger().send_with_host(report);
+        if self.must_abandon(verdict) { Err(Stop::Abandoned) } else { Ok(()) }
+    }
+
+    fn messenger(&self) -> Messenger<'a> {
+        Messenger {
+            reporter: self.reporter.clone(),
+            helper: self.helper.clone(),
+            config: self.config,
+            common: self.common,
+            jobs: self.jobs.clone(),
+            machine: self.record.machine.clone(),
+        }
     }
 
     /// Runs `work` while another thread reports its progress.
@@ -98,7 +186,8 @@ impl Worker<'_> {
             last = now;
             let news = News::Progress { stage, percent: Percent::try_from(now).ok(), place: None };
             let Ok(report) = self.report(news, None) else { continue };
-            if !self.send(&report) {
+            let verdict = self.messenger().send(&report);
+            if self.must_abandon(verdict) {
                 progress.abandoned.store(true, Ordering::Relaxed);
                 return;
             }
@@ -113,35 +202,10 @@ impl Worker<'_> {
         Ok(Report { id, order, number, sequence, news, host })
     }
 
-    /// Sends a progress report once. Returns whether to continue with the work. A lost report does
-    /// not stop it: the server may be back for the next one.
-    fn send(&self, report: &Report) -> bool {
-        match self.reporter.send(report) {
-            Ok(StatusReply { verdict, .. }) => !self.must_abandon(verdict),
-            Err(error) => {
-                log::event(
-                    Level::Warning,
-                    "report.lost",
-                    &[
-                        ("vm", &report.id),
-                        ("machine", &self.record.machine),
-                        ("sequence", &report.sequence),
-                        ("why", &error),
-                    ],
-                );
-                true
-            }
-        }
-    }
-
     /// Returns the host's state for a report, at most that old; `None` if it can't be determined
     /// now.
     pub(super) fn host(&self, max_age: Duration) -> Option<HostFacts> {
-        let since = host::ago(max_age);
-        let lock = self.jobs.lock_node(Duration::from_secs(5)).ok().flatten()?;
-        let state = host::state(&self.jobs, &lock, since, || self.helper.info()).ok()?;
-        let records = self.jobs.list().ok()?;
-        Some(state.facts(&records, self.config, self.common))
+        self.messenger().host(max_age)
     }
 
     /// Returns whether the work must be undone because of the server's verdict. This applies only
@@ -167,6 +231,11 @@ impl Worker<'_> {
     }
 }
 
+fn progress(stage: Stage, place: Option<u32>) -> News {
+    let percent = matches!(stage, Stage::Unpack | Stage::Pack).then(|| Percent::of(0, 1));
+    News::Progress { stage, percent, place }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,9 +248,15 @@ mod tests {
     fn is_abandoned(server: &TestServer, bound: RegistryId, work: Order, stage: Stage) -> bool {
         let node = TestNode::new(&server.start(1), bound);
         let mut worker = node.worker(|record| record.work = work);
-        let outcome = worker.enter(stage);
+        let mut worked = false;
+        let outcome = worker.in_stage(stage, |_| {
+            worked = true;
+            Ok(())
+        });
         assert!(node.jobs().read(node.order.id).unwrap().is_some(), "the record stays");
-        matches!(outcome, Err(Stop::Abandoned))
+        let is_abandoned = matches!(outcome, Err(Stop::Abandoned));
+        assert_eq!(worked, !is_abandoned || (work, stage) != LAST_CHANCE, "{work} {stage}");
+        is_abandoned
     }
 
     #[test]

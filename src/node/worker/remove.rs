@@ -21,17 +21,23 @@ use super::{Stop, Worker};
 impl Worker<'_> {
     pub(super) fn terminate(&mut self) -> Result<(), JobError> {
         let (id, machine) = (self.record.id, self.record.machine.clone());
-        if let Err(Stop::Unrecorded(error)) = self.enter(Stage::Shutdown) {
-            return Err(error);
-        }
-        if let Err(fault) = self.helper.stop(id, &machine) {
+        let stop = |worker: &mut Self| Ok(worker.helper.stop(id, &machine)?);
+        match self.in_stage(Stage::Shutdown, stop) {
+            Ok(_) | Err(Stop::Abandoned) => {}
             // Stopping ends by force, so something is broken even if the removal succeeds.
-            log::event(Level::Error, "stop.failed", &[("vm", &id), ("machine", &machine), ("why", &fault)]);
+            Err(Stop::Failed(why)) => {
+                log::event(Level::Error, "stop.failed", &[("vm", &id), ("machine", &machine), ("why", &why)]);
+            }
+            Err(Stop::Unrecorded(error)) => return Err(error),
         }
-        if let Err(Stop::Unrecorded(error)) = self.enter(Stage::Remove) {
-            return Err(error);
-        }
-        let removed = self.helper.undo(id, &machine);
+        let undo = |worker: &mut Self| Ok(worker.helper.undo(id, &machine)?);
+        let removed = match self.in_stage(Stage::Remove, undo) {
+            Ok(()) => Ok(()),
+            Err(Stop::Failed(fault)) => Err(fault),
+            // Only deploys are ever abandoned.
+            Err(Stop::Abandoned) => Err(Fault::Interrupted { stage: self.record.stage }),
+            Err(Stop::Unrecorded(error)) => return Err(error),
+        };
         match &removed {
             Ok(()) => {
                 self.forget_console();

@@ -21,9 +21,11 @@ impl Host {
         }
         let is_other = definition.is_other;
         let hypervisor = definition.hypervisor;
-        hypervisor.set_boot(machine, Boot::WithHost)?;
         if hypervisor.installed(machine)? != Some(Boot::WithHost) {
-            return Err(not_installed());
+            hypervisor.set_boot(machine, Boot::WithHost)?;
+            if hypervisor.installed(machine)? != Some(Boot::WithHost) {
+                return Err(not_installed());
+            }
         }
         let _start = StartLock::take()?;
         let domains = hypervisor.domains()?;

@@ -25,7 +25,7 @@ use crate::model::fault::detail;
 use crate::node::hypervisor::HypervisorError;
 use crate::system::exec::{self, ExecError, ProgramOutput, Run};
 
-/// The time limit of queries.
+/// The time limit of all that only libvirtd itself works on.
 const ASK: Duration = Duration::from_secs(30);
 /// The time limit for starting and ending a machine. Under emulation, a start took 4 s.
 const ACT: Duration = Duration::from_secs(240);
@@ -150,13 +150,12 @@ impl Virsh {
     /// starting anything. `format` is the driver's: `qemu-argv` or `xen-xl`.
     pub fn translate(&self, definition: &Path, format: &str) -> Result<(), HypervisorError> {
         let file = definition.to_string_lossy();
-        let words = ["domxml-to-native", format, "--xml", &file];
-        Ok(self.act("virsh domxml-to-native", words).map(drop)?)
+        self.ask("virsh domxml-to-native", ["domxml-to-native", format, "--xml", &file]).map(drop)
     }
 
     /// Defines a domain, or replaces its definition. It need not be running.
     pub fn define(&self, definition: &Path) -> Result<(), HypervisorError> {
-        Ok(self.act("virsh define", ["define", &definition.to_string_lossy()]).map(drop)?)
+        self.ask("virsh define", ["define", &definition.to_string_lossy()]).map(drop)
     }
 
     /// Starts a domain that libvirt forgets when it ends.
