@@ -8,6 +8,7 @@
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -19,8 +20,8 @@ use super::own;
 use crate::config::ImageSettings;
 use crate::model::names::ImageTag;
 use crate::model::size::Amount;
-use crate::node::storage::Disk;
-use crate::node::storage::prepared::{self, Key, Prepared};
+use crate::node::storage::StorageError;
+use crate::node::storage::prepared::{Key, Prepared};
 use crate::system::log::{self, Level};
 
 /// How a machine's root disk gets its content.
@@ -88,9 +89,8 @@ impl Host {
     ) -> Result<Filling, Failure> {
         let storage = self.storage();
         let Some(prepared) = storage.prepared() else { return Ok(Filling::Stream) };
-        self.sweep_prepared(prepared);
-        let disk = storage.path(&lock.machine, Disk::Root);
-        if !prepared.can_clone(&disk)? {
+        self.sweep_prepared(prepared.as_ref());
+        if !prepared.can_clone(&lock.machine)? {
             return Ok(Filling::Stream);
         }
         let facts = match std::fs::metadata(&image.file) {
@@ -105,19 +105,17 @@ impl Host {
             }
         };
         let key = key(tag, image, &facts);
-        let cloned = match prepared.find(&key) {
-            Ok(Some(original)) if original.size <= size => {
-                original.clone_to(&disk).map_err(Failure::from).and_then(|()| {
-                    let is_larger = original.size < size;
-                    self.make_own(&lock.machine, &lock.mount_point(), &image.make_filesystem, is_larger)
-                })
+        let cloned = match prepared.clone_to(&lock.machine, &key, size) {
+            Ok(Some(original)) => {
+                let is_larger = original < size;
+                self.make_own(&lock.machine, &lock.mount_point(), &image.make_filesystem, is_larger)
             }
-            Ok(_) => return Ok(Filling::Image),
+            Ok(None) => return Ok(Filling::Image),
             Err(error) => Err(error.into()),
         };
         let Err(failure) = cloned else { return Ok(Filling::Done) };
         log::event(Level::Error, "prepared.not-cloned", &[("image", tag), ("why", &failure.detail)]);
-        prepared::empty(&disk)?;
+        prepared.empty(&lock.machine)?;
         if !storage.is_full() {
             // Whatever is wrong with it: the image is unpacked and prepared anew.
             prepared.remove(&key)?;
@@ -142,23 +140,21 @@ impl Host {
             Ok(_) => return not_possible(tag, "its file has just been changed, or is not root's"),
             Err(error) => return not_possible(tag, &format!("{}: {error}", image.file.display())),
         }
-        let disk = storage.path(&lock.machine, Disk::Root);
-        match prepared.keep(&file.key, &disk, own::settle) {
+        let settle = |disk: &Path| own::settle(disk).map_err(|failure| StorageError::Other(failure.detail));
+        match prepared.keep(&lock.machine, &file.key, &settle) {
             Ok(true) => log::event(Level::Info, "prepared.kept", &[("image", tag)]),
             Ok(false) => {}
-            Err(failure) => {
-                log::event(Level::Error, "prepared.not-kept", &[("image", tag), ("why", &failure.detail)]);
-            }
+            Err(why) => log::event(Level::Error, "prepared.not-kept", &[("image", tag), ("why", &why)]),
         }
     }
 
     /// Removes prepared disks that no machine will be cloned from any more.
-    fn sweep_prepared(&self, prepared: Prepared<'_>) {
+    fn sweep_prepared(&self, prepared: &dyn Prepared) {
         let current = |tag: &ImageTag| {
             let image = self.config.image(tag).ok()?;
             Some(key(tag, &image, &std::fs::metadata(&image.file).ok()?))
         };
-        if let Err(error) = prepared.sweep(current) {
+        if let Err(error) = prepared.sweep(&current) {
             log::event(Level::Error, "prepared.not-removed", &[("why", &error)]);
         }
     }

@@ -20,7 +20,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::statvfs::statvfs;
 
-use super::prepared::{self, Prepared};
+use super::prepared::Prepared;
+use super::reflink::{self, Reflinks};
 use super::{Device, Disk, Space, Standing, Storage, StorageError};
 use crate::model::names::VmId;
 use crate::model::size::Amount;
@@ -130,7 +131,7 @@ impl<'a> Files<'a> {
                 open: is_attached || is_locked(&path).map_err(files::at(&path))?,
             };
             // Where it still shares blocks, it will need others once it writes there.
-            let own = Amount::from_mib(facts.blocks() / 2048).minus(prepared::shared(&path));
+            let own = Amount::from_mib(facts.blocks() / 2048).minus(reflink::shared(&path));
             disks.push((volume, own));
         }
         Ok(disks)
@@ -300,8 +301,8 @@ impl Storage for Files<'_> {
         Ok(())
     }
 
-    fn prepared(&self) -> Option<Prepared<'_>> {
-        Some(Prepared::new(self.directory))
+    fn prepared(&self) -> Option<Box<dyn Prepared + '_>> {
+        Some(Box::new(Reflinks::new(self.directory)))
     }
 }
 

@@ -8,6 +8,7 @@
 pub mod files;
 pub mod lvm;
 pub mod prepared;
+mod reflink;
 
 use std::path::{Path, PathBuf};
 
@@ -182,7 +183,7 @@ pub trait Storage: Sync {
     fn clear(&self, machine: &Machine) -> Result<(), StorageError>;
 
     /// Returns the disks of images that are kept to be cloned; `None` where that is not possible.
-    fn prepared(&self) -> Option<Prepared<'_>> {
+    fn prepared(&self) -> Option<Box<dyn Prepared + '_>> {
         None
     }
 }

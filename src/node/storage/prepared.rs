@@ -1,50 +1,19 @@
-//! Disks of images, prepared once per host, of which new machines get clones:
-//! `DIRECTORY/prepared/TAG.KEY.raw`.
+//! Disks of images, prepared once per host, of which new machines get clones.
 //!
-//! A clone shares all blocks with what it was cloned from until one of both is written to
-//! (ioctl_ficlone(2)); XFS and Btrfs can do that. How a disk was filled does not matter here. The key
-//! tells apart all that it was filled from, so a prepared disk is never changed: it is found by its
-//! key, or it is of no use any more. Nothing mounts it, so it may be removed at any time.
-//!
-//! The folder is root's alone. A file gets its name once it is complete and synced; until then it
-//! has another, of which there is only one, under a lock.
+//! How a disk was filled does not matter here. The key tells apart all that it was filled from, so a
+//! prepared disk is never changed: it is found by its key, or it is of no use any more.
 
-use std::fs::{DirBuilder, File, Metadata, OpenOptions};
-use std::io;
+use std::fmt;
+use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
-use nix::fcntl::OFlag;
-use rustix::fs::{XattrFlags, fremovexattr, fsetxattr, ioctl_ficlone, lgetxattr};
-
+use super::StorageError;
 use crate::model::digest::digest;
 use crate::model::names::ImageTag;
 use crate::model::size::Amount;
-use crate::node::files::{self, FileError};
-use crate::node::trust;
-use crate::system::lock;
-use crate::system::log::{self, Level};
-
-/// The folder's name. No machine has it, because machines' folders are named by ids.
-const FOLDER: &str = "prepared";
-
-/// The ending of a disk's name.
-const ENDING: &str = ".raw";
-
-/// The name of a disk that is not complete. Tags don't begin with a dot.
-const UNFINISHED: &str = ".unfinished";
-
-/// The name of the lock. Who holds it may change the folder.
-const LOCK: &str = ".lock";
-
-/// How long it is waited for the lock. Without it, nothing is kept, and the next deploy tries again.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The extended attribute of a machine's disk that says how much of it may be shared, in MiB. It
-/// goes away with the disk, and a copy of the disk does not have it.
-const SHARED: &str = "user.vgrid.shared";
+use crate::node::Machine;
 
 /// Counts changes of what a prepared disk contains that a key does not show otherwise.
 const VERSION: u32 = 1;
@@ -52,8 +21,8 @@ const VERSION: u32 = 1;
 /// What a disk was filled from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
-    tag: ImageTag,
-    digest: String,
+    pub(super) tag: ImageTag,
+    pub(super) digest: String,
 }
 
 impl Key {
@@ -67,197 +36,59 @@ impl Key {
         Self { tag: tag.clone(), digest }
     }
 
-    fn file_name(&self) -> String {
-        format!("{}.{}{ENDING}", self.tag, self.digest)
-    }
-
-    fn of(file_name: &str) -> Option<Self> {
-        let (tag, digest) = file_name.strip_suffix(ENDING)?.rsplit_once('.')?;
+    /// Parses a key as it is displayed.
+    pub(super) fn of(text: &str) -> Option<Self> {
+        let (tag, digest) = text.rsplit_once('.')?;
         let is_digest = digest.len() == 16 && digest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         is_digest.then_some(Self { tag: tag.parse().ok()?, digest: digest.to_owned() })
     }
-}
 
-/// The prepared disks of a host.
-#[derive(Debug, Clone, Copy)]
-pub struct Prepared<'a> {
-    directory: &'a Path,
-}
-
-/// A prepared disk, which can be cloned even if it is removed meanwhile.
-#[derive(Debug)]
-pub struct Original {
-    file: File,
-    /// Its size. A clone may be larger.
-    pub size: Amount,
-    /// The space that it occupies.
-    taken: Amount,
-}
-
-impl Original {
-    /// Turns a new disk into a clone; beyond the original's end, it stays as it is.
-    pub fn clone_to(&self, disk: &Path) -> Result<(), FileError> {
-        let file = open(disk, OpenOptions::new().read(true).write(true))?;
-        // First the mark: a clone without it would seem to have all the space that it may need.
-        mark_shared(&file, self.taken).and_then(|()| clone(&file, &self.file)).map_err(files::at(disk))
+    /// Returns whether it is another of the same image's, once this is the current one.
+    pub(super) fn is_older_than(&self, current: &Self) -> bool {
+        self.tag == current.tag && self != current
     }
 }
 
-impl<'a> Prepared<'a> {
-    /// Refers to the folder in the directory of the machines' folders.
-    pub fn new(directory: &'a Path) -> Self {
-        Self { directory }
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.tag, self.digest)
     }
+}
 
-    /// Returns whether a disk there can be cloned.
-    pub fn can_clone(self, disk: &Path) -> Result<bool, FileError> {
-        let from = open(disk, OpenOptions::new().read(true))?;
-        let folder = disk.parent().unwrap_or(self.directory);
-        // A file that never gets a name.
-        let to =
-            OpenOptions::new().write(true).mode(0o600).custom_flags(OFlag::O_TMPFILE.bits()).open(folder);
-        Ok(to.is_ok_and(|to| clone(&to, &from).is_ok()))
-    }
+/// Completes a disk that is about to be kept, at this path.
+pub type Finish<'a> = dyn Fn(&Path) -> Result<(), StorageError> + 'a;
 
-    /// Finds the disk with that key.
-    pub fn find(self, key: &Key) -> Result<Option<Original>, FileError> {
-        let path = self.directory.join(FOLDER).join(key.file_name());
-        match path.symlink_metadata() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            _ => trust::directory(&self.directory.join(FOLDER))?,
-        };
-        let file = open(&path, OpenOptions::new().read(true))?;
-        let facts = file.metadata().map_err(files::at(&path))?;
-        Ok(Some(Original { file, size: Amount::from_mib(facts.len() >> 20), taken: taken(&facts) }))
-    }
+/// The prepared disks of a host. All operations require root.
+pub trait Prepared {
+    /// Returns whether a machine's new root disk can become a clone.
+    fn can_clone(&self, machine: &Machine) -> Result<bool, StorageError>;
 
-    /// Keeps a clone of a disk that has been filled and never been started, unless there is one
-    /// already that is as small. `finish` completes the clone first. Older ones of the image are
-    /// removed. Returns whether it was kept.
-    pub fn keep<E: From<FileError>>(
-        self,
-        key: &Key,
-        disk: &Path,
-        finish: impl FnOnce(&Path) -> Result<(), E>,
-    ) -> Result<bool, E> {
-        let folder = self.make_folder()?;
-        let Some(_lock) = lock_within(&folder, PATIENCE)? else { return Ok(false) };
-        let from = open(disk, OpenOptions::new().read(true).write(true))?;
-        let facts = from.metadata().map_err(files::at(disk))?;
-        if self.find(key)?.is_some_and(|there| there.size.bytes() <= facts.len()) {
-            return Ok(false);
-        }
-        let unfinished = folder.join(UNFINISHED);
-        // Left by a helper that was killed.
-        files::remove(&unfinished)?;
-        let make = || -> Result<(), E> {
-            let to = open(&unfinished, OpenOptions::new().write(true).create_new(true).mode(0o600))?;
-            let cloned = mark_shared(&from, taken(&facts)).and_then(|()| clone(&to, &from));
-            cloned.map_err(files::at(&unfinished))?;
-            finish(&unfinished)?;
-            to.sync_all().map_err(files::at(&unfinished))?;
-            Ok(files::rename(&unfinished, &folder.join(key.file_name()))?)
-        };
-        let made = make();
-        files::remove(&unfinished)?;
-        if made.is_err() {
-            // It shares nothing after all.
-            let _ = fremovexattr(&from, SHARED);
-        }
-        made?;
-        remove_where(&folder, |other| other.tag == key.tag && other != key)?;
-        Ok(true)
-    }
+    /// Turns a machine's new root disk into a clone of the disk with that key, and returns how large
+    /// that is; the machine's disk keeps its size. `None` if there is none of at most that size.
+    fn clone_to(&self, machine: &Machine, key: &Key, most: Amount) -> Result<Option<Amount>, StorageError>;
+
+    /// Keeps a clone of a machine's root disk, which has been filled and never been started from,
+    /// unless there is one already that is as small. Older ones of the image are removed. Returns
+    /// whether it was kept.
+    fn keep(&self, machine: &Machine, key: &Key, finish: &Finish<'_>) -> Result<bool, StorageError>;
+
+    /// Empties a machine's root disk, so that it is as new.
+    fn empty(&self, machine: &Machine) -> Result<(), StorageError>;
 
     /// Removes a prepared disk that turned out to be of no use.
-    pub fn remove(self, key: &Key) -> Result<(), FileError> {
-        files::remove(&self.directory.join(FOLDER).join(key.file_name()))
-    }
+    fn remove(&self, key: &Key) -> Result<(), StorageError>;
 
     /// Removes what killed helpers left, and the disks whose key is no longer that of their image,
     /// unless somebody is at work there.
-    pub fn sweep(self, current: impl Fn(&ImageTag) -> Option<Key>) -> Result<(), FileError> {
-        let folder = self.directory.join(FOLDER);
-        if folder.symlink_metadata().is_err() {
-            return Ok(());
-        }
-        let folder = trust::directory(&folder)?;
-        let Some(_lock) = lock_within(&folder, Duration::ZERO)? else { return Ok(()) };
-        files::remove(&folder.join(UNFINISHED))?;
-        remove_where(&folder, |key| current(&key.tag).as_ref() != Some(key))
-    }
-
-    fn make_folder(self) -> Result<PathBuf, FileError> {
-        let folder = trust::directory(self.directory)?.join(FOLDER);
-        match DirBuilder::new().mode(0o700).create(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(files::at(&folder)(error)),
-            _ => trust::directory(&folder),
-        }
-    }
-}
-
-fn lock_within(folder: &Path, limit: Duration) -> Result<Option<File>, FileError> {
-    let path = folder.join(LOCK);
-    lock::take_within(&path, limit).map_err(files::at(&path))
-}
-
-fn remove_where(folder: &Path, is_old: impl Fn(&Key) -> bool) -> Result<(), FileError> {
-    for entry in std::fs::read_dir(folder).map_err(files::at(folder))? {
-        let path = entry.map_err(files::at(folder))?.path();
-        let key = path.file_name().and_then(|name| name.to_str()).and_then(Key::of);
-        if key.is_some_and(|key| is_old(&key)) {
-            files::remove(&path)?;
-            log::event(Level::Info, "prepared.removed", &[("file", &path.display())]);
-        }
-    }
-    Ok(())
-}
-
-fn open(path: &Path, options: &mut OpenOptions) -> Result<File, FileError> {
-    options.custom_flags(OFlag::O_NOFOLLOW.bits()).open(path).map_err(files::at(path))
-}
-
-fn clone(to: &File, from: &File) -> io::Result<()> {
-    Ok(ioctl_ficlone(to, from)?)
-}
-
-/// Returns the space that a file occupies, rounded up.
-fn taken(facts: &Metadata) -> Amount {
-    // Blocks of 512 bytes (stat(2)).
-    Amount::from_mib(facts.blocks().div_ceil(2048))
-}
-
-fn mark_shared(disk: &File, shared: Amount) -> io::Result<()> {
-    fsetxattr(disk, SHARED, shared.mib().to_string().as_bytes(), XattrFlags::empty())?;
-    disk.sync_all()
-}
-
-/// Returns how much of a disk it may share with others at most. The disk takes that much more once
-/// it has been written to everywhere.
-pub fn shared(disk: &Path) -> Amount {
-    let mut text = [0; 20];
-    let length = lgetxattr(disk, SHARED, &mut text[..]).unwrap_or_default();
-    let text = text.get(..length).and_then(|text| std::str::from_utf8(text).ok());
-    Amount::from_mib(text.and_then(|text| text.parse().ok()).unwrap_or_default())
-}
-
-/// Empties a disk, so that it is as new.
-pub fn empty(disk: &Path) -> Result<(), FileError> {
-    let file = open(disk, OpenOptions::new().write(true))?;
-    let empty = || {
-        let size = file.metadata()?.len();
-        file.set_len(0)?;
-        // Most have none.
-        let _ = fremovexattr(&file, SHARED);
-        file.set_len(size)
-    };
-    empty().map_err(files::at(disk))
+    fn sweep(&self, current: &dyn Fn(&ImageTag) -> Option<Key>) -> Result<(), StorageError>;
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::time::Duration;
+
     use super::*;
-    use crate::model::names::VmId;
 
     fn command(text: &str) -> Vec<String> {
         text.split(' ').map(str::to_owned).collect()
@@ -290,100 +121,5 @@ mod tests {
         File::options().write(true).open(&file).unwrap().set_modified(before.modified().unwrap()).unwrap();
         assert_eq!((facts(&file).len(), facts(&file).mtime()), (before.len(), before.mtime()));
         assert_ne!(key, Key::new(&tag, &file, &facts(&file), &mkfs));
-    }
-
-    #[test]
-    fn names_have_a_tag_and_a_key() {
-        for tag in ["tiny", "debian-12.5", "a.0123456789abcdef", "x_y+z"] {
-            let key = Key { tag: tag.parse().unwrap(), digest: "0123456789abcdef".to_owned() };
-            assert_eq!(Key::of(&key.file_name()), Some(key), "{tag}");
-        }
-        for name in [
-            UNFINISHED,
-            LOCK,
-            "tiny.raw",
-            "tiny.0123456789abcde.raw",
-            "tiny.0123456789ABCDEF.raw",
-            "tiny.0123456789abcdef",
-            ".0123456789abcdef.raw",
-            "..0123456789abcdef.raw",
-            "a b.0123456789abcdef.raw",
-        ] {
-            assert_eq!(Key::of(name), None, "{name}");
-        }
-        assert!(FOLDER.parse::<VmId>().is_err(), "it is no machine");
-    }
-
-    #[test]
-    fn old_and_unfinished_ones_are_swept_unless_somebody_is_at_work() {
-        if !nix::unistd::geteuid().is_root() {
-            println!("only root has a folder of root: not tried here");
-            return;
-        }
-        let directory = tempfile::tempdir_in("/run").unwrap();
-        let prepared = Prepared::new(directory.path());
-        prepared.sweep(|_| None).unwrap();
-        assert!(!directory.path().join(FOLDER).exists());
-        let folder = prepared.make_folder().unwrap();
-        assert_eq!(std::fs::metadata(&folder).unwrap().mode() & 0o777, 0o700);
-        let digests = ["0000000000000000", "1111111111111111"];
-        let keys = digests.map(|digest| Key { tag: "tiny".parse().unwrap(), digest: digest.to_owned() });
-        let gone = Key { tag: "gone".parse().unwrap(), ..keys[0].clone() };
-        let names = || {
-            let all = std::fs::read_dir(&folder).unwrap();
-            let mut names: Vec<_> =
-                all.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-            names.retain(|name| name != LOCK);
-            names.sort();
-            names
-        };
-        let all = [
-            UNFINISHED.to_owned(),
-            gone.file_name(),
-            keys[0].file_name(),
-            keys[1].file_name(),
-            "notes".into(),
-        ];
-        for name in &all {
-            std::fs::write(folder.join(name), "x").unwrap();
-        }
-        let current = |tag: &ImageTag| (tag.as_str() == "tiny").then(|| keys[1].clone());
-        let held = lock_within(&folder, Duration::ZERO).unwrap().unwrap();
-        prepared.sweep(current).unwrap();
-        assert_eq!(names().len(), all.len());
-        drop(held);
-        prepared.sweep(current).unwrap();
-        // What vGrid has not made stays.
-        assert_eq!(names(), ["notes".to_owned(), keys[1].file_name()]);
-        assert!(prepared.find(&keys[1]).unwrap().is_some() && prepared.find(&keys[0]).unwrap().is_none());
-        prepared.remove(&keys[1]).unwrap();
-        assert!(prepared.find(&keys[1]).unwrap().is_none());
-        // Others could have put something there.
-        std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
-        std::fs::write(folder.join(keys[1].file_name()), "x").unwrap();
-        assert!(prepared.find(&keys[1]).is_err() && prepared.sweep(current).is_err());
-    }
-
-    #[test]
-    fn nothing_is_kept_where_files_cannot_be_cloned() {
-        if !nix::unistd::geteuid().is_root() {
-            println!("only root has a folder of root: not tried here");
-            return;
-        }
-        let directory = tempfile::tempdir_in("/run").unwrap();
-        let prepared = Prepared::new(directory.path());
-        let disk = directory.path().join("root.raw");
-        std::fs::write(&disk, "content").unwrap();
-        // tmpfs does not clone.
-        assert!(!prepared.can_clone(&disk).unwrap());
-        let key = Key { tag: "tiny".parse().unwrap(), digest: "0123456789abcdef".to_owned() };
-        let kept: Result<bool, FileError> = prepared.keep(&key, &disk, |_| unreachable!("it is not cloned"));
-        assert!(kept.is_err() && prepared.find(&key).unwrap().is_none());
-        assert!(!directory.path().join(FOLDER).join(UNFINISHED).exists());
-        assert_eq!(shared(&disk), Amount::default());
-        empty(&disk).unwrap();
-        assert_eq!(std::fs::read(&disk).unwrap(), [0; 7]);
-        std::os::unix::fs::symlink(&disk, directory.path().join("link")).unwrap();
-        assert!(empty(&directory.path().join("link")).is_err());
     }
 }

@@ -25,7 +25,6 @@ use crate::node::helper::prepared::ImageFile;
 use crate::node::helper::verbs::unpack::{fill, tar_failed, unpacker};
 use crate::node::image::{self, Damage};
 use crate::node::storage::Disk;
-use crate::node::storage::prepared::empty;
 use crate::system::exec::{ExecError, ProgramOutput, Run};
 
 /// The size of the buffer between the programs, in bytes.
@@ -49,7 +48,10 @@ impl Host {
         }
         let opened = ImageFile::new(tag, settings, &facts);
         let storage = self.storage();
-        empty(&storage.path(machine, Disk::Root))?;
+        let Some(prepared) = storage.prepared() else {
+            return Err(Failure::internal("no images are prepared on this host"));
+        };
+        prepared.empty(machine)?;
         self.make_filesystem(machine, Disk::Root, &settings.make_filesystem)?;
         let device = storage.attach(machine, Disk::Root)?;
         let target = lock.mount_point();

@@ -1,0 +1,332 @@
+//! Prepared disks as files, `DIRECTORY/prepared/TAG.KEY.raw`, and clones of them.
+//!
+//! A clone shares all blocks with what it was cloned from until one of both is written to
+//! (ioctl_ficlone(2)); XFS and Btrfs can do that. Nothing mounts a prepared disk, so it may be removed
+//! at any time.
+//!
+//! The folder is root's alone. A file gets its name once it is complete and synced; until then it
+//! has another, of which there is only one, under a lock.
+
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
+use rustix::fs::{XattrFlags, fremovexattr, fsetxattr, ioctl_ficlone, lgetxattr};
+
+use super::files::Files;
+use super::prepared::{Finish, Key, Prepared};
+use super::{Disk, Storage as _, StorageError};
+use crate::model::names::ImageTag;
+use crate::model::size::Amount;
+use crate::node::files::{self, FileError};
+use crate::node::{Machine, trust};
+use crate::system::lock;
+use crate::system::log::{self, Level};
+
+/// The folder's name. No machine has it, because machines' folders are named by ids.
+const FOLDER: &str = "prepared";
+
+/// The ending of a disk's name.
+const ENDING: &str = ".raw";
+
+/// The name of a disk that is not complete. Tags don't begin with a dot.
+const UNFINISHED: &str = ".unfinished";
+
+/// The name of the lock. Who holds it may change the folder.
+const LOCK: &str = ".lock";
+
+/// How long it is waited for the lock. Without it, nothing is kept, and the next deploy tries again.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The extended attribute of a machine's disk that says how much of it may be shared, in MiB. It
+/// goes away with the disk, and a copy of the disk does not have it.
+const SHARED: &str = "user.vgrid.shared";
+
+/// The folder of prepared disks.
+#[derive(Debug, Clone, Copy)]
+pub struct Reflinks<'a> {
+    directory: &'a Path,
+}
+
+fn file_name(key: &Key) -> String {
+    format!("{key}{ENDING}")
+}
+
+fn key_of(file_name: &str) -> Option<Key> {
+    Key::of(file_name.strip_suffix(ENDING)?)
+}
+
+impl<'a> Reflinks<'a> {
+    /// Refers to the folder in the directory of the machines' folders.
+    pub fn new(directory: &'a Path) -> Self {
+        Self { directory }
+    }
+
+    fn root(self, machine: &Machine) -> PathBuf {
+        Files::new(self.directory).path(machine, Disk::Root)
+    }
+
+    fn file(self, key: &Key) -> PathBuf {
+        self.directory.join(FOLDER).join(file_name(key))
+    }
+
+    /// Opens the disk with that key. It can be cloned even if it is removed meanwhile.
+    fn find(self, key: &Key) -> Result<Option<(File, Metadata)>, FileError> {
+        let path = self.file(key);
+        match path.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            _ => trust::directory(&self.directory.join(FOLDER))?,
+        };
+        let file = open(&path, OpenOptions::new().read(true))?;
+        let facts = file.metadata().map_err(files::at(&path))?;
+        Ok(Some((file, facts)))
+    }
+
+    fn make_folder(self) -> Result<PathBuf, FileError> {
+        let folder = trust::directory(self.directory)?.join(FOLDER);
+        match DirBuilder::new().mode(0o700).create(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(files::at(&folder)(error)),
+            _ => trust::directory(&folder),
+        }
+    }
+}
+
+impl Prepared for Reflinks<'_> {
+    fn can_clone(&self, machine: &Machine) -> Result<bool, StorageError> {
+        let disk = self.root(machine);
+        let from = open(&disk, OpenOptions::new().read(true))?;
+        let folder = disk.parent().unwrap_or(self.directory);
+        // A file that never gets a name.
+        let to =
+            OpenOptions::new().write(true).mode(0o600).custom_flags(OFlag::O_TMPFILE.bits()).open(folder);
+        Ok(to.is_ok_and(|to| clone(&to, &from).is_ok()))
+    }
+
+    /// Beyond the original's end, the disk stays as it is.
+    fn clone_to(&self, machine: &Machine, key: &Key, most: Amount) -> Result<Option<Amount>, StorageError> {
+        let Some((original, facts)) = self.find(key)? else { return Ok(None) };
+        let size = Amount::from_mib(facts.len() >> 20);
+        if size > most {
+            return Ok(None);
+        }
+        let disk = self.root(machine);
+        let file = open(&disk, OpenOptions::new().read(true).write(true))?;
+        // First the mark: a clone without it would seem to have all the space that it may need.
+        mark_shared(&file, taken(&facts)).and_then(|()| clone(&file, &original)).map_err(files::at(&disk))?;
+        Ok(Some(size))
+    }
+
+    fn keep(&self, machine: &Machine, key: &Key, finish: &Finish<'_>) -> Result<bool, StorageError> {
+        let disk = self.root(machine);
+        let folder = self.make_folder()?;
+        let Some(_lock) = lock_within(&folder, PATIENCE)? else { return Ok(false) };
+        let from = open(&disk, OpenOptions::new().read(true).write(true))?;
+        let facts = from.metadata().map_err(files::at(&disk))?;
+        if self.find(key)?.is_some_and(|(_, there)| there.len() <= facts.len()) {
+            return Ok(false);
+        }
+        let unfinished = folder.join(UNFINISHED);
+        // Left by a helper that was killed.
+        files::remove(&unfinished)?;
+        let make = || -> Result<(), StorageError> {
+            let to = open(&unfinished, OpenOptions::new().write(true).create_new(true).mode(0o600))?;
+            let cloned = mark_shared(&from, taken(&facts)).and_then(|()| clone(&to, &from));
+            cloned.map_err(files::at(&unfinished))?;
+            finish(&unfinished)?;
+            to.sync_all().map_err(files::at(&unfinished))?;
+            Ok(files::rename(&unfinished, &self.file(key))?)
+        };
+        let made = make();
+        files::remove(&unfinished)?;
+        if made.is_err() {
+            // It shares nothing after all.
+            let _ = fremovexattr(&from, SHARED);
+        }
+        made?;
+        remove_where(&folder, |other| other.is_older_than(key))?;
+        Ok(true)
+    }
+
+    fn empty(&self, machine: &Machine) -> Result<(), StorageError> {
+        Ok(empty(&self.root(machine))?)
+    }
+
+    fn remove(&self, key: &Key) -> Result<(), StorageError> {
+        Ok(files::remove(&self.file(key))?)
+    }
+
+    fn sweep(&self, current: &dyn Fn(&ImageTag) -> Option<Key>) -> Result<(), StorageError> {
+        let folder = self.directory.join(FOLDER);
+        if folder.symlink_metadata().is_err() {
+            return Ok(());
+        }
+        let folder = trust::directory(&folder)?;
+        let Some(_lock) = lock_within(&folder, Duration::ZERO)? else { return Ok(()) };
+        files::remove(&folder.join(UNFINISHED))?;
+        Ok(remove_where(&folder, |key| current(&key.tag).as_ref() != Some(key))?)
+    }
+}
+
+fn lock_within(folder: &Path, limit: Duration) -> Result<Option<File>, FileError> {
+    let path = folder.join(LOCK);
+    lock::take_within(&path, limit).map_err(files::at(&path))
+}
+
+fn remove_where(folder: &Path, is_old: impl Fn(&Key) -> bool) -> Result<(), FileError> {
+    for entry in std::fs::read_dir(folder).map_err(files::at(folder))? {
+        let path = entry.map_err(files::at(folder))?.path();
+        let key = path.file_name().and_then(|name| name.to_str()).and_then(key_of);
+        if key.is_some_and(|key| is_old(&key)) {
+            files::remove(&path)?;
+            log::event(Level::Info, "prepared.removed", &[("file", &path.display())]);
+        }
+    }
+    Ok(())
+}
+
+fn open(path: &Path, options: &mut OpenOptions) -> Result<File, FileError> {
+    options.custom_flags(OFlag::O_NOFOLLOW.bits()).open(path).map_err(files::at(path))
+}
+
+fn clone(to: &File, from: &File) -> io::Result<()> {
+    Ok(ioctl_ficlone(to, from)?)
+}
+
+/// Returns the space that a file occupies, rounded up.
+fn taken(facts: &Metadata) -> Amount {
+    // Blocks of 512 bytes (stat(2)).
+    Amount::from_mib(facts.blocks().div_ceil(2048))
+}
+
+fn mark_shared(disk: &File, shared: Amount) -> io::Result<()> {
+    fsetxattr(disk, SHARED, shared.mib().to_string().as_bytes(), XattrFlags::empty())?;
+    disk.sync_all()
+}
+
+/// Returns how much of a disk it may share with others at most. The disk takes that much more once
+/// it has been written to everywhere.
+pub fn shared(disk: &Path) -> Amount {
+    let mut text = [0; 20];
+    let length = lgetxattr(disk, SHARED, &mut text[..]).unwrap_or_default();
+    let text = text.get(..length).and_then(|text| std::str::from_utf8(text).ok());
+    Amount::from_mib(text.and_then(|text| text.parse().ok()).unwrap_or_default())
+}
+
+fn empty(disk: &Path) -> Result<(), FileError> {
+    let file = open(disk, OpenOptions::new().write(true))?;
+    let empty = || {
+        let size = file.metadata()?.len();
+        file.set_len(0)?;
+        // Most have none.
+        let _ = fremovexattr(&file, SHARED);
+        file.set_len(size)
+    };
+    empty().map_err(files::at(disk))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::names::VmId;
+
+    #[test]
+    fn files_are_named_by_their_key() {
+        for tag in ["tiny", "debian-12.5", "a.0123456789abcdef", "x_y+z"] {
+            let key = Key { tag: tag.parse().unwrap(), digest: "0123456789abcdef".to_owned() };
+            assert_eq!(key_of(&file_name(&key)), Some(key), "{tag}");
+        }
+        for name in [
+            UNFINISHED,
+            LOCK,
+            "tiny.raw",
+            "tiny.0123456789abcde.raw",
+            "tiny.0123456789ABCDEF.raw",
+            "tiny.0123456789abcdef",
+            ".0123456789abcdef.raw",
+            "..0123456789abcdef.raw",
+            "a b.0123456789abcdef.raw",
+        ] {
+            assert_eq!(key_of(name), None, "{name}");
+        }
+        assert!(FOLDER.parse::<VmId>().is_err(), "it is no machine");
+    }
+
+    #[test]
+    fn old_and_unfinished_ones_are_swept_unless_somebody_is_at_work() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("only root has a folder of root: not tried here");
+            return;
+        }
+        let directory = tempfile::tempdir_in("/run").unwrap();
+        let prepared = Reflinks::new(directory.path());
+        prepared.sweep(&|_| None).unwrap();
+        assert!(!directory.path().join(FOLDER).exists());
+        let folder = prepared.make_folder().unwrap();
+        assert_eq!(std::fs::metadata(&folder).unwrap().mode() & 0o777, 0o700);
+        let digests = ["0000000000000000", "1111111111111111"];
+        let keys = digests.map(|digest| Key { tag: "tiny".parse().unwrap(), digest: digest.to_owned() });
+        let gone = Key { tag: "gone".parse().unwrap(), ..keys[0].clone() };
+        let names = || {
+            let all = std::fs::read_dir(&folder).unwrap();
+            let mut names: Vec<_> =
+                all.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.retain(|name| name != LOCK);
+            names.sort();
+            names
+        };
+        let all = [
+            UNFINISHED.to_owned(),
+            file_name(&gone),
+            file_name(&keys[0]),
+            file_name(&keys[1]),
+            "notes".into(),
+        ];
+        for name in &all {
+            std::fs::write(folder.join(name), "x").unwrap();
+        }
+        let current = |tag: &ImageTag| (tag.as_str() == "tiny").then(|| keys[1].clone());
+        let held = lock_within(&folder, Duration::ZERO).unwrap().unwrap();
+        prepared.sweep(&current).unwrap();
+        assert_eq!(names().len(), all.len());
+        drop(held);
+        prepared.sweep(&current).unwrap();
+        // What vGrid has not made stays.
+        assert_eq!(names(), ["notes".to_owned(), file_name(&keys[1])]);
+        assert!(prepared.find(&keys[1]).unwrap().is_some() && prepared.find(&keys[0]).unwrap().is_none());
+        prepared.remove(&keys[1]).unwrap();
+        assert!(prepared.find(&keys[1]).unwrap().is_none());
+        // Others could have put something there.
+        std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        std::fs::write(folder.join(file_name(&keys[1])), "x").unwrap();
+        assert!(prepared.find(&keys[1]).is_err() && prepared.sweep(&current).is_err());
+    }
+
+    #[test]
+    fn nothing_is_kept_where_files_cannot_be_cloned() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("only root has a folder of root: not tried here");
+            return;
+        }
+        let directory = tempfile::tempdir_in("/run").unwrap();
+        let prepared = Reflinks::new(directory.path());
+        let machine = Machine { id: VmId::generate(), name: "alice_vm1".parse().unwrap() };
+        let disk = prepared.root(&machine);
+        std::fs::create_dir(disk.parent().unwrap()).unwrap();
+        std::fs::write(&disk, "content").unwrap();
+        // tmpfs does not clone.
+        assert!(!prepared.can_clone(&machine).unwrap());
+        let key = Key { tag: "tiny".parse().unwrap(), digest: "0123456789abcdef".to_owned() };
+        let kept = prepared.keep(&machine, &key, &|_| unreachable!("it is not cloned"));
+        assert!(kept.is_err() && prepared.find(&key).unwrap().is_none());
+        assert_eq!(prepared.clone_to(&machine, &key, Amount::from_mib(1)), Ok(None));
+        assert!(!directory.path().join(FOLDER).join(UNFINISHED).exists());
+        assert_eq!(shared(&disk), Amount::default());
+        prepared.empty(&machine).unwrap();
+        assert_eq!(std::fs::read(&disk).unwrap(), [0; 7]);
+        std::os::unix::fs::symlink(&disk, directory.path().join("link")).unwrap();
+        assert!(empty(&directory.path().join("link")).is_err());
+    }
+}
