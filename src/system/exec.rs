@@ -3,6 +3,7 @@
 //! Arguments are lists, never shell strings. The environment is empty except for `PATH`, `HOME` and
 //! `LC_ALL=C`. Every run has a time limit, is logged, and ends with a typed result.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -126,6 +127,17 @@ impl ExecError {
         match self {
             Self::Failed { status, .. } => status.code(),
             _ => None,
+        }
+    }
+
+    /// Returns what the program said of its failure, or if it said nothing, how it ended: a program
+    /// that a signal ends says nothing.
+    pub fn said(&self) -> Cow<'_, str> {
+        match self {
+            Self::Failed { status, stderr, .. } if stderr.trim().is_empty() => status.to_string().into(),
+            Self::TimedOut { stderr, .. } if stderr.trim().is_empty() => self.why().into(),
+            Self::Failed { stderr, .. } | Self::TimedOut { stderr, .. } => stderr.into(),
+            Self::NotStarted { source, .. } | Self::Pipe { source, .. } => source.to_string().into(),
         }
     }
 
@@ -424,7 +436,13 @@ mod tests {
     #[test]
     fn a_failure_has_its_status_and_standard_error() {
         let error = Run::new("/bin/sh").args(["-c", "echo no >&2; exit 3"]).run().unwrap_err();
-        assert_eq!((error.code(), error.stderr()), (Some(3), "no"));
+        assert_eq!((error.code(), error.stderr(), &*error.said()), (Some(3), "no", "no"));
+        for (script, said) in
+            [("kill -PIPE $$", "signal: 13 (SIGPIPE)"), ("echo >&2; exit 3", "exit status: 3")]
+        {
+            let error = Run::new("/bin/sh").args(["-c", script]).run().unwrap_err();
+            assert_eq!(error.said(), said);
+        }
         assert!(Run::new("/nonexistent").run().unwrap_err().is_missing());
     }
 

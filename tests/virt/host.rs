@@ -274,7 +274,12 @@ impl Visited for VirtHost {
     }
 
     fn log(&self) -> String {
-        self.try_sh("grep vgrid /var/log/syslog | tail -n 60").out
+        // Failures, however long ago, and what came last.
+        self.try_sh(
+            "grep vgrid /var/log/syslog > /tmp/log; grep -E '\\.(err|warning) |event=exec.failed' /tmp/log | tail -n 60; \
+             echo ...; tail -n 60 /tmp/log; rm /tmp/log",
+        )
+        .out
     }
 }
 

@@ -181,10 +181,10 @@ fn own_name(common: &Common) -> Verdict<()> {
 /// Returns the output of a failed program.
 fn error_output(error: &ExecError) -> String {
     match error {
-        ExecError::Failed { stdout, stderr, .. } if stderr.is_empty() => {
+        ExecError::Failed { stdout, stderr, .. } if stderr.is_empty() && !stdout.is_empty() => {
             String::from_utf8_lossy(stdout).into_owned()
         }
-        ExecError::Failed { stderr, .. } => stderr.clone(),
+        ExecError::Failed { .. } => error.said().into_owned(),
         other => other.to_string(),
     }
 }

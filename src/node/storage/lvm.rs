@@ -210,7 +210,7 @@ impl<'a> Lvm<'a> {
     fn run(self, program: &'static str, args: &[&str]) -> Result<ProgramOutput, StorageError> {
         let path = exec::find(&[program]).unwrap_or_else(|| PathBuf::from(program));
         Run::new(path).args(args.iter().copied()).limit(LIMIT).run().map_err(|error| match error {
-            ExecError::Failed { ref stderr, .. } => explain(self.group, stderr),
+            ExecError::Failed { .. } => explain(self.group, &error.said()),
             ExecError::TimedOut { limit, .. } => {
                 StorageError::TimedOut { what: program, seconds: limit.as_secs() }
             }

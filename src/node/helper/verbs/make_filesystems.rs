@@ -63,9 +63,10 @@ fn making_failed(program: &str, error: &ExecError) -> Failure {
         ExecError::TimedOut { limit, .. } => {
             Fault::TimedOut { what: what.to_owned(), seconds: limit.as_secs() }.into()
         }
-        ExecError::Failed { stderr, .. } => {
+        ExecError::Failed { .. } => {
+            let said = error.said();
             // The programs of the mke2fs family print their version first.
-            let lines: Vec<_> = stderr.lines().filter(|line| !line.starts_with("mke2fs ")).collect();
+            let lines: Vec<_> = said.lines().filter(|line| !line.starts_with("mke2fs ")).collect();
             Fault::FilesystemFailed { detail: fault::detail(&format!("{what}: {}", lines.join("\n"))) }.into()
         }
         ExecError::NotStarted { source, .. } | ExecError::Pipe { source, .. } => {

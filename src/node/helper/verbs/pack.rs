@@ -178,7 +178,7 @@ fn mount_read_only(device: &Path, target: &Path) -> Result<(), Failure> {
         .arg(target)
         .run()
         .map(|_| ())
-        .map_err(|error| failed(&format!("its file system is damaged: {}", error.stderr())))
+        .map_err(|error| failed(&format!("its file system is damaged: {}", error.said())))
 }
 
 /// Returns whether the machine has an id of its own. Symlinks are not followed.

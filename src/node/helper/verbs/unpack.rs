@@ -88,7 +88,7 @@ pub(super) fn fill(
         .arg(device)
         .arg(target)
         .run()
-        .map_err(|error| Fault::FilesystemFailed { detail: fault::detail(error.stderr()) })?;
+        .map_err(|error| Fault::FilesystemFailed { detail: fault::detail(&error.said()) })?;
     let root = File::open(target).map_err(unreadable)?;
     let unpacked = unpack()
         .and_then(|output| if output.stderr.contains(LABELS) { have_it_relabelled(target) } else { Ok(()) });
@@ -103,7 +103,7 @@ pub(super) fn fill(
         ExecError::TimedOut { limit, .. } => {
             Fault::TimedOut { what: "Writing the image".to_owned(), seconds: limit.as_secs() }.into()
         }
-        error => Failure::from(Fault::FilesystemFailed { detail: fault::detail(error.stderr()) }),
+        error => Failure::from(Fault::FilesystemFailed { detail: fault::detail(&error.said()) }),
     })?;
     disk.sync_all().map_err(lost)
 }
@@ -140,8 +140,9 @@ pub(super) fn tar_failed(error: &ExecError, image: &ImageTag, partition: Amount)
         ExecError::TimedOut { limit, .. } => {
             Fault::TimedOut { what: "Unpacking the image".to_owned(), seconds: limit.as_secs() }
         }
-        ExecError::Failed { stderr, .. } => {
-            let first = stderr.lines().next().unwrap_or_default();
+        ExecError::Failed { .. } => {
+            let said = error.said();
+            let first = said.lines().next().unwrap_or_default();
             let message = first.rsplit_once("tar: ").map_or(first, |(_, message)| message);
             Fault::ImageCorrupt { tag: image.clone(), detail: fault::detail(message) }
         }

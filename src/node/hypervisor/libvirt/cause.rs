@@ -109,7 +109,11 @@ pub fn cause(stderr: &str) -> Cause {
         let is_denied = denied.iter().any(|word| says(word));
         return if is_denied { Cause::NoPermission(reason) } else { Cause::NoDaemon(reason) };
     }
-    // These three, of a libvirtd that ends meanwhile, and the lock are not among the captures.
+    // These four, of a libvirtd that ends meanwhile, and the lock are not among the captures. A virsh
+    // that writes to it is ended by the kernel, and says nothing.
+    if says("(SIGPIPE)") {
+        return Cause::NoDaemon("the connection broke".to_owned());
+    }
     if says("End of file while reading data") || says("Cannot recv data") || says("Disconnected from") {
         return Cause::NoDaemon(reason);
     }
@@ -380,6 +384,7 @@ mod tests {
                 "error: Failed to destroy domain 'a_vm1'\nerror: Timed out during operation: cannot acquire state change lock (held by monitor=remoteDispatchDomainShutdown)",
                 "Timed out during operation: cannot acquire state change lock (held by monitor=remoteDispatchDomainShutdown)",
             ),
+            ("signal: 13 (SIGPIPE)", "libvirtd is not running on this host (the connection broke)"),
             ("", ""),
         ] {
             assert_eq!(cause(stderr).to_string(), expected);

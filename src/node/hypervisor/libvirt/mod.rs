@@ -135,7 +135,7 @@ impl Libvirt {
     fn make_boot_loader(&self) -> Result<(), HypervisorError> {
         if self.boot_loader.symlink_metadata().is_err() {
             let run = Run::new(&self.maker).arg(&self.boot_loader).limit(MAKE);
-            run.run().map_err(|error| HypervisorError::Missing(detail(error.stderr())))?;
+            run.run().map_err(|error| HypervisorError::Missing(detail(&error.said())))?;
         }
         trust::file(&self.boot_loader)?;
         Ok(())

@@ -253,7 +253,7 @@ impl Virsh {
     ) -> Result<ProgramOutput, Failed> {
         let run = Run::new(&self.program).args(["-q", "-c", self.uri]).args(words).limit(limit);
         run.run().map_err(|error| match error {
-            ExecError::Failed { ref stderr, .. } => Failed::Because(cause(stderr)),
+            ExecError::Failed { .. } => Failed::Because(cause(&error.said())),
             // Only libvirtd itself can be what a question waits for.
             ExecError::TimedOut { limit: ASK, .. } => {
                 let why = format!("libvirtd has not answered for {} s", ASK.as_secs());

@@ -77,7 +77,7 @@ pub(super) fn boot_loader(maker: &Path, id: VmId, definition: &str) -> Result<Ve
         .args(["--output=/dev/null", "--output-format=simple0"])
         .arg(format!("--output-directory={}", folder.display()))
         .limit(MAKE);
-    let made = run.run().map_err(|error| HypervisorError::Missing(detail(error.stderr())));
+    let made = run.run().map_err(|error| HypervisorError::Missing(detail(&error.said())));
     let image = folder.join("kernel");
     let made = made.and_then(|_| Ok(std::fs::read(&image).map_err(files::at(&image))?));
     sweep(id)?;

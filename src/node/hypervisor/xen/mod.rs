@@ -122,7 +122,7 @@ impl Xen {
 
     fn explain(&self, what: &'static str, error: ExecError) -> HypervisorError {
         match error {
-            ExecError::Failed { ref stderr, .. } => output::explain(stderr),
+            ExecError::Failed { .. } => output::explain(&error.said()),
             ExecError::TimedOut { limit, .. } => HypervisorError::TimedOut { what, seconds: limit.as_secs() },
             ExecError::NotStarted { source, .. } => {
                 let program = self.program.as_deref().unwrap_or(Path::new("xl"));
