@@ -70,7 +70,7 @@ audit:
 # check of vgrid-check broken once, a Xen host and a KVM host with one portal, the life of a whole-disk
 # image, mishaps in every stage on a libvirt host, and images that change while they are prepared.
 DEEP = xen::check xen::healing xen::hostile xen::keys xen::libvirt xen::life::thirty xen::loss xen::mixed \
-	xen::networks xen::orders xen::power xen::reports xen::restore xen::save xen::strangers xen::two \
+	xen::networks xen::orders xen::power xen::reports xen::restore xen::save xen::strangers xen::thin xen::two \
 	virt::cloud::a_cloud_image_lives virt::mishaps::disk virt::mishaps::helper virt::mishaps::libvirtd \
 	virt::prepared::an_image
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use strum::VariantArray;
 use thiserror::Error;
 
-use crate::model::names::{ImageTag, PhysicalHost, VolumeGroup};
+use crate::model::names::{ImageTag, PhysicalHost, ThinPool, VolumeGroup};
 use crate::model::sign::Key;
 use crate::model::size::{Cpus, MiB};
 
@@ -90,6 +90,7 @@ struct RawGeneral {
     saved_images: Compression,
     storage: StorageKind,
     volume_group_name: Option<VolumeGroup>,
+    thin_pool: Option<ThinPool>,
     machine_directory: PathBuf,
     toolstack: Toolstack,
     allow_emulation: bool,
@@ -117,6 +118,7 @@ impl Default for RawGeneral {
             saved_images: Compression::Gzip,
             storage: StorageKind::Lvm,
             volume_group_name: None,
+            thin_pool: None,
             machine_directory: "/var/lib/vgrid-machines".into(),
             toolstack: Toolstack::Auto,
             allow_emulation: false,
@@ -145,12 +147,7 @@ impl TryFrom<RawGeneral> for NodeGeneral {
             image_directory: raw.image_directory.ok_or_else(|| missing("imageDirectory"))?,
             image_directory_reserve: raw.image_directory_reserve,
             saved_images: raw.saved_images,
-            storage: match raw.storage {
-                StorageKind::Lvm => {
-                    StorageSettings::Lvm(raw.volume_group_name.ok_or_else(|| missing("volumeGroupName"))?)
-                }
-                StorageKind::Files => StorageSettings::Files,
-            },
+            storage: raw.storage.settings(raw.volume_group_name, raw.thin_pool)?,
             machine_directory: raw.machine_directory,
             toolstack: raw.toolstack,
             allow_emulation: raw.allow_emulation,
@@ -174,6 +171,8 @@ impl TryFrom<RawGeneral> for NodeGeneral {
 pub enum StorageSettings {
     /// Volumes of this LVM volume group.
     Lvm(VolumeGroup),
+    /// Volumes of this thin pool in this LVM volume group.
+    Thin(VolumeGroup, ThinPool),
     /// Files in [`NodeGeneral::machine_directory`].
     Files,
 }
@@ -183,7 +182,19 @@ pub enum StorageSettings {
 #[serde(rename_all = "lowercase")]
 enum StorageKind {
     Lvm,
+    Thin,
     Files,
+}
+
+impl StorageKind {
+    fn settings(self, group: Option<VolumeGroup>, pool: Option<ThinPool>) -> Result<StorageSettings, String> {
+        let group = group.ok_or_else(|| missing("volumeGroupName"));
+        Ok(match self {
+            Self::Lvm => StorageSettings::Lvm(group?),
+            Self::Thin => StorageSettings::Thin(group?, pool.ok_or_else(|| missing("thinPool"))?),
+            Self::Files => StorageSettings::Files,
+        })
+    }
 }
 
 /// The program that controls machines of type `xen`.
@@ -424,7 +435,7 @@ impl Node {
     /// Returns the name of the volume group; `None` if the machines' disks are elsewhere.
     pub fn volume_group(&self) -> Option<&VolumeGroup> {
         match &self.general.storage {
-            StorageSettings::Lvm(group) => Some(group),
+            StorageSettings::Lvm(group) | StorageSettings::Thin(group, _) => Some(group),
             StorageSettings::Files => None,
         }
     }

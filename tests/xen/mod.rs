@@ -20,4 +20,5 @@ mod restore;
 mod save;
 mod signed;
 mod strangers;
+mod thin;
 mod two;

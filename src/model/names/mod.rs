@@ -24,7 +24,7 @@ pub use images::{ImageName, ImageTag, SavedImage};
 pub use machines::MachineName;
 pub use people::UserName;
 pub use text::{Label, Reason};
-pub use volumes::{ROOT_PREFIX, SWAP_PREFIX, VOLUME_PREFIXES, VolumeGroup};
+pub use volumes::{ROOT_PREFIX, SWAP_PREFIX, ThinPool, VOLUME_PREFIXES, VolumeGroup};
 
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

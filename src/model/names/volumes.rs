@@ -33,6 +33,23 @@ impl FromStr for VolumeGroup {
     }
 }
 
+/// The name of a thin pool (lvmthin(7)), which follows the same rules.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ThinPool(String);
+
+string_name!(ThinPool);
+
+impl FromStr for ThinPool {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        check_length(text, 40)?;
+        check_lvm_characters(text)?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
 /// Checks that a text contains only characters that LVM allows (lvm(8), "VALID NAMES").
 pub(super) fn check_lvm_characters(text: &str) -> Result<(), NameFault> {
     if let Some(c) =

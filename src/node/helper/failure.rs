@@ -39,6 +39,7 @@ impl From<StorageError> for Failure {
         let detail = error.to_string();
         let fault = match error {
             StorageError::GroupMissing(group) => Some(Fault::VolumeGroupMissing { name: group.to_string() }),
+            StorageError::Pool { .. } => Some(Fault::StorageUnusable { detail: fault::detail(&detail) }),
             StorageError::Directory(detail) => {
                 Some(Fault::StorageUnusable { detail: fault::detail(&detail) })
             }

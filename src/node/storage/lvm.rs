@@ -56,19 +56,21 @@ fn mebibytes(text: &str) -> Result<Amount, StorageError> {
     whole.parse().map(Amount::from_mib).map_err(|_| StorageError::Other(format!("{text:?} is not a size")))
 }
 
-fn reports<T: for<'a> Deserialize<'a>>(json: &[u8]) -> Result<Vec<T>, StorageError> {
+/// Parses the rows of a report.
+pub(super) fn reports<T: for<'a> Deserialize<'a>>(json: &[u8]) -> Result<Vec<T>, StorageError> {
     serde_json::from_slice::<Reports<T>>(json)
         .map(|reports| reports.report)
         .map_err(|error| StorageError::Other(format!("LVM's report can't be read: {error}")))
 }
 
 /// The fields of a [`Space`].
-const GROUP: &str = "vg_size,vg_free,vg_extent_size";
+pub(super) const GROUP: &str = "vg_size,vg_free,vg_extent_size";
 /// The fields of a [`Volume`].
-const VOLUME: &str = "lv_name,lv_size,lv_attr,lv_tags";
+pub(super) const VOLUME: &str = "lv_name,lv_size,lv_attr,lv_tags";
 
-#[derive(Deserialize)]
-struct GroupRow {
+/// A group, as reported.
+#[derive(Debug, Deserialize)]
+pub(super) struct GroupRow {
     #[serde(rename = "vg_size")]
     size: String,
     #[serde(rename = "vg_free")]
@@ -77,20 +79,21 @@ struct GroupRow {
     extent: String,
 }
 
-#[derive(Deserialize)]
-struct VolumeRow {
+/// A volume, as reported.
+#[derive(Debug, Deserialize)]
+pub(super) struct VolumeRow {
     #[serde(rename = "lv_name")]
     name: String,
     #[serde(rename = "lv_size")]
     size: String,
     #[serde(rename = "lv_attr")]
-    attributes: String,
+    pub(super) attributes: String,
     #[serde(rename = "lv_tags")]
     tags: String,
 }
 
 impl GroupRow {
-    fn space(&self) -> Result<Space, StorageError> {
+    pub(super) fn space(&self) -> Result<Space, StorageError> {
         Ok(Space {
             size: mebibytes(&self.size)?,
             free: mebibytes(&self.free)?,
@@ -100,7 +103,7 @@ impl GroupRow {
 }
 
 impl VolumeRow {
-    fn volume(self) -> Result<Volume, StorageError> {
+    pub(super) fn volume(self) -> Result<Volume, StorageError> {
         Ok(Volume {
             size: mebibytes(&self.size)?,
             machine: machine_of(&self.tags),
@@ -119,7 +122,7 @@ impl VolumeRow {
         }
     }
 
-    fn tags(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn tags(&self) -> impl Iterator<Item = &str> {
         self.tags.split(',').map(str::trim)
     }
 
@@ -182,11 +185,14 @@ pub fn explain(group: &VolumeGroup, stderr: &str) -> StorageError {
     let says = |text: &str| stderr.contains(text);
     if says(&format!("Volume group \"{group}\" not found")) {
         StorageError::GroupMissing(group.clone())
-    } else if says("insufficient free space") {
+    } else if says("insufficient free space") || says("free space in thin pool") {
         StorageError::NoSpace
     } else if says("already exists in volume group") {
         StorageError::VolumeExists
-    } else if says("Failed to find logical volume") {
+    } else if says("Failed to find logical volume")
+        || says("Snapshot origin LV ")
+        || says(&format!(" not found in volume group {group}"))
+    {
         StorageError::VolumeMissing
     } else if says(" in use.") {
         StorageError::InUse
@@ -207,7 +213,8 @@ impl<'a> Lvm<'a> {
         Self { group }
     }
 
-    fn run(self, program: &'static str, args: &[&str]) -> Result<ProgramOutput, StorageError> {
+    /// Runs one of LVM's programs.
+    pub(super) fn run(self, program: &'static str, args: &[&str]) -> Result<ProgramOutput, StorageError> {
         let path = exec::find(&[program]).unwrap_or_else(|| PathBuf::from(program));
         Run::new(path).args(args.iter().copied()).limit(LIMIT).run().map_err(|error| match error {
             ExecError::Failed { .. } => explain(self.group, &error.said()),
@@ -218,7 +225,8 @@ impl<'a> Lvm<'a> {
         })
     }
 
-    fn list(self, program: &'static str, fields: &str) -> Result<Vec<u8>, StorageError> {
+    /// Runs a program that reports about the group.
+    pub(super) fn list(self, program: &'static str, fields: &str) -> Result<Vec<u8>, StorageError> {
         let args = ["--reportformat", "json", "--units", "m", "-o", fields, self.group.as_str()];
         self.run(program, &args).map(|output| output.stdout)
     }
@@ -391,6 +399,10 @@ mod tests {
             StorageError::NoSpace,
             StorageError::InUse,
             StorageError::InUse,
+            StorageError::NoSpace,
+            StorageError::VolumeMissing,
+            StorageError::VolumeMissing,
+            StorageError::Other("Pool nopool not found in Volume group vg1.".to_owned()),
         ];
         let texts: Vec<_> = texts.split("---\n").collect();
         assert_eq!(texts.len(), expected.len());

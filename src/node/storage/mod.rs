@@ -1,5 +1,5 @@
 //! Where the machines' disks are. The rest of the node uses only the [`Storage`] trait; what differs
-//! between the kinds is in [`lvm`] and [`files`].
+//! between the kinds is in [`lvm`], [`files`] and [`thin`].
 //!
 //! Every disk that vGrid makes is marked with the id of its machine, and, until a machine has been
 //! started from it, as unused. Only vGrid has written to an unused disk, so only such a disk is
@@ -9,6 +9,7 @@ pub mod files;
 pub mod lvm;
 pub mod prepared;
 mod reflink;
+pub mod thin;
 
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,7 @@ use strum::VariantArray;
 use thiserror::Error;
 
 use self::prepared::Prepared;
+use self::thin::PoolFault;
 use super::Machine;
 use crate::config::{NodeGeneral, StorageSettings};
 use crate::model::names::VolumeGroup;
@@ -43,7 +45,7 @@ impl Disk {
 }
 
 /// The size and the free space of a storage.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Space {
     /// The total size.
     pub size: Amount,
@@ -82,6 +84,14 @@ pub enum StorageError {
     /// The directory of the machines' disks can't be used.
     #[error("{0}")]
     Directory(String),
+    /// The thin pool can't be used.
+    #[error("the thin pool {name} {why}")]
+    Pool {
+        /// Its group and its name.
+        name: String,
+        /// What is wrong with it.
+        why: PoolFault,
+    },
     /// There is no such volume.
     #[error("there is no such volume")]
     VolumeMissing,
@@ -192,6 +202,7 @@ pub trait Storage: Sync {
 pub fn of(general: &NodeGeneral) -> Box<dyn Storage + '_> {
     match &general.storage {
         StorageSettings::Lvm(group) => Box::new(lvm::Lvm::new(group)),
+        StorageSettings::Thin(group, pool) => Box::new(thin::Thin::new(group, pool)),
         StorageSettings::Files => Box::new(files::Files::new(&general.machine_directory)),
     }
 }

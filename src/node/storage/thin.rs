@@ -1,0 +1,513 @@
+//! Disks as volumes of an LVM thin pool (lvmthin(7)): they take space as they are written, and a new
+//! machine's disk is a snapshot of its image's prepared disk, there at once.
+//!
+//! Volumes of a thin pool are named and tagged as in [`lvm`](super::lvm), so machines that were made
+//! before the host got its pool stay what they are. Space is promised as a whole: a disk counts with
+//! its full size, and a prepared one with what it holds, so the pool can't run full by what machines
+//! write.
+//!
+//! Prepared disks are the volumes `vgrid.image.TAG.KEY`, read-only and not active. A volume gets that
+//! name once it is complete; until then it has another, of which there is only one, under a lock.
+//!
+//! Facts, observed with LVM 2.03.16: removing the origin of a thin snapshot leaves the snapshot as it
+//! is; without `-kn`, a snapshot is not activated; a snapshot of a read-only volume is writable; each
+//! volume that is made brings a warning, on standard error, that the pool does not grow by itself.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::lvm::{self, GroupRow, Lvm, UNUSED, VolumeRow, tag};
+use super::prepared::{Finish, Key, Prepared};
+use super::{Device, Disk, Space, Standing, Storage, StorageError};
+use crate::model::names::{ImageTag, ThinPool, VolumeGroup};
+use crate::model::size::Amount;
+use crate::model::wire::Volume;
+use crate::node::Machine;
+use crate::system::lock;
+use crate::system::log::{self, Level};
+
+/// The prefix of prepared disks. No machine's volume begins with it.
+const PREPARED: &str = "vgrid.image.";
+
+/// The name of a prepared disk that is not complete.
+const UNFINISHED: &str = "vgrid.unfinished";
+
+/// The prefix of the tag on a prepared disk that says how much it holds, in MiB. LVM knows that only
+/// of volumes that are active.
+const HOLDS: &str = "vgrid.holds.";
+
+/// Who holds this lock may make and remove prepared disks. Only root can create files there.
+const LOCK: &str = "/run/vgrid-thin.lock";
+
+/// How long it is waited for the lock. Without it, nothing is kept, and the next deploy tries again.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The share of the pool's metadata, in percent, above which no disk is made: a pool without space
+/// for metadata has to be repaired.
+const METADATA_LIMIT: f64 = 90.0;
+
+/// What is wrong with a thin pool. `Display` follows the pool's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum PoolFault {
+    /// There is none of that name.
+    #[error("is missing")]
+    Missing,
+    /// A machine could read what others have written.
+    #[error("does not zero new blocks, so machines could read what others have written")]
+    NoZeroes,
+    /// It is about to break.
+    #[error("has too little space for metadata")]
+    NoMetadata,
+}
+
+/// The thin pool for the machines.
+#[derive(Debug, Clone, Copy)]
+pub struct Thin<'a> {
+    lvm: Lvm<'a>,
+    group: &'a VolumeGroup,
+    pool: &'a ThinPool,
+}
+
+/// A volume of the pool's group, or the pool itself.
+#[derive(Debug)]
+struct Row {
+    volume: Volume,
+    /// See lvs(8).
+    attributes: String,
+    /// The pool that it is in, if any.
+    pool: String,
+    /// How much of its space is taken, in percent; all of it, if it is not active.
+    data: f64,
+    /// How much it holds, if it is a prepared disk.
+    holds: Option<Amount>,
+    /// How much of a pool's metadata is taken, in percent.
+    metadata: f64,
+}
+
+/// A pool and all that is in its group.
+#[derive(Debug)]
+struct Contents {
+    space: Space,
+    pool: Row,
+    volumes: Vec<Row>,
+}
+
+/// What is asked about a volume, besides the fields of a [`VolumeRow`].
+const FIELDS: &str = "pool_lv,data_percent,metadata_percent";
+
+#[derive(Deserialize)]
+struct ReportedRow {
+    #[serde(flatten)]
+    group: GroupRow,
+    #[serde(flatten)]
+    volume: VolumeRow,
+    pool_lv: String,
+    data_percent: String,
+    metadata_percent: String,
+}
+
+/// A volume that is not active has no percentages.
+fn percent(text: &str, unknown: f64) -> f64 {
+    text.trim().parse().unwrap_or(unknown)
+}
+
+impl Row {
+    fn new(reported: ReportedRow) -> Result<Self, StorageError> {
+        let holds = reported.volume.tags().find_map(|tag| tag.strip_prefix(HOLDS)?.parse().ok());
+        Ok(Self {
+            holds: holds.map(Amount::from_mib),
+            attributes: reported.volume.attributes.clone(),
+            volume: reported.volume.volume()?,
+            pool: reported.pool_lv,
+            data: percent(&reported.data_percent, 100.0),
+            metadata: percent(&reported.metadata_percent, 0.0),
+        })
+    }
+
+    /// Returns whether new blocks are zeroed. lvs(8): the eighth attribute is then `z`.
+    fn zeroes(&self) -> bool {
+        self.attributes.as_bytes().get(7) == Some(&b'z')
+    }
+
+    fn is_pool(&self, name: &ThinPool) -> bool {
+        self.volume.name == name.as_str() && self.attributes.starts_with('t')
+    }
+
+    fn is_in(&self, pool: &ThinPool) -> bool {
+        self.pool == pool.as_str()
+    }
+
+    /// The space that has been written to, rounded up.
+    // A percentage of a size, both far from the limits of either type.
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    fn mapped(&self) -> Amount {
+        Amount::from_mib((self.volume.size.mib() as f64 * self.data / 100.0).ceil() as u64)
+    }
+}
+
+/// Parses the output of `vgs` with the fields of a group, of its volumes and [`FIELDS`]: one row per
+/// volume, so `None` if the group has none, or is missing.
+fn parse(json: &[u8], pool: &ThinPool) -> Result<Option<Contents>, StorageError> {
+    #[derive(Deserialize)]
+    struct Report {
+        vg: Vec<ReportedRow>,
+    }
+    let rows: Vec<_> = lvm::reports::<Report>(json)?.into_iter().flat_map(|report| report.vg).collect();
+    let Some(group) = rows.first().map(|row| row.group.space()).transpose()? else { return Ok(None) };
+    let rows = rows.into_iter().map(Row::new).collect::<Result<_, _>>()?;
+    Ok(Contents::new(group, rows, pool))
+}
+
+/// Returns the key of a prepared disk with that name.
+fn key_of(name: &str) -> Option<Key> {
+    Key::of(name.strip_prefix(PREPARED)?)
+}
+
+fn name_of(key: &Key) -> String {
+    format!("{PREPARED}{key}")
+}
+
+/// Returns whether a volume is a prepared disk, or becomes one.
+fn is_prepared(name: &str) -> bool {
+    name == UNFINISHED || name.starts_with(PREPARED)
+}
+
+impl Contents {
+    /// Arranges the rows of a group; `None` if the pool is not among them.
+    fn new(group: Space, rows: Vec<Row>, name: &ThinPool) -> Option<Self> {
+        let (pools, volumes): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.is_pool(name));
+        let pool = pools.into_iter().next()?;
+        let promised = |row: &Row| {
+            if is_prepared(&row.volume.name) { row.holds.unwrap_or(row.mapped()) } else { row.volume.size }
+        };
+        let promised: Amount = volumes.iter().filter(|row| row.is_in(name)).map(promised).sum();
+        let size = pool.volume.size;
+        Some(Self { space: Space { size, free: size.minus(promised), ..group }, pool, volumes })
+    }
+
+    fn find(&self, name: &str) -> Option<&Row> {
+        self.volumes.iter().find(|row| row.volume.name == name)
+    }
+
+    fn prepared(&self) -> impl Iterator<Item = (&Row, Key)> {
+        self.volumes.iter().filter_map(|row| Some((row, key_of(&row.volume.name)?)))
+    }
+}
+
+impl<'a> Thin<'a> {
+    /// Refers to a pool, which need not exist.
+    pub fn new(group: &'a VolumeGroup, pool: &'a ThinPool) -> Self {
+        Self { lvm: Lvm::new(group), group, pool }
+    }
+
+    /// Checks that disks can be made.
+    pub fn ready(self) -> Result<(), StorageError> {
+        self.with_room(Amount::default()).map(drop)
+    }
+
+    fn contents(self) -> Result<Contents, StorageError> {
+        let json = self.lvm.list("vgs", &format!("{},{},{FIELDS}", lvm::GROUP, lvm::VOLUME))?;
+        parse(&json, self.pool)?.ok_or_else(|| self.fault(PoolFault::Missing))
+    }
+
+    /// Returns the contents if a disk of that size can be made.
+    fn with_room(self, size: Amount) -> Result<Contents, StorageError> {
+        let contents = self.contents()?;
+        if !contents.pool.zeroes() {
+            return Err(self.fault(PoolFault::NoZeroes));
+        }
+        if contents.pool.metadata > METADATA_LIMIT {
+            return Err(self.fault(PoolFault::NoMetadata));
+        }
+        if contents.space.rounded(size) > contents.space.free {
+            return Err(StorageError::NoSpace);
+        }
+        Ok(contents)
+    }
+
+    fn fault(self, why: PoolFault) -> StorageError {
+        StorageError::Pool { name: self.full_name(self.pool.as_str()), why }
+    }
+
+    fn full_name(self, name: &str) -> String {
+        format!("{}/{name}", self.group)
+    }
+
+    fn device(self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/dev/{}/{name}", self.group))
+    }
+
+    fn make_empty(self, machine: &Machine, disk: Disk, size: Amount) -> Result<(), StorageError> {
+        let (name, size, tag) = (self.name(machine, disk), format!("{}m", size.mib()), tag(machine.id));
+        let pool = self.pool.as_str();
+        let args = ["-y", "-V", &size, "--thinpool", pool, "-n", &name, "--addtag", &tag, "--addtag", UNUSED];
+        let args: Vec<_> = args.into_iter().chain([self.group.as_str()]).collect();
+        self.lvm.run("lvcreate", &args).map(drop)
+    }
+
+    /// Takes a snapshot, writable and active. `tags` are its own.
+    fn snapshot(self, name: &str, origin: &str, tags: &[&str]) -> Result<(), StorageError> {
+        let origin = self.full_name(origin);
+        let tags = tags.iter().flat_map(|tag| ["--addtag", tag]);
+        let args: Vec<_> =
+            ["-y", "-kn", "-s", "-n", name].into_iter().chain(tags).chain([&*origin]).collect();
+        self.lvm.run("lvcreate", &args).map(drop)
+    }
+
+    fn enlarge(self, name: &str, size: Amount) -> Result<(), StorageError> {
+        let size = format!("{}m", size.mib());
+        self.lvm.run("lvextend", &["-L", &size, &self.full_name(name)]).map(drop)
+    }
+
+    fn discard(self, name: &str) -> Result<(), StorageError> {
+        match self.lvm.remove(name) {
+            Err(StorageError::VolumeMissing) | Ok(()) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes those prepared disks.
+    fn discard_where(self, contents: &Contents, is_old: impl Fn(&Key) -> bool) -> Result<(), StorageError> {
+        for (row, _) in contents.prepared().filter(|(_, key)| is_old(key)) {
+            self.discard(&row.volume.name)?;
+            log::event(Level::Info, "prepared.removed", &[("volume", &row.volume.name)]);
+        }
+        Ok(())
+    }
+}
+
+fn lock_within(limit: Duration) -> Result<Option<File>, StorageError> {
+    lock::take_within(Path::new(LOCK), limit).map_err(|error| StorageError::Other(format!("{LOCK}: {error}")))
+}
+
+impl Storage for Thin<'_> {
+    fn survey(&self) -> Result<(Space, Vec<Volume>), StorageError> {
+        let Contents { space, volumes, .. } = self.contents()?;
+        let volumes = volumes.into_iter().map(|row| row.volume);
+        Ok((space, volumes.filter(|volume| !is_prepared(&volume.name)).collect()))
+    }
+
+    fn space(&self) -> Result<Space, StorageError> {
+        Ok(self.contents()?.space)
+    }
+
+    /// The pool is full of data, or of metadata.
+    fn is_full(&self) -> bool {
+        self.contents().is_ok_and(|contents| {
+            [contents.pool.data, contents.pool.metadata].iter().any(|used| *used >= 99.9)
+        })
+    }
+
+    fn volumes(&self) -> Result<Vec<Volume>, StorageError> {
+        let mut volumes = self.lvm.volumes()?;
+        volumes.retain(|volume| !is_prepared(&volume.name));
+        Ok(volumes)
+    }
+
+    fn name(&self, machine: &Machine, disk: Disk) -> String {
+        self.lvm.name(machine, disk)
+    }
+
+    fn displayed(&self, name: &str) -> String {
+        self.lvm.displayed(name)
+    }
+
+    fn create(&self, machine: &Machine, disk: Disk, size: Amount) -> Result<(), StorageError> {
+        self.with_room(size)?;
+        self.make_empty(machine, disk, size)
+    }
+
+    fn path(&self, machine: &Machine, disk: Disk) -> PathBuf {
+        self.lvm.path(machine, disk)
+    }
+
+    fn is_block(&self) -> bool {
+        true
+    }
+
+    fn attach(&self, machine: &Machine, disk: Disk) -> Result<Device, StorageError> {
+        self.lvm.attach(machine, disk)
+    }
+
+    fn release(&self, machine: &Machine) {
+        self.lvm.release(machine);
+    }
+
+    fn unused(&self) -> Result<Vec<Volume>, StorageError> {
+        self.lvm.unused()
+    }
+
+    fn mark_used(&self, name: &str) -> Result<(), StorageError> {
+        self.lvm.mark_used(name)
+    }
+
+    fn standing(&self, name: &str) -> Result<Option<Standing>, StorageError> {
+        self.lvm.standing(name)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), StorageError> {
+        self.lvm.remove(name)
+    }
+
+    fn clear(&self, machine: &Machine) -> Result<(), StorageError> {
+        self.lvm.clear(machine)
+    }
+
+    fn prepared(&self) -> Option<Box<dyn Prepared + '_>> {
+        Some(Box::new(*self))
+    }
+}
+
+impl Prepared for Thin<'_> {
+    /// A machine's disk that was made before the host got its pool is no thin volume.
+    fn can_clone(&self, machine: &Machine) -> Result<bool, StorageError> {
+        let root = self.name(machine, Disk::Root);
+        Ok(self.contents()?.find(&root).is_some_and(|row| row.is_in(self.pool)))
+    }
+
+    /// The disk is replaced by a snapshot. If that fails, it is empty again.
+    fn clone_to(&self, machine: &Machine, key: &Key, most: Amount) -> Result<Option<Amount>, StorageError> {
+        let (original, root) = (name_of(key), self.name(machine, Disk::Root));
+        let contents = self.contents()?;
+        let Some(size) = contents.find(&original).map(|row| row.volume.size).filter(|size| *size <= most)
+        else {
+            return Ok(None);
+        };
+        self.discard(&root)?;
+        let cloned = self
+            .snapshot(&root, &original, &[&tag(machine.id), UNUSED])
+            .and_then(|()| if size < most { self.enlarge(&root, most) } else { Ok(()) });
+        if let Err(error) = cloned {
+            self.discard(&root)?;
+            self.make_empty(machine, Disk::Root, most)?;
+            return Err(error);
+        }
+        Ok(Some(size))
+    }
+
+    fn keep(&self, machine: &Machine, key: &Key, finish: &Finish<'_>) -> Result<bool, StorageError> {
+        let Some(_lock) = lock_within(PATIENCE)? else { return Ok(false) };
+        let root = self.name(machine, Disk::Root);
+        let contents = self.contents()?;
+        let Some(from) = contents.find(&root).filter(|row| row.is_in(self.pool)) else { return Ok(false) };
+        if contents.find(&name_of(key)).is_some_and(|there| there.volume.size <= from.volume.size) {
+            return Ok(false);
+        }
+        // It holds what the machine's disk holds, once the machine has overwritten all of that.
+        let holds = from.mapped();
+        self.with_room(holds)?;
+        // Left by a helper that was killed.
+        self.discard(UNFINISHED)?;
+        let make = || -> Result<(), StorageError> {
+            self.snapshot(UNFINISHED, &root, &[])?;
+            finish(&self.device(UNFINISHED))?;
+            let unfinished = self.full_name(UNFINISHED);
+            self.lvm.run("lvchange", &["-an", &unfinished])?;
+            let holds = format!("{HOLDS}{}", holds.mib());
+            self.lvm.run("lvchange", &["-pr", "--addtag", &holds, &unfinished])?;
+            // A larger one than is needed now.
+            self.discard(&name_of(key))?;
+            self.lvm.run("lvrename", &[self.group.as_str(), UNFINISHED, &name_of(key)]).map(drop)
+        };
+        let made = make();
+        if made.is_err() {
+            self.discard(UNFINISHED)?;
+        }
+        made?;
+        self.discard_where(&contents, |other| other.is_older_than(key))?;
+        Ok(true)
+    }
+
+    /// A disk on which nothing has been written is empty.
+    fn empty(&self, machine: &Machine) -> Result<(), StorageError> {
+        let root = self.name(machine, Disk::Root);
+        let contents = self.contents()?;
+        let Some(row) = contents.find(&root) else { return Err(StorageError::VolumeMissing) };
+        if row.mapped() == Amount::default() {
+            return Ok(());
+        }
+        self.discard(&root)?;
+        self.make_empty(machine, Disk::Root, row.volume.size)
+    }
+
+    fn remove(&self, key: &Key) -> Result<(), StorageError> {
+        self.discard(&name_of(key))
+    }
+
+    fn sweep(&self, current: &dyn Fn(&ImageTag) -> Option<Key>) -> Result<(), StorageError> {
+        let Some(_lock) = lock_within(Duration::ZERO)? else { return Ok(()) };
+        let contents = self.contents()?;
+        if contents.find(UNFINISHED).is_some() {
+            self.discard(UNFINISHED)?;
+        }
+        self.discard_where(&contents, |key| current(&key.tag).as_ref() != Some(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const JSON: &str = include_str!("../../../tests/data/vgs-thin.json");
+    const FULL: &str = include_str!("../../../tests/data/vgs-thin-full.json");
+
+    fn contents(json: &str, pool: &str) -> Option<Contents> {
+        parse(json.as_bytes(), &pool.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn disks_are_promised_all_their_space_and_prepared_ones_what_they_hold() {
+        let there = contents(JSON, "pool").unwrap();
+        assert_eq!((there.space.size.mib(), there.space.extent.mib()), (400, 4));
+        // A machine's disk of 600 MiB is more than the pool has.
+        assert_eq!(there.space.free, Amount::default());
+        let json = JSON.replace("400.00m", "1400.00m");
+        assert_eq!(contents(&json, "pool").unwrap().space.free.mib(), 1400 - 600 - 16 - 300);
+        let tagged = json
+            .replace("\"Vri---tz--\", \"lv_tags\":\"\"", "\"Vri---tz--\", \"lv_tags\":\"vgrid.holds.57\"");
+        assert_ne!(tagged, json);
+        assert_eq!(contents(&tagged, "pool").unwrap().space.free.mib(), 1400 - 600 - 16 - 57);
+
+        let (key, there) = (Key::of("tiny.0123456789abcdef").unwrap(), contents(&tagged, "pool").unwrap());
+        assert_eq!(there.prepared().map(|(_, key)| key).collect::<Vec<_>>(), vec![key.clone()]);
+        assert_eq!(there.find(&name_of(&key)).unwrap().volume.size.mib(), 300);
+        let root = there.find("xen-root-alice_vm1").unwrap();
+        assert!(root.is_in(&"pool".parse().unwrap()) && !root.is_in(&"other".parse().unwrap()));
+        // 9.49% of 600 MiB.
+        assert_eq!((root.mapped().mib(), root.volume.machine.is_some()), (57, true));
+        assert!(there.pool.zeroes());
+    }
+
+    #[test]
+    fn only_a_pool_is_one() {
+        for (json, pool) in [(JSON, "nopool"), (JSON, "other"), (JSON, "xen-swap-alice_vm1")] {
+            assert!(contents(json, pool).is_none(), "{pool}");
+        }
+        let none = include_str!("../../../tests/data/vgs-missing.json");
+        assert!(contents(none, "pool").is_none());
+        assert!(parse(b"no JSON", &"pool".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_full_pool_and_one_that_does_not_zero_blocks_are_seen() {
+        let there = contents(FULL, "pool").unwrap();
+        assert!(there.pool.data >= 100.0 && there.pool.metadata < METADATA_LIMIT);
+        assert!(!there.pool.zeroes());
+    }
+
+    #[test]
+    fn prepared_disks_are_named_by_their_key() {
+        let key = Key::of("debian-12.0123456789abcdef").unwrap();
+        assert_eq!(key_of(&name_of(&key)), Some(key));
+        for name in
+            [UNFINISHED, "vgrid.image.", "vgrid.image.tiny", "xen-root-vgrid.image.tiny.0123456789abcdef"]
+        {
+            assert_eq!(key_of(name), None, "{name}");
+        }
+        assert!(is_prepared(UNFINISHED) && is_prepared("vgrid.image.x") && !is_prepared("xen-root-a_vgrid"));
+    }
+}

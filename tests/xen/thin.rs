@@ -1,0 +1,127 @@
+//! Disks in a thin pool: an image is prepared once, and machines get snapshots of it.
+
+use vgrid::model::stage::Order;
+
+use super::check::run_checks;
+use super::host::{Host, TINY, scenario};
+use crate::support::visited::Visited as _;
+
+const USE_THIN: &str = "\
+    lvcreate -q -y --type thin-pool -L 6G -n pool vg1 && \
+    sed -i '/^\\[General\\]/a storage = \"thin\"\\nthinPool = \"pool\"' /etc/vgrid/node.cfg";
+
+/// What LVM says of a volume.
+fn field(host: &Host, volume: &str, field: &str) -> String {
+    host.sh(&format!("lvs --noheadings --nosuffix --units m -o {field} vg1/{volume}")).trim().to_owned()
+}
+
+fn root(name: &str) -> String {
+    format!("xen-root-alice_{name}")
+}
+
+/// The prepared disks of the image.
+fn prepared(host: &Host) -> Vec<String> {
+    let all = host.sh("lvs --noheadings -o lv_name vg1");
+    all.split_whitespace().filter(|name| name.starts_with("vgrid.image.tiny.")).map(str::to_owned).collect()
+}
+
+/// The UUID of the file system of a machine that does not run.
+fn uuid(host: &Host, name: &str) -> String {
+    host.sh(&format!("blkid -p -o value -s UUID /dev/vg1/{}", root(name)))
+}
+
+/// A file in the file system of a machine that does not run; empty if it is not there.
+fn content(host: &Host, name: &str, file: &str) -> String {
+    host.sh(&format!("debugfs -R 'cat {file}' /dev/vg1/{} 2> /dev/null", root(name)))
+}
+
+/// Puts another image in the place of the image's file, with a mark in it.
+fn change_image(host: &Host, mark: &str) {
+    host.sh(&format!(
+        "cd /var/lib/vgrid/images && mkdir /root/new && tar -xzf tiny.tar.gz -C /root/new && \
+         echo {mark} > /root/new/mark && tar -czf tiny.new -C /root/new . && mv tiny.new tiny.tar.gz && \
+         rm -r /root/new && sleep 4"
+    ));
+}
+
+#[test]
+fn machines_are_snapshots_of_prepared_images() {
+    scenario("thin", |host| {
+        host.sh("sed -i '/^\\[General\\]/a shutdownTimeout = 20' /etc/vgrid/node.cfg");
+        let tiny = |name: &str, gib: u32| {
+            host.deployed("alice", &format!("vmImage=tiny&vmMemory=96&vmPartition={gib}&vmHostname={name}"))
+        };
+        let nothing = host.inventory();
+        // Made before the host got its pool.
+        let old = host.deployed("alice", &format!("{TINY}&vmHostname=vm1"));
+        host.sh(USE_THIN);
+        let (failed, skipped, messages) = run_checks(host);
+        assert!(failed.is_empty() && skipped.is_empty(), "{messages}");
+
+        let first = tiny("vm2", 1);
+        let there = prepared(host);
+        assert_eq!(there.len(), 1, "{there:?}\n{}", host.log());
+        let attributes = field(host, &there[0], "lv_attr");
+        assert!(attributes.starts_with("Vri---tz"), "anybody could change it: {attributes}");
+        let used: f64 = field(host, "pool", "data_percent").parse().expect("a percentage");
+        let second = tiny("vm3", 2);
+        assert_eq!(field(host, &root("vm3"), "origin"), there[0]);
+        assert_eq!(field(host, &root("vm3"), "lv_size"), "2048.00");
+        let now: f64 = field(host, "pool", "data_percent").parse().expect("a percentage");
+        assert!(now - used < 1.0, "{used}% of the pool were used, and now {now}%");
+        host.must_answer_ping("vm3");
+
+        // Each is a system of its own, and its disk stays its own.
+        for id in [&first, &second] {
+            host.carry_out("alice", Order::Stop, id, "stopped");
+        }
+        assert_ne!(uuid(host, "vm2"), uuid(host, "vm3"));
+        let blocks =
+            host.sh(&format!("dumpe2fs -h /dev/vg1/{} 2> /dev/null | grep -i '^block'", root("vm3")));
+        let number = |what: &str| -> u64 {
+            let line = blocks.lines().find_map(|line| line.strip_prefix(what)).expect(what);
+            line.trim().parse().expect("a number")
+        };
+        assert!(number("Block count:") * number("Block size:") > 2000 << 20, "{blocks}");
+        host.sh(&format!("e2fsck -fn /dev/vg1/{}", root("vm3")));
+
+        // A changed image is prepared anew. Machines of the old one are what they were.
+        change_image(host, "new");
+        let third = tiny("vm4", 1);
+        let newer = prepared(host);
+        assert!(newer.len() == 1 && newer != there, "{newer:?}");
+        host.carry_out("alice", Order::Stop, &third, "stopped");
+        assert_eq!(
+            (content(host, "vm4", "/mark"), content(host, "vm3", "/mark")),
+            ("new\n".into(), String::new())
+        );
+        host.carry_out("alice", Order::Start, &second, "deployed");
+        host.must_answer_ping("vm3");
+
+        // A saved image is no image: it is unpacked.
+        host.order("alice", Order::Save, &format!("id={third}&name=tiny"));
+        host.wait_for("alice", &third, "stopped", 900);
+        let saved = host.deployed("alice", "savedImage=tiny&vmMemory=96&vmPartition=1&vmHostname=vm5");
+        assert_eq!(field(host, &root("vm5"), "origin"), "");
+        assert_eq!(prepared(host), newer);
+
+        // What could overfill the pool is refused, whatever is written yet.
+        let (status, answer) =
+            host.try_deploy("alice", "vmImage=tiny&vmMemory=96&vmPartition=3&vmHostname=vm6");
+        let sentence = answer["error"].as_str().unwrap_or_default();
+        assert!(status == 409 && sentence.contains("disk space"), "{status} {answer}");
+
+        // The machine from before is no worse off.
+        host.carry_out("alice", Order::Stop, &old, "stopped");
+        assert_eq!(field(host, &root("vm1"), "pool_lv"), "");
+        host.carry_out("alice", Order::Start, &old, "deployed");
+        host.must_answer_ping("vm1");
+        for id in [old, first, second, third, saved] {
+            host.terminate("alice", &id);
+        }
+        host.delete_image("alice", "tiny");
+        assert_eq!(host.sh("lvs --noheadings -o lv_name vg1 | sort").split_whitespace().count(), 2);
+        host.sh(&format!("lvremove -q -f vg1/{} && lvremove -q -f vg1/pool", newer[0]));
+        host.must_be_as(&nothing);
+    });
+}
