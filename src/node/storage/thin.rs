@@ -274,7 +274,11 @@ impl<'a> Thin<'a> {
     fn discard_where(self, contents: &Contents, is_old: impl Fn(&Key) -> bool) -> Result<(), StorageError> {
         for (row, _) in contents.prepared().filter(|(_, key)| is_old(key)) {
             self.discard(&row.volume.name)?;
-            log::event(Level::Info, "prepared.removed", &[("volume", &row.volume.name)]);
+            log::event(
+                Level::Info,
+                "prepared.removed",
+                &[("file", &self.device(&row.volume.name).display())],
+            );
         }
         Ok(())
     }
