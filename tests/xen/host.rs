@@ -318,7 +318,9 @@ impl Host {
 
     /// Waits until a machine answers pings at its address.
     pub fn must_answer_ping(&self, name: &str) {
-        self.sh(&format!("for i in $(seq 30); do ping -q -c 1 -W 2 {name} && exit; sleep 1; done; exit 1"));
+        self.sh(&format!(
+            "for i in $(seq 100); do ping -q -c 1 -W 2 {name} > /dev/null && exit; sleep 1; done; exit 1"
+        ));
     }
 
     /// Takes stock of everything a machine might leave behind.
