@@ -5,6 +5,7 @@ use super::packages::Family;
 use crate::check::{Finding, Problem, Verdict};
 use crate::config::{self, Toolstack, VmType};
 use crate::node::hypervisor;
+use crate::node::hypervisor::Installed;
 use crate::node::hypervisor::libvirt::xen;
 
 /// Checks that libvirt does not do on this host what `xl` does, or the other way round, and that all
@@ -16,8 +17,7 @@ pub fn only_one(node: &config::Node) -> Verdict<()> {
         match other.all_installed() {
             Ok(made) if made.is_empty() => {}
             Ok(made) => {
-                let files = made.iter().map(|made| made.file.display().to_string()).collect::<Vec<_>>();
-                problems.push(left(other.name(), own, &files));
+                problems.push(left(other.name(), own, &made));
             }
             Err(error) => {
                 let why =
@@ -51,14 +51,25 @@ pub fn only_one(node: &config::Node) -> Verdict<()> {
     Ok(Finding::partial(is_right.then_some(()), own, problems))
 }
 
-/// The problem that another toolstack has machines, in these files.
-fn left(other: &str, own: &str, files: &[String]) -> Problem {
+/// The problem that another toolstack has machines.
+fn left(other: &str, own: &str, made: &[Installed]) -> Problem {
+    let mut names: Vec<_> = made.iter().map(named).collect();
+    names.sort();
+    let count = names.len();
     Problem::new(
-        format!("node.cfg says that {own} controls the machines, and {other} has: {}", files.join(", ")),
+        format!(
+            "node.cfg says that {own} controls the machines, and {other} has {count}: {}",
+            names.join(", ")
+        ),
         format!(
             "have each stopped and started, by its owner or in the portal: then {own} gets it (ADMIN.md, \"Another toolstack\")"
         ),
     )
+}
+
+/// A definition that nobody can read has no name.
+fn named(made: &Installed) -> String {
+    if made.name.is_empty() { made.file.display().to_string() } else { made.name.clone() }
 }
 
 /// Checks that machines can be given their boot loader.
