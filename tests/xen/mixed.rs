@@ -73,7 +73,7 @@ fn machines_come_to_hosts_that_can_run_them() {
             ("vmImage=nowhere&vmMemory=64&vmPartition=1".to_owned(), "no host"),
         ] {
             let (status, answer) = xen.try_deploy("bob", &format!("{fields}&vmHostname=vm6"));
-            let sentence = answer["error"].as_str().unwrap_or_default();
+            let sentence = answer["error"]["message"].as_str().unwrap_or_default();
             assert!(status == 409 && sentence.contains(why), "{fields}: {status} {answer}");
         }
 

@@ -108,7 +108,7 @@ fn machines_are_snapshots_of_prepared_images() {
         // What could overfill the pool is refused, whatever is written yet.
         let (status, answer) =
             host.try_deploy("alice", "vmImage=tiny&vmMemory=96&vmPartition=3&vmHostname=vm6");
-        let sentence = answer["error"].as_str().unwrap_or_default();
+        let sentence = answer["error"]["message"].as_str().unwrap_or_default();
         assert!(status == 409 && sentence.contains("disk space"), "{status} {answer}");
 
         // The machine from before is no worse off.
