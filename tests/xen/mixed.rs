@@ -68,9 +68,9 @@ fn machines_come_to_hosts_that_can_run_them() {
 
         // Where it can't run, the answer says so, and where it can.
         for (fields, why) in [
-            (format!("{TINY}&physicalHost=kvmhost"), "kvmhost"),
-            (format!("{MENU}&physicalHost=xenhost"), "xenhost"),
-            ("vmImage=nowhere&vmMemory=64&vmPartition=1".to_owned(), "no host"),
+            (format!("{TINY}&physicalHost=kvmhost"), "kvmhost can't run the image tiny"),
+            (format!("{MENU}&physicalHost=xenhost"), "xenhost can't run the image menu"),
+            ("vmImage=nowhere&vmMemory=64&vmPartition=1".to_owned(), "No host has the image nowhere"),
         ] {
             let (status, answer) = xen.try_deploy("bob", &format!("{fields}&vmHostname=vm6"));
             let sentence = answer["error"]["message"].as_str().unwrap_or_default();
