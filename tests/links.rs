@@ -41,6 +41,7 @@ fn forms(id: &str) -> Vec<Form> {
         form("reboot", machine(), &[]),
         form("extend", machine(), &[("expiryTime", "30d")]),
         form("save", machine(), &[("name", "web")]),
+        form("resize", machine(), &[("vmMemory", "256")]),
         form("admin", vec![], &[("do", "close"), ("kind", "portal"), ("reason", "mine")]),
         form("images", vec![], &[("do", "delete"), ("name", "web")]),
     ];

@@ -36,6 +36,7 @@ mod races;
 mod registry;
 mod replay;
 mod reports;
+mod resize;
 mod roles;
 mod scripts;
 mod sign_in;

@@ -22,13 +22,15 @@ use crate::support::portal::Portal;
 const DEPLOY: &str = "/cgi-bin/node/deploy";
 const TERMINATE: &str = "/cgi-bin/node/terminate";
 const SAVE: &str = "/cgi-bin/node/save";
+const RESIZE: &str = "/cgi-bin/node/resize";
 const IMAGE: &str = "/cgi-bin/node/image";
 const DISCARD: &str = "/cgi-bin/node/discard";
 /// Everything that takes orders.
-const ORDERS: [&str; 8] = [
+const ORDERS: [&str; 9] = [
     DEPLOY,
     TERMINATE,
     SAVE,
+    RESIZE,
     IMAGE,
     DISCARD,
     "/cgi-bin/node/stop",
@@ -345,6 +347,43 @@ fn saving_needs_a_free_name_and_an_existing_machine() {
 }
 
 #[test]
+fn other_sizes_need_a_machine_and_must_all_be_sizes() {
+    let portal = node_with_images();
+    let machine =
+        json!({"id": VmId::generate().to_string(), "number": 2, "user": "alice", "virtual_host": "vm1"});
+    let sizes = json!({"memory": 256, "cpus": 2, "disk": 3});
+    let order = |sizes: &Value| give(&portal, RESIZE, &json!({"machine": machine, "sizes": sizes}));
+    assert_eq!(order(&sizes).expect(409).json()["fault"]["code"], "machine-missing");
+    for (size, value) in [
+        ("memory", json!(15)),
+        ("memory", json!("256")),
+        ("cpus", json!(0)),
+        ("cpus", json!(65)),
+        ("disk", json!(0)),
+        ("disk", json!(65_537)),
+        ("disk", json!(-1)),
+        ("disk", json!(1.5)),
+        ("swap", json!(1)),
+    ] {
+        let mut bad = sizes.clone();
+        bad[size] = value;
+        order(&bad).expect(400);
+    }
+    for missing in ["memory", "cpus", "disk"] {
+        let mut bad = sizes.clone();
+        bad.as_object_mut().expect("sizes").remove(missing);
+        order(&bad).expect(400);
+    }
+    // A record without the order that made the machine does not say which sizes it has.
+    let mut before = machine.clone();
+    before["number"] = json!(1);
+    let (file, record) = put_record(&portal, &before);
+    order(&sizes).expect(409);
+    assert_eq!(fs::read(&file).expect("the record"), record);
+    portal.assert_no_panic();
+}
+
+#[test]
 fn a_deploy_from_a_saved_image_needs_that_image() {
     let portal = node_with_images();
     // The image is looked for before the name is resolved, which fails.
@@ -417,6 +456,8 @@ fn an_outdated_order_is_refused() {
         }
         let save = json!({"machine": machine(number), "name": "mine"});
         assert_eq!(give(&portal, SAVE, &save).expect(409).json()["fault"]["code"], "order-outdated");
+        let resize = json!({"machine": machine(number), "sizes": {"memory": 256, "cpus": 1, "disk": 1}});
+        assert_eq!(give(&portal, RESIZE, &resize).expect(409).json()["fault"]["code"], "order-outdated");
     }
     // Another order with the number of the last.
     let answer = give(&portal, "/cgi-bin/node/reboot", &machine(5)).expect(409);

@@ -131,6 +131,7 @@ fn every_status_has_its_page() {
         ("start", "GET, HEAD, POST"),
         ("reboot", "GET, HEAD, POST"),
         ("save", "GET, HEAD, POST"),
+        ("resize", "GET, HEAD, POST"),
         ("images", "GET, HEAD, POST"),
     ] {
         for method in ["PUT", "DELETE", "BREW", "get", "PATCH"] {

@@ -23,7 +23,9 @@ fn around(order: Order) -> (&'static str, &'static str) {
         Order::Stop => ("deployed", "stopping"),
         Order::Start => ("stopped", "starting"),
         Order::Reboot => ("deployed", "rebooting"),
-        Order::Deploy | Order::Terminate | Order::Save => panic!("{order} is not a power order"),
+        Order::Deploy | Order::Terminate | Order::Save | Order::Resize => {
+            panic!("{order} is not a power order")
+        }
     }
 }
 

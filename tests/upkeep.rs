@@ -284,7 +284,7 @@ fn no_machine_stays_in_transition_forever() {
         let expected = match order {
             Order::Deploy | Order::Terminate => "failed",
             Order::Stop | Order::Reboot => "deployed",
-            Order::Start | Order::Save => "stopped",
+            Order::Start | Order::Save | Order::Resize => "stopped",
         };
         assert_eq!((&machine["state"], &machine["moving"]), (&expected.into(), &false.into()), "{order}");
         assert!(machine["reason"].as_str().is_some_and(|why| why.contains("localhost")), "{machine}");

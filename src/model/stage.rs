@@ -23,6 +23,8 @@ pub enum Order {
     Reboot,
     /// Shut it down, and save its disk as an image.
     Save,
+    /// Give it other sizes while it is stopped.
+    Resize,
 }
 
 /// The number of an order for one machine. Later orders have higher numbers, and a repeated order
@@ -86,6 +88,8 @@ impl Order {
             Self::Start => &[Stage::Start, Stage::Verify],
             Self::Reboot => &[Stage::Shutdown, Stage::Start, Stage::Verify],
             Self::Save => &[Stage::Shutdown, Stage::Pack],
+            // The definition first, which can be taken back: a disk never shrinks.
+            Self::Resize => &[Stage::Configure, Stage::Grow],
         }
     }
 }
@@ -116,6 +120,8 @@ pub enum Stage {
     Remove,
     /// The file system is being packed into an image; carries a percentage.
     Pack,
+    /// The root disk is being enlarged; carries a percentage.
+    Grow,
 }
 
 impl Stage {
@@ -142,6 +148,7 @@ impl fmt::Display for Stage {
             Self::Shutdown => "shutting the machine down",
             Self::Remove => "removing the machine and its volumes",
             Self::Pack => "saving the disk as an image",
+            Self::Grow => "enlarging the disk",
         })
     }
 }

@@ -22,6 +22,8 @@ pub enum State {
     Rebooting,
     /// Shut down while its disk is being saved as an image.
     Saving,
+    /// Stopped, and being given other sizes.
+    Resizing,
     /// Stopped because its lease has expired; its disk is kept until the grace period ends.
     Expired,
     /// Being removed.
@@ -34,7 +36,7 @@ pub enum State {
 
 impl State {
     /// All states.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Deploying,
         Self::Deployed,
         Self::Stopping,
@@ -42,6 +44,7 @@ impl State {
         Self::Starting,
         Self::Rebooting,
         Self::Saving,
+        Self::Resizing,
         Self::Expired,
         Self::Terminating,
         Self::Failed,
@@ -58,6 +61,7 @@ impl State {
             Self::Starting => "starting",
             Self::Rebooting => "rebooting",
             Self::Saving => "saving",
+            Self::Resizing => "resizing",
             Self::Expired => "expired",
             Self::Terminating => "terminating",
             Self::Failed => "failed",
@@ -79,6 +83,7 @@ impl State {
                 | Self::Starting
                 | Self::Rebooting
                 | Self::Saving
+                | Self::Resizing
                 | Self::Terminating
         )
     }
@@ -114,6 +119,8 @@ pub enum Event {
     Reboot,
     /// The owner wants its disk saved as an image.
     Save,
+    /// The owner wants it to have other sizes.
+    Resize,
     /// The lease of a stopped machine has expired.
     Expire,
     /// An authorized user wants it removed; also the end of the grace period.
@@ -126,7 +133,7 @@ pub enum Event {
 
 impl Event {
     /// All events.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Progress,
         Self::Deployed,
         Self::Stopped,
@@ -135,6 +142,7 @@ impl Event {
         Self::Start,
         Self::Reboot,
         Self::Save,
+        Self::Resize,
         Self::Expire,
         Self::Terminate,
         Self::Terminated,
@@ -152,8 +160,11 @@ pub fn next(state: State, event: Event) -> Option<State> {
         // From stopped and deployed: a late report about an order that the server had given up. A
         // failed stop, start or reboot loses nothing: the machine returns to its previous state,
         // and its owner can try again.
-        (S::Stopping | S::Starting | S::Rebooting | S::Saving | S::Expired | S::Deployed, E::Stopped)
-        | (S::Starting | S::Saving, E::Failed) => Some(S::Stopped),
+        (
+            S::Stopping | S::Starting | S::Rebooting | S::Saving | S::Resizing | S::Expired | S::Deployed,
+            E::Stopped,
+        )
+        | (S::Starting | S::Saving | S::Resizing, E::Failed) => Some(S::Stopped),
         (S::Deploying | S::Terminating, E::Failed) => Some(S::Failed),
         // From saving: the node refused the order, and the machine is still running.
         (S::Deploying | S::Starting | S::Rebooting | S::Saving | S::Stopped, E::Deployed)
@@ -163,6 +174,7 @@ pub fn next(state: State, event: Event) -> Option<State> {
         (S::Stopped | S::Expired | S::Starting, E::Start) => Some(S::Starting),
         (S::Deployed | S::Rebooting, E::Reboot) => Some(S::Rebooting),
         (S::Deployed | S::Stopped | S::Expired | S::Saving, E::Save) => Some(S::Saving),
+        (S::Stopped | S::Resizing, E::Resize) => Some(S::Resizing),
         (S::Stopped, E::Expire) => Some(S::Expired),
         (state, E::Terminate) if state.is_live() => Some(S::Terminating),
         (S::Terminating, E::Terminated) => Some(S::NotDeployed),
@@ -204,6 +216,7 @@ mod tests {
             (State::Starting, State::Stopped),
             (State::Rebooting, State::Deployed),
             (State::Saving, State::Stopped),
+            (State::Resizing, State::Stopped),
         ] {
             assert_eq!(next(state, Event::Failed), Some(back));
         }

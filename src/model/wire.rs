@@ -5,6 +5,7 @@
 //! | server | `node/deploy` | POST [`DeployOrder`] | 202 [`Accepted`], else [`NodeRefusal`] |
 //! | server | `node/terminate`, `stop`, `start`, `reboot` | POST [`MachineOrder`] | 202 [`Accepted`], else [`NodeRefusal`] |
 //! | server | `node/save` | POST [`SaveOrder`] | 202 [`Accepted`], else [`NodeRefusal`] |
+//! | server | `node/resize` | POST [`ResizeOrder`] | 202 [`Accepted`], else [`NodeRefusal`] |
 //! | server | `node/image` | POST [`ImageOrder`] | 200 [`ImageDone`], else [`NodeRefusal`] |
 //! | server | `node/discard` | POST [`Foreign`] | 200 [`Discarded`], else [`NodeRefusal`] |
 //! | server | `node/info` | GET | 200 [`NodeInfo`] |
@@ -23,7 +24,7 @@ use super::names::{
     UserName, VirtualHost, VmId,
 };
 use super::size::{Amount, Cpus};
-use super::spec::Spec;
+use super::spec::{Sizes, Spec};
 use super::stage::{Order, OrderNumber, Percent, Stage};
 
 /// Make this machine.
@@ -69,6 +70,16 @@ pub struct SaveOrder {
     pub machine: MachineOrder,
     /// What its owner calls the image.
     pub name: ImageName,
+}
+
+/// Give a stopped machine these sizes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResizeOrder {
+    /// The machine.
+    pub machine: MachineOrder,
+    /// Its sizes afterwards, also those that stay.
+    pub sizes: Sizes,
 }
 
 /// Rename or delete a saved image.
@@ -208,7 +219,8 @@ pub enum News {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         place: Option<u32>,
     },
-    /// The order has been carried out: the machine runs, or is stopped, or nothing of it is left.
+    /// The order has been carried out: the machine runs, or is stopped, or nothing of it is left, or
+    /// it has the sizes that were ordered.
     Done,
     /// The disk has been saved as an image, and the machine is stopped.
     Saved {
@@ -217,7 +229,7 @@ pub enum News {
     },
     /// The order could not be carried out. After a deploy, nothing of the machine is left; after a
     /// removal, something is. After a start, a reboot or a save, the machine is stopped; after a
-    /// stop, it is as it was.
+    /// stop or a change of its sizes, it is as it was.
     Failed {
         /// Why.
         fault: Fault,

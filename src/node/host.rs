@@ -9,7 +9,7 @@ use crate::config::{self, Common, VmType};
 use crate::model::fault::Fault;
 use crate::model::size::Amount;
 use crate::model::stage::Order;
-use crate::model::wire::{HostFacts, Volume};
+use crate::model::wire::{DeployOrder, HostFacts, Volume};
 use crate::system::clock;
 use crate::system::log::{self, Level};
 
@@ -66,6 +66,7 @@ impl HostState {
         let mut reserved = Reserved::default();
         for record in records {
             let Some(order) = &record.order else { continue };
+            reserved.disk = reserved.disk.plus(self.growth(record, order));
             let coming = !record.done
                 && record.failed.is_none()
                 && matches!(record.work, Order::Deploy | Order::Start | Order::Reboot);
@@ -102,6 +103,21 @@ impl HostState {
             }
         }
         reserved
+    }
+
+    /// Returns by how much the root disk of a machine is still going to grow, according to this state.
+    fn growth(&self, record: &Record, order: &DeployOrder) -> Amount {
+        let has_grown = record.done && record.changed < self.taken;
+        let Ok(storage) = &self.storage else { return Amount::default() };
+        if record.work != Order::Resize || has_grown {
+            return Amount::default();
+        }
+        let size = record.resizing.map_or(order.spec.disk, |sizes| sizes.disk.max(order.spec.disk));
+        let root = storage
+            .volumes
+            .iter()
+            .find(|volume| volume.machine == Some(record.id) && Disk::of(volume) == Some(Disk::Root));
+        root.map_or(Amount::default(), |root| storage.space.rounded(size.amount()).minus(root.size))
     }
 
     /// Returns the facts about the host for the server, with what its configuration says. Promised
@@ -167,9 +183,8 @@ mod tests {
     use crate::model::lease::Moment;
     use crate::model::names::{DomainNumber, MachineName, VmId};
     use crate::model::size::Cpus;
-    use crate::model::spec::Spec;
+    use crate::model::spec::{Sizes, Spec};
     use crate::model::stage::OrderNumber;
-    use crate::model::wire::DeployOrder;
     use crate::node::hypervisor::DomainState;
 
     fn record(id: VmId, work: Order, done: bool) -> Record {
@@ -257,6 +272,37 @@ mod tests {
         assert_eq!(state(vec![], vec![]).reserved(&[older]), Reserved::default());
         let terminating = record(VmId::generate(), Order::Terminate, false);
         assert_eq!(state(vec![], vec![]).reserved(&[terminating]), Reserved::default());
+    }
+
+    #[test]
+    fn what_a_disk_is_to_grow_by_is_promised_until_it_has_grown() {
+        let id = VmId::generate();
+        let volume = |size| Volume {
+            name: "xen-root-alice_vm1".to_owned(),
+            size: Amount::from_mib(size),
+            machine: Some(id),
+            open: false,
+        };
+        let reserved = |record: &Record, size| {
+            let Reserved { memory, disk } =
+                state(vec![], vec![volume(size)]).reserved(std::slice::from_ref(record));
+            assert_eq!(memory, Amount::default(), "it does not run");
+            disk.mib()
+        };
+        let mut record = Record { stopped: true, ..record(id, Order::Resize, false) };
+        let order = record.order.as_mut().unwrap();
+        let sizes = Sizes { disk: "3".parse().unwrap(), ..order.spec.sizes() };
+        record.resizing = Some(sizes);
+        assert_eq!((reserved(&record, 1024), reserved(&record, 3072)), (2048, 0));
+        // It has grown since the host was asked, or the order has failed.
+        let grown = |changed, disk: &str| {
+            let mut record = Record { done: true, resizing: None, changed, ..record.clone() };
+            record.order.as_mut().unwrap().spec.disk = disk.parse().unwrap();
+            record
+        };
+        assert_eq!(reserved(&grown(100, "3"), 1024), 2048);
+        assert_eq!(reserved(&grown(100, "1"), 1024), 0);
+        assert_eq!(reserved(&grown(50, "3"), 3072), 0);
     }
 
     #[test]

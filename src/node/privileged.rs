@@ -129,13 +129,31 @@ impl Helper {
     ) -> Result<(), Fault> {
         let args = [&id.to_string(), machine.as_str(), image.as_str()];
         let command = self.command("unpack-image", &args, limits::UNPACK_IMAGE).input_file(file);
+        self.follow("unpack-image", command, &mut note)
+    }
+
+    /// Runs a verb that tells its percentages.
+    fn follow(&self, verb: &str, command: Run, note: &mut dyn FnMut(Percent) -> bool) -> Result<(), Fault> {
         let (_, result) = command.drain(|pipe| {
             let percents = BufReader::new(pipe).lines().map_while(Result::ok);
             let percents = percents.filter_map(|line| Percent::try_from(line.parse::<u8>().ok()?).ok());
             // Once the pipe is closed, the helper can't say how far it is, and ends.
             percents.take_while(|&percent| note(percent)).for_each(drop);
         });
-        result.map(|_| ()).map_err(|error| self.explain("unpack-image", &error))
+        result.map(|_| ()).map_err(|error| self.explain(verb, &error))
+    }
+
+    /// Enlarges the root disk of a machine that does not run, unless it has that size. `note`
+    /// receives the progress, and returns whether to continue. Idempotent.
+    pub fn grow_volume(
+        &self,
+        id: VmId,
+        machine: &MachineName,
+        disk: GiB,
+        mut note: impl FnMut(Percent) -> bool,
+    ) -> Result<(), Fault> {
+        let args = [&id.to_string(), machine.as_str(), &disk.get().to_string()];
+        self.follow("grow-volume", self.command("grow-volume", &args, limits::GROW), &mut note)
     }
 
     /// Unpacks the plain tar stream that `feed` writes. Returns the result of `feed` and that of
@@ -240,6 +258,16 @@ impl Helper {
     /// Renders, checks and installs the configuration of the machine that `order` is to make.
     pub fn configure(&self, order: &DeployOrder, machine: &MachineName, ip: Ipv4Addr) -> Result<(), Fault> {
         self.configure_with(&[], order, machine, ip)
+    }
+
+    /// Does the same for a machine that does not run, and is not to start with the host. Idempotent.
+    pub fn configure_stopped(
+        &self,
+        order: &DeployOrder,
+        machine: &MachineName,
+        ip: Ipv4Addr,
+    ) -> Result<(), Fault> {
+        self.configure_with(&["--stopped"], order, machine, ip)
     }
 
     /// Does the same for a machine that does not run, if the host has another toolstack by now than

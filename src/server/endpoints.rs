@@ -8,7 +8,7 @@ use crate::cgi::policy::endpoints;
 use crate::cgi::serve::{Page, ReportEndpoint};
 use crate::server::internal::status;
 use crate::server::pages::{
-    admin, console, deploy, extend, history, images, list, power, save, show, terminate,
+    admin, console, deploy, extend, history, images, list, power, resize, save, show, terminate,
 };
 
 endpoints! {
@@ -31,6 +31,9 @@ endpoints! {
     /// Sets a new lease, `expiryTime`, counted from now (`confirm=1` to shorten it); `protect=1`
     /// protects the machine from being terminated by hand.
     EXTEND: Page = "user/extend", Owner, Form => extend::handle;
+    /// Gives a stopped machine other sizes: `vmMemory` (MiB), `vmCPUs`, a larger `vmPartition` (GiB);
+    /// without any of them, says how much it can be given.
+    RESIZE: Page = "user/resize", Owner, Form => resize::handle;
     /// Saves the disk of a stopped machine as the image `name`.
     SAVE: Page = "user/save", Owner, Form => save::handle;
     /// Terminates a machine; with `saveAs=NAME`, saves its disk as an image first.

@@ -13,7 +13,7 @@ use crate::model::sign::{Key, Recipient};
 use crate::model::stage::Order;
 use crate::model::wire::{
     Accepted, ConsoleTail, DeployOrder, Discarded, Foreign, ImageDone, ImageOrder, MachineOrder, NodeInfo,
-    NodeRefusal, SaveOrder,
+    NodeRefusal, ResizeOrder, SaveOrder,
 };
 use crate::remote::{Answer, Client, RemoteError};
 use crate::server::registry::vm::OnNode;
@@ -120,6 +120,15 @@ impl<'a> Nodes<'a> {
     /// [`CallFailure`] if the node did not acknowledge the order.
     pub fn save(&self, host: &PhysicalHost, order: &SaveOrder) -> Result<Accepted, CallFailure> {
         let url = self.config.node_url(host, Order::Save.as_str());
+        accepted(host, order.machine.id, self.client().post(&to(host), &url, order))
+    }
+
+    /// Orders a node to give a stopped machine other sizes.
+    ///
+    /// # Errors
+    /// [`CallFailure`] if the node did not acknowledge the order.
+    pub fn resize(&self, host: &PhysicalHost, order: &ResizeOrder) -> Result<Accepted, CallFailure> {
+        let url = self.config.node_url(host, Order::Resize.as_str());
         accepted(host, order.machine.id, self.client().post(&to(host), &url, order))
     }
 

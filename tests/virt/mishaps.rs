@@ -15,11 +15,11 @@ use crate::support::healing::Healing;
 use crate::support::visited::Visited as _;
 
 /// A machine that starts at once and rests. It does not hear the power button.
-const MENU: &str = "vmImage=menu&vmMemory=64&vmPartition=1";
+pub const MENU: &str = "vmImage=menu&vmMemory=64&vmPartition=1";
 
 /// A kind of mishap (see `strike.py`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mishap {
+pub enum Mishap {
     /// The worker is killed; its helper goes on.
     Worker,
     /// The helper is killed, alone or with all that it ran.
@@ -36,18 +36,20 @@ enum Mishap {
 
 /// An order that meets a mishap in a stage, on a machine of its own.
 #[derive(Debug, Clone)]
-struct Case {
-    order: Order,
-    stage: Stage,
+pub struct Case {
+    pub order: Order,
+    pub stage: Stage,
     /// The name of the machine without its owner's.
-    name: String,
+    pub name: String,
 }
 
 impl Case {
-    /// All orders in all stages in which a mishap can strike.
+    /// All orders in all stages in which a mishap can strike. A disk grows too fast for it to strike
+    /// there among so many; `super::resize` sees to that.
     fn all(mishap: Mishap) -> Vec<Self> {
         // No helper runs while a deploy is queued.
-        let strikes = |stage: Stage| mishap != Mishap::Helper || stage != Stage::Accepted;
+        let strikes =
+            |stage: Stage| stage != Stage::Grow && (mishap != Mishap::Helper || stage != Stage::Accepted);
         let stages = |&order: &Order| order.stages().iter().map(move |&stage| (order, stage));
         let all = Order::ALL.iter().flat_map(stages).filter(|(_, stage)| strikes(*stage));
         (1..).zip(all).map(|(n, (order, stage))| Self { order, stage, name: format!("vm{n}") }).collect()
@@ -58,7 +60,7 @@ impl Case {
         match self.order {
             Order::Deploy => None,
             Order::Stop | Order::Reboot | Order::Terminate => Some("deployed"),
-            Order::Start | Order::Save => Some("stopped"),
+            Order::Start | Order::Save | Order::Resize => Some("stopped"),
         }
     }
 
@@ -92,7 +94,8 @@ impl Case {
             // It has been shut down or not; a machine that had been started runs on without libvirtd.
             (Order::Reboot, _) | (Order::Start, Mishap::Killed | Mishap::Hanging) => &["stopped", "deployed"],
             // A start is undone, and the owner can repeat it. A half-written image is deleted.
-            (Order::Start | Order::Save, _) => &["stopped"],
+            // A change of sizes is carried out or taken back.
+            (Order::Start | Order::Save | Order::Resize, _) => &["stopped"],
         }
     }
 
@@ -161,7 +164,7 @@ impl VirtHost {
     }
 
     /// Adds names, and has many deploys work at once.
-    fn make_room(&self) {
+    pub fn make_room(&self) {
         self.sh("for n in $(seq 9 30); do echo \"10.0.3.$((20 + n)) vm$n\" >> /etc/hosts; \
              sed -i \"/^\\[VirtualHostsPool\\]/a vm$n = \\\"\\\"\" /etc/vgrid/common.cfg; done; \
              sed -i 's/^virthost = .*/virthost = 30/' /etc/vgrid/common.cfg; \
@@ -170,7 +173,7 @@ impl VirtHost {
 
     /// Gives an order about each of these machines at once, and waits until all are in the state
     /// that it leads to.
-    fn all_to(&self, order: Order, names: &[String], state: &str) {
+    pub fn all_to(&self, order: Order, names: &[String], state: &str) {
         let given: Vec<_> = names
             .iter()
             .map(|name| {
@@ -239,7 +242,7 @@ fn names(cases: &[Case], state: Option<&str>) -> Vec<String> {
 }
 
 /// Gives the orders of the cases, and has them meet the mishap.
-fn befall(host: &VirtHost, mishap: Mishap, cases: &[Case]) {
+pub fn befall(host: &VirtHost, mishap: Mishap, cases: &[Case]) {
     let mut strike = host.strike(mishap, cases);
     for wave in 0..=2 {
         let now: Vec<_> = cases.iter().filter(|case| case.wave() == wave).collect();
@@ -247,6 +250,7 @@ fn befall(host: &VirtHost, mishap: Mishap, cases: &[Case]) {
             let fields = match case.order {
                 Order::Deploy => format!("{MENU}&vmHostname={}", case.name),
                 Order::Save => format!("vmHostname={0}&name={0}", case.name),
+                Order::Resize => format!("vmHostname={}&vmMemory=80&vmPartition=2", case.name),
                 _ => format!("vmHostname={}", case.name),
             };
             host.order("alice", case.order, &fields);

@@ -8,3 +8,4 @@ pub mod host;
 mod life;
 mod mishaps;
 mod prepared;
+mod resize;

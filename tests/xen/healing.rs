@@ -122,7 +122,7 @@ fn ends(order: Order, mishap: Mishap) -> &'static [&'static str] {
         (Order::Stop, Mishap::Helper) | (Order::Reboot, _) => &["deployed"],
         // A stop is resumed. A start is undone, and the owner can repeat it. A half-written image
         // is deleted.
-        (Order::Stop | Order::Start | Order::Save, _) => &["stopped"],
+        (Order::Stop | Order::Start | Order::Save | Order::Resize, _) => &["stopped"],
     }
 }
 

@@ -16,6 +16,7 @@ mod networks;
 mod orders;
 mod power;
 mod reports;
+mod resize;
 mod restore;
 mod save;
 mod signed;

@@ -43,6 +43,7 @@ fn states(order: Order) -> (&'static str, &'static str) {
         Order::Start => ("starting", "deployed"),
         Order::Reboot => ("rebooting", "deployed"),
         Order::Save => ("saving", "stopped"),
+        Order::Resize => ("resizing", "stopped"),
         Order::Terminate => ("saving", "gone"),
     }
 }

@@ -121,6 +121,9 @@ impl Fault {
             | Self::ImageExists { .. }
             | Self::SavedImageMissing { .. }
             | Self::SaveInterrupted
+            | Self::ResizeFailed { .. }
+            | Self::MachineRuns { .. }
+            | Self::DiskTooSmall { .. }
             | Self::StrangersProtected
             | Self::StrangerKept { .. } => false,
         }

@@ -318,6 +318,29 @@ pub enum Fault {
         "Saving the disk was interrupted (killed, or the host was restarted or its disk full). Nothing of the machine is lost; save it again."
     )]
     SaveInterrupted,
+    /// The machine's sizes could not be changed.
+    #[error(
+        "The machine's sizes could not be changed ({detail}). It is as it was; try again, or tell an administrator."
+    )]
+    ResizeFailed {
+        /// What went wrong.
+        #[serde(deserialize_with = "cleaned")]
+        detail: String,
+    },
+    /// What can only be done with a stopped machine was ordered for one that runs.
+    #[error("The machine {machine} runs on its host. Stop it, and try again.")]
+    MachineRuns {
+        /// Its name.
+        machine: MachineName,
+    },
+    /// A disk was to become smaller.
+    #[error(
+        "The disk of this machine has {size} on its host and can't become smaller: what is on it could be cut off. Deploy another machine with a smaller disk, and copy what you need."
+    )]
+    DiskTooSmall {
+        /// The size that it has.
+        size: Amount,
+    },
     /// The host's configuration does not allow vGrid to remove what it did not make.
     #[error(
         "This host lets vGrid remove only what vGrid made. Set removeStrangers = true under [General] of its node.cfg, or type the command there, as root."

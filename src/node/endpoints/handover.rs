@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::NodeCall;
 use crate::model::fault::Fault;
+use crate::model::spec::Sizes;
 use crate::model::stage::Order;
 use crate::model::wire::MachineOrder;
 use crate::node::host::{self, HostState};
@@ -24,13 +25,30 @@ const SHORT: Duration = Duration::from_millis(500);
 /// The maximum age of the host's state, so that one query serves several orders.
 const MAX_AGE: Duration = Duration::from_secs(3);
 
-/// Hands an order about an existing machine to a worker, unless `judge` objects. `saving` is the
-/// image to save the machine's disk as, if that is the order.
+/// What an order says besides its kind.
+#[derive(Debug, Default)]
+pub(super) struct Detail {
+    /// The image to save the machine's disk as.
+    pub(super) saving: Option<Saving>,
+    /// The sizes to give it.
+    pub(super) resizing: Option<Sizes>,
+}
+
+impl Detail {
+    fn is_that_of(&self, record: &Record) -> bool {
+        let image = |saving: &Option<Saving>| saving.as_ref().map(|saving| saving.image.clone());
+        // Once they have been given, the record has no others.
+        let sizes = self.resizing.filter(|_| !record.done);
+        image(&self.saving) == image(&record.saving) && sizes == record.resizing
+    }
+}
+
+/// Hands an order about an existing machine to a worker, unless `judge` objects.
 pub(super) fn to_worker(
     call: &NodeCall<'_>,
     order: &MachineOrder,
     work: Order,
-    saving: Option<Saving>,
+    detail: Detail,
     judge: impl FnOnce(&HostState, &[Record], &Record) -> Result<(), Fault>,
 ) -> Result<Reply, Refusal> {
     let since = host::ago(MAX_AGE);
@@ -43,10 +61,8 @@ pub(super) fn to_worker(
     let Some(known) = records.iter().find(|record| record.id == order.id && record.machine == machine) else {
         return Err(refuse(Fault::MachineMissing { machine }));
     };
-    let image = |saving: &Option<Saving>| saving.as_ref().map(|saving| saving.image.clone());
-    let is_same = |known: &Record| {
-        known.number == order.number && known.work == work && image(&known.saving) == image(&saving)
-    };
+    let is_same =
+        |known: &Record| known.number == order.number && known.work == work && detail.is_that_of(known);
     let repeated = || {
         log::event(
             Level::Info,
@@ -81,7 +97,8 @@ pub(super) fn to_worker(
     }
     judge(&state, &records, &known).map_err(refuse)?;
     let (request, now) = (call.request.id.clone(), clock::now());
-    let mut record = Record { saving, ..known.ordered(work, order.number, request, now) };
+    let Detail { saving, resizing } = detail;
+    let mut record = Record { saving, resizing, ..known.ordered(work, order.number, request, now) };
     taken.write(&mut record).map_err(Refusal::internal)?;
     log::event(
         Level::Info,

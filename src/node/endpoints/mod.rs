@@ -14,6 +14,7 @@ mod handover;
 pub mod image;
 pub mod info;
 pub mod power;
+pub mod resize;
 pub mod save;
 pub mod terminate;
 
@@ -42,6 +43,8 @@ endpoints! {
     REBOOT: OrderEndpoint = "node/reboot", Server, Message => power::reboot;
     /// Shuts a machine down and saves its disk as an image.
     SAVE: OrderEndpoint = "node/save", Server, Message => save::handle;
+    /// Gives a stopped machine other sizes.
+    RESIZE: OrderEndpoint = "node/resize", Server, Message => resize::handle;
     /// Removes a machine completely, whatever its state.
     TERMINATE: OrderEndpoint = "node/terminate", Server, Message => terminate::handle;
     /// Renames or deletes a saved image.

@@ -8,7 +8,8 @@ use crate::model::wire::MachineOrder;
 use crate::node::host::HostState;
 use crate::node::jobs::Record;
 
-use super::{handover, order};
+use super::handover::{self, Detail};
+use super::order;
 
 /// Answers `node/stop`.
 pub fn stop(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
@@ -30,7 +31,7 @@ pub fn reboot(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
 /// the worker has nothing to do, and reports that.
 fn handle(call: &NodeCall<'_>, work: Order) -> Result<Reply, Refusal> {
     let order: MachineOrder = order(call)?;
-    handover::to_worker(call, &order, work, None, |state, records, known| match work {
+    handover::to_worker(call, &order, work, Detail::default(), |state, records, known| match work {
         Order::Stop => Ok(()),
         _ => check_memory(state, records, known),
     })

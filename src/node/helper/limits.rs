@@ -23,6 +23,8 @@ pub const UNPACK: Duration = Duration::from_secs(8400);
 pub const UNPACK_IMAGE: Duration = Duration::from_secs(9900);
 /// `pack`, which waits for the reader of its stream.
 pub const PACK: Duration = Duration::from_secs(8400);
+/// `grow-volume`, which may have to overwrite what it adds with zeros.
+pub const GROW: Duration = Duration::from_secs(14_400);
 /// `configure`.
 pub const CONFIGURE: Duration = Duration::from_secs(120);
 /// `start`, which waits for other starts and may try twice.

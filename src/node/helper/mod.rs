@@ -11,7 +11,7 @@
 //!
 //! The exit status is 0 on success, with JSON on standard output if the verb has a result. It is 1
 //! on failure, with a [`Fault`](crate::model::fault::Fault) as JSON on standard output (on standard
-//! error for `pack`, `pack-disk` and `unpack-image`, whose standard output is a stream) and a
+//! error for `pack`, `pack-disk`, `unpack-image` and `grow-volume`, whose standard output is a stream) and a
 //! sentence on standard error. It is 2 on wrong usage.
 
 pub(super) mod consoles;
@@ -165,6 +165,19 @@ enum Verb {
         /// is removed then
         #[arg(long)]
         if_moved: bool,
+        /// For a machine that does not run, and is not to be started with the host
+        #[arg(long, conflicts_with = "if_moved")]
+        stopped: bool,
+    },
+    /// Enlarge the root volume of a machine that does not run; tell the percentages on standard
+    /// output, one a line
+    GrowVolume {
+        /// The machine's id
+        id: VmId,
+        /// Its name, USER_HOST
+        machine: MachineName,
+        /// The size of its root partition in GiB
+        disk: GiB,
     },
     /// Start a machine
     Start {
@@ -268,6 +281,9 @@ mod tests {
         parse(&["configure", ID, "J+C3+BC_vm1", "tiny", "128", "1", "10.0.2.21", "J%C3%BC"]).unwrap();
         parse(&["configure", "--if-moved", ID, "alice_vm1", "tiny", "128", "1", "10.0.2.21", "alice"])
             .unwrap();
+        parse(&["configure", "--stopped", ID, "alice_vm1", "tiny", "128", "1", "10.0.2.21", "alice"])
+            .unwrap();
+        parse(&["grow-volume", ID, "alice_vm1", "2"]).unwrap();
         parse(&["stop", ID, "alice_vm1"]).unwrap();
         parse(&["pack", ID, "alice_vm1"]).unwrap();
         parse(&["pack-disk", ID, "alice_vm1"]).unwrap();
@@ -362,5 +378,21 @@ mod tests {
             let error = parse(args).expect_err(&format!("{args:?} was accepted"));
             assert_eq!(error.exit_code(), 2, "{args:?}");
         }
+    }
+
+    #[test]
+    fn malformed_changes_of_sizes_are_refused_before_anything_happens() {
+        for disk in
+            [&[][..], &["0"], &["-1"], &["+1G"], &["1.5"], &["65537"], &["2", "/dev/sda"], &["--help-me"]]
+        {
+            let args = [&["grow-volume", ID, "alice_vm1"], disk].concat();
+            assert_eq!(parse(&args).expect_err(&format!("{args:?}")).exit_code(), 2, "{args:?}");
+        }
+        for machine in ["alice_vm1/..", "Domain-0", "-f"] {
+            parse(&["grow-volume", ID, machine, "2"]).unwrap_err();
+        }
+        let machine = [ID, "alice_vm1", "tiny", "128", "1", "10.0.2.21", "alice"];
+        let both = [&["configure", "--stopped", "--if-moved"], &machine[..]].concat();
+        assert_eq!(parse(&both).expect_err("one or the other").exit_code(), 2);
     }
 }

@@ -36,7 +36,10 @@ pub fn main() -> ExitCode {
     }
     let request = cli.request.unwrap_or_else(RequestId::generate);
     log::start("helper", request.clone(), None);
-    let is_stream = matches!(cli.verb, Verb::Pack { .. } | Verb::PackDisk { .. } | Verb::UnpackImage { .. });
+    let is_stream = matches!(
+        cli.verb,
+        Verb::Pack { .. } | Verb::PackDisk { .. } | Verb::UnpackImage { .. } | Verb::GrowVolume { .. }
+    );
     match run(cli.verb) {
         Ok(answer) => {
             if let Some(answer) = answer {
@@ -105,13 +108,24 @@ fn run(verb: Verb) -> Result<Option<String>, Failure> {
             let lock = MachineLock::take(id, &machine)?;
             host.pack(&lock)?;
         }
-        Verb::Configure { id, machine, image, memory, cpus, ip, user, if_moved } => {
+        Verb::GrowVolume { id, machine, disk } => {
             let lock = MachineLock::take(id, &machine)?;
-            let boot = if if_moved { host.must_move(&lock)? } else { Some(Boot::WithHost) };
+            host.grow_volume(&lock, disk)?;
+        }
+        Verb::Configure { id, machine, image, memory, cpus, ip, user, if_moved, stopped } => {
+            let lock = MachineLock::take(id, &machine)?;
+            let boot = if if_moved {
+                host.must_move(&lock)?
+            } else if stopped {
+                host.must_rest(&lock)?;
+                Some(Boot::Off)
+            } else {
+                Some(Boot::WithHost)
+            };
             if let Some(boot) = boot {
                 host.configure(&lock, &host.image(&image)?, memory, cpus, ip, &user.0, boot)?;
             }
-            if if_moved && boot.is_some() {
+            if (if_moved || stopped) && boot.is_some() {
                 host.leave_others(&lock)?;
             }
         }

@@ -8,6 +8,7 @@ use crate::model::fault::Fault;
 use crate::model::lease::Moment;
 use crate::model::names::{MachineName, RequestId, SavedImage, VirtualHost, VmId};
 use crate::model::size::Amount;
+use crate::model::spec::Sizes;
 use crate::model::stage::{Order, OrderNumber, Stage};
 use crate::model::wire::{DeployOrder, Job, MachineOrder};
 use crate::node::Machine;
@@ -59,6 +60,10 @@ pub struct Record {
     /// The image that its disk is saved as, if that was the last order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saving: Option<Saving>,
+    /// The sizes that it is being given, if that is the last order and has not ended. Until then,
+    /// those in `order` are the present ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resizing: Option<Sizes>,
 }
 
 impl Record {
@@ -116,6 +121,7 @@ impl Record {
             worker: None,
             tried: None,
             saving: None,
+            resizing: None,
         }
     }
 
@@ -133,6 +139,7 @@ impl Record {
             worker: None,
             tried: None,
             saving: None,
+            resizing: None,
             ..self
         }
     }

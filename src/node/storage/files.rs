@@ -25,6 +25,7 @@ use super::reflink::{self, Reflinks};
 use super::{Device, Disk, Space, Standing, Storage, StorageError};
 use crate::model::names::VmId;
 use crate::model::size::Amount;
+use crate::model::stage::Percent;
 use crate::model::wire::Volume;
 use crate::node::files::FileError;
 use crate::node::{Machine, files, trust};
@@ -225,6 +226,34 @@ impl Storage for Files<'_> {
         Ok(make().map_err(files::at(&path))?)
     }
 
+    /// A sparse file has only zeros beyond its old end.
+    fn grow(
+        &self,
+        machine: &Machine,
+        disk: Disk,
+        size: Amount,
+        _tell: &mut dyn FnMut(Percent) -> io::Result<()>,
+    ) -> Result<(), StorageError> {
+        let path = trust::directory(&folder(self.directory, machine.id))?.join(file_name(disk));
+        let file = OpenOptions::new().write(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(&path);
+        let file = match file {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StorageError::VolumeMissing),
+            other => other.map_err(files::at(&path))?,
+        };
+        let facts = file.metadata().map_err(files::at(&path))?;
+        if !facts.is_file() {
+            return Err(StorageError::VolumeMissing);
+        }
+        if facts.len() >= size.bytes() {
+            return Ok(());
+        }
+        // All of it is promised from now on.
+        if size.minus(Amount::from_mib(facts.len() >> 20)) > self.space()?.free {
+            return Err(StorageError::NoSpace);
+        }
+        Ok(file.set_len(size.bytes()).and_then(|()| file.sync_all()).map_err(files::at(&path))?)
+    }
+
     fn path(&self, machine: &Machine, disk: Disk) -> PathBuf {
         folder(self.directory, machine.id).join(file_name(disk))
     }
@@ -356,6 +385,8 @@ pub(super) fn detach(device: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
@@ -413,6 +444,22 @@ mod tests {
         let promised = before.free.minus(files.space().unwrap().free);
         assert!(promised >= Amount::from_mib(6), "{promised}");
         assert!(!files.is_full());
+
+        let grow = |to| files.grow(&other, Disk::Root, to, &mut |_| unreachable!("there is nothing to do"));
+        let path = files.path(&other, Disk::Root);
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().write_all(b"there before").unwrap();
+        for size in [Amount::from_mib(5), Amount::from_mib(4)] {
+            grow(size).unwrap();
+            let content = std::fs::read(&path).unwrap();
+            assert_eq!(content.len(), 5 << 20);
+            assert!(content.starts_with(b"there before") && content[12..].iter().all(|&byte| byte == 0));
+        }
+        let promised = before.free.minus(files.space().unwrap().free);
+        assert!(promised >= Amount::from_mib(9), "{promised}");
+        assert_eq!(grow(huge), Err(StorageError::NoSpace));
+        assert_eq!(files.volumes().unwrap().iter().map(|volume| volume.size.mib()).max(), Some(5));
+        let missing = files.grow(&other, Disk::Swap, size, &mut |_| Ok(()));
+        assert_eq!(missing, Err(StorageError::VolumeMissing));
 
         let root = files.name(&machine, Disk::Root);
         let is_open =

@@ -6,14 +6,18 @@
 //! prompts, and fails without a terminal, hence `-y -W y`; `--units m` is MiB, with two decimals;
 //! for a missing group, the report is still printed, but empty.
 
-use std::path::PathBuf;
+use std::cell::RefCell;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Device, Disk, Space, Standing, Storage, StorageError};
+use super::{Device, Disk, Space, Standing, Storage, StorageError, grow};
 use crate::model::names::{ROOT_PREFIX, SWAP_PREFIX, VmId, VolumeGroup};
 use crate::model::size::Amount;
+use crate::model::stage::Percent;
 use crate::model::wire::Volume;
 use crate::node::Machine;
 use crate::system::exec::{self, ExecError, ProgramOutput, Run};
@@ -39,6 +43,10 @@ pub fn tag(id: VmId) -> String {
 /// The second tag of a volume from which no machine has been started yet. Only vGrid has written to
 /// such a volume, so only such a volume is mounted writable.
 pub const UNUSED: &str = "vgrid.new";
+
+/// The beginning of the tag of a volume that is being enlarged; the rest is its size before, in bytes.
+/// LVM takes the new space as others left it, so from there on it is overwritten with zeros.
+const GROWN_FROM: &str = "vgrid.grown-from.";
 
 fn machine_of(tags: &str) -> Option<VmId> {
     tags.split(',').find_map(|tag| tag.trim().strip_prefix(TAG)?.parse().ok())
@@ -126,6 +134,11 @@ impl VolumeRow {
         self.tags.split(',').map(str::trim)
     }
 
+    /// Returns the size before, in bytes, of a volume that is being enlarged.
+    fn grown_from(&self) -> Option<u64> {
+        self.tags().find_map(|tag| tag.strip_prefix(GROWN_FROM)?.parse().ok())
+    }
+
     fn is_unused(&self) -> bool {
         self.tags().any(|tag| tag == UNUSED)
     }
@@ -185,7 +198,10 @@ pub fn explain(group: &VolumeGroup, stderr: &str) -> StorageError {
     let says = |text: &str| stderr.contains(text);
     if says(&format!("Volume group \"{group}\" not found")) {
         StorageError::GroupMissing(group.clone())
-    } else if says("insufficient free space") || says("free space in thin pool") {
+    } else if ["insufficient free space", "Insufficient free space", "free space in thin pool"]
+        .iter()
+        .any(|text| says(text))
+    {
         StorageError::NoSpace
     } else if says("already exists in volume group") {
         StorageError::VolumeExists
@@ -223,6 +239,11 @@ impl<'a> Lvm<'a> {
             }
             other => StorageError::Other(other.to_string()),
         })
+    }
+
+    /// Adds or removes a tag. LVM has committed this to disk before it returns.
+    fn tag(self, option: &str, tag: &str, name: &str) -> Result<(), StorageError> {
+        self.run("lvchange", &[option, tag, &format!("{}/{name}", self.group)]).map(|_| ())
     }
 
     /// Runs a program that reports about the group.
@@ -269,6 +290,21 @@ impl Storage for Lvm<'_> {
         self.run("lvcreate", &args).map(|_| ())
     }
 
+    /// The tag says how far the disk was used before, whatever is killed in between.
+    fn grow(
+        &self,
+        machine: &Machine,
+        disk: Disk,
+        size: Amount,
+        tell: &mut dyn FnMut(Percent) -> io::Result<()>,
+    ) -> Result<(), StorageError> {
+        let (name, path) = (self.name(machine, disk), self.path(machine, disk));
+        let rows = volume_rows(&self.list("lvs", VOLUME)?)?;
+        let row = rows.into_iter().find(|row| row.name == name).ok_or(StorageError::VolumeMissing)?;
+        let growing = GrowingVolume { group: *self, name: &name, path: &path, tell: RefCell::new(tell) };
+        grow::grow(&growing, row.grown_from(), size.bytes())
+    }
+
     fn path(&self, machine: &Machine, disk: Disk) -> PathBuf {
         PathBuf::from(format!("/dev/{}/{}", self.group, self.name(machine, disk)))
     }
@@ -288,9 +324,8 @@ impl Storage for Lvm<'_> {
         rows.into_iter().filter(VolumeRow::is_unused).map(VolumeRow::volume).collect()
     }
 
-    /// LVM has committed this to disk before it returns.
     fn mark_used(&self, name: &str) -> Result<(), StorageError> {
-        self.run("lvchange", &["--deltag", UNUSED, &format!("{}/{name}", self.group)]).map(|_| ())
+        self.tag("--deltag", UNUSED, name)
     }
 
     fn standing(&self, name: &str) -> Result<Option<Standing>, StorageError> {
@@ -309,6 +344,45 @@ impl Storage for Lvm<'_> {
 
     fn clear(&self, _: &Machine) -> Result<(), StorageError> {
         Ok(())
+    }
+}
+
+/// A volume that is to become larger.
+struct GrowingVolume<'a> {
+    group: Lvm<'a>,
+    name: &'a str,
+    path: &'a Path,
+    tell: RefCell<&'a mut dyn FnMut(Percent) -> io::Result<()>>,
+}
+
+impl GrowingVolume<'_> {
+    fn failed(&self, error: &io::Error) -> StorageError {
+        StorageError::Other(format!("{}: {error}", self.path.display()))
+    }
+}
+
+impl grow::Growing for GrowingVolume<'_> {
+    fn size(&self) -> Result<u64, StorageError> {
+        grow::size(self.path).map_err(|error| self.failed(&error))
+    }
+
+    fn note(&self, before: u64) -> Result<(), StorageError> {
+        self.group.tag("--addtag", &format!("{GROWN_FROM}{before}"), self.name)
+    }
+
+    fn forget(&self, before: u64) -> Result<(), StorageError> {
+        self.group.tag("--deltag", &format!("{GROWN_FROM}{before}"), self.name)
+    }
+
+    /// Without `--resizefs`, so LVM does not look at what is on it.
+    fn extend(&self, size: u64) -> Result<(), StorageError> {
+        let volume = format!("{}/{}", self.group.group, self.name);
+        self.group.run("lvextend", &["-L", &format!("{}m", size >> 20), &volume]).map(|_| ())
+    }
+
+    fn fill(&self, range: Range<u64>) -> Result<(), StorageError> {
+        let mut tell = self.tell.borrow_mut();
+        grow::fill(self.path, range, &mut **tell).map_err(|error| self.failed(&error))
     }
 }
 
@@ -376,6 +450,22 @@ mod tests {
             ("a,vgrid.new", true),
         ] {
             assert_eq!(row("-wi-------", tags).marked, tagged, "{tags}");
+        }
+    }
+
+    #[test]
+    fn a_volume_that_is_being_enlarged_knows_its_size_before() {
+        let row = |tags: &str| {
+            let (name, size, attributes) = ("xen-root-x".to_owned(), "8.00m".to_owned(), String::new());
+            VolumeRow { name, size, attributes, tags: tags.to_owned() }
+        };
+        let id = VmId::generate();
+        let growing = row(&format!("{},{GROWN_FROM}1073741824", tag(id)));
+        assert_eq!(growing.grown_from(), Some(1 << 30));
+        assert_eq!((growing.is_unused(), growing.standing().marked), (false, true));
+        assert_eq!(growing.volume().unwrap().machine, Some(id));
+        for other in ["", "vgrid.new", "vgrid.grown-from.", "vgrid.grown-from.x", "vgrid.grown-from.-1"] {
+            assert_eq!(row(other).grown_from(), None, "{other}");
         }
     }
 

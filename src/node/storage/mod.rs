@@ -6,11 +6,13 @@
 //! mounted writable.
 
 pub mod files;
+mod grow;
 pub mod lvm;
 pub mod prepared;
 mod reflink;
 pub mod thin;
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +25,7 @@ use super::Machine;
 use crate::config::{NodeGeneral, StorageSettings};
 use crate::model::names::VolumeGroup;
 use crate::model::size::Amount;
+use crate::model::stage::Percent;
 use crate::model::wire::Volume;
 
 /// A disk of a machine.
@@ -164,6 +167,18 @@ pub trait Storage: Sync {
 
     /// Creates a disk of a machine, marked as the machine's and as unused.
     fn create(&self, machine: &Machine, disk: Disk, size: Amount) -> Result<(), StorageError>;
+
+    /// Enlarges a disk of a machine that does not run, unless it is that large already, and leaves what
+    /// is on it alone. What is new reads as zeros: nobody sees what another machine had there. `tell`
+    /// receives the progress; if it fails, so does this. If this fails or is killed after the disk has
+    /// become larger, it must be repeated before the machine is started.
+    fn grow(
+        &self,
+        machine: &Machine,
+        disk: Disk,
+        size: Amount,
+        tell: &mut dyn FnMut(Percent) -> io::Result<()>,
+    ) -> Result<(), StorageError>;
 
     /// Returns the device or file of a disk, as it is given to a hypervisor.
     fn path(&self, machine: &Machine, disk: Disk) -> PathBuf;

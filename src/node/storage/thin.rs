@@ -14,6 +14,7 @@
 //! volume that is made brings a warning, on standard error, that the pool does not grow by itself.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use super::prepared::{Finish, Key, Prepared};
 use super::{Device, Disk, Space, Standing, Storage, StorageError};
 use crate::model::names::{ImageTag, ThinPool, VolumeGroup};
 use crate::model::size::Amount;
+use crate::model::stage::Percent;
 use crate::model::wire::Volume;
 use crate::node::Machine;
 use crate::system::lock;
@@ -323,6 +325,26 @@ impl Storage for Thin<'_> {
     fn create(&self, machine: &Machine, disk: Disk, size: Amount) -> Result<(), StorageError> {
         self.with_room(size)?;
         self.make_empty(machine, disk, size)
+    }
+
+    /// A thin volume has no blocks where nothing has been written, so what is new reads as zeros.
+    fn grow(
+        &self,
+        machine: &Machine,
+        disk: Disk,
+        size: Amount,
+        tell: &mut dyn FnMut(Percent) -> io::Result<()>,
+    ) -> Result<(), StorageError> {
+        let (contents, name) = (self.contents()?, self.name(machine, disk));
+        let row = contents.find(&name).ok_or(StorageError::VolumeMissing)?;
+        if !row.is_in(self.pool) {
+            return self.lvm.grow(machine, disk, size, tell);
+        }
+        if row.volume.size >= size {
+            return Ok(());
+        }
+        self.with_room(size.minus(row.volume.size))?;
+        self.enlarge(&name, size)
     }
 
     fn path(&self, machine: &Machine, disk: Disk) -> PathBuf {

@@ -7,7 +7,7 @@
 //! | file | what is there |
 //! | --- | --- |
 //! | `mod` | the program, and the choice of what to carry out |
-//! | `deploy`, `power`, `save`, `remove` | one kind of order each: its stages, and how it is undone |
+//! | `deploy`, `power`, `save`, `resize`, `remove` | one kind of order each: its stages, and how it is undone |
 //! | `disk` | machines of whole-disk images: their disk, their owner's keys |
 //! | `recover` | what happens to an order whose worker was killed |
 //! | `progress` | reports to the server while an order is carried out |
@@ -20,6 +20,7 @@ mod power;
 mod progress;
 mod recover;
 mod remove;
+mod resize;
 mod save;
 
 use std::io;
@@ -189,6 +190,7 @@ impl Worker<'_> {
             Order::Start => self.carry_out(&power::START),
             Order::Reboot => self.carry_out(&power::REBOOT),
             Order::Save => self.carry_out(&save::SAVE),
+            Order::Resize => self.carry_out(&resize::RESIZE),
         }
     }
 
@@ -370,6 +372,7 @@ mod tests {
             (Order::Start, &power::START),
             (Order::Reboot, &power::REBOOT),
             (Order::Save, &save::SAVE),
+            (Order::Resize, &resize::RESIZE),
         ];
         for (order, plan) in plans {
             let stages: Vec<Stage> = plan.steps.iter().map(|(stage, _)| *stage).collect();

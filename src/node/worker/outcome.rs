@@ -63,7 +63,7 @@ impl Worker<'_> {
     /// order is recorded, the outcome is reported again, and the server repeats the order.
     fn go_on(&mut self, next: NextOrder) -> Result<(), JobError> {
         let NextOrder { order, number } = next;
-        if matches!(order, Order::Deploy | Order::Save) || number <= self.record.number {
+        if matches!(order, Order::Deploy | Order::Save | Order::Resize) || number <= self.record.number {
             log::event(
                 Level::Warning,
                 "order.refused",

@@ -232,7 +232,7 @@ impl<'a> Worker<'a> {
 }
 
 fn progress(stage: Stage, place: Option<u32>) -> News {
-    let percent = matches!(stage, Stage::Unpack | Stage::Pack).then(|| Percent::of(0, 1));
+    let percent = matches!(stage, Stage::Unpack | Stage::Pack | Stage::Grow).then(|| Percent::of(0, 1));
     News::Progress { stage, percent, place }
 }
 

@@ -6,14 +6,14 @@
 //! | deploy | it is undone |
 //! | start | the machine is left stopped |
 //! | save | the image is kept if it has got its final name; the machine is left stopped |
-//! | terminate, stop, reboot | it is carried out again, from its first stage |
+//! | terminate, stop, reboot, resize | it is carried out again, from its first stage |
 
 use crate::model::fault::Fault;
 use crate::model::stage::{Order, Stage};
 use crate::node::jobs::JobError;
 use crate::system::log::{self, Level};
 
-use super::{Worker, power, save};
+use super::{Worker, power, resize, save};
 
 impl Worker<'_> {
     /// Finishes an order that another worker began.
@@ -39,6 +39,7 @@ impl Worker<'_> {
             }
             Order::Start => power::not_started(self, Fault::StartInterrupted { stage }),
             Order::Save => save::recover(self),
+            Order::Resize => resize::recover(self),
             Order::Terminate | Order::Stop | Order::Reboot => self.begin(),
         }
     }

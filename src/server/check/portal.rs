@@ -11,7 +11,7 @@ use crate::server::endpoints::ENDPOINTS;
 use crate::template::page;
 
 /// The page templates. Each is checked together with the layout.
-const PAGES: [&str; 13] = [
+const PAGES: [&str; 14] = [
     "list.html",
     "deploy.html",
     "show.html",
@@ -21,6 +21,7 @@ const PAGES: [&str; 13] = [
     "power.html",
     "admin.html",
     "history.html",
+    "resize.html",
     "save.html",
     "images.html",
     "image.html",

@@ -6,6 +6,7 @@ use super::leases;
 use crate::model::fault::Fault;
 use crate::model::lease::{Lease, Term};
 use crate::model::names::PhysicalHost;
+use crate::model::spec::Sizes;
 use crate::model::stage::{Order, OrderNumber, Stage};
 use crate::model::state::{self, Event, State};
 use crate::model::wire::{News, Report};
@@ -33,6 +34,7 @@ pub fn event(order: Order) -> Option<Event> {
         Order::Start => Some(Event::Start),
         Order::Reboot => Some(Event::Reboot),
         Order::Save => Some(Event::Save),
+        Order::Resize => Some(Event::Resize),
     }
 }
 
@@ -40,7 +42,8 @@ pub fn event(order: Order) -> Option<Event> {
 fn wanted(order: Order) -> Option<Wanted> {
     match order {
         Order::Start | Order::Reboot => Some(Wanted::Running),
-        Order::Stop => Some(Wanted::Stopped),
+        // A machine that is given other sizes is stopped, and must not be started behind its owner's back.
+        Order::Stop | Order::Resize => Some(Wanted::Stopped),
         Order::Deploy | Order::Terminate | Order::Save => None,
     }
 }
@@ -75,6 +78,9 @@ fn beside(vm: &Vm, edit: impl FnOnce(&mut Vm)) -> Vm {
 /// machine's state does not allow it. `saving` accompanies an order to save the disk.
 pub fn ordered(vm: &Vm, order: Order, interest: Interest, saving: Option<Saving>, at: At) -> Option<Change> {
     let again = is_again(vm, order);
+    if order == Order::Resize && vm.resizing.is_none() {
+        return None;
+    }
     let given = after(vm, event(order)?, at, |vm| {
         give(vm, order, again, at);
         if interest == Interest::Owner {
@@ -91,6 +97,18 @@ pub fn ordered(vm: &Vm, order: Order, interest: Interest, saving: Option<Saving>
     })?;
     let detail = if again { "again" } else { "" };
     Some(Change { next: Some(order), ..Change::with(given, format!("{order} ordered"), detail) })
+}
+
+/// An order to give a stopped machine these sizes, to be sent to its host ([`Change::next`]). `None`
+/// if the machine's state does not allow it.
+pub fn resize_ordered(vm: &Vm, sizes: Sizes, at: At) -> Option<Change> {
+    let told = vm.spec.sizes().changed_to(sizes);
+    let with = beside(vm, |vm| vm.resizing = Some(sizes));
+    let mut change = ordered(&with, Order::Resize, Interest::Owner, None, at)?;
+    if !is_again(vm, Order::Resize) {
+        change.history = vec![(format!("{} ordered", Order::Resize), told)];
+    }
+    Some(change)
 }
 
 /// Returns whether this order is already under way, so that giving it again repeats it.
@@ -140,6 +158,7 @@ pub fn refused(vm: &Vm, order: Order, fault: &Fault, taken: OnNode, at: At) -> C
             // A node can't save what it was never ordered to save. If it may have the order, the
             // name is kept for a late report.
             vm.saving = vm.saving.take().filter(|_| taken == OnNode::Maybe);
+            vm.resizing = vm.resizing.take().filter(|_| order != Order::Resize || taken == OnNode::Maybe);
         })
     });
     let Some(failed) = failed.flatten() else { return Change::with(vm.clone(), line.0, line.1) };
@@ -277,6 +296,16 @@ pub fn found_running(vm: &Vm, at: At) -> Option<Change> {
     Some(Change::with(running, "found running", "it runs on its host"))
 }
 
+/// Its host says which sizes a machine has.
+pub fn found_sizes(vm: &Vm, sizes: Sizes) -> Change {
+    let told = vm.spec.sizes().changed_to(sizes);
+    let found = beside(vm, |vm| {
+        vm.spec = vm.spec.clone().with(sizes);
+        vm.resizing = None;
+    });
+    if told.is_empty() { Change::silent(found) } else { Change::with(found, "found resized", told) }
+}
+
 /// A machine that was being removed is gone from its host.
 pub fn found_gone(vm: &Vm, at: At) -> Option<Change> {
     let gone = after(vm, Event::Terminated, at, |vm| vm.on_node = OnNode::No)?;
@@ -313,6 +342,7 @@ pub fn reported(vm: &Vm, report: &Report, event: Event, on_node: Option<OnNode>,
                 // its owner to read.
                 vm.fault = vm.fault.take().filter(|_| vm.state == State::Starting);
                 vm.saving = None;
+                settle_sizes(vm, report);
                 // It was stopped after all, although the server had given the order up.
                 if report.order == Order::Stop && vm.state == State::Deployed {
                     vm.wanted = Wanted::Stopped;
@@ -320,6 +350,7 @@ pub fn reported(vm: &Vm, report: &Report, event: Event, on_node: Option<OnNode>,
             }
             News::Failed { fault } => {
                 vm.saving = None;
+                settle_sizes(vm, report);
                 // For a final failure the last stage is shown, so it is kept.
                 vm.stage = vm.stage.filter(|_| matches!(report.order, Order::Deploy | Order::Terminate));
                 vm.percent = None;
@@ -341,6 +372,26 @@ pub fn saved_late(vm: &Vm) -> Vm {
         vm.saving = None;
         vm.fault = None;
     })
+}
+
+/// A change of sizes that was given up has ended after all.
+pub fn resized_late(vm: &Vm, report: &Report) -> Vm {
+    beside(vm, |vm| {
+        if report.news == News::Done {
+            vm.fault = None;
+        }
+        settle_sizes(vm, report);
+    })
+}
+
+/// Records which sizes a machine has, if a report is about the end of a change of them.
+fn settle_sizes(vm: &mut Vm, report: &Report) {
+    if report.order == Order::Resize
+        && let Some(sizes) = vm.resizing.take()
+        && report.news == News::Done
+    {
+        vm.spec = vm.spec.clone().with(sizes);
+    }
 }
 
 /// Returns what follows once its node has stopped a machine: the lease expires, or the machine is
@@ -385,12 +436,18 @@ mod tests {
             State::Starting => Order::Start,
             State::Rebooting => Order::Reboot,
             State::Saving => Order::Save,
+            State::Resizing => Order::Resize,
             State::Terminating => Order::Terminate,
             _ => Order::Deploy,
         };
         let deletion = (state == State::Expired).then_some(Moment::from_unix(2_000_000));
         let deadline = state.is_transitional().then_some(Moment::from_unix(999_999));
-        Vm { state, order, deletion, deadline, sequence: 7, ..vm }
+        let resizing = (state == State::Resizing).then(larger);
+        Vm { state, order, deletion, deadline, resizing, sequence: 7, ..vm }
+    }
+
+    fn larger() -> Sizes {
+        Sizes { memory: "512".parse().unwrap(), cpus: "3".parse().unwrap(), disk: "4".parse().unwrap() }
     }
 
     fn saving() -> Saving {
@@ -418,7 +475,8 @@ mod tests {
     fn an_order_is_given_where_the_table_of_states_allows_it_and_is_another_unless_it_is_the_same() {
         for state in State::ALL {
             for &order in Order::ALL {
-                let vm = Vm { fault: Some(fault()), ..machine(state) };
+                let resizing = (order == Order::Resize).then(larger);
+                let vm = Vm { fault: Some(fault()), resizing, ..machine(state) };
                 let with = (order == Order::Save).then(saving);
                 let given = ordered(&vm, order, Interest::Owner, with, AT);
                 let allowed = event(order).and_then(|event| next(state, event));
@@ -475,6 +533,7 @@ mod tests {
             (State::Starting, Order::Start, State::Stopped),
             (State::Rebooting, Order::Reboot, State::Deployed),
             (State::Saving, Order::Save, State::Deployed),
+            (State::Resizing, Order::Resize, State::Stopped),
             (State::Terminating, Order::Terminate, State::Failed),
         ] {
             let vm = Vm { saving: (order == Order::Save).then(saving), ..machine(state) };
@@ -485,6 +544,8 @@ mod tests {
                 let on_node = if order == Order::Deploy { taken } else { OnNode::Maybe };
                 assert_eq!(left.on_node, on_node, "{order}");
                 assert_eq!(left.saving.is_some(), order == Order::Save && taken == OnNode::Maybe);
+                assert_eq!(left.resizing.is_some(), order == Order::Resize && taken == OnNode::Maybe);
+                assert_eq!(left.spec, vm.spec);
                 assert_eq!(history, [(format!("{order} failed"), fault().to_string())]);
             }
             // Another order was given in the meantime.
@@ -499,6 +560,53 @@ mod tests {
         let kept = Vm { deletion: Some(Moment::from_unix(5)), ..machine(State::Saving) };
         let kept = refused(&kept, Order::Save, &fault(), OnNode::No, AT).vm;
         assert_eq!((kept.state, kept.deletion), (State::Expired, Some(Moment::from_unix(5))));
+    }
+
+    #[test]
+    fn sizes_change_once_it_is_known_that_they_have() {
+        let stopped = machine(State::Stopped);
+        let old = stopped.spec.sizes();
+        assert_eq!(ordered(&stopped, Order::Resize, Interest::Owner, None, AT), None, "to what?");
+        let Change { vm: given, history, next } = resize_ordered(&stopped, larger(), AT).unwrap();
+        is_sound(&given);
+        assert_eq!(
+            (given.state, next, given.wanted),
+            (State::Resizing, Some(Order::Resize), Wanted::Stopped)
+        );
+        assert_eq!((given.spec.sizes(), given.resizing), (old, Some(larger())));
+        assert_eq!(
+            history[0].1,
+            "memory from 128 MiB to 512 MiB, processors from 2 to 3, disk from 1 GiB to 4 GiB"
+        );
+        let again = resize_ordered(&given, larger(), AT).unwrap();
+        assert_eq!((again.vm.number, again.history[0].1.as_str()), (given.number, "again"));
+        let report = |news| {
+            let Vm { id, number, .. } = given;
+            Report { id, order: Order::Resize, number, sequence: 9, news, host: None }
+        };
+        let grown = reported(&given, &report(News::Done), Event::Stopped, None, AT).unwrap();
+        assert_eq!((grown.state, grown.spec.sizes(), grown.resizing), (State::Stopped, larger(), None));
+        let failed = report(News::Failed { fault: fault() });
+        let kept = reported(&given, &failed, Event::Failed, None, AT).unwrap();
+        assert_eq!((kept.state, kept.spec.sizes(), kept.resizing), (State::Stopped, old, None));
+        assert_eq!(kept.fault, Some(fault()));
+        // The portal gave it up, so only its host knows, which may say so in a report, or when asked.
+        let open = given_up(&given, &fault(), OnNode::Maybe, AT).unwrap().vm;
+        assert_eq!((open.state, open.spec.sizes(), open.resizing), (State::Stopped, old, Some(larger())));
+        let late = resized_late(&open, &report(News::Done));
+        assert_eq!((late.spec.sizes(), late.resizing, &late.fault), (larger(), None, &None));
+        let late = resized_late(&open, &failed);
+        assert_eq!((late.spec.sizes(), late.resizing, late.fault), (old, None, Some(fault())));
+        let found = found_sizes(&open, larger());
+        assert_eq!((found.vm.spec.sizes(), found.vm.resizing, found.history.len()), (larger(), None, 1));
+        let found = found_sizes(&open, old);
+        assert_eq!((found.vm.spec.sizes(), found.vm.resizing, found.history.len()), (old, None, 0));
+        // An order of another kind does not tell.
+        let started = ordered(&open, Order::Start, Interest::Owner, None, AT).unwrap().vm;
+        assert_eq!((started.spec.sizes(), started.resizing), (old, Some(larger())));
+        for state in State::ALL.into_iter().filter(|s| !matches!(s, State::Stopped | State::Resizing)) {
+            assert_eq!(resize_ordered(&machine(state), larger(), AT), None, "{state}");
+        }
     }
 
     #[test]

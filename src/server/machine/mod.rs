@@ -16,5 +16,6 @@ pub mod pool;
 pub mod power;
 pub mod quota;
 pub mod report;
+pub mod resize;
 pub mod save;
 pub mod terminate;

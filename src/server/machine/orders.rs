@@ -5,7 +5,7 @@ use super::failures;
 use super::life::{self, Interest};
 use crate::model::fault::Fault;
 use crate::model::stage::Order;
-use crate::model::wire::{Accepted, DeployOrder, MachineOrder, SaveOrder};
+use crate::model::wire::{Accepted, DeployOrder, MachineOrder, ResizeOrder, SaveOrder};
 use crate::server::audit;
 use crate::server::mail::Post;
 use crate::server::nodes::{CallFailure, Nodes};
@@ -53,10 +53,13 @@ fn deploy_message(vm: &Vm) -> DeployOrder {
 /// # Errors
 /// [`CallFailure`] if the node did not acknowledge the order.
 pub fn tell(nodes: &Nodes<'_>, vm: &Vm, order: Order) -> Result<Accepted, CallFailure> {
-    match (order, &vm.saving) {
-        (Order::Deploy, _) => nodes.deploy(&deploy_message(vm)),
-        (Order::Save, Some(Saving { name, .. })) => {
+    match (order, &vm.saving, vm.resizing) {
+        (Order::Deploy, ..) => nodes.deploy(&deploy_message(vm)),
+        (Order::Save, Some(Saving { name, .. }), _) => {
             nodes.save(&vm.physical_host, &SaveOrder { machine: message(vm), name: name.clone() })
+        }
+        (Order::Resize, _, Some(sizes)) => {
+            nodes.resize(&vm.physical_host, &ResizeOrder { machine: message(vm), sizes })
         }
         _ => nodes.order(order, &vm.physical_host, &message(vm)),
     }

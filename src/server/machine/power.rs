@@ -52,6 +52,7 @@ pub fn meaning(order: Order, state: State) -> Meaning {
                 .to_owned(),
         ),
         (State::Saving, _) => wait("saved as an image"),
+        (State::Resizing, _) => wait("given other sizes"),
         (State::Terminating | State::Failed | State::NotDeployed, _) => {
             Meaning::Not(past_use(state).unwrap_or_default().to_owned())
         }

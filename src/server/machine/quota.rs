@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::declined::Part;
 use crate::config::Quota;
 use crate::model::size::{Amount, Cpus, GiB, MiB};
+use crate::model::spec::Sizes;
 use crate::model::text::Row;
 use crate::server::registry::image::ImageUsage;
 use crate::server::registry::user::Owner;
@@ -52,6 +53,45 @@ pub fn exceeded(quota: Quota, usage: Usage, memory: MiB, cpus: Cpus, disk: GiB) 
         .into_iter()
         .filter_map(|(part, sentence)| Some((part, sentence?)))
         .collect()
+}
+
+/// Returns what other sizes of a machine would exceed, in sentences; empty if they fit. `others` is
+/// what the owner's other machines use. Where a size does not grow, no limit holds.
+pub fn resize_exceeded(
+    quota: Quota,
+    others: Usage,
+    owner: &Owner,
+    old: Sizes,
+    new: Sizes,
+) -> BTreeMap<Part, String> {
+    let owner = owner.as_str();
+    let check = |limit: u64, used: u64, (old, new): (u32, u32), have: String, unit: &str, less: &str| {
+        let left = limit.saturating_sub(used);
+        let are = if left == 1 && unit.is_empty() { "is" } else { "are" };
+        (limit != 0 && new > old && u64::from(new) > left).then(|| {
+            format!(
+                "The other machines of {owner} have {have} together, and the limit is {limit}{unit}: {left}{unit} {are} \
+                 left for this one. Ask for {less}, terminate a machine, or ask an administrator for more."
+            )
+        })
+    };
+    let Usage { memory_mib, cpus, disk_gib, .. } = others;
+    let (memory, processors, disk) = (
+        format!("{memory_mib} MiB of memory"),
+        counted(cpus, "processor"),
+        format!("{disk_gib} GiB of disk"),
+    );
+    [
+        (
+            Part::Memory,
+            check(quota.memory, memory_mib, (old.memory.get(), new.memory.get()), memory, " MiB", "less"),
+        ),
+        (Part::Cpus, check(quota.cpus, cpus, (old.cpus.get(), new.cpus.get()), processors, "", "fewer")),
+        (Part::Disk, check(quota.disk, disk_gib, (old.disk.get(), new.disk.get()), disk, " GiB", "less")),
+    ]
+    .into_iter()
+    .filter_map(|(part, sentence)| Some((part, sentence?)))
+    .collect()
 }
 
 /// Returns why a disk of this size can't be saved as one more image, or `None` if it can. An image

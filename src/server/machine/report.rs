@@ -78,10 +78,13 @@ fn meaning(vm: &Vm, report: &Report, grace: Lease, at: At) -> Meaning {
         return Meaning { reply: StatusReply { verdict, next }, news, change, is_saved: false };
     };
     let is_saved = matches!(report.news, News::Saved { .. }) && vm.saving.is_some();
+    let ended = !matches!(report.news, News::Progress { .. });
+    let settles_sizes = ended && report.order == Order::Resize && vm.resizing.is_some();
     let becomes = life::reported(vm, report, event, on_node, at);
     let (new, follows) = match becomes {
         Some(new) => (new, true),
         None if is_saved => (life::saved_late(vm), false),
+        None if settles_sizes => (life::resized_late(vm, report), false),
         None if event == Event::Deployed && vm.state == State::Deployed && vm.fault.is_some() => {
             (life::mended(vm), false)
         }
@@ -105,7 +108,8 @@ fn meaning(vm: &Vm, report: &Report, grace: Lease, at: At) -> Meaning {
 fn unheard(vm: &Vm, report: &Report) -> Option<NextOrder> {
     let ended = !matches!(report.news, News::Progress { .. });
     let waits = vm.state.is_transitional() && vm.sequence == 0 && vm.order != report.order;
-    (ended && waits && !matches!(vm.order, Order::Deploy | Order::Save)).then(|| last_order(vm))
+    (ended && waits && !matches!(vm.order, Order::Deploy | Order::Save | Order::Resize))
+        .then(|| last_order(vm))
 }
 
 /// Returns the last order about a machine.
@@ -201,6 +205,10 @@ fn interpret(vm: &Vm, report: &Report) -> Interpretation {
         (News::Done, Order::Stop | Order::Save) => {
             (Event::Stopped, Some(("stopped", "its disk is kept".to_owned())))
         }
+        (News::Done, Order::Resize) => {
+            let told = vm.resizing.map_or(String::new(), |sizes| vm.spec.sizes().changed_to(sizes));
+            (Event::Stopped, Some(("resized", told)))
+        }
         (News::Done, Order::Terminate) => (
             if given_up { Event::Forget } else { Event::Terminated },
             Some(("terminated", "nothing of it is left".to_owned())),
@@ -213,6 +221,9 @@ fn interpret(vm: &Vm, report: &Report) -> Interpretation {
         }
         (News::Failed { fault }, Order::Stop) => (Event::Failed, Some(("stop failed", fault.to_string()))),
         (News::Failed { fault }, Order::Start) => (Event::Failed, Some(("start failed", fault.to_string()))),
+        (News::Failed { fault }, Order::Resize) => {
+            (Event::Failed, Some(("resize failed", fault.to_string())))
+        }
         // The machine was shut down and did not come up again.
         (News::Failed { fault }, Order::Reboot) => {
             (Event::Stopped, Some(("reboot failed", fault.to_string())))

@@ -17,6 +17,7 @@ pub mod list;
 pub mod naming;
 pub mod once;
 pub mod power;
+pub mod resize;
 pub mod save;
 pub mod show;
 pub mod target;

@@ -30,19 +30,19 @@ CREATE TABLE vm (
     label TEXT NOT NULL,                                         -- what its owner calls it
     lease TEXT NOT NULL CHECK (lease <> ''),                     -- as requested: '7d', 'never'
     state TEXT NOT NULL CHECK (state IN ('deploying', 'deployed', 'stopping', 'stopped', 'starting',
-        'rebooting', 'saving', 'expired', 'terminating', 'failed', 'notDeployed')),
+        'rebooting', 'saving', 'resizing', 'expired', 'terminating', 'failed', 'notDeployed')),
     stage TEXT,                                                  -- the progress of the last order
     percent INTEGER CHECK (percent BETWEEN 0 AND 100),           -- how much of that stage is done
     place INTEGER CHECK (place IS NULL OR (place > 0 AND state = 'deploying')), -- in its host's queue
     fault TEXT,                                                  -- the last one, as JSON (model/fault.rs)
     last_order TEXT NOT NULL CHECK
-        (last_order IN ('deploy', 'terminate', 'stop', 'start', 'reboot', 'save')),
+        (last_order IN ('deploy', 'terminate', 'stop', 'start', 'reboot', 'save', 'resize')),
     sequence INTEGER NOT NULL CHECK (sequence >= 0),             -- of the last report on that order
     created INTEGER NOT NULL,
     changed INTEGER NOT NULL,                                    -- when its state last changed
     expires INTEGER CHECK ((expires IS NULL) = (lease = 'never')),
     deadline INTEGER CHECK ((deadline IS NOT NULL) =             -- when its state times out
-        (state IN ('deploying', 'stopping', 'starting', 'rebooting', 'saving', 'terminating'))),
+        (state IN ('deploying', 'stopping', 'starting', 'rebooting', 'saving', 'resizing', 'terminating'))),
     on_node TEXT NOT NULL CHECK (on_node IN ('no', 'maybe')),    -- whether any of it may be on its host
     was_deployed INTEGER NOT NULL CHECK (was_deployed IN (0, 1)), -- whether it ever ran
     wanted TEXT NOT NULL DEFAULT 'running' CHECK (wanted IN ('running', 'stopped')),
@@ -56,7 +56,12 @@ CREATE TABLE vm (
     silent INTEGER NOT NULL DEFAULT 0 CHECK (silent >= 0),       -- unanswered pings in a row
     order_number INTEGER NOT NULL DEFAULT 0 CHECK (order_number >= 0), -- of the last order, from its time in ms
     placed TEXT NOT NULL DEFAULT 'asked' CHECK (placed IN ('asked', 'chosen', 'again')), -- who chose the host
-    cpus INTEGER NOT NULL DEFAULT 1 CHECK (cpus BETWEEN 1 AND 64)
+    cpus INTEGER NOT NULL DEFAULT 1 CHECK (cpus BETWEEN 1 AND 64),
+    new_memory_mib INTEGER CHECK (new_memory_mib > 0),           -- the sizes being given to it
+    new_cpus INTEGER CHECK
+        ((new_cpus IS NULL OR new_cpus BETWEEN 1 AND 64) AND (new_cpus IS NULL) = (new_memory_mib IS NULL)),
+    new_disk_gib INTEGER CHECK
+        ((new_disk_gib IS NULL OR new_disk_gib > 0) AND (new_disk_gib IS NULL) = (new_memory_mib IS NULL))
 ) STRICT, WITHOUT ROWID;
 
 CREATE UNIQUE INDEX vm_name ON vm (virtual_host) WHERE state <> 'notDeployed';

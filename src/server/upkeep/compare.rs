@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::model::fault::Fault;
 use crate::model::lease::Moment;
 use crate::model::names::VmId;
+use crate::model::spec::Sizes;
 use crate::model::state::State;
 use crate::model::wire::{Job, NodeInfo, Part};
 use crate::server::machine::leases;
@@ -96,7 +97,12 @@ fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Action> {
         State::Terminating if gone => Some(Action::Gone),
         // The record shows no work on this order: the order never arrived, or its last report was
         // lost and will be repeated.
-        State::Stopping | State::Starting | State::Rebooting | State::Saving | State::Terminating
+        State::Stopping
+        | State::Starting
+        | State::Rebooting
+        | State::Saving
+        | State::Resizing
+        | State::Terminating
             if !at_work && there =>
         {
             Some(Action::Again)
@@ -106,6 +112,9 @@ fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Action> {
         }
         State::Deployed | State::Stopped | State::Expired if vm.is_missing() && there => {
             Some(Action::FoundAgain)
+        }
+        State::Deployed | State::Stopped | State::Expired if other_sizes(vm, job).is_some() => {
+            other_sizes(vm, job).map(Action::FoundSizes)
         }
         State::Deployed if idle && runs == Some(false) => Some(Action::FoundStopped),
         State::Stopped if idle && runs == Some(true) => Some(Action::FoundRunning),
@@ -117,6 +126,14 @@ fn machine(vm: &Vm, view: &View<'_>, now: Moment) -> Option<Action> {
         State::Failed if gone && vm.on_node == OnNode::Maybe => Some(Action::NothingThere),
         _ => None,
     }
+}
+
+/// Returns the sizes that a machine has on its host, which is not at work on it, if the registry has
+/// others, or does not know whether it has been given others.
+fn other_sizes(vm: &Vm, job: Option<&&Job>) -> Option<Sizes> {
+    let job = job.filter(|job| job.work.is_none())?;
+    let there = job.order.as_ref()?.spec.sizes();
+    (there != vm.spec.sizes() || vm.resizing.is_some()).then_some(there)
 }
 
 /// Returns how long a machine has been in transition, in seconds.
@@ -136,6 +153,7 @@ mod tests {
     use super::*;
     use crate::model::stage::Order;
     use crate::model::state::Event;
+    use crate::model::wire::DeployOrder;
     use crate::server::orphans::find::tests::{domain, info};
     use crate::server::registry::vm::tests::entered;
     use crate::server::registry::{Registry, RegistryError};
@@ -155,6 +173,7 @@ mod tests {
             State::Starting => &[Event::Deployed, Event::Stopped, Event::Start],
             State::Rebooting => &[Event::Deployed, Event::Reboot],
             State::Saving => &[Event::Deployed, Event::Save],
+            State::Resizing => &[Event::Deployed, Event::Stopped, Event::Resize],
             State::Expired => &[Event::Deployed, Event::Stopped, Event::Expire],
             State::Terminating => &[Event::Terminate],
             State::Failed => &[Event::Failed],
@@ -165,6 +184,7 @@ mod tests {
             State::Starting => Order::Start,
             State::Rebooting => Order::Reboot,
             State::Saving => Order::Save,
+            State::Resizing => Order::Resize,
             State::Terminating => Order::Terminate,
             _ => Order::Deploy,
         };
@@ -195,6 +215,7 @@ mod tests {
             (State::Starting, Some(Order::Start), true),
             (State::Rebooting, Some(Order::Reboot), false),
             (State::Saving, Some(Order::Save), false),
+            (State::Resizing, Some(Order::Resize), false),
             (State::Expired, None, false),
             (State::Terminating, Some(Order::Terminate), false),
         ] {
@@ -225,7 +246,7 @@ mod tests {
                 State::Failed => Some(Action::NothingThere),
                 State::Deployed | State::Stopped | State::Expired => Some(Action::Missing),
                 // The deadline ends it.
-                State::Stopping | State::Starting | State::Rebooting => None,
+                State::Stopping | State::Starting | State::Rebooting | State::Resizing => None,
                 State::NotDeployed => unreachable!(),
             };
             assert_eq!(action, expected, "{state}");
@@ -248,7 +269,14 @@ mod tests {
 
     #[test]
     fn a_host_that_lost_an_order_gets_it_again() {
-        for state in [State::Stopping, State::Starting, State::Rebooting, State::Saving, State::Terminating] {
+        for state in [
+            State::Stopping,
+            State::Starting,
+            State::Rebooting,
+            State::Saving,
+            State::Resizing,
+            State::Terminating,
+        ] {
             let vm = vm(state);
             let mut info = info();
             info.jobs.push(job(&vm, None));
@@ -284,6 +312,41 @@ mod tests {
         assert_eq!(judged(&missing, &info()), None, "it is known");
         told.jobs = vec![job(&missing, None)];
         assert_eq!(judged(&missing, &told), Some(Action::FoundAgain));
+    }
+
+    #[test]
+    fn a_machine_has_the_sizes_that_it_has_on_its_host() {
+        let with = |vm: &Vm, sizes: Sizes, work: Option<Order>| {
+            let order = DeployOrder {
+                id: vm.id,
+                number: vm.number,
+                user: vm.owner.user_name().clone(),
+                physical_host: vm.physical_host.clone(),
+                virtual_host: vm.virtual_host.clone(),
+                spec: vm.spec.clone().with(sizes),
+            };
+            let mut told = info();
+            told.jobs.push(Job { order: Some(order), ..job(vm, work) });
+            if vm.state == State::Deployed {
+                told.domains.push(domain("alice_vm1"));
+            }
+            told
+        };
+        for state in [State::Stopped, State::Deployed, State::Expired] {
+            let vm = Vm { wanted: Wanted::Stopped, ..vm(state) };
+            let old = vm.spec.sizes();
+            let new = Sizes { disk: "5".parse().unwrap(), ..old };
+            assert_eq!(judged(&vm, &with(&vm, old, None)), None, "{state}");
+            assert_eq!(judged(&vm, &with(&vm, new, None)), Some(Action::FoundSizes(new)), "{state}");
+            // The portal has given up a change, and its host knows what became of it.
+            let open = Vm { resizing: Some(new), ..vm };
+            for sizes in [old, new] {
+                let found = judged(&open, &with(&open, sizes, None));
+                assert_eq!(found, Some(Action::FoundSizes(sizes)), "{state}");
+            }
+            let at_work = judged(&open, &with(&open, old, Some(Order::Resize)));
+            assert_eq!(at_work, None, "{state}: its host does not know yet");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::model::fault::Fault;
 use crate::model::lease::Lease;
+use crate::model::spec::Sizes;
 use crate::model::stage::Order;
 use crate::model::state::State;
 use crate::server::machine::life::{self, Interest};
@@ -61,6 +62,8 @@ pub enum Action {
     FoundStopped,
     /// It runs, though the registry says that it is stopped.
     FoundRunning,
+    /// Its host says that it has these sizes, though the registry has others or does not know.
+    FoundSizes(Sizes),
     /// It is stopped, though its owner wants it to run: what it was stopped for failed.
     Resume,
     /// Nothing of it is on its host, of which the registry was not certain.
@@ -99,6 +102,9 @@ impl fmt::Display for Step {
             Action::FoundAgain => f.write_str("its host has it again"),
             Action::FoundStopped => f.write_str("it is stopped"),
             Action::FoundRunning => f.write_str("it runs"),
+            Action::FoundSizes(Sizes { memory, cpus, disk }) => {
+                write!(f, "its host says that it has {memory}, {cpus} and {disk}")
+            }
             Action::Resume => f.write_str("start it, for its owner wants it to run"),
             Action::NothingThere => f.write_str("nothing of it is on its host"),
             Action::Again => write!(f, "tell its host again: {}", self.vm.order),
@@ -202,6 +208,7 @@ pub fn carry_out(
         Action::FoundAgain => Some(life::found_again(&vm)),
         Action::FoundStopped => life::found_stopped(&vm, at),
         Action::FoundRunning => life::found_running(&vm, at),
+        Action::FoundSizes(sizes) => Some(life::found_sizes(&vm, *sizes)),
         Action::Resume => order(Order::Start, Interest::Recovery),
         Action::NothingThere => Some(life::not_there(&vm)),
         Action::Again => order(vm.order, Interest::Portal),

@@ -1,10 +1,12 @@
-//! `configure --if-moved`: has a machine follow its host to another toolstack.
+//! `configure --if-moved` and `--stopped`: what comes before the definition of a machine that does not
+//! run is made anew. The former has a machine follow its host to another toolstack.
 //!
 //! The administrator has named another toolstack in `node.cfg`. A machine that does not run gets a
 //! definition there, in which it starts with the host if it did before, and then loses the old one.
 //! Until then it is controlled by the toolstack that has its definition. Whatever happens in between,
 //! at most one of the two starts it with the host.
 
+use crate::model::fault::Fault;
 use crate::node::Machine;
 use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::MachineLock;
@@ -31,6 +33,22 @@ impl Host {
             definition.hypervisor.set_boot(machine, Boot::Off)?;
         }
         Ok(boot)
+    }
+
+    /// Checks that a machine that has a definition does not run. No other toolstack will start it
+    /// with the host.
+    pub fn must_rest(&self, lock: &MachineLock) -> Result<(), Failure> {
+        let machine = &lock.machine;
+        let Some(definition) = self.definition(machine)? else {
+            return Err(Failure::internal(format!("{} has no definition here", machine.name)));
+        };
+        if self.runs(machine, &definition)? {
+            return Err(Fault::MachineRuns { machine: machine.name.clone() }.into());
+        }
+        if definition.is_other {
+            definition.hypervisor.set_boot(machine, Boot::Off)?;
+        }
+        Ok(())
     }
 
     /// Returns whether a machine runs, by the list of the toolstack in `node.cfg`, which has every

@@ -5,6 +5,7 @@ mod console;
 mod discard;
 mod follow;
 mod forget_console;
+mod grow_volume;
 mod info;
 mod make_filesystems;
 mod make_seed;

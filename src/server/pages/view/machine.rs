@@ -54,6 +54,9 @@ pub struct MachineView {
     pub protected: bool,
     /// The name of the image that its disk is being saved as.
     pub saving_as: Option<String>,
+    /// The change of its sizes that is under way, such as `memory from 128 MiB to 256 MiB`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resizing: Option<String>,
     /// What is being done, while it is in transition.
     pub stage: Option<String>,
     /// The progress of that, 0 to 100.
@@ -109,6 +112,10 @@ impl MachineView {
                 .as_ref()
                 .filter(|_| vm.state == State::Saving)
                 .map(|saving| saving.name.to_string()),
+            resizing: vm
+                .resizing
+                .filter(|_| vm.state == State::Resizing)
+                .map(|sizes| vm.spec.sizes().changed_to(sizes)),
             stage: stage_text(vm.state, vm.stage, vm.place),
             percent: percent_shown(vm.state, vm.percent),
             place: vm.place,

@@ -9,7 +9,7 @@ use strum::{EnumString, IntoStaticStr};
 use crate::model::fault::Fault;
 use crate::model::lease::{Moment, Term};
 use crate::model::names::{ImageName, Label, MachineName, NameFault, PhysicalHost, VirtualHost, VmId};
-use crate::model::spec::Spec;
+use crate::model::spec::{Sizes, Spec};
 use crate::model::stage::{Order, OrderNumber, Percent, Stage};
 use crate::model::state::{self, Event, State};
 use crate::server::registry::user::Owner;
@@ -137,6 +137,9 @@ pub struct Vm {
     /// The image that its disk is being saved as; kept after a save was given up without a final
     /// report from its node.
     pub saving: Option<Saving>,
+    /// The sizes that it is being given; kept like `saving`, until it is known which it has. Until
+    /// then, those of `spec` count.
+    pub resizing: Option<Sizes>,
     /// How many pings in a row it has not answered.
     pub silent: u32,
 }
@@ -192,7 +195,7 @@ pub struct NewVm {
 
 /// What a user's live machines use, whatever their state: a stopped, expired or failed machine
 /// keeps its name, its disk and its slot, and gets its memory and processors back when it is
-/// started.
+/// started. One that is being given other sizes uses the larger of both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     /// The number of machines.

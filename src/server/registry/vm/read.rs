@@ -6,7 +6,7 @@ use crate::model::fault::Fault;
 use crate::model::lease::Moment;
 use crate::model::names::{PhysicalHost, SavedImage, UserName, VirtualHost, VmId};
 use crate::model::size::{Cpus, GiB, MiB};
-use crate::model::spec::Spec;
+use crate::model::spec::{Sizes, Spec};
 use crate::model::stage::{OrderNumber, Percent, Stage};
 use crate::model::state::State;
 use crate::server::registry::user::Owner;
@@ -21,7 +21,7 @@ macro_rules! select_vm {
              label, lease, state, \
              stage, percent, place, fault, last_order, order_number, sequence, created, changed, expires, deadline, \
              on_node, was_deployed, wanted, protected, deletion, save_as, then_terminate, \
-             silent, placed FROM vm WHERE ",
+             silent, placed, new_memory_mib, new_cpus, new_disk_gib FROM vm WHERE ",
             $rest
         )
     };
@@ -63,6 +63,7 @@ fn read_vm(mut cells: Cells<'_>) -> Result<Vm, RegistryError> {
         },
         silent: cells.number()?,
         placed: cells.parsed()?,
+        resizing: resizing(cells)?,
     })
 }
 
@@ -77,6 +78,16 @@ fn spec(cells: &mut Cells<'_>) -> Result<Spec, RegistryError> {
             owner.zip(name).map(|(owner, name)| SavedImage { owner, name })
         },
     })
+}
+
+fn resizing(cells: &mut Cells<'_>) -> Result<Option<Sizes>, RegistryError> {
+    let [memory, cpus, disk] = [cells.get::<Option<u32>>()?, cells.get()?, cells.get()?];
+    let (Some(memory), Some(cpus), Some(disk)) = (memory, cpus, disk) else { return Ok(None) };
+    Ok(Some(Sizes {
+        memory: MiB::new(memory).map_err(|_| cells.corrupt(&memory))?,
+        cpus: Cpus::new(cpus).map_err(|_| cells.corrupt(&cpus))?,
+        disk: GiB::new(disk).map_err(|_| cells.corrupt(&disk))?,
+    }))
 }
 
 // A stage or fault written by another version must not keep the whole machine from being shown.
@@ -142,8 +153,9 @@ impl Reader<'_> {
 
     /// Returns what an owner's live machines use.
     pub fn usage(&self, owner: &Owner) -> Result<Usage, RegistryError> {
-        const SQL: &str = "SELECT count(*), coalesce(sum(memory_mib), 0), coalesce(sum(cpus), 0),
-                               coalesce(sum(disk_gib), 0)
+        const SQL: &str = "SELECT count(*), coalesce(sum(max(memory_mib, coalesce(new_memory_mib, 0))), 0),
+                               coalesce(sum(max(cpus, coalesce(new_cpus, 0))), 0),
+                               coalesce(sum(max(disk_gib, coalesce(new_disk_gib, 0))), 0)
                            FROM vm WHERE owner = ?1 AND state <> 'notDeployed'";
         let found = all(self.connection, SQL, [owner.as_str()], |mut cells| {
             Ok(Usage {

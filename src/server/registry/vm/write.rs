@@ -53,6 +53,7 @@ impl Writer<'_> {
             protected: false,
             deletion: None,
             saving: None,
+            resizing: None,
             silent: 0,
         };
         self.connection.execute(
@@ -110,7 +111,9 @@ impl Writer<'_> {
                 stage = :stage, percent = :percent, place = :place, fault = :fault, last_order = :order,
                 order_number = :number, sequence = :sequence, changed = :changed, deadline = :deadline,
                 on_node = :on_node, was_deployed = :was_deployed, wanted = :wanted, protected = :protected,
-                deletion = :deletion, save_as = :save_as, then_terminate = :then_terminate, silent = :silent
+                deletion = :deletion, save_as = :save_as, then_terminate = :then_terminate, silent = :silent,
+                memory_mib = :memory, cpus = :cpus, disk_gib = :disk,
+                new_memory_mib = :new_memory, new_cpus = :new_cpus, new_disk_gib = :new_disk
              WHERE id = :id AND state = :old_state AND order_number = :old_number AND sequence = :old_sequence",
             named_params! {
                 ":id": new.id.to_string(),
@@ -139,6 +142,12 @@ impl Writer<'_> {
                 ":save_as": new.saving.as_ref().map(|saving| saving.name.as_str()),
                 ":then_terminate": new.saving.as_ref().is_some_and(|saving| saving.then_terminate),
                 ":silent": new.silent,
+                ":memory": new.spec.memory.get(),
+                ":cpus": new.spec.cpus.get(),
+                ":disk": new.spec.disk.get(),
+                ":new_memory": new.resizing.map(|sizes| sizes.memory.get()),
+                ":new_cpus": new.resizing.map(|sizes| sizes.cpus.get()),
+                ":new_disk": new.resizing.map(|sizes| sizes.disk.get()),
             },
         )?;
         Ok(rows == 1)
