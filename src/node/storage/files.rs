@@ -9,9 +9,9 @@
 //! (fcntl_locking(2)) for as long as it has it open, which shows that it is in use even if libvirt
 //! does not answer.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::statvfs::statvfs;
 
+use super::folders::{file_name, folder, make_folder, remove_folder};
 use super::prepared::Prepared;
 use super::reflink::{self, Reflinks};
 use super::{Device, Disk, Space, Standing, Storage, StorageError};
@@ -47,46 +48,10 @@ pub struct Files<'a> {
     directory: &'a Path,
 }
 
-fn file_name(disk: Disk) -> &'static str {
-    match disk {
-        Disk::Root => "root.raw",
-        Disk::Swap => "swap.raw",
-    }
-}
-
 /// Returns which disk of its machine a volume of that name, `ID/FILE`, is.
 pub fn disk(volume: &str) -> Option<Disk> {
     let (_, name) = volume.split_once('/')?;
     Disk::ALL.iter().copied().find(|&disk| file_name(disk) == name)
-}
-
-/// Returns the folder of a machine, whether or not it exists.
-pub fn folder(directory: &Path, id: VmId) -> PathBuf {
-    directory.join(id.to_string())
-}
-
-/// Creates the folder of a machine unless it exists. Others may pass through it, as QEMU must, but
-/// not look around.
-pub fn make_folder(directory: &Path, id: VmId) -> Result<PathBuf, FileError> {
-    let folder = folder(&trust::directory(directory)?, id);
-    match std::fs::create_dir(&folder) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(files::at(&folder)(error)),
-        _ => {}
-    }
-    // Whatever the umask.
-    std::fs::set_permissions(&folder, Permissions::from_mode(0o711)).map_err(files::at(&folder))?;
-    trust::directory(&folder)
-}
-
-/// Removes the folder of a machine if it is empty.
-pub fn remove_folder(directory: &Path, id: VmId) -> Result<(), FileError> {
-    let folder = folder(directory, id);
-    match std::fs::remove_dir(&folder) {
-        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
-            Err(files::at(&folder)(error))
-        }
-        _ => Ok(()),
-    }
 }
 
 impl From<FileError> for StorageError {

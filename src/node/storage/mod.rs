@@ -6,6 +6,7 @@
 //! mounted writable.
 
 pub mod files;
+pub mod folders;
 mod grow;
 pub mod lvm;
 pub mod prepared;

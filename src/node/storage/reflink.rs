@@ -16,9 +16,9 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 use rustix::fs::{XattrFlags, fremovexattr, fsetxattr, ioctl_ficlone, lgetxattr};
 
-use super::files::Files;
+use super::folders::{self, folder};
 use super::prepared::{Finish, Key, Prepared};
-use super::{Disk, Storage as _, StorageError};
+use super::{Disk, StorageError};
 use crate::model::names::ImageTag;
 use crate::model::size::Amount;
 use crate::node::files::{self, FileError};
@@ -66,7 +66,7 @@ impl<'a> Reflinks<'a> {
     }
 
     fn root(self, machine: &Machine) -> PathBuf {
-        Files::new(self.directory).path(machine, Disk::Root)
+        folder(self.directory, machine.id).join(folders::file_name(Disk::Root))
     }
 
     fn file(self, key: &Key) -> PathBuf {
