@@ -8,7 +8,8 @@ use crate::support::visited::Visited as _;
 
 const USE_THIN: &str = "\
     lvcreate -q -y --type thin-pool -L 6G -n pool vg1 && \
-    sed -i '/^\\[General\\]/a storage = \"thin\"\\nthinPool = \"pool\"' /etc/vgrid/node.cfg";
+    sed -i '/^\\[General\\]/a storage = \"thin\"\\nthinPool = \"pool\"' /etc/vgrid/node.cfg && \
+    sudo -u www-data vgrid-upkeep";
 
 /// What LVM says of a volume.
 fn field(host: &Host, volume: &str, field: &str) -> String {
