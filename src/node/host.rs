@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{self, Common, VmType};
 use crate::model::fault::Fault;
+use crate::model::names::VmId;
 use crate::model::size::Amount;
 use crate::model::stage::Order;
 use crate::model::wire::{DeployOrder, HostFacts, Volume};
@@ -51,6 +52,13 @@ pub struct Storage {
     pub volumes: Vec<Volume>,
 }
 
+impl Storage {
+    /// Finds a disk of a machine.
+    pub fn disk(&self, id: VmId, disk: Disk) -> Option<&Volume> {
+        self.volumes.iter().find(|volume| volume.machine == Some(id) && Disk::of(volume) == Some(disk))
+    }
+}
+
 /// Memory and disk space that unfinished operations are going to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reserved {
@@ -76,11 +84,8 @@ impl HostState {
                 continue;
             }
             if let Ok(storage) = &self.storage {
-                let is_there = |disk: Disk| {
-                    storage.volumes.iter().any(|v| v.machine == Some(record.id) && Disk::of(v) == Some(disk))
-                };
                 for (disk, size) in [(Disk::Root, order.spec.disk.amount()), (Disk::Swap, record.swap)] {
-                    if !is_there(disk) {
+                    if storage.disk(record.id, disk).is_none() {
                         reserved.disk = reserved.disk.plus(storage.space.rounded(size));
                     }
                 }
@@ -181,7 +186,7 @@ fn keep(jobs: &Jobs, state: &HostState) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::model::lease::Moment;
-    use crate::model::names::{DomainNumber, MachineName, VmId};
+    use crate::model::names::{DomainNumber, MachineName};
     use crate::model::size::Cpus;
     use crate::model::spec::{Sizes, Spec};
     use crate::model::stage::OrderNumber;

@@ -6,7 +6,7 @@ use crate::model::fault::Fault;
 use crate::model::size::Cpus;
 use crate::model::spec::Sizes;
 use crate::model::stage::Order;
-use crate::model::wire::{ResizeOrder, Volume};
+use crate::model::wire::ResizeOrder;
 use crate::node::host::HostState;
 use crate::node::jobs::Record;
 use crate::node::storage::Disk;
@@ -49,8 +49,7 @@ fn check(
         return Err(Fault::TooManyCpus { asked: new.cpus, most });
     }
     let reserved = state.reserved(records);
-    let is_root = |volume: &&Volume| volume.machine == Some(known.id) && Disk::of(volume) == Some(Disk::Root);
-    let root = storage.volumes.iter().find(is_root).ok_or_else(missing)?;
+    let root = storage.disk(known.id, Disk::Root).ok_or_else(missing)?;
     let needed = storage.space.rounded(new.disk.amount()).minus(root.size);
     let free = storage.space.free.minus(reserved.disk);
     if new.disk > old.disk && needed > free {
@@ -72,7 +71,7 @@ mod tests {
     use crate::model::size::{Amount, GiB, MiB};
     use crate::model::spec::Spec;
     use crate::model::stage::OrderNumber;
-    use crate::model::wire::DeployOrder;
+    use crate::model::wire::{DeployOrder, Volume};
     use crate::node::host::{Machines, Storage};
     use crate::node::hypervisor::{DomainState, Listed, Memory};
     use crate::node::storage::Space;

@@ -246,6 +246,11 @@ impl<'a> Lvm<'a> {
         self.run("lvchange", &[option, tag, &format!("{}/{name}", self.group)]).map(|_| ())
     }
 
+    /// Makes a volume that large, and leaves what is on it alone.
+    pub(super) fn extend(self, name: &str, size: Amount) -> Result<(), StorageError> {
+        self.run("lvextend", &["-L", &format!("{}m", size.mib()), &self.displayed(name)]).map(|_| ())
+    }
+
     /// Runs a program that reports about the group.
     pub(super) fn list(self, program: &'static str, fields: &str) -> Result<Vec<u8>, StorageError> {
         let args = ["--reportformat", "json", "--units", "m", "-o", fields, self.group.as_str()];
@@ -376,8 +381,7 @@ impl grow::Growing for GrowingVolume<'_> {
 
     /// Without `--resizefs`, so LVM does not look at what is on it.
     fn extend(&self, size: u64) -> Result<(), StorageError> {
-        let volume = format!("{}/{}", self.group.group, self.name);
-        self.group.run("lvextend", &["-L", &format!("{}m", size >> 20), &volume]).map(|_| ())
+        self.group.extend(self.name, Amount::from_mib(size >> 20))
     }
 
     fn fill(&self, range: Range<u64>) -> Result<(), StorageError> {

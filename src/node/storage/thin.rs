@@ -232,11 +232,7 @@ impl<'a> Thin<'a> {
     }
 
     fn fault(self, why: PoolFault) -> StorageError {
-        StorageError::Pool { name: self.full_name(self.pool.as_str()), why }
-    }
-
-    fn full_name(self, name: &str) -> String {
-        format!("{}/{name}", self.group)
+        StorageError::Pool { name: self.displayed(self.pool.as_str()), why }
     }
 
     fn device(self, name: &str) -> PathBuf {
@@ -253,16 +249,11 @@ impl<'a> Thin<'a> {
 
     /// Takes a snapshot, writable and active. `tags` are its own.
     fn snapshot(self, name: &str, origin: &str, tags: &[&str]) -> Result<(), StorageError> {
-        let origin = self.full_name(origin);
+        let origin = self.displayed(origin);
         let tags = tags.iter().flat_map(|tag| ["--addtag", tag]);
         let args: Vec<_> =
             ["-y", "-kn", "-s", "-n", name].into_iter().chain(tags).chain([&*origin]).collect();
         self.lvm.run("lvcreate", &args).map(drop)
-    }
-
-    fn enlarge(self, name: &str, size: Amount) -> Result<(), StorageError> {
-        let size = format!("{}m", size.mib());
-        self.lvm.run("lvextend", &["-L", &size, &self.full_name(name)]).map(drop)
     }
 
     fn discard(self, name: &str) -> Result<(), StorageError> {
@@ -344,7 +335,7 @@ impl Storage for Thin<'_> {
             return Ok(());
         }
         self.with_room(size.minus(row.volume.size))?;
-        self.enlarge(&name, size)
+        self.lvm.extend(&name, size)
     }
 
     fn path(&self, machine: &Machine, disk: Disk) -> PathBuf {
@@ -406,7 +397,7 @@ impl Prepared for Thin<'_> {
         self.discard(&root)?;
         let cloned = self
             .snapshot(&root, &original, &[&tag(machine.id), UNUSED])
-            .and_then(|()| if size < most { self.enlarge(&root, most) } else { Ok(()) });
+            .and_then(|()| if size < most { self.lvm.extend(&root, most) } else { Ok(()) });
         if let Err(error) = cloned {
             self.discard(&root)?;
             self.make_empty(machine, Disk::Root, most)?;
@@ -431,7 +422,7 @@ impl Prepared for Thin<'_> {
         let make = || -> Result<(), StorageError> {
             self.snapshot(UNFINISHED, &root, &[])?;
             finish(&self.device(UNFINISHED))?;
-            let unfinished = self.full_name(UNFINISHED);
+            let unfinished = self.displayed(UNFINISHED);
             self.lvm.run("lvchange", &["-an", &unfinished])?;
             let holds = format!("{HOLDS}{}", holds.mib());
             self.lvm.run("lvchange", &["-pr", "--addtag", &holds, &unfinished])?;

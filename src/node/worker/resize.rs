@@ -13,7 +13,6 @@ use crate::model::fault::Fault;
 use crate::model::size::Amount;
 use crate::model::spec::Sizes;
 use crate::model::stage::Stage;
-use crate::model::wire::Volume;
 use crate::node::jobs::JobError;
 use crate::node::storage::Disk;
 use crate::system::log::{self, Level};
@@ -154,8 +153,6 @@ fn take_back(worker: &mut Worker<'_>, old: Sizes, new: Sizes) -> Result<End, Sto
 /// Returns the size of the root disk.
 fn root_size(worker: &Worker<'_>) -> Result<Amount, Fault> {
     let storage = worker.helper.info()?.storage?;
-    let is_root =
-        |volume: &&Volume| volume.machine == Some(worker.record.id) && Disk::of(volume) == Some(Disk::Root);
     let missing = || worker.internal("there is no root disk");
-    storage.volumes.iter().find(is_root).map(|root| root.size).ok_or_else(missing)
+    storage.disk(worker.record.id, Disk::Root).map(|root| root.size).ok_or_else(missing)
 }

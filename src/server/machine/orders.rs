@@ -65,6 +65,21 @@ pub fn tell(nodes: &Nodes<'_>, vm: &Vm, order: Order) -> Result<Accepted, CallFa
     }
 }
 
+/// Sends a machine's node an order that has been recorded, and records the answer. `detail` is for the
+/// log. Returns the machine as it is now, and the fault to show to its owner.
+pub fn carry_out(
+    registry: &mut Registry,
+    nodes: &Nodes<'_>,
+    post: &Post<'_>,
+    vm: Vm,
+    order: Order,
+    detail: &str,
+) -> Result<(Vm, Option<Fault>), RegistryError> {
+    audit::order(Level::Info, "order.given", order, &vm, registry.actor(), detail);
+    let answer = tell(nodes, &vm, order);
+    settle(registry, post, vm, order, answer)
+}
+
 /// Records a node's answer to an order, and logs it unless the order was accepted. If a deploy
 /// failed, administrators are told of faults that concern them. Returns the machine as it is now,
 /// which may have moved on in the meantime, and the fault to show to its owner.
@@ -94,8 +109,14 @@ pub fn settle(
         Ok::<_, RegistryError>(vm)
     })?;
     let has_it = has_reported_on(&vm, order);
-    let what = if has_it { "order.unanswered" } else { "order.not-accepted" };
-    audit::order(Level::Warning, what, order, &vm, registry.actor(), &trouble.fault.to_string());
+    audit::order(
+        Level::Warning,
+        if has_it { "order.unanswered" } else { "order.not-accepted" },
+        order,
+        &vm,
+        registry.actor(),
+        &trouble.fault.to_string(),
+    );
     Ok((vm, Some(trouble.fault).filter(|_| !has_it)))
 }
 

@@ -14,12 +14,10 @@ use crate::model::size::{Amount, Cpus, GiB, MiB};
 use crate::model::spec::Sizes;
 use crate::model::stage::Order;
 use crate::model::state::State;
-use crate::server::audit;
 use crate::server::mail::Post;
 use crate::server::nodes::Nodes;
 use crate::server::registry::vm::{Usage, Vm};
 use crate::server::registry::{Reader, Registry, RegistryError, Writer};
-use crate::system::log::Level;
 
 /// The sizes that somebody asks for; what is absent stays as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -219,9 +217,7 @@ pub fn carry_out(
     vm: Vm,
 ) -> Result<(Vm, Option<Fault>), RegistryError> {
     let detail = vm.resizing.map_or(String::new(), |sizes| vm.spec.sizes().changed_to(sizes));
-    audit::order(Level::Info, "order.given", Order::Resize, &vm, registry.actor(), &detail);
-    let answer = orders::tell(nodes, &vm, Order::Resize);
-    orders::settle(registry, post, vm, Order::Resize, answer)
+    orders::carry_out(registry, nodes, post, vm, Order::Resize, &detail)
 }
 
 #[cfg(test)]

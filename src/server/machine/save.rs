@@ -10,12 +10,10 @@ use crate::model::fault::Fault;
 use crate::model::names::{ImageName, SavedImage, VirtualHost};
 use crate::model::stage::Order;
 use crate::model::state::State;
-use crate::server::audit;
 use crate::server::mail::Post;
 use crate::server::nodes::Nodes;
 use crate::server::registry::vm::{Saving, Vm};
 use crate::server::registry::{Reader, Registry, RegistryError, Writer};
-use crate::system::log::Level;
 
 /// Why a disk can't be saved under a name, or an image renamed to it.
 #[derive(Debug, Error)]
@@ -135,9 +133,7 @@ pub fn carry_out(
 ) -> Result<(Vm, Option<Fault>), RegistryError> {
     let then_terminate = vm.saving.as_ref().is_some_and(|saving| saving.then_terminate);
     let detail = if then_terminate { "to be terminated then" } else { "" };
-    audit::order(Level::Info, "order.given", Order::Save, &vm, registry.actor(), detail);
-    let answer = orders::tell(nodes, &vm, Order::Save);
-    orders::settle(registry, post, vm, Order::Save, answer)
+    orders::carry_out(registry, nodes, post, vm, Order::Save, detail)
 }
 
 /// Suggests a name for an image of a machine's disk: as much of the machine's label, or else of its

@@ -7,7 +7,6 @@ use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::{Data, UserCall, View};
 use crate::config::{self, Common};
 use crate::model::stage::Order;
-use crate::server::audit;
 use crate::server::machine::life::Interest;
 use crate::server::machine::orders;
 use crate::server::machine::power::{Meaning, meaning};
@@ -18,7 +17,6 @@ use crate::server::pages::target::Target;
 use crate::server::pages::view::{MachineView, ordered};
 use crate::server::registry::Writer;
 use crate::server::registry::vm::Vm;
-use crate::system::log::Level;
 
 /// The confirmation page.
 #[derive(Debug, Serialize)]
@@ -92,9 +90,7 @@ fn handle(call: &UserCall<'_>, order: Order) -> Result<Reply, Refusal> {
     if !told {
         return ordered(call, &common, &vm, None);
     }
-    audit::order(Level::Info, "order.given", order, &vm, registry.actor(), "");
-    let answer = orders::tell(&nodes, &vm, order);
-    let (vm, fault) = orders::settle(&mut registry, &Post::new(&call.config), vm, order, answer)?;
+    let (vm, fault) = orders::carry_out(&mut registry, &nodes, &Post::new(&call.config), vm, order, "")?;
     ordered(call, &common, &vm, fault.as_ref())
 }
 

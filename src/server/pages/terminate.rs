@@ -153,11 +153,7 @@ fn act(call: &UserCall<'_>, common: &Common, target: &Target) -> Result<Reply, R
             audit::order(Level::Info, "order.given", Order::Terminate, &vm, registry.actor(), detail);
             (vm, None)
         }
-        Step::Tell(vm) => {
-            audit::order(Level::Info, "order.given", Order::Terminate, &vm, registry.actor(), "");
-            let answer = orders::tell(&nodes, &vm, Order::Terminate);
-            orders::settle(&mut registry, &post, vm, Order::Terminate, answer)?
-        }
+        Step::Tell(vm) => orders::carry_out(&mut registry, &nodes, &post, vm, Order::Terminate, "")?,
         Step::Save(vm) => save::carry_out(&mut registry, &nodes, &post, vm)?,
     };
     ordered(call, common, &vm, fault.as_ref())
