@@ -63,7 +63,8 @@ impl Host {
         command: &[String],
         is_larger: bool,
     ) -> Result<(), Failure> {
-        let path = self.storage().path(machine, Disk::Root);
+        let storage = self.storage();
+        let path = storage.path(machine, Disk::Root);
         let kind = kind(&path)?;
         if !fixes_uuid(command) {
             match kind {
@@ -84,7 +85,7 @@ impl Host {
                 None => {}
             }
         }
-        sync(&path).map_err(|error| Failure::internal(format!("{}: {error}", path.display())))
+        sync(&path, storage.is_block()).map_err(|error| Failure::internal(format!("{}: {error}", path.display())))
     }
 
     /// Has a file system that can only grow while it is mounted fill the disk.
@@ -110,9 +111,11 @@ impl Host {
     }
 }
 
-/// Without this, nobody would hear of what could not be written.
-fn sync(path: &Path) -> io::Result<()> {
-    OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)?.sync_all()
+/// Without this, nobody would hear of what could not be written. A volume's path is a link to its
+/// device, which udev made.
+fn sync(path: &Path, is_block: bool) -> io::Result<()> {
+    let flags = if is_block { OFlag::empty() } else { OFlag::O_NOFOLLOW };
+    OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?.sync_all()
 }
 
 #[cfg(test)]
