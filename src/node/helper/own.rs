@@ -85,7 +85,8 @@ impl Host {
                 None => {}
             }
         }
-        sync(&path, storage.is_block()).map_err(|error| Failure::internal(format!("{}: {error}", path.display())))
+        sync(&path, storage.is_block())
+            .map_err(|error| Failure::internal(format!("{}: {error}", path.display())))
     }
 
     /// Has a file system that can only grow while it is mounted fill the disk.
