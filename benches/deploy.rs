@@ -24,6 +24,10 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// The time after which an image counts as unchanged.
 const SETTLED: Duration = Duration::from_millis(3500);
 
+/// How long the host rests before each measurement, until its bridge has noticed that the machine of
+/// the last one is gone.
+const QUIET: Duration = Duration::from_secs(3);
+
 /// The moments of a deploy, in seconds after the order was sent.
 struct Deploy {
     accepted: f64,
@@ -50,7 +54,9 @@ pub fn deploy() {
         let mut installs = [Vec::new(), Vec::new()];
         for _ in 0..ROUNDS {
             for (i, (image, _)) in images.iter().enumerate() {
+                sleep(QUIET);
                 deploys[i].push(order(host, image, 8));
+                sleep(QUIET);
                 installs[i].push(install(host, image));
             }
         }
@@ -61,7 +67,7 @@ pub fn deploy() {
             let (own, banner) = (of(|d| d.ready - d.accepted), of(|d| d.banner));
             let install = median(installs[i].clone());
             println!("  an image of {size}:");
-            println!("    order to accepted      {accepted:5.2}   (most of it: does the address answer?)");
+            println!("    order to accepted      {accepted:5.2}");
             println!("    accepted to disk ready {own:5.2}");
             println!(
                 "    order to disk ready    {ready:5.2}   goal: at most 0.50, {}",

@@ -1,7 +1,6 @@
 //! `node/deploy`: accepts an order if the host can carry it out, and starts a worker for it.
 
 use std::net::Ipv4Addr;
-use std::thread;
 use std::time::Duration;
 
 use crate::cgi::reply::{Refusal, Reply};
@@ -22,7 +21,6 @@ use crate::system::log::{self, Level};
 use crate::system::{address, clock};
 use crate::template::{self, TemplateError};
 
-use super::answers::answers;
 use super::{Node, accepted, being_worked_on, order, refuse};
 
 /// How long an order waits while others are being checked.
@@ -48,21 +46,6 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let helper = Helper::new(&call.request.id);
 
     let plan = plan(call, &node.common, &order)?;
-    // If the order is a repetition, its machine may already be answering.
-    let is_new = node.jobs.read(order.id).is_ok_and(|known| known.is_none());
-    // The check of the address mostly waits, so the host is asked about its state meanwhile.
-    let is_taken = is_new
-        && thread::scope(|scope| {
-            scope.spawn(|| {
-                let lock = node.jobs.lock_node(PATIENCE).ok().flatten()?;
-                host::state(&node.jobs, &lock, since, || helper.info()).ok()
-            });
-            answers(plan.ip)
-        });
-    if is_taken {
-        let host = order.virtual_host.clone();
-        return Err(refuse(Fault::AddressInUse { host, address: plan.ip }));
-    }
     let lock = node.lock(PATIENCE)?;
     let mut records = node.jobs.list().map_err(Refusal::internal)?;
     let state = host::state(&node.jobs, &lock, since, || helper.info()).map_err(refuse)?;
@@ -238,16 +221,4 @@ fn check(
         return Err(Fault::NotEnoughMemory { needed, free });
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_an_existing_address_answers() {
-        assert!(answers(Ipv4Addr::LOCALHOST));
-        // RFC 5737: reserved for documentation, so no machine has it.
-        assert!(!answers(Ipv4Addr::new(192, 0, 2, 7)));
-    }
 }

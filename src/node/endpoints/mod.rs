@@ -6,7 +6,6 @@
 //! refusal. No endpoint uses another. What they share is in this file and in `handover`, which
 //! hands an order about an existing machine to a worker.
 
-mod answers;
 pub mod console;
 pub mod deploy;
 pub mod discard;

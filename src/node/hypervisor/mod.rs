@@ -165,6 +165,13 @@ pub enum HypervisorError {
     Other(String),
 }
 
+impl HypervisorError {
+    /// The error for a question whose thread ended without an answer.
+    pub fn broke_off() -> Self {
+        Self::Other("the listing broke off".to_owned())
+    }
+}
+
 impl From<FileError> for HypervisorError {
     fn from(error: FileError) -> Self {
         if error.is_no_space() { Self::NoSpace(error.to_string()) } else { Self::File(error.to_string()) }
@@ -189,6 +196,17 @@ pub trait Hypervisor: Sync {
 
     /// Lists all domains that run or hold memory, including the control domain.
     fn domains(&self) -> Result<Vec<Listed>, HypervisorError>;
+
+    /// Returns what [`memory`](Self::memory) and [`domains`](Self::domains) do, asked for at the same
+    /// time.
+    fn survey(&self) -> Result<(Memory, Vec<Listed>), HypervisorError> {
+        std::thread::scope(|scope| {
+            let domains = scope.spawn(|| self.domains());
+            let memory = self.memory();
+            let domains = domains.join().unwrap_or_else(|_| Err(HypervisorError::broke_off()));
+            Ok((memory?, domains?))
+        })
+    }
 
     /// Returns the values of the placeholders that only this hypervisor's templates have.
     fn placeholders(&self, machine: &Machine) -> LibvirtValues;

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::model::fault::{self, Fault};
@@ -16,6 +17,7 @@ use crate::node::image::{self, CopyError};
 use crate::node::jobs::JobError;
 use crate::system::log::{self, Level};
 
+use super::answers::answers;
 use super::{Stop, Worker, disk};
 
 /// How often a waiting deploy checks whether it is its turn.
@@ -71,15 +73,33 @@ impl Worker<'_> {
         let Some(order) = self.record.order.clone() else {
             return Err(self.internal("a deploy without its order").into());
         };
-        self.wait_for_a_slot()?;
-        for (stage, work) in STEPS {
-            self.in_stage(stage, |worker| work(worker, &order))?;
-        }
-        Ok(())
+        let Some(ip) = self.record.ip else {
+            return Err(self.internal("a deploy without an address").into());
+        };
+        let has_waited = self.wait_for_a_slot()?;
+        thread::scope(|scope| {
+            let mut asked = Some(scope.spawn(move || answers(ip)));
+            // If it had to wait, the report of the next stage shows that the wait is over.
+            if !has_waited {
+                self.report_stage(Stage::Accepted, None)?;
+            }
+            for (stage, work) in STEPS {
+                // Everything but the start can be undone, so it is done while the address is asked for.
+                if let Some(answer) = asked.take_if(|asked| stage == Stage::Start || asked.is_finished())
+                    && answer.join().unwrap_or(false)
+                {
+                    let host = self.record.virtual_host.clone();
+                    return Err(Fault::AddressInUse { host, address: ip }.into());
+                }
+                self.in_stage(stage, |worker| work(worker, &order))?;
+            }
+            Ok(())
+        })
     }
 
-    /// Waits until this deploy is the first in the queue and a slot is free.
-    fn wait_for_a_slot(&mut self) -> Result<(), Stop> {
+    /// Waits until this deploy is the first in the queue and a slot is free. Returns whether it
+    /// had to wait, and reported that.
+    fn wait_for_a_slot(&mut self) -> Result<bool, Stop> {
         let unreadable = |worker: &Self, error: io::Error| worker.internal(&format!("the queue: {error}"));
         let id = self.record.id;
         self.record.stage = Some(Stage::Accepted);
@@ -106,10 +126,9 @@ impl Worker<'_> {
             if look % SWEEP == 0 {
                 self.jobs.sweep();
             }
-            std::thread::sleep(LOOK);
+            thread::sleep(LOOK);
         }
-        // If it had to wait, the report of the next stage shows that the wait is over.
-        if reported.is_none() { self.report_stage(Stage::Accepted, None) } else { Ok(()) }
+        Ok(reported.is_some())
     }
 
     /// Undoes a deploy that the server has given up, without reporting the outcome.

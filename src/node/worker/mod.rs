@@ -8,11 +8,13 @@
 //! | --- | --- |
 //! | `mod` | the program, and the choice of what to carry out |
 //! | `deploy`, `power`, `save`, `resize`, `remove` | one kind of order each: its stages, and how it is undone |
+//! | `answers` | whether something has a new machine's address already |
 //! | `disk` | machines of whole-disk images: their disk, their owner's keys |
 //! | `recover` | what happens to an order whose worker was killed |
 //! | `progress` | reports to the server while an order is carried out |
 //! | `outcome` | what is recorded and reported at the end of an order |
 
+mod answers;
 mod deploy;
 mod disk;
 mod outcome;

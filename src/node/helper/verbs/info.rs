@@ -18,8 +18,9 @@ impl Host {
             let storage = scope.spawn(|| self.storage().survey());
             let asked: Vec<_> =
                 hypervisors.iter().map(|hypervisor| scope.spawn(|| ask(hypervisor.as_ref()))).collect();
-            let ended = || HypervisorError::Other("the listing broke off".to_owned());
-            let answers = asked.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(ended())));
+            let answers = asked
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|_| Err(HypervisorError::broke_off())));
             let machines = answers.collect::<Result<Vec<_>, HypervisorError>>().map(combine);
             let ended = || StorageError::Other("the listing broke off".to_owned());
             let storage = storage.join().unwrap_or_else(|_| Err(ended()));
@@ -37,19 +38,10 @@ impl Host {
     }
 }
 
-/// Asks a hypervisor for the host's memory and its domains, in parallel.
 fn ask(hypervisor: &dyn Hypervisor) -> Result<Machines, HypervisorError> {
-    std::thread::scope(|scope| {
-        let domains = scope.spawn(|| hypervisor.domains());
-        let memory = hypervisor.memory();
-        let ended = || HypervisorError::Other("the listing broke off".to_owned());
-        Ok(Machines {
-            toolstack: hypervisor.name().to_owned(),
-            memory: memory?,
-            overhead: hypervisor.overhead(),
-            domains: domains.join().unwrap_or_else(|_| Err(ended()))?,
-        })
-    })
+    let (memory, domains) = hypervisor.survey()?;
+    let toolstack = hypervisor.name().to_owned();
+    Ok(Machines { toolstack, memory, overhead: hypervisor.overhead(), domains })
 }
 
 /// Combines what the hypervisors of this host say, of which there is at least one. What is free is

@@ -26,7 +26,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use self::definition::{DiskKind, LONGEST, Own};
-use self::virsh::{State, Virsh};
+use self::virsh::{Known, State, Usage, Virsh};
 use super::xen::Xen;
 use super::{Boot, DomainState, Hypervisor, HypervisorError, Installed, Listed, Memory, console_directory};
 use crate::config::NodeGeneral;
@@ -229,20 +229,11 @@ impl Hypervisor for Libvirt {
         "libvirt"
     }
 
-    /// The kernel gives a machine its memory piece by piece, as it uses it. What it has not got yet
-    /// is promised to it, and not free.
     fn memory(&self) -> Result<Memory, HypervisorError> {
-        if let Some(xl) = &self.xl {
-            return xl.memory();
+        match &self.xl {
+            Some(xl) => xl.memory(),
+            None => self.survey().map(|(memory, _)| memory),
         }
-        let virsh = self.virsh()?;
-        let usages = virsh.usages()?;
-        let host = virsh.memory()?;
-        let promised: u64 = usages.values().map(|usage| usage.memory.saturating_sub(usage.resident)).sum();
-        Ok(Memory {
-            total: Amount::from_mib(host.total / 1024),
-            free: Amount::from_mib(host.available.saturating_sub(promised) / 1024),
-        })
     }
 
     /// QEMU's own memory: 60 MiB were observed before the guest ran, and 100 MiB with emulation.
@@ -259,26 +250,32 @@ impl Hypervisor for Libvirt {
     /// `xl` lists a domain of libvirt's until Xen has let go of its disks, and those that `xl` itself
     /// has started.
     fn domains(&self) -> Result<Vec<Listed>, HypervisorError> {
-        if let Some(xl) = &self.xl {
-            return xl.domains();
+        match &self.xl {
+            Some(xl) => xl.domains(),
+            None => Ok(self.virsh()?.running()?.into_iter().filter_map(listed).collect()),
         }
-        let running = self.virsh()?.running()?;
-        let listed = running.into_iter().filter_map(|(known, usage)| {
-            Some(Listed {
-                number: DomainNumber::new(known.number?),
-                name: known.name,
-                memory: Amount::from_mib(usage.memory.div_ceil(1024)),
-                state: match usage.state {
-                    State::Unknown | State::Running | State::Blocked => DomainState::Running,
-                    State::Paused | State::Asleep => DomainState::Paused,
-                    State::Ending | State::Off => DomainState::ShutDown,
-                    State::Crashed => DomainState::Crashed,
-                },
-                used: usage.used,
-                uuid: Some(known.uuid),
-            })
+    }
+
+    /// The kernel gives a machine its memory piece by piece, as it uses it. What it has not got yet
+    /// is promised to it, and not free.
+    fn survey(&self) -> Result<(Memory, Vec<Listed>), HypervisorError> {
+        if let Some(xl) = &self.xl {
+            return xl.survey();
+        }
+        let virsh = self.virsh()?;
+        let (host, running) = std::thread::scope(|scope| {
+            let running = scope.spawn(|| virsh.running());
+            let host = virsh.memory();
+            (host, running.join().unwrap_or_else(|_| Err(HypervisorError::broke_off())))
         });
-        Ok(listed.collect())
+        let (host, running) = (host?, running?);
+        let promised: u64 =
+            running.iter().map(|(_, usage)| usage.memory.saturating_sub(usage.resident)).sum();
+        let memory = Memory {
+            total: Amount::from_mib(host.total / 1024),
+            free: Amount::from_mib(host.available.saturating_sub(promised) / 1024),
+        };
+        Ok((memory, running.into_iter().filter_map(listed).collect()))
     }
 
     fn placeholders(&self, machine: &Machine) -> LibvirtValues {
@@ -485,6 +482,23 @@ impl Hypervisor for Libvirt {
     }
 }
 
+/// Describes a running domain; `None` if it has just ended.
+fn listed((known, usage): (Known, Usage)) -> Option<Listed> {
+    Some(Listed {
+        number: DomainNumber::new(known.number?),
+        name: known.name,
+        memory: Amount::from_mib(usage.memory.div_ceil(1024)),
+        state: match usage.state {
+            State::Unknown | State::Running | State::Blocked => DomainState::Running,
+            State::Paused | State::Asleep => DomainState::Paused,
+            State::Ending | State::Off => DomainState::ShutDown,
+            State::Crashed => DomainState::Crashed,
+        },
+        used: usage.used,
+        uuid: Some(known.uuid),
+    })
+}
+
 /// Returns the UUID of a machine's domain.
 fn uuid(id: VmId) -> Uuid {
     // An id is a UUID in text.
@@ -497,6 +511,7 @@ fn uuid_of(domain: &Listed) -> Result<Uuid, HypervisorError> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::os::unix::fs::{MetadataExt as _, symlink};
 
     use super::*;
@@ -640,7 +655,7 @@ mod tests {
         {
             symlink(format!("{DATA}/{file}.txt"), lab.path(command)).unwrap();
         }
-        let domains = lab.libvirt.domains().unwrap();
+        let (memory, domains) = lab.libvirt.survey().unwrap();
         let rows: Vec<_> =
             domains.iter().map(|d| (d.name.as_str(), d.number, d.memory.mib(), d.state)).collect();
         let number = DomainNumber::new;
@@ -656,16 +671,18 @@ mod tests {
             (24, Uuid::try_parse("019abcde-1111-7222-8333-555555555501").ok())
         );
         // 21021 MiB are available; the two have not got 99 MiB of theirs yet.
-        let memory = lab.libvirt.memory().unwrap();
         assert_eq!((memory.total.mib(), memory.free.mib()), (24_105, 20_922));
+        // In parallel, so in any order.
         assert_eq!(
-            lab.asked(),
-            [
-                "list --uuid --id --name",
-                "domstats --raw --list-active --nowait --state --cpu-total --balloon",
-                "domstats --raw --list-active --nowait --state --cpu-total --balloon",
-                "nodememstats",
-            ]
+            BTreeSet::from_iter(lab.asked()),
+            BTreeSet::from(
+                [
+                    "domstats --raw --list-active --nowait --state --cpu-total --balloon",
+                    "list --uuid --id --name",
+                    "nodememstats",
+                ]
+                .map(str::to_owned)
+            )
         );
         lab.fail("daemon-not-running");
         assert!(matches!(lab.libvirt.domains(), Err(HypervisorError::Missing(_))));

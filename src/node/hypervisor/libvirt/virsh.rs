@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use strum::{EnumIs, EnumString, FromRepr};
@@ -114,9 +115,12 @@ impl Virsh {
     /// Lists the running domains, each with what it does and uses. A domain that starts or ends
     /// meanwhile may be left out.
     pub fn running(&self) -> Result<Vec<(Known, Usage)>, HypervisorError> {
-        let list = self.ask("virsh list", ["list", "--uuid", "--id", "--name"])?;
-        let mut usages = self.usages()?;
-        let known = parse_list(&list.text())?;
+        let (list, usages) = thread::scope(|scope| {
+            let usages = scope.spawn(|| self.usages());
+            let list = self.ask("virsh list", ["list", "--uuid", "--id", "--name"]);
+            (list, usages.join().unwrap_or_else(|_| Err(HypervisorError::broke_off())))
+        });
+        let (known, mut usages) = (parse_list(&list?.text())?, usages?);
         Ok(known
             .into_iter()
             .filter_map(|known| usages.remove(&known.name).map(|usage| (known, usage)))
@@ -186,9 +190,10 @@ impl Virsh {
         }
     }
 
-    /// Starts a domain. It is no error if it is running already.
+    /// Starts a domain that has just been defined, so libvirtd answers. It is no error if it is
+    /// running already.
     pub fn start(&self, domain: Uuid) -> Result<(), HypervisorError> {
-        match self.act("virsh start", ["start", &domain.to_string()]) {
+        match self.run("virsh start", ACT, ["start", &domain.to_string()]) {
             Err(Failed::Because(Cause::Running)) | Ok(_) => Ok(()),
             Err(failed) => Err(failed.into()),
         }
