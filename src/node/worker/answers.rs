@@ -15,7 +15,7 @@ use crate::system::log::{self, Level};
 
 /// How long a machine on the host's own network may take to tell its hardware address. An idle one
 /// takes less than a millisecond.
-const SHORT: Duration = Duration::from_millis(200);
+const SHORT: Duration = Duration::from_millis(150);
 
 /// How long a machine may take to answer a ping.
 const LONG: Duration = Duration::from_secs(1);

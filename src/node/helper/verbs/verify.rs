@@ -40,9 +40,8 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(domain: &Listed) -> Self {
-        let now = Instant::now();
-        Self { number: domain.number, since: now, used: domain.used, looked: now, at_rest: 0 }
+    fn new(domain: &Listed, since: Instant) -> Self {
+        Self { number: domain.number, since, used: domain.used, looked: Instant::now(), at_rest: 0 }
     }
 
     /// Takes another look at the same domain.
@@ -68,6 +67,8 @@ impl Host {
         let mut restarts = 0;
         let mut absent = 0;
         while began.elapsed() < limits::WATCH {
+            // Also before the first look: to be asked slows a guest down that is just booting.
+            std::thread::sleep(LOOK);
             let domains = hypervisor.domains()?;
             let domain = domains.iter().find(|domain| domain.is(machine, true));
             match domain.map(|domain| (domain, domain.state)) {
@@ -77,9 +78,9 @@ impl Host {
                         Some(watched) if watched.number == domain.number => watched.look(domain),
                         Some(watched) => {
                             restarts += 1;
-                            *watched = Watched::new(domain);
+                            *watched = Watched::new(domain, Instant::now());
                         }
-                        None => seen = Some(Watched::new(domain)),
+                        None => seen = Some(Watched::new(domain, began)),
                     }
                     let (watched, at_rest) = seen
                         .as_ref()
@@ -107,7 +108,6 @@ impl Host {
                     }
                 }
             }
-            std::thread::sleep(LOOK);
         }
         let why = if restarts > 0 { "it keeps restarting" } else { "it does nothing" };
         Err(self.did_not_run(machine, why))
