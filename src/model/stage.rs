@@ -132,6 +132,12 @@ impl Stage {
     pub fn as_str(self) -> &'static str {
         self.into()
     }
+
+    /// Returns whether a deploy may wait for others in this stage: for its turn, or until another has
+    /// prepared the image.
+    pub fn may_wait(self) -> bool {
+        matches!(self, Self::Accepted | Self::Unpack)
+    }
 }
 
 impl fmt::Display for Stage {

@@ -215,7 +215,8 @@ pub enum News {
         stage: Stage,
         /// How much of it is done, if the stage can tell.
         percent: Option<Percent>,
-        /// The place in the queue, from 1, of a deploy that waits for others.
+        /// The place in the queue, from 1, of a deploy that waits for others. One that waits for its
+        /// image to be prepared has the first.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         place: Option<u32>,
     },

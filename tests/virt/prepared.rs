@@ -23,6 +23,20 @@ fn disk(id: &str) -> String {
     format!("{MACHINES}/{id}/root.raw")
 }
 
+/// Whether a line of sudo's in the log says that an image is unpacked to prepare it.
+fn is_unpacking(line: &str) -> bool {
+    line.contains("COMMAND=") && line.contains(" unpack-image ")
+}
+
+/// Has upkeep look after a machine whose worker was killed.
+fn until_failed(host: &VirtHost, id: &str) {
+    let upkeep = || {
+        host.as_www_data("/usr/bin/vgrid-upkeep");
+        (host.machine("alice", id)["state"] == "failed").then_some(())
+    };
+    eventually(Duration::from_secs(200), upkeep).unwrap_or_else(|| panic!("{}", host.log()));
+}
+
 impl VirtHost {
     /// The prepared disks of an image.
     fn prepared(&self, image: &str) -> Vec<String> {
@@ -88,6 +102,18 @@ impl VirtHost {
         self.sh(&format!(
             "rm /run/hold; while pgrep -f '^/bin/sh {program}'; do sleep 0.05; done; mv {program}.real {program}"
         ));
+    }
+
+    /// How often an image has been unpacked to prepare it.
+    fn unpacked(&self) -> usize {
+        self.sh("cat /var/log/syslog").lines().filter(|line| is_unpacking(line)).count()
+    }
+
+    /// Waits until one of these machines prepares its image.
+    fn wait_until_prepared_by(&self, ids: &[String]) {
+        let is_one = |line: &str| is_unpacking(line) && ids.iter().any(|id| line.contains(id.as_str()));
+        let begun = || self.sh("cat /var/log/syslog").lines().any(is_one).then_some(());
+        eventually(Duration::from_secs(60), begun).unwrap_or_else(|| panic!("{}", self.log()));
     }
 
     fn terminate_all(&self, ids: &[String]) {
@@ -201,26 +227,41 @@ fn an_image_is_never_mixed_with_another() {
         host.sh(&format!("test -e {MACHINES}/prepared/.unfinished; pkill -KILL 'vgrid-(worker|helper)'"));
         host.let_go("/usr/sbin/e2fsck");
         assert_eq!(host.prepared("menu"), [""; 0]);
-        let upkeep = || {
-            host.as_www_data("/usr/bin/vgrid-upkeep");
-            (host.machine("alice", &killed)["state"] == "failed").then_some(())
-        };
-        eventually(Duration::from_secs(200), upkeep).unwrap_or_else(|| panic!("{}", host.log()));
+        until_failed(host, &killed);
 
-        // Ten at once: all run, each on a disk of its own.
-        let ten: Vec<String> = (1..=10)
-            .filter(|n| ![1, 2].contains(n))
+        // Many at once: one prepares the image, and the others wait. It is killed, and another does it
+        // anew. All others run, each on a disk of its own.
+        let is_waiting = |id: &String| {
+            host.machine("alice", id)["stage"] == "waiting until the image is prepared on the host"
+        };
+        let unpacked = host.unpacked();
+        host.hold("/usr/sbin/e2fsck");
+        let mut many: Vec<String> = (3..=10)
             .map(|n| host.deploy("alice", &format!("{MENU}&vmPartition=1&vmHostname=vm{n}")))
             .collect();
-        for id in &ten {
+        host.wait_until_held("/usr/sbin/e2fsck");
+        let all_but_one_wait = || {
+            let (waiting, others): (Vec<_>, Vec<_>) = many.iter().partition(|id| is_waiting(id));
+            (waiting.len() + 1 == many.len()).then(|| others[0].clone())
+        };
+        let preparing = eventually(Duration::from_secs(60), all_but_one_wait);
+        let preparing = preparing.unwrap_or_else(|| panic!("{}", host.log()));
+        assert_eq!(host.unpacked(), unpacked + 1);
+        host.sh(&format!("pkill -KILL -f '[v]grid-worker begin {preparing}|[v]grid-helper .*{preparing}'"));
+        many.retain(|id| *id != preparing);
+        host.wait_until_prepared_by(&many);
+        host.let_go("/usr/sbin/e2fsck");
+        for id in &many {
             host.wait_for("alice", id, "deployed", 300);
             assert_eq!(host.content(id, "/mark"), "one\n");
         }
-        let uuids: BTreeSet<_> = ten.iter().map(|id| host.uuid(&disk(id))).collect();
-        assert_eq!((uuids.len(), host.prepared("menu").len()), (ten.len(), 1));
+        assert_eq!(host.unpacked(), unpacked + 2);
+        let uuids: BTreeSet<_> = many.iter().map(|id| host.uuid(&disk(id))).collect();
+        assert_eq!((uuids.len(), host.prepared("menu").len()), (many.len(), 1));
         assert!(!host.path(&format!("{MACHINES}/prepared/.unfinished")).exists());
         let old = host.prepared("menu");
-        host.terminate_all(&[&ten[..], &[first, killed]].concat());
+        until_failed(host, &preparing);
+        host.terminate_all(&[&many[..], &[first, killed, preparing]].concat());
 
         // Replaced while it is unpacked: the machine gets the old one, whole, which is not kept.
         host.make_menu("two");

@@ -48,7 +48,8 @@ fn change_image(host: &Host, mark: &str) {
 #[test]
 fn machines_are_snapshots_of_prepared_images() {
     scenario("thin", |host| {
-        host.sh("sed -i '/^\\[General\\]/a shutdownTimeout = 20' /etc/vgrid/node.cfg");
+        host.sh("sed -i '/^\\[General\\]/a shutdownTimeout = 20' /etc/vgrid/node.cfg; \
+                 sed -i 's/^xenhost = .*/xenhost = 8/' /etc/vgrid/common.cfg");
         let tiny = |name: &str, gib: u32| {
             host.deployed("alice", &format!("vmImage=tiny&vmMemory=96&vmPartition={gib}&vmHostname={name}"))
         };

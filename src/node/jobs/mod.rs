@@ -34,7 +34,7 @@ use crate::system::{clock, detach, lock};
 
 use super::WORKER;
 
-pub use queue::Slot;
+pub use queue::{Slot, Turn};
 pub use record::{Record, Saving};
 
 /// Why a record can't be read or written.

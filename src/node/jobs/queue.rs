@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 
-use crate::model::names::VmId;
+use crate::model::names::{ImageTag, VmId};
 use crate::system::lock;
 
 use super::Jobs;
@@ -15,7 +15,20 @@ pub struct Slot {
     _lock: File,
 }
 
+/// The turn to prepare an image, held until this is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    _lock: File,
+}
+
 impl Jobs {
+    /// Takes the turn to prepare an image, unless another deploy has it. The kernel releases it when
+    /// the worker ends, however it ends.
+    pub fn take_turn(&self, image: &ImageTag) -> io::Result<Option<Turn>> {
+        let lock = lock::try_take(&self.state.join(format!("image-{image}.lock")))?;
+        Ok(lock.map(|lock| Turn { _lock: lock }))
+    }
+
     /// Takes one of `most` slots, if one is free. The kernel releases it when the worker ends,
     /// however it ends.
     pub fn take_slot(&self, most: u8) -> io::Result<Option<Slot>> {

@@ -21,7 +21,7 @@ use super::answers::answers;
 use super::{Stop, Worker, disk};
 
 /// How often a waiting deploy checks whether it is its turn.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 /// The number of checks between two sweeps, so that it does not wait for a deploy whose worker was
 /// killed.
@@ -29,7 +29,7 @@ const SWEEP: u64 = 10;
 
 /// How often it reports that it is still waiting: the server gives up a deploy that sends no
 /// reports.
-const KEEP_ALIVE: Duration = Duration::from_secs(300);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(300);
 
 /// The work of one stage of a deploy.
 type Step = fn(&mut Worker<'_>, &DeployOrder) -> Result<(), Stop>;
@@ -40,17 +40,8 @@ const STEPS: [(Stage, Step); 6] = [
         let machine = &worker.record.machine;
         Ok(worker.helper.make_volumes(order.id, machine, &order.spec.image, order.spec.disk)?)
     }),
-    (Stage::Filesystems, |worker, order| {
-        let own_image = order.spec.saved.is_none();
-        let machine = &worker.record.machine;
-        worker.filling = worker.helper.make_filesystems(order.id, machine, &order.spec.image, own_image)?;
-        Ok(())
-    }),
-    (Stage::Unpack, |worker, order| match worker.filling {
-        Filling::Done => Ok(()),
-        Filling::Image => unpack_image(worker, order),
-        Filling::Stream => unpack(worker, order),
-    }),
+    (Stage::Filesystems, |worker, order| worker.make_filesystems(order)),
+    (Stage::Unpack, fill),
     (Stage::Configure, configure),
     (Stage::Start, |worker, order| Ok(worker.start_machine(order.spec.memory)?)),
     (Stage::Verify, |worker, order| Ok(worker.helper.verify(order.id, &worker.record.machine)?)),
@@ -197,6 +188,20 @@ fn open_image(worker: &Worker<'_>, order: &DeployOrder) -> Result<(File, u64), S
     };
     let opened = store::source(worker.config, order, &settings);
     Ok(opened.map_err(|missing| worker.image_missing(missing))?)
+}
+
+/// Gives the root disk its content, unless it has that already.
+fn fill(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
+    if worker.filling == Filling::Image {
+        worker.wait_for_turn(order)?;
+    }
+    let filled = match worker.filling {
+        Filling::Done => Ok(()),
+        Filling::Image => unpack_image(worker, order),
+        Filling::Stream => unpack(worker, order),
+    };
+    worker.turn = None;
+    filled
 }
 
 /// Has the helper unpack the image's own file.

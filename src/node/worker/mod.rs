@@ -9,6 +9,7 @@
 //! | `mod` | the program, and the choice of what to carry out |
 //! | `deploy`, `power`, `save`, `resize`, `remove` | one kind of order each: its stages, and how it is undone |
 //! | `answers` | whether something has a new machine's address already |
+//! | `prepare` | which deploy prepares an image for all |
 //! | `disk` | machines of whole-disk images: their disk, their owner's keys |
 //! | `recover` | what happens to an order whose worker was killed |
 //! | `progress` | reports to the server while an order is carried out |
@@ -19,6 +20,7 @@ mod deploy;
 mod disk;
 mod outcome;
 mod power;
+mod prepare;
 mod progress;
 mod recover;
 mod remove;
@@ -36,7 +38,7 @@ use crate::model::names::VmId;
 use crate::model::stage::{Order, Stage};
 use crate::node::helper::Filling;
 use crate::node::image::{self, CopyError};
-use crate::node::jobs::{JobError, Jobs, Record, RecordLock, Slot};
+use crate::node::jobs::{JobError, Jobs, Record, RecordLock, Slot, Turn};
 use crate::node::privileged::Helper;
 use crate::node::report::Reporter;
 use crate::system::log::{self, Level};
@@ -119,6 +121,7 @@ fn run(id: VmId, resumes: bool) -> Result<(), String> {
         lock,
         record,
         slot: None,
+        turn: None,
         filling: Filling::Stream,
     };
     worker.record.worker = i32::try_from(std::process::id()).ok();
@@ -137,6 +140,8 @@ struct Worker<'a> {
     helper: Helper,
     /// Held while a deploy is running.
     slot: Option<Slot>,
+    /// Held by a deploy that prepares its image.
+    turn: Option<Turn>,
     /// What is left to be done for the root disk of a machine that is being deployed.
     filling: Filling,
 }
@@ -360,6 +365,7 @@ mod tests {
                 jobs,
                 record,
                 slot: None,
+                turn: None,
                 filling: Filling::Stream,
             };
             worker.write_record().unwrap();

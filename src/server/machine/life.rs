@@ -7,7 +7,7 @@ use crate::model::fault::Fault;
 use crate::model::lease::{Lease, Term};
 use crate::model::names::PhysicalHost;
 use crate::model::spec::Sizes;
-use crate::model::stage::{Order, OrderNumber, Stage};
+use crate::model::stage::{Order, OrderNumber};
 use crate::model::state::{self, Event, State};
 use crate::model::wire::{News, Report};
 use crate::server::registry::At;
@@ -333,7 +333,7 @@ pub fn reported(vm: &Vm, report: &Report, event: Event, on_node: Option<OnNode>,
             News::Progress { stage, percent, place } => {
                 vm.stage = Some(*stage);
                 vm.percent = *percent;
-                vm.place = place.filter(|place| *place > 0 && *stage == Stage::Accepted);
+                vm.place = place.filter(|place| *place > 0 && stage.may_wait());
             }
             News::Done | News::Saved { .. } => {
                 vm.stage = None;
@@ -420,6 +420,7 @@ pub fn after_stop(vm: &Vm, before: &Vm, order: Order, grace: Lease, at: At) -> O
 mod tests {
     use super::*;
     use crate::model::lease::Moment;
+    use crate::model::stage::Stage;
     use crate::model::state::next;
     use crate::server::registry::Registry;
     use crate::server::registry::vm::tests::entered;

@@ -452,6 +452,11 @@ mod tests {
         let elsewhere = News::Progress { stage: Stage::Volumes, percent: None, place: Some(1) };
         one.report(Order::Deploy, 4, elsewhere);
         assert_eq!((one.vm.stage, one.vm.place), (Some(Stage::Volumes), None));
+        let elsewhere = News::Progress { stage: Stage::Unpack, percent: None, place: Some(1) };
+        one.report(Order::Deploy, 5, elsewhere);
+        assert_eq!(one.vm.place, Some(1), "it waits for its image");
+        one.report(Order::Deploy, 6, progress(Stage::Unpack, 50));
+        assert_eq!(one.vm.place, None);
         // Any other event clears the place too.
         for order in [Order::Deploy, Order::Terminate] {
             let mut one = OneMachine::deploying();

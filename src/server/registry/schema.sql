@@ -33,7 +33,7 @@ CREATE TABLE vm (
         'rebooting', 'saving', 'resizing', 'expired', 'terminating', 'failed', 'notDeployed')),
     stage TEXT,                                                  -- the progress of the last order
     percent INTEGER CHECK (percent BETWEEN 0 AND 100),           -- how much of that stage is done
-    place INTEGER CHECK (place IS NULL OR (place > 0 AND state = 'deploying')), -- in its host's queue
+    place INTEGER CHECK (place IS NULL OR (place > 0 AND state = 'deploying')), -- among those it waits for
     fault TEXT,                                                  -- the last one, as JSON (model/fault.rs)
     last_order TEXT NOT NULL CHECK
         (last_order IN ('deploy', 'terminate', 'stop', 'start', 'reboot', 'save', 'resize')),

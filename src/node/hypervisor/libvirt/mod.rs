@@ -214,13 +214,14 @@ impl Libvirt {
 
     /// Tells libvirt what is in the machine's folder.
     fn define(&self, id: VmId) -> Result<(), HypervisorError> {
-        let Some((file, boot)) = self.find(id)? else {
-            let file = self.file(id, self.names.started);
-            return Err(HypervisorError::File(format!("{} is not there", file.display())));
-        };
+        let (file, boot) = self.find(id)?.ok_or_else(|| self.is_not_there(id))?;
         let virsh = self.virsh()?;
         virsh.define(&file)?;
         virsh.start_with_host(uuid(id), boot == Boot::WithHost)
+    }
+
+    fn is_not_there(&self, id: VmId) -> HypervisorError {
+        HypervisorError::File(format!("{} is not there", self.file(id, self.names.started).display()))
     }
 }
 
@@ -424,12 +425,15 @@ impl Hypervisor for Libvirt {
     }
 
     fn start(&self, machine: &Machine) -> Result<(), HypervisorError> {
-        if self.find(machine.id)?.is_some() {
-            self.give_boot_loader(machine)?;
-        }
-        self.define(machine.id)?;
-        let virsh = self.virsh()?;
-        if self.xl.is_some() { xen::start(&virsh, uuid(machine.id)) } else { virsh.start(uuid(machine.id)) }
+        let (file, boot) = self.find(machine.id)?.ok_or_else(|| self.is_not_there(machine.id))?;
+        self.give_boot_loader(machine)?;
+        let (virsh, uuid) = (self.virsh()?, uuid(machine.id));
+        virsh.define(&file)?;
+        let started = if self.xl.is_some() { xen::start(&virsh, uuid) } else { virsh.start(uuid) };
+        started?;
+        // The guest boots meanwhile. If this is the last that happens, the next look at the host finds a
+        // machine that runs and is not started with the host, and mends that.
+        virsh.start_with_host(uuid, boot == Boot::WithHost)
     }
 
     fn shut_down(&self, domain: &Listed) -> Result<(), HypervisorError> {
@@ -719,8 +723,8 @@ mod tests {
         libvirt.start(machine).unwrap();
         let own = libvirt.own(machine).boot_loader;
         assert_eq!(std::fs::read_to_string(&own).unwrap(), "a boot loader");
-        let defined = ["define FOLDER/domain.xml", "autostart ID"];
-        assert_eq!(lab.asked(), [&defined[..], &defined[..], &["start ID"]].concat());
+        let define = "define FOLDER/domain.xml";
+        assert_eq!(lab.asked(), [define, "autostart ID", define, "start ID", "autostart ID"]);
 
         libvirt.uninstall(machine).unwrap();
         let options = "--managed-save --snapshots-metadata --checkpoints-metadata --nvram";
@@ -753,7 +757,7 @@ mod tests {
         lab.asked();
         // Started as it is: not with the host.
         libvirt.start(machine).unwrap();
-        assert_eq!(lab.asked(), ["define FOLDER/domain.stopped.xml", "autostart ID --disable", "start ID"]);
+        assert_eq!(lab.asked(), ["define FOLDER/domain.stopped.xml", "start ID", "autostart ID --disable"]);
         // A machine that libvirt no longer knows is stopped and removed all the same.
         lab.fail("unknown-uuid");
         libvirt.set_boot(machine, Boot::Off).unwrap();

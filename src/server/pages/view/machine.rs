@@ -61,7 +61,7 @@ pub struct MachineView {
     pub stage: Option<String>,
     /// The progress of that, 0 to 100.
     pub percent: Option<u8>,
-    /// Its place in its host's queue, from 1, while its deploy waits for others.
+    /// Its place among those it waits for, from 1, while its deploy waits for others.
     pub place: Option<u32>,
     /// What went wrong, as a sentence.
     pub reason: Option<String>,
@@ -155,6 +155,7 @@ impl MachineView {
 /// Returns what is being done with a machine in transition.
 fn stage_text(state: State, stage: Option<Stage>, place: Option<u32>) -> Option<String> {
     state.is_transitional().then(|| match (place, stage) {
+        (Some(_), Some(Stage::Unpack)) => "waiting until the image is prepared on the host".to_owned(),
         (Some(place), _) => format!("waiting for its turn, number {place} in the queue of its host"),
         (None, Some(stage)) => stage.to_string(),
         (None, None) => "waiting for the host".to_owned(),
