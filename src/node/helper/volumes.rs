@@ -18,21 +18,33 @@ const TRIES: u32 = 20;
 /// The time between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How often a disk that is in use is looked at again, and when. A loop device that another losetup
+/// has open for a moment is detached after that (`LO_FLAGS_AUTOCLEAR`, loop(4)), and udev probes a
+/// volume on which a file system has just been made.
+const LOOKS: u32 = 15;
+const LOOK: Duration = Duration::from_millis(200);
+
 impl Host {
     /// Finds a disk of the machine. It must be marked as the machine's and must not be in use:
     /// nothing else prevents writing to the disk of a running machine, which would destroy it.
     pub fn volume(&self, machine: &Machine, disk: Disk) -> Result<Volume, Failure> {
         let storage = self.storage();
         let name = storage.name(machine, disk);
-        storage.release(machine);
-        match storage.volumes()?.into_iter().find(|volume| volume.name == name) {
-            Some(volume) if volume.machine == Some(machine.id) && volume.open => {
-                Err(Failure::internal(format!("the volume {name} is in use")))
+        for look in 1.. {
+            storage.release(machine);
+            match storage.volumes()?.into_iter().find(|volume| volume.name == name) {
+                Some(volume) if volume.machine == Some(machine.id) && volume.open => {
+                    if look == LOOKS {
+                        break;
+                    }
+                    std::thread::sleep(LOOK);
+                }
+                Some(volume) if volume.machine == Some(machine.id) => return Ok(volume),
+                Some(_) => return Err(Fault::VolumeExists { volume: storage.displayed(&name) }.into()),
+                None => return Err(Failure::internal(format!("there is no volume {name}"))),
             }
-            Some(volume) if volume.machine == Some(machine.id) => Ok(volume),
-            Some(_) => Err(Fault::VolumeExists { volume: storage.displayed(&name) }.into()),
-            None => Err(Failure::internal(format!("there is no volume {name}"))),
         }
+        Err(Failure::internal(format!("the volume {name} is in use")))
     }
 
     /// Like [`volume`](Self::volume), for a disk from which no machine has been started yet, so
