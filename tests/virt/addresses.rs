@@ -13,10 +13,12 @@ fn an_address_that_answers_is_refused_until_nobody_has_it() {
              nsenter -t $pid -n sh -c 'ip addr add 10.0.3.25/24 dev v1; ip link set v1 up'
              fping -q -r 9 -t 500 vm5");
         host.sh("ip neigh flush dev br0 to 10.0.3.25");
-        let (status, answer) =
-            host.try_deploy("alice", "vmImage=menu&vmMemory=64&vmPartition=1&vmHostname=vm5");
-        let text = answer.to_string();
-        assert!(status == 409 && text.contains("10.0.3.25"), "{status} {text}");
+        let before = host.inventory();
+        let taken = host.deploy("alice", "vmImage=menu&vmMemory=64&vmPartition=1&vmHostname=vm5");
+        let failed = host.wait_for("alice", &taken, "failed", 60);
+        assert!(failed["reason"].as_str().is_some_and(|why| why.contains("10.0.3.25")), "{failed}");
+        host.terminate("alice", &taken);
+        host.must_be_as(&before);
         let id = host.deploy("alice", "vmImage=menu&vmMemory=64&vmPartition=1&vmHostname=vm6");
         host.wait_for("alice", &id, "deployed", 300);
         // Its address is known until it is gone, and nothing of it answers.
