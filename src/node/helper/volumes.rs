@@ -25,20 +25,28 @@ const LOOKS: u32 = 15;
 const LOOK: Duration = Duration::from_millis(200);
 
 impl Host {
-    /// Finds a disk of the machine. It must be marked as the machine's and must not be in use:
-    /// nothing else prevents writing to the disk of a running machine, which would destroy it.
+    /// Finds a disk of the machine. It must be marked as the machine's and must not be in use, but for
+    /// a moment: nothing else prevents writing to the disk of a running machine, which would destroy it.
     pub fn volume(&self, machine: &Machine, disk: Disk) -> Result<Volume, Failure> {
+        self.volume_within(machine, disk, LOOKS, LOOK)
+    }
+
+    fn volume_within(
+        &self,
+        machine: &Machine,
+        disk: Disk,
+        looks: u32,
+        pause: Duration,
+    ) -> Result<Volume, Failure> {
         let storage = self.storage();
         let name = storage.name(machine, disk);
-        for look in 1.. {
+        for look in 0..looks {
+            if look > 0 {
+                std::thread::sleep(pause);
+            }
             storage.release(machine);
             match storage.volumes()?.into_iter().find(|volume| volume.name == name) {
-                Some(volume) if volume.machine == Some(machine.id) && volume.open => {
-                    if look == LOOKS {
-                        break;
-                    }
-                    std::thread::sleep(LOOK);
-                }
+                Some(volume) if volume.machine == Some(machine.id) && volume.open => {}
                 Some(volume) if volume.machine == Some(machine.id) => return Ok(volume),
                 Some(_) => return Err(Fault::VolumeExists { volume: storage.displayed(&name) }.into()),
                 None => return Err(Failure::internal(format!("there is no volume {name}"))),
@@ -63,17 +71,7 @@ impl Host {
     /// Like [`volume`](Self::volume), for a machine that has just ended. Waits until the disk is no
     /// longer in use.
     pub fn volume_at_rest(&self, machine: &Machine, disk: Disk) -> Result<Volume, Failure> {
-        let storage = self.storage();
-        let name = storage.name(machine, disk);
-        let is_held =
-            |volume: &Volume| volume.name == name && volume.machine == Some(machine.id) && volume.open;
-        for _ in 1..TRIES {
-            if !storage.volumes()?.iter().any(is_held) {
-                break;
-            }
-            std::thread::sleep(PAUSE);
-        }
-        self.volume(machine, disk)
+        self.volume_within(machine, disk, TRIES, PAUSE)
     }
 
     /// Explains a failure to write to a disk: where the storage is full, programs and the kernel

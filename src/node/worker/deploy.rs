@@ -64,9 +64,7 @@ impl Worker<'_> {
         let Some(order) = self.record.order.clone() else {
             return Err(self.internal("a deploy without its order").into());
         };
-        let Some(ip) = self.record.ip else {
-            return Err(self.internal("a deploy without an address").into());
-        };
+        let ip = self.address()?;
         let has_waited = self.wait_for_a_slot()?;
         thread::scope(|scope| {
             let mut asked = Some(scope.spawn(move || answers(ip)));
@@ -247,9 +245,7 @@ fn unpack(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
 }
 
 fn configure(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
-    let Some(ip) = worker.record.ip else {
-        return Err(worker.internal("a deploy without an address").into());
-    };
+    let ip = worker.address()?;
     Ok(worker.helper.configure(order, &worker.record.machine, ip)?)
 }
 

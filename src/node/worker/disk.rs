@@ -86,9 +86,7 @@ fn make_seed(worker: &Worker<'_>, order: &DeployOrder, tries: u32) -> Result<(),
     let Some(cloud_init) = &worker.config.cloud_init else {
         return Err(worker.internal("a whole disk, and no [CloudInit]"));
     };
-    let Some(ip) = worker.record.ip else {
-        return Err(worker.internal("a machine without an address"));
-    };
+    let ip = worker.address()?;
     let keys = keys_of(worker, cloud_init, &order.user, tries)?;
     worker.helper.make_seed(order, &worker.record.machine, ip, &keys)
 }

@@ -28,6 +28,7 @@ mod resize;
 mod save;
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -246,6 +247,11 @@ impl Worker<'_> {
             }
             (None, Ok(())) => Err(self.internal("the disk was not packed").into()),
         }
+    }
+
+    /// Returns the machine's address.
+    fn address(&self) -> Result<Ipv4Addr, Fault> {
+        self.record.ip.ok_or_else(|| self.internal("a machine without an address"))
     }
 
     /// Creates the fault for an error that should not occur; `detail` is only logged.

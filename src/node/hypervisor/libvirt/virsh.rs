@@ -128,7 +128,7 @@ impl Virsh {
     }
 
     /// Returns what each running domain does and uses, by name.
-    pub fn usages(&self) -> Result<BTreeMap<String, Usage>, HypervisorError> {
+    fn usages(&self) -> Result<BTreeMap<String, Usage>, HypervisorError> {
         let options = ["--raw", "--list-active", "--nowait", "--state", "--cpu-total", "--balloon"];
         parse_stats(&self.ask("virsh domstats", ["domstats"].into_iter().chain(options))?.text())
     }
