@@ -451,6 +451,7 @@ fn with_orphans() -> NodeInfo {
         size: Amount::from_mib(8),
         machine,
         open: false,
+        snapshot: None,
     };
     info.volumes.push(volume("root", None));
     info.volumes.push(volume("xen-root-old", None));
@@ -639,6 +640,7 @@ fn what_is_no_longer_an_orphan_is_left_alone() {
         size: Amount::from_mib(8),
         machine: None,
         open: true,
+        snapshot: None,
     });
     portal.nodes.has(Ipv4Addr::LOCALHOST, info);
     write(&portal, |writer| {

@@ -445,7 +445,7 @@ fn bad_fields_of_a_deploy_are_refused() {
 }
 
 /// The programs that take orders about one machine.
-const ABOUT_ONE: [&str; 6] = ["terminate", "stop", "start", "reboot", "save", "resize"];
+const ABOUT_ONE: [&str; 7] = ["terminate", "stop", "start", "reboot", "save", "resize", "snapshots"];
 
 #[test]
 fn bad_ids_and_names_of_machines_are_refused() {
@@ -460,7 +460,9 @@ fn bad_ids_and_names_of_machines_are_refused() {
         bad.push((String::new(), &[400]));
         bad.push((unknown, &[404]));
         for (id, statuses) in &bad {
-            for program in ["show", "console", "terminate", "stop", "start", "reboot", "save", "resize"] {
+            for program in
+                ["show", "console", "terminate", "stop", "start", "reboot", "save", "resize", "snapshots"]
+            {
                 let what = format!("{program} of {id:.40?}");
                 let ask = portal.get("alice", &with_query(program, &[("id", id), ("format", "text")]));
                 refused_with(&ask.send(), &what, statuses);

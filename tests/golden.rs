@@ -279,6 +279,7 @@ fn on_its_host(machines: &[Machine]) -> NodeInfo {
         size: Amount::from_mib(1024),
         machine: Some(orphan),
         open: true,
+        snapshot: None,
     }];
     info.saved = ["dave_d_old", "alice_web-2026.11", "carol_c_base"]
         .map(|stem| SavedFile { stem: stem.to_owned(), bytes: 4711 })

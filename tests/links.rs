@@ -42,6 +42,7 @@ fn forms(id: &str) -> Vec<Form> {
         form("extend", machine(), &[("expiryTime", "30d")]),
         form("save", machine(), &[("name", "web")]),
         form("resize", machine(), &[("vmMemory", "256")]),
+        form("snapshots", machine(), &[("do", "take"), ("name", "before")]),
         form("admin", vec![], &[("do", "close"), ("kind", "portal"), ("reason", "mine")]),
         form("images", vec![], &[("do", "delete"), ("name", "web")]),
     ];

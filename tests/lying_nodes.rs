@@ -80,7 +80,13 @@ fn oversized_node_info_is_discarded_as_a_whole() {
     portal.pass(600);
     assert_discarded(&portal, &id, "more than 10000 entries", domains(ENTRIES + 1, |n| format!("x{n}")));
     assert_discarded(&portal, &id, "longer than 255", domains(1, |_| "x".repeat(256)));
-    let volume = Volume { name: "y".repeat(300), size: Amount::from_mib(1), machine: None, open: false };
+    let volume = Volume {
+        name: "y".repeat(300),
+        size: Amount::from_mib(1),
+        machine: None,
+        open: false,
+        snapshot: None,
+    };
     assert_discarded(&portal, &id, "longer than 255", NodeInfo { volumes: vec![volume], ..nothing() });
     let mut info = nothing();
     info.host.version = "0".repeat(1_000_000);

@@ -203,6 +203,7 @@ fn give(portal: &Portal, path: &str, order: &Value) -> Answer {
         storage: Ok(Storage {
             space: Space { size: amount(9000), free: amount(8000), extent: amount(4) },
             volumes: Vec::new(),
+            snapshots: false,
         }),
     };
     let file = portal.path("var/node/host.json");

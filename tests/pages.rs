@@ -132,6 +132,7 @@ fn every_status_has_its_page() {
         ("reboot", "GET, HEAD, POST"),
         ("save", "GET, HEAD, POST"),
         ("resize", "GET, HEAD, POST"),
+        ("snapshots", "GET, HEAD, POST"),
         ("images", "GET, HEAD, POST"),
     ] {
         for method in ["PUT", "DELETE", "BREW", "get", "PATCH"] {

@@ -174,7 +174,13 @@ fn after_all_orders(portal: &Portal) -> NodeInfo {
                 });
                 for prefix in ["xen-root-", "xen-swap-"] {
                     let (name, machine) = (format!("{prefix}{machine}"), Some(order.id));
-                    info.volumes.push(Volume { name, size: Amount::from_mib(64), machine, open: true });
+                    info.volumes.push(Volume {
+                        name,
+                        size: Amount::from_mib(64),
+                        machine,
+                        open: true,
+                        snapshot: None,
+                    });
                 }
                 let (id, number, since) = (order.id, order.number, Moment::from_unix(0));
                 let (work, stage, stopped, order) = (None, None, false, Some(order));

@@ -15,8 +15,8 @@ use crate::support::signed::{Seal, recipient};
 
 /// Everything that takes orders. The tests send a body that is not an order, so a 400 means that
 /// the message was accepted.
-const ORDERS: [&str; 9] =
-    ["deploy", "terminate", "stop", "start", "reboot", "save", "resize", "image", "discard"];
+const ORDERS: [&str; 10] =
+    ["deploy", "terminate", "stop", "start", "reboot", "save", "resize", "snapshot", "image", "discard"];
 
 fn path(program: &str) -> String {
     format!("/cgi-bin/node/{program}")

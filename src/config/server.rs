@@ -280,6 +280,8 @@ pub struct Quota {
     /// The total size of saved images, in GiB.
     #[serde(rename = "imageDisk")]
     pub image_disk: u64,
+    /// The number of snapshots of all machines.
+    pub snapshots: u32,
 }
 
 /// `[Quotas]` as written in the file: the fields of a [`Quota`], and the exceptions.
@@ -293,6 +295,7 @@ struct Quotas {
     images: u32,
     #[serde(rename = "imageDisk")]
     image_disk: u64,
+    snapshots: u32,
     users: BTreeMap<String, Quota>,
 }
 
@@ -332,7 +335,7 @@ impl Server {
         let mut leases = raw.leases;
         leases.notices.sort_unstable();
         leases.notices.dedup();
-        let Quotas { machines, memory, cpus, disk, images, image_disk, users } = raw.quotas;
+        let Quotas { machines, memory, cpus, disk, images, image_disk, snapshots, users } = raw.quotas;
         let quota = |(name, quota): (String, Quota)| match name.parse() {
             Ok(user) => Ok((user, quota)),
             Err(fault) => Err(source.value("Quotas.users", name, fault)),
@@ -344,7 +347,7 @@ impl Server {
             upkeep: raw.upkeep,
             mail: raw.mail.check(&source)?,
             mail_addresses: source.names("MailAddresses", raw.mail_addresses, address)?,
-            quota: Quota { machines, memory, cpus, disk, images, image_disk },
+            quota: Quota { machines, memory, cpus, disk, images, image_disk, snapshots },
             quotas,
             administrators: source.names("Administrators", raw.administrators, address)?,
             source: source.file,

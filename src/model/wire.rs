@@ -6,6 +6,7 @@
 //! | server | `node/terminate`, `stop`, `start`, `reboot` | POST [`MachineOrder`] | 202 [`Accepted`], else [`NodeRefusal`] |
 //! | server | `node/save` | POST [`SaveOrder`] | 202 [`Accepted`], else [`NodeRefusal`] |
 //! | server | `node/resize` | POST [`ResizeOrder`] | 202 [`Accepted`], else [`NodeRefusal`] |
+//! | server | `node/snapshot` | POST [`SnapshotOrder`] | 200 [`SnapshotDone`], else [`NodeRefusal`] |
 //! | server | `node/image` | POST [`ImageOrder`] | 200 [`ImageDone`], else [`NodeRefusal`] |
 //! | server | `node/discard` | POST [`Foreign`] | 200 [`Discarded`], else [`NodeRefusal`] |
 //! | server | `node/info` | GET | 200 [`NodeInfo`] |
@@ -15,13 +16,14 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use strum::Display;
 
 use super::bounds;
 use super::fault::Fault;
 use super::lease::Moment;
 use super::names::{
     DomainNumber, ForeignDomain, ForeignVolume, ImageName, ImageTag, MachineName, PhysicalHost, SavedImage,
-    UserName, VirtualHost, VmId,
+    SnapshotName, UserName, VirtualHost, VmId,
 };
 use super::size::{Amount, Cpus};
 use super::spec::{Sizes, Spec};
@@ -80,6 +82,41 @@ pub struct ResizeOrder {
     pub machine: MachineOrder,
     /// Its sizes afterwards, also those that stay.
     pub sizes: Sizes,
+}
+
+/// Take, delete or go back to a snapshot of a machine's root disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotOrder {
+    /// The machine. A node carries out no order of this number again.
+    pub machine: MachineOrder,
+    /// The snapshot.
+    pub name: SnapshotName,
+    /// What to do with it.
+    pub act: SnapshotAct,
+}
+
+/// What can be done with a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Display)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum SnapshotAct {
+    /// Take it, of a disk as it is at this moment.
+    Take,
+    /// Give the machine, which must be stopped, the disk that it had then. The snapshot stays.
+    RollBack,
+    /// Delete it. Succeeds if it is already gone.
+    Delete,
+}
+
+/// A [`SnapshotOrder`] has been carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotDone {
+    /// All snapshots that the machine has now.
+    #[serde(deserialize_with = "bounds::list")]
+    pub snapshots: Vec<Snapshot>,
+    /// What the host has free now.
+    pub host: HostFacts,
 }
 
 /// Rename or delete a saved image.
@@ -186,6 +223,9 @@ pub struct HostFacts {
     /// Whether QEMU emulates the processors of its machines of type `kvm`, so that they are slow.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub emulated: bool,
+    /// Whether its storage can take snapshots of machines' disks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub snapshots: bool,
 }
 
 /// A node reports how work on a machine is going.
@@ -353,6 +393,20 @@ pub struct Volume {
     pub machine: Option<VmId>,
     /// Whether something has it open.
     pub open: bool,
+    /// The snapshot that it is of the machine's root disk; absent if it is a disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Snapshot>,
+}
+
+/// A snapshot of a machine's root disk.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// What its owner calls it.
+    pub name: SnapshotName,
+    /// When it was taken.
+    pub taken: Moment,
+    /// The space that it holds, once the machine has overwritten all that was on its disk then.
+    pub holds: Amount,
 }
 
 /// A machine that the node has a record of.

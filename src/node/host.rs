@@ -50,6 +50,9 @@ pub struct Storage {
     pub space: Space,
     /// All its volumes.
     pub volumes: Vec<Volume>,
+    /// Whether it can take snapshots.
+    #[serde(default)]
+    pub snapshots: bool,
 }
 
 impl Storage {
@@ -140,6 +143,7 @@ impl HostState {
             common_digest: common.digest.clone(),
             max_cpus: config.general.max_cpus,
             images: Some(image::deployable(config, common)),
+            snapshots: self.storage.as_ref().is_ok_and(|storage| storage.snapshots),
             emulated: config.general.allow_emulation && config.vm_types().contains(&VmType::Kvm),
         }
     }
@@ -236,6 +240,7 @@ mod tests {
             storage: Ok(Storage {
                 space: Space { size: mib(9000), free: mib(8000), extent: mib(4) },
                 volumes,
+                snapshots: false,
             }),
         }
     }
@@ -252,6 +257,7 @@ mod tests {
             size: Amount::from_mib(1024),
             machine: Some(id),
             open: false,
+            snapshot: None,
         };
         let domain = |memory| Listed {
             name: "alice_vm1".to_owned(),
@@ -287,6 +293,7 @@ mod tests {
             size: Amount::from_mib(size),
             machine: Some(id),
             open: false,
+            snapshot: None,
         };
         let reserved = |record: &Record, size| {
             let Reserved { memory, disk } =
@@ -318,6 +325,7 @@ mod tests {
             size: Amount::from_mib(1024),
             machine: Some(id),
             open: false,
+            snapshot: None,
         };
         let volumes = vec![volume("xen-root-alice_vm1"), volume("xen-swap-alice_vm1")];
         let reserved = |record: Record| state(vec![], volumes.clone()).reserved(&[record]);

@@ -10,17 +10,17 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use crate::model::fault::Fault;
-use crate::model::names::{ImageTag, MachineName, RequestId, VmId};
+use crate::model::names::{ImageTag, MachineName, RequestId, SnapshotName, VmId};
 use crate::model::public_keys::PublicKeys;
-use crate::model::size::{GiB, MiB};
+use crate::model::size::{Amount, GiB, MiB};
 use crate::model::stage::Percent;
-use crate::model::wire::{ConsoleTail, DeployOrder, Foreign};
+use crate::model::wire::{ConsoleTail, DeployOrder, Foreign, SnapshotAct};
 use crate::system::exec::{ExecError, ProgramOutput, Run};
 use crate::system::log::{self, Level};
 
 use super::HELPER;
 use super::helper::{Filling, PackHeader, Stand, limits};
-use super::host::HostState;
+use super::host::{HostState, Storage};
 
 const SUDO: &str = "/usr/bin/sudo";
 
@@ -298,6 +298,26 @@ impl Helper {
             &order.user.encoded(),
         ];
         self.call("configure", &[options, &args].concat(), limits::CONFIGURE).map(|_| ())
+    }
+
+    /// Does something with a snapshot of the machine's root disk. `reserved` is promised to others.
+    /// Returns what the storage has then.
+    pub fn snapshot(
+        &self,
+        act: SnapshotAct,
+        id: VmId,
+        machine: &MachineName,
+        name: &SnapshotName,
+        reserved: Amount,
+    ) -> Result<Storage, Fault> {
+        let (id, reserved) = (id.to_string(), reserved.mib().to_string());
+        let args = [&id, machine.as_str(), name.as_str(), &reserved];
+        let (verb, args) = match act {
+            SnapshotAct::Take => ("take-snapshot", &args[..]),
+            SnapshotAct::RollBack => ("roll-back", &args[..3]),
+            SnapshotAct::Delete => ("delete-snapshot", &args[..3]),
+        };
+        self.read(&self.call(verb, args, limits::SNAPSHOT)?)
     }
 
     /// Starts the machine, unless its definition is elsewhere.

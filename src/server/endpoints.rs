@@ -8,7 +8,7 @@ use crate::cgi::policy::endpoints;
 use crate::cgi::serve::{Page, ReportEndpoint};
 use crate::server::internal::status;
 use crate::server::pages::{
-    admin, console, deploy, extend, history, images, list, power, resize, save, show, terminate,
+    admin, console, deploy, extend, history, images, list, power, resize, save, show, snapshots, terminate,
 };
 
 endpoints! {
@@ -34,6 +34,9 @@ endpoints! {
     /// Gives a stopped machine other sizes: `vmMemory` (MiB), `vmCPUs`, a larger `vmPartition` (GiB);
     /// without any of them, says how much it can be given.
     RESIZE: Page = "user/resize", Owner, Form => resize::handle;
+    /// The snapshots of a machine's disk; `do=take`, `roll-back` (only if it is stopped) or `delete`, with
+    /// `name`.
+    SNAPSHOTS: Page = "user/snapshots", Owner, Form => snapshots::handle;
     /// Saves the disk of a stopped machine as the image `name`.
     SAVE: Page = "user/save", Owner, Form => save::handle;
     /// Terminates a machine; with `saveAs=NAME`, saves its disk as an image first.

@@ -13,15 +13,14 @@ use crate::model::sign::{Key, Recipient};
 use crate::model::stage::Order;
 use crate::model::wire::{
     Accepted, ConsoleTail, DeployOrder, Discarded, Foreign, ImageDone, ImageOrder, MachineOrder, NodeInfo,
-    NodeRefusal, ResizeOrder, SaveOrder,
+    NodeRefusal, ResizeOrder, SaveOrder, SnapshotDone, SnapshotOrder,
 };
 use crate::remote::{Answer, Client, RemoteError};
 use crate::server::registry::vm::OnNode;
 use crate::server::registry::{Registry, RegistryError};
 
-/// The shortest timeout for removing something that vGrid did not create, because the call waits
-/// for LVM and the toolstack.
-const DISCARD: Duration = Duration::from_secs(50);
+/// The shortest timeout of calls that wait for LVM and the toolstack.
+const PATIENT: Duration = Duration::from_secs(50);
 
 /// Why a call to a node failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,12 +140,21 @@ impl<'a> Nodes<'a> {
         done(host, self.client().post(&to(host), &url, order))
     }
 
+    /// Orders a node to do something with a snapshot, and waits until it is done.
+    ///
+    /// # Errors
+    /// [`CallFailure`] if the node did not confirm that.
+    pub fn snapshot(&self, host: &PhysicalHost, order: &SnapshotOrder) -> Result<SnapshotDone, CallFailure> {
+        let client = self.patient_client(self.config.node_timeout().max(PATIENT));
+        done(host, client.post(&to(host), &self.config.node_url(host, "snapshot"), order))
+    }
+
     /// Orders a node to remove something that vGrid did not create, and waits until it is removed.
     ///
     /// # Errors
     /// [`CallFailure`] if the node did not confirm that.
     pub fn discard(&self, host: &PhysicalHost, stranger: &Foreign) -> Result<Discarded, CallFailure> {
-        let client = self.patient_client(self.config.node_timeout().max(DISCARD));
+        let client = self.patient_client(self.config.node_timeout().max(PATIENT));
         let url = self.config.node_url(host, "discard");
         done(host, client.post(&to(host), &url, stranger))
     }

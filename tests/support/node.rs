@@ -374,5 +374,6 @@ pub fn facts() -> HostFacts {
         max_cpus: None,
         images: None,
         emulated: false,
+        snapshots: false,
     }
 }

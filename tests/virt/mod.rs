@@ -9,3 +9,4 @@ mod life;
 mod mishaps;
 mod prepared;
 mod resize;
+mod snapshots;

@@ -20,6 +20,7 @@ mod resize;
 mod restore;
 mod save;
 mod signed;
+mod snapshots;
 mod strangers;
 mod thin;
 mod two;

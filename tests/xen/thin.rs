@@ -6,17 +6,17 @@ use super::check::run_checks;
 use super::host::{Host, TINY, scenario};
 use crate::support::visited::Visited as _;
 
-const USE_THIN: &str = "\
+pub const USE_THIN: &str = "\
     lvcreate -q -y --type thin-pool -L 6G -n pool vg1 && \
     sed -i '/^\\[General\\]/a storage = \"thin\"\\nthinPool = \"pool\"' /etc/vgrid/node.cfg && \
     sudo -u www-data vgrid-upkeep";
 
 /// What LVM says of a volume.
-fn field(host: &Host, volume: &str, field: &str) -> String {
+pub fn field(host: &Host, volume: &str, field: &str) -> String {
     host.sh(&format!("lvs --noheadings --nosuffix --units m -o {field} vg1/{volume}")).trim().to_owned()
 }
 
-fn root(name: &str) -> String {
+pub fn root(name: &str) -> String {
     format!("xen-root-alice_{name}")
 }
 

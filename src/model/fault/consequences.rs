@@ -122,6 +122,9 @@ impl Fault {
             | Self::SavedImageMissing { .. }
             | Self::SaveInterrupted
             | Self::ResizeFailed { .. }
+            | Self::NoSnapshots { .. }
+            | Self::SnapshotExists { .. }
+            | Self::SnapshotMissing { .. }
             | Self::MachineRuns { .. }
             | Self::DiskTooSmall { .. }
             | Self::StrangersProtected

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::names::{ImageName, ImageTag, MachineName, PhysicalHost, VirtualHost, is_invisible};
+use super::names::{ImageName, ImageTag, MachineName, PhysicalHost, SnapshotName, VirtualHost, is_invisible};
 use super::size::{Amount, Cpus};
 use super::stage::Stage;
 
@@ -326,6 +326,29 @@ pub enum Fault {
         /// What went wrong.
         #[serde(deserialize_with = "cleaned")]
         detail: String,
+    },
+    /// The host's storage, or the machine's disk, can't have snapshots.
+    #[error(
+        "The disk of this machine can't have snapshots ({detail}). Stop the machine and save its disk as an image instead."
+    )]
+    NoSnapshots {
+        /// Why.
+        #[serde(deserialize_with = "cleaned")]
+        detail: String,
+    },
+    /// The machine already has a snapshot of that name.
+    #[error(
+        "This machine has a snapshot called {name} already. Choose another name, or delete that one first."
+    )]
+    SnapshotExists {
+        /// Its name.
+        name: SnapshotName,
+    },
+    /// The machine has no snapshot of that name.
+    #[error("This machine has no snapshot called {name} any more.")]
+    SnapshotMissing {
+        /// Its name.
+        name: SnapshotName,
     },
     /// What can only be done with a stopped machine was ordered for one that runs.
     #[error("The machine {machine} runs on its host. Stop it, and try again.")]

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{NameFault, UserName, check_length, string_name};
+use super::{NameFault, UserName, check_length, check_plain, string_name};
 
 /// The key of an image in `[VMImages]`: up to 64 letters, digits, `.`, `_`, `+` and `-`, not
 /// beginning with `.` or `-`.
@@ -46,16 +46,8 @@ impl FromStr for ImageName {
     type Err = NameFault;
 
     fn from_str(text: &str) -> Result<Self, NameFault> {
-        check_length(text, 40)?;
-        if let Some(c) =
-            text.chars().find(|c| !(c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-')))
-        {
-            return Err(NameFault::BadCharacter(c));
-        }
-        match text.chars().next().into_iter().chain(text.chars().last()).find(|c| matches!(c, '.' | '-')) {
-            Some(c) => Err(NameFault::BadEdge(c)),
-            None => Ok(Self(text.to_owned())),
-        }
+        check_plain(text, 40)?;
+        Ok(Self(text.to_owned()))
     }
 }
 

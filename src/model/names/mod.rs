@@ -10,6 +10,7 @@ mod ids;
 mod images;
 mod machines;
 mod people;
+mod snapshots;
 mod text;
 mod volumes;
 
@@ -23,6 +24,7 @@ pub use ids::{OrderName, RegistryId, RequestId, VmId};
 pub use images::{ImageName, ImageTag, SavedImage};
 pub use machines::MachineName;
 pub use people::UserName;
+pub use snapshots::SnapshotName;
 pub use text::{Label, Reason};
 pub use volumes::{ROOT_PREFIX, SWAP_PREFIX, ThinPool, VOLUME_PREFIXES, VolumeGroup};
 
@@ -85,6 +87,20 @@ fn check_length(text: &str, max: usize) -> Result<(), NameFault> {
         Err(NameFault::TooLong { max })
     } else {
         Ok(())
+    }
+}
+
+/// Checks a name of lower-case letters, digits, `.` and `-`, with a letter or digit at either end.
+fn check_plain(text: &str, max: usize) -> Result<(), NameFault> {
+    check_length(text, max)?;
+    if let Some(c) =
+        text.chars().find(|c| !(c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-')))
+    {
+        return Err(NameFault::BadCharacter(c));
+    }
+    match text.chars().next().into_iter().chain(text.chars().last()).find(|c| matches!(c, '.' | '-')) {
+        Some(c) => Err(NameFault::BadEdge(c)),
+        None => Ok(()),
     }
 }
 

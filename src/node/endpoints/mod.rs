@@ -15,6 +15,7 @@ pub mod info;
 pub mod power;
 pub mod resize;
 pub mod save;
+pub mod snapshot;
 pub mod terminate;
 
 use std::time::Duration;
@@ -44,6 +45,8 @@ endpoints! {
     SAVE: OrderEndpoint = "node/save", Server, Message => save::handle;
     /// Gives a stopped machine other sizes.
     RESIZE: OrderEndpoint = "node/resize", Server, Message => resize::handle;
+    /// Takes, deletes, or goes back to a snapshot of a machine's disk.
+    SNAPSHOT: OrderEndpoint = "node/snapshot", Server, Message => snapshot::handle;
     /// Removes a machine completely, whatever its state.
     TERMINATE: OrderEndpoint = "node/terminate", Server, Message => terminate::handle;
     /// Renames or deletes a saved image.

@@ -116,6 +116,7 @@ mod tests {
             size: mib(2048),
             machine: Some(record.id),
             open: false,
+            snapshot: None,
         };
         HostState {
             taken: 100,
@@ -128,6 +129,7 @@ mod tests {
             storage: Ok(Storage {
                 space: Space { size: mib(9000), free: mib(3072), extent: mib(4) },
                 volumes: machines.iter().map(root).collect(),
+                snapshots: false,
             }),
         }
     }

@@ -46,6 +46,8 @@ impl From<StorageError> for Failure {
             StorageError::TimedOut { what, seconds } => {
                 Some(Fault::TimedOut { what: what.to_owned(), seconds })
             }
+            StorageError::NoSnapshots(why) => Some(Fault::NoSnapshots { detail: why.to_owned() }),
+            StorageError::NoRoom { needed, free } => Some(Fault::NotEnoughSpace { needed, free }),
             _ => None,
         };
         Self { fault, detail }

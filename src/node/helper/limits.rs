@@ -25,6 +25,8 @@ pub const UNPACK_IMAGE: Duration = Duration::from_secs(9900);
 pub const PACK: Duration = Duration::from_secs(8400);
 /// `grow-volume`, which may have to overwrite what it adds with zeros.
 pub const GROW: Duration = Duration::from_secs(14_400);
+/// `take-snapshot`, `roll-back`, `delete-snapshot`: a few of LVM's programs.
+pub const SNAPSHOT: Duration = Duration::from_secs(360);
 /// `configure`.
 pub const CONFIGURE: Duration = Duration::from_secs(120);
 /// `start`, which waits for other starts and may try twice.

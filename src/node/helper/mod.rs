@@ -36,7 +36,8 @@ use clap::{Parser, Subcommand};
 use percent_encoding::percent_decode_str;
 
 use crate::model::names::{
-    DomainNumber, ForeignDomain, ForeignVolume, ImageTag, MachineName, NameFault, RequestId, UserName, VmId,
+    DomainNumber, ForeignDomain, ForeignVolume, ImageTag, MachineName, NameFault, RequestId, SnapshotName,
+    UserName, VmId,
 };
 use crate::model::size::{Cpus, GiB, MiB};
 
@@ -179,6 +180,36 @@ enum Verb {
         /// The size of its root partition in GiB
         disk: GiB,
     },
+    /// Take a snapshot of a machine's root volume; tell what the storage has now, as JSON
+    TakeSnapshot {
+        /// The machine's id
+        id: VmId,
+        /// Its name, USER_HOST
+        machine: MachineName,
+        /// What the snapshot is called
+        name: SnapshotName,
+        /// The space that is promised to others, in MiB
+        reserved: u64,
+    },
+    /// Give a machine that does not run the root volume that it had at a snapshot; tell what the
+    /// storage has now, as JSON
+    RollBack {
+        /// The machine's id
+        id: VmId,
+        /// Its name, USER_HOST
+        machine: MachineName,
+        /// What the snapshot is called
+        name: SnapshotName,
+    },
+    /// Delete a snapshot of a machine's root volume; tell what the storage has now, as JSON
+    DeleteSnapshot {
+        /// The machine's id
+        id: VmId,
+        /// Its name, USER_HOST
+        machine: MachineName,
+        /// What the snapshot is called
+        name: SnapshotName,
+    },
     /// Start a machine
     Start {
         /// The machine's id
@@ -284,6 +315,9 @@ mod tests {
         parse(&["configure", "--stopped", ID, "alice_vm1", "tiny", "128", "1", "10.0.2.21", "alice"])
             .unwrap();
         parse(&["grow-volume", ID, "alice_vm1", "2"]).unwrap();
+        parse(&["take-snapshot", ID, "alice_vm1", "before-upgrade", "0"]).unwrap();
+        parse(&["roll-back", ID, "alice_vm1", "1"]).unwrap();
+        parse(&["delete-snapshot", ID, "alice_vm1", "a.b"]).unwrap();
         parse(&["stop", ID, "alice_vm1"]).unwrap();
         parse(&["pack", ID, "alice_vm1"]).unwrap();
         parse(&["pack-disk", ID, "alice_vm1"]).unwrap();
@@ -313,6 +347,13 @@ mod tests {
             &["make-volumes", ID, "alice_vm1", "tiny", "99999999999999999999"],
             &["make-volumes", ID, "alice_vm1", "../../etc/passwd", "1"],
             &["make-volumes", ID, "alice_vm1", "tiny", "1", "--addtag"],
+            &["take-snapshot", ID, "alice_vm1", "a"],
+            &["take-snapshot", ID, "alice_vm1", "../a", "0"],
+            &["take-snapshot", ID, "alice_vm1", "a_tmeta", "0"],
+            &["take-snapshot", ID, "alice_vm1", "a", "-1"],
+            &["roll-back", ID, "alice_vm1"],
+            &["roll-back", ID, "alice_vm1", "-f"],
+            &["delete-snapshot", ID, "alice_vm1", "a", "b"],
             &["pack"],
             &["pack", ID],
             &["pack", ID, "alice_vm1", "/var/lib/vgrid/images/alice_x.tar.gz"],

@@ -14,6 +14,7 @@ use super::{Cli, Foreign, Verb};
 use crate::config;
 use crate::model::fault::Fault;
 use crate::model::names::RequestId;
+use crate::model::size::Amount;
 use crate::node::hypervisor::Boot;
 use crate::node::{Machine, trust};
 use crate::system::detach;
@@ -69,7 +70,8 @@ fn run(verb: Verb) -> Result<Option<String>, Failure> {
     match verb {
         Verb::Info => {
             host.trim_consoles();
-            let state = host.state();
+            let mut state = host.state();
+            host.finish_roll_backs(&mut state);
             host.mend_boot(&state);
             return answer(&state);
         }
@@ -111,6 +113,18 @@ fn run(verb: Verb) -> Result<Option<String>, Failure> {
         Verb::GrowVolume { id, machine, disk } => {
             let lock = MachineLock::take(id, &machine)?;
             host.grow_volume(&lock, disk)?;
+        }
+        Verb::TakeSnapshot { id, machine, name, reserved } => {
+            let lock = MachineLock::take(id, &machine)?;
+            return answer(&host.take_snapshot(&lock, &name, Amount::from_mib(reserved))?);
+        }
+        Verb::RollBack { id, machine, name } => {
+            let lock = MachineLock::take(id, &machine)?;
+            return answer(&host.roll_back(&lock, &name)?);
+        }
+        Verb::DeleteSnapshot { id, machine, name } => {
+            let lock = MachineLock::take(id, &machine)?;
+            return answer(&host.delete_snapshot(&lock, &name)?);
         }
         Verb::Configure { id, machine, image, memory, cpus, ip, user, if_moved, stopped } => {
             let lock = MachineLock::take(id, &machine)?;

@@ -98,10 +98,9 @@ impl Host {
         Ok(())
     }
 
-    /// Removes the machine's disks, and what the storage keeps beside them.
+    /// Removes the machine's disks and snapshots, and what the storage keeps beside them.
     pub fn remove_volumes(&self, machine: &Machine) -> Result<(), Failure> {
         let storage = self.storage();
-        let names: Vec<_> = Disk::ALL.iter().map(|&disk| storage.name(machine, disk)).collect();
         let mut last = None;
         for attempt in 0..TRIES {
             if attempt > 0 {
@@ -113,7 +112,7 @@ impl Host {
                 Err(StorageError::GroupMissing(_)) => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
-            ours.retain(|volume| volume.machine == Some(machine.id) && names.contains(&volume.name));
+            ours.retain(|volume| volume.machine == Some(machine.id) && storage.is_made_for(machine, volume));
             if ours.is_empty() {
                 return Ok(storage.clear(machine)?);
             }

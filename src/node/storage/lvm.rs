@@ -10,15 +10,18 @@ use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::snapshots::Snapshots;
 use super::{Device, Disk, Space, Standing, Storage, StorageError, grow};
-use crate::model::names::{ROOT_PREFIX, SWAP_PREFIX, VmId, VolumeGroup};
+use crate::model::lease::Moment;
+use crate::model::names::{ROOT_PREFIX, SWAP_PREFIX, SnapshotName, VmId, VolumeGroup};
 use crate::model::size::Amount;
 use crate::model::stage::Percent;
-use crate::model::wire::Volume;
+use crate::model::wire::{Snapshot, Volume};
 use crate::node::Machine;
 use crate::system::exec::{self, ExecError, ProgramOutput, Run};
 
@@ -47,6 +50,22 @@ pub const UNUSED: &str = "vgrid.new";
 /// The beginning of the tag of a volume that is being enlarged; the rest is its size before, in bytes.
 /// LVM takes the new space as others left it, so from there on it is overwritten with zeros.
 const GROWN_FROM: &str = "vgrid.grown-from.";
+
+/// The beginning of the tag of a snapshot that says when it was taken, in seconds since 1970.
+pub(super) const TAKEN: &str = "vgrid.taken.";
+
+/// The beginning of the tag of a volume that nothing writes to, a prepared disk or a snapshot, that
+/// says how much it holds, in MiB. LVM knows that only of volumes that are active.
+pub(super) const HOLDS: &str = "vgrid.holds.";
+
+/// The prefix of the names of snapshots.
+const SNAPSHOT: &str = "vgrid.snapshot.";
+
+/// Returns the name of the volume that is a machine's snapshot. It is found by the machine's id, which
+/// is in it without its hyphens, because they count twice (see [`SnapshotName`]).
+pub(super) fn snapshot(id: VmId, name: &SnapshotName) -> String {
+    format!("{SNAPSHOT}{}.{name}", id.to_string().replace('-', ""))
+}
 
 fn machine_of(tags: &str) -> Option<VmId> {
     tags.split(',').find_map(|tag| tag.trim().strip_prefix(TAG)?.parse().ok())
@@ -116,8 +135,25 @@ impl VolumeRow {
             size: mebibytes(&self.size)?,
             machine: machine_of(&self.tags),
             open: self.is_open(),
+            snapshot: self.snapshot(),
             name: self.name,
         })
+    }
+
+    fn snapshot(&self) -> Option<Snapshot> {
+        let (_, name) = self.name.strip_prefix(SNAPSHOT)?.split_once('.')?;
+        let name = name.parse().ok()?;
+        Some(Snapshot { name, taken: Moment::from_unix(self.tagged(TAKEN)?), holds: self.holds()? })
+    }
+
+    /// Returns how much it holds, if it is a prepared disk or a snapshot.
+    pub(super) fn holds(&self) -> Option<Amount> {
+        self.tagged(HOLDS).map(Amount::from_mib)
+    }
+
+    /// Returns what is behind this beginning of a tag, if it has one.
+    fn tagged<T: FromStr>(&self, beginning: &str) -> Option<T> {
+        self.tags().find_map(|tag| tag.strip_prefix(beginning)?.parse().ok())
     }
 
     fn standing(&self) -> Standing {
@@ -130,13 +166,13 @@ impl VolumeRow {
         }
     }
 
-    pub(super) fn tags(&self) -> impl Iterator<Item = &str> {
+    fn tags(&self) -> impl Iterator<Item = &str> {
         self.tags.split(',').map(str::trim)
     }
 
     /// Returns the size before, in bytes, of a volume that is being enlarged.
     fn grown_from(&self) -> Option<u64> {
-        self.tags().find_map(|tag| tag.strip_prefix(GROWN_FROM)?.parse().ok())
+        self.tagged(GROWN_FROM)
     }
 
     fn is_unused(&self) -> bool {
@@ -340,6 +376,11 @@ impl Storage for Lvm<'_> {
 
     fn remove(&self, name: &str) -> Result<(), StorageError> {
         self.run("lvremove", &["-f", &format!("{}/{name}", self.group)]).map(|_| ())
+    }
+
+    /// A snapshot of LVM's first kind slows its origin down, and breaks once its space is full.
+    fn snapshots(&self) -> Result<Box<dyn Snapshots + '_>, StorageError> {
+        Err(StorageError::NoSnapshots("this host keeps disks in a volume group without a thin pool"))
     }
 
     /// A volume has its space from the beginning.

@@ -6,11 +6,10 @@
 //! mounted writable.
 
 pub mod files;
-pub mod folders;
 mod grow;
 pub mod lvm;
 pub mod prepared;
-mod reflink;
+pub mod snapshots;
 pub mod thin;
 
 use std::io;
@@ -21,6 +20,7 @@ use strum::VariantArray;
 use thiserror::Error;
 
 use self::prepared::Prepared;
+use self::snapshots::Snapshots;
 use self::thin::PoolFault;
 use super::Machine;
 use crate::config::{NodeGeneral, StorageSettings};
@@ -102,6 +102,17 @@ pub enum StorageError {
     /// There is already a volume with that name.
     #[error("a volume of that name exists")]
     VolumeExists,
+    /// This disk can't have snapshots.
+    #[error("no snapshots: {0}")]
+    NoSnapshots(&'static str),
+    /// There is too little free space for a snapshot.
+    #[error("only {free} are free, and {needed} are needed")]
+    NoRoom {
+        /// What is needed.
+        needed: Amount,
+        /// What is free, less what is reserved.
+        free: Amount,
+    },
     /// There is too little free space.
     #[error("there is no space left")]
     NoSpace,
@@ -163,6 +174,12 @@ pub trait Storage: Sync {
     /// Returns the name of a machine's disk, as in [`Volume::name`].
     fn name(&self, machine: &Machine, disk: Disk) -> String;
 
+    /// Returns whether a volume with the machine's mark and that name is one that is made for machines:
+    /// one of its disks, or of its snapshots.
+    fn is_made_for(&self, machine: &Machine, volume: &Volume) -> bool {
+        Disk::ALL.iter().any(|&disk| self.name(machine, disk) == volume.name)
+    }
+
     /// Returns what users read of a volume of that name.
     fn displayed(&self, name: &str) -> String;
 
@@ -212,6 +229,9 @@ pub trait Storage: Sync {
     fn prepared(&self) -> Option<Box<dyn Prepared + '_>> {
         None
     }
+
+    /// Returns the snapshots of machines' disks, or [`NoSnapshots`](StorageError::NoSnapshots).
+    fn snapshots(&self) -> Result<Box<dyn Snapshots + '_>, StorageError>;
 }
 
 /// Returns the storage that is configured for this host.

@@ -11,7 +11,7 @@ use crate::server::endpoints::ENDPOINTS;
 use crate::template::page;
 
 /// The page templates. Each is checked together with the layout.
-const PAGES: [&str; 14] = [
+const PAGES: [&str; 16] = [
     "list.html",
     "deploy.html",
     "show.html",
@@ -22,6 +22,8 @@ const PAGES: [&str; 14] = [
     "admin.html",
     "history.html",
     "resize.html",
+    "snapshots.html",
+    "snapshot.html",
     "save.html",
     "images.html",
     "image.html",

@@ -622,6 +622,7 @@ mod tests {
             max_cpus: Some(Cpus::default()),
             images: Some(Vec::new()),
             emulated: false,
+            snapshots: false,
         };
         let kept: Result<(), RegistryError> = registry.write(|writer| writer.keep_facts(&image.host, &facts));
         kept.unwrap();

@@ -18,4 +18,5 @@ pub mod quota;
 pub mod report;
 pub mod resize;
 pub mod save;
+pub mod snapshots;
 pub mod terminate;

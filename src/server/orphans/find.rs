@@ -101,6 +101,7 @@ pub(in crate::server) mod tests {
                 max_cpus: None,
                 images: None,
                 emulated: false,
+                snapshots: false,
                 common_digest: String::new(),
             },
             toolstack: "xl".to_owned(),
@@ -166,6 +167,7 @@ pub(in crate::server) mod tests {
             size: Amount::from_mib(5),
             machine,
             open: false,
+            snapshot: None,
         };
         let mut told = info();
         told.domains.extend([domain("alice_vm1"), domain("somebody")]);

@@ -411,7 +411,7 @@ mod tests {
     }
 
     fn volume(name: &str, machine: Option<VmId>) -> Volume {
-        Volume { name: name.to_owned(), size: Amount::default(), machine, open: false }
+        Volume { name: name.to_owned(), size: Amount::default(), machine, open: false, snapshot: None }
     }
 
     fn job(id: VmId, machine: &str) -> Job {

@@ -20,6 +20,7 @@ pub mod power;
 pub mod resize;
 pub mod save;
 pub mod show;
+pub mod snapshots;
 pub mod target;
 pub mod terminate;
 pub mod unchanged;

@@ -10,6 +10,8 @@ use crate::model::state::State;
 use crate::model::text::Row;
 use crate::server::pages::view::{MachineView, StageView, TimeView, stages};
 use crate::server::pages::{access, unchanged};
+use crate::server::registry::vm::Vm;
+use crate::server::registry::{Reader, RegistryError};
 
 /// The page.
 #[derive(Debug, Serialize)]
@@ -22,6 +24,9 @@ struct ShowView {
     /// Whether its host emulates processors, so that it is slow.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     emulated: bool,
+    /// How many snapshots it has, if its host can take any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshots: Option<usize>,
     /// The token for the form that starts it, on the page of a stopped machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
@@ -81,10 +86,16 @@ fn page(call: &UserCall<'_>) -> Result<Reply, Refusal> {
             history: history.collect(),
             moving: vm.state.is_transitional(),
             emulated: reader.emulates(&vm.physical_host)?,
+            snapshots: snapshots(reader, &vm)?,
             token: (vm.state == State::Stopped && call.request.format == Format::Html)
                 .then(|| call.form_token())
                 .transpose()?,
         })
     })?;
     call.reply(200, &view)
+}
+
+fn snapshots(reader: Reader<'_>, vm: &Vm) -> Result<Option<usize>, RegistryError> {
+    let count = reader.snapshots(vm.id)?.len();
+    Ok((count > 0 || reader.takes_snapshots(&vm.physical_host)?).then_some(count))
 }

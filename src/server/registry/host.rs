@@ -54,7 +54,7 @@ impl Reader<'_> {
     /// Returns all hosts that have ever reported.
     pub fn hosts(&self) -> Result<Vec<Host>, RegistryError> {
         const SQL: &str = "SELECT name, memory_free, memory_total, disk_free, disk_total, version,
-                               common_digest, max_cpus, deployable, emulated, seen, images
+                               common_digest, max_cpus, deployable, emulated, snapshots, seen, images
                            FROM host";
         all(self.connection, SQL, [], |mut cells| {
             Ok(Host {
@@ -72,6 +72,7 @@ impl Reader<'_> {
                         .transpose()?,
                     images: tags(&mut cells)?,
                     emulated: cells.get()?,
+                    snapshots: cells.get()?,
                 },
                 seen: Moment::from_unix(cells.get()?),
                 images: tags(&mut cells)?,
@@ -82,6 +83,12 @@ impl Reader<'_> {
     /// Returns whether a host said that it emulates processors.
     pub fn emulates(&self, host: &PhysicalHost) -> Result<bool, RegistryError> {
         const SQL: &str = "SELECT emulated FROM host WHERE name = ?1";
+        Ok(all(self.connection, SQL, [host.as_str()], |mut cells| cells.get())?.pop().unwrap_or_default())
+    }
+
+    /// Returns whether a host said that it can take snapshots.
+    pub fn takes_snapshots(&self, host: &PhysicalHost) -> Result<bool, RegistryError> {
+        const SQL: &str = "SELECT snapshots FROM host WHERE name = ?1";
         Ok(all(self.connection, SQL, [host.as_str()], |mut cells| cells.get())?.pop().unwrap_or_default())
     }
 
@@ -152,11 +159,11 @@ impl Writer<'_> {
         self.connection.execute(
             "INSERT INTO host
              (name, memory_free, memory_total, disk_free, disk_total, version, common_digest, seen, max_cpus,
-              deployable, emulated)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+              deployable, emulated, snapshots)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
              ON CONFLICT (name) DO UPDATE SET memory_free = ?2, memory_total = ?3, disk_free = ?4, disk_total = ?5,
                 version = ?6, common_digest = ?7, seen = ?8, max_cpus = ?9, deployable = ?10,
-                emulated = ?11",
+                emulated = ?11, snapshots = ?12",
             (
                 host.as_str(),
                 mib(facts.memory_free),
@@ -169,6 +176,7 @@ impl Writer<'_> {
                 facts.max_cpus.map(Cpus::get),
                 facts.images.as_ref().map(joined),
                 facts.emulated,
+                facts.snapshots,
             ),
         )?;
         Ok(())
@@ -243,6 +251,7 @@ mod tests {
             max_cpus: None,
             images: None,
             emulated: false,
+            snapshots: false,
         };
         let some = || Some(vec!["tiny".parse().unwrap(), "debian-12".parse().unwrap()]);
         for (free, most, images) in [(100, Some(8), some()), (7, Some(1), Some(vec![])), (0, None, None)] {

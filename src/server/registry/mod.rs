@@ -21,6 +21,7 @@ pub mod notice;
 pub mod orphan;
 pub mod request;
 mod schema;
+pub mod snapshot;
 pub mod unreachable;
 pub mod upkeep;
 pub mod user;

@@ -2,7 +2,7 @@
 //! versions. A version that has shipped never changes.
 
 /// The schema version of this program.
-pub const NEWEST: u32 = 14;
+pub const NEWEST: u32 = 15;
 
 /// The oldest version that this program can migrate. Earlier ones were never released.
 pub const OLDEST: u32 = 11;
@@ -14,7 +14,7 @@ pub const SCHEMA: &str = include_str!("schema.sql");
 /// foreign key checks on. SQLite can't change a CHECK, so that takes a new table; then the tables
 /// that refer to it have to be recreated, too. New columns have defaults, so that a program of the
 /// old version that has the file open can finish its work.
-pub const MIGRATIONS: [(u32, &str); 3] = [(12, SCHEMA_12), (13, SCHEMA_13), (14, SCHEMA_14)];
+pub const MIGRATIONS: [(u32, &str); 4] = [(12, SCHEMA_12), (13, SCHEMA_13), (14, SCHEMA_14), (15, SCHEMA_15)];
 
 /// Who ordered the removal of an orphan and when. Until now this was read from the history: a
 /// removal counts as ordered if that is the last event about the removal of this orphan.
@@ -138,4 +138,17 @@ CREATE INDEX vm_owner ON vm (owner) WHERE state <> 'notDeployed';
 CREATE INDEX vm_live ON vm (id) WHERE state <> 'notDeployed';
 CREATE INDEX event_vm ON event (vm);
 CREATE INDEX event_at ON event (at);
+";
+
+/// Snapshots of machines' disks, and whether a host can take them.
+const SCHEMA_15: &str = "
+ALTER TABLE host ADD COLUMN snapshots INTEGER NOT NULL DEFAULT 0 CHECK (snapshots IN (0, 1));
+
+CREATE TABLE snapshot (
+    vm TEXT NOT NULL REFERENCES vm (id),
+    name TEXT NOT NULL CHECK (name <> ''),
+    taken INTEGER NOT NULL,
+    holds_mib INTEGER NOT NULL CHECK (holds_mib >= 0),
+    PRIMARY KEY (vm, name)
+) STRICT, WITHOUT ROWID;
 ";

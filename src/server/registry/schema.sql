@@ -118,6 +118,15 @@ CREATE TABLE image (
     PRIMARY KEY (owner, name)
 ) STRICT, WITHOUT ROWID;
 
+-- Snapshots of machines' disks, as their hosts last said.
+CREATE TABLE snapshot (
+    vm TEXT NOT NULL REFERENCES vm (id),
+    name TEXT NOT NULL CHECK (name <> ''),
+    taken INTEGER NOT NULL,
+    holds_mib INTEGER NOT NULL CHECK (holds_mib >= 0),           -- the space that it may take
+    PRIMARY KEY (vm, name)
+) STRICT, WITHOUT ROWID;
+
 -- What hosts last reported about themselves. Sizes in MiB.
 CREATE TABLE host (
     name TEXT PRIMARY KEY NOT NULL CHECK (name <> ''),
@@ -131,7 +140,8 @@ CREATE TABLE host (
     images TEXT,                                                 -- tags of the files it has; NULL if unknown
     max_cpus INTEGER CHECK (max_cpus BETWEEN 1 AND 64),          -- the most it gives a machine; NULL if unknown
     deployable TEXT,                                             -- tags it can deploy; NULL if unknown
-    emulated INTEGER NOT NULL DEFAULT 0 CHECK (emulated IN (0, 1))    -- whether it emulates processors
+    emulated INTEGER NOT NULL DEFAULT 0 CHECK (emulated IN (0, 1)),   -- whether it emulates processors
+    snapshots INTEGER NOT NULL DEFAULT 0 CHECK (snapshots IN (0, 1))  -- whether it can take snapshots
 ) STRICT, WITHOUT ROWID;
 
 -- Hosts with failed deploys that were their own fault, since the last one that was not.

@@ -10,7 +10,7 @@ use crate::model::lease::Moment;
 use crate::model::names::{PhysicalHost, VmId};
 use crate::model::stage::Order;
 use crate::model::state::State;
-use crate::model::wire::{Accepted, NodeInfo};
+use crate::model::wire::{Accepted, NodeInfo, Part};
 use crate::server::audit;
 use crate::server::machine::moving::Mover;
 use crate::server::machine::orders;
@@ -39,6 +39,20 @@ const MAILS: u32 = 1000;
 struct Heard {
     host: PhysicalHost,
     answer: Result<Box<NodeInfo>, CallFailure>,
+}
+
+/// Records which snapshots a host has of its machines, except those about which orders were given
+/// since they were read: its answer may be older.
+fn keep_snapshots(writer: &Writer<'_>, known: &[&Vm], info: &NodeInfo) -> Result<(), RegistryError> {
+    for vm in known {
+        if writer.vm(vm.id)?.is_none_or(|now| now.number != vm.number) {
+            continue;
+        }
+        let ours = info.volumes.iter().filter(|volume| volume.machine == Some(vm.id));
+        writer
+            .keep_snapshots(vm.id, &ours.filter_map(|volume| volume.snapshot.clone()).collect::<Vec<_>>())?;
+    }
+    Ok(())
 }
 
 /// One run.
@@ -244,6 +258,9 @@ impl Run<'_> {
                 writer.keep_facts(host, &info.host)?;
                 let images = info.images.iter().filter(|image| image.bytes.is_some());
                 writer.keep_images(host, &images.map(|image| &image.tag).collect::<Vec<_>>())?;
+                if info.knows(Part::Volumes) {
+                    keep_snapshots(writer, known, info)?;
+                }
                 let new = writer.keep_strays(host, &strays, &info.unknown)?;
                 if !new.is_empty() {
                     let notice = Notice::Strays { host, strays: &new };

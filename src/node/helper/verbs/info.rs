@@ -10,12 +10,19 @@ use crate::node::storage::StorageError;
 use crate::system::clock;
 
 impl Host {
+    /// Returns what the storage has.
+    pub fn survey(&self) -> Result<Storage, StorageError> {
+        let storage = self.storage();
+        let (space, volumes) = storage.survey()?;
+        Ok(Storage { space, volumes, snapshots: storage.snapshots().is_ok() })
+    }
+
     /// Returns the host's state, querying the hypervisors and the storage in parallel.
     pub fn state(&self) -> HostState {
         let taken = clock::millis();
         let hypervisors = self.hypervisors();
         let (machines, storage) = std::thread::scope(|scope| {
-            let storage = scope.spawn(|| self.storage().survey());
+            let storage = scope.spawn(|| self.survey());
             let asked: Vec<_> =
                 hypervisors.iter().map(|hypervisor| scope.spawn(|| ask(hypervisor.as_ref()))).collect();
             let answers = asked
@@ -24,7 +31,6 @@ impl Host {
             let machines = answers.collect::<Result<Vec<_>, HypervisorError>>().map(combine);
             let ended = || StorageError::Other("the listing broke off".to_owned());
             let storage = storage.join().unwrap_or_else(|_| Err(ended()));
-            let storage = storage.map(|(space, volumes)| Storage { space, volumes });
             (machines, storage)
         });
         let fault = |failure: Failure| {

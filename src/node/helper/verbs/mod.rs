@@ -12,6 +12,7 @@ mod make_seed;
 mod make_volumes;
 pub(super) mod pack;
 mod pack_disk;
+mod snapshot;
 mod start;
 mod stop;
 mod undo;

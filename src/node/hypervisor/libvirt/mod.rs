@@ -193,7 +193,7 @@ impl Libvirt {
 
     /// Returns the path of a file in the machine's folder.
     fn file(&self, id: VmId, name: &str) -> PathBuf {
-        storage::folders::folder(&self.general.machine_directory, id).join(name)
+        storage::files::folders::folder(&self.general.machine_directory, id).join(name)
     }
 
     /// Returns the machine's definition, and whether it is started with the host.
@@ -313,7 +313,7 @@ impl Hypervisor for Libvirt {
         if self.xl.is_none() {
             self.make_boot_loader()?;
         }
-        let folder = storage::folders::make_folder(&self.general.machine_directory, machine.id)?;
+        let folder = storage::files::folders::make_folder(&self.general.machine_directory, machine.id)?;
         let new = folder.join(self.names.new);
         let (name, other) = match boot {
             Boot::WithHost => (self.names.started, self.names.stopped),
@@ -337,7 +337,7 @@ impl Hypervisor for Libvirt {
     }
 
     fn install_seed(&self, machine: &Machine, seed: &[u8]) -> Result<(), HypervisorError> {
-        let folder = storage::folders::make_folder(&self.general.machine_directory, machine.id)?;
+        let folder = storage::files::folders::make_folder(&self.general.machine_directory, machine.id)?;
         let new = folder.join(NEW_SEED);
         files::remove(&new)?;
         files::write_new(&new, seed)?;
@@ -421,7 +421,7 @@ impl Hypervisor for Libvirt {
         for name in own {
             files::remove(&self.file(machine.id, name))?;
         }
-        Ok(storage::folders::remove_folder(&self.general.machine_directory, machine.id)?)
+        Ok(storage::files::folders::remove_folder(&self.general.machine_directory, machine.id)?)
     }
 
     fn start(&self, machine: &Machine) -> Result<(), HypervisorError> {

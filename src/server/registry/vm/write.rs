@@ -156,7 +156,7 @@ impl Writer<'_> {
     /// Removes machines that ended before `before`, with everything recorded about them.
     pub fn prune_gone(&self, before: Moment) -> Result<usize, RegistryError> {
         const GONE: &str = "SELECT id FROM vm WHERE state = 'notDeployed' AND changed < ?1";
-        for table in ["event", "notice", "deploy_request"] {
+        for table in ["event", "notice", "deploy_request", "snapshot"] {
             let sql = format!("DELETE FROM {table} WHERE vm IN ({GONE})");
             self.connection.execute(&sql, [before.unix()])?;
         }

@@ -20,9 +20,15 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::statvfs::statvfs;
 
-use super::folders::{file_name, folder, make_folder, remove_folder};
+mod clones;
+pub mod folders;
+mod prepared;
+mod snapshots;
+
+use self::folders::{file_name, folder, make_folder, remove_folder};
+use self::prepared::Reflinks;
 use super::prepared::Prepared;
-use super::reflink::{self, Reflinks};
+use super::snapshots::Snapshots;
 use super::{Device, Disk, Space, Standing, Storage, StorageError};
 use crate::model::names::VmId;
 use crate::model::size::Amount;
@@ -77,7 +83,8 @@ impl<'a> Files<'a> {
         Ok(ids)
     }
 
-    /// Lists the disks of one machine, each with the space that it occupies for itself alone.
+    /// Lists the disks of one machine and its snapshots, each with the part of its size that it will
+    /// take no more space for.
     fn disks(self, id: VmId, attached: &[PathBuf]) -> Result<Vec<(Volume, Amount)>, FileError> {
         let mut disks = Vec::new();
         for &disk in Disk::ALL {
@@ -95,11 +102,17 @@ impl<'a> Files<'a> {
                 size: Amount::from_mib(facts.len().div_ceil(1 << 20)),
                 machine: Some(id),
                 open: is_attached || is_locked(&path).map_err(files::at(&path))?,
+                snapshot: None,
             };
             // Where it still shares blocks, it will need others once it writes there.
-            let own = Amount::from_mib(facts.blocks() / 2048).minus(reflink::shared(&path));
+            let own = Amount::from_mib(facts.blocks() / 2048).minus(clones::shared(&path));
             disks.push((volume, own));
         }
+        // Nothing is ever written to a snapshot.
+        disks.extend(snapshots::all(self.directory, id)?.into_iter().map(|volume| {
+            let size = volume.size;
+            (volume, size)
+        }));
         Ok(disks)
     }
 
@@ -127,12 +140,12 @@ impl<'a> Files<'a> {
 
     /// Returns the file of a volume, if it has the name of one.
     fn file(self, name: &str) -> Result<(VmId, PathBuf), StorageError> {
-        let (id, disk) = name
-            .split_once('/')
-            .and_then(|(id, _)| id.parse::<VmId>().ok())
-            .zip(disk(name))
-            .ok_or(StorageError::VolumeMissing)?;
-        Ok((id, folder(self.directory, id).join(file_name(disk))))
+        let (id, file) = name.split_once('/').ok_or(StorageError::VolumeMissing)?;
+        let id = id.parse::<VmId>().map_err(|_| StorageError::VolumeMissing)?;
+        if disk(name).is_none() && snapshots::name_of(file).is_none() {
+            return Err(StorageError::VolumeMissing);
+        }
+        Ok((id, folder(self.directory, id).join(file)))
     }
 }
 
@@ -162,6 +175,10 @@ impl Storage for Files<'_> {
 
     fn name(&self, machine: &Machine, disk: Disk) -> String {
         volume_name(machine.id, disk)
+    }
+
+    fn is_made_for(&self, machine: &Machine, volume: &Volume) -> bool {
+        self.file(&volume.name).is_ok_and(|(id, _)| id == machine.id)
     }
 
     fn displayed(&self, name: &str) -> String {
@@ -290,6 +307,7 @@ impl Storage for Files<'_> {
         let folder = folder(self.directory, machine.id);
         if Disk::ALL.iter().all(|&disk| folder.join(file_name(disk)).symlink_metadata().is_err()) {
             files::remove(&folder.join(UNUSED))?;
+            files::remove(&folder.join(snapshots::UNFINISHED))?;
             remove_folder(self.directory, machine.id)?;
         }
         Ok(())
@@ -297,6 +315,14 @@ impl Storage for Files<'_> {
 
     fn prepared(&self) -> Option<Box<dyn Prepared + '_>> {
         Some(Box::new(Reflinks::new(self.directory)))
+    }
+
+    fn snapshots(&self) -> Result<Box<dyn Snapshots + '_>, StorageError> {
+        if clones::are_possible(self.directory) {
+            Ok(Box::new(*self))
+        } else {
+            Err(StorageError::NoSnapshots("this host keeps disks on a file system that can't clone files"))
+        }
     }
 }
 

@@ -6,47 +6,28 @@
 //! its full size, and a prepared one with what it holds, so the pool can't run full by what machines
 //! write.
 //!
-//! Prepared disks are the volumes `vgrid.image.TAG.KEY`, read-only and not active. A volume gets that
-//! name once it is complete; until then it has another, of which there is only one, under a lock.
-//!
 //! Facts, observed with LVM 2.03.16: removing the origin of a thin snapshot leaves the snapshot as it
 //! is; without `-kn`, a snapshot is not activated; a snapshot of a read-only volume is writable; each
 //! volume that is made brings a warning, on standard error, that the pool does not grow by itself.
 
-use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use thiserror::Error;
 
+mod prepared;
+mod snapshots;
+
 use super::lvm::{self, GroupRow, Lvm, UNUSED, VolumeRow, tag};
-use super::prepared::{Finish, Key, Prepared};
+use super::prepared::Prepared;
+use super::snapshots::Snapshots;
 use super::{Device, Disk, Space, Standing, Storage, StorageError};
-use crate::model::names::{ImageTag, ThinPool, VolumeGroup};
+use crate::model::names::{ThinPool, VolumeGroup};
 use crate::model::size::Amount;
 use crate::model::stage::Percent;
 use crate::model::wire::Volume;
 use crate::node::Machine;
-use crate::system::lock;
-use crate::system::log::{self, Level};
-
-/// The prefix of prepared disks. No machine's volume begins with it.
-const PREPARED: &str = "vgrid.image.";
-
-/// The name of a prepared disk that is not complete.
-const UNFINISHED: &str = "vgrid.unfinished";
-
-/// The prefix of the tag on a prepared disk that says how much it holds, in MiB. LVM knows that only
-/// of volumes that are active.
-const HOLDS: &str = "vgrid.holds.";
-
-/// Who holds this lock may make and remove prepared disks. Only root can create files there.
-const LOCK: &str = "/run/vgrid-thin.lock";
-
-/// How long it is waited for the lock. Without it, nothing is kept, and the next deploy tries again.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The share of the pool's metadata, in percent, above which no disk is made: a pool without space
 /// for metadata has to be repaired.
@@ -84,7 +65,7 @@ struct Row {
     pool: String,
     /// How much of its space is taken, in percent; all of it, if it is not active.
     data: f64,
-    /// How much it holds, if it is a prepared disk.
+    /// How much it holds, if it is a prepared disk or a snapshot.
     holds: Option<Amount>,
     /// How much of a pool's metadata is taken, in percent.
     metadata: f64,
@@ -119,9 +100,8 @@ fn percent(text: &str, unknown: f64) -> f64 {
 
 impl Row {
     fn new(reported: ReportedRow) -> Result<Self, StorageError> {
-        let holds = reported.volume.tags().find_map(|tag| tag.strip_prefix(HOLDS)?.parse().ok());
         Ok(Self {
-            holds: holds.map(Amount::from_mib),
+            holds: reported.volume.holds(),
             attributes: reported.volume.attributes.clone(),
             volume: reported.volume.volume()?,
             pool: reported.pool_lv,
@@ -164,27 +144,14 @@ fn parse(json: &[u8], pool: &ThinPool) -> Result<Option<Contents>, StorageError>
     Ok(Contents::new(group, rows, pool))
 }
 
-/// Returns the key of a prepared disk with that name.
-fn key_of(name: &str) -> Option<Key> {
-    Key::of(name.strip_prefix(PREPARED)?)
-}
-
-fn name_of(key: &Key) -> String {
-    format!("{PREPARED}{key}")
-}
-
-/// Returns whether a volume is a prepared disk, or becomes one.
-fn is_prepared(name: &str) -> bool {
-    name == UNFINISHED || name.starts_with(PREPARED)
-}
-
 impl Contents {
     /// Arranges the rows of a group; `None` if the pool is not among them.
     fn new(group: Space, rows: Vec<Row>, name: &ThinPool) -> Option<Self> {
         let (pools, volumes): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.is_pool(name));
         let pool = pools.into_iter().next()?;
         let promised = |row: &Row| {
-            if is_prepared(&row.volume.name) { row.holds.unwrap_or(row.mapped()) } else { row.volume.size }
+            let is_at_rest = prepared::is_one(&row.volume.name) || row.volume.snapshot.is_some();
+            if is_at_rest { row.holds.unwrap_or(row.mapped()) } else { row.volume.size }
         };
         let promised: Amount = volumes.iter().filter(|row| row.is_in(name)).map(promised).sum();
         let size = pool.volume.size;
@@ -193,10 +160,6 @@ impl Contents {
 
     fn find(&self, name: &str) -> Option<&Row> {
         self.volumes.iter().find(|row| row.volume.name == name)
-    }
-
-    fn prepared(&self) -> impl Iterator<Item = (&Row, Key)> {
-        self.volumes.iter().filter_map(|row| Some((row, key_of(&row.volume.name)?)))
     }
 }
 
@@ -247,8 +210,8 @@ impl<'a> Thin<'a> {
         self.lvm.run("lvcreate", &args).map(drop)
     }
 
-    /// Takes a snapshot, writable and active. `tags` are its own.
-    fn snapshot(self, name: &str, origin: &str, tags: &[&str]) -> Result<(), StorageError> {
+    /// Makes a volume that begins as a copy of another, writable and active. `tags` are its own.
+    fn copy(self, name: &str, origin: &str, tags: &[&str]) -> Result<(), StorageError> {
         let origin = self.displayed(origin);
         let tags = tags.iter().flat_map(|tag| ["--addtag", tag]);
         let args: Vec<_> =
@@ -262,30 +225,13 @@ impl<'a> Thin<'a> {
             Err(error) => Err(error),
         }
     }
-
-    /// Removes those prepared disks.
-    fn discard_where(self, contents: &Contents, is_old: impl Fn(&Key) -> bool) -> Result<(), StorageError> {
-        for (row, _) in contents.prepared().filter(|(_, key)| is_old(key)) {
-            self.discard(&row.volume.name)?;
-            log::event(
-                Level::Info,
-                "prepared.removed",
-                &[("file", &self.device(&row.volume.name).display())],
-            );
-        }
-        Ok(())
-    }
-}
-
-fn lock_within(limit: Duration) -> Result<Option<File>, StorageError> {
-    lock::take_within(Path::new(LOCK), limit).map_err(|error| StorageError::Other(format!("{LOCK}: {error}")))
 }
 
 impl Storage for Thin<'_> {
     fn survey(&self) -> Result<(Space, Vec<Volume>), StorageError> {
         let Contents { space, volumes, .. } = self.contents()?;
         let volumes = volumes.into_iter().map(|row| row.volume);
-        Ok((space, volumes.filter(|volume| !is_prepared(&volume.name)).collect()))
+        Ok((space, volumes.filter(|volume| !prepared::is_one(&volume.name)).collect()))
     }
 
     fn space(&self) -> Result<Space, StorageError> {
@@ -301,12 +247,16 @@ impl Storage for Thin<'_> {
 
     fn volumes(&self) -> Result<Vec<Volume>, StorageError> {
         let mut volumes = self.lvm.volumes()?;
-        volumes.retain(|volume| !is_prepared(&volume.name));
+        volumes.retain(|volume| !prepared::is_one(&volume.name));
         Ok(volumes)
     }
 
     fn name(&self, machine: &Machine, disk: Disk) -> String {
         self.lvm.name(machine, disk)
+    }
+
+    fn is_made_for(&self, machine: &Machine, volume: &Volume) -> bool {
+        self.lvm.is_made_for(machine, volume) || snapshots::is_one_for(machine, volume)
     }
 
     fn displayed(&self, name: &str) -> String {
@@ -377,91 +327,9 @@ impl Storage for Thin<'_> {
     fn prepared(&self) -> Option<Box<dyn Prepared + '_>> {
         Some(Box::new(*self))
     }
-}
 
-impl Prepared for Thin<'_> {
-    /// A machine's disk that was made before the host got its pool is no thin volume.
-    fn can_clone(&self, machine: &Machine) -> Result<bool, StorageError> {
-        let root = self.name(machine, Disk::Root);
-        Ok(self.contents()?.find(&root).is_some_and(|row| row.is_in(self.pool)))
-    }
-
-    /// The disk is replaced by a snapshot. If that fails, it is empty again.
-    fn clone_to(&self, machine: &Machine, key: &Key, most: Amount) -> Result<Option<Amount>, StorageError> {
-        let (original, root) = (name_of(key), self.name(machine, Disk::Root));
-        let contents = self.contents()?;
-        let Some(size) = contents.find(&original).map(|row| row.volume.size).filter(|size| *size <= most)
-        else {
-            return Ok(None);
-        };
-        self.discard(&root)?;
-        let cloned = self
-            .snapshot(&root, &original, &[&tag(machine.id), UNUSED])
-            .and_then(|()| if size < most { self.lvm.extend(&root, most) } else { Ok(()) });
-        if let Err(error) = cloned {
-            self.discard(&root)?;
-            self.make_empty(machine, Disk::Root, most)?;
-            return Err(error);
-        }
-        Ok(Some(size))
-    }
-
-    fn keep(&self, machine: &Machine, key: &Key, finish: &Finish<'_>) -> Result<bool, StorageError> {
-        let Some(_lock) = lock_within(PATIENCE)? else { return Ok(false) };
-        let root = self.name(machine, Disk::Root);
-        let contents = self.contents()?;
-        let Some(from) = contents.find(&root).filter(|row| row.is_in(self.pool)) else { return Ok(false) };
-        if contents.find(&name_of(key)).is_some_and(|there| there.volume.size <= from.volume.size) {
-            return Ok(false);
-        }
-        // It holds what the machine's disk holds, once the machine has overwritten all of that.
-        let holds = from.mapped();
-        self.with_room(holds)?;
-        // Left by a helper that was killed.
-        self.discard(UNFINISHED)?;
-        let make = || -> Result<(), StorageError> {
-            self.snapshot(UNFINISHED, &root, &[])?;
-            finish(&self.device(UNFINISHED))?;
-            let unfinished = self.displayed(UNFINISHED);
-            self.lvm.run("lvchange", &["-an", &unfinished])?;
-            let holds = format!("{HOLDS}{}", holds.mib());
-            self.lvm.run("lvchange", &["-pr", "--addtag", &holds, &unfinished])?;
-            // A larger one than is needed now.
-            self.discard(&name_of(key))?;
-            self.lvm.run("lvrename", &[self.group.as_str(), UNFINISHED, &name_of(key)]).map(drop)
-        };
-        let made = make();
-        if made.is_err() {
-            self.discard(UNFINISHED)?;
-        }
-        made?;
-        self.discard_where(&contents, |other| other.is_older_than(key))?;
-        Ok(true)
-    }
-
-    /// A disk on which nothing has been written is empty.
-    fn empty(&self, machine: &Machine) -> Result<(), StorageError> {
-        let root = self.name(machine, Disk::Root);
-        let contents = self.contents()?;
-        let Some(row) = contents.find(&root) else { return Err(StorageError::VolumeMissing) };
-        if row.mapped() == Amount::default() {
-            return Ok(());
-        }
-        self.discard(&root)?;
-        self.make_empty(machine, Disk::Root, row.volume.size)
-    }
-
-    fn remove(&self, key: &Key) -> Result<(), StorageError> {
-        self.discard(&name_of(key))
-    }
-
-    fn sweep(&self, current: &dyn Fn(&ImageTag) -> Option<Key>) -> Result<(), StorageError> {
-        let Some(_lock) = lock_within(Duration::ZERO)? else { return Ok(()) };
-        let contents = self.contents()?;
-        if contents.find(UNFINISHED).is_some() {
-            self.discard(UNFINISHED)?;
-        }
-        self.discard_where(&contents, |key| current(&key.tag).as_ref() != Some(key))
+    fn snapshots(&self) -> Result<Box<dyn Snapshots + '_>, StorageError> {
+        Ok(Box::new(*self))
     }
 }
 
@@ -469,8 +337,8 @@ impl Prepared for Thin<'_> {
 mod tests {
     use super::*;
 
-    const JSON: &str = include_str!("../../../tests/data/vgs-thin.json");
-    const FULL: &str = include_str!("../../../tests/data/vgs-thin-full.json");
+    const JSON: &str = include_str!("../../../../tests/data/vgs-thin.json");
+    const FULL: &str = include_str!("../../../../tests/data/vgs-thin-full.json");
 
     fn contents(json: &str, pool: &str) -> Option<Contents> {
         parse(json.as_bytes(), &pool.parse().unwrap()).unwrap()
@@ -489,9 +357,8 @@ mod tests {
         assert_ne!(tagged, json);
         assert_eq!(contents(&tagged, "pool").unwrap().space.free.mib(), 1400 - 600 - 16 - 57);
 
-        let (key, there) = (Key::of("tiny.0123456789abcdef").unwrap(), contents(&tagged, "pool").unwrap());
-        assert_eq!(there.prepared().map(|(_, key)| key).collect::<Vec<_>>(), vec![key.clone()]);
-        assert_eq!(there.find(&name_of(&key)).unwrap().volume.size.mib(), 300);
+        let there = contents(&tagged, "pool").unwrap();
+        assert_eq!(there.find("vgrid.image.tiny.0123456789abcdef").unwrap().volume.size.mib(), 300);
         let root = there.find("xen-root-alice_vm1").unwrap();
         assert!(root.is_in(&"pool".parse().unwrap()) && !root.is_in(&"other".parse().unwrap()));
         // 9.49% of 600 MiB.
@@ -504,7 +371,7 @@ mod tests {
         for (json, pool) in [(JSON, "nopool"), (JSON, "other"), (JSON, "xen-swap-alice_vm1")] {
             assert!(contents(json, pool).is_none(), "{pool}");
         }
-        let none = include_str!("../../../tests/data/vgs-missing.json");
+        let none = include_str!("../../../../tests/data/vgs-missing.json");
         assert!(contents(none, "pool").is_none());
         assert!(parse(b"no JSON", &"pool".parse().unwrap()).is_err());
     }
@@ -514,17 +381,5 @@ mod tests {
         let there = contents(FULL, "pool").unwrap();
         assert!(there.pool.data >= 100.0 && there.pool.metadata < METADATA_LIMIT);
         assert!(!there.pool.zeroes());
-    }
-
-    #[test]
-    fn prepared_disks_are_named_by_their_key() {
-        let key = Key::of("debian-12.0123456789abcdef").unwrap();
-        assert_eq!(key_of(&name_of(&key)), Some(key));
-        for name in
-            [UNFINISHED, "vgrid.image.", "vgrid.image.tiny", "xen-root-vgrid.image.tiny.0123456789abcdef"]
-        {
-            assert_eq!(key_of(name), None, "{name}");
-        }
-        assert!(is_prepared(UNFINISHED) && is_prepared("vgrid.image.x") && !is_prepared("xen-root-a_vgrid"));
     }
 }

@@ -9,19 +9,17 @@
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::fcntl::OFlag;
-use rustix::fs::{XattrFlags, fremovexattr, fsetxattr, ioctl_ficlone, lgetxattr};
-
+use super::clones::{clone, forget_shared, mark_shared, open, taken, unnamed};
 use super::folders::{self, folder};
-use super::prepared::{Finish, Key, Prepared};
-use super::{Disk, StorageError};
 use crate::model::names::ImageTag;
 use crate::model::size::Amount;
 use crate::node::files::{self, FileError};
+use crate::node::storage::prepared::{Finish, Key, Prepared};
+use crate::node::storage::{Disk, StorageError};
 use crate::node::{Machine, trust};
 use crate::system::lock;
 use crate::system::log::{self, Level};
@@ -40,10 +38,6 @@ const LOCK: &str = ".lock";
 
 /// How long it is waited for the lock. Without it, nothing is kept, and the next deploy tries again.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The extended attribute of a machine's disk that says how much of it may be shared, in MiB. It
-/// goes away with the disk, and a copy of the disk does not have it.
-const SHARED: &str = "user.vgrid.shared";
 
 /// The folder of prepared disks.
 #[derive(Debug, Clone, Copy)]
@@ -99,10 +93,7 @@ impl Prepared for Reflinks<'_> {
         let disk = self.root(machine);
         let from = open(&disk, OpenOptions::new().read(true))?;
         let folder = disk.parent().unwrap_or(self.directory);
-        // A file that never gets a name.
-        let to =
-            OpenOptions::new().write(true).mode(0o600).custom_flags(OFlag::O_TMPFILE.bits()).open(folder);
-        Ok(to.is_ok_and(|to| clone(&to, &from).is_ok()))
+        Ok(unnamed(folder, 0o600).is_ok_and(|to| clone(&to, &from).is_ok()))
     }
 
     /// Beyond the original's end, the disk stays as it is.
@@ -143,7 +134,7 @@ impl Prepared for Reflinks<'_> {
         files::remove(&unfinished)?;
         if made.is_err() {
             // It shares nothing after all.
-            let _ = fremovexattr(&from, SHARED);
+            forget_shared(&from);
         }
         made?;
         remove_where(&folder, |other| other.is_older_than(key))?;
@@ -187,41 +178,12 @@ fn remove_where(folder: &Path, is_old: impl Fn(&Key) -> bool) -> Result<(), File
     Ok(())
 }
 
-fn open(path: &Path, options: &mut OpenOptions) -> Result<File, FileError> {
-    options.custom_flags(OFlag::O_NOFOLLOW.bits()).open(path).map_err(files::at(path))
-}
-
-fn clone(to: &File, from: &File) -> io::Result<()> {
-    Ok(ioctl_ficlone(to, from)?)
-}
-
-/// Returns the space that a file occupies, rounded up.
-fn taken(facts: &Metadata) -> Amount {
-    // Blocks of 512 bytes (stat(2)).
-    Amount::from_mib(facts.blocks().div_ceil(2048))
-}
-
-fn mark_shared(disk: &File, shared: Amount) -> io::Result<()> {
-    fsetxattr(disk, SHARED, shared.mib().to_string().as_bytes(), XattrFlags::empty())?;
-    disk.sync_all()
-}
-
-/// Returns how much of a disk it may share with others at most. The disk takes that much more once
-/// it has been written to everywhere.
-pub fn shared(disk: &Path) -> Amount {
-    let mut text = [0; 20];
-    let length = lgetxattr(disk, SHARED, &mut text[..]).unwrap_or_default();
-    let text = text.get(..length).and_then(|text| std::str::from_utf8(text).ok());
-    Amount::from_mib(text.and_then(|text| text.parse().ok()).unwrap_or_default())
-}
-
 fn empty(disk: &Path) -> Result<(), FileError> {
     let file = open(disk, OpenOptions::new().write(true))?;
     let empty = || {
         let size = file.metadata()?.len();
         file.set_len(0)?;
-        // Most have none.
-        let _ = fremovexattr(&file, SHARED);
+        forget_shared(&file);
         file.set_len(size)
     };
     empty().map_err(files::at(disk))
@@ -229,6 +191,8 @@ fn empty(disk: &Path) -> Result<(), FileError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
     use crate::model::names::VmId;
 
@@ -323,7 +287,7 @@ mod tests {
         assert!(kept.is_err() && prepared.find(&key).unwrap().is_none());
         assert_eq!(prepared.clone_to(&machine, &key, Amount::from_mib(1)), Ok(None));
         assert!(!directory.path().join(FOLDER).join(UNFINISHED).exists());
-        assert_eq!(shared(&disk), Amount::default());
+        assert_eq!(super::super::clones::shared(&disk), Amount::default());
         prepared.empty(&machine).unwrap();
         assert_eq!(std::fs::read(&disk).unwrap(), [0; 7]);
         std::os::unix::fs::symlink(&disk, directory.path().join("link")).unwrap();

@@ -1,0 +1,162 @@
+//! Snapshots as files, `DIRECTORY/ID/NAME.snapshot`: clones of the machine's root disk, taken when they
+//! were last modified.
+//!
+//! A clone is of one moment, also while QEMU writes to the disk: the file systems that can clone hold
+//! the file's lock meanwhile, after they have written out what was in memory. Observed with XFS.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::AtFlags;
+use nix::unistd::linkat;
+
+use super::Files;
+use super::clones::{clone, mark_shared, open, shared, taken, unnamed};
+use super::folders::{file_name, folder};
+use crate::model::lease::Moment;
+use crate::model::names::{SnapshotName, VmId};
+use crate::model::size::Amount;
+use crate::model::wire::{Snapshot, Volume};
+use crate::node::files::{self, FileError};
+use crate::node::storage::snapshots::Snapshots;
+use crate::node::storage::{Disk, Storage as _, StorageError};
+use crate::node::{Machine, trust};
+
+/// The ending of a snapshot's name.
+const ENDING: &str = ".snapshot";
+
+/// The name of a disk that is about to replace another.
+pub(super) const UNFINISHED: &str = "root.unfinished";
+
+fn file_of(name: &SnapshotName) -> String {
+    format!("{name}{ENDING}")
+}
+
+/// Returns the name of the snapshot that is in a file of that name.
+pub(super) fn name_of(file: &str) -> Option<SnapshotName> {
+    file.strip_suffix(ENDING)?.parse().ok()
+}
+
+/// Lists the snapshots of a machine.
+pub(super) fn all(directory: &Path, id: VmId) -> Result<Vec<Volume>, FileError> {
+    let folder = folder(directory, id);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&folder).map_err(files::at(&folder))? {
+        let path = entry.map_err(files::at(&folder))?.path();
+        let Some(file) = path.file_name().and_then(|file| file.to_str()) else { continue };
+        let Some(name) = name_of(file) else { continue };
+        let facts = path.symlink_metadata().map_err(files::at(&path))?;
+        if facts.is_file() {
+            let snapshot = Snapshot { name, taken: Moment::from_unix(facts.mtime()), holds: taken(&facts) };
+            found.push(Volume {
+                name: format!("{id}/{file}"),
+                size: Amount::from_mib(facts.len().div_ceil(1 << 20)),
+                machine: Some(id),
+                open: false,
+                snapshot: Some(snapshot),
+            });
+        }
+    }
+    Ok(found)
+}
+
+impl Files<'_> {
+    fn folder_of(self, machine: &Machine) -> Result<PathBuf, FileError> {
+        trust::directory(&folder(self.directory, machine.id))
+    }
+}
+
+fn sync(folder: &Path) -> Result<(), FileError> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(files::at(folder))
+}
+
+/// Opens a file that must be there.
+fn existing(path: &Path, options: &mut OpenOptions) -> Result<File, StorageError> {
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StorageError::VolumeMissing),
+        _ => Ok(open(path, options)?),
+    }
+}
+
+impl Snapshots for Files<'_> {
+    /// The disk shares all its blocks from then on, so it may need as many others as it has.
+    fn take(&self, machine: &Machine, name: &SnapshotName, reserved: Amount) -> Result<(), StorageError> {
+        let folder = self.folder_of(machine)?;
+        let (path, disk) = (folder.join(file_of(name)), folder.join(file_name(Disk::Root)));
+        let from = existing(&disk, OpenOptions::new().read(true))?;
+        if path.symlink_metadata().is_ok() {
+            return Err(StorageError::VolumeExists);
+        }
+        let facts = from.metadata().map_err(files::at(&disk))?;
+        let shared_before = shared(&disk);
+        let (needed, free) = (taken(&facts).minus(shared_before), self.space()?.free.minus(reserved));
+        if needed > free {
+            return Err(StorageError::NoRoom { needed, free });
+        }
+        let make = || -> io::Result<Amount> {
+            let to = unnamed(&folder, 0o400)?;
+            // The machine may be writing to it, so how much there is to share is only known afterwards.
+            mark_shared(&from, Amount::from_mib(facts.len().div_ceil(1 << 20)))?;
+            clone(&to, &from)?;
+            to.sync_all()?;
+            // linkat(2): the way to give an unnamed file a name without CAP_DAC_READ_SEARCH.
+            let unnamed = format!("/proc/self/fd/{}", to.as_raw_fd());
+            linkat(
+                nix::fcntl::AT_FDCWD,
+                unnamed.as_str(),
+                nix::fcntl::AT_FDCWD,
+                &path,
+                AtFlags::AT_SYMLINK_FOLLOW,
+            )?;
+            Ok(taken(&to.metadata()?))
+        };
+        let made = make();
+        let shares = *made.as_ref().unwrap_or(&shared_before);
+        mark_shared(&from, shares).map_err(files::at(&disk))?;
+        made.map_err(files::at(&path))?;
+        Ok(sync(&folder)?)
+    }
+
+    fn roll_back(&self, machine: &Machine, name: &SnapshotName) -> Result<(), StorageError> {
+        let folder = self.folder_of(machine)?;
+        let (path, disk) = (folder.join(file_of(name)), folder.join(file_name(Disk::Root)));
+        let from = existing(&path, OpenOptions::new().read(true))?;
+        let size =
+            existing(&disk, OpenOptions::new().read(true))?.metadata().map_err(files::at(&disk))?.len();
+        let unfinished = folder.join(UNFINISHED);
+        files::remove(&unfinished)?;
+        let make = || -> io::Result<()> {
+            let to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+            let facts = from.metadata()?;
+            mark_shared(&to, taken(&facts))?;
+            clone(&to, &from)?;
+            to.set_len(size.max(facts.len()))?;
+            to.sync_all()
+        };
+        if let Err(error) = make() {
+            files::remove(&unfinished)?;
+            return Err(files::at(&unfinished)(error).into());
+        }
+        files::rename(&unfinished, &disk)?;
+        Ok(sync(&folder)?)
+    }
+
+    fn delete(&self, machine: &Machine, name: &SnapshotName) -> Result<(), StorageError> {
+        let folder = self.folder_of(machine)?;
+        files::remove(&folder.join(file_of(name)))?;
+        Ok(sync(&folder)?)
+    }
+
+    /// A disk is replaced in one step. What a killed helper left beside it is removed by the next one,
+    /// or with the machine.
+    fn unfinished(&self, _volumes: &[Volume]) -> Vec<Machine> {
+        Vec::new()
+    }
+
+    fn finish(&self, _machine: &Machine) -> Result<(), StorageError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,34 @@
+//! Snapshots of machines' root disks, which their owners take and go back to.
+//!
+//! A snapshot of a running machine has what a crash would have left. Nothing is ever started from a
+//! snapshot, mounted or changed. It is its machine's, and is removed with it.
+
+use super::StorageError;
+use crate::model::names::SnapshotName;
+use crate::model::size::Amount;
+use crate::model::wire::Volume;
+use crate::node::Machine;
+
+/// The snapshots of a storage that can take them. All operations require root.
+pub trait Snapshots {
+    /// Takes a snapshot of a machine's root disk. `reserved` is not free, although nothing has it yet.
+    ///
+    /// # Errors
+    /// Also [`VolumeExists`](StorageError::VolumeExists) if there is one of that name, and
+    /// [`NoSnapshots`](StorageError::NoSnapshots) if this disk can't have any.
+    fn take(&self, machine: &Machine, name: &SnapshotName, reserved: Amount) -> Result<(), StorageError>;
+
+    /// Replaces the root disk of a machine that does not run by what it was when the snapshot was
+    /// taken. The disk keeps its size. If this is killed, the disk is either of both, once
+    /// [`finish`](Self::finish) has been called for it.
+    fn roll_back(&self, machine: &Machine, name: &SnapshotName) -> Result<(), StorageError>;
+
+    /// Deletes a snapshot, if it is there.
+    fn delete(&self, machine: &Machine, name: &SnapshotName) -> Result<(), StorageError>;
+
+    /// Returns the machines among whose volumes is what a killed [`roll_back`](Self::roll_back) left.
+    fn unfinished(&self, volumes: &[Volume]) -> Vec<Machine>;
+
+    /// Finishes a killed [`roll_back`](Self::roll_back), or undoes it. The machine must not run.
+    fn finish(&self, machine: &Machine) -> Result<(), StorageError>;
+}

@@ -1,0 +1,171 @@
+//! Prepared disks in a thin pool: the volumes `vgrid.image.TAG.KEY`, read-only and not active.
+//!
+//! A volume gets that name once it is complete; until then it has another, of which there is only
+//! one, under a lock.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Contents, Row, Thin};
+use crate::model::names::ImageTag;
+use crate::model::size::Amount;
+use crate::node::Machine;
+use crate::node::storage::lvm::{HOLDS, UNUSED, tag};
+use crate::node::storage::prepared::{Finish, Key, Prepared};
+use crate::node::storage::{Disk, Storage as _, StorageError};
+use crate::system::lock;
+use crate::system::log::{self, Level};
+
+/// The prefix of prepared disks. No machine's volume begins with it.
+const PREPARED: &str = "vgrid.image.";
+
+/// The name of a prepared disk that is not complete.
+const UNFINISHED: &str = "vgrid.unfinished";
+
+/// Who holds this lock may make and remove prepared disks. Only root can create files there.
+const LOCK: &str = "/run/vgrid-thin.lock";
+
+/// How long it is waited for the lock. Without it, nothing is kept, and the next deploy tries again.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Returns the key of a prepared disk with that name.
+fn key_of(name: &str) -> Option<Key> {
+    Key::of(name.strip_prefix(PREPARED)?)
+}
+
+fn name_of(key: &Key) -> String {
+    format!("{PREPARED}{key}")
+}
+
+/// Returns whether a volume is a prepared disk, or becomes one.
+pub(super) fn is_one(name: &str) -> bool {
+    name == UNFINISHED || name.starts_with(PREPARED)
+}
+
+/// Finds the prepared disks, with their keys.
+fn all(contents: &Contents) -> impl Iterator<Item = (&Row, Key)> {
+    contents.volumes.iter().filter_map(|row| Some((row, key_of(&row.volume.name)?)))
+}
+
+impl Thin<'_> {
+    /// Removes those prepared disks.
+    fn discard_where(self, contents: &Contents, is_old: impl Fn(&Key) -> bool) -> Result<(), StorageError> {
+        for (row, _) in all(contents).filter(|(_, key)| is_old(key)) {
+            self.discard(&row.volume.name)?;
+            log::event(
+                Level::Info,
+                "prepared.removed",
+                &[("file", &self.device(&row.volume.name).display())],
+            );
+        }
+        Ok(())
+    }
+}
+
+fn lock_within(limit: Duration) -> Result<Option<File>, StorageError> {
+    lock::take_within(Path::new(LOCK), limit).map_err(|error| StorageError::Other(format!("{LOCK}: {error}")))
+}
+
+impl Prepared for Thin<'_> {
+    /// A machine's disk that was made before the host got its pool is no thin volume.
+    fn can_clone(&self, machine: &Machine) -> Result<bool, StorageError> {
+        let root = self.name(machine, Disk::Root);
+        Ok(self.contents()?.find(&root).is_some_and(|row| row.is_in(self.pool)))
+    }
+
+    /// The disk is replaced by a snapshot. If that fails, it is empty again.
+    fn clone_to(&self, machine: &Machine, key: &Key, most: Amount) -> Result<Option<Amount>, StorageError> {
+        let (original, root) = (name_of(key), self.name(machine, Disk::Root));
+        let contents = self.contents()?;
+        let Some(size) = contents.find(&original).map(|row| row.volume.size).filter(|size| *size <= most)
+        else {
+            return Ok(None);
+        };
+        self.discard(&root)?;
+        let cloned = self
+            .copy(&root, &original, &[&tag(machine.id), UNUSED])
+            .and_then(|()| if size < most { self.lvm.extend(&root, most) } else { Ok(()) });
+        if let Err(error) = cloned {
+            self.discard(&root)?;
+            self.make_empty(machine, Disk::Root, most)?;
+            return Err(error);
+        }
+        Ok(Some(size))
+    }
+
+    fn keep(&self, machine: &Machine, key: &Key, finish: &Finish<'_>) -> Result<bool, StorageError> {
+        let Some(_lock) = lock_within(PATIENCE)? else { return Ok(false) };
+        let root = self.name(machine, Disk::Root);
+        let contents = self.contents()?;
+        let Some(from) = contents.find(&root).filter(|row| row.is_in(self.pool)) else { return Ok(false) };
+        if contents.find(&name_of(key)).is_some_and(|there| there.volume.size <= from.volume.size) {
+            return Ok(false);
+        }
+        // It holds what the machine's disk holds, once the machine has overwritten all of that.
+        let holds = from.mapped();
+        self.with_room(holds)?;
+        // Left by a helper that was killed.
+        self.discard(UNFINISHED)?;
+        let make = || -> Result<(), StorageError> {
+            self.copy(UNFINISHED, &root, &[])?;
+            finish(&self.device(UNFINISHED))?;
+            let unfinished = self.displayed(UNFINISHED);
+            self.lvm.run("lvchange", &["-an", &unfinished])?;
+            let holds = format!("{HOLDS}{}", holds.mib());
+            self.lvm.run("lvchange", &["-pr", "--addtag", &holds, &unfinished])?;
+            // A larger one than is needed now.
+            self.discard(&name_of(key))?;
+            self.lvm.run("lvrename", &[self.group.as_str(), UNFINISHED, &name_of(key)]).map(drop)
+        };
+        let made = make();
+        if made.is_err() {
+            self.discard(UNFINISHED)?;
+        }
+        made?;
+        self.discard_where(&contents, |other| other.is_older_than(key))?;
+        Ok(true)
+    }
+
+    /// A disk on which nothing has been written is empty.
+    fn empty(&self, machine: &Machine) -> Result<(), StorageError> {
+        let root = self.name(machine, Disk::Root);
+        let contents = self.contents()?;
+        let Some(row) = contents.find(&root) else { return Err(StorageError::VolumeMissing) };
+        if row.mapped() == Amount::default() {
+            return Ok(());
+        }
+        self.discard(&root)?;
+        self.make_empty(machine, Disk::Root, row.volume.size)
+    }
+
+    fn remove(&self, key: &Key) -> Result<(), StorageError> {
+        self.discard(&name_of(key))
+    }
+
+    fn sweep(&self, current: &dyn Fn(&ImageTag) -> Option<Key>) -> Result<(), StorageError> {
+        let Some(_lock) = lock_within(Duration::ZERO)? else { return Ok(()) };
+        let contents = self.contents()?;
+        if contents.find(UNFINISHED).is_some() {
+            self.discard(UNFINISHED)?;
+        }
+        self.discard_where(&contents, |key| current(&key.tag).as_ref() != Some(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prepared_disks_are_named_by_their_key() {
+        let key = Key::of("debian-12.0123456789abcdef").unwrap();
+        assert_eq!(key_of(&name_of(&key)), Some(key));
+        for name in
+            [UNFINISHED, "vgrid.image.", "vgrid.image.tiny", "xen-root-vgrid.image.tiny.0123456789abcdef"]
+        {
+            assert_eq!(key_of(name), None, "{name}");
+        }
+        assert!(is_one(UNFINISHED) && is_one("vgrid.image.x") && !is_one("xen-root-a_vgrid"));
+    }
+}

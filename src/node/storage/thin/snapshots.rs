@@ -1,0 +1,162 @@
+//! Snapshots in a thin pool: the volumes `vgrid.snapshot.ID.NAME`, read-only and not active, with their
+//! facts in tags.
+//!
+//! A disk is gone back to in three steps, because LVM has no program that exchanges two volumes: a copy
+//! of the snapshot is made, the disk is removed, the copy is renamed. Whoever finds a copy beside the
+//! disk removes the copy; whoever finds it alone gives it the disk's name.
+
+use super::{Contents, Row, Thin};
+use crate::model::names::SnapshotName;
+use crate::model::size::Amount;
+use crate::model::wire::Volume;
+use crate::node::Machine;
+use crate::node::storage::lvm::{self, HOLDS, TAKEN, tag};
+use crate::node::storage::snapshots::Snapshots;
+use crate::node::storage::{Disk, Storage as _, StorageError};
+use crate::system::clock;
+
+/// The prefix of a copy that is about to become a machine's disk; the rest is the machine's name.
+const COPY: &str = "vgrid.back.";
+
+fn copy_of(machine: &Machine) -> String {
+    format!("{COPY}{}", machine.name)
+}
+
+/// Returns whether a volume with a machine's mark is its snapshot, or the copy of one.
+pub(super) fn is_one_for(machine: &Machine, volume: &Volume) -> bool {
+    let is_snapshot =
+        volume.snapshot.as_ref().is_some_and(|known| lvm::snapshot(machine.id, &known.name) == volume.name);
+    is_snapshot || volume.name == copy_of(machine)
+}
+
+/// Finds a machine's volume of that name.
+fn find<'a>(contents: &'a Contents, machine: &Machine, name: &str) -> Option<&'a Row> {
+    contents.find(name).filter(|row| row.volume.machine == Some(machine.id))
+}
+
+impl Thin<'_> {
+    fn swap_in(self, copy: &str, root: &str) -> Result<(), StorageError> {
+        self.discard(root)?;
+        self.lvm.run("lvrename", &[self.group.as_str(), copy, root]).map(drop)
+    }
+}
+
+impl Snapshots for Thin<'_> {
+    fn take(&self, machine: &Machine, name: &SnapshotName, reserved: Amount) -> Result<(), StorageError> {
+        let contents = self.with_room(Amount::default())?;
+        let root = self.name(machine, Disk::Root);
+        let disk = find(&contents, machine, &root).ok_or(StorageError::VolumeMissing)?;
+        if !disk.is_in(self.pool) {
+            return Err(StorageError::NoSnapshots(
+                "it is no thin volume: it was made before this host had a pool",
+            ));
+        }
+        let snapshot = lvm::snapshot(machine.id, name);
+        if contents.find(&snapshot).is_some() {
+            return Err(StorageError::VolumeExists);
+        }
+        let holds = disk.mapped();
+        let (needed, free) = (contents.space.rounded(holds), contents.space.free.minus(reserved));
+        if needed > free {
+            return Err(StorageError::NoRoom { needed, free });
+        }
+        let tags =
+            [tag(machine.id), format!("{TAKEN}{}", clock::now().unix()), format!("{HOLDS}{}", holds.mib())];
+        let origin = self.displayed(&root);
+        // Without -kn, it is not activated.
+        let mut args = vec!["-y", "-s", "-pr", "-n", &snapshot];
+        args.extend(tags.iter().flat_map(|tag| ["--addtag", tag]));
+        args.push(&origin);
+        self.lvm.run("lvcreate", &args).map(drop)
+    }
+
+    fn roll_back(&self, machine: &Machine, name: &SnapshotName) -> Result<(), StorageError> {
+        self.finish(machine)?;
+        let contents = self.with_room(Amount::default())?;
+        let (root, copy, snapshot) =
+            (self.name(machine, Disk::Root), copy_of(machine), lvm::snapshot(machine.id, name));
+        let there = find(&contents, machine, &snapshot).ok_or(StorageError::VolumeMissing)?;
+        let disk = find(&contents, machine, &root).ok_or(StorageError::VolumeMissing)?;
+        let made = self.copy(&copy, &snapshot, &[&tag(machine.id)]).and_then(|()| {
+            let has_grown = there.volume.size < disk.volume.size;
+            if has_grown { self.lvm.extend(&copy, disk.volume.size) } else { Ok(()) }
+        });
+        if let Err(error) = made {
+            self.discard(&copy)?;
+            return Err(error);
+        }
+        self.swap_in(&copy, &root)
+    }
+
+    fn delete(&self, machine: &Machine, name: &SnapshotName) -> Result<(), StorageError> {
+        let snapshot = lvm::snapshot(machine.id, name);
+        match find(&self.contents()?, machine, &snapshot) {
+            Some(_) => self.discard(&snapshot),
+            None => Ok(()),
+        }
+    }
+
+    fn unfinished(&self, volumes: &[Volume]) -> Vec<Machine> {
+        let machine = |volume: &Volume| {
+            Some(Machine { id: volume.machine?, name: volume.name.strip_prefix(COPY)?.parse().ok()? })
+        };
+        volumes.iter().filter_map(machine).collect()
+    }
+
+    fn finish(&self, machine: &Machine) -> Result<(), StorageError> {
+        let contents = self.contents()?;
+        let (root, copy) = (self.name(machine, Disk::Root), copy_of(machine));
+        if find(&contents, machine, &copy).is_none() {
+            return Ok(());
+        }
+        match contents.find(&root) {
+            Some(_) => self.discard(&copy),
+            None => self.swap_in(&copy, &root),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::lease::Moment;
+    use crate::model::names::{ThinPool, VmId, VolumeGroup};
+    use crate::model::wire::Snapshot;
+
+    const JSON: &str = include_str!("../../../../tests/data/vgs-thin-snapshots.json");
+
+    #[test]
+    fn snapshots_are_read_from_names_and_tags() {
+        let there = super::super::parse(JSON.as_bytes(), &"pool".parse().unwrap()).unwrap().unwrap();
+        let id = "019dd5a3-2f3a-7c11-9d9b-0123456789ab".parse().unwrap();
+        let machine = Machine { id, name: "alice_vm1".parse().unwrap() };
+        let name = lvm::snapshot(id, &"before".parse().unwrap());
+        let row = find(&there, &machine, &name).unwrap();
+        let (name, taken) = ("before".parse().unwrap(), Moment::from_unix(1_764_300_000));
+        assert_eq!(row.volume.snapshot, Some(Snapshot { name, taken, holds: Amount::from_mib(57) }));
+        assert!(is_one_for(&machine, &row.volume));
+        let other = Machine { id: VmId::generate(), ..machine.clone() };
+        assert!(!is_one_for(&other, &row.volume) && find(&there, &other, &row.volume.name).is_none());
+        let disks = there.volumes.iter().filter(|row| row.volume.name.starts_with("xen-"));
+        assert!(disks.map(|row| is_one_for(&machine, &row.volume)).all(|is| !is));
+    }
+
+    #[test]
+    fn a_copy_is_found_by_its_name_and_its_mark() {
+        let machine = Machine { id: VmId::generate(), name: "alice_vm1".parse().unwrap() };
+        let volume = |name: &str, machine| {
+            let size = Amount::from_mib(1);
+            Volume { name: name.to_owned(), size, machine, open: false, snapshot: None }
+        };
+        let thin: (VolumeGroup, ThinPool) = ("vg1".parse().unwrap(), "pool".parse().unwrap());
+        let thin = Thin::new(&thin.0, &thin.1);
+        let all = [
+            volume("xen-root-alice_vm1", Some(machine.id)),
+            volume("vgrid.back.alice_vm1", Some(machine.id)),
+            volume("vgrid.back.bob_vm2", None),
+            volume("vgrid.back.no", Some(machine.id)),
+        ];
+        assert!(is_one_for(&machine, &all[1]));
+        assert_eq!(thin.unfinished(&all), [machine]);
+    }
+}

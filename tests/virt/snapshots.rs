@@ -1,0 +1,214 @@
+//! Snapshots of machines' disks, on a file system that can clone files: a machine gets back the disk that
+//! it had, and whatever is killed meanwhile, its disk is either of both.
+
+use vgrid::model::stage::Order;
+
+use super::host::{HELPER, TINY, VirtHost, quote, scenario_with};
+use crate::support::visited::Visited as _;
+
+const READY: &str = "GUEST READY: ";
+
+const MACHINES: &str = "/var/lib/vgrid-machines";
+
+const XFS: [&str; 4] = ["--machines", "xfs", "--size", "20G"];
+
+impl VirtHost {
+    fn snapshots(&self, user: &str, fields: &str) -> (u16, String) {
+        self.ask(user, "snapshots", &format!("format=text&{fields}"))
+    }
+
+    /// Does something with a snapshot, and returns the names of those that there are then.
+    fn snapshot(&self, id: &str, act: &str, name: &str) -> Vec<String> {
+        let (status, lines) = self.snapshots("alice", &format!("id={id}&do={act}&name={name}"));
+        assert_eq!(status, 202, "{act} {name}: {lines}\n{}", self.log());
+        names(&lines)
+    }
+
+    /// What the host says is free, in MiB.
+    fn space_free(&self) -> u64 {
+        let state: serde_json::Value =
+            serde_json::from_str(&self.sh("/usr/lib/vgrid/vgrid-helper info")).expect("JSON");
+        state["storage"]["Ok"]["space"]["free"].as_u64().expect("a number")
+    }
+
+    /// How much a disk, or a snapshot, takes for itself or together with others, in MiB.
+    fn taken(&self, file: &str) -> u64 {
+        let blocks: u64 = self.sh(&format!("stat -c %b {file}")).trim().parse().expect("blocks");
+        blocks.div_ceil(2048)
+    }
+
+    /// How much of a disk may be shared with a prepared one, in MiB.
+    fn shared_at_most(&self, disk: &str) -> u64 {
+        let read = format!("import os; print(os.getxattr(\"{disk}\", \"user.vgrid.shared\").decode())");
+        let finished = self.try_sh(&format!("python3 -c {}", quote(&read)));
+        // There is none if the image has just been made.
+        if finished.status == 0 { finished.out.trim().parse().expect("a number") } else { 0 }
+    }
+}
+
+fn names(lines: &str) -> Vec<String> {
+    let first = |line: &str| line.split('\t').next().unwrap_or_default().to_owned();
+    lines.lines().filter(|line| !line.starts_with('#')).map(first).collect()
+}
+
+#[test]
+fn a_machine_goes_back_to_what_it_was() {
+    scenario_with("snapshots", &XFS, |host| {
+        host.sh("printf '[Quotas]\\nsnapshots = 2\\n' >> /etc/vgrid/server.cfg");
+        let before = host.inventory();
+        let id = host.deployed("alice", &format!("{TINY}&vmHostname=vm1"));
+        host.wait_for_console("alice_vm1", READY, 1);
+        let inside =
+            |command: &str| host.ssh("alice", "vm1", command).expect("alice gets in").trim().to_owned();
+        let disk = format!("{MACHINES}/{id}/root.raw");
+
+        // Of a machine that runs.
+        inside(
+            "echo one > /mark; dd if=/dev/urandom of=/large bs=1M count=50 2> /dev/null; md5sum /large > /sum; sync",
+        );
+        let (free, shared) = (host.space_free(), host.shared_at_most(&disk));
+        assert_eq!(host.snapshot(&id, "take", "one"), ["one"]);
+        let holds = host.taken(&format!("{MACHINES}/{id}/one.snapshot"));
+        assert!((50..1024).contains(&holds), "{holds}");
+        // All that it has and does not share with its image may have to be written again, elsewhere.
+        let (more, now) = (holds - shared, host.space_free());
+        assert!((more - 3..=more + 3).contains(&(free - now)), "{free} {now} {holds} {shared}");
+        let (status, lines) = host.snapshots("alice", &format!("id={id}"));
+        let fields: Vec<&str> = lines.trim_end().split('\t').collect();
+        assert!(status == 200 && fields[0] == "one" && fields[2] == holds.to_string(), "{lines}");
+        inside("echo two > /mark; rm /large; echo more > /more; sync");
+
+        // It goes back only once it is stopped, and a name is given once.
+        let refused = |fields: &str, expected: u16, why: &str| {
+            let (status, sentence) = host.snapshots("alice", fields);
+            assert!(status == expected && sentence.contains(why), "{fields}: {status} {sentence}");
+        };
+        refused("vmHostname=vm1&do=roll-back&name=one", 409, "Stop it first");
+        refused("vmHostname=vm1&do=take&name=one", 409, "of that name already");
+        refused("vmHostname=vm1&do=take&name=O_ne", 400, "Must not contain");
+        refused("vmHostname=vm1&do=roll-back&name=other", 409, "Stop it first");
+        assert_eq!(host.snapshots("bob", &format!("id={id}&do=take&name=x")).0, 403);
+        host.carry_out("alice", Order::Stop, &id, "stopped");
+        refused("vmHostname=vm1&do=roll-back&name=other", 404, "no snapshot called other");
+
+        // Of one that is stopped. The quota counts all of its owner's.
+        assert_eq!(host.snapshot(&id, "take", "two"), ["two", "one"]);
+        refused("vmHostname=vm1&do=take&name=three", 409, "the limit is 2");
+        // Its host looks for itself whether it runs.
+        host.sh("virsh -q start alice_vm1");
+        let (status, sentence) = host.snapshots("alice", &format!("id={id}&do=roll-back&name=one"));
+        assert!(status == 409 && sentence.contains("alice_vm1 runs on its host"), "{status} {sentence}");
+        host.sh("virsh -q destroy alice_vm1");
+
+        // A larger disk stays as large.
+        host.order("alice", Order::Resize, &format!("id={id}&vmPartition=2"));
+        host.wait_for("alice", &id, "stopped", 120);
+        assert_eq!(host.snapshot(&id, "roll-back", "one"), ["two", "one"]);
+        assert_eq!(host.sh(&format!("stat -c '%s %a %U' {disk}")).trim(), format!("{} 600 root", 2u64 << 30));
+        assert_eq!(host.machine("alice", &id)["state"], "stopped");
+        host.carry_out("alice", Order::Start, &id, "deployed");
+        host.wait_for_console("alice_vm1", READY, 1);
+        assert_eq!(inside("cat /mark; ls /more 2> /dev/null; md5sum -c /sum"), "one\n/large: OK");
+        // And to the other, from which nothing has been taken.
+        inside("echo three > /mark; sync");
+        host.carry_out("alice", Order::Stop, &id, "stopped");
+        assert_eq!(host.snapshot(&id, "roll-back", "two"), ["two", "one"]);
+        host.carry_out("alice", Order::Start, &id, "deployed");
+        host.wait_for_console("alice_vm1", READY, 1);
+        assert_eq!(inside("cat /mark; ls /large 2> /dev/null; cat /more"), "two\nmore");
+
+        // What is removed on the host is gone from the portal, too, once upkeep has looked.
+        host.sh(&format!("rm {MACHINES}/{id}/two.snapshot"));
+        host.as_www_data("/usr/bin/vgrid-upkeep");
+        assert_eq!(names(&host.snapshots("alice", &format!("id={id}")).1), ["one"]);
+        assert_eq!(host.snapshot(&id, "delete", "one"), Vec::<String>::new());
+        assert_eq!(host.snapshot(&id, "delete", "one"), Vec::<String>::new());
+        assert_eq!(host.snapshot(&id, "take", "last"), ["last"]);
+        let history = host.sh("cat /var/log/syslog");
+        assert!(history.contains("snapshot.done"), "{history}");
+
+        // With the machine, all of them are gone.
+        host.terminate("alice", &id);
+        host.must_be_as(&before);
+    });
+}
+
+/// The system calls by which the helper changes something when it takes a snapshot, goes back to one or
+/// deletes one.
+const CALLS: [&str; 7] = ["fsetxattr", "ioctl", "ftruncate", "fsync", "linkat", "rename", "unlink"];
+
+#[test]
+fn a_killed_helper_leaves_one_disk_or_the_other() {
+    scenario_with("snapshots-killed", &XFS, |host| {
+        let before = host.inventory();
+        let id = host.deployed("alice", "vmImage=menu&vmMemory=64&vmPartition=1&vmHostname=vm1");
+        host.carry_out("alice", Order::Stop, &id, "stopped");
+        let folder = format!("{MACHINES}/{id}");
+        let mark = |text: &str| {
+            host.sh(&format!(
+                "printf %-8s {text} | dd of={folder}/root.raw bs=8 seek=100000000 conv=notrunc 2> /dev/null"
+            ));
+        };
+        let marked = |file: &str| {
+            host.sh(&format!("dd if={folder}/{file} bs=8 skip=100000000 count=1 2> /dev/null"))
+                .trim()
+                .to_owned()
+        };
+        mark("old");
+        host.snapshot(&id, "take", "old");
+        // It, or a program of its, is killed as it enters the nth call of a kind; whether it has failed.
+        let killed = |verb: &str, name: &str, call: &str, n: usize| {
+            let reserved = if verb == "take-snapshot" { "0" } else { "" };
+            let run = host.try_sh(&format!(
+                "strace -f -o /dev/null -e trace={call} -e inject={call}:signal=KILL:when={n} \
+                 {HELPER} {verb} {id} alice_vm1 {name} {reserved} > /dev/null 2>&1"
+            ));
+            run.status != 0
+        };
+        let mut deaths = 0;
+        for call in CALLS {
+            for n in 1.. {
+                assert!(n < 30, "{call}: it never succeeds");
+                mark("new");
+                let has_died = killed("roll-back", "old", call, n);
+                // Whoever comes next finds a whole disk.
+                host.sh(&format!("{HELPER} info > /dev/null"));
+                let now = marked("root.raw");
+                assert!(now == "old" || has_died && now == "new", "{call} {n}: {now:?}");
+                assert_eq!(marked("old.snapshot"), "old", "{call} {n}");
+                assert_eq!(host.sh(&format!("stat -c '%s %U' {folder}/root.raw")).trim(), "1073741824 root");
+                if !has_died {
+                    break;
+                }
+                deaths += 1;
+            }
+            for n in 1.. {
+                assert!(n < 30, "{call}: it never succeeds");
+                mark("new");
+                let has_died = killed("take-snapshot", "new", call, n);
+                let is_there = host.try_sh(&format!("test -e {folder}/new.snapshot")).status == 0;
+                assert!(is_there || has_died, "{call} {n}");
+                // A snapshot is whole, or there is none.
+                assert!(!is_there || marked("new.snapshot") == "new", "{call} {n}");
+                assert_eq!(marked("root.raw"), "new");
+                let again = killed("delete-snapshot", "new", call, n);
+                let is_there = host.try_sh(&format!("test -e {folder}/new.snapshot")).status == 0;
+                assert!(!is_there || again && marked("new.snapshot") == "new", "{call} {n}");
+                host.sh(&format!("{HELPER} delete-snapshot {id} alice_vm1 new > /dev/null"));
+                if !has_died && !again {
+                    break;
+                }
+                deaths += 1;
+            }
+        }
+        assert!(deaths > 12, "{deaths}");
+        let left = host.sh(&format!("ls -A {folder}"));
+        eprintln!("{deaths} deaths; {left}");
+        // The next orders succeed, and nothing is left of those that did not.
+        assert_eq!(host.snapshot(&id, "roll-back", "old"), ["old"]);
+        assert_eq!(marked("root.raw"), "old");
+        host.carry_out("alice", Order::Start, &id, "deployed");
+        host.terminate("alice", &id);
+        host.must_be_as(&before);
+    });
+}
