@@ -31,7 +31,8 @@ use vgrid::model::size::Amount;
 use vgrid::model::stage::{Order, OrderNumber, Percent, Stage};
 use vgrid::model::wire::{
     Accepted, ConsoleTail, DeployOrder, Discarded, Domain, Foreign, ImageDone, ImageOrder, MachineOrder,
-    News, NodeInfo, NodeRefusal, Report, ResizeOrder, SaveOrder, SavedFile, StatusReply, Verdict, Volume,
+    News, NodeInfo, NodeRefusal, Report, ResizeOrder, SaveOrder, SavedFile, SnapshotDone, SnapshotOrder,
+    StatusReply, Verdict, Volume,
 };
 use vgrid::node::jobs::Record;
 
@@ -420,6 +421,8 @@ fn messages_are_read_and_written_unchanged() {
         messages::<MachineOrder>("machine-order"),
         messages::<SaveOrder>("save-order"),
         messages::<ResizeOrder>("resize-order"),
+        messages::<SnapshotOrder>("snapshot-order"),
+        messages::<SnapshotDone>("snapshot-done"),
         messages::<ImageOrder>("image-order"),
         messages::<ImageDone>("image-done"),
         messages::<Foreign>("stranger"),
@@ -549,6 +552,12 @@ const ACTS: &[(&str, &str)] = &[
     ("alice", "POST resize id={vm6}&vmMemory=4000&vmPartition=60000"),
     ("alice", "POST resize id={vm6}&vmMemory=x&vmCPUs=0"),
     ("admin", "GET resize?vmHostname=vm6&vmPartition=12"),
+    ("alice", "GET snapshots?id={vm6}"),
+    ("alice", "POST snapshots id={vm6}&do=take&name=before"),
+    ("alice", "POST snapshots id={vm6}&do=take&name=A"),
+    ("alice", "POST snapshots id={vm6}&do=roll-back&name=before"),
+    ("alice", "POST snapshots id={vm6}&do=thaw&name=before"),
+    ("carol c", "GET snapshots?id={vm6}"),
     // Images.
     ("alice", "POST images do=delete&name=web-2026.11"),
     ("alice", "POST images do=rename&name=web-2026.11&newName=web"),
