@@ -40,6 +40,7 @@ mod resize;
 mod roles;
 mod scripts;
 mod sign_in;
+mod snapshots;
 mod sudoers;
 mod support;
 mod unchanged;

@@ -201,7 +201,7 @@ fn give(portal: &Portal, path: &str, order: &Value) -> Answer {
             domains: Vec::new(),
         }),
         storage: Ok(Storage {
-            space: Space { size: amount(9000), free: amount(8000), extent: amount(4) },
+            space: Space { size: amount(9000), free: amount(8000), extent: amount(4), fill: None },
             volumes: Vec::new(),
             snapshots: false,
         }),

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use vgrid::model::stage::{Order, Stage};
-use vgrid::model::wire::{Job, News, NodeInfo};
+use vgrid::model::stage::{Order, Percent, Stage};
+use vgrid::model::wire::{Job, News, NodeInfo, PoolFill};
 
 use crate::support::apache::web_user;
 use crate::support::eventually;
@@ -497,6 +497,26 @@ fn administrators_are_mailed_silent_hosts_and_orphans_once() {
     let got = subjects(&sink, "admin@example.org");
     assert_eq!(got.len(), 3, "{got:?}");
     assert!(got.iter().all(|subject| subject.contains("localhost")), "{got:?}");
+}
+
+#[test]
+fn administrators_are_mailed_when_a_thin_pool_fills_up() {
+    let sink = Sink::start();
+    let portal = with_mail(&sink, "");
+    let percent = |n: u64| Percent::of(n, 100);
+    for (data, metadata, mails) in
+        [(79, 10, 0), (80, 10, 1), (81, 10, 1), (76, 10, 1), (20, 10, 1), (20, 85, 2), (20, 85, 2)]
+    {
+        let mut info = with_machines(&[]);
+        info.host.pool = Some(PoolFill { data: percent(data), metadata: percent(metadata) });
+        portal.nodes.has(Ipv4Addr::LOCALHOST, info);
+        portal.upkeep(&[]);
+        let got = subjects(&sink, "admin@example.org");
+        assert_eq!(got.len(), mails, "{data} {metadata}: {got:?}");
+        assert!(got.iter().all(|subject| subject.contains("thin pool of the host localhost")), "{got:?}");
+    }
+    let answer = portal.get("admin", "admin").like_a_browser().send().expect(200);
+    answer.says("20% of data and 85% of metadata");
 }
 
 #[test]

@@ -226,6 +226,31 @@ pub struct HostFacts {
     /// Whether its storage can take snapshots of machines' disks.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub snapshots: bool,
+    /// How full its thin pool is; absent if it has none, or could not be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolFill>,
+}
+
+/// How much of a thin pool's space is taken. A pool without any breaks the disks in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolFill {
+    /// The share of the space for data.
+    pub data: Percent,
+    /// The share of the space for metadata.
+    pub metadata: Percent,
+}
+
+impl PoolFill {
+    /// Returns the share of whichever is fuller.
+    pub fn fuller(self) -> Percent {
+        self.data.max(self.metadata)
+    }
+}
+
+impl fmt::Display for PoolFill {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}% of its space for data, {}% of that for metadata", self.data.get(), self.metadata.get())
+    }
 }
 
 /// A node reports how work on a machine is going.

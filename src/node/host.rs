@@ -143,6 +143,7 @@ impl HostState {
             common_digest: common.digest.clone(),
             max_cpus: config.general.max_cpus,
             images: Some(image::deployable(config, common)),
+            pool: space.and_then(|space| space.fill),
             snapshots: self.storage.as_ref().is_ok_and(|storage| storage.snapshots),
             emulated: config.general.allow_emulation && config.vm_types().contains(&VmType::Kvm),
         }
@@ -238,7 +239,7 @@ mod tests {
                 domains,
             }),
             storage: Ok(Storage {
-                space: Space { size: mib(9000), free: mib(8000), extent: mib(4) },
+                space: Space { size: mib(9000), free: mib(8000), extent: mib(4), fill: None },
                 volumes,
                 snapshots: false,
             }),

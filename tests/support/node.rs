@@ -20,6 +20,7 @@ use vgrid::model::size::Amount;
 use vgrid::model::stage::{Order, OrderNumber};
 use vgrid::model::wire::{
     Accepted, ConsoleTail, Discarded, Domain, Foreign, HostFacts, ImageDone, Job, NodeInfo, NodeRefusal,
+    Snapshot, SnapshotAct, SnapshotDone, SnapshotOrder,
 };
 
 use super::lock;
@@ -315,6 +316,15 @@ fn accept(received: &Received, info: Option<&NodeInfo>) -> (u16, String) {
             (200, serde_json::to_string(info.unwrap_or(&nothing)).expect("JSON"))
         }
         "image" => (200, serde_json::to_string(&ImageDone { host: facts() }).expect("JSON")),
+        // It remembers nothing: there is the snapshot of the order, unless that has been deleted.
+        "snapshot" => {
+            let SnapshotOrder { name, act, .. } = serde_json::from_slice(&received.body).expect("an order");
+            let taken = Moment::from_unix(1_795_348_800);
+            let snapshot = Snapshot { name, taken, holds: Amount::from_mib(57) };
+            let host = HostFacts { snapshots: true, ..facts() };
+            let snapshots = if act == SnapshotAct::Delete { Vec::new() } else { vec![snapshot] };
+            (200, serde_json::to_string(&SnapshotDone { snapshots, host }).expect("JSON"))
+        }
         "discard" => {
             let stranger: Foreign = serde_json::from_slice(&received.body).expect("an orphan");
             (200, serde_json::to_string(&Discarded { stranger }).expect("JSON"))
@@ -375,5 +385,6 @@ pub fn facts() -> HostFacts {
         images: None,
         emulated: false,
         snapshots: false,
+        pool: None,
     }
 }

@@ -80,13 +80,6 @@ fn a_machine_goes_back_to_what_it_was() {
         assert!(holds > 4 && (holds..holds + 8).contains(&(before - free(host))), "{before} {holds}");
         let attributes = field(host, &name("running"), "lv_attr");
         assert!(attributes.starts_with("Vri---tz-k"), "anybody could change it: {attributes}");
-        eprintln!(
-            "{}",
-            host.sh(
-                "vgs --reportformat json --units m -o vg_size,vg_free,vg_extent_size,lv_name,lv_size,lv_attr,\
-                     lv_tags,pool_lv,data_percent,metadata_percent vg1"
-            )
-        );
         host.carry_out("alice", Order::Stop, &id, "stopped");
         mark(host, "vm2", "one");
         assert_eq!(must(host, &id, "take", "one"), 2);

@@ -127,7 +127,7 @@ mod tests {
                 domains: Vec::new(),
             }),
             storage: Ok(Storage {
-                space: Space { size: mib(9000), free: mib(3072), extent: mib(4) },
+                space: Space { size: mib(9000), free: mib(3072), extent: mib(4), fill: None },
                 volumes: machines.iter().map(root).collect(),
                 snapshots: false,
             }),

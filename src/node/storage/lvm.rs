@@ -18,7 +18,7 @@ use serde::Deserialize;
 use super::snapshots::Snapshots;
 use super::{Device, Disk, Space, Standing, Storage, StorageError, grow};
 use crate::model::lease::Moment;
-use crate::model::names::{ROOT_PREFIX, SWAP_PREFIX, SnapshotName, VmId, VolumeGroup};
+use crate::model::names::{MachineName, ROOT_PREFIX, SWAP_PREFIX, SnapshotName, VmId, VolumeGroup};
 use crate::model::size::Amount;
 use crate::model::stage::Percent;
 use crate::model::wire::{Snapshot, Volume};
@@ -65,6 +65,36 @@ const SNAPSHOT: &str = "vgrid.snapshot.";
 /// is in it without its hyphens, because they count twice (see [`SnapshotName`]).
 pub(super) fn snapshot(id: VmId, name: &SnapshotName) -> String {
     format!("{SNAPSHOT}{}.{name}", id.to_string().replace('-', ""))
+}
+
+/// The prefix of the name of a copy of a snapshot that is about to become a machine's disk; the rest is
+/// the machine's name.
+const COPY: &str = "vgrid.back.";
+
+pub(super) fn copy_of(machine: &MachineName) -> String {
+    format!("{COPY}{machine}")
+}
+
+/// Returns for which machine a volume of that name is a copy of a snapshot.
+pub(super) fn is_copy_for(volume: &str) -> Option<MachineName> {
+    volume.strip_prefix(COPY)?.parse().ok()
+}
+
+/// Returns whether a volume with a machine's mark has the name of its disk, its snapshot, or a copy of
+/// one.
+pub(super) fn is_made_for(machine: &Machine, volume: &Volume) -> bool {
+    let is_disk = || Disk::ALL.iter().any(|&disk| name(&machine.name, disk) == volume.name);
+    let is_snapshot =
+        || volume.snapshot.as_ref().is_some_and(|known| snapshot(machine.id, &known.name) == volume.name);
+    is_disk() || is_snapshot() || volume.name == copy_of(&machine.name)
+}
+
+fn name(machine: &MachineName, disk: Disk) -> String {
+    let prefix = match disk {
+        Disk::Root => ROOT_PREFIX,
+        Disk::Swap => SWAP_PREFIX,
+    };
+    format!("{prefix}{machine}")
 }
 
 fn machine_of(tags: &str) -> Option<VmId> {
@@ -125,6 +155,7 @@ impl GroupRow {
             size: mebibytes(&self.size)?,
             free: mebibytes(&self.free)?,
             extent: mebibytes(&self.extent)?.max(Amount::from_mib(1)),
+            fill: None,
         })
     }
 }
@@ -312,11 +343,12 @@ impl Storage for Lvm<'_> {
     }
 
     fn name(&self, machine: &Machine, disk: Disk) -> String {
-        let prefix = match disk {
-            Disk::Root => ROOT_PREFIX,
-            Disk::Swap => SWAP_PREFIX,
-        };
-        format!("{prefix}{}", machine.name)
+        name(&machine.name, disk)
+    }
+
+    /// The pool of a machine's snapshots may be the host's storage no more.
+    fn is_made_for(&self, machine: &Machine, volume: &Volume) -> bool {
+        is_made_for(machine, volume)
     }
 
     fn displayed(&self, name: &str) -> String {

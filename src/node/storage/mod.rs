@@ -27,7 +27,7 @@ use crate::config::{NodeGeneral, StorageSettings};
 use crate::model::names::VolumeGroup;
 use crate::model::size::Amount;
 use crate::model::stage::Percent;
-use crate::model::wire::Volume;
+use crate::model::wire::{PoolFill, Volume};
 
 /// A disk of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, VariantArray)]
@@ -57,6 +57,9 @@ pub struct Space {
     pub free: Amount,
     /// The allocation unit; at least one MiB.
     pub extent: Amount,
+    /// How full the thin pool is, if it is one.
+    #[serde(default)]
+    pub fill: Option<PoolFill>,
 }
 
 impl Space {
@@ -176,9 +179,7 @@ pub trait Storage: Sync {
 
     /// Returns whether a volume with the machine's mark and that name is one that is made for machines:
     /// one of its disks, or of its snapshots.
-    fn is_made_for(&self, machine: &Machine, volume: &Volume) -> bool {
-        Disk::ALL.iter().any(|&disk| self.name(machine, disk) == volume.name)
-    }
+    fn is_made_for(&self, machine: &Machine, volume: &Volume) -> bool;
 
     /// Returns what users read of a volume of that name.
     fn displayed(&self, name: &str) -> String;

@@ -623,6 +623,7 @@ mod tests {
             images: Some(Vec::new()),
             emulated: false,
             snapshots: false,
+            pool: None,
         };
         let kept: Result<(), RegistryError> = registry.write(|writer| writer.keep_facts(&image.host, &facts));
         kept.unwrap();

@@ -7,6 +7,7 @@ use crate::config;
 use crate::model::fault::Fault;
 use crate::model::lease::Moment;
 use crate::model::names::{PhysicalHost, is_invisible};
+use crate::model::wire::PoolFill;
 use crate::server::registry::orphan::Orphan;
 use crate::server::registry::vm::Vm;
 
@@ -70,6 +71,13 @@ pub enum Notice<'a> {
         /// When it had stopped answering.
         since: Moment,
     },
+    /// To administrators: a host's thin pool is filling up.
+    PoolFills {
+        /// The host.
+        host: &'a PhysicalHost,
+        /// How full it is.
+        fill: PoolFill,
+    },
     /// To administrators: an owner has no address and can't be told about this machine.
     Unreachable {
         /// The machine.
@@ -107,6 +115,7 @@ enum Words {
     Failed { machine: Machine, reason: String },
     Unreachable { machine: Machine },
     Host { host: String, since: String, reason: String, machines: u32 },
+    Pool { host: String, fill: String },
     Strays { host: String, strays: Vec<Thing>, more: usize },
 }
 
@@ -191,6 +200,7 @@ impl Notice<'_> {
                 reason: String::new(),
                 machines: 0,
             },
+            Self::PoolFills { host, fill } => Words::Pool { host: host.to_string(), fill: fill.to_string() },
             Self::Unreachable { machine } => Words::Unreachable { machine: of(machine) },
             Self::Strays { host, strays } => Words::Strays {
                 host: host.to_string(),
@@ -233,6 +243,7 @@ fn span(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::stage::Percent;
     use crate::server::mail::Post;
     use crate::server::registry::Registry;
     use crate::server::registry::orphan::OrphanKind;
@@ -278,6 +289,8 @@ mod tests {
         let (now, vm) = (Moment::from_unix(1_795_338_300), machine());
         let later = now.plus_seconds(3 * 86_400 - 200);
         let host = "node1".parse().unwrap();
+        let percent = |n: u64| Percent::of(n, 100);
+        let fill = PoolFill { data: percent(83), metadata: percent(4) };
         let fault = Fault::HostDown { host: "node1".parse().unwrap(), detail: "refused".to_owned() };
         let strays: Vec<Orphan> = (0..60)
             .map(|n| Orphan {
@@ -298,6 +311,7 @@ mod tests {
                 "2 machines are",
             ),
             (Notice::HostBack { host: &host, since: now }, "had not answered since 2026-11-22"),
+            (Notice::PoolFills { host: &host, fill }, "83% of its space for data, 4% of that for metadata"),
             (Notice::Unreachable { machine: &vm }, "has no mail address"),
             (Notice::Strays { host: &host, strays: &strays }, "and 10 more"),
         ];

@@ -102,6 +102,7 @@ pub(in crate::server) mod tests {
                 images: None,
                 emulated: false,
                 snapshots: false,
+                pool: None,
                 common_digest: String::new(),
             },
             toolstack: "xl".to_owned(),

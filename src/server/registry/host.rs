@@ -6,7 +6,8 @@ use crate::model::fault::Fault;
 use crate::model::lease::Moment;
 use crate::model::names::{ImageTag, PhysicalHost};
 use crate::model::size::{Amount, Cpus};
-use crate::model::wire::HostFacts;
+use crate::model::stage::Percent;
+use crate::model::wire::{HostFacts, PoolFill};
 use crate::server::registry::{Cells, Reader, RegistryError, Writer, all};
 
 /// A host's last report, and when it came.
@@ -45,6 +46,15 @@ fn tags<T: FromIterator<ImageTag>>(cells: &mut Cells<'_>) -> Result<Option<T>, R
     Ok(tags.map(|tags| tags.split_whitespace().filter_map(|tag| tag.parse().ok()).collect()))
 }
 
+fn pool(cells: &mut Cells<'_>) -> Result<Option<PoolFill>, RegistryError> {
+    let percent = |cells: &mut Cells<'_>| {
+        let found = cells.get::<Option<u8>>()?;
+        found.map(|n| Percent::try_from(n).map_err(|_| cells.corrupt(&n))).transpose()
+    };
+    let both = percent(cells)?.zip(percent(cells)?);
+    Ok(both.map(|(data, metadata)| PoolFill { data, metadata }))
+}
+
 /// Writes tags of images, separated by blanks.
 fn joined<'a>(tags: impl IntoIterator<Item = &'a ImageTag>) -> String {
     tags.into_iter().map(ImageTag::as_str).collect::<Vec<_>>().join(" ")
@@ -54,7 +64,7 @@ impl Reader<'_> {
     /// Returns all hosts that have ever reported.
     pub fn hosts(&self) -> Result<Vec<Host>, RegistryError> {
         const SQL: &str = "SELECT name, memory_free, memory_total, disk_free, disk_total, version,
-                               common_digest, max_cpus, deployable, emulated, snapshots, seen, images
+                               common_digest, max_cpus, deployable, emulated, snapshots, pool_data, pool_metadata, seen, images
                            FROM host";
         all(self.connection, SQL, [], |mut cells| {
             Ok(Host {
@@ -73,6 +83,7 @@ impl Reader<'_> {
                     images: tags(&mut cells)?,
                     emulated: cells.get()?,
                     snapshots: cells.get()?,
+                    pool: pool(&mut cells)?,
                 },
                 seen: Moment::from_unix(cells.get()?),
                 images: tags(&mut cells)?,
@@ -83,6 +94,12 @@ impl Reader<'_> {
     /// Returns whether a host said that it emulates processors.
     pub fn emulates(&self, host: &PhysicalHost) -> Result<bool, RegistryError> {
         const SQL: &str = "SELECT emulated FROM host WHERE name = ?1";
+        Ok(all(self.connection, SQL, [host.as_str()], |mut cells| cells.get())?.pop().unwrap_or_default())
+    }
+
+    /// Returns whether administrators know that a host's thin pool is filling up.
+    pub fn pool_told(&self, host: &PhysicalHost) -> Result<bool, RegistryError> {
+        const SQL: &str = "SELECT pool_told FROM host WHERE name = ?1";
         Ok(all(self.connection, SQL, [host.as_str()], |mut cells| cells.get())?.pop().unwrap_or_default())
     }
 
@@ -152,6 +169,13 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// Records whether administrators know that a host's thin pool is filling up. Returns whether that
+    /// is new.
+    pub fn keep_pool_told(&self, host: &PhysicalHost, told: bool) -> Result<bool, RegistryError> {
+        let sql = "UPDATE host SET pool_told = ?2 WHERE name = ?1 AND pool_told <> ?2";
+        Ok(self.connection.execute(sql, (host.as_str(), told))? == 1)
+    }
+
     /// Records what a host reports about itself.
     pub fn keep_facts(&self, host: &PhysicalHost, facts: &HostFacts) -> Result<(), RegistryError> {
         // SQLite's integers are signed; no host has enough memory for that to matter.
@@ -159,11 +183,11 @@ impl Writer<'_> {
         self.connection.execute(
             "INSERT INTO host
              (name, memory_free, memory_total, disk_free, disk_total, version, common_digest, seen, max_cpus,
-              deployable, emulated, snapshots)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+              deployable, emulated, snapshots, pool_data, pool_metadata)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
              ON CONFLICT (name) DO UPDATE SET memory_free = ?2, memory_total = ?3, disk_free = ?4, disk_total = ?5,
                 version = ?6, common_digest = ?7, seen = ?8, max_cpus = ?9, deployable = ?10,
-                emulated = ?11, snapshots = ?12",
+                emulated = ?11, snapshots = ?12, pool_data = ?13, pool_metadata = ?14",
             (
                 host.as_str(),
                 mib(facts.memory_free),
@@ -177,6 +201,8 @@ impl Writer<'_> {
                 facts.images.as_ref().map(joined),
                 facts.emulated,
                 facts.snapshots,
+                facts.pool.map(|pool| pool.data.get()),
+                facts.pool.map(|pool| pool.metadata.get()),
             ),
         )?;
         Ok(())
@@ -252,6 +278,7 @@ mod tests {
             images: None,
             emulated: false,
             snapshots: false,
+            pool: None,
         };
         let some = || Some(vec!["tiny".parse().unwrap(), "debian-12".parse().unwrap()]);
         for (free, most, images) in [(100, Some(8), some()), (7, Some(1), Some(vec![])), (0, None, None)] {

@@ -140,9 +140,13 @@ CREATE INDEX event_vm ON event (vm);
 CREATE INDEX event_at ON event (at);
 ";
 
-/// Snapshots of machines' disks, and whether a host can take them.
+/// Snapshots of machines' disks, whether a host can take them, and how full a host's thin pool is.
 const SCHEMA_15: &str = "
 ALTER TABLE host ADD COLUMN snapshots INTEGER NOT NULL DEFAULT 0 CHECK (snapshots IN (0, 1));
+ALTER TABLE host ADD COLUMN pool_data INTEGER CHECK (pool_data BETWEEN 0 AND 100);
+ALTER TABLE host ADD COLUMN pool_metadata INTEGER CHECK
+        ((pool_metadata IS NULL OR pool_metadata BETWEEN 0 AND 100) AND (pool_metadata IS NULL) = (pool_data IS NULL));
+ALTER TABLE host ADD COLUMN pool_told INTEGER NOT NULL DEFAULT 0 CHECK (pool_told IN (0, 1));
 
 CREATE TABLE snapshot (
     vm TEXT NOT NULL REFERENCES vm (id),

@@ -141,7 +141,11 @@ CREATE TABLE host (
     max_cpus INTEGER CHECK (max_cpus BETWEEN 1 AND 64),          -- the most it gives a machine; NULL if unknown
     deployable TEXT,                                             -- tags it can deploy; NULL if unknown
     emulated INTEGER NOT NULL DEFAULT 0 CHECK (emulated IN (0, 1)),   -- whether it emulates processors
-    snapshots INTEGER NOT NULL DEFAULT 0 CHECK (snapshots IN (0, 1))  -- whether it can take snapshots
+    snapshots INTEGER NOT NULL DEFAULT 0 CHECK (snapshots IN (0, 1)), -- whether it can take snapshots
+    pool_data INTEGER CHECK (pool_data BETWEEN 0 AND 100),       -- how full its thin pool is; NULL if it has none
+    pool_metadata INTEGER CHECK
+        ((pool_metadata IS NULL OR pool_metadata BETWEEN 0 AND 100) AND (pool_metadata IS NULL) = (pool_data IS NULL)),
+    pool_told INTEGER NOT NULL DEFAULT 0 CHECK (pool_told IN (0, 1)) -- whether administrators know that it fills up
 ) STRICT, WITHOUT ROWID;
 
 -- Hosts with failed deploys that were their own fault, since the last one that was not.

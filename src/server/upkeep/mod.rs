@@ -13,6 +13,7 @@ mod notify;
 mod parallel;
 pub mod ping;
 pub mod plan;
+mod pool;
 mod run;
 mod summary;
 

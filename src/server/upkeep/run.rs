@@ -25,7 +25,7 @@ use crate::server::upkeep::contact::Attempt;
 use crate::server::upkeep::notify::{note, tell};
 use crate::server::upkeep::parallel::in_parallel;
 use crate::server::upkeep::plan::{self, Action, Context, Step};
-use crate::server::upkeep::{Summary, compare, lease, ping};
+use crate::server::upkeep::{Summary, compare, lease, ping, pool};
 use crate::system::clock;
 use crate::system::log::Level;
 
@@ -256,6 +256,7 @@ impl Run<'_> {
             let new = self.registry.write(|writer| {
                 attempt.keep(writer, silence, post)?;
                 writer.keep_facts(host, &info.host)?;
+                pool::watch(writer, host, info.host.pool, post)?;
                 let images = info.images.iter().filter(|image| image.bytes.is_some());
                 writer.keep_images(host, &images.map(|image| &image.tag).collect::<Vec<_>>())?;
                 if info.knows(Part::Volumes) {

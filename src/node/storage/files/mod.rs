@@ -135,6 +135,7 @@ impl<'a> Files<'a> {
             size: amount(facts.blocks()),
             free: amount(facts.blocks_available()).minus(promised),
             extent: Amount::from_mib(1),
+            fill: None,
         })
     }
 

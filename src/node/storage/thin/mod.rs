@@ -26,7 +26,7 @@ use super::{Device, Disk, Space, Standing, Storage, StorageError};
 use crate::model::names::{ThinPool, VolumeGroup};
 use crate::model::size::Amount;
 use crate::model::stage::Percent;
-use crate::model::wire::Volume;
+use crate::model::wire::{PoolFill, Volume};
 use crate::node::Machine;
 
 /// The share of the pool's metadata, in percent, above which no disk is made: a pool without space
@@ -98,6 +98,13 @@ fn percent(text: &str, unknown: f64) -> f64 {
     text.trim().parse().unwrap_or(unknown)
 }
 
+/// Rounds a percentage up: only an empty pool has none taken.
+// It is from 0 to 100 by then.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn whole(percent: f64) -> Percent {
+    Percent::of(percent.ceil().clamp(0.0, 100.0) as u64, 100)
+}
+
 impl Row {
     fn new(reported: ReportedRow) -> Result<Self, StorageError> {
         Ok(Self {
@@ -155,7 +162,8 @@ impl Contents {
         };
         let promised: Amount = volumes.iter().filter(|row| row.is_in(name)).map(promised).sum();
         let size = pool.volume.size;
-        Some(Self { space: Space { size, free: size.minus(promised), ..group }, pool, volumes })
+        let fill = Some(PoolFill { data: whole(pool.data), metadata: whole(pool.metadata) });
+        Some(Self { space: Space { size, free: size.minus(promised), fill, ..group }, pool, volumes })
     }
 
     fn find(&self, name: &str) -> Option<&Row> {
@@ -256,7 +264,7 @@ impl Storage for Thin<'_> {
     }
 
     fn is_made_for(&self, machine: &Machine, volume: &Volume) -> bool {
-        self.lvm.is_made_for(machine, volume) || snapshots::is_one_for(machine, volume)
+        self.lvm.is_made_for(machine, volume)
     }
 
     fn displayed(&self, name: &str) -> String {
@@ -364,6 +372,8 @@ mod tests {
         // 9.49% of 600 MiB.
         assert_eq!((root.mapped().mib(), root.volume.machine.is_some()), (57, true));
         assert!(there.pool.zeroes());
+        let fill = there.space.fill.unwrap();
+        assert_eq!((fill.data.get(), fill.metadata.get()), (15, 12), "14.47%, 11.91%");
     }
 
     #[test]

@@ -15,20 +15,6 @@ use crate::node::storage::snapshots::Snapshots;
 use crate::node::storage::{Disk, Storage as _, StorageError};
 use crate::system::clock;
 
-/// The prefix of a copy that is about to become a machine's disk; the rest is the machine's name.
-const COPY: &str = "vgrid.back.";
-
-fn copy_of(machine: &Machine) -> String {
-    format!("{COPY}{}", machine.name)
-}
-
-/// Returns whether a volume with a machine's mark is its snapshot, or the copy of one.
-pub(super) fn is_one_for(machine: &Machine, volume: &Volume) -> bool {
-    let is_snapshot =
-        volume.snapshot.as_ref().is_some_and(|known| lvm::snapshot(machine.id, &known.name) == volume.name);
-    is_snapshot || volume.name == copy_of(machine)
-}
-
 /// Finds a machine's volume of that name.
 fn find<'a>(contents: &'a Contents, machine: &Machine, name: &str) -> Option<&'a Row> {
     contents.find(name).filter(|row| row.volume.machine == Some(machine.id))
@@ -74,7 +60,7 @@ impl Snapshots for Thin<'_> {
         self.finish(machine)?;
         let contents = self.with_room(Amount::default())?;
         let (root, copy, snapshot) =
-            (self.name(machine, Disk::Root), copy_of(machine), lvm::snapshot(machine.id, name));
+            (self.name(machine, Disk::Root), lvm::copy_of(&machine.name), lvm::snapshot(machine.id, name));
         let there = find(&contents, machine, &snapshot).ok_or(StorageError::VolumeMissing)?;
         let disk = find(&contents, machine, &root).ok_or(StorageError::VolumeMissing)?;
         let made = self.copy(&copy, &snapshot, &[&tag(machine.id)]).and_then(|()| {
@@ -97,15 +83,14 @@ impl Snapshots for Thin<'_> {
     }
 
     fn unfinished(&self, volumes: &[Volume]) -> Vec<Machine> {
-        let machine = |volume: &Volume| {
-            Some(Machine { id: volume.machine?, name: volume.name.strip_prefix(COPY)?.parse().ok()? })
-        };
+        let machine =
+            |volume: &Volume| Some(Machine { id: volume.machine?, name: lvm::is_copy_for(&volume.name)? });
         volumes.iter().filter_map(machine).collect()
     }
 
     fn finish(&self, machine: &Machine) -> Result<(), StorageError> {
         let contents = self.contents()?;
-        let (root, copy) = (self.name(machine, Disk::Root), copy_of(machine));
+        let (root, copy) = (self.name(machine, Disk::Root), lvm::copy_of(&machine.name));
         if find(&contents, machine, &copy).is_none() {
             return Ok(());
         }
@@ -128,17 +113,17 @@ mod tests {
     #[test]
     fn snapshots_are_read_from_names_and_tags() {
         let there = super::super::parse(JSON.as_bytes(), &"pool".parse().unwrap()).unwrap().unwrap();
-        let id = "019dd5a3-2f3a-7c11-9d9b-0123456789ab".parse().unwrap();
-        let machine = Machine { id, name: "alice_vm1".parse().unwrap() };
-        let name = lvm::snapshot(id, &"before".parse().unwrap());
+        let id = "01a220ed-87ad-765a-bfc7-ba4544cfac8a".parse().unwrap();
+        let machine = Machine { id, name: "alice_vm2".parse().unwrap() };
+        let name = lvm::snapshot(id, &"running".parse().unwrap());
         let row = find(&there, &machine, &name).unwrap();
-        let (name, taken) = ("before".parse().unwrap(), Moment::from_unix(1_764_300_000));
-        assert_eq!(row.volume.snapshot, Some(Snapshot { name, taken, holds: Amount::from_mib(57) }));
-        assert!(is_one_for(&machine, &row.volume));
+        let (name, taken) = ("running".parse().unwrap(), Moment::from_unix(1_795_848_847));
+        assert_eq!(row.volume.snapshot, Some(Snapshot { name, taken, holds: Amount::from_mib(48) }));
+        assert!(lvm::is_made_for(&machine, &row.volume));
         let other = Machine { id: VmId::generate(), ..machine.clone() };
-        assert!(!is_one_for(&other, &row.volume) && find(&there, &other, &row.volume.name).is_none());
-        let disks = there.volumes.iter().filter(|row| row.volume.name.starts_with("xen-"));
-        assert!(disks.map(|row| is_one_for(&machine, &row.volume)).all(|is| !is));
+        assert!(!lvm::is_made_for(&other, &row.volume) && find(&there, &other, &row.volume.name).is_none());
+        let made = there.volumes.iter().filter(|row| lvm::is_made_for(&machine, &row.volume));
+        assert_eq!(made.count(), 3, "its disks, and its snapshot");
     }
 
     #[test]
@@ -156,7 +141,7 @@ mod tests {
             volume("vgrid.back.bob_vm2", None),
             volume("vgrid.back.no", Some(machine.id)),
         ];
-        assert!(is_one_for(&machine, &all[1]));
+        assert!(lvm::is_made_for(&machine, &all[1]));
         assert_eq!(thin.unfinished(&all), [machine]);
     }
 }

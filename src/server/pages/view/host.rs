@@ -8,6 +8,7 @@ use crate::model::lease::Moment;
 use crate::model::size::Amount;
 use crate::model::stage::Percent;
 use crate::model::text::{Row, ago, one_line};
+use crate::model::wire::PoolFill;
 use crate::server::machine::placement::Load;
 use crate::server::registry::host::Host;
 
@@ -50,6 +51,9 @@ pub struct HostView {
     /// Whether it emulates the processors of its machines, so that they are slow.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub emulated: bool,
+    /// How full its thin pool is, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolFill>,
 }
 
 impl HostView {
@@ -76,6 +80,7 @@ impl HostView {
             version: facts.map(|host| one_line(&host.facts.version)),
             differs: facts.is_some_and(|host| host.facts.common_digest != common.digest),
             emulated: facts.is_some_and(|host| host.facts.emulated),
+            pool: facts.and_then(|host| host.facts.pool),
             unable: facts.and_then(|host| host.facts.images.as_ref()).map_or(Vec::new(), |images| {
                 let tags = common.images.iter().map(|(tag, _)| tag);
                 tags.filter(|tag| !images.contains(tag)).map(ToString::to_string).collect()

@@ -1,0 +1,207 @@
+//! Snapshots of machines' disks: who may ask for them, what is refused, and what the portal knows of
+//! them, whatever becomes of the order.
+
+use std::net::Ipv4Addr;
+
+use serde_json::Value;
+use vgrid::model::lease::Moment;
+use vgrid::model::size::Amount;
+use vgrid::model::stage::Order;
+use vgrid::model::wire::{NodeInfo, Snapshot, SnapshotAct, SnapshotOrder, Volume};
+
+use crate::support::http::Answer;
+use crate::support::node::{Conduct, with_machines};
+use crate::support::page::{assert_well_formed, token};
+use crate::support::portal::{Portal, Setup, with_query};
+
+const CAN: fn(&mut NodeInfo) = |info| info.host.snapshots = true;
+
+fn portal_with(more_server: &str) -> Portal {
+    let more_server = more_server.to_owned();
+    Setup { hosts: vec![("localhost", 20)], clock: true, more_server, ..Setup::default() }.start()
+}
+
+/// A portal that knows that its host can take snapshots, and a machine.
+fn with_machine(more_server: &str) -> (Portal, String) {
+    let portal = portal_with(more_server);
+    let id = portal.deployed("alice");
+    host_has(&portal, &id, CAN);
+    (portal, id)
+}
+
+/// Has upkeep hear from the host.
+fn host_has(portal: &Portal, id: &str, also: impl Fn(&mut NodeInfo)) {
+    let name = portal.show("alice", id)["machine"]["virtual_host"].as_str().expect("a name").to_owned();
+    let mut info = with_machines(&[(id, &format!("alice_{name}"))]);
+    also(&mut info);
+    portal.nodes.has(Ipv4Addr::LOCALHOST, info);
+    portal.upkeep(&[]);
+}
+
+fn act(portal: &Portal, user: &str, id: &str, act: &str, name: &str) -> Answer {
+    portal.post(user, "snapshots", &[("id", id), ("do", act), ("name", name), ("format", "json")]).send()
+}
+
+fn names(json: &Value) -> Vec<&str> {
+    let all = json["snapshots"].as_array().expect("a list");
+    all.iter().map(|snapshot| snapshot["name"].as_str().expect("a name")).collect()
+}
+
+fn known(portal: &Portal, id: &str) -> Vec<String> {
+    let answer = portal.get("alice", &with_query("snapshots", &[("id", id), ("format", "json")]));
+    names(&answer.send().expect(200).json()).into_iter().map(str::to_owned).collect()
+}
+
+fn history(portal: &Portal, id: &str) -> Vec<String> {
+    let shown = portal.show("alice", id);
+    let all = shown["history"].as_array().expect("a list");
+    all.iter().map(|event| event["what"].as_str().expect("words").to_owned()).collect()
+}
+
+fn orders(portal: &Portal) -> Vec<SnapshotOrder> {
+    let received = portal.nodes.received();
+    let orders = received.into_iter().filter(|received| received.program() == "snapshot");
+    orders.map(|received| serde_json::from_slice(&received.body).expect("an order")).collect()
+}
+
+#[test]
+fn a_snapshot_is_taken_gone_back_to_and_deleted() {
+    let (portal, id) = with_machine("");
+    let taken = act(&portal, "alice", &id, "take", "before").expect(202).json();
+    assert_eq!((names(&taken), &taken["done"]), (vec!["before"], &Value::from("taken")));
+    assert_eq!(taken["machine"]["state"], "deployed", "its state is its own");
+    act(&portal, "alice", &id, "roll-back", "before").expect(409).says("Stop it first");
+    portal.carry_out("alice", Order::Stop, &id);
+    act(&portal, "alice", &id, "roll-back", "other").expect(404).says("no snapshot called other");
+    let back = act(&portal, "alice", &id, "roll-back", "before").expect(202).json();
+    assert_eq!((names(&back), &back["done"]), (vec!["before"], &Value::from("gone-back")));
+    assert_eq!(portal.state("alice", &id), "stopped");
+    act(&portal, "admin", &id, "delete", "before").expect(202);
+    assert_eq!(known(&portal, &id), Vec::<String>::new());
+    let orders = orders(&portal);
+    let acts: Vec<_> = orders.iter().map(|order| order.act).collect();
+    assert_eq!(acts, [SnapshotAct::Take, SnapshotAct::RollBack, SnapshotAct::Delete]);
+    // Each is another order, and so is the next of any kind.
+    portal.carry_out("alice", Order::Start, &id);
+    let start = portal.nodes.received().into_iter().rev().find(|received| received.program() == "start");
+    let start = start.expect("an order").json()["number"].as_i64().expect("a number");
+    let mut numbers: Vec<i64> = orders.iter().map(|order| order.machine.number.get()).collect();
+    numbers.push(start);
+    assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
+    let history = history(&portal, &id);
+    for what in ["snapshot taken", "went back to snapshot", "snapshot deleted"] {
+        assert!(history.iter().any(|event| event == what), "{history:?}");
+    }
+    portal.assert_no_panic();
+}
+
+#[test]
+fn people_see_what_it_means_before_they_do_it() {
+    let (portal, id) = with_machine("");
+    let browse = |query: &[(&str, &str)]| {
+        let all = [&[("id", id.as_str())], query].concat();
+        let answer = portal.get("alice", &with_query("snapshots", &all)).like_a_browser().send().expect(200);
+        assert_well_formed(&answer);
+        answer
+    };
+    let page = browse(&[]).says("power cut");
+    let token = token(&page);
+    let form = |more: &[(&str, &str)]| {
+        let fields = [&[("id", id.as_str()), ("token", token.as_str())], more].concat();
+        portal.post("alice", "snapshots", &fields).like_a_browser().send()
+    };
+    form(&[("do", "take"), ("name", "One")]).expect(400).says("Must not contain");
+    let done = form(&[("do", "take"), ("name", "one")]).expect(303);
+    assert_eq!(done.header("location"), Some(format!("snapshots?id={id}").as_str()));
+    form(&[("do", "take"), ("name", "one")]).expect(409).says("of that name already");
+    browse(&[]).says("Holds up to");
+    browse(&[("do", "roll-back"), ("name", "one")]).says("Stop it first");
+    browse(&[("do", "delete"), ("name", "one")]).says("not go back to it any more");
+    portal.carry_out("alice", Order::Stop, &id);
+    browse(&[("do", "roll-back"), ("name", "one")]).says("Everything written to it since is lost");
+    let back = form(&[("do", "roll-back"), ("name", "one")]).expect(303);
+    assert_eq!(back.header("location"), Some(format!("show?id={id}").as_str()));
+    assert_eq!(orders(&portal).len(), 2, "looking does nothing");
+    let show = portal.get("alice", &format!("show?id={id}")).like_a_browser().send().expect(200);
+    show.says("Snapshots (1)");
+    portal.assert_no_panic();
+}
+
+#[test]
+fn others_are_refused_and_a_quota_holds() {
+    let (portal, id) = with_machine("[Quotas]\nsnapshots = 1\n[Quotas.users]\n\"bob\" = { snapshots = 9 }");
+    act(&portal, "bob", &id, "take", "x").expect(403);
+    act(&portal, "alice", &id, "take", "one").expect(202);
+    act(&portal, "alice", &id, "take", "two").expect(409).says("the limit is 1. Delete one");
+    // Whoever takes it, it is the owner's.
+    act(&portal, "admin", &id, "take", "two").expect(409).says("The machines of alice have 1 snapshot,");
+    act(&portal, "alice", &id, "delete", "one").expect(202);
+    act(&portal, "alice", &id, "take", "two").expect(202);
+    // A machine that is gone counts no more.
+    portal.carry_out("alice", Order::Terminate, &id);
+    let other = portal.deployed("alice");
+    act(&portal, "alice", &other, "take", "one").expect(202);
+    for (field, value) in [("do", "thaw"), ("name", ""), ("name", "a_b"), ("name", &"x".repeat(25))] {
+        let mut fields = vec![("id", other.as_str()), ("do", "take"), ("name", "x"), ("format", "json")];
+        fields.retain(|(name, _)| *name != field);
+        fields.push((field, value));
+        portal.post("alice", "snapshots", &fields).send().expect(400);
+    }
+    portal.assert_no_panic();
+}
+
+#[test]
+fn an_order_that_nobody_confirmed_is_not_taken_for_done() {
+    let (portal, id) = with_machine("");
+    for (conduct, status, event) in [
+        (Conduct::Close, 502, Some("snapshot taken, perhaps")),
+        (Conduct::Garbage, 502, Some("snapshot taken, perhaps")),
+        (
+            Conduct::Say(200, "{\"snapshots\":[{\"name\":\"../x\"}]}".to_owned()),
+            502,
+            Some("snapshot taken, perhaps"),
+        ),
+        (Conduct::Say(503, "{\"error\":{\"message\":\"Busy.\"}}".to_owned()), 503, None),
+    ] {
+        let before = history(&portal, &id).len();
+        portal.nodes.conduct(conduct.clone());
+        let answer = act(&portal, "alice", &id, "take", "one");
+        answer.expect(status).says("The snapshot one was not taken");
+        let after = history(&portal, &id);
+        assert_eq!(after.len() - before, usize::from(event.is_some()), "{conduct:?}: {after:?}");
+        assert!(event.is_none() || after.last().map(String::as_str) == event, "{conduct:?}: {after:?}");
+        assert_eq!(known(&portal, &id), Vec::<String>::new());
+    }
+    // The host has it after all, and says so to upkeep.
+    portal.nodes.conduct(Conduct::Accept);
+    let snapshot = |name: &str| Volume {
+        name: format!("{id}/{name}.snapshot"),
+        size: Amount::from_mib(1024),
+        machine: id.parse().ok(),
+        open: false,
+        snapshot: Some(Snapshot {
+            name: name.parse().expect("a name"),
+            taken: Moment::from_unix(1_795_000_000),
+            holds: Amount::from_mib(57),
+        }),
+    };
+    host_has(&portal, &id, |info| info.volumes.push(snapshot("one")));
+    assert_eq!(known(&portal, &id), ["one"]);
+    // What it could not list stays as it is known.
+    host_has(&portal, &id, |info| info.unknown.push(vgrid::model::wire::Part::Volumes));
+    assert_eq!(known(&portal, &id), ["one"]);
+    host_has(&portal, &id, |_| {});
+    assert_eq!(known(&portal, &id), Vec::<String>::new());
+    portal.assert_no_panic();
+}
+
+#[test]
+fn where_there_can_be_none_people_are_told_what_to_do_instead() {
+    let portal = portal_with("");
+    let id = portal.deployed("alice");
+    let page = with_query("snapshots", &[("id", &id)]);
+    let answer = portal.get("alice", &page).like_a_browser().send().expect(200);
+    answer.says("take snapshots. Stop the machine and save its disk as an image");
+    let show = portal.get("alice", &format!("show?id={id}")).like_a_browser().send().expect(200);
+    assert!(!show.text().contains("Snapshots"), "{show}");
+}
