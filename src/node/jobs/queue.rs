@@ -1,5 +1,5 @@
-//! The queue of deploys: only a limited number run at a time, and the others wait in the order of
-//! their ids.
+//! The queue of deploys: only a limited number run at a time, and the others wait. People take turns:
+//! thirty machines for a course don't keep anybody else waiting for all of them.
 
 use std::fs::File;
 use std::io;
@@ -7,7 +7,7 @@ use std::io;
 use crate::model::names::{ImageTag, VmId};
 use crate::system::lock;
 
-use super::Jobs;
+use super::{Jobs, Record};
 
 /// A slot for a running deploy, occupied until this is dropped.
 #[derive(Debug)]
@@ -40,12 +40,24 @@ impl Jobs {
         Ok(None)
     }
 
-    /// Returns the position of a deploy in the queue, counted from 1. The server generates ids in
-    /// ascending order.
+    /// Returns the position of a deploy in the queue, counted from 1.
     pub fn place(&self, id: VmId) -> io::Result<u32> {
-        let before = self.list()?.iter().filter(|record| record.waits() && record.id < id).count();
-        Ok(u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1))
+        Ok(place(&self.list()?, id))
     }
+}
+
+/// First come those whose owner has the fewest deploys before them, running or waiting; among these, in
+/// the order of their ids, which the server generates in ascending order.
+fn place(records: &[Record], id: VmId) -> u32 {
+    let turn = |record: &Record| {
+        let is_before = |other: &&Record| {
+            other.owner() == record.owner() && (other.is_deploying() || other.waits() && other.id < record.id)
+        };
+        (records.iter().filter(is_before).count(), record.id)
+    };
+    let Some(own) = records.iter().find(|record| record.id == id).map(turn) else { return 1 };
+    let before = records.iter().filter(|record| record.waits() && turn(record) < own).count();
+    u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1)
 }
 
 #[cfg(test)]
@@ -54,8 +66,10 @@ mod tests {
 
     use super::*;
     use crate::model::fault::Fault;
-    use crate::model::stage::{Order, Stage};
-    use crate::node::jobs::Record;
+    use crate::model::size::{Cpus, GiB, MiB};
+    use crate::model::spec::Spec;
+    use crate::model::stage::{Order, OrderNumber, Stage};
+    use crate::model::wire::DeployOrder;
     use crate::node::jobs::record::tests::terminating;
 
     #[test]
@@ -88,5 +102,43 @@ mod tests {
         assert!(jobs.take_slot(2).unwrap().is_none());
         drop(first);
         assert!(jobs.take_slot(2).unwrap().is_some());
+    }
+
+    #[test]
+    fn people_take_turns() {
+        let mut ids: Vec<VmId> = (0..7).map(|_| VmId::generate()).collect();
+        ids.sort();
+        // Alice has one that runs and ordered three more before the others came.
+        let owners = ["alice", "alice", "alice", "alice", "bob", "bob", "carol"];
+        let record = |(id, owner): (&VmId, &str)| {
+            let order = DeployOrder { user: owner.parse().unwrap(), ..order(*id) };
+            Record { id: *id, work: Order::Deploy, order: Some(order), ..terminating() }
+        };
+        let mut records: Vec<Record> = ids.iter().zip(owners).map(record).collect();
+        records[0].stage = Some(Stage::Unpack);
+        let places =
+            |records: &[Record]| -> Vec<u32> { ids[1..].iter().map(|id| place(records, *id)).collect() };
+        //                                 alice    bob   carol
+        assert_eq!(places(&records), [3, 5, 6, 1, 4, 2]);
+        // Bob's first one runs, and carol's has ended.
+        records[4].stage = Some(Stage::Volumes);
+        records[6].done = true;
+        let now = places(&records);
+        assert_eq!((&now[..3], now[4]), (&[1, 3, 4][..], 2));
+        records[0].done = true;
+        assert_eq!(places(&records)[..3], [1, 2, 4], "alice's next ones moved up");
+    }
+
+    fn order(id: VmId) -> DeployOrder {
+        let (memory, disk) = (MiB::new(64).unwrap(), GiB::new(1).unwrap());
+        let image = "tiny".parse().unwrap();
+        DeployOrder {
+            id,
+            number: OrderNumber::default(),
+            user: "alice".parse().unwrap(),
+            physical_host: "node1".parse().unwrap(),
+            virtual_host: "vm1".parse().unwrap(),
+            spec: Spec { image, memory, cpus: Cpus::default(), disk, saved: None },
+        }
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::fault::Fault;
 use crate::model::lease::Moment;
-use crate::model::names::{MachineName, RequestId, SavedImage, VirtualHost, VmId};
+use crate::model::names::{MachineName, RequestId, SavedImage, UserName, VirtualHost, VmId};
 use crate::model::size::Amount;
 use crate::model::spec::Sizes;
 use crate::model::stage::{Order, OrderNumber, Stage};
@@ -160,6 +160,16 @@ impl Record {
             && !self.done
             && self.failed.is_none()
             && matches!(self.stage, None | Some(Stage::Accepted))
+    }
+
+    /// Returns whether this is a deploy that has begun and goes on.
+    pub(super) fn is_deploying(&self) -> bool {
+        self.work == Order::Deploy && !self.done && self.failed.is_none() && !self.waits()
+    }
+
+    /// Returns whose machine it is; `None` if this node has only ever received a terminate for it.
+    pub(super) fn owner(&self) -> Option<&UserName> {
+        self.order.as_ref().map(|order| &order.user)
     }
 
     /// Returns the record's content for `node/info`.
