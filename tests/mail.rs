@@ -77,6 +77,7 @@ impl Outbox {
                     cpus: "1".parse().expect("a number"),
                     disk: "1".parse().expect("a size"),
                     saved: None,
+                    snapshot: None,
                 },
                 label: label.parse().expect("a label"),
                 lease: "7d".parse().expect("a lease"),

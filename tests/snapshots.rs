@@ -205,3 +205,69 @@ fn where_there_can_be_none_people_are_told_what_to_do_instead() {
     let show = portal.get("alice", &format!("show?id={id}")).like_a_browser().send().expect(200);
     assert!(!show.text().contains("Snapshots"), "{show}");
 }
+
+#[test]
+fn a_copy_is_deployed_where_its_snapshot_is() {
+    let portal = portal_with("[Quotas]\nmachines = 3");
+    let id = portal.deployed("alice");
+    host_has(&portal, &id, CAN);
+    act(&portal, "alice", &id, "take", "one").expect(202);
+    let deploy = |user: &str, more: &[(&str, &str)]| {
+        let fields = [&[("vmMemory", "128"), ("vmPartition", "2"), ("format", "json")], more].concat();
+        portal.post(user, "deploy", &fields).send()
+    };
+    let from = format!("{id}/one");
+    // By the machine's id, or by its name; on the machine's host, as what the machine is.
+    let copy = deploy("alice", &[("fromSnapshot", &from)]).expect(202).json();
+    assert_eq!(copy["machine"]["from_snapshot"], from);
+    assert_eq!(
+        (&copy["machine"]["image"], &copy["machine"]["physical_host"]),
+        (&"tiny".into(), &"localhost".into())
+    );
+    let order = portal.nodes.received().into_iter().rev().find(|received| received.program() == "deploy");
+    let order = order.expect("an order").json();
+    assert_eq!(order["snapshot"], serde_json::json!({ "machine": id, "name": "one" }));
+    assert_eq!(order["image"], "tiny");
+    let name = portal.show("alice", &id)["machine"]["virtual_host"].as_str().expect("a name").to_owned();
+    deploy("alice", &[("fromSnapshot", &format!("{name}/one"))]).expect(202);
+    // Within the quota of machines.
+    deploy("alice", &[("fromSnapshot", &from)]).expect(409).says("your limit is 3");
+    portal.carry_out("alice", Order::Terminate, copy["machine"]["id"].as_str().expect("an id"));
+
+    for (user, more, status, words) in [
+        ("bob", vec![("fromSnapshot", from.as_str())], 400, "You have no machine with a snapshot"),
+        // An administrator's machines are an administrator's.
+        ("admin", vec![("fromSnapshot", from.as_str())], 400, "You have no machine with a snapshot"),
+        ("alice", vec![("fromSnapshot", "vm1")], 400, "machine/name"),
+        (
+            "alice",
+            vec![("fromSnapshot", from.as_str()), ("vmImage", "tiny")],
+            400,
+            "takes the place of an image",
+        ),
+        (
+            "alice",
+            vec![("fromSnapshot", from.as_str()), ("savedImage", "x")],
+            400,
+            "takes the place of an image",
+        ),
+    ] {
+        deploy(user, &more).expect(status).says(words);
+    }
+    let other = format!("{id}/other");
+    deploy("alice", &[("fromSnapshot", &other)]).expect(400).says("You have no machine with a snapshot");
+
+    // The form has it as a choice, and keeps it when something else is wrong.
+    let form = portal.get("alice", &with_query("deploy", &[("fromSnapshot", &from)]));
+    let form = form.like_a_browser().send().expect(200).says(&format!("value=\"snapshot:{from}\""));
+    assert_well_formed(&form);
+    let choice = format!("snapshot:{from}");
+    let fields = [("token", token(&form)), ("vmImage", choice), ("vmMemory", "x".to_owned())];
+    let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let again = portal.post("alice", "deploy", &fields).like_a_browser().send().expect(400);
+    again.says(&format!("value=\"snapshot:{from}\" required checked"));
+    // Somebody else's is no choice.
+    let form = portal.get("bob", &with_query("deploy", &[("fromSnapshot", &from)])).like_a_browser();
+    assert!(!form.send().expect(200).text().contains(&from));
+    portal.assert_no_panic();
+}

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{ImageTag, SavedImage};
+use super::names::{ImageTag, SavedImage, SnapshotName, VmId};
 use super::size::{Cpus, GiB, MiB};
 
 /// What a machine is made of: asked for in the form, kept in the registry, ordered from the host.
@@ -22,6 +22,33 @@ pub struct Spec {
     /// The saved image that is unpacked in place of the file of `image`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saved: Option<SavedImage>,
+    /// The snapshot of another machine of the same host that is copied in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotOf>,
+}
+
+impl Spec {
+    /// Returns whether its disk is filled from the file of `image`.
+    pub fn is_of_own_image(&self) -> bool {
+        self.saved.is_none() && self.snapshot.is_none()
+    }
+}
+
+/// A snapshot of a machine's disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotOf {
+    /// The machine.
+    pub machine: VmId,
+    /// What its owner calls it.
+    pub name: SnapshotName,
+}
+
+impl fmt::Display for SnapshotOf {
+    /// As the field `fromSnapshot` names it: the machine's id and its name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.machine, self.name)
+    }
 }
 
 /// Those of a machine's values that can be changed once it exists.

@@ -26,6 +26,15 @@ impl Kind {
         }
     }
 
+    /// Returns the mount options for one of which there may be another, such as a clone's: those against
+    /// damage, and for XFS to mount two with the same UUID (xfs(5)).
+    pub fn when_copied(self) -> &'static str {
+        match self {
+            Self::Xfs => ",nouuid",
+            Self::Ext | Self::Btrfs => self.on_errors(),
+        }
+    }
+
     /// Returns the mount options against damage. An ext file system may request a kernel panic on
     /// errors (`tune2fs -e panic`), which `errors` overrides (ext4(5)). The other drivers only shut
     /// the file system down.

@@ -210,6 +210,7 @@ mod tests {
                 cpus: Cpus::default(),
                 disk: "1".parse().unwrap(),
                 saved: None,
+                snapshot: None,
             },
         };
         let machine = MachineName::new(&order.user, &order.virtual_host).unwrap();

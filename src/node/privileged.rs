@@ -13,6 +13,7 @@ use crate::model::fault::Fault;
 use crate::model::names::{ImageTag, MachineName, RequestId, SnapshotName, VmId};
 use crate::model::public_keys::PublicKeys;
 use crate::model::size::{Amount, GiB, MiB};
+use crate::model::spec::SnapshotOf;
 use crate::model::stage::Percent;
 use crate::model::wire::{ConsoleTail, DeployOrder, Foreign, SnapshotAct};
 use crate::system::exec::{ExecError, ProgramOutput, Run};
@@ -130,6 +131,22 @@ impl Helper {
         let args = [&id.to_string(), machine.as_str(), image.as_str()];
         let command = self.command("unpack-image", &args, limits::UNPACK_IMAGE).input_file(file);
         self.follow("unpack-image", command, &mut note)
+    }
+
+    /// Fills the root disk of a machine from a snapshot of another. `note` receives the progress, and
+    /// returns whether to continue.
+    pub fn unpack_snapshot(
+        &self,
+        id: VmId,
+        machine: &MachineName,
+        image: &ImageTag,
+        from: &SnapshotOf,
+        mut note: impl FnMut(Percent) -> bool,
+    ) -> Result<(), Fault> {
+        let (id, of) = (id.to_string(), from.machine.to_string());
+        let args = [&id, machine.as_str(), image.as_str(), &of, from.name.as_str()];
+        let command = self.command("unpack-snapshot", &args, limits::UNPACK_IMAGE);
+        self.follow("unpack-snapshot", command, &mut note)
     }
 
     /// Runs a verb that tells its percentages.

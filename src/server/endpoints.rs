@@ -18,7 +18,7 @@ endpoints! {
     SHOW: Page = "user/show", Owner, Query => show::handle;
     /// The end of a machine's console output.
     CONSOLE: Page = "user/console", Owner, Query => console::handle;
-    /// Deploys a machine from `vmImage` or `savedImage`, with `vmMemory` (MiB) and `vmPartition`
+    /// Deploys a machine from `vmImage`, `savedImage` or `fromSnapshot`, with `vmMemory` (MiB) and `vmPartition`
     /// (GiB); optionally `vmCPUs`, `physicalHost`, `vmHostname`, `vmName`, `expiryTime` (`12h`,
     /// `7d`), `requestId`.
     DEPLOY: Page = "user/deploy", User, Form => deploy::handle;

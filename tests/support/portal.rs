@@ -661,6 +661,7 @@ pub fn enter_machines(
                     cpus: "1".parse().expect("a number"),
                     disk: "1".parse().expect("a size"),
                     saved: None,
+                    snapshot: None,
                 },
                 label: format!("number {n}").parse().expect("a label"),
                 lease: "7d".parse().expect("a lease"),

@@ -125,6 +125,7 @@ impl Fault {
             | Self::NoSnapshots { .. }
             | Self::SnapshotExists { .. }
             | Self::SnapshotMissing { .. }
+            | Self::SnapshotUnreadable { .. }
             | Self::MachineRuns { .. }
             | Self::DiskTooSmall { .. }
             | Self::StrangersProtected

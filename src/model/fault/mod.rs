@@ -350,6 +350,17 @@ pub enum Fault {
         /// Its name.
         name: SnapshotName,
     },
+    /// A snapshot's file system can't be copied.
+    #[error(
+        "The snapshot {name} can't be copied ({detail}). Start its machine, have its file system checked (fsck), and take another snapshot."
+    )]
+    SnapshotUnreadable {
+        /// Its name.
+        name: SnapshotName,
+        /// What is wrong with it.
+        #[serde(deserialize_with = "cleaned")]
+        detail: String,
+    },
     /// What can only be done with a stopped machine was ordered for one that runs.
     #[error("The machine {machine} runs on its host. Stop it, and try again.")]
     MachineRuns {

@@ -55,6 +55,9 @@ pub enum NameFault {
     /// Not `USER_HOST`.
     #[error("is not the name of a machine (user_host)")]
     NotAMachine,
+    /// Not `MACHINE/NAME`.
+    #[error("is not a machine and the name of its snapshot (machine/name)")]
+    NotASnapshot,
     /// Not a UUID of version 7.
     #[error("is not the id of a machine")]
     NotAnId,

@@ -9,8 +9,9 @@ use crate::config::{Common, ImageSettings};
 use crate::model::fault::{self, Fault};
 use crate::model::names::{MachineName, VOLUME_PREFIXES};
 use crate::model::size::Amount;
+use crate::model::spec::SnapshotOf;
 use crate::model::stage::Order;
-use crate::model::wire::DeployOrder;
+use crate::model::wire::{DeployOrder, Volume};
 use crate::node::host::{self, HostState};
 use crate::node::image::store;
 use crate::node::jobs::Record;
@@ -133,7 +134,9 @@ fn plan(call: &NodeCall<'_>, common: &Common, order: &DeployOrder) -> Result<Pla
         .config
         .image(tag)
         .map_err(|error| refuse(Fault::ImageUnknown { tag: tag.clone() }).logged(error))?;
-    store::source(&call.config, order, &image).map_err(|(fault, error)| refuse(fault).logged(error))?;
+    if order.spec.snapshot.is_none() {
+        store::source(&call.config, order, &image).map_err(|(fault, error)| refuse(fault).logged(error))?;
+    }
     let ip = address::ipv4(order.virtual_host.as_str())
         .ok_or_else(|| refuse(Fault::NameUnresolved { host: order.virtual_host.clone() }))?;
     let host = || order.virtual_host.clone();
@@ -207,6 +210,19 @@ fn check(
     if let Some(domain) = machines.domains.iter().find(|domain| is_taken(&domain.name)) {
         let domain = domain.name.parse().unwrap_or_else(|_| machine.clone());
         return Err(Fault::DomainExists { domain });
+    }
+    if let Some(SnapshotOf { machine: of, name }) = &order.spec.snapshot {
+        let is_it = |volume: &&Volume| {
+            volume.machine == Some(*of) && volume.snapshot.as_ref().is_some_and(|known| known.name == *name)
+        };
+        let Some(snapshot) = storage.volumes.iter().find(is_it) else {
+            return Err(Fault::SnapshotMissing { name: name.clone() });
+        };
+        let (tag, size, partition) = (store::named(order), snapshot.size, order.spec.disk.amount());
+        // What is in a file system may fit into a smaller one.
+        if image.disk.is_some() && size > partition {
+            return Err(Fault::DiskTooLarge { tag, size, partition });
+        }
     }
     let reserved = state.reserved(records);
     let sizes = [order.spec.disk.amount(), image.swap.amount()];

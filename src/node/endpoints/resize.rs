@@ -102,6 +102,7 @@ mod tests {
                 cpus: Cpus::new(2).unwrap(),
                 disk: GiB::new(2).unwrap(),
                 saved: None,
+                snapshot: None,
             },
         };
         let (name, request) = (format!("alice_{name}").parse().unwrap(), "r".parse().unwrap());

@@ -150,6 +150,11 @@ impl MachineLock {
     pub fn mount_point(&self) -> PathBuf {
         self.path.with_extension("root")
     }
+
+    /// Returns the mount point of the snapshot that is copied to the machine's root volume.
+    pub fn source_point(&self) -> PathBuf {
+        self.path.with_extension("source")
+    }
 }
 
 impl Drop for MachineLock {

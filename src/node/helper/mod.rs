@@ -11,7 +11,7 @@
 //!
 //! The exit status is 0 on success, with JSON on standard output if the verb has a result. It is 1
 //! on failure, with a [`Fault`](crate::model::fault::Fault) as JSON on standard output (on standard
-//! error for `pack`, `pack-disk`, `unpack-image` and `grow-volume`, whose standard output is a stream) and a
+//! error for `pack`, `pack-disk`, `unpack-image`, `unpack-snapshot` and `grow-volume`, whose standard output is a stream) and a
 //! sentence on standard error. It is 2 on wrong usage.
 
 pub(super) mod consoles;
@@ -107,6 +107,20 @@ enum Verb {
         machine: MachineName,
         /// Its image
         image: ImageTag,
+    },
+    /// Fill a machine's root volume from a snapshot of another machine; tell the percentages on standard
+    /// output, one a line
+    UnpackSnapshot {
+        /// The machine's id
+        id: VmId,
+        /// Its name, USER_HOST
+        machine: MachineName,
+        /// Its image
+        image: ImageTag,
+        /// The id of the machine that the snapshot is of
+        of: VmId,
+        /// What the snapshot is called
+        name: SnapshotName,
     },
     /// Write the whole disk on standard input, in pieces, to a machine's root volume
     WriteDisk {

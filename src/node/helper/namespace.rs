@@ -16,15 +16,27 @@ pub(super) fn in_a_namespace(
     target: &Path,
     work: impl FnOnce() -> Result<(), Failure> + Send,
 ) -> Result<(), Failure> {
-    match std::fs::create_dir(target) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            return Err(Failure::internal(format!("{}: {error}", target.display())));
+    with_mount_points(&[target], work)
+}
+
+/// The same with several mount points.
+pub(super) fn with_mount_points(
+    targets: &[&Path],
+    work: impl FnOnce() -> Result<(), Failure> + Send,
+) -> Result<(), Failure> {
+    for target in targets {
+        match std::fs::create_dir(target) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(Failure::internal(format!("{}: {error}", target.display())));
+            }
+            _ => {}
         }
-        _ => {}
     }
-    // The namespace belongs to a separate thread, so that this one can remove the directory.
+    // The namespace belongs to a separate thread, so that this one can remove the directories.
     let result = std::thread::scope(|scope| scope.spawn(|| isolate().and_then(|()| work())).join());
-    guard::remove_directory(target)?;
+    for target in targets {
+        guard::remove_directory(target)?;
+    }
     result.unwrap_or_else(|_| Err(Failure::internal("the work in the namespace broke off")))
 }
 

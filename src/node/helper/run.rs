@@ -39,7 +39,11 @@ pub fn main() -> ExitCode {
     log::start("helper", request.clone(), None);
     let is_stream = matches!(
         cli.verb,
-        Verb::Pack { .. } | Verb::PackDisk { .. } | Verb::UnpackImage { .. } | Verb::GrowVolume { .. }
+        Verb::Pack { .. }
+            | Verb::PackDisk { .. }
+            | Verb::UnpackImage { .. }
+            | Verb::UnpackSnapshot { .. }
+            | Verb::GrowVolume { .. }
     );
     match run(cli.verb) {
         Ok(answer) => {
@@ -93,6 +97,10 @@ fn run(verb: Verb) -> Result<Option<String>, Failure> {
         Verb::UnpackImage { id, machine, image } => {
             let lock = MachineLock::take(id, &machine)?;
             host.unpack_image(&lock, &image, &host.image(&image)?)?;
+        }
+        Verb::UnpackSnapshot { id, machine, image, of, name } => {
+            let lock = MachineLock::take(id, &machine)?;
+            host.unpack_snapshot(&lock, &image, &host.image(&image)?, of, &name)?;
         }
         Verb::WriteDisk { id, machine, image } => {
             let lock = MachineLock::take(id, &machine)?;

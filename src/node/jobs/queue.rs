@@ -138,7 +138,7 @@ mod tests {
             user: "alice".parse().unwrap(),
             physical_host: "node1".parse().unwrap(),
             virtual_host: "vm1".parse().unwrap(),
-            spec: Spec { image, memory, cpus: Cpus::default(), disk, saved: None },
+            spec: Spec { image, memory, cpus: Cpus::default(), disk, saved: None, snapshot: None },
         }
     }
 }

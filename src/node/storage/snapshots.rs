@@ -3,8 +3,8 @@
 //! A snapshot of a running machine has what a crash would have left. Nothing is ever started from a
 //! snapshot, mounted or changed. It is its machine's, and is removed with it.
 
-use super::StorageError;
-use crate::model::names::SnapshotName;
+use super::{Device, StorageError};
+use crate::model::names::{SnapshotName, VmId};
 use crate::model::size::Amount;
 use crate::model::wire::Volume;
 use crate::node::Machine;
@@ -25,6 +25,17 @@ pub trait Snapshots {
 
     /// Deletes a snapshot, if it is there.
     fn delete(&self, machine: &Machine, name: &SnapshotName) -> Result<(), StorageError>;
+
+    /// Makes a copy of a machine's snapshot for the work on another machine, which has it in its place
+    /// until [`take_back`](Self::take_back). It may be written to: a file system's journal is replayed.
+    fn lend(&self, to: &Machine, of: VmId, name: &SnapshotName) -> Result<Device, StorageError>;
+
+    /// Removes what was lent for the work on a machine, once its device is dropped.
+    fn take_back(&self, to: &Machine) -> Result<(), StorageError>;
+
+    /// Turns a machine's new root disk into a copy of another machine's snapshot. It keeps its size, and
+    /// counts as used from then on.
+    fn clone_to(&self, machine: &Machine, of: VmId, name: &SnapshotName) -> Result<(), StorageError>;
 
     /// Returns the machines among whose volumes is what a killed [`roll_back`](Self::roll_back) left.
     fn unfinished(&self, volumes: &[Volume]) -> Vec<Machine>;

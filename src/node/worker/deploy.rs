@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::model::fault::{self, Fault};
+use crate::model::spec::SnapshotOf;
 use crate::model::stage::{Order, Percent, Stage};
 use crate::model::wire::{DeployOrder, News};
 use crate::node::helper::Filling;
@@ -196,7 +197,10 @@ fn fill(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
     let filled = match worker.filling {
         Filling::Done => Ok(()),
         Filling::Image => unpack_image(worker, order),
-        Filling::Stream => unpack(worker, order),
+        Filling::Stream => match &order.spec.snapshot {
+            Some(snapshot) => unpack_snapshot(worker, order, snapshot),
+            None => unpack(worker, order),
+        },
     };
     worker.turn = None;
     filled
@@ -208,6 +212,18 @@ fn unpack_image(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop
     let (helper, machine) = (worker.helper.clone(), worker.record.machine.clone());
     let unpacked = worker.while_reporting(Stage::Unpack, |progress| {
         helper.unpack_image(order.id, &machine, &order.spec.image, file, |percent| progress.note(percent))
+    })?;
+    Ok(unpacked?)
+}
+
+/// Has the helper copy the snapshot of another machine.
+fn unpack_snapshot(worker: &mut Worker<'_>, order: &DeployOrder, from: &SnapshotOf) -> Result<(), Stop> {
+    if worker.config.image(&order.spec.image).is_ok_and(|settings| settings.disk.is_some()) {
+        disk::seed(worker, order)?;
+    }
+    let (helper, machine) = (worker.helper.clone(), worker.record.machine.clone());
+    let unpacked = worker.while_reporting(Stage::Unpack, |progress| {
+        helper.unpack_snapshot(order.id, &machine, &order.spec.image, from, |percent| progress.note(percent))
     })?;
     Ok(unpacked?)
 }

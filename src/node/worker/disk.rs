@@ -31,7 +31,7 @@ pub(super) fn unpack(
     order: &DeployOrder,
     settings: &ImageSettings,
 ) -> Result<(), Stop> {
-    make_seed(worker, order, TRIES)?;
+    seed(worker, order)?;
     let tag = store::named(order);
     let partition = order.spec.disk.amount();
     let unusable = |tag: &ImageTag, error: DiskError| match error {
@@ -64,6 +64,11 @@ pub(super) fn unpack(
         (Some(Err(error)), Ok(())) => Err(worker.internal(&error.to_string()).into()),
         (None, Ok(())) => Err(worker.internal("the image was not copied").into()),
     }
+}
+
+/// Makes the seed of a new machine.
+pub(super) fn seed(worker: &Worker<'_>, order: &DeployOrder) -> Result<(), Fault> {
+    make_seed(worker, order, TRIES)
 }
 
 /// Makes the seed of an existing machine anew before it is started, with the keys that its owner has

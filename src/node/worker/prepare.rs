@@ -17,7 +17,7 @@ impl Worker<'_> {
     /// Makes the file systems, or clones the prepared image. The turn to prepare the image is taken
     /// before the helper looks for one, so whoever has the turn knows that nobody else prepares it.
     pub(super) fn make_filesystems(&mut self, order: &DeployOrder) -> Result<(), Stop> {
-        if order.spec.saved.is_none() {
+        if order.spec.is_of_own_image() {
             self.take_turn(order)?;
         }
         self.clone_or_make(order)
@@ -56,7 +56,7 @@ impl Worker<'_> {
     }
 
     fn clone_or_make(&mut self, order: &DeployOrder) -> Result<(), Stop> {
-        let (machine, own_image) = (&self.record.machine, order.spec.saved.is_none());
+        let (machine, own_image) = (&self.record.machine, order.spec.is_of_own_image());
         self.filling = self.helper.make_filesystems(order.id, machine, &order.spec.image, own_image)?;
         if self.filling != Filling::Image {
             self.turn = None;

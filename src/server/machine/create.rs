@@ -8,6 +8,7 @@ use super::image::{self, Named};
 use super::placement::{Known, Load, Need, Obstacle, check_cpus, check_possible, choose, first_free};
 use super::pool::{known, loads};
 use super::quota;
+use super::snapshots::NamedSnapshot;
 use crate::config::{Common, Quota};
 use crate::model::digest::digest;
 use crate::model::folding::Folding;
@@ -16,14 +17,14 @@ use crate::model::names::{
     ImageTag, Label, MachineName, NameFault, OrderName, PhysicalHost, SavedImage, UserName, VirtualHost, VmId,
 };
 use crate::model::size::{Cpus, GiB, MiB};
-use crate::model::spec::Spec;
+use crate::model::spec::{SnapshotOf, Spec};
 use crate::model::text::with_period;
 use crate::server::registry::closed::{self, Kind};
 use crate::server::registry::image::Image;
 use crate::server::registry::request::Given;
 use crate::server::registry::user::{Owner, Registered};
 use crate::server::registry::vm::{NewVm, Placed, Vm};
-use crate::server::registry::{Registry, RegistryError, Writer};
+use crate::server::registry::{Reader, Registry, RegistryError, Writer};
 
 /// Why [`create`] created no machine.
 #[derive(Debug)]
@@ -108,6 +109,8 @@ pub enum Source {
     Tag(ImageTag),
     /// A saved image. If a configured image is given too, the saved image must derive from it.
     Saved(Named, Option<ImageTag>),
+    /// A snapshot of the disk of another machine.
+    Snapshot(NamedSnapshot),
 }
 
 impl MachineRequest {
@@ -187,7 +190,7 @@ pub fn create(
             return Err(NotCreated::Declined(Declined { when: When::Now, faults }));
         }
         let (loads, known) = (loads(reader, common)?, known(reader, now)?);
-        let (image, saved, physical_host, placed) = match &wish.source {
+        let (image, saved, snapshot, physical_host, placed) = match &wish.source {
             Source::Tag(tag) => {
                 let need = Need {
                     memory: wish.memory.amount(),
@@ -197,7 +200,7 @@ pub fn create(
                 };
                 let host = place(&loads, wish.host.as_ref(), &known, need, now)?;
                 let placed = if wish.host.is_none() { Placed::ByPortal } else { Placed::AsAsked };
-                (tag.clone(), None, host, placed)
+                (tag.clone(), None, None, host, placed)
             }
             Source::Saved(named, base) => {
                 let named = named.clone().resolved(reader, folding)?;
@@ -205,7 +208,14 @@ pub fn create(
                 // Its host needs no file of the configured image, so it may not list that.
                 let host = place_of(&image, &loads)?;
                 check_cpus(&host, &known, wish.cpus)?;
-                (image.base.clone(), Some(image.id()), host, Placed::AsAsked)
+                (image.base.clone(), Some(image.id()), None, host, Placed::AsAsked)
+            }
+            Source::Snapshot(origin) => {
+                let (vm, snapshot) = snapshot(reader, common, &owner, origin, &wish)?;
+                let what = format!("The snapshot {}", snapshot.name);
+                let host = place_at(&what, &vm.physical_host, &loads)?;
+                check_cpus(&host, &known, wish.cpus)?;
+                (vm.spec.image, None, Some(snapshot), host, Placed::AsAsked)
             }
         };
         let virtual_host = name(writer, common, &owner, wish.name)?;
@@ -214,7 +224,7 @@ pub fn create(
             virtual_host,
             physical_host,
             placed,
-            spec: Spec { image, memory: wish.memory, cpus: wish.cpus, disk: wish.disk, saved },
+            spec: Spec { image, memory: wish.memory, cpus: wish.cpus, disk: wish.disk, saved, snapshot },
             label: wish.label,
             lease: Term::For(wish.lease),
         };
@@ -225,6 +235,9 @@ pub fn create(
         let mut detail = format!("{} on {}", vm.virtual_host, vm.physical_host);
         if let Some(SavedImage { owner, name }) = &vm.spec.saved {
             detail = format!("{detail}, from the saved image {owner}/{name}");
+        }
+        if let Some(snapshot) = &vm.spec.snapshot {
+            detail = format!("{detail}, from the snapshot {snapshot}");
         }
         writer.record(vm.id, "deploy ordered", &detail)?;
         Ok(Created::New(vm))
@@ -274,21 +287,64 @@ fn saved(
     }
 }
 
+/// Returns the machine that a request for a copy of its disk names, and the snapshot, if the user may
+/// have that and the rest of the request is compatible with it.
+fn snapshot(
+    reader: Reader<'_>,
+    common: &Common,
+    owner: &Owner,
+    origin: &NamedSnapshot,
+    wish: &MachineRequest,
+) -> Result<(Vm, SnapshotOf), NotCreated> {
+    let declined =
+        |when, part, sentence: String| Err(NotCreated::Declined(Declined::one(when, part, sentence)));
+    let Some(vm) = origin.find(reader, owner)? else {
+        return declined(
+            When::Ever,
+            Part::Snapshot,
+            format!("You have no machine with a snapshot {origin}."),
+        );
+    };
+    let host = &vm.physical_host;
+    if !common.has_image(&vm.spec.image) {
+        let sentence = format!(
+            "{} was made from the image {}, which is not offered any more. Choose an image, or tell an administrator.",
+            vm.virtual_host, vm.spec.image
+        );
+        return declined(When::Now, Part::Snapshot, sentence);
+    }
+    if wish.host.as_ref().is_some_and(|wanted| wanted != host) {
+        let sentence = format!(
+            "The snapshot {origin} is on the host {host} only. Choose that, or leave the choice to vGrid."
+        );
+        return declined(When::Ever, Part::Host, sentence);
+    }
+    if wish.disk < vm.spec.disk {
+        let sentence = format!("The snapshot {origin} needs a partition of {} at least.", vm.spec.disk);
+        return declined(When::Ever, Part::Disk, sentence);
+    }
+    let snapshot = SnapshotOf { machine: vm.id, name: origin.name.clone() };
+    Ok((vm, snapshot))
+}
+
 /// Returns the host of a saved image, unless that host is full or disabled.
 fn place_of(image: &Image, loads: &[Load]) -> Result<PhysicalHost, NotCreated> {
-    let Image { name, host, .. } = image;
+    place_at(&format!("The saved image {}", image.name), &image.host, loads)
+}
+
+/// Returns the only host that has something, unless that host is full or disabled.
+fn place_at(what: &str, host: &PhysicalHost, loads: &[Load]) -> Result<PhysicalHost, NotCreated> {
     if let Some(Load { disabled: Some(reason), .. }) = loads.iter().find(|load| load.host == *host) {
         let sentence = format!(
-            "The saved image {name} is on the host {host} only, and that gets no new machines at present: {} Choose \
-             another image.",
+            "{what} is on the host {host} only, and that gets no new machines at present: {} Choose another image.",
             with_period(reason)
         );
         return Err(NotCreated::Declined(Declined::one(When::Now, Part::Host, sentence)));
     }
     if loads.iter().any(|load| load.host == *host && load.is_full()) {
         let sentence = format!(
-            "The saved image {name} is on the host {host} only, and that host is full. Choose another image, or \
-             terminate a machine there."
+            "{what} is on the host {host} only, and that host is full. Choose another image, or terminate a machine \
+             there."
         );
         return Err(NotCreated::Declined(Declined::one(When::Now, Part::Host, sentence)));
     }

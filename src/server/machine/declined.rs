@@ -9,6 +9,8 @@ pub enum Part {
     Machine,
     /// The saved image.
     Image,
+    /// The snapshot of another machine.
+    Snapshot,
     /// The configured image; that of a saved image is the one it derives from.
     Base,
     /// The memory.

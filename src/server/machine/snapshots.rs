@@ -1,17 +1,72 @@
 //! Snapshots of machines' disks: taking, deleting, going back.
 
+use std::fmt;
+use std::str::FromStr;
+
 use super::life;
 use super::orders::message;
 use super::power::past_use;
 use crate::config::Quota;
-use crate::model::names::SnapshotName;
+use crate::model::names::{NameFault, SnapshotName, VirtualHost, VmId};
 use crate::model::state::State;
 use crate::model::wire::{Snapshot, SnapshotAct, SnapshotOrder};
 use crate::server::audit;
 use crate::server::nodes::{CallFailure, Nodes};
+use crate::server::registry::user::Owner;
 use crate::server::registry::vm::{OnNode, Vm};
 use crate::server::registry::{Reader, Registry, RegistryError, Writer};
 use crate::system::log::Level;
+
+/// A snapshot as the field `fromSnapshot` names it: `MACHINE/NAME`, where the machine is an id or the
+/// name of a live machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedSnapshot {
+    machine: Which,
+    /// What its owner calls it.
+    pub name: SnapshotName,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Which {
+    Id(VmId),
+    Named(VirtualHost),
+}
+
+impl NamedSnapshot {
+    /// Returns the machine, if it is its owner's and has the snapshot. A machine of somebody else's
+    /// looks the same as one that is not there.
+    pub fn find(&self, reader: Reader<'_>, owner: &Owner) -> Result<Option<Vm>, RegistryError> {
+        let vm = match &self.machine {
+            Which::Id(id) => reader.vm(*id)?,
+            Which::Named(name) => reader.vm_named(name)?,
+        };
+        let Some(vm) = vm.filter(|vm| vm.owner == *owner && vm.state.is_live()) else { return Ok(None) };
+        let is_there = reader.snapshots(vm.id)?.iter().any(|snapshot| snapshot.name == self.name);
+        Ok(is_there.then_some(vm))
+    }
+}
+
+impl FromStr for NamedSnapshot {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        let (machine, name) = text.split_once('/').ok_or(NameFault::NotASnapshot)?;
+        let machine = match machine.parse() {
+            Ok(id) => Which::Id(id),
+            Err(_) => Which::Named(machine.parse()?),
+        };
+        Ok(Self { machine, name: name.parse()? })
+    }
+}
+
+impl fmt::Display for NamedSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.machine {
+            Which::Id(id) => write!(f, "{id}/{}", self.name),
+            Which::Named(host) => write!(f, "{host}/{}", self.name),
+        }
+    }
+}
 
 /// Returns why a machine's state does not allow this, and what to do about it; `None` if it does.
 pub fn state_obstacle(vm: &Vm, act: SnapshotAct) -> Option<String> {
@@ -110,6 +165,17 @@ fn unconfirmed(act: SnapshotAct) -> &'static str {
 mod tests {
     use super::*;
     use crate::server::registry::vm::tests::entered;
+
+    #[test]
+    fn a_snapshot_is_named_with_its_machine() {
+        let id = VmId::generate();
+        for text in [format!("{id}/before"), "vm1/before".to_owned(), "vm1.example.org/a.b".to_owned()] {
+            assert_eq!(text.parse::<NamedSnapshot>().unwrap().to_string(), text);
+        }
+        for bad in ["", "before", "/before", "vm1/", "vm1/a/b", "vm1/a_b", "vm_1/a", "vm 1/a"] {
+            assert!(bad.parse::<NamedSnapshot>().is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn each_act_is_for_its_states() {

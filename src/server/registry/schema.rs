@@ -140,8 +140,10 @@ CREATE INDEX event_vm ON event (vm);
 CREATE INDEX event_at ON event (at);
 ";
 
-/// Snapshots of machines' disks, whether a host can take them, and how full a host's thin pool is.
+/// Snapshots of machines' disks, machines made from them, whether a host can take them, and how full a host's thin pool is.
 const SCHEMA_15: &str = "
+ALTER TABLE vm ADD COLUMN from_vm TEXT;
+ALTER TABLE vm ADD COLUMN from_snapshot TEXT CHECK ((from_snapshot IS NULL) = (from_vm IS NULL));
 ALTER TABLE host ADD COLUMN snapshots INTEGER NOT NULL DEFAULT 0 CHECK (snapshots IN (0, 1));
 ALTER TABLE host ADD COLUMN pool_data INTEGER CHECK (pool_data BETWEEN 0 AND 100);
 ALTER TABLE host ADD COLUMN pool_metadata INTEGER CHECK

@@ -61,7 +61,9 @@ CREATE TABLE vm (
     new_cpus INTEGER CHECK
         ((new_cpus IS NULL OR new_cpus BETWEEN 1 AND 64) AND (new_cpus IS NULL) = (new_memory_mib IS NULL)),
     new_disk_gib INTEGER CHECK
-        ((new_disk_gib IS NULL OR new_disk_gib > 0) AND (new_disk_gib IS NULL) = (new_memory_mib IS NULL))
+        ((new_disk_gib IS NULL OR new_disk_gib > 0) AND (new_disk_gib IS NULL) = (new_memory_mib IS NULL)),
+    from_vm TEXT,                                                -- the machine whose snapshot it was made from
+    from_snapshot TEXT CHECK ((from_snapshot IS NULL) = (from_vm IS NULL))
 ) STRICT, WITHOUT ROWID;
 
 CREATE UNIQUE INDEX vm_name ON vm (virtual_host) WHERE state <> 'notDeployed';

@@ -18,5 +18,6 @@ mod stop;
 mod undo;
 mod unpack;
 mod unpack_image;
+mod unpack_snapshot;
 mod verify;
 mod write_disk;

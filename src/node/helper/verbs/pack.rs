@@ -8,7 +8,7 @@
 //! can hold. (An example is a file with many names but a link count of one.)
 
 use std::ffi::OsString;
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read};
 use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
@@ -56,6 +56,14 @@ impl PackHeader {
         let headers = |each: u64| files.saturating_mul(each).min(disk);
         let most = disk.saturating_add(headers(Self::LARGE_HEADERS));
         Self { expected: used.saturating_add(headers(Self::USUAL_HEADERS)).min(most), most }
+    }
+
+    /// Looks at a mounted file system on a disk of that size.
+    pub(super) fn of_mounted(target: &Path, disk: Amount) -> Result<Self, Failure> {
+        let facts = statvfs(target).map_err(Failure::internal)?;
+        let used = facts.blocks().saturating_sub(facts.blocks_free()).saturating_mul(facts.fragment_size());
+        let files = facts.files().saturating_sub(facts.files_free());
+        Ok(Self::of(used, files, disk.bytes()))
     }
 
     /// Writes the line.
@@ -165,7 +173,7 @@ impl Host {
 
 /// Mounts a file system of one of the types in everyday use. The kernel replays an unfinished
 /// journal.
-fn mount_read_only(device: &Path, target: &Path) -> Result<(), Failure> {
+pub(super) fn mount_read_only(device: &Path, target: &Path) -> Result<(), Failure> {
     let failed = |detail: &str| Failure::from(Fault::SaveFailed { detail: fault::detail(detail) });
     let read = head(device).map_err(|error| Failure::internal(format!("{}: {error}", device.display())))?;
     let kind = match filesystem::kind(&read) {
@@ -173,7 +181,7 @@ fn mount_read_only(device: &Path, target: &Path) -> Result<(), Failure> {
         Some(Kind::Btrfs) | None => return Err(failed("it is not ext2, ext3, ext4 or xfs, or damaged")),
     };
     Run::new(program("mount"))
-        .args(["-n", "-t", kind.mount_type(), "-o", &format!("{OPTIONS}{}", kind.on_errors())])
+        .args(["-n", "-t", kind.mount_type(), "-o", &format!("{OPTIONS}{}", kind.when_copied())])
         .arg(device)
         .arg(target)
         .run()
@@ -188,28 +196,36 @@ fn has_machine_id(target: &Path) -> bool {
 }
 
 fn stream(target: &Path, disk: Amount) -> Result<(), Failure> {
-    let facts = statvfs(target).map_err(Failure::internal)?;
-    let used = facts.blocks().saturating_sub(facts.blocks_free()).saturating_mul(facts.fragment_size());
-    let files = facts.files().saturating_sub(facts.files_free());
-    let header = PackHeader::of(used, files, disk.bytes());
+    let header = PackHeader::of_mounted(target, disk)?;
     let mut out = io::stdout().lock();
-    let mut begin = || -> io::Result<u64> {
-        header.write(&mut out)?;
-        let member = has_machine_id(target).then(|| image::empty_member(&format!("./{MACHINE_ID}")));
-        let member = member.as_ref().map_or(&[][..], |member| member);
-        out.write_all(member)?;
-        Ok(header.most.saturating_sub(member.len() as u64))
-    };
     let no_reader = |error: io::Error| Failure::internal(format!("standard output: {error}"));
-    let left = begin().map_err(no_reader)?;
+    header.write(&mut out).map_err(no_reader)?;
+    read_tree(target, header, &mut out).map_err(no_reader)?
+}
+
+/// Has tar read a mounted file system, and writes what an image contains to `out`.
+///
+/// # Errors
+/// That of `out`; within, why the file system can't be read.
+pub(super) fn read_tree(
+    target: &Path,
+    header: PackHeader,
+    out: &mut impl io::Write,
+) -> io::Result<Result<(), Failure>> {
+    let member = has_machine_id(target).then(|| image::empty_member(&format!("./{MACHINE_ID}")));
+    let member = member.as_ref().map_or(&[][..], |member| member);
+    out.write_all(member)?;
+    let left = header.most.saturating_sub(member.len() as u64);
     let (copied, packed) = as_nobody("tar")
         .args(tar_arguments(target))
         .limit(limits::TAR)
-        .drain(|pipe| copy_at_most(left, pipe, &mut out));
+        .drain(|pipe| copy_at_most(left, pipe, out));
     match copied {
-        Some(Ok(true)) | None => packed.map(|_| ()).or_else(|error| tar_failed(&error)),
-        Some(Ok(false)) => Err(Fault::DiskInconsistent { most: Amount::from_mib(header.most >> 20) }.into()),
-        Some(Err(error)) => Err(no_reader(error)),
+        Some(Ok(true)) | None => Ok(packed.map(|_| ()).or_else(|error| tar_failed(&error))),
+        Some(Ok(false)) => {
+            Ok(Err(Fault::DiskInconsistent { most: Amount::from_mib(header.most >> 20) }.into()))
+        }
+        Some(Err(error)) => Err(error),
     }
 }
 

@@ -78,7 +78,7 @@ impl Host {
     }
 }
 
-fn explain(error: StorageError, name: &SnapshotName) -> Failure {
+pub(super) fn explain(error: StorageError, name: &SnapshotName) -> Failure {
     match error {
         StorageError::VolumeExists => Fault::SnapshotExists { name: name.clone() }.into(),
         StorageError::VolumeMissing => Fault::SnapshotMissing { name: name.clone() }.into(),

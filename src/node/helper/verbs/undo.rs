@@ -22,6 +22,7 @@ impl Host {
             definition.hypervisor.uninstall(machine)?;
         }
         self.remove_volumes(machine)?;
+        guard::remove_directory(&lock.source_point())?;
         guard::remove_directory(&lock.mount_point())
     }
 }

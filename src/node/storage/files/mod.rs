@@ -245,20 +245,8 @@ impl Storage for Files<'_> {
         false
     }
 
-    /// The loop device is writable even for a file system that is mounted read-only, so that the
-    /// kernel can replay its journal.
     fn attach(&self, machine: &Machine, disk: Disk) -> Result<Device, StorageError> {
-        let path = trust::directory(&folder(self.directory, machine.id))?.join(file_name(disk));
-        let output = losetup()
-            .args(["--find", "--show", "--nooverlap"])
-            .arg(&path)
-            .run()
-            .map_err(|error| StorageError::Other(error.to_string()))?;
-        let device = PathBuf::from(output.text().trim());
-        if !device.starts_with("/dev") {
-            return Err(StorageError::Other(format!("losetup names no device: {}", output.text())));
-        }
-        Ok(Device { path: device, is_loop: true })
+        attach(&trust::directory(&folder(self.directory, machine.id))?.join(file_name(disk)))
     }
 
     fn release(&self, machine: &Machine) {
@@ -356,6 +344,21 @@ fn range(kind: i32, start: i64, len: i64) -> libc::flock {
 fn losetup() -> Run {
     let program = exec::find(&["losetup"]).unwrap_or_else(|| PathBuf::from("losetup"));
     Run::new(program).limit(LIMIT)
+}
+
+/// Attaches a file to a loop device. It is writable even for a file system that is mounted read-only, so
+/// that the kernel can replay its journal.
+fn attach(path: &Path) -> Result<Device, StorageError> {
+    let output = losetup()
+        .args(["--find", "--show", "--nooverlap"])
+        .arg(path)
+        .run()
+        .map_err(|error| StorageError::Other(error.to_string()))?;
+    let device = PathBuf::from(output.text().trim());
+    if !device.starts_with("/dev") {
+        return Err(StorageError::Other(format!("losetup names no device: {}", output.text())));
+    }
+    Ok(Device { path: device, is_loop: true })
 }
 
 /// Lists the loop devices of this host with their files (Linux: ABI/testing/sysfs-block-loop).

@@ -13,16 +13,16 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::AtFlags;
 use nix::unistd::linkat;
 
-use super::Files;
 use super::clones::{clone, mark_shared, open, shared, taken, unnamed};
 use super::folders::{file_name, folder};
+use super::{Files, attach};
 use crate::model::lease::Moment;
 use crate::model::names::{SnapshotName, VmId};
 use crate::model::size::Amount;
 use crate::model::wire::{Snapshot, Volume};
 use crate::node::files::{self, FileError};
 use crate::node::storage::snapshots::Snapshots;
-use crate::node::storage::{Disk, Storage as _, StorageError};
+use crate::node::storage::{Device, Disk, Storage as _, StorageError};
 use crate::node::{Machine, trust};
 
 /// The ending of a snapshot's name.
@@ -66,6 +66,16 @@ pub(super) fn all(directory: &Path, id: VmId) -> Result<Vec<Volume>, FileError> 
 impl Files<'_> {
     fn folder_of(self, machine: &Machine) -> Result<PathBuf, FileError> {
         trust::directory(&folder(self.directory, machine.id))
+    }
+}
+
+impl Files<'_> {
+    fn snapshot_of(self, id: VmId, name: &SnapshotName) -> Result<File, StorageError> {
+        let folder = folder(self.directory, id);
+        if folder.symlink_metadata().is_err() {
+            return Err(StorageError::VolumeMissing);
+        }
+        existing(&trust::directory(&folder)?.join(file_of(name)), OpenOptions::new().read(true))
     }
 }
 
@@ -148,6 +158,37 @@ impl Snapshots for Files<'_> {
         let folder = self.folder_of(machine)?;
         files::remove(&folder.join(file_of(name)))?;
         Ok(sync(&folder)?)
+    }
+
+    fn lend(&self, to: &Machine, of: VmId, name: &SnapshotName) -> Result<Device, StorageError> {
+        let from = self.snapshot_of(of, name)?;
+        let copy = self.folder_of(to)?.join(UNFINISHED);
+        // Left by a helper that was killed.
+        files::remove(&copy)?;
+        let make = || -> io::Result<()> {
+            let to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&copy)?;
+            clone(&to, &from)
+        };
+        make().map_err(files::at(&copy))?;
+        attach(&copy)
+    }
+
+    fn take_back(&self, to: &Machine) -> Result<(), StorageError> {
+        Ok(files::remove(&self.folder_of(to)?.join(UNFINISHED))?)
+    }
+
+    fn clone_to(&self, machine: &Machine, of: VmId, name: &SnapshotName) -> Result<(), StorageError> {
+        let from = self.snapshot_of(of, name)?;
+        let disk = self.folder_of(machine)?.join(file_name(Disk::Root));
+        let to = existing(&disk, OpenOptions::new().read(true).write(true))?;
+        let facts = from.metadata().map_err(files::at(&disk))?;
+        if facts.len() > to.metadata().map_err(files::at(&disk))?.len() {
+            return Err(StorageError::NoSpace);
+        }
+        // First, so that nobody takes it for a disk that only vGrid has written to.
+        self.mark_used(&self.name(machine, Disk::Root))?;
+        let cloned = mark_shared(&to, taken(&facts)).and_then(|()| clone(&to, &from));
+        Ok(cloned.and_then(|()| to.sync_all()).map_err(files::at(&disk))?)
     }
 
     /// A disk is replaced in one step. What a killed helper left beside it is removed by the next one,

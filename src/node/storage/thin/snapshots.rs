@@ -6,13 +6,13 @@
 //! disk removes the copy; whoever finds it alone gives it the disk's name.
 
 use super::{Contents, Row, Thin};
-use crate::model::names::SnapshotName;
+use crate::model::names::{SnapshotName, VmId};
 use crate::model::size::Amount;
 use crate::model::wire::Volume;
 use crate::node::Machine;
 use crate::node::storage::lvm::{self, HOLDS, TAKEN, tag};
 use crate::node::storage::snapshots::Snapshots;
-use crate::node::storage::{Disk, Storage as _, StorageError};
+use crate::node::storage::{Device, Disk, Storage as _, StorageError};
 use crate::system::clock;
 
 /// Finds a machine's volume of that name.
@@ -21,6 +21,13 @@ fn find<'a>(contents: &'a Contents, machine: &Machine, name: &str) -> Option<&'a
 }
 
 impl Thin<'_> {
+    fn snapshot_of(self, id: VmId, name: &SnapshotName) -> Result<Row, StorageError> {
+        let name = lvm::snapshot(id, name);
+        let volumes = self.with_room(Amount::default())?.volumes;
+        let is_it = |row: &Row| row.volume.name == name && row.volume.machine == Some(id);
+        volumes.into_iter().find(is_it).ok_or(StorageError::VolumeMissing)
+    }
+
     fn swap_in(self, copy: &str, root: &str) -> Result<(), StorageError> {
         self.discard(root)?;
         self.lvm.run("lvrename", &[self.group.as_str(), copy, root]).map(drop)
@@ -82,6 +89,30 @@ impl Snapshots for Thin<'_> {
         }
     }
 
+    fn lend(&self, to: &Machine, of: VmId, name: &SnapshotName) -> Result<Device, StorageError> {
+        let (snapshot, copy) = (self.snapshot_of(of, name)?, lvm::copy_of(&to.name));
+        // Left by a helper that was killed.
+        self.discard(&copy)?;
+        self.copy(&copy, &snapshot.volume.name, &[&tag(to.id)])?;
+        Ok(Device { path: self.device(&copy), is_loop: false })
+    }
+
+    fn take_back(&self, to: &Machine) -> Result<(), StorageError> {
+        self.discard(&lvm::copy_of(&to.name))
+    }
+
+    fn clone_to(&self, machine: &Machine, of: VmId, name: &SnapshotName) -> Result<(), StorageError> {
+        let (snapshot, root) = (self.snapshot_of(of, name)?, self.name(machine, Disk::Root));
+        let contents = self.contents()?;
+        let size = find(&contents, machine, &root).ok_or(StorageError::VolumeMissing)?.volume.size;
+        if snapshot.volume.size > size {
+            return Err(StorageError::NoSpace);
+        }
+        self.discard(&root)?;
+        self.copy(&root, &snapshot.volume.name, &[&tag(machine.id)])?;
+        if snapshot.volume.size < size { self.lvm.extend(&root, size) } else { Ok(()) }
+    }
+
     fn unfinished(&self, volumes: &[Volume]) -> Vec<Machine> {
         let machine =
             |volume: &Volume| Some(Machine { id: volume.machine?, name: lvm::is_copy_for(&volume.name)? });
@@ -105,7 +136,7 @@ impl Snapshots for Thin<'_> {
 mod tests {
     use super::*;
     use crate::model::lease::Moment;
-    use crate::model::names::{ThinPool, VmId, VolumeGroup};
+    use crate::model::names::{ThinPool, VolumeGroup};
     use crate::model::wire::Snapshot;
 
     const JSON: &str = include_str!("../../../../tests/data/vgs-thin-snapshots.json");

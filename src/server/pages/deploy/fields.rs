@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
-use super::{Declined, SAVED};
+use super::{Declined, SAVED, SNAPSHOT};
 use crate::cgi::request::Fields;
 use crate::config::{Common, Leases};
 use crate::model::lease::Lease;
 use crate::model::names::{ImageTag, NameFault, PhysicalHost, VirtualHost};
 use crate::model::text::sentence;
 use crate::server::machine::create::{MachineRequest, Source};
+use crate::server::machine::image::Named;
+use crate::server::machine::snapshots::NamedSnapshot;
 
 /// The value that leaves a choice to vGrid, as an empty field does.
 const AUTO: &str = "auto";
@@ -88,6 +90,18 @@ impl Reading<'_> {
 
     fn source(&mut self, common: &Common) -> Result<Source, Wrong> {
         let tag = self.fields.get("vmImage").map(str::trim).unwrap_or_default();
+        let given = self.optional::<NamedSnapshot>("fromSnapshot")?;
+        if let Some(origin) = given {
+            let is_only = self.optional::<Named>("savedImage")?.is_none() && tag.is_empty();
+            let sentence = || "A snapshot takes the place of an image. Leave the images empty.".to_owned();
+            return self.check(is_only, "fromSnapshot", sentence).map(|()| Source::Snapshot(origin));
+        }
+        if let Some(origin) = tag.strip_prefix(SNAPSHOT) {
+            return origin.parse().map(Source::Snapshot).map_err(|fault: NameFault| {
+                self.faults.insert("fromSnapshot", sentence(&fault));
+                Wrong
+            });
+        }
         let saved = match (self.optional("savedImage")?, tag.strip_prefix(SAVED)) {
             (Some(named), None) => return Ok(Source::Saved(named, self.optional("vmImage")?)),
             (None, Some(name)) => name,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{FIELDS, SAVED};
+use super::{FIELDS, SAVED, SNAPSHOT};
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::{Data, UserCall, View};
 use crate::config::{Common, Leases};
@@ -13,6 +13,7 @@ use crate::model::text::Row;
 use crate::server::machine::image::Named;
 use crate::server::machine::pool::loads;
 use crate::server::machine::quota::QuotaView;
+use crate::server::machine::snapshots::NamedSnapshot;
 use crate::server::pages::access;
 use crate::server::pages::once;
 use crate::server::pages::view::ImageView;
@@ -21,6 +22,7 @@ use crate::server::registry::closed::{self, Kind};
 use crate::server::registry::image::Image;
 use crate::server::registry::user::Owner;
 use crate::server::registry::vm::Vm;
+use crate::server::registry::{Reader, RegistryError};
 
 /// The proposed memory, in MiB, processors, and partition, in GiB.
 const PROPOSED_MEMORY: &str = "256";
@@ -32,9 +34,11 @@ const PROPOSED_PARTITION: &str = "2";
 struct DeployView {
     images: Vec<ImageChoice>,
     saved: Vec<SavedChoice>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot: Option<SnapshotChoice>,
     hosts: Vec<HostChoice>,
     names: Vec<NameChoice>,
-    /// The values of the fields: each of [`FIELDS`], except that a saved image is in `vmImage`.
+    /// The values of the fields: each of [`FIELDS`], except that a saved image or a snapshot is in `vmImage`.
     values: BTreeMap<&'static str, String>,
     /// Faults of single fields.
     faults: BTreeMap<&'static str, String>,
@@ -63,6 +67,21 @@ struct SavedChoice {
     value: String,
     #[serde(flatten)]
     image: ImageView,
+}
+
+/// The snapshot that the form was opened for.
+#[derive(Debug, Serialize)]
+struct SnapshotChoice {
+    /// The value of `vmImage` that selects it.
+    value: String,
+    name: String,
+    /// The name of the machine that it is of.
+    of: String,
+    /// The image that that was made from.
+    base: String,
+    host: String,
+    /// The smallest partition that it fits on, in GiB.
+    disk_gib: u32,
 }
 
 /// A host that can be chosen.
@@ -150,10 +169,20 @@ pub fn reply(
             let named = named.resolved(reader, call.config.folding())?;
             values.extend(values_for(&named.by(&caller), &saved, &caller));
         }
-        for field in FIELDS.into_iter().filter(|field| *field != "savedImage") {
+        if let Some(origin) = fields.get("fromSnapshot") {
+            values.insert("vmImage", format!("{SNAPSHOT}{origin}"));
+        }
+        for field in FIELDS.into_iter().filter(|field| !["savedImage", "fromSnapshot"].contains(field)) {
             if let Some(given) = fields.get(field) {
                 values.insert(field, given.to_owned());
             }
+        }
+        let snapshot = snapshot(reader, &caller, values.get("vmImage"))?;
+        if let Some(SnapshotChoice { disk_gib, host, .. }) = &snapshot
+            && fields.get("vmPartition").is_none()
+        {
+            values.insert("vmPartition", disk_gib.to_string());
+            values.insert("physicalHost", host.clone());
         }
         let saved = saved.iter().map(|image| SavedChoice {
             value: format!("{SAVED}{}", Named::of(&image.id(), &caller)),
@@ -182,6 +211,7 @@ pub fn reply(
         Ok(DeployView {
             images: images.collect(),
             saved: saved.collect(),
+            snapshot,
             hosts: hosts.collect(),
             names: names.collect(),
             values,
@@ -195,6 +225,26 @@ pub fn reply(
         })
     })?;
     call.reply(status, &view)
+}
+
+/// Returns the snapshot that the value of `vmImage` selects, if it is the caller's.
+fn snapshot(
+    reader: Reader<'_>,
+    caller: &Owner,
+    value: Option<&String>,
+) -> Result<Option<SnapshotChoice>, RegistryError> {
+    let Some(value) = value else { return Ok(None) };
+    let Some(Ok(origin)) = value.strip_prefix(SNAPSHOT).map(str::parse::<NamedSnapshot>) else {
+        return Ok(None);
+    };
+    Ok(origin.find(reader, caller)?.map(|vm| SnapshotChoice {
+        value: value.clone(),
+        name: origin.name.to_string(),
+        of: vm.virtual_host.to_string(),
+        base: vm.spec.image.to_string(),
+        host: vm.physical_host.to_string(),
+        disk_gib: vm.spec.disk.get(),
+    }))
 }
 
 /// Returns the values of an untouched form.
@@ -226,6 +276,7 @@ fn values_for(image: &SavedImage, known: &[Image], caller: &Owner) -> Vec<(&'sta
 /// Returns the values of a form for another machine like `vm`, as `caller` sees it.
 fn values_of(vm: &Vm, caller: &Owner, name_is_free: bool) -> BTreeMap<&'static str, String> {
     let saved = vm.spec.saved.as_ref().map(|image| format!("{SAVED}{}", Named::of(image, caller)));
+    let saved = saved.or(vm.spec.snapshot.as_ref().map(|snapshot| format!("{SNAPSHOT}{snapshot}")));
     BTreeMap::from([
         ("vmImage", saved.unwrap_or_else(|| vm.spec.image.to_string())),
         ("vmMemory", vm.spec.memory.get().to_string()),

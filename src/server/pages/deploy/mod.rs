@@ -23,9 +23,10 @@ use crate::server::registry::vm::Vm;
 use crate::system::log::Level;
 
 /// The fields of the form.
-const FIELDS: [&str; 9] = [
+const FIELDS: [&str; 10] = [
     "vmImage",
     "savedImage",
+    "fromSnapshot",
     "vmMemory",
     "vmCPUs",
     "vmPartition",
@@ -38,6 +39,9 @@ const FIELDS: [&str; 9] = [
 /// The prefix of a saved image's name in `vmImage`, as the form sends it: both kinds of images
 /// share one group of radio buttons. No tag contains a colon.
 const SAVED: &str = "saved:";
+
+/// The prefix of a snapshot in `vmImage`, likewise.
+const SNAPSHOT: &str = "snapshot:";
 
 /// Why a request for a machine was declined, by field of the form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +78,7 @@ fn field(part: Part) -> &'static str {
         // It has no field of its own.
         Part::Machine => "machines",
         Part::Image => "savedImage",
+        Part::Snapshot => "fromSnapshot",
         Part::Base => "vmImage",
         Part::Memory => "vmMemory",
         Part::Cpus => "vmCPUs",
@@ -85,8 +90,9 @@ fn field(part: Part) -> &'static str {
 
 /// Serves `user/deploy`.
 ///
-/// Fields: `vmImage`, or `savedImage` (`NAME`, or `OWNER/NAME` for a shared one), which determines
-/// the host; `vmMemory` (MiB), `vmPartition` (GiB); `vmCPUs` (empty: one); `physicalHost` and
+/// Fields: `vmImage`, or `savedImage` (`NAME`, or `OWNER/NAME` for a shared one), or `fromSnapshot`
+/// (`MACHINE/NAME`, by the machine's id or its name; a copy of its disk with an identity of its own),
+/// which determine the host; `vmMemory` (MiB), `vmPartition` (GiB); `vmCPUs` (empty: one); `physicalHost` and
 /// `vmHostname` (empty or `auto`: vGrid chooses); `vmName` (a label); `expiryTime` (such as `7d`;
 /// empty: the default lease); `like` (the id of a machine to fill the form in from); `requestId`
 /// (from a script) or `machine` (from the form), which makes the order idempotent: if it is

@@ -31,6 +31,9 @@ pub struct MachineView {
     pub image: String,
     /// The saved image that it was made from, as `owner/name`, if any.
     pub saved_image: Option<String>,
+    /// The snapshot that it was made from, as `fromSnapshot` names it, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from_snapshot: Option<String>,
     /// The description of `image` in the configuration; the tag if it is no longer there.
     pub image_description: String,
     /// Its memory, in MiB.
@@ -96,6 +99,7 @@ impl MachineView {
             placed: vm.placed.as_str(),
             image: vm.spec.image.to_string(),
             saved_image: vm.spec.saved.as_ref().map(|image| format!("{}/{}", image.owner, image.name)),
+            from_snapshot: vm.spec.snapshot.as_ref().map(ToString::to_string),
             image_description: description
                 .map_or_else(|| vm.spec.image.to_string(), |(_, description)| description.clone()),
             memory_mib: vm.spec.memory.get(),

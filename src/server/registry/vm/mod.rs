@@ -273,6 +273,7 @@ pub(in crate::server) mod tests {
                     cpus: "2".parse().unwrap(),
                     disk: "1".parse().unwrap(),
                     saved: None,
+                    snapshot: None,
                 },
                 label: Label::default(),
                 lease: Term::Never,

@@ -6,7 +6,7 @@ use crate::model::fault::Fault;
 use crate::model::lease::Moment;
 use crate::model::names::{PhysicalHost, SavedImage, UserName, VirtualHost, VmId};
 use crate::model::size::{Cpus, GiB, MiB};
-use crate::model::spec::{Sizes, Spec};
+use crate::model::spec::{Sizes, SnapshotOf, Spec};
 use crate::model::stage::{OrderNumber, Percent, Stage};
 use crate::model::state::State;
 use crate::server::registry::user::Owner;
@@ -18,6 +18,7 @@ macro_rules! select_vm {
     ($rest:literal) => {
         concat!(
             "SELECT id, owner, virtual_host, physical_host, image, memory_mib, cpus, disk_gib, from_owner, from_name, \
+             from_vm, from_snapshot, \
              label, lease, state, \
              stage, percent, place, fault, last_order, order_number, sequence, created, changed, expires, deadline, \
              on_node, was_deployed, wanted, protected, deletion, save_as, then_terminate, \
@@ -76,6 +77,10 @@ fn spec(cells: &mut Cells<'_>) -> Result<Spec, RegistryError> {
         saved: {
             let (owner, name) = (cells.perhaps()?, cells.perhaps()?);
             owner.zip(name).map(|(owner, name)| SavedImage { owner, name })
+        },
+        snapshot: {
+            let (machine, name) = (cells.perhaps()?, cells.perhaps()?);
+            machine.zip(name).map(|(machine, name)| SnapshotOf { machine, name })
         },
     })
 }

@@ -59,10 +59,10 @@ impl Writer<'_> {
         self.connection.execute(
             "INSERT INTO vm (id, owner, virtual_host, physical_host, image, memory_mib, disk_gib, label,
                 lease, state, last_order, order_number, sequence, created, changed, expires, deadline, on_node,
-                was_deployed, wanted, from_owner, from_name, placed, cpus)
+                was_deployed, wanted, from_owner, from_name, placed, cpus, from_vm, from_snapshot)
              VALUES (:id, :owner, :virtual_host, :physical_host, :image, :memory, :disk, :label,
                 :lease, :state, :order, :number, 0, :now, :now, :expires, :deadline, :on_node, 0, :wanted,
-                :from_owner, :from_name, :placed, :cpus)",
+                :from_owner, :from_name, :placed, :cpus, :from_vm, :from_snapshot)",
             named_params! {
                 ":id": vm.id.to_string(),
                 ":owner": vm.owner.as_str(),
@@ -85,6 +85,8 @@ impl Writer<'_> {
                 ":from_name": vm.spec.saved.as_ref().map(|image| image.name.as_str()),
                 ":placed": vm.placed.as_str(),
                 ":cpus": vm.spec.cpus.get(),
+                ":from_vm": vm.spec.snapshot.as_ref().map(|snapshot| snapshot.machine.to_string()),
+                ":from_snapshot": vm.spec.snapshot.as_ref().map(|snapshot| snapshot.name.as_str()),
             },
         )?;
         Ok(vm)
