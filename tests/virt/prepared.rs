@@ -85,7 +85,7 @@ impl VirtHost {
     }
 
     /// Has a program of the host wait before it does its work, until it is let go.
-    fn hold(&self, program: &str) {
+    pub(super) fn hold(&self, program: &str) {
         let script = "#!/bin/sh\nwhile [ -e /run/hold ]; do sleep 0.05; done\nexec \"$0.real\" \"$@\"\n";
         self.sh(&format!(
             "touch /run/hold; mv {program} {program}.real; printf %s {} > {program}; chmod 755 {program}",
@@ -93,12 +93,12 @@ impl VirtHost {
         ));
     }
 
-    fn wait_until_held(&self, program: &str) {
+    pub(super) fn wait_until_held(&self, program: &str) {
         let is_held = || (self.try_sh(&format!("pgrep -f '^/bin/sh {program}'")).status == 0).then_some(());
         eventually(Duration::from_secs(30), is_held).expect("it is held");
     }
 
-    fn let_go(&self, program: &str) {
+    pub(super) fn let_go(&self, program: &str) {
         self.sh(&format!(
             "rm /run/hold; while pgrep -f '^/bin/sh {program}'; do sleep 0.05; done; mv {program}.real {program}"
         ));

@@ -80,6 +80,15 @@ fn a_machine_goes_back_to_what_it_was() {
         assert!(holds > 4 && (holds..holds + 8).contains(&(before - free(host))), "{before} {holds}");
         let attributes = field(host, &name("running"), "lv_attr");
         assert!(attributes.starts_with("Vri---tz-k"), "anybody could change it: {attributes}");
+        // A copy is a machine of its own, while the first goes on running.
+        let fields = format!("fromSnapshot={id}/running&vmMemory=96&vmPartition=1&vmHostname=vm3");
+        let copy = host.deployed("alice", &fields);
+        host.must_answer_ping("vm3");
+        host.must_answer_ping("vm2");
+        assert_eq!(field(host, &root("vm3"), "origin"), "", "it holds on to nothing");
+        assert!(!volumes(host).iter().any(|name| name.starts_with("vgrid.back")));
+        host.terminate("alice", &copy);
+
         host.carry_out("alice", Order::Stop, &id, "stopped");
         mark(host, "vm2", "one");
         assert_eq!(must(host, &id, "take", "one"), 2);

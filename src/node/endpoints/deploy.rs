@@ -66,8 +66,10 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
     let storage = storage::of(&call.config.general);
     let state = match check(&state, &records, &order, &plan, storage.as_ref()) {
         Ok(()) => state,
-        // It may have been removed a moment ago, so look again.
-        Err(Fault::VolumeExists { .. } | Fault::DomainExists { .. }) if state.taken < began => {
+        // It may have been removed, or taken, a moment ago, so look again.
+        Err(Fault::VolumeExists { .. } | Fault::DomainExists { .. } | Fault::SnapshotMissing { .. })
+            if state.taken < began =>
+        {
             let state = host::state(&node.jobs, &lock, began, || helper.info()).map_err(refuse)?;
             check(&state, &records, &order, &plan, storage.as_ref()).map_err(refuse)?;
             state

@@ -280,10 +280,7 @@ impl Storage for Files<'_> {
 
     fn remove(&self, name: &str) -> Result<(), StorageError> {
         let (_, path) = self.file(name)?;
-        // Left behind by a helper that was killed.
-        for (device, _) in attached().into_iter().filter(|(_, file)| *file == path) {
-            detach(&device);
-        }
+        detach_all(&path);
         match is_locked(&path) {
             Ok(true) => return Err(StorageError::InUse),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StorageError::VolumeMissing),
@@ -296,7 +293,7 @@ impl Storage for Files<'_> {
         let folder = folder(self.directory, machine.id);
         if Disk::ALL.iter().all(|&disk| folder.join(file_name(disk)).symlink_metadata().is_err()) {
             files::remove(&folder.join(UNUSED))?;
-            files::remove(&folder.join(snapshots::UNFINISHED))?;
+            discard(&folder.join(snapshots::UNFINISHED))?;
             remove_folder(self.directory, machine.id)?;
         }
         Ok(())
@@ -369,6 +366,19 @@ fn attached() -> Vec<(PathBuf, PathBuf)> {
     };
     let blocks = std::fs::read_dir("/sys/block").into_iter().flatten();
     blocks.filter_map(|entry| read(entry.ok()?.file_name().to_str()?)).collect()
+}
+
+/// Detaches what helpers that were killed left attached of a file.
+fn detach_all(path: &Path) {
+    for (device, _) in attached().into_iter().filter(|(_, file)| file == path) {
+        detach(&device);
+    }
+}
+
+/// Removes a file that only helpers use, if it is there.
+fn discard(path: &Path) -> Result<(), FileError> {
+    detach_all(path);
+    files::remove(path)
 }
 
 /// Detaches a loop device. A failure is only logged: what depends on it fails for itself.

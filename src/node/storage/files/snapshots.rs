@@ -15,7 +15,7 @@ use nix::unistd::linkat;
 
 use super::clones::{clone, mark_shared, open, shared, taken, unnamed};
 use super::folders::{file_name, folder};
-use super::{Files, attach};
+use super::{Files, attach, discard};
 use crate::model::lease::Moment;
 use crate::model::names::{SnapshotName, VmId};
 use crate::model::size::Amount;
@@ -137,7 +137,7 @@ impl Snapshots for Files<'_> {
         let size =
             existing(&disk, OpenOptions::new().read(true))?.metadata().map_err(files::at(&disk))?.len();
         let unfinished = folder.join(UNFINISHED);
-        files::remove(&unfinished)?;
+        discard(&unfinished)?;
         let make = || -> io::Result<()> {
             let to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
             let facts = from.metadata()?;
@@ -163,8 +163,7 @@ impl Snapshots for Files<'_> {
     fn lend(&self, to: &Machine, of: VmId, name: &SnapshotName) -> Result<Device, StorageError> {
         let from = self.snapshot_of(of, name)?;
         let copy = self.folder_of(to)?.join(UNFINISHED);
-        // Left by a helper that was killed.
-        files::remove(&copy)?;
+        discard(&copy)?;
         let make = || -> io::Result<()> {
             let to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&copy)?;
             clone(&to, &from)
@@ -174,7 +173,7 @@ impl Snapshots for Files<'_> {
     }
 
     fn take_back(&self, to: &Machine) -> Result<(), StorageError> {
-        Ok(files::remove(&self.folder_of(to)?.join(UNFINISHED))?)
+        Ok(discard(&self.folder_of(to)?.join(UNFINISHED))?)
     }
 
     fn clone_to(&self, machine: &Machine, of: VmId, name: &SnapshotName) -> Result<(), StorageError> {
