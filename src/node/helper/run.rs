@@ -45,7 +45,7 @@ pub fn main() -> ExitCode {
             | Verb::UnpackSnapshot { .. }
             | Verb::GrowVolume { .. }
     );
-    match run(cli.verb) {
+    match this_host().and_then(|host| run(&host, cli.verb)) {
         Ok(answer) => {
             if let Some(answer) = answer {
                 say(&mut io::stdout(), &answer);
@@ -67,10 +67,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(verb: Verb) -> Result<Option<String>, Failure> {
+/// Reads the configuration of this host.
+fn this_host() -> Result<Host, Failure> {
     let dir = trust::directory(Path::new(config::DEFAULT_DIR))?;
     trust::file(&dir.join("node.cfg"))?;
-    let host = Host { config: config::Node::load(&dir).map_err(Failure::internal)?, dir };
+    Ok(Host { config: config::Node::load(&dir).map_err(Failure::internal)?, dir })
+}
+
+fn run(host: &Host, verb: Verb) -> Result<Option<String>, Failure> {
     match verb {
         Verb::Info => {
             host.trim_consoles();
