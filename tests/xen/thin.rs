@@ -1,10 +1,14 @@
 //! Disks in a thin pool: an image is prepared once, and machines get snapshots of it.
 
+use std::time::Duration;
+
 use vgrid::model::stage::Order;
 
 use super::check::run_checks;
 use super::host::{Host, TINY, scenario};
+use crate::support::portal::id_of;
 use crate::support::visited::Visited as _;
+use crate::support::{at_once, eventually};
 
 pub const USE_THIN: &str = "\
     lvcreate -q -y --type thin-pool -L 6G -n pool vg1 && \
@@ -124,6 +128,66 @@ fn machines_are_snapshots_of_prepared_images() {
         host.delete_image("alice", "tiny");
         assert_eq!(host.sh("lvs --noheadings -o lv_name vg1 | sort").split_whitespace().count(), 2);
         host.sh(&format!("lvremove -q -f vg1/{} && lvremove -q -f vg1/pool", newer[0]));
+        host.must_be_as(&nothing);
+    });
+}
+
+/// The ids of the machines for which the image has been unpacked to prepare it, as sudo logged that.
+fn unpacked_for(host: &Host, ids: &[String]) -> Vec<String> {
+    let log = host.sh("journalctl -q --no-pager -o cat -t sudo | grep 'COMMAND=.* unpack-image ' || true");
+    let of = |line: &str| ids.iter().find(|id| line.contains(id.as_str())).cloned();
+    log.lines().filter_map(of).collect()
+}
+
+#[test]
+fn deploys_at_once_prepare_their_image_once() {
+    scenario("thin-once", |host| {
+        host.sh("sed -i '/^\\[General\\]/a shutdownTimeout = 5\\nparallelDeploys = 8' /etc/vgrid/node.cfg");
+        let nothing = host.inventory();
+        host.sh(USE_THIN);
+        let answers = at_once(5, |_| host.try_deploy("alice", "vmImage=tiny&vmMemory=96&vmPartition=1"));
+        let mut ids: Vec<String> = answers
+            .iter()
+            .map(|(status, answer)| {
+                assert_eq!(*status, 202, "{answer}");
+                id_of(answer)
+            })
+            .collect();
+        // The one that prepares it is killed, with its helper.
+        let first = eventually(Duration::from_secs(120), || unpacked_for(host, &ids).pop());
+        let first = first.unwrap_or_else(|| panic!("{}", host.log()));
+        host.sh(&format!("pkill -KILL -f '[v]grid-worker begin {first}|[v]grid-helper .*{first}'"));
+        ids.retain(|id| *id != first);
+        for id in &ids {
+            host.wait_for("alice", id, "deployed", 900);
+        }
+        // Another one did it anew, once, and the others have clones.
+        let again = unpacked_for(host, &ids);
+        assert_eq!(again.len(), 1, "{again:?}\n{}", host.log());
+        let there = prepared(host);
+        assert_eq!(there.len(), 1, "{there:?}");
+        let mut origins: Vec<String> = ids
+            .iter()
+            .map(|id| {
+                let machine = host.machine("alice", id);
+                let name = machine["virtual_host"].as_str().expect("a name");
+                host.must_answer_ping(name);
+                field(host, &root(name), "origin")
+            })
+            .collect();
+        origins.sort();
+        assert_eq!(origins, ["", &there[0], &there[0], &there[0]]);
+        // Nothing is left of the one that was killed.
+        let failed = eventually(Duration::from_secs(300), || {
+            host.as_www_data("vgrid-upkeep");
+            (host.machine("alice", &first)["state"] == "failed").then_some(())
+        });
+        assert!(failed.is_some(), "{}", host.log());
+        for id in ids.iter().chain([&first]) {
+            host.terminate("alice", id);
+        }
+        assert_eq!(host.sh("lvs --noheadings -o lv_name vg1 | sort").split_whitespace().count(), 2);
+        host.sh(&format!("lvremove -q -f vg1/{} && lvremove -q -f vg1/pool", there[0]));
         host.must_be_as(&nothing);
     });
 }
