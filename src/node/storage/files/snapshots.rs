@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::AtFlags;
 use nix::unistd::linkat;
 
-use super::clones::{clone, mark_shared, open, shared, taken, unnamed};
+use super::clones::{clone, mark_shared, open, shared, shared_now, taken, unnamed};
 use super::folders::{file_name, folder};
 use super::{Files, attach, discard};
 use crate::model::lease::Moment;
@@ -154,10 +154,18 @@ impl Snapshots for Files<'_> {
         Ok(sync(&folder)?)
     }
 
+    /// What the disk does not share any more is its own, and not promised to it a second time.
     fn delete(&self, machine: &Machine, name: &SnapshotName) -> Result<(), StorageError> {
         let folder = self.folder_of(machine)?;
         files::remove(&folder.join(file_of(name)))?;
-        Ok(sync(&folder)?)
+        sync(&folder)?;
+        let disk = folder.join(file_name(Disk::Root));
+        let (before, now) = (shared(&disk), shared_now(&disk));
+        if let Some(now) = now.filter(|now| *now < before) {
+            let root = open(&disk, OpenOptions::new().read(true))?;
+            mark_shared(&root, now).map_err(files::at(&disk))?;
+        }
+        Ok(())
     }
 
     fn lend(&self, to: &Machine, of: VmId, name: &SnapshotName) -> Result<Device, StorageError> {
