@@ -260,6 +260,7 @@ fn a_copy_is_deployed_where_its_snapshot_is() {
     // The form has it as a choice, and keeps it when something else is wrong.
     let form = portal.get("alice", &with_query("deploy", &[("fromSnapshot", &from)]));
     let form = form.like_a_browser().send().expect(200).says(&format!("value=\"snapshot:{from}\""));
+    let form = form.says("name=\"physicalHost\"").says("<option value=\"localhost\" selected>");
     assert_well_formed(&form);
     let choice = format!("snapshot:{from}");
     let fields = [("token", token(&form)), ("vmImage", choice), ("vmMemory", "x".to_owned())];

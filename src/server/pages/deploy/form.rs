@@ -178,11 +178,12 @@ pub fn reply(
             }
         }
         let snapshot = snapshot(reader, &caller, values.get("vmImage"))?;
-        if let Some(SnapshotChoice { disk_gib, host, .. }) = &snapshot
+        let (snapshot, like) = snapshot.unzip();
+        if let Some(like) = like
+            && fields.get("fromSnapshot").is_some()
             && fields.get("vmPartition").is_none()
         {
-            values.insert("vmPartition", disk_gib.to_string());
-            values.insert("physicalHost", host.clone());
+            values.extend(like);
         }
         let saved = saved.iter().map(|image| SavedChoice {
             value: format!("{SAVED}{}", Named::of(&image.id(), &caller)),
@@ -227,24 +228,33 @@ pub fn reply(
     call.reply(status, &view)
 }
 
-/// Returns the snapshot that the value of `vmImage` selects, if it is the caller's.
+/// Returns the snapshot that the value of `vmImage` selects, if it is the caller's, with the values of a
+/// form for a machine like that which it is of.
 fn snapshot(
     reader: Reader<'_>,
     caller: &Owner,
     value: Option<&String>,
-) -> Result<Option<SnapshotChoice>, RegistryError> {
+) -> Result<Option<(SnapshotChoice, [(&'static str, String); 4])>, RegistryError> {
     let Some(value) = value else { return Ok(None) };
     let Some(Ok(origin)) = value.strip_prefix(SNAPSHOT).map(str::parse::<NamedSnapshot>) else {
         return Ok(None);
     };
-    Ok(origin.find(reader, caller)?.map(|vm| SnapshotChoice {
+    let Some(vm) = origin.find(reader, caller)? else { return Ok(None) };
+    let like = [
+        ("vmMemory", vm.spec.memory.get().to_string()),
+        ("vmCPUs", vm.spec.cpus.get().to_string()),
+        ("vmPartition", vm.spec.disk.get().to_string()),
+        ("physicalHost", vm.physical_host.to_string()),
+    ];
+    let choice = SnapshotChoice {
         value: value.clone(),
         name: origin.name.to_string(),
         of: vm.virtual_host.to_string(),
         base: vm.spec.image.to_string(),
         host: vm.physical_host.to_string(),
         disk_gib: vm.spec.disk.get(),
-    }))
+    };
+    Ok(Some((choice, like)))
 }
 
 /// Returns the values of an untouched form.
