@@ -29,6 +29,9 @@ const PROPOSED_MEMORY: &str = "256";
 const PROPOSED_CPUS: &str = "1";
 const PROPOSED_PARTITION: &str = "2";
 
+/// Values of fields.
+type Values = Vec<(&'static str, String)>;
+
 /// The form.
 #[derive(Debug, Serialize)]
 struct DeployView {
@@ -234,13 +237,13 @@ fn snapshot(
     reader: Reader<'_>,
     caller: &Owner,
     value: Option<&String>,
-) -> Result<Option<(SnapshotChoice, [(&'static str, String); 4])>, RegistryError> {
+) -> Result<Option<(SnapshotChoice, Values)>, RegistryError> {
     let Some(value) = value else { return Ok(None) };
     let Some(Ok(origin)) = value.strip_prefix(SNAPSHOT).map(str::parse::<NamedSnapshot>) else {
         return Ok(None);
     };
     let Some(vm) = origin.find(reader, caller)? else { return Ok(None) };
-    let like = [
+    let like = vec![
         ("vmMemory", vm.spec.memory.get().to_string()),
         ("vmCPUs", vm.spec.cpus.get().to_string()),
         ("vmPartition", vm.spec.disk.get().to_string()),
@@ -274,7 +277,7 @@ fn usual(common: &Common, leases: &Leases) -> BTreeMap<&'static str, String> {
 
 /// Returns the values of a form for a machine made from a saved image, as far as the image is
 /// known.
-fn values_for(image: &SavedImage, known: &[Image], caller: &Owner) -> Vec<(&'static str, String)> {
+fn values_for(image: &SavedImage, known: &[Image], caller: &Owner) -> Values {
     let mut values = vec![("vmImage", format!("{SAVED}{}", Named::of(image, caller)))];
     if let Some(image) = known.iter().find(|known| known.id() == *image) {
         values.push(("vmPartition", image.disk.get().to_string()));
