@@ -154,11 +154,18 @@ impl Snapshots for Files<'_> {
         Ok(sync(&folder)?)
     }
 
-    /// What the disk does not share any more is its own, and not promised to it a second time.
+    /// What the disk does not share any more is its own, and not promised to it a second time. XFS lets
+    /// go of the blocks of a file that was removed only later, but of one that was cut off at once.
     fn delete(&self, machine: &Machine, name: &SnapshotName) -> Result<(), StorageError> {
         let folder = self.folder_of(machine)?;
-        files::remove(&folder.join(file_of(name)))?;
-        sync(&folder)?;
+        let (snapshot, unfinished) = (folder.join(file_of(name)), folder.join(UNFINISHED));
+        discard(&unfinished)?;
+        if snapshot.symlink_metadata().is_ok() {
+            files::rename(&snapshot, &unfinished)?;
+            let file = open(&unfinished, OpenOptions::new().write(true))?;
+            file.set_len(0).and_then(|()| file.sync_all()).map_err(files::at(&unfinished))?;
+            files::remove(&unfinished)?;
+        }
         let disk = folder.join(file_name(Disk::Root));
         let (before, now) = (shared(&disk), shared_now(&disk));
         if let Some(now) = now.filter(|now| *now < before) {
