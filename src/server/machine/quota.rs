@@ -118,6 +118,17 @@ pub fn image_exceeded(quota: Quota, usage: ImageUsage, owner: &Owner, disk: GiB)
     })
 }
 
+/// Returns why an owner whose machines have so many snapshots can't have one more, or `None` if they can.
+pub fn snapshot_exceeded(quota: Quota, count: u32, owner: &Owner) -> Option<String> {
+    let (limit, owner) = (quota.snapshots, owner.as_str());
+    (limit != 0 && count >= limit).then(|| {
+        format!(
+            "The machines of {owner} have {}, and the limit is {limit}. Delete one, or ask an administrator for more.",
+            counted(count.into(), "snapshot")
+        )
+    })
+}
+
 /// Describes the saved images a user has and may have, in a sentence; `None` if there is no limit.
 pub fn images_text(quota: Quota, usage: ImageUsage) -> Option<String> {
     let of = |limit: u64| if limit == 0 { String::new() } else { format!(" of {limit}") };

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use super::life;
 use super::orders::message;
 use super::power::past_use;
+use super::quota;
 use crate::config::Quota;
 use crate::model::names::{NameFault, SnapshotName, VirtualHost, VmId};
 use crate::model::state::State;
@@ -88,14 +89,7 @@ pub fn state_obstacle(vm: &Vm, act: SnapshotAct) -> Option<String> {
 
 /// Returns why one more snapshot can't be taken, and what to do about it; `None` if it can.
 pub fn quota_obstacle(reader: Reader<'_>, quota: Quota, vm: &Vm) -> Result<Option<String>, RegistryError> {
-    let (limit, owner) = (quota.snapshots, vm.owner.as_str());
-    let count = reader.snapshot_count(&vm.owner)?;
-    let have = if count == 1 { "1 snapshot".to_owned() } else { format!("{count} snapshots") };
-    Ok((limit != 0 && count >= limit).then(|| {
-        format!(
-            "The machines of {owner} have {have}, and the limit is {limit}. Delete one, or ask an administrator for more."
-        )
-    }))
+    Ok(quota::snapshot_exceeded(quota, reader.snapshot_count(&vm.owner)?, &vm.owner))
 }
 
 /// Records that a machine's host gets an order about a snapshot, within a transaction. Returns `None`
