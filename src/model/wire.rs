@@ -16,7 +16,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use strum::Display;
+use strum::{Display, EnumString};
 
 use super::bounds;
 use super::fault::Fault;
@@ -97,7 +97,7 @@ pub struct SnapshotOrder {
 }
 
 /// What can be done with a snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Display)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Display, EnumString)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum SnapshotAct {

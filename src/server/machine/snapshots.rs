@@ -132,7 +132,8 @@ pub fn carry_out(
     if trouble.taken == OnNode::Maybe {
         // It may have been done all the same. Upkeep finds out which snapshots there are.
         let detail = format!("{name}; {}", trouble.fault);
-        registry.write(|writer| writer.record(vm.id, unconfirmed(act), &detail))?;
+        let what = format!("{}, perhaps", past(act));
+        registry.write(|writer| writer.record(vm.id, &what, &detail))?;
     }
     Ok(Err(trouble))
 }
@@ -143,15 +144,6 @@ fn past(act: SnapshotAct) -> &'static str {
         SnapshotAct::Take => "snapshot taken",
         SnapshotAct::RollBack => "went back to snapshot",
         SnapshotAct::Delete => "snapshot deleted",
-    }
-}
-
-/// Says what may have been done, for the history.
-fn unconfirmed(act: SnapshotAct) -> &'static str {
-    match act {
-        SnapshotAct::Take => "snapshot taken, perhaps",
-        SnapshotAct::RollBack => "went back to snapshot, perhaps",
-        SnapshotAct::Delete => "snapshot deleted, perhaps",
     }
 }
 

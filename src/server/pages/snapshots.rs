@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use strum::EnumString;
 
 use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::request::Fields;
 use crate::cgi::serve::{Data, UserCall, View, WithBanner};
 use crate::config::{self, Common};
 use crate::model::names::SnapshotName;
+use crate::model::state::State;
 use crate::model::text::{Row, sentence};
 use crate::model::wire::{Snapshot, SnapshotAct};
 use crate::server::machine::snapshots;
@@ -112,32 +112,12 @@ impl Data for DoneView {
     }
 }
 
-/// What `do` says.
-#[derive(Debug, Clone, Copy, EnumString)]
-#[strum(serialize_all = "kebab-case")]
-enum Act {
-    Take,
-    RollBack,
-    Delete,
-}
-
-impl From<Act> for SnapshotAct {
-    fn from(act: Act) -> Self {
-        match act {
-            Act::Take => Self::Take,
-            Act::RollBack => Self::RollBack,
-            Act::Delete => Self::Delete,
-        }
-    }
-}
-
 fn read_act(fields: &Fields) -> Result<Option<SnapshotAct>, Refusal> {
     match fields.get("do") {
         None | Some("") => Ok(None),
-        Some(text) => text
-            .parse::<Act>()
-            .map(|act| Some(act.into()))
-            .map_err(|_| Refusal::bad_request("do is take, roll-back or delete.")),
+        Some(text) => {
+            text.parse().map(Some).map_err(|_| Refusal::bad_request("do is take, roll-back or delete."))
+        }
     }
 }
 
@@ -200,7 +180,7 @@ fn list(
         Ok(SnapshotsView {
             snapshots: reader.snapshots(vm.id)?.into_iter().map(SnapshotView::from).collect(),
             obstacle,
-            runs: vm.state == crate::model::state::State::Deployed,
+            runs: vm.state == State::Deployed,
             name: call.request.fields.get("name").unwrap_or_default().to_owned(),
             machine: MachineView::new(&vm, common, call.administrator),
             faults,
