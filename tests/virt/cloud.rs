@@ -33,13 +33,18 @@ fn add_image(host: &VirtHost) {
              'netmask = \"255.255.255.0\"' 'gateway = \"10.0.3.1\"' >> node.cfg");
 }
 
-/// Waits until a machine has booted.
+/// Waits until a machine has booted and takes SSH connections.
 fn wait_for_boot(host: &VirtHost, machine: &str) {
     let name = machine.split_once('_').expect("a machine's name").1;
     let ready = format!("{name} {READY}");
     let has_booted = || host.console_log(machine).contains(&ready).then_some(());
     eventually(BOOT, has_booted)
         .unwrap_or_else(|| panic!("{machine} has not booted:\n{}", host.console_log(machine)));
+    // systemd starts sshd and the login on the console side by side. After a stop and a start, the log
+    // has the last boot's login, too.
+    let sshd =
+        || (host.try_sh(&format!("ssh-keyscan -T 20 -t ed25519 {name} | grep .")).status == 0).then_some(());
+    eventually(BOOT, sshd).unwrap_or_else(|| panic!("{machine} has no sshd:\n{}", host.console_log(machine)));
 }
 
 /// The fields of a machine of the image.

@@ -175,13 +175,20 @@ impl VirtHost {
     }
 
     /// Runs a command as root in a machine, with the key of a person. Returns its output, or `None`
-    /// if the key is refused.
+    /// if the key is refused. For a while, a refused connection is no answer: cloud-init restarts sshd
+    /// once it has forbidden passwords.
     pub fn ssh(&self, person: &str, address: &str, command: &str) -> Option<String> {
-        let output = self.try_sh(&format!(
+        let line = format!(
             "ssh -F none -o IdentitiesOnly=yes -o BatchMode=yes -o StrictHostKeyChecking=no -o LogLevel=ERROR \
              -o UserKnownHostsFile=/dev/null -o ConnectTimeout=30 -i /root/keys/{person} root@{address} {}",
             quote(command)
-        ));
+        );
+        let answered = || {
+            let output = self.try_sh(&line);
+            (!output.out.contains("Connection refused")).then_some(output)
+        };
+        let output = eventually(Duration::from_secs(60), answered)
+            .unwrap_or_else(|| panic!("{address} refuses connections"));
         if output.status == 0 {
             return Some(output.out);
         }
