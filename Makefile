@@ -28,7 +28,10 @@ programs = $(filter-out helper worker,$(basename $(notdir $(wildcard bin/$(1)/*.
 BINS = $(foreach dir,user internal node,$(addprefix $(dir)-,$(call programs,$(dir)))) \
 	$(addprefix vgrid-,helper worker $(call programs,cli) $(call programs,cron))
 
-.PHONY: help build demo demo-stop quick quick-lint quick-build quick-unit quick-integration test test-deep deep-list test-turn check deny audit bench install install-server install-node install-common source clean
+# What "make bench" measures; "make bench -- deploy" only what has that in its name.
+BENCHES = pages upkeep images deploy deploy-xen
+
+.PHONY: help build demo demo-stop quick quick-lint quick-build quick-unit quick-integration test test-deep deep-list test-turn check deny audit bench $(BENCHES) install install-server install-node install-common source clean
 
 # The most frequently requested pages are linked statically, because a CGI program spends most of its
 # time starting. They resolve no names, which glibc can't do well without its shared libraries.
@@ -130,7 +133,10 @@ quick-integration: quick-build
 bench:
 	tests/xenhost/packages test
 	$(MAKE) build
-	VGRID_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) bench --locked
+	VGRID_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) bench --locked --bench bench -- $(filter $(BENCHES),$(MAKECMDGOALS))
+
+$(BENCHES):
+	@:
 
 install: $(addprefix install-,$(PARTS))
 

@@ -23,13 +23,22 @@ mod support;
 #[allow(dead_code, unused_imports)]
 #[path = "../tests/virt/host.rs"]
 mod virt_host;
+mod xen;
+#[allow(dead_code, unused_imports)]
+#[path = "../tests/xen/host.rs"]
+mod xen_host;
 
 use support::portal::{Portal, Setup, enter_machines, password, peak_of, thousand_hosts};
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let parts: [(&str, fn()); 4] =
-        [("pages", pages), ("upkeep", upkeep), ("images", images), ("deploy", deploy::deploy)];
+    let parts: [(&str, fn()); 5] = [
+        ("pages", pages),
+        ("upkeep", upkeep),
+        ("images", images),
+        ("deploy", deploy::deploy),
+        ("deploy-xen", xen::xen),
+    ];
     for (name, measure) in parts {
         if wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str())) {
             measure();

@@ -29,6 +29,9 @@ const SUDO: &str = "/usr/bin/sudo";
 /// can't be killed from here, so the helper's limits must expire first.
 const MARGIN: Duration = Duration::from_secs(20);
 
+/// What says that a machine gets the content of its image's own file.
+const OWN_IMAGE: &str = "--own-image";
+
 /// Calls the helper on behalf of one request.
 #[derive(Debug, Clone)]
 pub struct Helper {
@@ -91,16 +94,20 @@ impl Helper {
         self.read(&self.call("info", &[], limits::INFO)?)
     }
 
-    /// Creates the machine's volumes.
+    /// Creates the machine's volumes; with `own_image`, the root volume as a clone of the image's
+    /// prepared disk, where that is possible.
     pub fn make_volumes(
         &self,
         id: VmId,
         machine: &MachineName,
         image: &ImageTag,
         disk: GiB,
+        own_image: bool,
     ) -> Result<(), Fault> {
-        let args = [&id.to_string(), machine.as_str(), image.as_str(), &disk.get().to_string()];
-        self.call("make-volumes", &args, limits::VOLUMES).map(|_| ())
+        let (id, disk) = (id.to_string(), disk.get().to_string());
+        let args = [&id, machine.as_str(), image.as_str(), &disk, OWN_IMAGE];
+        let args = if own_image { &args[..] } else { &args[..4] };
+        self.call("make-volumes", args, limits::VOLUMES).map(|_| ())
     }
 
     /// Creates the file system and the swap area; with `own_image`, a clone of the image's prepared
@@ -113,7 +120,7 @@ impl Helper {
         own_image: bool,
     ) -> Result<Filling, Fault> {
         let id = id.to_string();
-        let args = [&id, machine.as_str(), image.as_str(), "--own-image"];
+        let args = [&id, machine.as_str(), image.as_str(), OWN_IMAGE];
         let args = if own_image { &args[..] } else { &args[..3] };
         self.read(&self.call("make-filesystems", args, limits::FILESYSTEMS)?)
     }
@@ -353,10 +360,13 @@ impl Helper {
         self.read(&self.call("stop", &[&id.to_string(), machine.as_str()], limits::STOP)?)
     }
 
-    /// Removes everything that belongs to the machine: processes, domain, configuration, volumes.
-    /// Idempotent.
-    pub fn undo(&self, id: VmId, machine: &MachineName) -> Result<(), Fault> {
-        self.call("undo", &[&id.to_string(), machine.as_str()], limits::UNDO).map(|_| ())
+    /// Removes everything that belongs to the machine: processes, domain, configuration, volumes, and,
+    /// with `forget_console`, its console log. Idempotent. Returns the host's state then.
+    pub fn undo(&self, id: VmId, machine: &MachineName, forget_console: bool) -> Result<HostState, Fault> {
+        let id = id.to_string();
+        let args = [&id, machine.as_str(), "--forget-console"];
+        let args = if forget_console { &args[..] } else { &args[..2] };
+        self.read(&self.call("undo", args, limits::UNDO)?)
     }
 
     /// Removes something that vGrid did not create, if the host's configuration allows it.
@@ -369,11 +379,6 @@ impl Helper {
             }
         };
         result.map(|_| ())
-    }
-
-    /// Removes the console log of a machine that no longer exists.
-    pub fn forget_console(&self, machine: &MachineName) -> Result<(), Fault> {
-        self.call("forget-console", &[machine.as_str()], limits::INFO).map(|_| ())
     }
 
     /// Returns the end of a machine's console log.

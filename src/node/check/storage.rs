@@ -7,18 +7,19 @@ use crate::check::{Finding, Problem, Verdict, WithRemedy as _};
 use crate::config::{self, StorageSettings};
 use crate::model::size::{Amount, GiB};
 use crate::node::storage::thin::{PoolFault, Thin};
-use crate::node::storage::{self, Space, StorageError};
+use crate::node::storage::{self, Listing, Space, StorageError};
 use crate::system::exec::{self, Run};
 
 /// Checks that the storage can be used.
 pub fn usable(node: &config::Node) -> Verdict<Space> {
+    let listing = Listing::default();
     let ready = match &node.general.storage {
-        StorageSettings::Thin(group, pool) => Thin::new(group, pool).ready(),
+        StorageSettings::Thin(group, pool) => Thin::new(group, pool, &listing).ready(),
         StorageSettings::Lvm(_) | StorageSettings::Files => Ok(()),
     };
     let space = match ready {
         Err(error) if error != StorageError::NoSpace => Err(error),
-        _ => storage::of(&node.general).space(),
+        _ => storage::of(&node.general, &listing).space(),
     };
     let space = space.map_err(|error| Problem::new(&error, remedy(node, &error)))?;
     let name = match &node.general.storage {

@@ -16,7 +16,7 @@ use crate::node::host::{self, HostState};
 use crate::node::image::store;
 use crate::node::jobs::Record;
 use crate::node::privileged::Helper;
-use crate::node::storage::{self, Storage};
+use crate::node::storage::{self, Listing, Storage};
 use crate::node::{Definition, Machine, WORKER};
 use crate::system::log::{self, Level};
 use crate::system::{address, clock};
@@ -63,7 +63,8 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
         );
         return accepted(order.id, state.facts(&records, &call.config, &node.common));
     }
-    let storage = storage::of(&call.config.general);
+    let listing = Listing::default();
+    let storage = storage::of(&call.config.general, &listing);
     let state = match check(&state, &records, &order, &plan, storage.as_ref()) {
         Ok(()) => state,
         // It may have been removed, or taken, a moment ago, so look again.

@@ -84,6 +84,7 @@ fn mend_boot(hypervisor: &dyn Hypervisor, domains: &[Listed]) -> Result<(), Fail
 /// ends whatever would restart the machine.
 fn remove(hypervisor: &dyn Hypervisor, machine: &Machine, ours: bool) -> Result<(), Failure> {
     let end = Instant::now() + GONE;
+    let mut pause = Duration::ZERO;
     loop {
         if ours {
             hypervisor.release(machine);
@@ -113,7 +114,9 @@ fn remove(hypervisor: &dyn Hypervisor, machine: &Machine, ours: bool) -> Result<
             let detail = format!("the domain {}: {last}", machine.name);
             return Err(Fault::RemovalFailed { detail }.into());
         }
-        std::thread::sleep(Duration::from_millis(300));
+        // Most are gone at once.
+        std::thread::sleep(pause);
+        pause = Duration::from_millis(300);
     }
 }
 

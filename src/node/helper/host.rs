@@ -10,7 +10,7 @@ use crate::model::fault::Fault;
 use crate::model::names::ImageTag;
 use crate::node::Machine;
 use crate::node::hypervisor::{self, Hypervisor, HypervisorError};
-use crate::node::storage::{self, Storage};
+use crate::node::storage::{self, Listing, Storage};
 
 /// The host, represented by its configuration.
 pub(super) struct Host {
@@ -18,6 +18,8 @@ pub(super) struct Host {
     pub(super) config: config::Node,
     /// The directory that it was read from.
     pub(super) dir: PathBuf,
+    /// What LVM said last.
+    pub(super) listing: Listing,
 }
 
 /// The definition of a machine.
@@ -41,7 +43,7 @@ pub enum Stand {
 
 impl Host {
     pub(super) fn storage(&self) -> Box<dyn Storage + '_> {
-        storage::of(&self.config.general)
+        storage::of(&self.config.general, &self.listing)
     }
 
     /// Returns the hypervisor for machines of that type.

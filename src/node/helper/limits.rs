@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-/// `info`, `console`, `forget-console`: a few queries in parallel.
+/// `info`, `console`: a few queries in parallel.
 pub const INFO: Duration = Duration::from_secs(65);
 /// `make-volumes`.
 pub const VOLUMES: Duration = Duration::from_secs(240);

@@ -76,6 +76,9 @@ enum Verb {
         image: ImageTag,
         /// The size of its root partition in GiB
         disk: GiB,
+        /// Make the root volume as a clone of the image's prepared disk, if there is one
+        #[arg(long)]
+        own_image: bool,
     },
     /// Make the file system and the swap area on a machine's volumes
     MakeFilesystems {
@@ -253,6 +256,9 @@ enum Verb {
         id: VmId,
         /// Its name, USER_HOST
         machine: MachineName,
+        /// Remove its console log, too
+        #[arg(long)]
+        forget_console: bool,
     },
     /// Tell the last part of a machine's console log, as JSON
     Console {
@@ -261,11 +267,6 @@ enum Verb {
         /// At most so many bytes
         #[arg(value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
         bytes: u32,
-    },
-    /// Remove the console log of a machine that is gone
-    ForgetConsole {
-        /// The machine's name, USER_HOST
-        machine: MachineName,
     },
     /// Remove something that vGrid did not make, where node.cfg says removeStrangers = true
     #[command(disable_help_subcommand = true)]
@@ -323,6 +324,7 @@ mod tests {
     fn well_formed_calls_are_accepted() {
         parse(&["info"]).unwrap();
         parse(&["--request", "abc123", "make-volumes", ID, "alice_vm1", "tiny", "1"]).unwrap();
+        parse(&["make-volumes", ID, "alice_vm1", "tiny", "1", "--own-image"]).unwrap();
         parse(&["configure", ID, "J+C3+BC_vm1", "tiny", "128", "1", "10.0.2.21", "J%C3%BC"]).unwrap();
         parse(&["configure", "--if-moved", ID, "alice_vm1", "tiny", "128", "1", "10.0.2.21", "alice"])
             .unwrap();
@@ -338,6 +340,7 @@ mod tests {
         parse(&["write-disk", ID, "alice_vm1", "debian"]).unwrap();
         parse(&["make-seed", ID, "J+C3+BC_vm1", "debian", "10.0.2.21", "J%C3%BC"]).unwrap();
         parse(&["undo", ID, "alice_vm1"]).unwrap();
+        parse(&["undo", ID, "alice_vm1", "--forget-console"]).unwrap();
         parse(&["discard", "volume", "xen-root-old"]).unwrap();
         parse(&["discard", "domain", "somebody", "7"]).unwrap();
     }
@@ -356,6 +359,8 @@ mod tests {
             &["undo", ID, "--help-me"],
             &["undo", ID, "alice_vm1/../../etc"],
             &["undo", ID, "Domain-0"],
+            &["undo", ID, "--forget-console"],
+            &["undo", ID, "alice_vm1", "--forget-console=/etc/shadow"],
             &["undo", ID, "alice_vm1\n"],
             &["make-volumes", ID, "alice_vm1", "tiny", "0"],
             &["make-volumes", ID, "alice_vm1", "tiny", "99999999999999999999"],

@@ -78,8 +78,33 @@ impl ImageFile {
 }
 
 impl Host {
+    /// Makes a machine's root disk of that size as a clone of the image's prepared disk, where there is one
+    /// and that is less work than to make an empty one. Returns whether it did.
+    pub(super) fn create_clone(
+        &self,
+        lock: &MachineLock,
+        tag: &ImageTag,
+        image: &ImageSettings,
+        size: Amount,
+    ) -> Result<bool, Failure> {
+        let storage = self.storage();
+        let Some(prepared) = storage.prepared() else { return Ok(false) };
+        let Some(key) = current_key(tag, image) else { return Ok(false) };
+        match prepared.create_clone(&lock.machine, &key, size) {
+            Ok(is_clone) => Ok(is_clone),
+            // Whatever is wrong with it, an empty disk may be better.
+            Err(error @ StorageError::Other(_)) => {
+                not_cloned(tag, &error.to_string());
+                Ok(false)
+            }
+            // The caller finds the same, and explains it.
+            Err(StorageError::NoSpace) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Clones the image's prepared disk to a machine's new root disk of that size, if there is one
-    /// and it fits. Otherwise the disk is as before.
+    /// and it fits. Otherwise the disk is empty.
     pub(super) fn clone_prepared(
         &self,
         lock: &MachineLock,
@@ -93,18 +118,11 @@ impl Host {
         if !prepared.can_clone(&lock.machine)? {
             return Ok(Filling::Stream);
         }
-        let facts = match std::fs::metadata(&image.file) {
-            Ok(facts) if is_roots(&facts) => facts,
-            Ok(_) => {
-                not_possible(tag, &format!("others than root can change {}", image.file.display()));
-                return Ok(Filling::Stream);
-            }
-            Err(error) => {
-                not_possible(tag, &format!("{}: {error}", image.file.display()));
-                return Ok(Filling::Stream);
-            }
+        let Some(key) = current_key(tag, image) else {
+            // It may have begun as a clone, if it has been another file then.
+            prepared.empty(&lock.machine)?;
+            return Ok(Filling::Stream);
         };
-        let key = key(tag, image, &facts);
         let cloned = match prepared.clone_to(&lock.machine, &key, size) {
             Ok(Some(original)) => {
                 let is_larger = original < size;
@@ -114,7 +132,7 @@ impl Host {
             Err(error) => Err(error.into()),
         };
         let Err(failure) = cloned else { return Ok(Filling::Done) };
-        log::event(Level::Error, "prepared.not-cloned", &[("image", tag), ("why", &failure.detail)]);
+        not_cloned(tag, &failure.detail);
         prepared.empty(&lock.machine)?;
         if !storage.is_full() {
             // Whatever is wrong with it: the image is unpacked and prepared anew.
@@ -158,6 +176,20 @@ impl Host {
             log::event(Level::Error, "prepared.not-removed", &[("why", &error)]);
         }
     }
+}
+
+/// Returns the key that a prepared disk of the image has now; `None` if there can't be one.
+fn current_key(tag: &ImageTag, image: &ImageSettings) -> Option<Key> {
+    match std::fs::metadata(&image.file) {
+        Ok(facts) if is_roots(&facts) => return Some(key(tag, image, &facts)),
+        Ok(_) => not_possible(tag, &format!("others than root can change {}", image.file.display())),
+        Err(error) => not_possible(tag, &format!("{}: {error}", image.file.display())),
+    }
+    None
+}
+
+fn not_cloned(tag: &ImageTag, why: &str) {
+    log::event(Level::Error, "prepared.not-cloned", &[("image", tag), ("why", &why)]);
 }
 
 fn not_possible(tag: &ImageTag, why: &str) {

@@ -16,6 +16,7 @@ use crate::model::fault::Fault;
 use crate::model::names::RequestId;
 use crate::model::size::Amount;
 use crate::node::hypervisor::Boot;
+use crate::node::storage::Listing;
 use crate::node::{Machine, trust};
 use crate::system::detach;
 use crate::system::log::{self, Level};
@@ -71,7 +72,8 @@ pub fn main() -> ExitCode {
 fn this_host() -> Result<Host, Failure> {
     let dir = trust::directory(Path::new(config::DEFAULT_DIR))?;
     trust::file(&dir.join("node.cfg"))?;
-    Ok(Host { config: config::Node::load(&dir).map_err(Failure::internal)?, dir })
+    let config = config::Node::load(&dir).map_err(Failure::internal)?;
+    Ok(Host { config, dir, listing: Listing::default() })
 }
 
 fn run(host: &Host, verb: Verb) -> Result<Option<String>, Failure> {
@@ -84,15 +86,13 @@ fn run(host: &Host, verb: Verb) -> Result<Option<String>, Failure> {
             return answer(&state);
         }
         Verb::Console { machine, bytes } => return answer(&host.console(&machine, bytes)?),
-        Verb::ForgetConsole { machine } => host.forget_console(&machine)?,
-        Verb::MakeVolumes { id, machine, image, disk } => {
+        Verb::MakeVolumes { id, machine, image, disk, own_image } => {
             let lock = MachineLock::take(id, &machine)?;
-            host.make_volumes(&lock, &host.image(&image)?, disk)?;
+            host.make_volumes(&lock, &image, &host.image(&image)?, disk, own_image)?;
         }
         Verb::MakeFilesystems { id, machine, image, own_image } => {
             let lock = MachineLock::take(id, &machine)?;
-            let filling = host.make_filesystems(&lock, &image, &host.image(&image)?, own_image)?;
-            return answer(&filling);
+            return answer(&host.make_filesystems(&lock, &image, &host.image(&image)?, own_image)?);
         }
         Verb::Unpack { id, machine, image } => {
             let lock = MachineLock::take(id, &machine)?;
@@ -140,18 +140,9 @@ fn run(host: &Host, verb: Verb) -> Result<Option<String>, Failure> {
         }
         Verb::Configure { id, machine, image, memory, cpus, ip, user, if_moved, stopped } => {
             let lock = MachineLock::take(id, &machine)?;
-            let boot = if if_moved {
-                host.must_move(&lock)?
-            } else if stopped {
-                host.must_rest(&lock)?;
-                Some(Boot::Off)
-            } else {
-                Some(Boot::WithHost)
-            };
-            if let Some(boot) = boot {
-                host.configure(&lock, &host.image(&image)?, memory, cpus, ip, &user.0, boot)?;
-            }
-            if (if_moved || stopped) && boot.is_some() {
+            let Some(boot) = boot(host, &lock, if_moved, stopped)? else { return Ok(None) };
+            host.configure(&lock, &host.image(&image)?, memory, cpus, ip, &user.0, boot)?;
+            if if_moved || stopped {
                 host.leave_others(&lock)?;
             }
         }
@@ -164,9 +155,13 @@ fn run(host: &Host, verb: Verb) -> Result<Option<String>, Failure> {
             let lock = MachineLock::take_over(id, &machine)?;
             return answer(&host.stop(&lock)?);
         }
-        Verb::Undo { id, machine } => {
+        Verb::Undo { id, machine, forget_console } => {
             let lock = MachineLock::take_over(id, &machine)?;
-            host.undo(&lock)?;
+            let state = host.undo(&lock)?;
+            if forget_console {
+                host.forget_console(&lock.machine);
+            }
+            return answer(&state);
         }
         Verb::Discard { stranger: Foreign::Volume { name } } => host.discard_volume(&name)?,
         Verb::Discard { stranger: Foreign::Domain { name, number } } => {
@@ -174,6 +169,18 @@ fn run(host: &Host, verb: Verb) -> Result<Option<String>, Failure> {
         }
     }
     Ok(None)
+}
+
+/// Returns whether a machine is to be started with the host, or `None` if it is where it is to be.
+fn boot(host: &Host, lock: &MachineLock, if_moved: bool, stopped: bool) -> Result<Option<Boot>, Failure> {
+    if if_moved {
+        return host.must_move(lock);
+    }
+    if stopped {
+        host.must_rest(lock)?;
+        return Ok(Some(Boot::Off));
+    }
+    Ok(Some(Boot::WithHost))
 }
 
 fn answer(message: &impl Serialize) -> Result<Option<String>, Failure> {

@@ -43,6 +43,7 @@ impl Host {
         for look in 0..looks {
             if look > 0 {
                 std::thread::sleep(pause);
+                storage.look_again();
             }
             storage.release(machine);
             match storage.volumes()?.into_iter().find(|volume| volume.name == name) {
@@ -90,22 +91,17 @@ impl Host {
     pub fn mark_volumes_used(&self, machine: &Machine) -> Result<(), Failure> {
         let storage = self.storage();
         let names: Vec<_> = Disk::ALL.iter().map(|&disk| storage.name(machine, disk)).collect();
-        let unused = storage.unused()?;
-        let ours = unused.iter().filter(|volume| volume.machine == Some(machine.id));
-        for volume in ours.filter(|volume| names.contains(&volume.name)) {
-            storage.mark_used(&volume.name)?;
-        }
-        Ok(())
+        let mut ours = storage.unused()?;
+        ours.retain(|volume| volume.machine == Some(machine.id) && names.contains(&volume.name));
+        let names: Vec<_> = ours.iter().map(|volume| volume.name.as_str()).collect();
+        if names.is_empty() { Ok(()) } else { Ok(storage.mark_used(&names)?) }
     }
 
     /// Removes the machine's disks and snapshots, and what the storage keeps beside them.
     pub fn remove_volumes(&self, machine: &Machine) -> Result<(), Failure> {
         let storage = self.storage();
         let mut last = None;
-        for attempt in 0..TRIES {
-            if attempt > 0 {
-                std::thread::sleep(PAUSE);
-            }
+        for _ in 0..TRIES {
             let mut ours = match storage.volumes() {
                 Ok(volumes) => volumes,
                 // Without the group there are no volumes.
@@ -116,12 +112,16 @@ impl Host {
             if ours.is_empty() {
                 return Ok(storage.clear(machine)?);
             }
-            for volume in ours {
-                match storage.remove(&volume.name) {
-                    Ok(()) | Err(StorageError::VolumeMissing) => {}
-                    Err(error) => last = Some(format!("the volume {}: {error}", volume.name)),
+            let names: Vec<_> = ours.iter().map(|volume| volume.name.as_str()).collect();
+            match storage.remove(&names) {
+                // What is left is seen at once.
+                Ok(()) | Err(StorageError::VolumeMissing) => {}
+                Err(error) => {
+                    last = Some(format!("the volumes {}: {error}", names.join(", ")));
+                    std::thread::sleep(PAUSE);
                 }
             }
+            storage.look_again();
         }
         let detail = last.unwrap_or_else(|| "its volumes come back".to_owned());
         Err(Fault::RemovalFailed { detail }.into())

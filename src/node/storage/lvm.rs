@@ -11,6 +11,8 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -114,16 +116,18 @@ fn mebibytes(text: &str) -> Result<Amount, StorageError> {
 }
 
 /// Parses the rows of a report.
-pub(super) fn reports<T: for<'a> Deserialize<'a>>(json: &[u8]) -> Result<Vec<T>, StorageError> {
+fn reports<T: for<'a> Deserialize<'a>>(json: &[u8]) -> Result<Vec<T>, StorageError> {
     serde_json::from_slice::<Reports<T>>(json)
         .map(|reports| reports.report)
         .map_err(|error| StorageError::Other(format!("LVM's report can't be read: {error}")))
 }
 
 /// The fields of a [`Space`].
-pub(super) const GROUP: &str = "vg_size,vg_free,vg_extent_size";
+const GROUP: &str = "vg_size,vg_free,vg_extent_size";
 /// The fields of a [`Volume`].
-pub(super) const VOLUME: &str = "lv_name,lv_size,lv_attr,lv_tags";
+const VOLUME: &str = "lv_name,lv_size,lv_attr,lv_tags";
+/// What else is asked about a volume, for those of thin pools.
+const THIN: &str = "pool_lv,data_percent,metadata_percent,origin";
 
 /// A group, as reported.
 #[derive(Debug, Deserialize)]
@@ -218,29 +222,30 @@ impl VolumeRow {
 
 /// Parses the output of `vgs` with the fields of a group; `None` if it lists none.
 pub fn parse_group(json: &[u8]) -> Result<Option<Space>, StorageError> {
-    #[derive(Deserialize)]
-    struct Report {
-        vg: Vec<GroupRow>,
-    }
-    let row = reports::<Report>(json)?.into_iter().flat_map(|report| report.vg).next();
-    row.map(|row| row.space()).transpose()
+    rows::<GroupRow>(json)?.first().map(GroupRow::space).transpose()
 }
 
-/// Parses the output of `vgs` with the fields of a group and of its volumes: one row per volume, so
-/// `None` if the group has none.
+/// A group, and one of its volumes.
+#[derive(Debug, Deserialize)]
+struct Row {
+    #[serde(flatten)]
+    group: GroupRow,
+    #[serde(flatten)]
+    volume: VolumeRow,
+}
+
+/// Parses the output of `vgs` with the fields of a group and of its volumes: one row per volume.
+pub(super) fn rows<T: for<'a> Deserialize<'a>>(json: &[u8]) -> Result<Vec<T>, StorageError> {
+    #[derive(Deserialize)]
+    struct Report<T> {
+        vg: Vec<T>,
+    }
+    Ok(reports::<Report<T>>(json)?.into_iter().flat_map(|report| report.vg).collect())
+}
+
+/// Parses the same; `None` if the group has no volumes.
 pub fn parse_all(json: &[u8]) -> Result<Option<(Space, Vec<Volume>)>, StorageError> {
-    #[derive(Deserialize)]
-    struct Report {
-        vg: Vec<Row>,
-    }
-    #[derive(Deserialize)]
-    struct Row {
-        #[serde(flatten)]
-        group: GroupRow,
-        #[serde(flatten)]
-        volume: VolumeRow,
-    }
-    let rows: Vec<_> = reports::<Report>(json)?.into_iter().flat_map(|report| report.vg).collect();
+    let rows: Vec<Row> = rows(json)?;
     let Some(first) = rows.first() else { return Ok(None) };
     let group = first.group.space()?;
     let volumes: Result<_, _> = rows.into_iter().map(|row| row.volume.volume()).collect();
@@ -248,16 +253,7 @@ pub fn parse_all(json: &[u8]) -> Result<Option<(Space, Vec<Volume>)>, StorageErr
 }
 
 fn volume_rows(json: &[u8]) -> Result<Vec<VolumeRow>, StorageError> {
-    #[derive(Deserialize)]
-    struct Report {
-        lv: Vec<VolumeRow>,
-    }
-    Ok(reports::<Report>(json)?.into_iter().flat_map(|report| report.lv).collect())
-}
-
-/// Parses the output of `lvs` with the fields of a volume.
-pub fn parse_volumes(json: &[u8]) -> Result<Vec<Volume>, StorageError> {
-    volume_rows(json)?.into_iter().map(VolumeRow::volume).collect()
+    Ok(rows::<Row>(json)?.into_iter().map(|row| row.volume).collect())
 }
 
 /// Determines the cause of a failure from LVM's standard error.
@@ -284,20 +280,51 @@ pub fn explain(group: &VolumeGroup, stderr: &str) -> StorageError {
     }
 }
 
+/// What LVM said last of the group and its volumes. Each of LVM's programs takes a fraction of a second,
+/// so a verb that makes disks asks once, and again after it has changed something. All others ask each
+/// time, because they judge what was there before, which others may be changing.
+#[derive(Debug, Default)]
+pub struct Listing {
+    is_kept: AtomicBool,
+    json: Mutex<Option<Vec<u8>>>,
+}
+
+impl Listing {
+    /// From now on, what was seen counts until this process changes something.
+    pub fn keep(&self) {
+        self.is_kept.store(true, Ordering::Relaxed);
+    }
+
+    fn json(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
+        self.json.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&self) {
+        *self.json() = None;
+    }
+}
+
 /// The volume group for the machines.
 #[derive(Debug, Clone, Copy)]
 pub struct Lvm<'a> {
     group: &'a VolumeGroup,
+    listing: &'a Listing,
 }
 
 impl<'a> Lvm<'a> {
     /// Refers to the group with that name, which need not exist.
-    pub fn new(group: &'a VolumeGroup) -> Self {
-        Self { group }
+    pub fn new(group: &'a VolumeGroup, listing: &'a Listing) -> Self {
+        Self { group, listing }
     }
 
-    /// Runs one of LVM's programs.
+    /// Runs one of LVM's programs, which may change something.
     pub(super) fn run(self, program: &'static str, args: &[&str]) -> Result<ProgramOutput, StorageError> {
+        let done = self.ask(program, args);
+        self.listing.forget();
+        done
+    }
+
+    fn ask(self, program: &'static str, args: &[&str]) -> Result<ProgramOutput, StorageError> {
         let path = exec::find(&[program]).unwrap_or_else(|| PathBuf::from(program));
         Run::new(path).args(args.iter().copied()).limit(LIMIT).run().map_err(|error| match error {
             ExecError::Failed { .. } => explain(self.group, &error.said()),
@@ -308,9 +335,11 @@ impl<'a> Lvm<'a> {
         })
     }
 
-    /// Adds or removes a tag. LVM has committed this to disk before it returns.
-    fn tag(self, option: &str, tag: &str, name: &str) -> Result<(), StorageError> {
-        self.run("lvchange", &[option, tag, &format!("{}/{name}", self.group)]).map(|_| ())
+    /// Adds a tag to volumes, or removes it. LVM has committed this to disk before it returns.
+    fn tag(self, option: &str, tag: &str, names: &[&str]) -> Result<(), StorageError> {
+        let volumes: Vec<_> = names.iter().map(|name| self.displayed(name)).collect();
+        let args: Vec<_> = [option, tag].into_iter().chain(volumes.iter().map(String::as_str)).collect();
+        self.run("lvchange", &args).map(drop)
     }
 
     /// Makes a volume that large, and leaves what is on it alone.
@@ -318,28 +347,39 @@ impl<'a> Lvm<'a> {
         self.run("lvextend", &["-L", &format!("{}m", size.mib()), &self.displayed(name)]).map(|_| ())
     }
 
-    /// Runs a program that reports about the group.
-    pub(super) fn list(self, program: &'static str, fields: &str) -> Result<Vec<u8>, StorageError> {
+    fn report(self, fields: &str) -> Result<Vec<u8>, StorageError> {
         let args = ["--reportformat", "json", "--units", "m", "-o", fields, self.group.as_str()];
-        self.run(program, &args).map(|output| output.stdout)
+        self.ask("vgs", &args).map(|output| output.stdout)
+    }
+
+    /// Returns a report about the group and all its volumes.
+    pub(super) fn list(self) -> Result<Vec<u8>, StorageError> {
+        if let Some(json) = &*self.listing.json() {
+            return Ok(json.clone());
+        }
+        let json = self.report(&format!("{GROUP},{VOLUME},{THIN}"))?;
+        if self.listing.is_kept.load(Ordering::Relaxed) {
+            *self.listing.json() = Some(json.clone());
+        }
+        Ok(json)
     }
 }
 
 impl Storage for Lvm<'_> {
     /// Runs a single program if there are any volumes.
     fn survey(&self) -> Result<(Space, Vec<Volume>), StorageError> {
-        match parse_all(&self.list("vgs", &format!("{GROUP},{VOLUME}"))?)? {
+        match parse_all(&self.list()?)? {
             Some(all) => Ok(all),
             None => Ok((self.space()?, Vec::new())),
         }
     }
 
     fn space(&self) -> Result<Space, StorageError> {
-        parse_group(&self.list("vgs", GROUP)?)?.ok_or_else(|| StorageError::GroupMissing(self.group.clone()))
+        parse_group(&self.report(GROUP)?)?.ok_or_else(|| StorageError::GroupMissing(self.group.clone()))
     }
 
     fn volumes(&self) -> Result<Vec<Volume>, StorageError> {
-        parse_volumes(&self.list("lvs", VOLUME)?)
+        volume_rows(&self.list()?)?.into_iter().map(VolumeRow::volume).collect()
     }
 
     fn name(&self, machine: &Machine, disk: Disk) -> String {
@@ -355,12 +395,16 @@ impl Storage for Lvm<'_> {
         format!("{}/{name}", self.group)
     }
 
-    fn create(&self, machine: &Machine, disk: Disk, size: Amount) -> Result<(), StorageError> {
-        let (name, size, tag) = (self.name(machine, disk), format!("{}m", size.mib()), tag(machine.id));
-        let args =
-            ["-y", "-W", "y", "-Z", "y", "-n", &name, "-L", &size, "--addtag", &tag, "--addtag", UNUSED];
-        let args: Vec<_> = args.into_iter().chain([self.group.as_str()]).collect();
-        self.run("lvcreate", &args).map(|_| ())
+    fn create(&self, machine: &Machine, disks: &[(Disk, Amount)]) -> Result<(), StorageError> {
+        let tag = tag(machine.id);
+        for (disk, size) in disks {
+            let (name, size) = (self.name(machine, *disk), format!("{}m", size.mib()));
+            let args =
+                ["-y", "-W", "y", "-Z", "y", "-n", &name, "-L", &size, "--addtag", &tag, "--addtag", UNUSED];
+            let args: Vec<_> = args.into_iter().chain([self.group.as_str()]).collect();
+            self.run("lvcreate", &args)?;
+        }
+        Ok(())
     }
 
     /// The tag says how far the disk was used before, whatever is killed in between.
@@ -372,7 +416,7 @@ impl Storage for Lvm<'_> {
         tell: &mut dyn FnMut(Percent) -> io::Result<()>,
     ) -> Result<(), StorageError> {
         let (name, path) = (self.name(machine, disk), self.path(machine, disk));
-        let rows = volume_rows(&self.list("lvs", VOLUME)?)?;
+        let rows = volume_rows(&self.list()?)?;
         let row = rows.into_iter().find(|row| row.name == name).ok_or(StorageError::VolumeMissing)?;
         let growing = GrowingVolume { group: *self, name: &name, path: &path, tell: RefCell::new(tell) };
         grow::grow(&growing, row.grown_from(), size.bytes())
@@ -392,22 +436,28 @@ impl Storage for Lvm<'_> {
 
     fn release(&self, _machine: &Machine) {}
 
+    fn look_again(&self) {
+        self.listing.forget();
+    }
+
     fn unused(&self) -> Result<Vec<Volume>, StorageError> {
-        let rows = volume_rows(&self.list("lvs", VOLUME)?)?;
+        let rows = volume_rows(&self.list()?)?;
         rows.into_iter().filter(VolumeRow::is_unused).map(VolumeRow::volume).collect()
     }
 
-    fn mark_used(&self, name: &str) -> Result<(), StorageError> {
-        self.tag("--deltag", UNUSED, name)
+    fn mark_used(&self, names: &[&str]) -> Result<(), StorageError> {
+        self.tag("--deltag", UNUSED, names)
     }
 
     fn standing(&self, name: &str) -> Result<Option<Standing>, StorageError> {
-        let rows = volume_rows(&self.list("lvs", VOLUME)?)?;
+        let rows = volume_rows(&self.list()?)?;
         Ok(rows.iter().find(|row| row.name == name).map(VolumeRow::standing))
     }
 
-    fn remove(&self, name: &str) -> Result<(), StorageError> {
-        self.run("lvremove", &["-f", &format!("{}/{name}", self.group)]).map(|_| ())
+    fn remove(&self, names: &[&str]) -> Result<(), StorageError> {
+        let volumes: Vec<_> = names.iter().map(|name| self.displayed(name)).collect();
+        let args: Vec<_> = std::iter::once("-f").chain(volumes.iter().map(String::as_str)).collect();
+        self.run("lvremove", &args).map(drop)
     }
 
     /// A snapshot of LVM's first kind slows its origin down, and breaks once its space is full.
@@ -445,11 +495,11 @@ impl grow::Growing for GrowingVolume<'_> {
     }
 
     fn note(&self, before: u64) -> Result<(), StorageError> {
-        self.group.tag("--addtag", &format!("{GROWN_FROM}{before}"), self.name)
+        self.group.tag("--addtag", &format!("{GROWN_FROM}{before}"), &[self.name])
     }
 
     fn forget(&self, before: u64) -> Result<(), StorageError> {
-        self.group.tag("--deltag", &format!("{GROWN_FROM}{before}"), self.name)
+        self.group.tag("--deltag", &format!("{GROWN_FROM}{before}"), &[self.name])
     }
 
     /// Without `--resizefs`, so LVM does not look at what is on it.
@@ -483,25 +533,30 @@ mod tests {
         assert!(parse_group(b"no JSON").is_err());
     }
 
+    const ALL: &[u8] = include_bytes!("../../../tests/data/vgs-all.json");
+
     #[test]
-    fn volumes_are_parsed_with_their_tags() {
-        let volumes = parse_volumes(include_bytes!("../../../tests/data/lvs.json")).unwrap();
-        let names: Vec<_> = volumes.iter().map(|volume| volume.name.as_str()).collect();
-        assert_eq!(names, ["other", "xen-root-alice_vm1", "xen-swap-alice_vm1"]);
-        assert_eq!(volumes[0].machine, None);
-        assert_eq!(volumes[1].machine, "019dd5a3-2f3a-7c11-9d9b-0123456789ab".parse().ok());
-        assert_eq!(volumes[1].size, Amount::from_mib(1024));
-        assert!(volumes[1].open && !volumes[0].open);
+    fn a_group_is_parsed_with_its_volumes_and_their_tags() {
+        let (group, volumes) = parse_all(ALL).unwrap().unwrap();
+        assert_eq!(group.free, Amount::from_mib(21392));
+        let find = |name: &str| volumes.iter().find(|volume| volume.name == name).unwrap();
+        let (root, other) = (find("xen-root-alice_vm1"), find("other"));
+        assert_eq!(root.machine, "01a221b5-609b-7032-a26b-a42caf38cd10".parse().ok());
+        assert_eq!((root.size, other.machine), (Amount::from_mib(1024), None));
+        assert!(root.open && !other.open);
+        assert_eq!(parse_all(include_bytes!("../../../tests/data/vgs-missing.json")).unwrap(), None);
     }
 
     #[test]
     fn protected_volumes_are_recognized() {
-        let rows = volume_rows(include_bytes!("../../../tests/data/lvs.json")).unwrap();
-        let standing: Vec<_> = rows.iter().map(VolumeRow::standing).collect();
+        let rows = volume_rows(ALL).unwrap();
+        let standing = |name: &str| rows.iter().find(|row| row.name == name).unwrap().standing();
         let plain = Standing { marked: false, open: false, alone: true };
-        let expected =
-            [plain, Standing { marked: true, open: true, ..plain }, Standing { marked: true, ..plain }];
-        assert_eq!(standing, expected);
+        assert_eq!(standing("other"), plain);
+        assert_eq!(standing("pool"), Standing { open: true, alone: false, ..plain });
+        for name in ["xen-root-alice_vm1", "xen-swap-alice_vm2"] {
+            assert_eq!(standing(name), Standing { marked: true, open: true, ..plain }, "{name}");
+        }
         let row = |attributes: &str, tags: &str| {
             let (name, size) = ("xen-root-x".to_owned(), "8.00m".to_owned());
             VolumeRow { name, size, attributes: attributes.to_owned(), tags: tags.to_owned() }.standing()
@@ -544,16 +599,6 @@ mod tests {
         for other in ["", "vgrid.new", "vgrid.grown-from.", "vgrid.grown-from.x", "vgrid.grown-from.-1"] {
             assert_eq!(row(other).grown_from(), None, "{other}");
         }
-    }
-
-    #[test]
-    fn a_group_is_parsed_with_its_volumes() {
-        let (group, volumes) =
-            parse_all(include_bytes!("../../../tests/data/vgs-all.json")).unwrap().unwrap();
-        assert_eq!(group.free, Amount::from_mib(11236));
-        assert_eq!(volumes.len(), 3);
-        assert!(volumes.iter().any(|volume| volume.machine.is_some()));
-        assert_eq!(parse_all(include_bytes!("../../../tests/data/vgs-missing.json")).unwrap(), None);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use strum::VariantArray;
 use thiserror::Error;
 
+pub use self::lvm::Listing;
 use self::prepared::Prepared;
 use self::snapshots::Snapshots;
 use self::thin::PoolFault;
@@ -184,8 +185,9 @@ pub trait Storage: Sync {
     /// Returns what users read of a volume of that name.
     fn displayed(&self, name: &str) -> String;
 
-    /// Creates a disk of a machine, marked as the machine's and as unused.
-    fn create(&self, machine: &Machine, disk: Disk, size: Amount) -> Result<(), StorageError>;
+    /// Creates disks of a machine, marked as the machine's and as unused. There may be some of them if
+    /// this fails.
+    fn create(&self, machine: &Machine, disks: &[(Disk, Amount)]) -> Result<(), StorageError>;
 
     /// Enlarges a disk of a machine that does not run, unless it is that large already, and leaves what
     /// is on it alone. What is new reads as zeros: nobody sees what another machine had there. `tell`
@@ -211,17 +213,20 @@ pub trait Storage: Sync {
     /// Lets go of what a helper that was killed left attached.
     fn release(&self, machine: &Machine);
 
+    /// Forgets what was seen, so that what others have changed meanwhile is seen.
+    fn look_again(&self) {}
+
     /// Lists the volumes from which no machine has been started yet.
     fn unused(&self) -> Result<Vec<Volume>, StorageError>;
 
-    /// Marks a volume as used. This is on disk when it returns.
-    fn mark_used(&self, name: &str) -> Result<(), StorageError>;
+    /// Marks volumes as used. This is on disk when it returns.
+    fn mark_used(&self, names: &[&str]) -> Result<(), StorageError>;
 
     /// Returns the facts about the removal of a volume; `None` if there is no such volume.
     fn standing(&self, name: &str) -> Result<Option<Standing>, StorageError>;
 
-    /// Removes a volume.
-    fn remove(&self, name: &str) -> Result<(), StorageError>;
+    /// Removes volumes. If one of them can't be removed, the others may be gone.
+    fn remove(&self, names: &[&str]) -> Result<(), StorageError>;
 
     /// Removes what else is there of a machine that has no disks, or none any more.
     fn clear(&self, machine: &Machine) -> Result<(), StorageError>;
@@ -236,10 +241,10 @@ pub trait Storage: Sync {
 }
 
 /// Returns the storage that is configured for this host.
-pub fn of(general: &NodeGeneral) -> Box<dyn Storage + '_> {
+pub fn of<'a>(general: &'a NodeGeneral, listing: &'a Listing) -> Box<dyn Storage + 'a> {
     match &general.storage {
-        StorageSettings::Lvm(group) => Box::new(lvm::Lvm::new(group)),
-        StorageSettings::Thin(group, pool) => Box::new(thin::Thin::new(group, pool)),
+        StorageSettings::Lvm(group) => Box::new(lvm::Lvm::new(group, listing)),
+        StorageSettings::Thin(group, pool) => Box::new(thin::Thin::new(group, pool, listing)),
         StorageSettings::Files => Box::new(files::Files::new(&general.machine_directory)),
     }
 }

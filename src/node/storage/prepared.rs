@@ -63,6 +63,11 @@ pub trait Prepared {
     /// Returns whether a machine's new root disk can become a clone.
     fn can_clone(&self, machine: &Machine) -> Result<bool, StorageError>;
 
+    /// Makes a machine's root disk of that size as a clone of the disk with that key right away, where
+    /// that is less work than to make an empty one first. Returns whether it did;
+    /// [`clone_to`](Self::clone_to) is called nevertheless.
+    fn create_clone(&self, machine: &Machine, key: &Key, size: Amount) -> Result<bool, StorageError>;
+
     /// Turns a machine's new root disk into a clone of the disk with that key, and returns how large
     /// that is; the machine's disk keeps its size. `None` if there is none of at most that size.
     fn clone_to(&self, machine: &Machine, key: &Key, most: Amount) -> Result<Option<Amount>, StorageError>;

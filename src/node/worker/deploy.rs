@@ -38,8 +38,8 @@ type Step = fn(&mut Worker<'_>, &DeployOrder) -> Result<(), Stop>;
 /// The stages of a deploy after it has got a slot.
 const STEPS: [(Stage, Step); 6] = [
     (Stage::Volumes, |worker, order| {
-        let machine = &worker.record.machine;
-        Ok(worker.helper.make_volumes(order.id, machine, &order.spec.image, order.spec.disk)?)
+        let (machine, spec) = (&worker.record.machine, &order.spec);
+        Ok(worker.helper.make_volumes(order.id, machine, &spec.image, spec.disk, spec.is_of_own_image())?)
     }),
     (Stage::Filesystems, |worker, order| worker.make_filesystems(order)),
     (Stage::Unpack, fill),
@@ -66,14 +66,14 @@ impl Worker<'_> {
             return Err(self.internal("a deploy without its order").into());
         };
         let ip = self.address()?;
-        let has_waited = self.wait_for_a_slot()?;
+        self.wait_for_a_slot()?;
         thread::scope(|scope| {
             let mut asked = Some(scope.spawn(move || answers(ip)));
-            // If it had to wait, the report of the next stage shows that the wait is over.
-            if !has_waited {
-                self.report_stage(Stage::Accepted, None)?;
-            }
             for (stage, work) in STEPS {
+                // A clone has its content. Nobody need hear of that.
+                if stage == Stage::Unpack && self.filling == Filling::Done {
+                    continue;
+                }
                 // Everything but the start can be undone, so it is done while the address is asked for.
                 if let Some(answer) = asked.take_if(|asked| stage == Stage::Start || asked.is_finished())
                     && answer.join().unwrap_or(false)
@@ -87,9 +87,9 @@ impl Worker<'_> {
         })
     }
 
-    /// Waits until this deploy is the first in the queue and a slot is free. Returns whether it
-    /// had to wait, and reported that.
-    fn wait_for_a_slot(&mut self) -> Result<bool, Stop> {
+    /// Waits until this deploy is the first in the queue and a slot is free. It reports if it has to wait;
+    /// the report of the first stage shows that the wait is over.
+    fn wait_for_a_slot(&mut self) -> Result<(), Stop> {
         let unreadable = |worker: &Self, error: io::Error| worker.internal(&format!("the queue: {error}"));
         let id = self.record.id;
         self.record.stage = Some(Stage::Accepted);
@@ -118,7 +118,7 @@ impl Worker<'_> {
             }
             thread::sleep(LOOK);
         }
-        Ok(reported.is_some())
+        Ok(())
     }
 
     /// Undoes a deploy that the server has given up, without reporting the outcome.
@@ -154,7 +154,9 @@ impl Worker<'_> {
         self.record.done = false;
         self.record.failed = Some(fault.clone());
         self.write_record()?;
-        let undone = self.helper.undo(self.record.id, &self.record.machine);
+        // The owner may read the console of a failed machine until the machine is terminated.
+        let forget_console = self.record.told || !fault.leaves_console();
+        let undone = self.helper.undo(self.record.id, &self.record.machine, forget_console);
         if let Err(left) = &undone {
             log::event(
                 Level::Error,
@@ -167,16 +169,13 @@ impl Worker<'_> {
                 ],
             );
         }
-        // The owner may read the console of a failed machine until the machine is terminated.
-        if undone.is_ok() && (self.record.told || !fault.leaves_console()) {
-            self.forget_console();
-        }
+        let is_undone = undone.is_ok();
         if !self.record.told {
-            let host = self.host(Duration::ZERO);
+            let host = undone.map_or_else(|_| self.host(Duration::ZERO), |state| self.facts(state));
             let report = self.report(News::Failed { fault }, host)?;
             self.record.told = self.reporter.deliver(&report).is_some();
         }
-        if undone.is_ok() && self.record.told { self.remove_record() } else { self.leave_to_sweep() }
+        if is_undone && self.record.told { self.remove_record() } else { self.leave_to_sweep() }
     }
 }
 

@@ -6,10 +6,11 @@ use std::thread;
 use std::time::Duration;
 
 use crate::config::{self, Common};
+use crate::model::fault::Fault;
 use crate::model::names::MachineName;
 use crate::model::stage::{Order, Percent, Stage};
 use crate::model::wire::{HostFacts, News, Report, StatusReply, Verdict};
-use crate::node::host;
+use crate::node::host::{self, HostState};
 use crate::node::jobs::{JobError, Jobs, Record};
 use crate::node::privileged::Helper;
 use crate::node::report::Reporter;
@@ -22,9 +23,6 @@ const HOST_AGE: Duration = Duration::from_secs(15);
 
 /// The time between two reports of a percentage.
 const INTERVAL: Duration = Duration::from_secs(2);
-
-/// The stage that may only begin once the server has answered: from then on, the machine has run.
-const LAST_CHANCE: (Order, Stage) = (Order::Deploy, Stage::Start);
 
 /// State shared between the working thread and the reporting thread.
 #[derive(Debug, Default)]
@@ -85,16 +83,21 @@ impl Messenger<'_> {
     }
 
     fn host(&self, max_age: Duration) -> Option<HostFacts> {
-        let since = host::ago(max_age);
+        self.facts(host::ago(max_age), || self.helper.info())
+    }
+
+    /// Returns what a state of the host, or one that is known since then, means to the server.
+    fn facts(&self, since: u64, ask: impl FnOnce() -> Result<HostState, Fault>) -> Option<HostFacts> {
         let lock = self.jobs.lock_node(Duration::from_secs(5)).ok().flatten()?;
-        let state = host::state(&self.jobs, &lock, since, || self.helper.info()).ok()?;
+        let state = host::state(&self.jobs, &lock, since, ask).ok()?;
         let records = self.jobs.list().ok()?;
         Some(state.facts(&records, self.config, self.common))
     }
 }
 
 impl<'a> Worker<'a> {
-    /// Does the work of a stage. Its beginning is recorded first, and reported meanwhile.
+    /// Does the work of a stage. Its beginning is recorded first, and reported meanwhile. The next one
+    /// begins once the server has answered.
     ///
     /// # Errors
     /// [`Stop::Abandoned`], after the work, if the server has given up the deploy.
@@ -104,10 +107,6 @@ impl<'a> Worker<'a> {
         work: impl FnOnce(&mut Self) -> Result<T, Stop>,
     ) -> Result<T, Stop> {
         self.record_stage(stage)?;
-        if (self.record.work, stage) == LAST_CHANCE {
-            self.report_stage(stage, None)?;
-            return work(self);
-        }
         let report = self.report(progress(stage, None), None)?;
         let messenger = self.messenger();
         let (outcome, verdict) = thread::scope(|scope| {
@@ -208,13 +207,18 @@ impl<'a> Worker<'a> {
         self.messenger().host(max_age)
     }
 
+    /// Returns what the host's state is for a report, as a helper has just found it.
+    pub(super) fn facts(&self, state: HostState) -> Option<HostFacts> {
+        self.messenger().facts(state.taken, || Ok(state))
+    }
+
     /// Returns whether the work must be undone because of the server's verdict. This applies only
     /// to a deploy, and only before its machine is started: a machine that has run has a disk that
     /// may be wanted, whatever the server's view.
     pub(super) fn must_abandon(&self, verdict: Verdict) -> bool {
         let never_ran = self.record.work == Order::Deploy
             && !self.record.done
-            && !matches!(self.record.stage, Some(Stage::Verify));
+            && !matches!(self.record.stage, Some(Stage::Start | Stage::Verify));
         let Record { id, machine, .. } = &self.record;
         match verdict {
             Verdict::Continue => false,
@@ -255,7 +259,7 @@ mod tests {
         });
         assert!(node.jobs().read(node.order.id).unwrap().is_some(), "the record stays");
         let is_abandoned = matches!(outcome, Err(Stop::Abandoned));
-        assert_eq!(worked, !is_abandoned || (work, stage) != LAST_CHANCE, "{work} {stage}");
+        assert!(worked, "{work} {stage}");
         is_abandoned
     }
 
@@ -264,7 +268,7 @@ mod tests {
         let server = TestServer::saying(r#"{"verdict":"abandon"}"#);
         for &order in Order::ALL {
             for &stage in order.stages() {
-                let expected = order == Order::Deploy && stage != Stage::Verify;
+                let expected = order == Order::Deploy && !matches!(stage, Stage::Start | Stage::Verify);
                 let abandoned = is_abandoned(&server, server.registry, order, stage);
                 assert_eq!(abandoned, expected, "{order} {stage}");
             }

@@ -3,7 +3,7 @@
 //! | stage | what it does | if it fails |
 //! | --- | --- | --- |
 //! | shutdown | `stop` shuts the machine down | that is logged, and the removal ends the machine |
-//! | remove | `undo` removes domain, configuration and volumes | a later sweep tries again |
+//! | remove | `undo` removes domain, configuration, volumes and console | a later sweep tries again |
 //!
 //! A removal is never undone. The server's verdict on a stage has no effect here.
 
@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::model::fault::Fault;
 use crate::model::stage::{Order, Stage};
 use crate::model::wire::News;
+use crate::node::host::HostState;
 use crate::node::image::store::Store;
 use crate::node::jobs::JobError;
 use crate::system::log::{self, Level};
@@ -30,17 +31,16 @@ impl Worker<'_> {
             }
             Err(Stop::Unrecorded(error)) => return Err(error),
         }
-        let undo = |worker: &mut Self| Ok(worker.helper.undo(id, &machine)?);
+        let undo = |worker: &mut Self| Ok(worker.helper.undo(id, &machine, true)?);
         let removed = match self.in_stage(Stage::Remove, undo) {
-            Ok(()) => Ok(()),
+            Ok(state) => Ok(state),
             Err(Stop::Failed(fault)) => Err(fault),
             // Only deploys are ever abandoned.
             Err(Stop::Abandoned) => Err(Fault::Interrupted { stage: self.record.stage }),
             Err(Stop::Unrecorded(error)) => return Err(error),
         };
         match &removed {
-            Ok(()) => {
-                self.forget_console();
+            Ok(_) => {
                 log::event(
                     Level::Info,
                     "order.done",
@@ -60,25 +60,15 @@ impl Worker<'_> {
 
     /// Reports the outcome of a removal, and deletes the record if the machine is gone, whatever
     /// the verdict: a server that does not know the machine needs no more reports about it.
-    fn removed(&mut self, removed: Result<(), Fault>) -> Result<(), JobError> {
+    fn removed(&mut self, removed: Result<HostState, Fault>) -> Result<(), JobError> {
         let gone = removed.is_ok();
-        let host = self.host(Duration::ZERO);
-        let report =
-            self.report(removed.map_or_else(|fault| News::Failed { fault }, |()| News::Done), host)?;
+        let (news, host) = match removed {
+            Ok(state) => (News::Done, self.facts(state)),
+            Err(fault) => (News::Failed { fault }, self.host(Duration::ZERO)),
+        };
+        let report = self.report(news, host)?;
         let told = self.reporter.deliver(&report).is_some();
         if gone && told { self.remove_record() } else { self.leave_to_sweep() }
-    }
-
-    /// Removes the machine's console output. A failure is only logged, because no other machine
-    /// depends on it.
-    pub(super) fn forget_console(&self) {
-        if let Err(why) = self.helper.forget_console(&self.record.machine) {
-            log::event(
-                Level::Warning,
-                "console.not-removed",
-                &[("vm", &self.record.id), ("machine", &self.record.machine), ("why", &why)],
-            );
-        }
     }
 }
 
@@ -95,7 +85,9 @@ mod tests {
         worker.removed(Err(Fault::RemovalFailed { detail: "in use".to_owned() })).unwrap();
         let left = node.jobs().read(node.order.id).unwrap().expect("it is still there");
         assert!(left.tried.is_some() && left.is_unfinished(), "a later sweep continues: {left:?}");
-        worker.removed(Ok(())).unwrap();
+        let unknown = || Fault::StorageUnusable { detail: "not asked".to_owned() };
+        let state = HostState { taken: 0, machines: Err(unknown()), storage: Err(unknown()) };
+        worker.removed(Ok(state)).unwrap();
         assert_eq!(node.jobs().read(node.order.id).unwrap(), None);
     }
 }

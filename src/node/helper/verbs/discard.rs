@@ -37,7 +37,7 @@ impl Host {
                 }
             }
         }
-        match storage.remove(name.as_str()) {
+        match storage.remove(&[name.as_str()]) {
             Ok(()) | Err(StorageError::VolumeMissing) => {
                 log::event(Level::Info, "stranger.removed", &[("stranger", name)]);
                 Ok(())
@@ -134,6 +134,7 @@ mod tests {
     use crate::model::size::Amount;
     use crate::node::Machine;
     use crate::node::hypervisor::{Boot, DomainState, Installed, Memory};
+    use crate::node::storage::Listing;
     use crate::template::machine::LibvirtValues;
 
     fn listed(name: &str, number: u32) -> Listed {
@@ -178,7 +179,8 @@ mod tests {
     #[test]
     fn discarding_is_refused_by_default() {
         let dir = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/etc"));
-        let host = Host { config: crate::config::Node::load(&dir).unwrap(), dir };
+        let config = crate::config::Node::load(&dir).unwrap();
+        let host = Host { config, dir, listing: Listing::default() };
         for refused in [
             host.discard_volume(&"xen-root-old".parse().unwrap()),
             host.discard_domain(&"somebody".parse().unwrap(), DomainNumber::new(3)),

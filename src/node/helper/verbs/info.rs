@@ -19,19 +19,22 @@ impl Host {
 
     /// Returns the host's state, querying the hypervisors and the storage in parallel.
     pub fn state(&self) -> HostState {
+        self.state_while(|| self.survey())
+    }
+
+    /// Returns the host's state, querying the hypervisors while something is done after which the storage
+    /// is as `work` says.
+    pub fn state_while(&self, work: impl FnOnce() -> Result<Storage, StorageError>) -> HostState {
         let taken = clock::millis();
         let hypervisors = self.hypervisors();
         let (machines, storage) = std::thread::scope(|scope| {
-            let storage = scope.spawn(|| self.survey());
             let asked: Vec<_> =
                 hypervisors.iter().map(|hypervisor| scope.spawn(|| ask(hypervisor.as_ref()))).collect();
+            let storage = work();
             let answers = asked
                 .into_iter()
                 .map(|thread| thread.join().unwrap_or_else(|_| Err(HypervisorError::broke_off())));
-            let machines = answers.collect::<Result<Vec<_>, HypervisorError>>().map(combine);
-            let ended = || StorageError::Other("the listing broke off".to_owned());
-            let storage = storage.join().unwrap_or_else(|_| Err(ended()));
-            (machines, storage)
+            (answers.collect::<Result<Vec<_>, HypervisorError>>().map(combine), storage)
         });
         let fault = |failure: Failure| {
             failure.fault.unwrap_or(Fault::ToolstackMissing { detail: fault::detail(&failure.detail) })

@@ -23,6 +23,7 @@ impl Host {
         image: &ImageSettings,
         own_image: bool,
     ) -> Result<Filling, Failure> {
+        self.listing.keep();
         let machine = &lock.machine;
         let root = self.unused_volume(machine, Disk::Root)?;
         // A whole disk brings its own file systems.

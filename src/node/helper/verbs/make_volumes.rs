@@ -2,38 +2,70 @@
 
 use crate::config::ImageSettings;
 use crate::model::fault::Fault;
+use crate::model::names::ImageTag;
 use crate::model::size::{Amount, GiB};
+use crate::node::Machine;
 use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::MachineLock;
 use crate::node::helper::host::Host;
 use crate::node::storage::{Disk, Storage, StorageError};
 
 impl Host {
-    /// Creates the root and the swap disk. A disk that the machine already has is kept.
-    pub fn make_volumes(&self, lock: &MachineLock, image: &ImageSettings, disk: GiB) -> Result<(), Failure> {
+    /// Creates the root and the swap disk. A disk that the machine already has is kept. With `own_image`,
+    /// the root disk begins as a clone of the image's prepared disk, where there is one and that is less
+    /// work.
+    pub fn make_volumes(
+        &self,
+        lock: &MachineLock,
+        tag: &ImageTag,
+        image: &ImageSettings,
+        disk: GiB,
+        own_image: bool,
+    ) -> Result<(), Failure> {
+        self.listing.keep();
         let machine = &lock.machine;
         let storage = self.storage();
         let there = storage.volumes()?;
-        let exists = |name: &str| Fault::VolumeExists { volume: storage.displayed(name) };
+        let mut wanted = Vec::new();
         for (disk, size) in [(Disk::Root, disk.amount()), (Disk::Swap, image.swap.amount())] {
             let name = storage.name(machine, disk);
             match there.iter().find(|volume| volume.name == name) {
                 Some(volume) if volume.machine == Some(machine.id) => {}
-                Some(_) => return Err(exists(&name).into()),
-                None => storage.create(machine, disk, size).map_err(|error| match error {
-                    StorageError::VolumeExists => exists(&name).into(),
-                    StorageError::NoSpace => no_space(storage.as_ref(), size),
-                    other => Failure::from(other),
-                })?,
+                Some(_) => return Err(Fault::VolumeExists { volume: storage.displayed(&name) }.into()),
+                None => wanted.push((disk, size)),
             }
         }
-        Ok(())
+        let is_root = |(disk, _): &(Disk, Amount)| *disk == Disk::Root;
+        // A whole disk is never a clone.
+        let may_be_clone = own_image && image.disk.is_none() && wanted.iter().any(is_root);
+        if may_be_clone && self.create_clone(lock, tag, image, disk.amount())? {
+            wanted.retain(|wanted| !is_root(wanted));
+        }
+        storage
+            .create(machine, &wanted)
+            .map_err(|error| not_created(storage.as_ref(), machine, &wanted, error))
     }
 }
 
-fn no_space(storage: &dyn Storage, needed: Amount) -> Failure {
-    match storage.space() {
-        Ok(space) => Fault::NotEnoughSpace { needed, free: space.free }.into(),
-        Err(error) => error.into(),
+/// Explains that disks of a machine could not be created.
+fn not_created(
+    storage: &dyn Storage,
+    machine: &Machine,
+    wanted: &[(Disk, Amount)],
+    error: StorageError,
+) -> Failure {
+    match error {
+        StorageError::VolumeExists => {
+            let names = wanted.iter().map(|(disk, _)| storage.displayed(&storage.name(machine, *disk)));
+            Fault::VolumeExists { volume: names.collect::<Vec<_>>().join(" or ") }.into()
+        }
+        StorageError::NoSpace => match storage.space() {
+            Ok(space) => {
+                Fault::NotEnoughSpace { needed: wanted.iter().map(|(_, size)| *size).sum(), free: space.free }
+                    .into()
+            }
+            Err(error) => error.into(),
+        },
+        other => other.into(),
     }
 }

@@ -4,7 +4,6 @@ mod configure;
 mod console;
 mod discard;
 mod follow;
-mod forget_console;
 mod grow_volume;
 mod info;
 mod make_filesystems;

@@ -10,7 +10,7 @@ use crate::node::hypervisor::{Boot, Hypervisor, HypervisorError, Listed};
 use crate::system::log::{self, Level};
 
 /// The polling interval.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(250);
 
 impl Host {
     /// Shuts the machine down: asks it to, and forces it if that takes too long. First sees to it

@@ -46,6 +46,7 @@ impl Host {
     /// Unpacks standard input, a plain tar stream, into the machine's root volume. No machine may
     /// have been started from it yet.
     pub fn unpack(&self, lock: &MachineLock, image: &ImageTag) -> Result<(), Failure> {
+        self.listing.keep();
         let volume = self.unused_volume(&lock.machine, Disk::Root)?;
         let device = self.storage().attach(&lock.machine, Disk::Root)?;
         let target = lock.mount_point();

@@ -38,6 +38,7 @@ impl Host {
         tag: &ImageTag,
         settings: &ImageSettings,
     ) -> Result<(), Failure> {
+        self.listing.keep();
         let machine = &lock.machine;
         let volume = self.unused_volume(machine, Disk::Root)?;
         let unreadable = |error: io::Error| Failure::internal(format!("standard input: {error}"));

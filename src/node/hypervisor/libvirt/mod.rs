@@ -33,7 +33,7 @@ use crate::config::NodeGeneral;
 use crate::model::fault::detail;
 use crate::model::names::{DomainNumber, MachineName, VmId};
 use crate::model::size::Amount;
-use crate::node::storage::{self, Disk};
+use crate::node::storage::{self, Disk, Listing};
 use crate::node::{Machine, files, trust};
 use crate::system::exec::Run;
 use crate::template::machine::LibvirtValues;
@@ -164,7 +164,8 @@ impl Libvirt {
 
     /// Returns what a definition of the machine may name.
     fn own(&self, machine: &Machine) -> Own {
-        let storage = storage::of(&self.general);
+        let listing = Listing::default();
+        let storage = storage::of(&self.general, &listing);
         let kind = if storage.is_block() { DiskKind::Block } else { DiskKind::File };
         let disk = |disk: Disk| definition::Disk { path: storage.path(machine, disk), kind };
         Own {

@@ -154,6 +154,39 @@ fn volume_name(id: VmId, disk: Disk) -> String {
     format!("{id}/{}", file_name(disk))
 }
 
+impl Files<'_> {
+    fn remove_disk(self, name: &str) -> Result<(), StorageError> {
+        let (_, path) = self.file(name)?;
+        detach_all(&path);
+        match is_locked(&path) {
+            Ok(true) => return Err(StorageError::InUse),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StorageError::VolumeMissing),
+            Ok(false) | Err(_) => {}
+        }
+        Ok(files::remove(&path)?)
+    }
+
+    fn make_empty(self, machine: &Machine, disk: Disk, size: Amount) -> Result<(), StorageError> {
+        let folder = make_folder(self.directory, machine.id)?;
+        let path = folder.join(file_name(disk));
+        if path.symlink_metadata().is_ok() {
+            return Err(StorageError::VolumeExists);
+        }
+        // First the mark: a disk that somebody finds without it counts as used.
+        let mark = folder.join(UNUSED);
+        let options =
+            |file: &Path| OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file);
+        options(&mark).and_then(|mark| mark.sync_all()).map_err(files::at(&mark))?;
+        let make = || -> io::Result<()> {
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            file.set_len(size.bytes())?;
+            file.sync_all()?;
+            File::open(&folder)?.sync_all()
+        };
+        Ok(make().map_err(files::at(&path))?)
+    }
+}
+
 impl Storage for Files<'_> {
     fn survey(&self) -> Result<(Space, Vec<Volume>), StorageError> {
         let disks = self.list()?;
@@ -186,27 +219,12 @@ impl Storage for Files<'_> {
         self.directory.join(name).display().to_string()
     }
 
-    fn create(&self, machine: &Machine, disk: Disk, size: Amount) -> Result<(), StorageError> {
-        if size > self.space()?.free {
+    fn create(&self, machine: &Machine, disks: &[(Disk, Amount)]) -> Result<(), StorageError> {
+        let needed: Amount = disks.iter().map(|(_, size)| *size).sum();
+        if needed > self.space()?.free {
             return Err(StorageError::NoSpace);
         }
-        let folder = make_folder(self.directory, machine.id)?;
-        let path = folder.join(file_name(disk));
-        if path.symlink_metadata().is_ok() {
-            return Err(StorageError::VolumeExists);
-        }
-        // First the mark: a disk that somebody finds without it counts as used.
-        let mark = folder.join(UNUSED);
-        let options =
-            |file: &Path| OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file);
-        options(&mark).and_then(|mark| mark.sync_all()).map_err(files::at(&mark))?;
-        let make = || -> io::Result<()> {
-            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-            file.set_len(size.bytes())?;
-            file.sync_all()?;
-            File::open(&folder)?.sync_all()
-        };
-        Ok(make().map_err(files::at(&path))?)
+        disks.iter().try_for_each(|(disk, size)| self.make_empty(machine, *disk, *size))
     }
 
     /// A sparse file has only zeros beyond its old end.
@@ -265,12 +283,15 @@ impl Storage for Files<'_> {
         Ok(self.volumes()?.into_iter().filter(is_unused).collect())
     }
 
-    /// Marks both disks of the machine.
-    fn mark_used(&self, name: &str) -> Result<(), StorageError> {
-        let (id, _) = self.file(name)?;
-        let folder = folder(self.directory, id);
-        files::remove(&folder.join(UNUSED))?;
-        Ok(File::open(&folder).and_then(|folder| folder.sync_all()).map_err(files::at(&folder))?)
+    /// Each time, it is both disks of the machine.
+    fn mark_used(&self, names: &[&str]) -> Result<(), StorageError> {
+        for name in names {
+            let (id, _) = self.file(name)?;
+            let folder = folder(self.directory, id);
+            files::remove(&folder.join(UNUSED))?;
+            File::open(&folder).and_then(|folder| folder.sync_all()).map_err(files::at(&folder))?;
+        }
+        Ok(())
     }
 
     /// All that is in the machines' folders was made by vGrid.
@@ -278,15 +299,9 @@ impl Storage for Files<'_> {
         Ok(None)
     }
 
-    fn remove(&self, name: &str) -> Result<(), StorageError> {
-        let (_, path) = self.file(name)?;
-        detach_all(&path);
-        match is_locked(&path) {
-            Ok(true) => return Err(StorageError::InUse),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StorageError::VolumeMissing),
-            Ok(false) | Err(_) => {}
-        }
-        Ok(files::remove(&path)?)
+    fn remove(&self, names: &[&str]) -> Result<(), StorageError> {
+        let removed: Vec<_> = names.iter().map(|name| self.remove_disk(name)).collect();
+        removed.into_iter().collect()
     }
 
     fn clear(&self, machine: &Machine) -> Result<(), StorageError> {
@@ -440,12 +455,12 @@ mod tests {
         let size = Amount::from_mib(2);
         let before = files.space().unwrap();
         for &disk in Disk::ALL {
-            files.create(&machine, disk, size).unwrap();
-            assert_eq!(files.create(&machine, disk, size), Err(StorageError::VolumeExists));
+            files.create(&machine, &[(disk, size)]).unwrap();
+            assert_eq!(files.create(&machine, &[(disk, size)]), Err(StorageError::VolumeExists));
         }
-        files.create(&other, Disk::Root, size).unwrap();
+        files.create(&other, &[(Disk::Root, size)]).unwrap();
         let huge = before.size.plus(size);
-        assert_eq!(files.create(&other, Disk::Swap, huge), Err(StorageError::NoSpace));
+        assert_eq!(files.create(&other, &[(Disk::Swap, huge)]), Err(StorageError::NoSpace));
         let promised = before.free.minus(files.space().unwrap().free);
         assert!(promised >= Amount::from_mib(6), "{promised}");
         assert!(!files.is_full());
@@ -482,21 +497,21 @@ mod tests {
         assert!(!is_open());
 
         assert_eq!(files.unused().unwrap().len(), 3);
-        files.mark_used(&root).unwrap();
+        files.mark_used(&[&root]).unwrap();
         let unused: Vec<_> = files.unused().unwrap().into_iter().map(|volume| volume.machine).collect();
         assert_eq!(unused, [Some(other.id)]);
 
         std::mem::forget(files.attach(&machine, Disk::Swap).unwrap());
         for &disk in Disk::ALL {
             let name = files.name(&machine, disk);
-            files.remove(&name).unwrap();
-            assert_eq!(files.remove(&name), Err(StorageError::VolumeMissing));
+            files.remove(&[&name]).unwrap();
+            assert_eq!(files.remove(&[&name]), Err(StorageError::VolumeMissing));
             files.clear(&machine).unwrap();
             assert_eq!(folder(directory.path(), machine.id).exists(), disk == Disk::Root);
         }
         assert!(!folder(directory.path(), machine.id).exists());
         assert_eq!(files.volumes().unwrap().len(), 1);
-        files.remove(&files.name(&other, Disk::Root)).unwrap();
+        files.remove(&[&files.name(&other, Disk::Root)]).unwrap();
         // As after a helper that was killed, or found the disk full, before it had made a disk: it
         // begins with the mark.
         assert!(folder(directory.path(), other.id).join(UNUSED).exists());

@@ -96,6 +96,11 @@ impl Prepared for Reflinks<'_> {
         Ok(unnamed(folder, 0o600).is_ok_and(|to| clone(&to, &from).is_ok()))
     }
 
+    /// An empty file costs nothing.
+    fn create_clone(&self, _machine: &Machine, _key: &Key, _size: Amount) -> Result<bool, StorageError> {
+        Ok(false)
+    }
+
     /// Beyond the original's end, the disk stays as it is.
     fn clone_to(&self, machine: &Machine, key: &Key, most: Amount) -> Result<Option<Amount>, StorageError> {
         let Some((original, facts)) = self.find(key)? else { return Ok(None) };

@@ -200,7 +200,7 @@ impl Snapshots for Files<'_> {
             return Err(StorageError::NoSpace);
         }
         // First, so that nobody takes it for a disk that only vGrid has written to.
-        self.mark_used(&self.name(machine, Disk::Root))?;
+        self.mark_used(&[&self.name(machine, Disk::Root)])?;
         let cloned = mark_shared(&to, taken(&facts)).and_then(|()| clone(&to, &from));
         Ok(cloned.and_then(|()| to.sync_all()).map_err(files::at(&disk))?)
     }

@@ -19,7 +19,7 @@ use thiserror::Error;
 mod prepared;
 mod snapshots;
 
-use super::lvm::{self, GroupRow, Lvm, UNUSED, VolumeRow, tag};
+use super::lvm::{self, GroupRow, Listing, Lvm, UNUSED, VolumeRow, tag};
 use super::prepared::Prepared;
 use super::snapshots::Snapshots;
 use super::{Device, Disk, Space, Standing, Storage, StorageError};
@@ -63,6 +63,8 @@ struct Row {
     attributes: String,
     /// The pool that it is in, if any.
     pool: String,
+    /// The volume that it began as a copy of, if that is still there.
+    origin: String,
     /// How much of its space is taken, in percent; all of it, if it is not active.
     data: f64,
     /// How much it holds, if it is a prepared disk or a snapshot.
@@ -79,9 +81,6 @@ struct Contents {
     volumes: Vec<Row>,
 }
 
-/// What is asked about a volume, besides the fields of a [`VolumeRow`].
-const FIELDS: &str = "pool_lv,data_percent,metadata_percent";
-
 #[derive(Deserialize)]
 struct ReportedRow {
     #[serde(flatten)]
@@ -91,6 +90,8 @@ struct ReportedRow {
     pool_lv: String,
     data_percent: String,
     metadata_percent: String,
+    #[serde(default)]
+    origin: String,
 }
 
 /// A volume that is not active has no percentages.
@@ -112,6 +113,7 @@ impl Row {
             attributes: reported.volume.attributes.clone(),
             volume: reported.volume.volume()?,
             pool: reported.pool_lv,
+            origin: reported.origin,
             data: percent(&reported.data_percent, 100.0),
             metadata: percent(&reported.metadata_percent, 0.0),
         })
@@ -138,14 +140,10 @@ impl Row {
     }
 }
 
-/// Parses the output of `vgs` with the fields of a group, of its volumes and [`FIELDS`]: one row per
-/// volume, so `None` if the group has none, or is missing.
+/// Parses a report about a group and its volumes: one row per volume, so `None` if the group has none, or
+/// is missing.
 fn parse(json: &[u8], pool: &ThinPool) -> Result<Option<Contents>, StorageError> {
-    #[derive(Deserialize)]
-    struct Report {
-        vg: Vec<ReportedRow>,
-    }
-    let rows: Vec<_> = lvm::reports::<Report>(json)?.into_iter().flat_map(|report| report.vg).collect();
+    let rows: Vec<ReportedRow> = lvm::rows(json)?;
     let Some(group) = rows.first().map(|row| row.group.space()).transpose()? else { return Ok(None) };
     let rows = rows.into_iter().map(Row::new).collect::<Result<_, _>>()?;
     Ok(Contents::new(group, rows, pool))
@@ -173,8 +171,8 @@ impl Contents {
 
 impl<'a> Thin<'a> {
     /// Refers to a pool, which need not exist.
-    pub fn new(group: &'a VolumeGroup, pool: &'a ThinPool) -> Self {
-        Self { lvm: Lvm::new(group), group, pool }
+    pub fn new(group: &'a VolumeGroup, pool: &'a ThinPool, listing: &'a Listing) -> Self {
+        Self { lvm: Lvm::new(group, listing), group, pool }
     }
 
     /// Checks that disks can be made.
@@ -183,8 +181,7 @@ impl<'a> Thin<'a> {
     }
 
     fn contents(self) -> Result<Contents, StorageError> {
-        let json = self.lvm.list("vgs", &format!("{},{},{FIELDS}", lvm::GROUP, lvm::VOLUME))?;
-        parse(&json, self.pool)?.ok_or_else(|| self.fault(PoolFault::Missing))
+        parse(&self.lvm.list()?, self.pool)?.ok_or_else(|| self.fault(PoolFault::Missing))
     }
 
     /// Returns the contents if a disk of that size can be made.
@@ -228,7 +225,7 @@ impl<'a> Thin<'a> {
     }
 
     fn discard(self, name: &str) -> Result<(), StorageError> {
-        match self.lvm.remove(name) {
+        match self.lvm.remove(&[name]) {
             Err(StorageError::VolumeMissing) | Ok(()) => Ok(()),
             Err(error) => Err(error),
         }
@@ -248,6 +245,7 @@ impl Storage for Thin<'_> {
 
     /// The pool is full of data, or of metadata.
     fn is_full(&self) -> bool {
+        self.look_again();
         self.contents().is_ok_and(|contents| {
             [contents.pool.data, contents.pool.metadata].iter().any(|used| *used >= 99.9)
         })
@@ -271,9 +269,9 @@ impl Storage for Thin<'_> {
         self.lvm.displayed(name)
     }
 
-    fn create(&self, machine: &Machine, disk: Disk, size: Amount) -> Result<(), StorageError> {
-        self.with_room(size)?;
-        self.make_empty(machine, disk, size)
+    fn create(&self, machine: &Machine, disks: &[(Disk, Amount)]) -> Result<(), StorageError> {
+        self.with_room(disks.iter().map(|(_, size)| *size).sum())?;
+        disks.iter().try_for_each(|(disk, size)| self.make_empty(machine, *disk, *size))
     }
 
     /// A thin volume has no blocks where nothing has been written, so what is new reads as zeros.
@@ -316,16 +314,20 @@ impl Storage for Thin<'_> {
         self.lvm.unused()
     }
 
-    fn mark_used(&self, name: &str) -> Result<(), StorageError> {
-        self.lvm.mark_used(name)
+    fn look_again(&self) {
+        self.lvm.look_again();
+    }
+
+    fn mark_used(&self, names: &[&str]) -> Result<(), StorageError> {
+        self.lvm.mark_used(names)
     }
 
     fn standing(&self, name: &str) -> Result<Option<Standing>, StorageError> {
         self.lvm.standing(name)
     }
 
-    fn remove(&self, name: &str) -> Result<(), StorageError> {
-        self.lvm.remove(name)
+    fn remove(&self, names: &[&str]) -> Result<(), StorageError> {
+        self.lvm.remove(names)
     }
 
     fn clear(&self, machine: &Machine) -> Result<(), StorageError> {
@@ -347,6 +349,7 @@ mod tests {
 
     const JSON: &str = include_str!("../../../../tests/data/vgs-thin.json");
     const FULL: &str = include_str!("../../../../tests/data/vgs-thin-full.json");
+    const CLONE: &str = include_str!("../../../../tests/data/vgs-all.json");
 
     fn contents(json: &str, pool: &str) -> Option<Contents> {
         parse(json.as_bytes(), &pool.parse().unwrap()).unwrap()
@@ -374,6 +377,14 @@ mod tests {
         assert!(there.pool.zeroes());
         let fill = there.space.fill.unwrap();
         assert_eq!((fill.data.get(), fill.metadata.get()), (15, 12), "14.47%, 11.91%");
+    }
+
+    #[test]
+    fn a_clone_knows_what_it_began_as() {
+        let there = contents(CLONE, "pool").unwrap();
+        let origin = |name: &str| there.find(name).unwrap().origin.as_str();
+        assert_eq!(origin("xen-root-alice_vm2"), "vgrid.image.tiny.414157ea4590f4ef");
+        assert_eq!((origin("xen-root-alice_vm1"), origin("xen-swap-alice_vm2")), ("", ""));
     }
 
     #[test]

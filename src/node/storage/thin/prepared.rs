@@ -61,6 +61,24 @@ impl Thin<'_> {
         }
         Ok(())
     }
+
+    /// Makes a machine's root disk of that size, as a clone. If that fails, there is none.
+    fn make_clone(self, machine: &Machine, original: &Row, size: Amount) -> Result<(), StorageError> {
+        let root = self.name(machine, Disk::Root);
+        self.copy(&root, &original.volume.name, &[&tag(machine.id), UNUSED])?;
+        if original.volume.size < size
+            && let Err(error) = self.lvm.extend(&root, size)
+        {
+            self.discard(&root)?;
+            return Err(error);
+        }
+        Ok(())
+    }
+}
+
+/// Finds the disk with that key, if it is no larger than that.
+fn at_most<'a>(contents: &'a Contents, key: &Key, size: Amount) -> Option<&'a Row> {
+    contents.find(&name_of(key)).filter(|row| row.volume.size <= size)
 }
 
 fn lock_within(limit: Duration) -> Result<Option<File>, StorageError> {
@@ -74,20 +92,24 @@ impl Prepared for Thin<'_> {
         Ok(self.contents()?.find(&root).is_some_and(|row| row.is_in(self.pool)))
     }
 
-    /// The disk is replaced by a snapshot. If that fails, it is empty again.
+    fn create_clone(&self, machine: &Machine, key: &Key, size: Amount) -> Result<bool, StorageError> {
+        let contents = self.with_room(size)?;
+        let Some(original) = at_most(&contents, key, size) else { return Ok(false) };
+        self.make_clone(machine, original, size)?;
+        Ok(true)
+    }
+
+    /// The disk is replaced by a snapshot, unless it is one already. If that fails, it is empty.
     fn clone_to(&self, machine: &Machine, key: &Key, most: Amount) -> Result<Option<Amount>, StorageError> {
-        let (original, root) = (name_of(key), self.name(machine, Disk::Root));
+        let root = self.name(machine, Disk::Root);
         let contents = self.contents()?;
-        let Some(size) = contents.find(&original).map(|row| row.volume.size).filter(|size| *size <= most)
-        else {
-            return Ok(None);
-        };
+        let Some(original) = at_most(&contents, key, most) else { return Ok(None) };
+        let size = original.volume.size;
+        if contents.find(&root).is_some_and(|row| row.origin == original.volume.name) {
+            return Ok(Some(size));
+        }
         self.discard(&root)?;
-        let cloned = self
-            .copy(&root, &original, &[&tag(machine.id), UNUSED])
-            .and_then(|()| if size < most { self.lvm.extend(&root, most) } else { Ok(()) });
-        if let Err(error) = cloned {
-            self.discard(&root)?;
+        if let Err(error) = self.make_clone(machine, original, most) {
             self.make_empty(machine, Disk::Root, most)?;
             return Err(error);
         }
@@ -97,6 +119,8 @@ impl Prepared for Thin<'_> {
     fn keep(&self, machine: &Machine, key: &Key, finish: &Finish<'_>) -> Result<bool, StorageError> {
         let Some(_lock) = lock_within(PATIENCE)? else { return Ok(false) };
         let root = self.name(machine, Disk::Root);
+        // It has been filled meanwhile.
+        self.look_again();
         let contents = self.contents()?;
         let Some(from) = contents.find(&root).filter(|row| row.is_in(self.pool)) else { return Ok(false) };
         if contents.find(&name_of(key)).is_some_and(|there| there.volume.size <= from.volume.size) {

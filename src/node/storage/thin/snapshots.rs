@@ -165,7 +165,8 @@ mod tests {
             Volume { name: name.to_owned(), size, machine, open: false, snapshot: None }
         };
         let thin: (VolumeGroup, ThinPool) = ("vg1".parse().unwrap(), "pool".parse().unwrap());
-        let thin = Thin::new(&thin.0, &thin.1);
+        let listing = lvm::Listing::default();
+        let thin = Thin::new(&thin.0, &thin.1, &listing);
         let all = [
             volume("xen-root-alice_vm1", Some(machine.id)),
             volume("vgrid.back.alice_vm1", Some(machine.id)),
