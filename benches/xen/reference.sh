@@ -38,6 +38,8 @@ CFG
         xl shutdown -w "$name" > /dev/null
         lvremove -qq -f "vg1/root-$name" "vg1/swap-$name"
         rm "/root/$name.cfg" "$log"
+        # xl has only seen it shut down. Its domain is destroyed meanwhile.
+        while xl domid "$name" > /dev/null 2>&1; do sleep 0.1; done
         mark gone
         ;;
 esac

@@ -24,6 +24,7 @@ pub mod limits;
 mod namespace;
 mod nobody;
 mod own;
+mod percentages;
 mod prepared;
 mod run;
 mod verbs;

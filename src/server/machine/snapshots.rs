@@ -8,13 +8,13 @@ use super::orders::message;
 use super::power::past_use;
 use super::quota;
 use crate::config::Quota;
-use crate::model::names::{NameFault, SnapshotName, VirtualHost, VmId};
+use crate::model::names::{NameFault, SnapshotName};
 use crate::model::state::State;
 use crate::model::wire::{Snapshot, SnapshotAct, SnapshotOrder};
 use crate::server::audit;
 use crate::server::nodes::{CallFailure, Nodes};
 use crate::server::registry::user::Owner;
-use crate::server::registry::vm::{OnNode, Vm};
+use crate::server::registry::vm::{OnNode, Vm, Which};
 use crate::server::registry::{Reader, Registry, RegistryError, Writer};
 use crate::system::log::Level;
 
@@ -27,20 +27,11 @@ pub struct NamedSnapshot {
     pub name: SnapshotName,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Which {
-    Id(VmId),
-    Named(VirtualHost),
-}
-
 impl NamedSnapshot {
     /// Returns the machine, if it is its owner's and has the snapshot. A machine of somebody else's
     /// looks the same as one that is not there.
     pub fn find(&self, reader: Reader<'_>, owner: &Owner) -> Result<Option<Vm>, RegistryError> {
-        let vm = match &self.machine {
-            Which::Id(id) => reader.vm(*id)?,
-            Which::Named(name) => reader.vm_named(name)?,
-        };
+        let vm = reader.vm_of(&self.machine)?;
         let Some(vm) = vm.filter(|vm| vm.owner == *owner && vm.state.is_live()) else { return Ok(None) };
         let is_there = reader.snapshots(vm.id)?.iter().any(|snapshot| snapshot.name == self.name);
         Ok(is_there.then_some(vm))
@@ -52,20 +43,13 @@ impl FromStr for NamedSnapshot {
 
     fn from_str(text: &str) -> Result<Self, NameFault> {
         let (machine, name) = text.split_once('/').ok_or(NameFault::NotASnapshot)?;
-        let machine = match machine.parse() {
-            Ok(id) => Which::Id(id),
-            Err(_) => Which::Named(machine.parse()?),
-        };
-        Ok(Self { machine, name: name.parse()? })
+        Ok(Self { machine: machine.parse()?, name: name.parse()? })
     }
 }
 
 impl fmt::Display for NamedSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.machine {
-            Which::Id(id) => write!(f, "{id}/{}", self.name),
-            Which::Named(host) => write!(f, "{host}/{}", self.name),
-        }
+        write!(f, "{}/{}", self.machine, self.name)
     }
 }
 
@@ -150,6 +134,7 @@ fn past(act: SnapshotAct) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::names::VmId;
     use crate::server::registry::vm::tests::entered;
 
     #[test]

@@ -36,15 +36,21 @@ impl Host {
                 .map(|thread| thread.join().unwrap_or_else(|_| Err(HypervisorError::broke_off())));
             (answers.collect::<Result<Vec<_>, HypervisorError>>().map(combine), storage)
         });
-        let fault = |failure: Failure| {
-            failure.fault.unwrap_or(Fault::ToolstackMissing { detail: fault::detail(&failure.detail) })
-        };
         HostState {
             taken,
-            machines: machines.map_err(|error| fault(error.into())),
-            storage: storage.map_err(|error| fault(error.into())),
+            machines: machines.map_err(|error| {
+                let Failure { fault, detail } = error.into();
+                fault.unwrap_or(Fault::ToolstackMissing { detail: fault::detail(&detail) })
+            }),
+            storage: storage.map_err(unusable),
         }
     }
+}
+
+/// Says why nothing is known of the storage.
+pub(super) fn unusable(error: StorageError) -> Fault {
+    let Failure { fault, detail } = error.into();
+    fault.unwrap_or(Fault::StorageUnusable { detail: fault::detail(&detail) })
 }
 
 fn ask(hypervisor: &dyn Hypervisor) -> Result<Machines, HypervisorError> {

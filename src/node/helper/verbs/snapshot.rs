@@ -7,6 +7,7 @@ use crate::model::size::Amount;
 use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::MachineLock;
 use crate::node::helper::host::Host;
+use crate::node::helper::verbs::info::unusable;
 use crate::node::host::{HostState, Storage};
 use crate::node::storage::{Disk, StorageError};
 use crate::system::log::{self, Level};
@@ -70,10 +71,7 @@ impl Host {
             }
         }
         if has_finished {
-            state.storage = self.survey().map_err(|error| {
-                let failure = Failure::from(error);
-                failure.fault.unwrap_or(Fault::StorageUnusable { detail: failure.detail })
-            });
+            state.storage = self.survey().map_err(unusable);
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::node::helper::host::Host;
 use crate::node::helper::limits;
 use crate::node::helper::namespace::in_a_namespace;
 use crate::node::helper::nobody::as_nobody_with;
+use crate::node::helper::percentages::Percentages;
 use crate::node::helper::prepared::ImageFile;
 use crate::node::helper::verbs::unpack::{fill, tar_failed, unpacker};
 use crate::node::image::{self, Damage};
@@ -73,15 +74,8 @@ fn unpack(file: &File, bytes: u64, tar: Run, tag: &ImageTag, size: Amount) -> Re
     let unreadable = |error: io::Error| Failure::internal(format!("the image of {tag}: {error}"));
     // Its position is that of the program that reads it.
     let mut position = file.try_clone().map_err(unreadable)?;
-    let mut last = None;
-    let mut report = || -> io::Result<()> {
-        let percent = Percent::of(position.stream_position()?, bytes).get();
-        if last.replace(percent) != Some(percent) {
-            let mut out = io::stdout().lock();
-            writeln!(out, "{percent}").and_then(|()| out.flush())?;
-        }
-        Ok(())
-    };
+    let mut percentages = Percentages::default();
+    let mut report = || percentages.tell(Percent::of(position.stream_position()?, bytes));
     let decompress = as_nobody_with("-all", WORKER)
         .arg("decompress")
         .input_file(file.try_clone().map_err(unreadable)?)

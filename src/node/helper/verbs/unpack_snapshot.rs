@@ -20,6 +20,7 @@ use crate::node::helper::host::Host;
 use crate::node::helper::limits;
 use crate::node::helper::namespace::with_mount_points;
 use crate::node::helper::nobody::program;
+use crate::node::helper::percentages::Percentages;
 use crate::node::helper::verbs::pack::{PackHeader, mount_read_only, read_tree};
 use crate::node::helper::verbs::snapshot::explain;
 use crate::node::helper::verbs::unpack::{fill, tar_failed, unpacker};
@@ -65,7 +66,8 @@ fn copy(source: &Path, tar: Run, tag: &ImageTag, size: Amount) -> Result<Program
     let header = PackHeader::of_mounted(source, size)?;
     let (read, unpacked) = tar.limit(limits::TAR).feed(|to| {
         image::enlarge(to);
-        read_tree(source, header, &mut Telling { to, written: 0, expected: header.expected, told: None })
+        let percentages = Percentages::default();
+        read_tree(source, header, &mut Telling { to, written: 0, expected: header.expected, percentages })
     });
     // If the first tar fails, the second misses the end of its archive, and its message would hide the
     // cause.
@@ -75,23 +77,19 @@ fn copy(source: &Path, tar: Run, tag: &ImageTag, size: Amount) -> Result<Program
     }
 }
 
-/// Passes on what is written to it, and tells the percentages on standard output, one a line.
+/// Passes on what is written to it, and tells the percentages.
 struct Telling<W> {
     to: W,
     written: u64,
     expected: u64,
-    told: Option<Percent>,
+    percentages: Percentages,
 }
 
 impl<W: Write> Write for Telling<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.to.write(bytes)?;
         self.written = self.written.saturating_add(count as u64);
-        let percent = Percent::of(self.written, self.expected);
-        if self.told.replace(percent) != Some(percent) {
-            let mut out = io::stdout().lock();
-            writeln!(out, "{}", percent.get()).and_then(|()| out.flush())?;
-        }
+        self.percentages.tell(Percent::of(self.written, self.expected))?;
         Ok(count)
     }
 

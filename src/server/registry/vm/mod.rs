@@ -4,6 +4,9 @@
 mod read;
 mod write;
 
+use std::fmt;
+use std::str::FromStr;
+
 use strum::{EnumString, IntoStaticStr};
 
 use crate::model::fault::Fault;
@@ -18,6 +21,33 @@ use crate::server::registry::user::Owner;
 /// may declare it failed, in seconds. Unpacking a large image is one stage, but its percentage is
 /// reported.
 const TRANSITION_LIMIT: i64 = 30 * 60;
+
+/// A machine as people and scripts name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// By its id.
+    Id(VmId),
+    /// By the name of a live machine.
+    Named(VirtualHost),
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Named(name) => name.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Which {
+    type Err = NameFault;
+
+    /// What is no id is a name.
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        text.parse().map(Self::Id).or_else(|_| text.parse().map(Self::Named))
+    }
+}
 
 /// Whether anything of a machine may be on its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr)]

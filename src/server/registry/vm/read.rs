@@ -10,7 +10,7 @@ use crate::model::spec::{Sizes, SnapshotOf, Spec};
 use crate::model::stage::{OrderNumber, Percent, Stage};
 use crate::model::state::State;
 use crate::server::registry::user::Owner;
-use crate::server::registry::vm::{Saving, Scope, Usage, Vm};
+use crate::server::registry::vm::{Saving, Scope, Usage, Vm, Which};
 use crate::server::registry::{Cells, Reader, RegistryError, all};
 
 /// Builds a `SELECT` with the columns that [`read_vm`] reads, in its order.
@@ -120,6 +120,14 @@ impl Reader<'_> {
     pub fn vm_named(&self, name: &VirtualHost) -> Result<Option<Vm>, RegistryError> {
         const SQL: &str = select_vm!("virtual_host = ?1 AND state <> 'notDeployed'");
         Ok(all(self.connection, SQL, [name.as_str()], read_vm)?.into_iter().next())
+    }
+
+    /// Returns the machine that is named like that.
+    pub fn vm_of(&self, which: &Which) -> Result<Option<Vm>, RegistryError> {
+        match which {
+            Which::Id(id) => self.vm(*id),
+            Which::Named(name) => self.vm_named(name),
+        }
     }
 
     /// Returns live machines, newest first.
