@@ -18,6 +18,8 @@ pub enum Mishap {
     Service,
     /// The host's disk, which is also the portal's, is full until the worker has ended.
     Disk,
+    /// The host's thin pool is full until the worker has ended.
+    Pool,
 }
 
 /// A process on a host that waits for the moment to strike.

@@ -14,6 +14,7 @@ mod mishap;
 mod mixed;
 mod networks;
 mod orders;
+mod pool;
 mod power;
 mod reports;
 mod resize;

@@ -6,6 +6,7 @@ STAGE and, if the stage has a helper, that is running. Then MISHAP happens:
   helper   only the helper is killed
   service  Apache's whole control group is stopped, and started again shortly afterward
   disk     the root file system is full until the worker has ended
+  pool     the thin pool vg1/pool is full until the worker has ended
 Prints "armed" when it starts watching, and "struck ..." when the mishap is over. Exit status 1: the
 stage passed before it could strike.
 """
@@ -39,15 +40,48 @@ def helpers(found):
             yield pid
 
 
+def until_it_ends(found):
+    """Waits until the worker has ended."""
+    end = time.monotonic() + LIMIT
+    while program(found["worker"])[0] == WORKER and time.monotonic() < end:
+        time.sleep(0.2)
+
+
 def full_disk(found):
     """Keeps the disk full until the worker has ended."""
     try:
         fill(FILLER)
-        end = time.monotonic() + LIMIT
-        while program(found["worker"])[0] == WORKER and time.monotonic() < end:
-            time.sleep(0.2)
+        until_it_ends(found)
     finally:
         os.unlink(FILLER)
+
+
+def callers(pid, worker):
+    """The processes between the worker and one that it has started: sudo stops when its program does."""
+    while True:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as text:
+            pid = int(text.read().rpartition(")")[2].split()[1])
+        if pid in (0, 1, worker):
+            return
+        yield pid
+
+
+def full_pool(found, pids):
+    """Keeps the pool full until the worker has ended. Its helper waits meanwhile, to find it so."""
+    stopped = [*pids, *(caller for pid in pids for caller in callers(pid, found["worker"]))]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        make = ["lvcreate", "-qq", "-y", "-V", "8g", "--thinpool", "pool", "-n", "filler", "vg1"]
+        subprocess.run(make, check=True, stderr=subprocess.DEVNULL)
+        # It ends when there is no more space.
+        write = ["dd", "if=/dev/zero", "of=/dev/vg1/filler", "bs=4M", "oflag=direct"]
+        subprocess.run(write, check=False, stderr=subprocess.DEVNULL)
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+        until_it_ends(found)
+    finally:
+        subprocess.run(["lvremove", "-qq", "-f", "vg1/filler"], check=True)
 
 
 def strike(found):
@@ -63,6 +97,9 @@ def strike(found):
     if mishap == "disk":
         full_disk(found)
         return "the disk"
+    if mishap == "pool":
+        full_pool(found, at_work)
+        return "the pool"
     pids = at_work
     if mishap == "worker":
         exe, arguments = program(found["worker"])

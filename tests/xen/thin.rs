@@ -25,7 +25,7 @@ pub fn root(name: &str) -> String {
 }
 
 /// The prepared disks of the image.
-fn prepared(host: &Host) -> Vec<String> {
+pub fn prepared(host: &Host) -> Vec<String> {
     let all = host.sh("lvs --noheadings -o lv_name vg1");
     all.split_whitespace().filter(|name| name.starts_with("vgrid.image.tiny.")).map(str::to_owned).collect()
 }

@@ -46,12 +46,19 @@ impl From<StorageError> for Failure {
             StorageError::TimedOut { what, seconds } => {
                 Some(Fault::TimedOut { what: what.to_owned(), seconds })
             }
+            // Of a verb that does not know how much it needs.
+            StorageError::NoSpace => Some(full()),
             StorageError::NoSnapshots(why) => Some(Fault::NoSnapshots { detail: why.to_owned() }),
             StorageError::NoRoom { needed, free } => Some(Fault::NotEnoughSpace { needed, free }),
             _ => None,
         };
         Self { fault, detail }
     }
+}
+
+/// What users are told if the storage has no space left even for what it has promised.
+pub(super) fn full() -> Fault {
+    Fault::StorageUnusable { detail: "no space is left for them".to_owned() }
 }
 
 impl From<HypervisorError> for Failure {
@@ -69,5 +76,17 @@ impl From<HypervisorError> for Failure {
             _ => None,
         };
         Self { fault, detail }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seen on a host whose pool was full when a failed clone was to become an empty disk.
+    #[test]
+    fn a_full_storage_is_no_internal_error() {
+        let failure = Failure::from(StorageError::NoSpace);
+        assert!(failure.fault.is_some_and(|fault| fault.to_string().contains("no space is left")));
     }
 }

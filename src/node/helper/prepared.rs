@@ -20,8 +20,8 @@ use super::own;
 use crate::config::ImageSettings;
 use crate::model::names::ImageTag;
 use crate::model::size::Amount;
-use crate::node::storage::StorageError;
 use crate::node::storage::prepared::{Key, Prepared};
+use crate::node::storage::{Disk, StorageError};
 use crate::system::log::{self, Level};
 
 /// How a machine's root disk gets its content.
@@ -78,28 +78,30 @@ impl ImageFile {
 }
 
 impl Host {
-    /// Makes a machine's root disk of that size as a clone of the image's prepared disk, where there is one
+    /// Creates disks of a machine, the root disk as a clone of the image's prepared disk, where there is one
     /// and that is less work than to make an empty one. Returns whether it did.
-    pub(super) fn create_clone(
+    pub(super) fn create_with_clone(
         &self,
         lock: &MachineLock,
         tag: &ImageTag,
         image: &ImageSettings,
-        size: Amount,
+        disks: &[(Disk, Amount)],
     ) -> Result<bool, Failure> {
         let storage = self.storage();
         let Some(prepared) = storage.prepared() else { return Ok(false) };
         let Some(key) = current_key(tag, image) else { return Ok(false) };
-        match prepared.create_clone(&lock.machine, &key, size) {
-            Ok(is_clone) => Ok(is_clone),
-            // Whatever is wrong with it, an empty disk may be better.
-            Err(error @ StorageError::Other(_)) => {
+        match prepared.create_with_clone(&lock.machine, &key, disks) {
+            Ok(has_created) => Ok(has_created),
+            Err(
+                error @ (StorageError::GroupMissing(_)
+                | StorageError::Pool { .. }
+                | StorageError::TimedOut { .. }),
+            ) => Err(error.into()),
+            // It may have been removed a moment ago. Empty ones may work; if not, that is explained.
+            Err(error) => {
                 not_cloned(tag, &error.to_string());
                 Ok(false)
             }
-            // The caller finds the same, and explains it.
-            Err(StorageError::NoSpace) => Ok(false),
-            Err(error) => Err(error.into()),
         }
     }
 

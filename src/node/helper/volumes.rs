@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::Duration;
 
-use super::failure::Failure;
+use super::failure::{Failure, full};
 use super::host::Host;
 use crate::model::fault::Fault;
 use crate::model::wire::Volume;
@@ -82,8 +82,7 @@ impl Host {
         if is_about_the_image || !self.storage().is_full() {
             return failure;
         }
-        let fault = Fault::StorageUnusable { detail: "no space is left for them".to_owned() };
-        Failure { fault: Some(fault), detail: format!("the storage is full: {}", failure.detail) }
+        Failure { fault: Some(full()), detail: format!("the storage is full: {}", failure.detail) }
     }
 
     /// Marks the machine's disks as used. From the first start on, their content is under the

@@ -548,6 +548,16 @@ mod tests {
     }
 
     #[test]
+    fn what_was_listed_counts_until_something_may_have_changed() {
+        let (group, listing) = (vg1(), Listing::default());
+        let lvm = Lvm::new(&group, &listing);
+        *listing.json() = Some(ALL.to_vec());
+        assert_eq!((lvm.volumes().unwrap().len(), lvm.unused().unwrap().len()), (7, 0));
+        lvm.run("no-such-program", &[]).unwrap_err();
+        assert!(listing.json().is_none());
+    }
+
+    #[test]
     fn protected_volumes_are_recognized() {
         let rows = volume_rows(ALL).unwrap();
         let standing = |name: &str| rows.iter().find(|row| row.name == name).unwrap().standing();

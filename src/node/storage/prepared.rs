@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use super::StorageError;
+use super::{Disk, StorageError};
 use crate::model::digest::digest;
 use crate::model::names::ImageTag;
 use crate::model::size::Amount;
@@ -63,10 +63,16 @@ pub trait Prepared {
     /// Returns whether a machine's new root disk can become a clone.
     fn can_clone(&self, machine: &Machine) -> Result<bool, StorageError>;
 
-    /// Makes a machine's root disk of that size as a clone of the disk with that key right away, where
-    /// that is less work than to make an empty one first. Returns whether it did;
-    /// [`clone_to`](Self::clone_to) is called nevertheless.
-    fn create_clone(&self, machine: &Machine, key: &Key, size: Amount) -> Result<bool, StorageError>;
+    /// Creates disks of a machine, as [`Storage::create`](super::Storage::create) does, but the root disk
+    /// as a clone of the disk with that key right away, where that is less work than to make an empty one
+    /// first. Returns whether it did; [`clone_to`](Self::clone_to) is called nevertheless. If this fails,
+    /// there are none of them.
+    fn create_with_clone(
+        &self,
+        machine: &Machine,
+        key: &Key,
+        disks: &[(Disk, Amount)],
+    ) -> Result<bool, StorageError>;
 
     /// Turns a machine's new root disk into a clone of the disk with that key, and returns how large
     /// that is; the machine's disk keeps its size. `None` if there is none of at most that size.

@@ -35,11 +35,10 @@ impl Host {
                 None => wanted.push((disk, size)),
             }
         }
-        let is_root = |(disk, _): &(Disk, Amount)| *disk == Disk::Root;
         // A whole disk is never a clone.
-        let may_be_clone = own_image && image.disk.is_none() && wanted.iter().any(is_root);
-        if may_be_clone && self.create_clone(lock, tag, image, disk.amount())? {
-            wanted.retain(|wanted| !is_root(wanted));
+        let may_be_clone = own_image && image.disk.is_none();
+        if may_be_clone && self.create_with_clone(lock, tag, image, &wanted)? {
+            return Ok(());
         }
         storage
             .create(machine, &wanted)

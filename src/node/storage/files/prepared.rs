@@ -97,7 +97,12 @@ impl Prepared for Reflinks<'_> {
     }
 
     /// An empty file costs nothing.
-    fn create_clone(&self, _machine: &Machine, _key: &Key, _size: Amount) -> Result<bool, StorageError> {
+    fn create_with_clone(
+        &self,
+        _machine: &Machine,
+        _key: &Key,
+        _disks: &[(Disk, Amount)],
+    ) -> Result<bool, StorageError> {
         Ok(false)
     }
 

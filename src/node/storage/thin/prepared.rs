@@ -92,10 +92,30 @@ impl Prepared for Thin<'_> {
         Ok(self.contents()?.find(&root).is_some_and(|row| row.is_in(self.pool)))
     }
 
-    fn create_clone(&self, machine: &Machine, key: &Key, size: Amount) -> Result<bool, StorageError> {
-        let contents = self.with_room(size)?;
-        let Some(original) = at_most(&contents, key, size) else { return Ok(false) };
-        self.make_clone(machine, original, size)?;
+    fn create_with_clone(
+        &self,
+        machine: &Machine,
+        key: &Key,
+        disks: &[(Disk, Amount)],
+    ) -> Result<bool, StorageError> {
+        let contents = self.with_room(disks.iter().map(|(_, size)| *size).sum())?;
+        let root = disks.iter().find(|(disk, _)| *disk == Disk::Root);
+        let Some(original) = root.and_then(|(_, size)| at_most(&contents, key, *size)) else {
+            return Ok(false);
+        };
+        for (count, (disk, size)) in disks.iter().enumerate() {
+            let made = match disk {
+                Disk::Root => self.make_clone(machine, original, *size),
+                Disk::Swap => self.make_empty(machine, *disk, *size),
+            };
+            if let Err(error) = made {
+                // Only those: what has the name of this one may be somebody else's.
+                for (disk, _) in &disks[..count] {
+                    self.discard(&self.name(machine, *disk))?;
+                }
+                return Err(error);
+            }
+        }
         Ok(true)
     }
 
