@@ -17,6 +17,8 @@ mishap is over. Exit status 1: a stage passed before it could be held.
 FILLER = "/var/lib/vgrid-machines/filler"
 # Seconds between two looks, and in total.
 PAUSE, LIMIT = 0.002, 400
+# How long a machine that is in its stage is watched closely: some helpers run for milliseconds.
+CLOSELY = 0.15
 
 mishap = sys.argv[1]
 targets = [target.split(":") for target in sys.argv[2:]]
@@ -113,6 +115,21 @@ def hold(record, stage):
     return Held(record, helper) if helper else None
 
 
+def hold_soon(record, stage):
+    """Looks for the moment as often as possible. Returns None if it does not come soon, or was missed."""
+    end = time.monotonic() + CLOSELY
+    while time.monotonic() < end:
+        one = hold(record, stage)
+        if one is None:
+            continue
+        if records()[record["machine"]]["stage"] == stage:
+            return one
+        # It is the next stage's helper.
+        one.go_on()
+        return None
+    return None
+
+
 def hold_all():
     """Waits until all are held."""
     held, seen = {}, set()
@@ -126,7 +143,7 @@ def hold_all():
             state = (now["work"], now["stage"], now["done"])
             if state == (order, stage, False) and now["worker"] is not None:
                 seen.add(machine)
-                one = hold(now, stage)
+                one = hold_soon(now, stage)
                 if one is not None:
                     held[machine] = one
                     print("held", len(held), flush=True)

@@ -66,9 +66,13 @@ impl Worker<'_> {
             return Err(self.internal("a deploy without its order").into());
         };
         let ip = self.address()?;
-        self.wait_for_a_slot()?;
+        let has_waited = self.wait_for_a_slot()?;
         thread::scope(|scope| {
             let mut asked = Some(scope.spawn(move || answers(ip)));
+            // If it had to wait, the report of the first stage shows that the wait is over.
+            if !has_waited {
+                self.report_stage(Stage::Accepted, None)?;
+            }
             for (stage, work) in STEPS {
                 // A clone has its content. Nobody need hear of that.
                 if stage == Stage::Unpack && self.filling == Filling::Done {
@@ -87,9 +91,9 @@ impl Worker<'_> {
         })
     }
 
-    /// Waits until this deploy is the first in the queue and a slot is free. It reports if it has to wait;
-    /// the report of the first stage shows that the wait is over.
-    fn wait_for_a_slot(&mut self) -> Result<(), Stop> {
+    /// Waits until this deploy is the first in the queue and a slot is free. Returns whether it had to
+    /// wait, and reported that.
+    fn wait_for_a_slot(&mut self) -> Result<bool, Stop> {
         let unreadable = |worker: &Self, error: io::Error| worker.internal(&format!("the queue: {error}"));
         let id = self.record.id;
         self.record.stage = Some(Stage::Accepted);
@@ -118,7 +122,7 @@ impl Worker<'_> {
             }
             thread::sleep(LOOK);
         }
-        Ok(())
+        Ok(reported.is_some())
     }
 
     /// Undoes a deploy that the server has given up, without reporting the outcome.
