@@ -481,7 +481,7 @@ mod tests {
             assert_eq!(content.len(), 5 << 20);
             assert!(content.starts_with(b"there before") && content[12..].iter().all(|&byte| byte == 0));
         }
-        assert!(promises(8));
+        assert!(promises(9));
         assert_eq!(grow(huge), Err(StorageError::NoSpace));
         assert_eq!(files.volumes().unwrap().iter().map(|volume| volume.size.mib()).max(), Some(5));
         let missing = files.grow(&other, Disk::Swap, size, &mut |_| Ok(()));
