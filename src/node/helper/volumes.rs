@@ -120,7 +120,6 @@ impl Host {
                     std::thread::sleep(PAUSE);
                 }
             }
-            storage.look_again();
         }
         let detail = last.unwrap_or_else(|| "its volumes come back".to_owned());
         Err(Fault::RemovalFailed { detail }.into())
