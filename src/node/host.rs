@@ -158,20 +158,23 @@ impl HostState {
 /// query the host.
 pub fn state(
     jobs: &Jobs,
-    _lock: &NodeLock,
+    lock: &NodeLock,
     since: u64,
     ask: impl FnOnce() -> Result<HostState, Fault>,
 ) -> Result<HostState, Fault> {
-    if let Some(kept) = kept(jobs)
-        && (since..=clock::millis()).contains(&kept.taken)
-    {
-        return Ok(kept);
+    if let Some(known) = known(jobs, lock, since) {
+        return Ok(known);
     }
     let state = ask()?;
     if let Err(error) = keep(jobs, &state) {
         log::event(Level::Error, "host.not-kept", &[("why", &error)]);
     }
     Ok(state)
+}
+
+/// Returns the last known state of the host, if it is as of `since` or later.
+pub fn known(jobs: &Jobs, _lock: &NodeLock, since: u64) -> Option<HostState> {
+    kept(jobs).filter(|kept| (since..=clock::millis()).contains(&kept.taken))
 }
 
 /// Returns the time that long ago, in milliseconds since 1970.

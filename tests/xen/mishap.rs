@@ -20,6 +20,10 @@ pub enum Mishap {
     Disk,
     /// The host's thin pool is full until the worker has ended.
     Pool,
+    /// That pool has almost no space for metadata until the worker has ended.
+    Metadata,
+    /// The helper stops, so that the stage lasts until the power is cut.
+    Power,
 }
 
 /// A process on a host that waits for the moment to strike.

@@ -21,12 +21,12 @@ fn must(host: &Host, id: &str, act: &str, name: &str) -> usize {
 }
 
 /// Writes a word to a place on the disk of a machine that does not run.
-fn mark(host: &Host, name: &str, word: &str) {
+pub fn mark(host: &Host, name: &str, word: &str) {
     let disk = format!("/dev/vg1/{}", root(name));
     host.sh(&format!("printf %-8s {word} | dd of={disk} bs=8 seek={PLACE} conv=notrunc,fsync 2> /dev/null"));
 }
 
-fn marked(host: &Host, name: &str) -> String {
+pub fn marked(host: &Host, name: &str) -> String {
     let disk = format!("/dev/vg1/{}", root(name));
     host.sh(&format!("dd if={disk} bs=8 skip={PLACE} count=1 2> /dev/null")).trim().to_owned()
 }
@@ -42,10 +42,13 @@ fn free(host: &Host) -> u64 {
     state["storage"]["Ok"]["space"]["free"].as_u64().expect("a number")
 }
 
-/// Has a program of LVM's kill the helper that runs it, once: instead of its work, or after it.
-fn arm(host: &Host, program: &str, after: bool) {
+/// Kills the helper that runs the program.
+const KILL: &str = "kill -9 $PPID";
+
+/// Has a program of LVM's do something else, once: instead of its work, or after it.
+pub fn arm(host: &Host, program: &str, after: bool, deed: &str) {
     let work = format!("/usr/sbin/lvm {program} \"$@\"");
-    let armed = if after { format!("{work}; kill -9 $PPID") } else { "kill -9 $PPID".to_owned() };
+    let armed = if after { format!("{work}; {deed}") } else { deed.to_owned() };
     host.sh(&format!(
         "rm /usr/sbin/{program}; touch /run/armed; printf '%s\\n' '#!/bin/bash' \
          'if rm /run/armed 2> /dev/null; then {armed}; exit 1; fi' 'exec {work}' > /usr/sbin/{program}; \
@@ -54,7 +57,7 @@ fn arm(host: &Host, program: &str, after: bool) {
 }
 
 /// Puts the program back. Returns whether it has struck.
-fn disarm(host: &Host, program: &str) -> bool {
+pub fn disarm(host: &Host, program: &str) -> bool {
     host.try_sh(&format!("ln -sf lvm /usr/sbin/{program}; rm /run/armed 2> /dev/null")).status != 0
 }
 
@@ -114,7 +117,7 @@ fn a_machine_goes_back_to_what_it_was() {
                 {
                     mark(host, "vm2", "now");
                     let reserved = if verb == "take-snapshot" { "0" } else { "" };
-                    arm(host, program, after);
+                    arm(host, program, after, KILL);
                     host.try_sh(&format!("{HELPER} {verb} {id} alice_vm2 {snapshot} {reserved}"));
                     let has_struck = disarm(host, program);
                     deaths += usize::from(has_struck);

@@ -7,6 +7,8 @@ STAGE and, if the stage has a helper, that is running. Then MISHAP happens:
   service  Apache's whole control group is stopped, and started again shortly afterward
   disk     the root file system is full until the worker has ended
   pool     the thin pool vg1/pool is full until the worker has ended
+  metadata that pool has almost no space for metadata until then
+  power    the helper is stopped, so that the stage lasts until somebody cuts the power
 Prints "armed" when it starts watching, and "struck ..." when the mishap is over. Exit status 1: the
 stage passed before it could strike.
 """
@@ -66,22 +68,54 @@ def callers(pid, worker):
         yield pid
 
 
-def full_pool(found, pids):
+def lvm(*words):
+    subprocess.run(words, check=True, stderr=subprocess.DEVNULL)
+
+
+def write(*words):
+    """Writes zeros to the filler, as long as there is space."""
+    dd = ["dd", "if=/dev/zero", "of=/dev/vg1/filler", "conv=notrunc", "oflag=direct", *words]
+    subprocess.run(dd, check=False, stderr=subprocess.DEVNULL)
+
+
+def fill_data():
+    lvm("lvcreate", "-qq", "-y", "-V", "8g", "--thinpool", "pool", "-n", "filler", "vg1")
+    write("bs=4M")
+
+
+def metadata():
+    """The share of the pool's metadata that is used: "START LENGTH thin-pool TRANSACTION USED/TOTAL ..." """
+    status = subprocess.run(["dmsetup", "status", "vg1-pool-tpool"], check=True, capture_output=True, text=True)
+    used, total = status.stdout.split()[4].split("/")
+    return int(used) / int(total)
+
+
+def fill_metadata():
+    """Makes snapshots of a volume, and writes to it here and there: each write needs a block of metadata."""
+    chunks, apart, enough = 8192, 100, 0.92
+    lvm("lvcreate", "-qq", "-y", "-V", "512m", "--thinpool", "pool", "-n", "filler", "vg1")
+    write("bs=4M", "count=128")
+    for count in range(100):
+        lvm("lvcreate", "-qq", "-y", "-s", "-n", f"filler.{count}", "vg1/filler")
+        for chunk in range(0, chunks, apart):
+            if metadata() > enough:
+                return
+            write("bs=64k", "count=1", f"seek={chunk}")
+    sys.exit("there is too much metadata to be filled")
+
+
+def full_pool(found, pids, fill_it):
     """Keeps the pool full until the worker has ended. Its helper waits meanwhile, to find it so."""
     stopped = [*pids, *(caller for pid in pids for caller in callers(pid, found["worker"]))]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
-        make = ["lvcreate", "-qq", "-y", "-V", "8g", "--thinpool", "pool", "-n", "filler", "vg1"]
-        subprocess.run(make, check=True, stderr=subprocess.DEVNULL)
-        # It ends when there is no more space.
-        write = ["dd", "if=/dev/zero", "of=/dev/vg1/filler", "bs=4M", "oflag=direct"]
-        subprocess.run(write, check=False, stderr=subprocess.DEVNULL)
+        fill_it()
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)
         until_it_ends(found)
     finally:
-        subprocess.run(["lvremove", "-qq", "-f", "vg1/filler"], check=True)
+        lvm("lvremove", "-qq", "-f", "--select", "lv_name=~^filler", "vg1")
 
 
 def strike(found):
@@ -97,9 +131,13 @@ def strike(found):
     if mishap == "disk":
         full_disk(found)
         return "the disk"
-    if mishap == "pool":
-        full_pool(found, at_work)
-        return "the pool"
+    if mishap in ("pool", "metadata"):
+        full_pool(found, at_work, fill_data if mishap == "pool" else fill_metadata)
+        return f"the {mishap}"
+    if mishap == "power":
+        for pid in at_work:
+            os.kill(pid, signal.SIGSTOP)
+        return f"{mishap} {at_work}"
     pids = at_work
     if mishap == "worker":
         exe, arguments = program(found["worker"])

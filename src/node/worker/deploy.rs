@@ -175,7 +175,7 @@ impl Worker<'_> {
         }
         let is_undone = undone.is_ok();
         if !self.record.told {
-            let host = undone.map_or_else(|_| self.host(Duration::ZERO), |state| self.facts(state));
+            let host = undone.map_or_else(|_| self.host(), |state| self.facts(state));
             let report = self.report(News::Failed { fault }, host)?;
             self.record.told = self.reporter.deliver(&report).is_some();
         }

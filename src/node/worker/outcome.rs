@@ -1,7 +1,5 @@
 //! What is recorded and reported at the end of an order, and what follows.
 
-use std::time::Duration;
-
 use crate::model::fault::Fault;
 use crate::model::stage::Order;
 use crate::model::wire::{News, NextOrder, StatusReply};
@@ -36,7 +34,7 @@ impl Worker<'_> {
 
     /// Reports the outcome to the server.
     pub(super) fn report_outcome(&mut self) -> Result<(), JobError> {
-        let host = self.host(Duration::ZERO);
+        let host = self.host();
         let saved = self.record.saving.as_ref().and_then(|saving| saving.file);
         let news = match (self.record.failed.clone(), saved) {
             (Some(fault), _) => News::Failed { fault },

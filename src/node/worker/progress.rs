@@ -6,20 +6,19 @@ use std::thread;
 use std::time::Duration;
 
 use crate::config::{self, Common};
-use crate::model::fault::Fault;
 use crate::model::names::MachineName;
 use crate::model::stage::{Order, Percent, Stage};
 use crate::model::wire::{HostFacts, News, Report, StatusReply, Verdict};
 use crate::node::host::{self, HostState};
-use crate::node::jobs::{JobError, Jobs, Record};
-use crate::node::privileged::Helper;
+use crate::node::jobs::{JobError, Jobs, NodeLock, Record};
 use crate::node::report::Reporter;
 use crate::system::log::{self, Level};
 
 use super::{Stop, Worker};
 
-/// The maximum age of the host's state in the report of a stage.
-const HOST_AGE: Duration = Duration::from_secs(15);
+/// The maximum age of the host's state in the report of a stage. None is asked for: that would hold up
+/// the work, or the machine that is booting.
+const HOST_AGE: Duration = Duration::from_secs(30);
 
 /// The time between two reports of a percentage.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -47,7 +46,6 @@ impl Progress {
 /// What it takes to send a report while the worker goes on.
 struct Messenger<'a> {
     reporter: Reporter<'a>,
-    helper: Helper,
     config: &'a config::Node,
     common: &'a Common,
     jobs: Jobs,
@@ -76,20 +74,16 @@ impl Messenger<'_> {
         }
     }
 
-    /// Sends it with the host's state.
+    /// Sends it with the host's state, if that is known.
     fn send_with_host(&self, mut report: Report) -> Verdict {
-        report.host = self.host(HOST_AGE);
+        report.host = self.facts(|lock| host::known(&self.jobs, lock, host::ago(HOST_AGE)));
         self.send(&report)
     }
 
-    fn host(&self, max_age: Duration) -> Option<HostFacts> {
-        self.facts(host::ago(max_age), || self.helper.info())
-    }
-
-    /// Returns what a state of the host, or one that is known since then, means to the server.
-    fn facts(&self, since: u64, ask: impl FnOnce() -> Result<HostState, Fault>) -> Option<HostFacts> {
+    /// Returns what a state of the host means to the server.
+    fn facts(&self, state: impl FnOnce(&NodeLock) -> Option<HostState>) -> Option<HostFacts> {
         let lock = self.jobs.lock_node(Duration::from_secs(5)).ok().flatten()?;
-        let state = host::state(&self.jobs, &lock, since, ask).ok()?;
+        let state = state(&lock)?;
         let records = self.jobs.list().ok()?;
         Some(state.facts(&records, self.config, self.common))
     }
@@ -144,7 +138,6 @@ impl<'a> Worker<'a> {
     fn messenger(&self) -> Messenger<'a> {
         Messenger {
             reporter: self.reporter.clone(),
-            helper: self.helper.clone(),
             config: self.config,
             common: self.common,
             jobs: self.jobs.clone(),
@@ -201,15 +194,16 @@ impl<'a> Worker<'a> {
         Ok(Report { id, order, number, sequence, news, host })
     }
 
-    /// Returns the host's state for a report, at most that old; `None` if it can't be determined
-    /// now.
-    pub(super) fn host(&self, max_age: Duration) -> Option<HostFacts> {
-        self.messenger().host(max_age)
+    /// Returns the host's present state for a report; `None` if it can't be determined now.
+    pub(super) fn host(&self) -> Option<HostFacts> {
+        let since = host::ago(Duration::ZERO);
+        self.messenger().facts(|lock| host::state(&self.jobs, lock, since, || self.helper.info()).ok())
     }
 
     /// Returns what the host's state is for a report, as a helper has just found it.
     pub(super) fn facts(&self, state: HostState) -> Option<HostFacts> {
-        self.messenger().facts(state.taken, || Ok(state))
+        let since = state.taken;
+        self.messenger().facts(|lock| host::state(&self.jobs, lock, since, || Ok(state)).ok())
     }
 
     /// Returns whether the work must be undone because of the server's verdict. This applies only

@@ -7,8 +7,6 @@
 //!
 //! A removal is never undone. The server's verdict on a stage has no effect here.
 
-use std::time::Duration;
-
 use crate::model::fault::Fault;
 use crate::model::stage::{Order, Stage};
 use crate::model::wire::News;
@@ -64,7 +62,7 @@ impl Worker<'_> {
         let gone = removed.is_ok();
         let (news, host) = match removed {
             Ok(state) => (News::Done, self.facts(state)),
-            Err(fault) => (News::Failed { fault }, self.host(Duration::ZERO)),
+            Err(fault) => (News::Failed { fault }, self.host()),
         };
         let report = self.report(news, host)?;
         let told = self.reporter.deliver(&report).is_some();

@@ -15,12 +15,22 @@ impl Host {
     /// Returns the end of the machine's console log, at most this many bytes. It is empty if there
     /// is no log.
     pub fn console(&self, machine: &MachineName, bytes: u32) -> Result<ConsoleTail, Failure> {
+        self.console_after(machine, 0, bytes)
+    }
+
+    /// Like [`console`](Self::console), without the first `offset` bytes of the log.
+    pub(super) fn console_after(
+        &self,
+        machine: &MachineName,
+        offset: u64,
+        bytes: u32,
+    ) -> Result<ConsoleTail, Failure> {
         let empty = ConsoleTail { text: String::new(), truncated: false };
         let Some(path) = self.console_log(machine)? else { return Ok(empty) };
         let read = || -> io::Result<ConsoleTail> {
             let mut file =
                 OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(&path)?;
-            let start = file.metadata()?.len().saturating_sub(bytes.into());
+            let start = file.metadata()?.len().saturating_sub(bytes.into()).max(offset);
             file.seek(SeekFrom::Start(start))?;
             let mut tail = Vec::new();
             file.take(bytes.into()).read_to_end(&mut tail)?;

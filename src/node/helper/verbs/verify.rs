@@ -16,8 +16,14 @@ const MIN_WATCH: Duration = Duration::from_secs(6);
 /// The time for which a machine that is never idle must be seen running.
 const BUSY_WATCH: Duration = Duration::from_secs(25);
 
-/// The polling interval.
-const LOOK: Duration = Duration::from_secs(1);
+/// The polling interval. To ask a toolstack slows a guest down that is just booting.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// The interval for its console, which costs nothing.
+const GLANCE: Duration = Duration::from_millis(250);
+
+/// How long a machine may be absent between two boots.
+const ABSENCE: Duration = Duration::from_secs(8);
 
 /// How much of a console log is searched for the kernel's command line, which is among the first
 /// lines, in bytes.
@@ -56,24 +62,27 @@ impl Watched {
 
 impl Host {
     /// Watches the machine until it has been running for a while: under one domain number, not
-    /// crashed, and having used processor time. A machine that comes to rest has either booted or
-    /// given up, so it is watched for less time than one that stays busy.
+    /// crashed, and having used processor time. A machine whose console asks for a login has booted.
+    /// One that comes to rest has either booted or given up, so it is watched for less time than one
+    /// that stays busy.
     pub fn verify(&self, machine: &Machine) -> Result<(), Failure> {
         let Some(Definition { hypervisor, .. }) = self.definition(machine)? else {
             return Err(Failure::internal(format!("{} has no definition here", machine.name)));
         };
         let began = Instant::now();
+        // What is there is of an earlier boot. What a fast machine has said by now is missed; then it
+        // is only watched for longer.
+        let said_before = self.console_length(&machine.name)?;
         let mut seen: Option<Watched> = None;
         let mut restarts = 0;
-        let mut absent = 0;
+        let mut absent: Option<Instant> = None;
         while began.elapsed() < limits::WATCH {
-            // Also before the first look: to be asked slows a guest down that is just booting.
-            std::thread::sleep(LOOK);
+            let has_booted = self.asks_for_login_within(LOOK, &machine.name, said_before)?;
             let domains = hypervisor.domains()?;
             let domain = domains.iter().find(|domain| domain.is(machine, true));
             match domain.map(|domain| (domain, domain.state)) {
                 Some((domain, DomainState::Running)) => {
-                    absent = 0;
+                    absent = None;
                     match &mut seen {
                         Some(watched) if watched.number == domain.number => watched.look(domain),
                         Some(watched) => {
@@ -86,7 +95,7 @@ impl Host {
                         .as_ref()
                         .map_or((Duration::ZERO, 0), |seen| (seen.since.elapsed(), seen.at_rest));
                     let rests = watched >= MIN_WATCH && at_rest >= 2;
-                    if domain.used > 0 && (rests || watched >= BUSY_WATCH) {
+                    if domain.used > 0 && (has_booted || rests || watched >= BUSY_WATCH) {
                         if hypervisor.speaks_at_once() && self.is_silent(&machine.name)? {
                             let why = "it has not said a word: the processor that it was given does not work";
                             return Err(self.did_not_run(machine, why));
@@ -101,8 +110,7 @@ impl Host {
                 Some((_, DomainState::Crashed)) => return Err(self.did_not_run(machine, "it crashed")),
                 // It may come back under another number.
                 Some((_, DomainState::ShutDown | DomainState::Dying)) | None => {
-                    absent += 1;
-                    if absent > 8 {
+                    if absent.get_or_insert_with(Instant::now).elapsed() > ABSENCE {
                         let seconds = seen.map_or(0, |seen| seen.since.elapsed().as_secs());
                         return Err(self.did_not_run(machine, &format!("it ended within {seconds} s")));
                     }
@@ -111,6 +119,30 @@ impl Host {
         }
         let why = if restarts > 0 { "it keeps restarting" } else { "it does nothing" };
         Err(self.did_not_run(machine, why))
+    }
+
+    /// Waits that long, or until the machine asks for a login after what its console said before.
+    /// Returns whether it does.
+    fn asks_for_login_within(
+        &self,
+        limit: Duration,
+        machine: &MachineName,
+        said_before: u64,
+    ) -> Result<bool, Failure> {
+        let end = Instant::now() + limit;
+        while Instant::now() < end {
+            std::thread::sleep(GLANCE);
+            if asks_for_login(&self.console_after(machine, said_before, 4096)?.text) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Returns how long the machine's console log is, in bytes.
+    fn console_length(&self, machine: &MachineName) -> Result<u64, Failure> {
+        let log = self.console_log(machine)?;
+        Ok(log.and_then(|log| log.symlink_metadata().ok()).map_or(0, |facts| facts.len()))
     }
 
     /// Returns whether nothing has been written to the machine's console.
@@ -158,6 +190,12 @@ impl Host {
     }
 }
 
+/// Returns whether a console shows the prompt of login(1), as agetty(8) and busybox print it: the host's
+/// name before it. The kernel may have said something after it.
+fn asks_for_login(console: &str) -> bool {
+    console.lines().any(|line| line.trim().strip_suffix(" login:").is_some_and(|name| !name.contains(' ')))
+}
+
 /// Returns whether a console ends with GRUB's prompt.
 fn is_at_grub(console: &str) -> bool {
     let last = console.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
@@ -187,6 +225,24 @@ mod tests {
         assert!(is_at_grub(grub) && is_at_grub("\n\ngrub> \n"));
         assert!(!is_at_grub("error: unknown filesystem.\n\n[    0.0] Linux version 6.1\nlogin: "));
         assert!(!is_at_grub(""));
+    }
+
+    #[test]
+    fn a_machine_that_asks_for_a_login_has_booted() {
+        let login = "Debian GNU/Linux 12 vm1 hvc0\n\nvm1 login: ";
+        assert!(asks_for_login(login));
+        assert!(asks_for_login(&format!(
+            "{login}[    9.81] random: crng init done\nvm1 login:\n[   10.2] x"
+        )));
+        for not in [
+            "",
+            "login:",
+            "Starting getty, then login:",
+            "vm1 login: alice",
+            "[  OK  ] Reached login: prompts",
+        ] {
+            assert!(!asks_for_login(not), "{not}");
+        }
     }
 
     #[test]
