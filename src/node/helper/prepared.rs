@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
-use super::guard::MachineLock;
+use super::guard::{AheadLock, MachineLock};
 use super::host::Host;
 use super::own;
 use crate::config::ImageSettings;
@@ -41,9 +41,13 @@ pub enum Filling {
 /// two.
 const UNCHANGED: Duration = Duration::from_secs(3);
 
+/// How often a disk that was being prepared is tried to be removed again while it is in use, and when.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// The file of an image, as it was opened.
 pub(super) struct ImageFile {
-    key: Key,
+    pub(super) key: Key,
     /// Whether only root could change it, and any change from then on makes another key.
     is_reliable: bool,
 }
@@ -72,12 +76,41 @@ impl ImageFile {
 
     /// Returns whether what has been read is what the image is, now that these are the facts of the
     /// file that is open, and those of the image's file.
-    fn is_image(&self, tag: &ImageTag, image: &ImageSettings, read: &Metadata, there: &Metadata) -> bool {
+    pub(super) fn is_image(
+        &self,
+        tag: &ImageTag,
+        image: &ImageSettings,
+        read: &Metadata,
+        there: &Metadata,
+    ) -> bool {
         self.is_reliable && [read, there].iter().all(|facts| key(tag, image, facts) == self.key)
     }
 }
 
+/// Completes a disk that is about to be kept.
+pub(super) fn settle(disk: &Path) -> Result<(), StorageError> {
+    own::settle(disk).map_err(|failure| StorageError::Other(failure.detail))
+}
+
 impl Host {
+    /// Lists what images of this host could be prepared from, and are not: `there` are the keys of the
+    /// prepared disks.
+    pub(super) fn unprepared(&self, there: &[Key]) -> Vec<Key> {
+        if !self.config.general.prepare_ahead {
+            return Vec::new();
+        }
+        let now = SystemTime::now();
+        let due = |tag: ImageTag| {
+            let image = self.config.image(&tag).ok()?;
+            let facts = std::fs::metadata(&image.file).ok()?;
+            // A whole disk brings its own file systems, and is not prepared.
+            let can_be = image.disk.is_none() && is_roots(&facts) && is_settled(&facts, now);
+            let key = key(&tag, &image, &facts);
+            (can_be && !there.contains(&key)).then_some(key)
+        };
+        self.config.images().filter_map(due).collect()
+    }
+
     /// Creates disks of a machine, the root disk as a clone of the image's prepared disk, where there is one
     /// and that is less work than to make an empty one. Returns whether it did.
     pub(super) fn create_with_clone(
@@ -160,7 +193,6 @@ impl Host {
             Ok(_) => return not_possible(tag, "its file has just been changed, or is not root's"),
             Err(error) => return not_possible(tag, &format!("{}: {error}", image.file.display())),
         }
-        let settle = |disk: &Path| own::settle(disk).map_err(|failure| StorageError::Other(failure.detail));
         match prepared.keep(&lock.machine, &file.key, &settle) {
             Ok(true) => log::event(Level::Info, "prepared.kept", &[("image", tag)]),
             Ok(false) => {}
@@ -174,10 +206,33 @@ impl Host {
             let image = self.config.image(tag).ok()?;
             Some(key(tag, &image, &std::fs::metadata(&image.file).ok()?))
         };
-        if let Err(error) = prepared.sweep(&current) {
-            log::event(Level::Error, "prepared.not-removed", &[("why", &error)]);
+        let swept = prepared.sweep(&current).map_err(Failure::from);
+        if let Err(Failure { detail, .. }) = swept.and_then(|()| sweep_ahead(prepared)) {
+            log::event(Level::Error, "prepared.not-removed", &[("why", &detail)]);
         }
     }
+}
+
+/// Removes the disk that a helper which was killed was preparing.
+fn sweep_ahead(prepared: &dyn Prepared) -> Result<(), Failure> {
+    if prepared.has_begun()?
+        && let Some(lock) = AheadLock::try_take()?
+    {
+        abandon(prepared, &lock)?;
+    }
+    Ok(())
+}
+
+/// Removes the disk that is being prepared, if there is one. What was killed may still be about to let go
+/// of it.
+pub(super) fn abandon(prepared: &dyn Prepared, _lock: &AheadLock) -> Result<(), Failure> {
+    for _ in 0..TRIES {
+        match prepared.abandon() {
+            Err(StorageError::InUse) => std::thread::sleep(PAUSE),
+            other => return Ok(other?),
+        }
+    }
+    Ok(prepared.abandon()?)
 }
 
 /// Returns the key that a prepared disk of the image has now; `None` if there can't be one.
