@@ -88,7 +88,7 @@ impl VirtHost {
     pub(super) fn hold(&self, program: &str) {
         let script = "#!/bin/sh\nwhile [ -e /run/hold ]; do sleep 0.05; done\nexec \"$0.real\" \"$@\"\n";
         self.sh(&format!(
-            "touch /run/hold; mv {program} {program}.real; printf %s {} > {program}; chmod 755 {program}",
+            "touch /run/hold; rm -f {program}.real; mv {program} {program}.real; printf %s {} > {program}; chmod 755 {program}",
             quote(script)
         ));
     }
@@ -98,9 +98,11 @@ impl VirtHost {
         eventually(Duration::from_secs(30), is_held).expect("it is held");
     }
 
+    /// What began to wait a moment ago still finds the other name.
     pub(super) fn let_go(&self, program: &str) {
         self.sh(&format!(
-            "rm /run/hold; while pgrep -f '^/bin/sh {program}'; do sleep 0.05; done; mv {program}.real {program}"
+            "rm /run/hold; while pgrep -f '^/bin/sh {program}'; do sleep 0.05; done; \
+             ln {program}.real {program}.new; mv {program}.new {program}"
         ));
     }
 
@@ -285,7 +287,7 @@ fn an_image_is_never_mixed_with_another() {
             host.wait_for("alice", id, "deployed", 300);
             assert_eq!(host.content(id, "/mark"), "one\n");
         }
-        assert_eq!(host.unpacked(), unpacked + 2);
+        assert_eq!(host.unpacked(), unpacked + 2, "{}", host.log());
         let uuids: BTreeSet<_> = many.iter().map(|id| host.uuid(&disk(id))).collect();
         assert_eq!((uuids.len(), host.prepared("menu").len()), (many.len(), 1));
         assert!(!host.path(&format!("{MACHINES}/prepared/.unfinished")).exists());

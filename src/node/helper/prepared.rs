@@ -1,8 +1,8 @@
 //! Prepared disks of images: which image may have one, its clones, and how it is kept.
 //!
 //! A prepared disk outlives the deploy that it came from, so it must be what the image's file is, and
-//! nothing that the web server's user made of it. The worker passes the open file to `unpack-image`,
-//! which makes the whole disk from it. The helper opens no file of `imageDirectory` itself: in a
+//! nothing that the web server's user made of it. The worker passes the open file to `unpack-image`
+//! or `prepare-image`, which makes the whole disk from it. The helper opens no file of `imageDirectory` itself: in a
 //! folder of the web server's user, its name could lead to a file that only root may read. It keeps
 //! the disk if the file is root's, is the one that `node.cfg` names, and has not been changed.
 
@@ -93,13 +93,12 @@ pub(super) fn settle(disk: &Path) -> Result<(), StorageError> {
 }
 
 impl Host {
-    /// Lists what images of this host could be prepared from, and are not: `there` are the keys of the
+    /// Lists what images of this host could be prepared from now, and are not: `there` are the keys of the
     /// prepared disks.
-    pub(super) fn unprepared(&self, there: &[Key]) -> Vec<Key> {
+    pub(super) fn unprepared(&self, there: &[Key], now: SystemTime) -> Vec<Key> {
         if !self.config.general.prepare_ahead {
             return Vec::new();
         }
-        let now = SystemTime::now();
         let due = |tag: ImageTag| {
             let image = self.config.image(&tag).ok()?;
             let facts = std::fs::metadata(&image.file).ok()?;
@@ -201,7 +200,7 @@ impl Host {
     }
 
     /// Removes prepared disks that no machine will be cloned from any more.
-    fn sweep_prepared(&self, prepared: &dyn Prepared) {
+    pub(super) fn sweep_prepared(&self, prepared: &dyn Prepared) {
         let current = |tag: &ImageTag| {
             let image = self.config.image(tag).ok()?;
             Some(key(tag, &image, &std::fs::metadata(&image.file).ok()?))
@@ -270,6 +269,43 @@ mod tests {
             disk: None,
             make_filesystem: command.split(' ').map(str::to_owned).collect(),
         }
+    }
+
+    #[test]
+    fn images_whose_present_file_has_no_disk_are_to_be_prepared() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("only root has files of root: not tried here");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let host = |general: &str| {
+            let text = format!(
+                "[General]\nserverHostname = \"s\"\nimageDirectory = \"{}\"\nstorage = \"files\"\n{general}\n\
+                 [VMImageFiles]\ntiny = \"tiny.tar\"\nshared = \"shared.tar\"\ngone = \"gone.tar\"\n\
+                 disk = \"disk.qcow2\"\n[VMConfigTemplates]\ndefault = \"x\"\n[VMSwapSize]\ndefault = 64\n\
+                 [VMTypes]\ndefault = \"kvm\"\n[XenDeployerFSCreateCmd]\ndefault = \"/sbin/mkfs.ext4 -q\"\n\
+                 [CloudInit]\nkeyRepository = \"https://k/\"\n",
+                dir.path().display()
+            );
+            std::fs::write(dir.path().join("node.cfg"), text).unwrap();
+            let config = crate::config::Node::load(dir.path()).unwrap();
+            Host { config, dir: dir.path().to_owned(), listing: crate::node::storage::Listing::default() }
+        };
+        for file in ["tiny.tar", "shared.tar", "disk.qcow2"] {
+            std::fs::write(dir.path().join(file), "content").unwrap();
+        }
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o664);
+        std::fs::set_permissions(dir.path().join("shared.tar"), mode).unwrap();
+        let later = SystemTime::now() + UNCHANGED;
+        let usual = host("");
+        let due = usual.unprepared(&[], later);
+        assert_eq!(due.iter().map(|key| key.tag.as_str()).collect::<Vec<_>>(), ["tiny"]);
+        assert_eq!(usual.unprepared(&due, later), []);
+        assert_eq!(usual.unprepared(&[], SystemTime::now()), [], "it may still be changing");
+        assert_eq!(host("prepareAhead = false").unprepared(&[], later), []);
+        std::fs::write(dir.path().join("tiny.tar"), "other content").unwrap();
+        assert_ne!(usual.unprepared(&due, later), due);
+        assert_eq!(usual.unprepared(&due, later).len(), 1);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `info`: reports the host's state.
 
+use std::time::SystemTime;
+
 use crate::model::fault::{self, Fault};
 use crate::model::size::Amount;
 use crate::node::helper::failure::Failure;
@@ -14,7 +16,7 @@ impl Host {
     pub fn survey(&self) -> Result<Storage, StorageError> {
         let storage = self.storage();
         let Survey { space, volumes, prepared } = storage.survey()?;
-        let unprepared = prepared.map(|there| self.unprepared(&there)).unwrap_or_default();
+        let unprepared = prepared.map(|there| self.unprepared(&there, SystemTime::now())).unwrap_or_default();
         Ok(Storage { space, volumes, snapshots: storage.snapshots().is_ok(), unprepared })
     }
 

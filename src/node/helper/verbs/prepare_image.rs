@@ -63,7 +63,10 @@ impl Host {
         if there.iter().any(|kept| kept.key == source.opened.key) {
             return Ok(());
         }
-        let made = self.make_of_any_size(&source, prepared, &lock, first(&there, tag));
+        // Those of older files are of no use but for this, and take space.
+        let size = first(&there, tag);
+        self.sweep_prepared(prepared);
+        let made = self.make_of_any_size(&source, prepared, &lock, size);
         if made.is_err() {
             abandon(prepared, &lock)?;
         }
