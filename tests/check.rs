@@ -171,7 +171,7 @@ const SERVER: [Case; 25] = [
     },
 ];
 
-const NODE: [Case; 16] = [
+const NODE: [Case; 17] = [
     case(
         "node.cfg",
         |p| add(p, "node.cfg", "[VMSwapsize]\n"),
@@ -187,6 +187,7 @@ const NODE: [Case; 16] = [
                 "records",
                 "images",
                 "saved images",
+                "prepared images",
             ],
             IMAGE,
             &[
@@ -266,6 +267,10 @@ const NODE: [Case; 16] = [
         mends: |p| set_mode(&p.path("images"), 0o755),
         ..case("saved images", |p| set_mode(&p.path("images"), 0o555), &[])
     },
+    Case {
+        mends: |p| fs::remove_file(p.path("var/node/ahead.json")).expect("it is there"),
+        ..case("prepared images", an_image_is_damaged, &[])
+    },
     case(
         "file system programs",
         |p| replace(p, "node.cfg", "/sbin/mkfs.ext4", "/sbin/mkfs.none"),
@@ -285,6 +290,16 @@ const NODE: [Case; 16] = [
         &[],
     ),
 ];
+
+/// As a host remembers it.
+fn an_image_is_damaged(portal: &Portal) {
+    let failed = json!([{
+        "key": "tiny.0123456789abcdef",
+        "at": vgrid::system::clock::now(),
+        "why": Fault::ImageCorrupt { tag: "tiny".parse().expect("a tag"), detail: "it ends".to_owned() },
+    }]);
+    fs::write(portal.path("var/node/ahead.json"), failed.to_string()).expect("written");
+}
 
 fn set_mode(path: &Path, mode: u32) {
     use std::os::unix::fs::PermissionsExt as _;

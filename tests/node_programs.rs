@@ -204,6 +204,7 @@ fn give(portal: &Portal, path: &str, order: &Value) -> Answer {
             space: Space { size: amount(9000), free: amount(8000), extent: amount(4), fill: None },
             volumes: Vec::new(),
             snapshots: false,
+            unprepared: vec![],
         }),
     };
     let file = portal.path("var/node/host.json");

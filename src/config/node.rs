@@ -60,6 +60,8 @@ pub struct NodeGeneral {
     pub allow_emulation: bool,
     /// The maximum number of simultaneous deploys; others wait for their turn.
     pub parallel_deploys: u8,
+    /// Whether the host prepares its images before somebody deploys them.
+    pub prepare_ahead: bool,
     /// The most processors that a machine may have; if absent, no limit is known.
     pub max_cpus: Option<Cpus>,
     /// The time that a machine has to shut down by itself before it is forced, in seconds.
@@ -97,6 +99,7 @@ struct RawGeneral {
     xen_auto_directory: PathBuf,
     console_log_directory: PathBuf,
     parallel_deploys: u8,
+    prepare_ahead: bool,
     #[serde(rename = "maxCPUs")]
     max_cpus: Option<Cpus>,
     shutdown_timeout: u16,
@@ -125,6 +128,7 @@ impl Default for RawGeneral {
             xen_auto_directory: "/etc/xen/auto".into(),
             console_log_directory: "/var/log/xen/console".into(),
             parallel_deploys: 3,
+            prepare_ahead: true,
             max_cpus: None,
             shutdown_timeout: 60,
             remove_strangers: false,
@@ -154,6 +158,7 @@ impl TryFrom<RawGeneral> for NodeGeneral {
             xen_auto_directory: raw.xen_auto_directory,
             console_log_directory: raw.console_log_directory,
             parallel_deploys: raw.parallel_deploys,
+            prepare_ahead: raw.prepare_ahead,
             max_cpus: raw.max_cpus,
             shutdown_timeout: raw.shutdown_timeout,
             remove_strangers: raw.remove_strangers,
@@ -563,6 +568,7 @@ mod tests {
         assert_eq!(node.general.saved_images, Compression::Gzip);
         assert_eq!(node.general.image_directory_reserve.of(2_000), 200);
         assert!(!node.general.remove_strangers, "not allowed by default");
+        assert!(node.general.prepare_ahead, "done by default");
         assert_eq!(node.image(&"other".parse().unwrap()).unwrap_err().section, "VMImageFiles");
         assert_eq!(node.server_url("status"), "http://s/cgi-bin/internal/status");
     }

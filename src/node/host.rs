@@ -17,6 +17,7 @@ use crate::system::log::{self, Level};
 use super::hypervisor::{Listed, Memory};
 use super::image;
 use super::jobs::{Durability, Jobs, NodeLock, Record};
+use super::storage::prepared::Key;
 use super::storage::{Disk, Space};
 
 /// The host's state, as determined by the helper.
@@ -53,6 +54,9 @@ pub struct Storage {
     /// Whether it can take snapshots.
     #[serde(default)]
     pub snapshots: bool,
+    /// What images of this host could be prepared from, and are not.
+    #[serde(default)]
+    pub unprepared: Vec<Key>,
 }
 
 impl Storage {
@@ -246,6 +250,7 @@ mod tests {
                 space: Space { size: mib(9000), free: mib(8000), extent: mib(4), fill: None },
                 volumes,
                 snapshots: false,
+                unprepared: vec![],
             }),
         }
     }

@@ -140,6 +140,14 @@ impl Helper {
         self.follow("unpack-image", command, &mut note)
     }
 
+    /// Prepares an image before somebody deploys it, from its own file, from which nothing has been read
+    /// yet. Idempotent.
+    pub fn prepare_image(&self, image: &ImageTag, file: File) -> Result<(), Fault> {
+        let args = [image.as_str()];
+        let command = self.command("prepare-image", &args, limits::PREPARE_IMAGE).input_file(file);
+        self.follow("prepare-image", command, &mut |_| true)
+    }
+
     /// Fills the root disk of a machine from a snapshot of another. `note` receives the progress, and
     /// returns whether to continue.
     pub fn unpack_snapshot(

@@ -228,7 +228,7 @@ impl VirtHost {
             (
                 "machines, jobs and records",
                 "cd /var/lib/vgrid; find . -not -name 'registry*' -not -path ./node/jobs -not -name 'node.lock' \
-                 -not -name 'slot-*.lock' -not -name 'image-*.lock' -not -path ./node/host.json -not -path './node/seen*' \
+                 -not -name 'slot-*.lock' -not -name 'image-*.lock' -not -name 'ahead.*' -not -path ./node/host.json -not -path './node/seen*' \
                  | sort",
             ),
             // The boot loader is every machine's, and so are prepared disks, if they are complete.

@@ -88,7 +88,7 @@ impl VirtHost {
     pub(super) fn hold(&self, program: &str) {
         let script = "#!/bin/sh\nwhile [ -e /run/hold ]; do sleep 0.05; done\nexec \"$0.real\" \"$@\"\n";
         self.sh(&format!(
-            "touch /run/hold; mv {program} {program}.real; printf %s {} > {program}; chmod 755 {program}",
+            "touch /run/hold; rm -f {program}.real; mv {program} {program}.real; printf %s {} > {program}; chmod 755 {program}",
             quote(script)
         ));
     }
@@ -98,9 +98,11 @@ impl VirtHost {
         eventually(Duration::from_secs(30), is_held).expect("it is held");
     }
 
+    /// What began to wait a moment ago still finds the other name.
     pub(super) fn let_go(&self, program: &str) {
         self.sh(&format!(
-            "rm /run/hold; while pgrep -f '^/bin/sh {program}'; do sleep 0.05; done; mv {program}.real {program}"
+            "rm /run/hold; while pgrep -f '^/bin/sh {program}'; do sleep 0.05; done; \
+             ln {program}.real {program}.new; mv {program}.new {program}"
         ));
     }
 
@@ -114,6 +116,36 @@ impl VirtHost {
         let is_one = |line: &str| is_unpacking(line) && ids.iter().any(|id| line.contains(id.as_str()));
         let begun = || self.sh("cat /var/log/syslog").lines().any(is_one).then_some(());
         eventually(Duration::from_secs(60), begun).unwrap_or_else(|| panic!("{}", self.log()));
+    }
+
+    fn upkeep(&self) {
+        self.as_www_data("/usr/bin/vgrid-upkeep");
+    }
+
+    /// How often an image has been begun to be prepared without a deploy.
+    fn begun_ahead(&self) -> usize {
+        let log = self.sh("cat /var/log/syslog");
+        log.lines().filter(|line| line.contains("COMMAND=") && line.contains(" prepare-image ")).count()
+    }
+
+    /// Has upkeep come by until the image has one prepared disk, other than this one.
+    fn prepared_ahead(&self, image: &str, old: &[String]) -> Vec<String> {
+        let prepared = || {
+            self.upkeep();
+            let there = self.prepared(image);
+            (there.len() == 1 && there != old).then_some(there)
+        };
+        eventually(Duration::from_secs(120), prepared).unwrap_or_else(|| panic!("{}", self.log()))
+    }
+
+    /// Deploys the image, which must be a clone at once.
+    fn cloned_menu(&self, name: &str, gib: u32) -> String {
+        let id = self.menu(name, gib);
+        let log = self.sh("cat /var/log/syslog");
+        let is_unpacked = |line: &str| line.contains("COMMAND=") && line.contains(" unpack");
+        let mut lines = log.lines().filter(|line| line.contains(&id));
+        assert!(!lines.any(is_unpacked), "{name} is no clone\n{}", self.log());
+        id
     }
 
     fn terminate_all(&self, ids: &[String]) {
@@ -255,7 +287,7 @@ fn an_image_is_never_mixed_with_another() {
             host.wait_for("alice", id, "deployed", 300);
             assert_eq!(host.content(id, "/mark"), "one\n");
         }
-        assert_eq!(host.unpacked(), unpacked + 2);
+        assert_eq!(host.unpacked(), unpacked + 2, "{}", host.log());
         let uuids: BTreeSet<_> = many.iter().map(|id| host.uuid(&disk(id))).collect();
         assert_eq!((uuids.len(), host.prepared("menu").len()), (many.len(), 1));
         assert!(!host.path(&format!("{MACHINES}/prepared/.unfinished")).exists());
@@ -304,6 +336,112 @@ fn an_image_is_never_mixed_with_another() {
 
         host.terminate_all(&[second, third, fourth, fifth]);
         host.sh("rm /var/lib/vgrid/images/menu.kept");
+        host.must_be_as(&before);
+    });
+}
+
+#[test]
+fn a_host_prepares_its_images_before_they_are_deployed() {
+    scenario_with("ahead", &["--machines", "xfs", "--size", "20G"], |host| {
+        host.sh("sed -i '/^kvm-tiny/d; s/^prepareAhead = .*/prepareAhead = true\\nshutdownTimeout = 2/' /etc/vgrid/node.cfg");
+        let before = host.inventory();
+        host.make_menu("one");
+        host.replace_menu();
+        std::thread::sleep(SETTLED);
+        let unfinished = host.path(&format!("{MACHINES}/prepared/.ahead"));
+        let begun_again = |times: usize| {
+            let is_begun = || (host.begun_ahead() == times).then_some(());
+            eventually(Duration::from_secs(60), is_begun).unwrap_or_else(|| panic!("{}", host.log()));
+            host.wait_until_held("/usr/bin/tar");
+        };
+
+        // What is not complete takes space, and is nothing else, whatever is killed.
+        let free = host.free();
+        host.hold("/usr/bin/tar");
+        host.upkeep();
+        begun_again(1);
+        assert!(unfinished.exists() && host.prepared("menu").is_empty());
+        assert!(free - host.free() >= 1000, "{free}, then {}", host.free());
+        let (_, orphans) = host.ask("admin", "admin", "");
+        assert!(!orphans.contains(".ahead"), "{orphans}");
+        host.upkeep();
+        assert_eq!(host.begun_ahead(), 1, "there is one worker");
+        host.sh("pkill -KILL 'vgrid-(worker|helper)'");
+        assert_eq!(host.prepared("menu"), [""; 0]);
+        // The helper alone.
+        host.upkeep();
+        begun_again(2);
+        host.sh("pkill -KILL vgrid-helper");
+        // The worker alone: its helper is ended by the next.
+        let next = || {
+            host.upkeep();
+            (host.begun_ahead() == 3).then_some(())
+        };
+        eventually(Duration::from_secs(60), next).unwrap_or_else(|| panic!("{}", host.log()));
+        begun_again(3);
+        host.sh("pkill -KILL -f '[v]grid-worker prepare'");
+        host.upkeep();
+        let ended = || host.sh("cat /var/log/syslog").contains("event=helper.killed").then_some(());
+        eventually(Duration::from_secs(60), ended).unwrap_or_else(|| panic!("{}", host.log()));
+        begun_again(4);
+
+        // A deploy waits for it.
+        let first = host.deploy("alice", &format!("{MENU}&vmPartition=1&vmHostname=vm1"));
+        let waits = || {
+            let stage = host.machine("alice", &first)["stage"].clone();
+            (stage == "waiting until the image is prepared on the host").then_some(())
+        };
+        eventually(Duration::from_secs(60), waits).unwrap_or_else(|| panic!("{}", host.log()));
+        host.let_go("/usr/bin/tar");
+        host.wait_for("alice", &first, "deployed", 300);
+        assert_eq!((host.content(&first, "/mark"), host.unpacked()), ("one\n".into(), 0));
+        let one = host.prepared("menu");
+        assert!(one.len() == 1 && !unfinished.exists(), "{one:?}");
+        host.upkeep();
+        assert_eq!(host.begun_ahead(), 4, "it is prepared");
+
+        // Another file of the image.
+        host.make_menu("two");
+        host.replace_menu();
+        std::thread::sleep(SETTLED);
+        let two = host.prepared_ahead("menu", &one);
+        let second = host.cloned_menu("vm2", 1);
+        assert_eq!(host.content(&second, "/mark"), "two\n");
+
+        // A damaged one is tried once, until it is another.
+        let begun = host.begun_ahead();
+        host.sh("cd /var/lib/vgrid/images; cp menu.tar.gz /root/menu.kept; head -c -500 /root/menu.kept > menu.new");
+        host.replace_menu();
+        std::thread::sleep(SETTLED);
+        host.upkeep();
+        let failed = || host.sh("cat /var/log/syslog").matches("event=ahead.failed").count();
+        eventually(Duration::from_secs(60), || (failed() == 1).then_some(()))
+            .unwrap_or_else(|| panic!("{}", host.log()));
+        let check = host.try_sh("vgrid-check --node");
+        assert!(
+            check.status == 1 && check.out.contains("the image menu could not be prepared"),
+            "{}",
+            check.out
+        );
+        for _ in 0..3 {
+            host.upkeep();
+        }
+        assert_eq!((failed(), host.begun_ahead()), (1, begun + 1));
+        assert!(!unfinished.exists());
+
+        // One that does not fit on the smallest disk.
+        host.sh("cd /var/lib/vgrid/images; mkdir /root/menu; tar -xzf /root/menu.kept -C /root/menu; \
+                 head -c 1200M /dev/zero > /root/menu/zeros; tar -C /root/menu -cf - . | gzip -1n > menu.new; \
+                 rm -r /root/menu /root/menu.kept");
+        host.replace_menu();
+        std::thread::sleep(SETTLED);
+        let three = host.prepared_ahead("menu", &two);
+        assert_eq!(host.sh(&format!("stat -c %s {}", three[0])).trim(), (2_u64 << 30).to_string());
+        let third = host.cloned_menu("vm3", 2);
+        let check = host.try_sh("vgrid-check --node");
+        assert_eq!(check.status, 0, "{}", check.out);
+
+        host.terminate_all(&[first, second, third]);
         host.must_be_as(&before);
     });
 }

@@ -191,3 +191,36 @@ fn deploys_at_once_prepare_their_image_once() {
         host.must_be_as(&nothing);
     });
 }
+
+#[test]
+fn an_image_is_prepared_before_it_is_deployed() {
+    scenario("thin-ahead", |host| {
+        // One image is enough.
+        host.sh(
+            "sed -i 's/^prepareAhead = .*/prepareAhead = true/; /^debian = \"debian/d' /etc/vgrid/node.cfg",
+        );
+        let nothing = host.inventory();
+        host.sh(USE_THIN);
+        let is_there = |name: &str| host.sh("lvs --noheadings -o lv_name vg1").contains(name);
+        // The helper is killed while it unpacks: the next upkeep begins anew.
+        let begun = eventually(Duration::from_secs(120), || is_there("vgrid.ahead").then_some(()));
+        assert!(begun.is_some(), "{}", host.log());
+        host.sh("pkill -KILL -f '[v]grid-helper .*prepare-image'");
+        assert_eq!(prepared(host), [""; 0]);
+        let there = eventually(Duration::from_secs(600), || {
+            host.as_www_data("vgrid-upkeep");
+            prepared(host).pop()
+        });
+        let there = there.unwrap_or_else(|| panic!("{}", host.log()));
+        assert!(!is_there("vgrid.ahead"));
+        let facts = (field(host, &there, "lv_attr"), field(host, &there, "lv_size"));
+        assert!(facts.0.starts_with("Vri---tz") && facts.1 == "1024.00", "{facts:?}");
+        let id = host.deployed("alice", "vmImage=tiny&vmMemory=96&vmPartition=1&vmHostname=vm1");
+        assert_eq!(field(host, &root("vm1"), "origin"), there);
+        host.must_answer_ping("vm1");
+        host.terminate("alice", &id);
+        assert_eq!(prepared(host), vec![there.clone()]);
+        host.sh(&format!("lvremove -q -f vg1/{there} && lvremove -q -f vg1/pool"));
+        host.must_be_as(&nothing);
+    });
+}

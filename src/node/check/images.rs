@@ -8,10 +8,12 @@ use super::packages::install;
 use crate::check::rights::{self, WEB_USER};
 use crate::check::{Finding, Problem, Verdict, WithRemedy as _};
 use crate::config::{self, Common, ImageSettings};
+use crate::model::fault::Fault;
 use crate::model::names::ImageTag;
 use crate::node::helper::as_nobody;
 use crate::node::image;
 use crate::node::image::disk::Image;
+use crate::node::jobs::ahead::{Failed, not_prepared};
 
 /// The installed images, with their settings.
 pub type Images = Vec<(ImageTag, ImageSettings)>;
@@ -55,6 +57,28 @@ pub fn can_be_saved(folder: &Path) -> Verdict<()> {
         ));
     }
     Ok(Finding::passed((), format!("{WEB_USER} can write to {path}")))
+}
+
+/// Checks that no image failed to be prepared ahead.
+pub fn prepared(node: &config::Node) -> Verdict<()> {
+    if !node.general.prepare_ahead {
+        return Ok(Finding::passed((), "by deploys only (prepareAhead)"));
+    }
+    let failed = not_prepared(&node.general.state_directory)
+        .with_remedy("rm ahead.json there; each image is then tried again")?;
+    let problem = |Failed { key, at, why }: Failed| {
+        let file = node.image(&key.tag).map(|image| image.file.display().to_string());
+        let file = file.unwrap_or_else(|_| "its file".to_owned());
+        let remedy = match why {
+            Fault::NotEnoughSpace { .. } | Fault::StorageUnusable { .. } => {
+                format!("make room for it, and touch {file}: then upkeep tries again")
+            }
+            _ => format!("look at helper.failed in the log, and replace {file}: then upkeep tries again"),
+        };
+        Problem::new(format!("the image {} could not be prepared at {at}: {why}", key.tag), remedy)
+    };
+    let problems: Vec<_> = failed.into_iter().map(problem).collect();
+    Ok(Finding::partial(Some(()), "none has failed", problems))
 }
 
 /// Checks that tar can be run as nobody with the capability to read every file.

@@ -56,6 +56,7 @@ pub fn run(checks: &mut Checks, ground: &Basis) {
     checks.check_as_root("saved images", node.and(ground.web.as_ref()), |(node, _)| {
         images::can_be_saved(&node.general.image_directory)
     });
+    checks.check_as_root("prepared images", node, images::prepared);
     checks.check_as_root("packing", Fact::Known(()), |()| images::packing());
     let programs = checks.check("file system programs", images.as_ref(), filesystems::makers);
     checks.check_as_root("file systems", images.as_ref().and(programs), |(images, ())| {

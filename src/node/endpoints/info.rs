@@ -1,4 +1,5 @@
-//! `node/info`: reports everything about the node.
+//! `node/info`: reports everything about the node. Upkeep asks for it every few minutes, so this also has
+//! images prepared if the host is idle.
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::node::image;
 use crate::node::image::store::Store;
 use crate::node::jobs::Record;
 use crate::node::privileged::Helper;
+use crate::node::storage::prepared::Key;
 use crate::system::log::{self, Level};
 
 use super::{Node, refuse};
@@ -43,7 +45,12 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
         }
     };
     let volumes = match state.storage {
-        Ok(storage) => storage.volumes,
+        Ok(storage) => {
+            let is_offered = |key: &Key| node.common.images.iter().any(|(tag, _)| *tag == key.tag);
+            let due: Vec<_> = storage.unprepared.into_iter().filter(is_offered).collect();
+            node.jobs.prepare_ahead(&due);
+            storage.volumes
+        }
         Err(fault) => {
             not_listed(Part::Volumes, &fault, &mut unknown);
             Vec::new()

@@ -131,6 +131,7 @@ mod tests {
                 space: Space { size: mib(9000), free: mib(3072), extent: mib(4), fill: None },
                 volumes: machines.iter().map(root).collect(),
                 snapshots: false,
+                unprepared: vec![],
             }),
         }
     }

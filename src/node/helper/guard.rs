@@ -1,9 +1,9 @@
-//! Ensures that only one helper at a time works on a machine, and kills what an aborted helper left
-//! running.
+//! Ensures that only one helper at a time works on a machine, and that only one prepares images ahead,
+//! and kills what an aborted helper left running.
 //!
 //! The lock is a file in a directory that only root can access. It records its holder: the process
 //! id, which is also the id of the session that the holder and all its programs belong to, the
-//! start time, and the machine's id. A holder that exits normally removes the file. So a lock that
+//! start time, and the machine's id, if it is a machine's lock. A holder that exits normally removes the file. So a lock that
 //! is free but records a holder belonged to a helper that was killed, and some of its programs
 //! (tar, mkfs) may still be running.
 
@@ -38,7 +38,9 @@ struct Holder {
     pid: i32,
     /// See [`Process::started`].
     started: u64,
-    id: VmId,
+    /// The machine.
+    #[serde(default)]
+    id: Option<VmId>,
 }
 
 /// The lock of a machine, while it is held.
@@ -119,7 +121,7 @@ impl MachineLock {
         }
         // Work on another machine with the same name is waited for, not killed.
         if let Some(holder) =
-            File::open(&path).ok().as_mut().and_then(holder).filter(|holder| holder.id == id)
+            File::open(&path).ok().as_mut().and_then(holder).filter(|holder| holder.id == Some(id))
         {
             end_session(&holder);
         }
@@ -132,17 +134,7 @@ impl MachineLock {
     }
 
     fn hold(id: VmId, machine: &MachineName, mut file: File, path: PathBuf) -> Result<Self, Failure> {
-        if let Some(killed) = holder(&mut file) {
-            end_session(&killed);
-        }
-        let pid = std::process::id().cast_signed();
-        let started = Process::read(pid).map(|own| own.started).unwrap_or_default();
-        let mut write = || {
-            file.set_len(0)?;
-            file.rewind()?;
-            file.write_all(&serde_json::to_vec(&Holder { pid, started, id })?)
-        };
-        write().map_err(|error| Failure::internal(format!("{}: {error}", path.display())))?;
+        enter(&mut file, &path, Some(id))?;
         Ok(Self { machine: Machine { id, name: machine.clone() }, _file: file, path })
     }
 
@@ -174,6 +166,79 @@ impl Drop for MachineLock {
             );
         }
     }
+}
+
+/// The lock of images that are prepared ahead, while it is held. The disk that is being made belongs to
+/// its holder.
+#[derive(Debug)]
+pub struct AheadLock {
+    /// Holds the lock while open.
+    _file: File,
+    path: PathBuf,
+}
+
+impl AheadLock {
+    /// Returns the lock's file. No machine has that name.
+    fn path() -> Result<PathBuf, Failure> {
+        Ok(run_directory()?.join("ahead.lock"))
+    }
+
+    /// Takes the lock, unless a helper prepares an image.
+    pub fn try_take() -> Result<Option<Self>, Failure> {
+        let path = Self::path()?;
+        let file = lock::take_within(&path, Duration::ZERO).map_err(Failure::internal)?;
+        file.map(|file| Self::hold(file, path)).transpose()
+    }
+
+    /// Takes the lock, killing the holder if it does not finish soon. Nobody waits for that one any more:
+    /// there is one worker that prepares images, and it has one helper.
+    pub fn take_over() -> Result<Self, Failure> {
+        let path = Self::path()?;
+        if let Some(file) = lock::take_within(&path, SHORT).map_err(Failure::internal)? {
+            return Self::hold(file, path);
+        }
+        if let Some(holder) = File::open(&path).ok().as_mut().and_then(holder) {
+            end_session(&holder);
+        }
+        match lock::take_within(&path, PATIENCE).map_err(Failure::internal)? {
+            Some(file) => Self::hold(file, path),
+            None => Err(Failure::internal("another helper that prepares images does not end")),
+        }
+    }
+
+    fn hold(mut file: File, path: PathBuf) -> Result<Self, Failure> {
+        enter(&mut file, &path, None)?;
+        Ok(Self { _file: file, path })
+    }
+
+    /// Returns the mount point of the disk, in the helper's own mount namespace.
+    pub fn mount_point(&self) -> PathBuf {
+        self.path.with_extension("root")
+    }
+}
+
+impl Drop for AheadLock {
+    /// As for a machine's lock.
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            log::event(Level::Error, "lock.not-removed", &[("file", &self.path.display()), ("why", &error)]);
+        }
+    }
+}
+
+/// Ends what the last holder of a lock left running, and records this process as its holder.
+fn enter(file: &mut File, path: &Path, id: Option<VmId>) -> Result<(), Failure> {
+    if let Some(killed) = holder(file) {
+        end_session(&killed);
+    }
+    let pid = std::process::id().cast_signed();
+    let started = Process::read(pid).map(|own| own.started).unwrap_or_default();
+    let mut write = || {
+        file.set_len(0)?;
+        file.rewind()?;
+        file.write_all(&serde_json::to_vec(&Holder { pid, started, id })?)
+    };
+    write().map_err(|error| Failure::internal(format!("{}: {error}", path.display())))
 }
 
 fn holder(file: &mut File) -> Option<Holder> {
@@ -259,7 +324,7 @@ mod tests {
     fn a_session_with_a_reused_id_is_left_alone() {
         // This process is in some session. If it were killed, the test would notice.
         let own = Process::read(std::process::id().cast_signed()).unwrap();
-        let id = VmId::generate();
+        let id = Some(VmId::generate());
         end_session(&Holder { pid: own.session, started: own.started + 1_000_000, id });
         end_session(&Holder { pid: own.pid, started: own.started, id });
         end_session(&Holder { pid: 1, started: 0, id });

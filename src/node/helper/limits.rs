@@ -21,6 +21,8 @@ pub const UNMOUNT: Duration = Duration::from_secs(900);
 pub const UNPACK: Duration = Duration::from_secs(8400);
 /// `unpack-image`, which makes the file system first and checks it afterwards.
 pub const UNPACK_IMAGE: Duration = Duration::from_secs(9900);
+/// `prepare-image`, which does that again for a larger disk if one was too small.
+pub const PREPARE_IMAGE: Duration = Duration::from_secs(20_000);
 /// `pack`, which waits for the reader of its stream.
 pub const PACK: Duration = Duration::from_secs(8400);
 /// `grow-volume`, which may have to overwrite what it adds with zeros.

@@ -11,7 +11,8 @@
 //!
 //! The exit status is 0 on success, with JSON on standard output if the verb has a result. It is 1
 //! on failure, with a [`Fault`](crate::model::fault::Fault) as JSON on standard output (on standard
-//! error for `pack`, `pack-disk`, `unpack-image`, `unpack-snapshot` and `grow-volume`, whose standard output is a stream) and a
+//! error for `pack`, `pack-disk`, `unpack-image`, `prepare-image`, `unpack-snapshot` and `grow-volume`, whose standard
+//! output is a stream) and a
 //! sentence on standard error. It is 2 on wrong usage.
 
 pub(super) mod consoles;
@@ -110,6 +111,12 @@ enum Verb {
         /// Its name, USER_HOST
         machine: MachineName,
         /// Its image
+        image: ImageTag,
+    },
+    /// Prepare an image, whose file is standard input, before somebody deploys it; tell the percentages on
+    /// standard output, one a line
+    PrepareImage {
+        /// The image
         image: ImageTag,
     },
     /// Fill a machine's root volume from a snapshot of another machine; tell the percentages on standard
@@ -342,6 +349,7 @@ mod tests {
         parse(&["make-seed", ID, "J+C3+BC_vm1", "debian", "10.0.2.21", "J%C3%BC"]).unwrap();
         parse(&["undo", ID, "alice_vm1"]).unwrap();
         parse(&["undo", ID, "alice_vm1", "--forget-console"]).unwrap();
+        parse(&["--request", "abc123", "prepare-image", "debian-12"]).unwrap();
         parse(&["discard", "volume", "xen-root-old"]).unwrap();
         parse(&["discard", "domain", "somebody", "7"]).unwrap();
     }
@@ -397,6 +405,13 @@ mod tests {
             &["configure", ID, "alice_vm1", "tiny", "128", "65", "10.0.2.21", "alice"],
             &["configure", ID, "alice_vm1", "tiny", "128", "1; reboot", "10.0.2.21", "alice"],
             &["configure", ID, "alice_vm1", "tiny", "128", "-1", "10.0.2.21", "alice"],
+            &["prepare-image"],
+            &["prepare-image", "../../etc/passwd"],
+            &["prepare-image", "/var/lib/vgrid/images/tiny.tar.gz"],
+            &["prepare-image", "-f"],
+            &["prepare-image", "tiny", "debian"],
+            &["prepare-image", "tiny", "--size=1"],
+            &["prepare-image", ID, "alice_vm1", "tiny"],
             &["console", "alice_vm1", "0"],
             &["console", "alice_vm1", "4294967295"],
             &["console", "/etc/shadow", "100"],

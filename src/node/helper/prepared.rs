@@ -1,8 +1,8 @@
 //! Prepared disks of images: which image may have one, its clones, and how it is kept.
 //!
 //! A prepared disk outlives the deploy that it came from, so it must be what the image's file is, and
-//! nothing that the web server's user made of it. The worker passes the open file to `unpack-image`,
-//! which makes the whole disk from it. The helper opens no file of `imageDirectory` itself: in a
+//! nothing that the web server's user made of it. The worker passes the open file to `unpack-image`
+//! or `prepare-image`, which makes the whole disk from it. The helper opens no file of `imageDirectory` itself: in a
 //! folder of the web server's user, its name could lead to a file that only root may read. It keeps
 //! the disk if the file is root's, is the one that `node.cfg` names, and has not been changed.
 
@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
-use super::guard::MachineLock;
+use super::guard::{AheadLock, MachineLock};
 use super::host::Host;
 use super::own;
 use crate::config::ImageSettings;
@@ -41,9 +41,13 @@ pub enum Filling {
 /// two.
 const UNCHANGED: Duration = Duration::from_secs(3);
 
+/// How often a disk that was being prepared is tried to be removed again while it is in use, and when.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// The file of an image, as it was opened.
 pub(super) struct ImageFile {
-    key: Key,
+    pub(super) key: Key,
     /// Whether only root could change it, and any change from then on makes another key.
     is_reliable: bool,
 }
@@ -72,12 +76,40 @@ impl ImageFile {
 
     /// Returns whether what has been read is what the image is, now that these are the facts of the
     /// file that is open, and those of the image's file.
-    fn is_image(&self, tag: &ImageTag, image: &ImageSettings, read: &Metadata, there: &Metadata) -> bool {
+    pub(super) fn is_image(
+        &self,
+        tag: &ImageTag,
+        image: &ImageSettings,
+        read: &Metadata,
+        there: &Metadata,
+    ) -> bool {
         self.is_reliable && [read, there].iter().all(|facts| key(tag, image, facts) == self.key)
     }
 }
 
+/// Completes a disk that is about to be kept.
+pub(super) fn settle(disk: &Path) -> Result<(), StorageError> {
+    own::settle(disk).map_err(|failure| StorageError::Other(failure.detail))
+}
+
 impl Host {
+    /// Lists what images of this host could be prepared from now, and are not: `there` are the keys of the
+    /// prepared disks.
+    pub(super) fn unprepared(&self, there: &[Key], now: SystemTime) -> Vec<Key> {
+        if !self.config.general.prepare_ahead {
+            return Vec::new();
+        }
+        let due = |tag: ImageTag| {
+            let image = self.config.image(&tag).ok()?;
+            let facts = std::fs::metadata(&image.file).ok()?;
+            // A whole disk brings its own file systems, and is not prepared.
+            let can_be = image.disk.is_none() && is_roots(&facts) && is_settled(&facts, now);
+            let key = key(&tag, &image, &facts);
+            (can_be && !there.contains(&key)).then_some(key)
+        };
+        self.config.images().filter_map(due).collect()
+    }
+
     /// Creates disks of a machine, the root disk as a clone of the image's prepared disk, where there is one
     /// and that is less work than to make an empty one. Returns whether it did.
     pub(super) fn create_with_clone(
@@ -160,7 +192,6 @@ impl Host {
             Ok(_) => return not_possible(tag, "its file has just been changed, or is not root's"),
             Err(error) => return not_possible(tag, &format!("{}: {error}", image.file.display())),
         }
-        let settle = |disk: &Path| own::settle(disk).map_err(|failure| StorageError::Other(failure.detail));
         match prepared.keep(&lock.machine, &file.key, &settle) {
             Ok(true) => log::event(Level::Info, "prepared.kept", &[("image", tag)]),
             Ok(false) => {}
@@ -169,15 +200,38 @@ impl Host {
     }
 
     /// Removes prepared disks that no machine will be cloned from any more.
-    fn sweep_prepared(&self, prepared: &dyn Prepared) {
+    pub(super) fn sweep_prepared(&self, prepared: &dyn Prepared) {
         let current = |tag: &ImageTag| {
             let image = self.config.image(tag).ok()?;
             Some(key(tag, &image, &std::fs::metadata(&image.file).ok()?))
         };
-        if let Err(error) = prepared.sweep(&current) {
-            log::event(Level::Error, "prepared.not-removed", &[("why", &error)]);
+        let swept = prepared.sweep(&current).map_err(Failure::from);
+        if let Err(Failure { detail, .. }) = swept.and_then(|()| sweep_ahead(prepared)) {
+            log::event(Level::Error, "prepared.not-removed", &[("why", &detail)]);
         }
     }
+}
+
+/// Removes the disk that a helper which was killed was preparing.
+fn sweep_ahead(prepared: &dyn Prepared) -> Result<(), Failure> {
+    if prepared.has_begun()?
+        && let Some(lock) = AheadLock::try_take()?
+    {
+        abandon(prepared, &lock)?;
+    }
+    Ok(())
+}
+
+/// Removes the disk that is being prepared, if there is one. What was killed may still be about to let go
+/// of it.
+pub(super) fn abandon(prepared: &dyn Prepared, _lock: &AheadLock) -> Result<(), Failure> {
+    for _ in 0..TRIES {
+        match prepared.abandon() {
+            Err(StorageError::InUse) => std::thread::sleep(PAUSE),
+            other => return Ok(other?),
+        }
+    }
+    Ok(prepared.abandon()?)
 }
 
 /// Returns the key that a prepared disk of the image has now; `None` if there can't be one.
@@ -215,6 +269,43 @@ mod tests {
             disk: None,
             make_filesystem: command.split(' ').map(str::to_owned).collect(),
         }
+    }
+
+    #[test]
+    fn images_whose_present_file_has_no_disk_are_to_be_prepared() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("only root has files of root: not tried here");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let host = |general: &str| {
+            let text = format!(
+                "[General]\nserverHostname = \"s\"\nimageDirectory = \"{}\"\nstorage = \"files\"\n{general}\n\
+                 [VMImageFiles]\ntiny = \"tiny.tar\"\nshared = \"shared.tar\"\ngone = \"gone.tar\"\n\
+                 disk = \"disk.qcow2\"\n[VMConfigTemplates]\ndefault = \"x\"\n[VMSwapSize]\ndefault = 64\n\
+                 [VMTypes]\ndefault = \"kvm\"\n[XenDeployerFSCreateCmd]\ndefault = \"/sbin/mkfs.ext4 -q\"\n\
+                 [CloudInit]\nkeyRepository = \"https://k/\"\n",
+                dir.path().display()
+            );
+            std::fs::write(dir.path().join("node.cfg"), text).unwrap();
+            let config = crate::config::Node::load(dir.path()).unwrap();
+            Host { config, dir: dir.path().to_owned(), listing: crate::node::storage::Listing::default() }
+        };
+        for file in ["tiny.tar", "shared.tar", "disk.qcow2"] {
+            std::fs::write(dir.path().join(file), "content").unwrap();
+        }
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o664);
+        std::fs::set_permissions(dir.path().join("shared.tar"), mode).unwrap();
+        let later = SystemTime::now() + UNCHANGED;
+        let usual = host("");
+        let due = usual.unprepared(&[], later);
+        assert_eq!(due.iter().map(|key| key.tag.as_str()).collect::<Vec<_>>(), ["tiny"]);
+        assert_eq!(usual.unprepared(&due, later), []);
+        assert_eq!(usual.unprepared(&[], SystemTime::now()), [], "it may still be changing");
+        assert_eq!(host("prepareAhead = false").unprepared(&[], later), []);
+        std::fs::write(dir.path().join("tiny.tar"), "other content").unwrap();
+        assert_ne!(usual.unprepared(&due, later), due);
+        assert_eq!(usual.unprepared(&due, later).len(), 1);
     }
 
     #[test]

@@ -43,6 +43,7 @@ pub fn main() -> ExitCode {
         Verb::Pack { .. }
             | Verb::PackDisk { .. }
             | Verb::UnpackImage { .. }
+            | Verb::PrepareImage { .. }
             | Verb::UnpackSnapshot { .. }
             | Verb::GrowVolume { .. }
     );
@@ -102,6 +103,7 @@ fn run(host: &Host, verb: Verb) -> Result<Option<String>, Failure> {
             let lock = MachineLock::take(id, &machine)?;
             host.unpack_image(&lock, &image, &host.image(&image)?)?;
         }
+        Verb::PrepareImage { image } => host.prepare_image(&image, &host.image(&image)?)?,
         Verb::UnpackSnapshot { id, machine, image, of, name } => {
             let lock = MachineLock::take(id, &machine)?;
             host.unpack_snapshot(&lock, &image, &host.image(&image)?, of, &name)?;

@@ -7,6 +7,7 @@
 //! | [`record`] | the content of a record |
 //! | [`queue`] | which deploys are running, and which are waiting |
 //! | [`sweep`] | finds what killed workers left behind |
+//! | [`ahead`] | which images are prepared while no order is carried out |
 //!
 //! A record is written before any part of the machine is created, and removed after all of it is
 //! gone. Whoever works on a machine holds its lock (see [`lock`]). The kernel releases the lock
@@ -15,6 +16,7 @@
 //! temporary file always has the same name, under the same lock, so a killed process leaves at most
 //! one behind, and the next sweep removes it.
 
+pub mod ahead;
 pub mod queue;
 pub mod record;
 pub mod sweep;

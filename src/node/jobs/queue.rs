@@ -22,7 +22,7 @@ pub struct Turn {
 }
 
 impl Jobs {
-    /// Takes the turn to prepare an image, unless another deploy has it. The kernel releases it when
+    /// Takes the turn to prepare an image, unless another worker has it. The kernel releases it when
     /// the worker ends, however it ends.
     pub fn take_turn(&self, image: &ImageTag) -> io::Result<Option<Turn>> {
         let lock = lock::try_take(&self.state.join(format!("image-{image}.lock")))?;

@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::snapshots::Snapshots;
-use super::{Device, Disk, Space, Standing, Storage, StorageError, grow};
+use super::{Device, Disk, Space, Standing, Storage, StorageError, Survey, grow};
 use crate::model::lease::Moment;
 use crate::model::names::{MachineName, ROOT_PREFIX, SWAP_PREFIX, SnapshotName, VmId, VolumeGroup};
 use crate::model::size::Amount;
@@ -367,11 +367,12 @@ impl<'a> Lvm<'a> {
 
 impl Storage for Lvm<'_> {
     /// Runs a single program if there are any volumes.
-    fn survey(&self) -> Result<(Space, Vec<Volume>), StorageError> {
-        match parse_all(&self.list()?)? {
-            Some(all) => Ok(all),
-            None => Ok((self.space()?, Vec::new())),
-        }
+    fn survey(&self) -> Result<Survey, StorageError> {
+        let (space, volumes) = match parse_all(&self.list()?)? {
+            Some(all) => all,
+            None => (self.space()?, Vec::new()),
+        };
+        Ok(Survey { space, volumes, prepared: None })
     }
 
     fn space(&self) -> Result<Space, StorageError> {

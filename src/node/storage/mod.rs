@@ -20,7 +20,7 @@ use strum::VariantArray;
 use thiserror::Error;
 
 pub use self::lvm::Listing;
-use self::prepared::Prepared;
+use self::prepared::{Key, Prepared};
 use self::snapshots::Snapshots;
 use self::thin::PoolFault;
 use super::Machine;
@@ -69,6 +69,17 @@ impl Space {
         let extent = self.extent.mib().max(1);
         Amount::from_mib(size.mib().div_ceil(extent).saturating_mul(extent))
     }
+}
+
+/// What a storage has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// Its size, and what is free.
+    pub space: Space,
+    /// All volumes but disks of images.
+    pub volumes: Vec<Volume>,
+    /// What its prepared disks were filled from; `None` where none are kept.
+    pub prepared: Option<Vec<Key>>,
 }
 
 /// The facts that decide whether a volume that vGrid may not have made may be removed.
@@ -162,8 +173,8 @@ impl Drop for Device {
 
 /// A storage, which makes, lists and removes disks. All operations require root.
 pub trait Storage: Sync {
-    /// Returns the space, and all volumes.
-    fn survey(&self) -> Result<(Space, Vec<Volume>), StorageError>;
+    /// Returns all that there is.
+    fn survey(&self) -> Result<Survey, StorageError>;
 
     /// Returns the space.
     fn space(&self) -> Result<Space, StorageError>;

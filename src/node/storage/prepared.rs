@@ -8,8 +8,11 @@ use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::str::FromStr;
 
-use super::{Disk, StorageError};
+use serde::{Deserialize, Serialize};
+
+use super::{Device, Disk, StorageError};
 use crate::model::digest::digest;
 use crate::model::names::ImageTag;
 use crate::model::size::Amount;
@@ -19,9 +22,11 @@ use crate::node::Machine;
 const VERSION: u32 = 1;
 
 /// What a disk was filled from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Key {
-    pub(super) tag: ImageTag,
+    /// The image.
+    pub tag: ImageTag,
     pub(super) digest: String,
 }
 
@@ -55,6 +60,39 @@ impl fmt::Display for Key {
     }
 }
 
+impl FromStr for Key {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::of(text).ok_or_else(|| format!("{text:?} is not the key of a prepared disk"))
+    }
+}
+
+impl TryFrom<String> for Key {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Key> for String {
+    fn from(key: Key) -> Self {
+        key.to_string()
+    }
+}
+
+/// A prepared disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// What it was filled from.
+    pub key: Key,
+    /// Its size.
+    pub size: Amount,
+    /// The space that it takes.
+    pub holds: Amount,
+}
+
 /// Completes a disk that is about to be kept, at this path.
 pub type Finish<'a> = dyn Fn(&Path) -> Result<(), StorageError> + 'a;
 
@@ -83,6 +121,24 @@ pub trait Prepared {
     /// whether it was kept.
     fn keep(&self, machine: &Machine, key: &Key, finish: &Finish<'_>) -> Result<bool, StorageError>;
 
+    /// Lists the prepared disks.
+    fn all(&self) -> Result<Vec<Kept>, StorageError>;
+
+    /// Creates an empty disk of that size which is to be prepared and belongs to no machine. It is hidden,
+    /// and counts as unfinished whatever is killed, until [`complete`](Self::complete). There is at most
+    /// one: the caller holds a lock from before this until it is completed or abandoned.
+    fn begin(&self, size: Amount) -> Result<Device, StorageError>;
+
+    /// Keeps that disk, which has been filled, unless there is one with that key by now. Older ones of the
+    /// image are removed.
+    fn complete(&self, key: &Key, finish: &Finish<'_>) -> Result<(), StorageError>;
+
+    /// Returns whether there is such a disk.
+    fn has_begun(&self) -> Result<bool, StorageError>;
+
+    /// Removes that disk, if there is one.
+    fn abandon(&self) -> Result<(), StorageError>;
+
     /// Empties a machine's root disk, so that it is as new.
     fn empty(&self, machine: &Machine) -> Result<(), StorageError>;
 
@@ -103,6 +159,20 @@ mod tests {
 
     fn command(text: &str) -> Vec<String> {
         text.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_key_is_passed_on_as_text() {
+        let key: Key = "debian-12.0123456789abcdef".parse().unwrap();
+        assert_eq!(key.tag.as_str(), "debian-12");
+        let json = serde_json::to_string(&key).unwrap();
+        assert_eq!(json, "\"debian-12.0123456789abcdef\"");
+        assert_eq!(serde_json::from_str::<Key>(&json).unwrap(), key);
+        for bad in
+            ["", "tiny", "tiny.", "tiny.0123456789ABCDEF", "../x.0123456789abcdef", "-f.0123456789abcde"]
+        {
+            assert!(bad.parse::<Key>().is_err(), "{bad}");
+        }
     }
 
     #[test]

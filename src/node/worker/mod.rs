@@ -1,7 +1,8 @@
 //! The worker: carries out one order, detached from the request that delivered it.
 //!
-//! Usage: `vgrid-worker begin|recover ID`, with the machine's lock as standard input; `vgrid-worker
-//! decompress` is for the helper, which has it read images as nobody. It may be
+//! Usage: `vgrid-worker begin|recover ID`, with the machine's lock as standard input. `vgrid-worker
+//! decompress` is for the helper, which has it read images as nobody, and `vgrid-worker prepare` prepares
+//! images while there are no orders. It may be
 //! killed at any moment: the record shows what was being done, and `recover` finishes it.
 //!
 //! | file | what is there |
@@ -10,11 +11,13 @@
 //! | `deploy`, `power`, `save`, `resize`, `remove` | one kind of order each: its stages, and how it is undone |
 //! | `answers` | whether something has a new machine's address already |
 //! | `prepare` | which deploy prepares an image for all |
+//! | `ahead` | images that are prepared before they are deployed |
 //! | `disk` | machines of whole-disk images: their disk, their owner's keys |
 //! | `recover` | what happens to an order whose worker was killed |
 //! | `progress` | reports to the server while an order is carried out |
 //! | `outcome` | what is recorded and reported at the end of an order |
 
+mod ahead;
 mod answers;
 mod deploy;
 mod disk;
@@ -42,6 +45,7 @@ use crate::node::image::{self, CopyError};
 use crate::node::jobs::{JobError, Jobs, Record, RecordLock, Slot, Turn};
 use crate::node::privileged::Helper;
 use crate::node::report::Reporter;
+use crate::node::storage::prepared::Key;
 use crate::system::log::{self, Level};
 use crate::system::{detach, pin};
 
@@ -52,7 +56,7 @@ struct Cli {
     verb: Verb,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Verb {
     /// Carry out the order of this record
     Begin {
@@ -64,6 +68,12 @@ enum Verb {
         /// The machine's id
         id: VmId,
     },
+    /// Prepare images before they are deployed, with the lock of those who do as standard input
+    Prepare {
+        /// What they are to be prepared from, as the helper tells it
+        #[arg(required = true)]
+        images: Vec<Key>,
+    },
     /// Decompress the image on standard input to a plain tar archive on standard output
     Decompress,
 }
@@ -71,9 +81,11 @@ enum Verb {
 /// The program's `main` function. Exit status: 0 if the order was carried out or its failure
 /// reported, 1 if nothing could be done, 2 on wrong usage.
 pub fn main() -> ExitCode {
-    let (id, resumes) = match Cli::parse().verb {
-        Verb::Begin { id } => (id, false),
-        Verb::Recover { id } => (id, true),
+    let verb = Cli::parse().verb;
+    let work: Box<dyn FnOnce() -> Result<(), String>> = match verb {
+        Verb::Begin { id } => Box::new(move || run(id, false)),
+        Verb::Recover { id } => Box::new(move || run(id, true)),
+        Verb::Prepare { images } => Box::new(move || ahead::prepare(&images)),
         // It ends with the helper that started it, so it stays in its session.
         Verb::Decompress => {
             return image::decompress().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
@@ -82,7 +94,7 @@ pub fn main() -> ExitCode {
     if let Err(error) = detach::detach_process() {
         return fail(&format!("can't detach: {error}"));
     }
-    match run(id, resumes) {
+    match work() {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => fail(&sentence),
     }

@@ -1,20 +1,23 @@
 //! `info`: reports the host's state.
 
+use std::time::SystemTime;
+
 use crate::model::fault::{self, Fault};
 use crate::model::size::Amount;
 use crate::node::helper::failure::Failure;
 use crate::node::helper::host::Host;
 use crate::node::host::{HostState, Machines, Storage};
 use crate::node::hypervisor::{Hypervisor, HypervisorError, Memory};
-use crate::node::storage::StorageError;
+use crate::node::storage::{StorageError, Survey};
 use crate::system::clock;
 
 impl Host {
     /// Returns what the storage has.
     pub fn survey(&self) -> Result<Storage, StorageError> {
         let storage = self.storage();
-        let (space, volumes) = storage.survey()?;
-        Ok(Storage { space, volumes, snapshots: storage.snapshots().is_ok() })
+        let Survey { space, volumes, prepared } = storage.survey()?;
+        let unprepared = prepared.map(|there| self.unprepared(&there, SystemTime::now())).unwrap_or_default();
+        Ok(Storage { space, volumes, snapshots: storage.snapshots().is_ok(), unprepared })
     }
 
     /// Returns the host's state, querying the hypervisors and the storage in parallel.

@@ -9,7 +9,7 @@ use crate::node::helper::guard::MachineLock;
 use crate::node::helper::host::Host;
 use crate::node::helper::limits;
 use crate::node::helper::prepared::Filling;
-use crate::node::storage::Disk;
+use crate::node::storage::{Device, Disk};
 use crate::system::exec::{self, ExecError, Run};
 
 impl Host {
@@ -42,14 +42,12 @@ impl Host {
         Ok(filling)
     }
 
-    /// Runs a program that makes a file system on a disk.
-    pub(super) fn make_filesystem(
-        &self,
-        machine: &Machine,
-        disk: Disk,
-        command: &[String],
-    ) -> Result<(), Failure> {
-        let device = self.storage().attach(machine, disk)?;
+    fn make_filesystem(&self, machine: &Machine, disk: Disk, command: &[String]) -> Result<(), Failure> {
+        self.make_on(&self.storage().attach(machine, disk)?, command)
+    }
+
+    /// Runs a program that makes a file system on a device.
+    pub(super) fn make_on(&self, device: &Device, command: &[String]) -> Result<(), Failure> {
         let [program, args @ ..] = command else {
             return Err(Failure::internal("node.cfg: an empty XenDeployerFSCreateCmd"));
         };

@@ -11,6 +11,7 @@ mod make_seed;
 mod make_volumes;
 pub(super) mod pack;
 mod pack_disk;
+mod prepare_image;
 mod snapshot;
 mod start;
 mod stop;

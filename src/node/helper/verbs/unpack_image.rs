@@ -5,9 +5,10 @@
 //! itself read. A program that runs as nobody, without any capability, decompresses it, and the same
 //! tar unpacks it as in `unpack`.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek as _, Write};
 use std::os::fd::AsFd as _;
+use std::path::Path;
 
 use crate::config::ImageSettings;
 use crate::model::fault::{self, Fault};
@@ -25,8 +26,37 @@ use crate::node::helper::percentages::Percentages;
 use crate::node::helper::prepared::ImageFile;
 use crate::node::helper::verbs::unpack::{fill, tar_failed, unpacker};
 use crate::node::image::{self, Damage};
-use crate::node::storage::Disk;
+use crate::node::storage::{Device, Disk};
 use crate::system::exec::{ExecError, ProgramOutput, Run};
+
+/// The file of an image, as the worker has opened it.
+pub(super) struct Given {
+    file: File,
+    /// Its facts before it is read.
+    pub(super) facts: Metadata,
+}
+
+impl Given {
+    /// Takes it from standard input.
+    pub(super) fn take() -> Result<Self, Failure> {
+        let file =
+            io::stdin().as_fd().try_clone_to_owned().map(File::from).map_err(|error| unreadable(&error))?;
+        let facts = file.metadata().map_err(|error| unreadable(&error))?;
+        if facts.is_file() {
+            return Ok(Self { file, facts });
+        }
+        Err(Failure::internal("standard input is not a file: does sudo log or replace it?"))
+    }
+
+    /// Returns its facts by now.
+    pub(super) fn facts_now(&self) -> Result<Metadata, Failure> {
+        self.file.metadata().map_err(|error| unreadable(&error))
+    }
+}
+
+fn unreadable(error: &io::Error) -> Failure {
+    Failure::internal(format!("standard input: {error}"))
+}
 
 /// The size of the buffer between the programs, in bytes.
 const BUFFER: usize = 256 << 10;
@@ -42,30 +72,39 @@ impl Host {
         self.listing.keep();
         let machine = &lock.machine;
         let volume = self.unused_volume(machine, Disk::Root)?;
-        let unreadable = |error: io::Error| Failure::internal(format!("standard input: {error}"));
-        let file = io::stdin().as_fd().try_clone_to_owned().map(File::from).map_err(unreadable)?;
-        let facts = file.metadata().map_err(unreadable)?;
-        if !facts.is_file() {
-            return Err(Failure::internal("standard input is not a file: does sudo log or replace it?"));
-        }
-        let opened = ImageFile::new(tag, settings, &facts);
+        let given = Given::take()?;
+        let opened = ImageFile::new(tag, settings, &given.facts);
         let storage = self.storage();
         let Some(prepared) = storage.prepared() else {
             return Err(Failure::internal("no images are prepared on this host"));
         };
         prepared.empty(machine)?;
-        self.make_filesystem(machine, Disk::Root, &settings.make_filesystem)?;
         let device = storage.attach(machine, Disk::Root)?;
-        let target = lock.mount_point();
-        in_a_namespace(&target, || {
-            let unpack = || unpack(&file, facts.len(), unpacker(&target), tag, volume.size);
-            fill(device.path(), &target, unpack)
-        })
-        .map_err(|failure| self.unless_full(failure))?;
+        self.make_from(&given, tag, settings, &device, &lock.mount_point(), volume.size)?;
         // What is still on its way to the file would be missing in the clone.
         drop(device);
-        self.keep_prepared(lock, tag, settings, &opened, &file.metadata().map_err(unreadable)?);
+        self.keep_prepared(lock, tag, settings, &opened, &given.facts_now()?);
         Ok(())
+    }
+
+    /// Makes all that is on a disk of that size from an image's file.
+    pub(super) fn make_from(
+        &self,
+        given: &Given,
+        tag: &ImageTag,
+        settings: &ImageSettings,
+        device: &Device,
+        target: &Path,
+        size: Amount,
+    ) -> Result<(), Failure> {
+        self.make_on(device, &settings.make_filesystem)?;
+        // A disk that turned out to be too small is followed by another.
+        (&given.file).rewind().map_err(|error| unreadable(&error))?;
+        in_a_namespace(target, || {
+            let unpack = || unpack(&given.file, given.facts.len(), unpacker(target), tag, size);
+            fill(device.path(), target, unpack)
+        })
+        .map_err(|failure| self.unless_full(failure))
     }
 }
 

@@ -29,7 +29,7 @@ use self::folders::{file_name, folder, make_folder, remove_folder};
 use self::prepared::Reflinks;
 use super::prepared::Prepared;
 use super::snapshots::Snapshots;
-use super::{Device, Disk, Space, Standing, Storage, StorageError};
+use super::{Device, Disk, Space, Standing, Storage, StorageError, Survey};
 use crate::model::names::VmId;
 use crate::model::size::Amount;
 use crate::model::stage::Percent;
@@ -131,6 +131,7 @@ impl<'a> Files<'a> {
         })?;
         let amount = |blocks: u64| Amount::from_mib(blocks.saturating_mul(facts.fragment_size()) >> 20);
         let promised: Amount = disks.iter().map(|(volume, own)| volume.size.minus(*own)).sum();
+        let promised = promised.plus(Reflinks::new(self.directory).coming());
         Ok(Space {
             size: amount(facts.blocks()),
             free: amount(facts.blocks_available()).minus(promised),
@@ -188,14 +189,16 @@ impl Files<'_> {
 }
 
 impl Storage for Files<'_> {
-    fn survey(&self) -> Result<(Space, Vec<Volume>), StorageError> {
+    fn survey(&self) -> Result<Survey, StorageError> {
         let disks = self.list()?;
         let space = self.space_beside(&disks)?;
-        Ok((space, disks.into_iter().map(|(volume, _)| volume).collect()))
+        let keeps = clones::are_possible(self.directory);
+        let prepared = keeps.then(|| Reflinks::new(self.directory).keys());
+        Ok(Survey { space, volumes: disks.into_iter().map(|(volume, _)| volume).collect(), prepared })
     }
 
     fn space(&self) -> Result<Space, StorageError> {
-        self.survey().map(|(space, _)| space)
+        self.space_beside(&self.list()?)
     }
 
     fn is_full(&self) -> bool {

@@ -5,7 +5,8 @@
 //! at any time.
 //!
 //! The folder is root's alone. A file gets its name once it is complete and synced; until then it
-//! has another, of which there is only one, under a lock.
+//! has another: one if it is a clone of a machine's disk, under the lock of all that makes or removes such
+//! files, and one if it is made from an image's file, which takes minutes, under a lock of the caller's.
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
@@ -15,11 +16,12 @@ use std::time::Duration;
 
 use super::clones::{clone, forget_shared, mark_shared, open, taken, unnamed};
 use super::folders::{self, folder};
+use super::{Files, attach, discard};
 use crate::model::names::ImageTag;
 use crate::model::size::Amount;
 use crate::node::files::{self, FileError};
-use crate::node::storage::prepared::{Finish, Key, Prepared};
-use crate::node::storage::{Disk, StorageError};
+use crate::node::storage::prepared::{Finish, Kept, Key, Prepared};
+use crate::node::storage::{Device, Disk, Storage as _, StorageError};
 use crate::node::{Machine, trust};
 use crate::system::lock;
 use crate::system::log::{self, Level};
@@ -30,8 +32,11 @@ const FOLDER: &str = "prepared";
 /// The ending of a disk's name.
 const ENDING: &str = ".raw";
 
-/// The name of a disk that is not complete. Tags don't begin with a dot.
+/// The name of a clone of a machine's disk that is not complete. Tags don't begin with a dot.
 const UNFINISHED: &str = ".unfinished";
+
+/// The name of a disk that is made from an image's file and is not complete.
+const AHEAD: &str = ".ahead";
 
 /// The name of the lock. Who holds it may change the folder.
 const LOCK: &str = ".lock";
@@ -77,6 +82,44 @@ impl<'a> Reflinks<'a> {
         let file = open(&path, OpenOptions::new().read(true))?;
         let facts = file.metadata().map_err(files::at(&path))?;
         Ok(Some((file, facts)))
+    }
+
+    fn ahead(self) -> PathBuf {
+        self.directory.join(FOLDER).join(AHEAD)
+    }
+
+    /// Returns how much more space the disk that is being prepared will take at most.
+    pub(super) fn coming(self) -> Amount {
+        let facts = self.ahead().symlink_metadata();
+        facts.map_or(Amount::default(), |facts| Amount::from_mib(facts.len() >> 20).minus(taken(&facts)))
+    }
+
+    /// Lists the prepared disks, by their files' names and facts.
+    fn list(self) -> Result<Vec<Kept>, FileError> {
+        let folder = self.directory.join(FOLDER);
+        if folder.symlink_metadata().is_err() {
+            return Ok(Vec::new());
+        }
+        let folder = trust::directory(&folder)?;
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&folder).map_err(files::at(&folder))? {
+            let path = entry.map_err(files::at(&folder))?.path();
+            let Some(key) = path.file_name().and_then(|name| name.to_str()).and_then(key_of) else {
+                continue;
+            };
+            // It may have been removed a moment ago.
+            if let Ok(facts) = path.symlink_metadata() {
+                let size = Amount::from_mib(facts.len() >> 20);
+                found.push(Kept { key, size, holds: taken(&facts) });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Lists the keys of the prepared disks. If the folder can't be used, there are none: who prepares one
+    /// says why.
+    pub(super) fn keys(self) -> Vec<Key> {
+        self.list().unwrap_or_default().into_iter().map(|kept| kept.key).collect()
     }
 
     fn make_folder(self) -> Result<PathBuf, FileError> {
@@ -151,6 +194,45 @@ impl Prepared for Reflinks<'_> {
         Ok(true)
     }
 
+    fn all(&self) -> Result<Vec<Kept>, StorageError> {
+        Ok(self.list()?)
+    }
+
+    fn begin(&self, size: Amount) -> Result<Device, StorageError> {
+        self.make_folder()?;
+        if size > Files::new(self.directory).space()?.free {
+            return Err(StorageError::NoSpace);
+        }
+        let path = self.ahead();
+        let file = open(&path, OpenOptions::new().write(true).create_new(true).mode(0o600))?;
+        file.set_len(size.bytes()).map_err(files::at(&path))?;
+        attach(&path)
+    }
+
+    fn complete(&self, key: &Key, finish: &Finish<'_>) -> Result<(), StorageError> {
+        let path = self.ahead();
+        finish(&path)?;
+        let file = open(&path, OpenOptions::new().read(true))?;
+        file.sync_all().map_err(files::at(&path))?;
+        let folder = self.make_folder()?;
+        let Some(_lock) = lock_within(&folder, PATIENCE)? else {
+            return Err(StorageError::Other(format!("{} is held by others", folder.join(LOCK).display())));
+        };
+        if self.find(key)?.is_some() {
+            return Ok(discard(&path)?);
+        }
+        files::rename(&path, &self.file(key))?;
+        Ok(remove_where(&folder, |other| other.is_older_than(key))?)
+    }
+
+    fn has_begun(&self) -> Result<bool, StorageError> {
+        Ok(self.ahead().symlink_metadata().is_ok())
+    }
+
+    fn abandon(&self) -> Result<(), StorageError> {
+        Ok(discard(&self.ahead())?)
+    }
+
     fn empty(&self, machine: &Machine) -> Result<(), StorageError> {
         Ok(empty(&self.root(machine))?)
     }
@@ -214,6 +296,7 @@ mod tests {
         }
         for name in [
             UNFINISHED,
+            AHEAD,
             LOCK,
             "tiny.raw",
             "tiny.0123456789abcde.raw",
@@ -276,6 +359,47 @@ mod tests {
         std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
         std::fs::write(folder.join(file_name(&keys[1])), "x").unwrap();
         assert!(prepared.find(&keys[1]).is_err() && prepared.sweep(&current).is_err());
+    }
+
+    #[test]
+    fn a_disk_that_is_being_prepared_counts_for_nothing_but_space() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("only root can attach disks: not tried here");
+            return;
+        }
+        let directory = tempfile::tempdir_in("/run").unwrap();
+        let prepared = Reflinks::new(directory.path());
+        let (size, nothing) = (Amount::from_mib(2), Amount::default());
+        assert_eq!((prepared.has_begun(), prepared.coming()), (Ok(false), nothing));
+        let device = prepared.begin(size).unwrap();
+        assert!(prepared.begin(size).is_err(), "there is one");
+        assert_eq!((prepared.has_begun(), prepared.coming(), prepared.all()), (Ok(true), size, Ok(vec![])));
+        std::fs::write(device.path(), "content").unwrap();
+        drop(device);
+        // A sweep of others leaves it alone, and its maker may abandon it, attached or not.
+        prepared.sweep(&|_| None).unwrap();
+        assert_eq!(prepared.has_begun(), Ok(true));
+        prepared.abandon().unwrap();
+        std::mem::forget(prepared.begin(size).unwrap());
+        prepared.abandon().unwrap();
+        prepared.abandon().unwrap();
+        assert_eq!((prepared.has_begun(), prepared.coming()), (Ok(false), nothing));
+        let huge = Files::new(directory.path()).space().unwrap().size.plus(size);
+        assert!(matches!(prepared.begin(huge), Err(StorageError::NoSpace)));
+
+        let digests = ["0000000000000000", "1111111111111111"];
+        let keys = digests.map(|digest| Key { tag: "tiny".parse().unwrap(), digest: digest.to_owned() });
+        for key in &keys {
+            drop(prepared.begin(size).unwrap());
+            prepared.complete(key, &|_| Ok(())).unwrap();
+            let kept = prepared.all().unwrap();
+            assert_eq!((kept.len(), &kept[0].key, kept[0].size), (1, key, size), "the older one is gone");
+        }
+        drop(prepared.begin(size).unwrap());
+        let failed = prepared.complete(&keys[0], &|_| Err(StorageError::NoSpace));
+        assert_eq!((failed, prepared.keys()), (Err(StorageError::NoSpace), vec![keys[1].clone()]));
+        prepared.complete(&keys[1], &|_| Ok(())).unwrap();
+        assert_eq!((prepared.has_begun(), prepared.keys().len()), (Ok(false), 1));
     }
 
     #[test]

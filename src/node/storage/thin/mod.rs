@@ -22,7 +22,7 @@ mod snapshots;
 use super::lvm::{self, GroupRow, Listing, Lvm, UNUSED, VolumeRow, tag};
 use super::prepared::Prepared;
 use super::snapshots::Snapshots;
-use super::{Device, Disk, Space, Standing, Storage, StorageError};
+use super::{Device, Disk, Space, Standing, Storage, StorageError, Survey};
 use crate::model::names::{ThinPool, VolumeGroup};
 use crate::model::size::Amount;
 use crate::model::stage::Percent;
@@ -155,7 +155,7 @@ impl Contents {
         let (pools, volumes): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.is_pool(name));
         let pool = pools.into_iter().next()?;
         let promised = |row: &Row| {
-            let is_at_rest = prepared::is_one(&row.volume.name) || row.volume.snapshot.is_some();
+            let is_at_rest = prepared::is_at_rest(&row.volume.name) || row.volume.snapshot.is_some();
             if is_at_rest { row.holds.unwrap_or(row.mapped()) } else { row.volume.size }
         };
         let promised: Amount = volumes.iter().filter(|row| row.is_in(name)).map(promised).sum();
@@ -208,10 +208,15 @@ impl<'a> Thin<'a> {
     }
 
     fn make_empty(self, machine: &Machine, disk: Disk, size: Amount) -> Result<(), StorageError> {
-        let (name, size, tag) = (self.name(machine, disk), format!("{}m", size.mib()), tag(machine.id));
-        let pool = self.pool.as_str();
-        let args = ["-y", "-V", &size, "--thinpool", pool, "-n", &name, "--addtag", &tag, "--addtag", UNUSED];
-        let args: Vec<_> = args.into_iter().chain([self.group.as_str()]).collect();
+        self.make(&self.name(machine, disk), size, &[&tag(machine.id), UNUSED])
+    }
+
+    /// Makes an empty volume, writable and active, with these tags.
+    fn make(self, name: &str, size: Amount, tags: &[&str]) -> Result<(), StorageError> {
+        let size = format!("{}m", size.mib());
+        let tags = tags.iter().flat_map(|tag| ["--addtag", tag]);
+        let args = ["-y", "-V", &size, "--thinpool", self.pool.as_str(), "-n", name];
+        let args: Vec<_> = args.into_iter().chain(tags).chain([self.group.as_str()]).collect();
         self.lvm.run("lvcreate", &args).map(drop)
     }
 
@@ -233,10 +238,12 @@ impl<'a> Thin<'a> {
 }
 
 impl Storage for Thin<'_> {
-    fn survey(&self) -> Result<(Space, Vec<Volume>), StorageError> {
-        let Contents { space, volumes, .. } = self.contents()?;
-        let volumes = volumes.into_iter().map(|row| row.volume);
-        Ok((space, volumes.filter(|volume| !prepared::is_one(&volume.name)).collect()))
+    fn survey(&self) -> Result<Survey, StorageError> {
+        let contents = self.contents()?;
+        let prepared = Some(prepared::keys(&contents));
+        let volumes = contents.volumes.into_iter().map(|row| row.volume);
+        let volumes = volumes.filter(|volume| !prepared::is_one(&volume.name)).collect();
+        Ok(Survey { space: contents.space, volumes, prepared })
     }
 
     fn space(&self) -> Result<Space, StorageError> {
@@ -377,6 +384,19 @@ mod tests {
         assert!(there.pool.zeroes());
         let fill = there.space.fill.unwrap();
         assert_eq!((fill.data.get(), fill.metadata.get()), (15, 12), "14.47%, 11.91%");
+    }
+
+    #[test]
+    fn a_disk_that_is_being_prepared_is_promised_all_its_space() {
+        let there = |name: &str| {
+            let json = JSON.replace("400.00m", "1400.00m").replace("vgrid.image.tiny.0123456789abcdef", name);
+            contents(&json, "pool").unwrap()
+        };
+        let unfinished = there("vgrid.ahead");
+        assert!(prepared::is_one("vgrid.ahead") && prepared::keys(&unfinished).is_empty());
+        assert_eq!(unfinished.space.free.mib(), 1400 - 600 - 16 - 300);
+        let kept = there("vgrid.image.tiny.0123456789abcdef");
+        assert_eq!(prepared::keys(&kept), ["tiny.0123456789abcdef".parse().unwrap()]);
     }
 
     #[test]

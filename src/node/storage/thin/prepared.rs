@@ -1,7 +1,8 @@
 //! Prepared disks in a thin pool: the volumes `vgrid.image.TAG.KEY`, read-only and not active.
 //!
-//! A volume gets that name once it is complete; until then it has another, of which there is only
-//! one, under a lock.
+//! A volume gets that name once it is complete; until then it has another: one if it is a copy of a
+//! machine's disk, under the lock of all that makes or removes such disks, and one if it is made from an
+//! image's file, which takes minutes, under a lock of the caller's.
 
 use std::fs::File;
 use std::path::Path;
@@ -12,16 +13,19 @@ use crate::model::names::ImageTag;
 use crate::model::size::Amount;
 use crate::node::Machine;
 use crate::node::storage::lvm::{HOLDS, UNUSED, tag};
-use crate::node::storage::prepared::{Finish, Key, Prepared};
-use crate::node::storage::{Disk, Storage as _, StorageError};
+use crate::node::storage::prepared::{Finish, Kept, Key, Prepared};
+use crate::node::storage::{Device, Disk, Storage as _, StorageError};
 use crate::system::lock;
 use crate::system::log::{self, Level};
 
 /// The prefix of prepared disks. No machine's volume begins with it.
 const PREPARED: &str = "vgrid.image.";
 
-/// The name of a prepared disk that is not complete.
+/// The name of a copy of a machine's disk that is not complete.
 const UNFINISHED: &str = "vgrid.unfinished";
+
+/// The name of a disk that is made from an image's file and is not complete.
+const AHEAD: &str = "vgrid.ahead";
 
 /// Who holds this lock may make and remove prepared disks. Only root can create files there.
 const LOCK: &str = "/run/vgrid-thin.lock";
@@ -40,7 +44,17 @@ fn name_of(key: &Key) -> String {
 
 /// Returns whether a volume is a prepared disk, or becomes one.
 pub(super) fn is_one(name: &str) -> bool {
+    name == AHEAD || is_at_rest(name)
+}
+
+/// Returns whether a volume is one to which nothing is written any more.
+pub(super) fn is_at_rest(name: &str) -> bool {
     name == UNFINISHED || name.starts_with(PREPARED)
+}
+
+/// Lists the keys of the prepared disks.
+pub(super) fn keys(contents: &Contents) -> Vec<Key> {
+    all(contents).map(|(_, key)| key).collect()
 }
 
 /// Finds the prepared disks, with their keys.
@@ -60,6 +74,17 @@ impl Thin<'_> {
             );
         }
         Ok(())
+    }
+
+    /// Gives a volume that is complete the name of a prepared disk, instead of one that has it.
+    fn keep_as(self, unfinished: &str, key: &Key, holds: Amount) -> Result<(), StorageError> {
+        let displayed = self.displayed(unfinished);
+        self.lvm.run("lvchange", &["-an", &displayed])?;
+        let holds = format!("{HOLDS}{}", holds.mib());
+        self.lvm.run("lvchange", &["-pr", "--addtag", &holds, &displayed])?;
+        // A larger one than is needed now.
+        self.discard(&name_of(key))?;
+        self.lvm.run("lvrename", &[self.group.as_str(), unfinished, &name_of(key)]).map(drop)
     }
 
     /// Makes a machine's root disk of that size, as a clone. If that fails, there is none.
@@ -154,13 +179,7 @@ impl Prepared for Thin<'_> {
         let make = || -> Result<(), StorageError> {
             self.copy(UNFINISHED, &root, &[])?;
             finish(&self.device(UNFINISHED))?;
-            let unfinished = self.displayed(UNFINISHED);
-            self.lvm.run("lvchange", &["-an", &unfinished])?;
-            let holds = format!("{HOLDS}{}", holds.mib());
-            self.lvm.run("lvchange", &["-pr", "--addtag", &holds, &unfinished])?;
-            // A larger one than is needed now.
-            self.discard(&name_of(key))?;
-            self.lvm.run("lvrename", &[self.group.as_str(), UNFINISHED, &name_of(key)]).map(drop)
+            self.keep_as(UNFINISHED, key, holds)
         };
         let made = make();
         if made.is_err() {
@@ -169,6 +188,44 @@ impl Prepared for Thin<'_> {
         made?;
         self.discard_where(&contents, |other| other.is_older_than(key))?;
         Ok(true)
+    }
+
+    fn all(&self) -> Result<Vec<Kept>, StorageError> {
+        let contents = self.contents()?;
+        let kept = |(row, key): (&Row, Key)| {
+            let holds = row.holds.unwrap_or(row.volume.size);
+            Kept { key, size: row.volume.size, holds }
+        };
+        Ok(all(&contents).map(kept).collect())
+    }
+
+    fn begin(&self, size: Amount) -> Result<Device, StorageError> {
+        self.with_room(size)?;
+        self.make(AHEAD, size, &[])?;
+        Ok(Device { path: self.device(AHEAD), is_loop: false })
+    }
+
+    fn complete(&self, key: &Key, finish: &Finish<'_>) -> Result<(), StorageError> {
+        finish(&self.device(AHEAD))?;
+        let Some(_lock) = lock_within(PATIENCE)? else {
+            return Err(StorageError::Other(format!("{LOCK} is held by others")));
+        };
+        self.look_again();
+        let contents = self.contents()?;
+        let Some(unfinished) = contents.find(AHEAD) else { return Err(StorageError::VolumeMissing) };
+        if contents.find(&name_of(key)).is_some() {
+            return self.discard(AHEAD);
+        }
+        self.keep_as(AHEAD, key, unfinished.mapped())?;
+        self.discard_where(&contents, |other| other.is_older_than(key))
+    }
+
+    fn has_begun(&self) -> Result<bool, StorageError> {
+        Ok(self.contents()?.find(AHEAD).is_some())
+    }
+
+    fn abandon(&self) -> Result<(), StorageError> {
+        self.discard(AHEAD)
     }
 
     /// A disk on which nothing has been written is empty.
@@ -205,11 +262,16 @@ mod tests {
     fn prepared_disks_are_named_by_their_key() {
         let key = Key::of("debian-12.0123456789abcdef").unwrap();
         assert_eq!(key_of(&name_of(&key)), Some(key));
-        for name in
-            [UNFINISHED, "vgrid.image.", "vgrid.image.tiny", "xen-root-vgrid.image.tiny.0123456789abcdef"]
-        {
+        for name in [
+            UNFINISHED,
+            AHEAD,
+            "vgrid.image.",
+            "vgrid.image.tiny",
+            "xen-root-vgrid.image.tiny.0123456789abcdef",
+        ] {
             assert_eq!(key_of(name), None, "{name}");
         }
-        assert!(is_one(UNFINISHED) && is_one("vgrid.image.x") && !is_one("xen-root-a_vgrid"));
+        assert!([UNFINISHED, AHEAD, "vgrid.image.x"].into_iter().all(is_one) && !is_one("xen-root-a_vgrid"));
+        assert!(is_at_rest(UNFINISHED) && !is_at_rest(AHEAD));
     }
 }
