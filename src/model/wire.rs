@@ -236,7 +236,7 @@ pub struct HostFacts {
 pub struct PoolFill {
     /// The share of the space for data.
     pub data: Percent,
-    /// The share of the space for metadata.
+    /// The share of the metadata that may be taken.
     pub metadata: Percent,
 }
 

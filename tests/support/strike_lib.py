@@ -3,11 +3,13 @@
 import errno
 import glob
 import json
+import mmap
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 WORKER = "/usr/lib/vgrid/vgrid-worker"
 HELPER = "/usr/lib/vgrid/vgrid-helper"

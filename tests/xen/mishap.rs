@@ -20,7 +20,7 @@ pub enum Mishap {
     Disk,
     /// The host's thin pool is full until the worker has ended.
     Pool,
-    /// That pool has almost no space for metadata until the worker has ended.
+    /// That pool has too little space for metadata until the worker has ended.
     Metadata,
     /// The helper stops, so that the stage lasts until the power is cut.
     Power,

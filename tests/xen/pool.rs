@@ -128,7 +128,7 @@ fn suffers(name: &str, mishaps: &[Mishap]) {
         host.sh("sed -i '/^\\[General\\]/a shutdownTimeout = 20' /etc/vgrid/node.cfg");
         let nothing = host.inventory();
         // Little enough metadata to be filled within seconds.
-        host.sh(&USE_THIN.replace("-L 6G", "-L 6G --poolmetadatasize 2M"));
+        host.sh(&USE_THIN.replace("-L 6G", "-L 6G -c 64k --poolmetadatasize 2M"));
         // Writes fail at once, instead of after a minute.
         host.sh("lvchange -qq --errorwhenfull y vg1/pool");
         let neighbour = host.deployed("alice", &fields(NEIGHBOUR));

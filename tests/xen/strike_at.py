@@ -7,7 +7,7 @@ STAGE and, if the stage has a helper, that is running. Then MISHAP happens:
   service  Apache's whole control group is stopped, and started again shortly afterward
   disk     the root file system is full until the worker has ended
   pool     the thin pool vg1/pool is full until the worker has ended
-  metadata that pool has almost no space for metadata until then
+  metadata that pool has too little space for metadata until then
   power    the helper is stopped, so that the stage lasts until somebody cuts the power
 Prints "armed" when it starts watching, and "struck ..." when the mishap is over. Exit status 1: the
 stage passed before it could strike.
@@ -68,40 +68,37 @@ def callers(pid, worker):
         yield pid
 
 
-def lvm(*words):
-    subprocess.run(words, check=True, stderr=subprocess.DEVNULL)
+def lvm(*words, check=True):
+    return subprocess.run(words, check=check, stderr=subprocess.DEVNULL).returncode
 
 
-def write(*words):
-    """Writes zeros to the filler, as long as there is space."""
-    dd = ["dd", "if=/dev/zero", "of=/dev/vg1/filler", "conv=notrunc", "oflag=direct", *words]
-    subprocess.run(dd, check=False, stderr=subprocess.DEVNULL)
+def make_filler(size):
+    lvm("lvcreate", "-qq", "-y", "-V", size, "--thinpool", "pool", "-n", "filler", "vg1")
 
 
 def fill_data():
-    lvm("lvcreate", "-qq", "-y", "-V", "8g", "--thinpool", "pool", "-n", "filler", "vg1")
-    write("bs=4M")
-
-
-def metadata():
-    """The share of the pool's metadata that is used: "START LENGTH thin-pool TRANSACTION USED/TOTAL ..." """
-    status = subprocess.run(["dmsetup", "status", "vg1-pool-tpool"], check=True, capture_output=True, text=True)
-    used, total = status.stdout.split()[4].split("/")
-    return int(used) / int(total)
+    make_filler("8g")
+    # It ends when there is no more space.
+    write = ["dd", "if=/dev/zero", "of=/dev/vg1/filler", "bs=4M", "oflag=direct"]
+    subprocess.run(write, check=False, stderr=subprocess.DEVNULL)
 
 
 def fill_metadata():
     """Makes snapshots of a volume, and writes to it here and there: each write needs a block of metadata."""
-    chunks, apart, enough = 8192, 100, 0.92
-    lvm("lvcreate", "-qq", "-y", "-V", "512m", "--thinpool", "pool", "-n", "filler", "vg1")
-    write("bs=4M", "count=128")
-    for count in range(100):
-        lvm("lvcreate", "-qq", "-y", "-s", "-n", f"filler.{count}", "vg1/filler")
-        for chunk in range(0, chunks, apart):
-            if metadata() > enough:
-                return
-            write("bs=64k", "count=1", f"seek={chunk}")
-    sys.exit("there is too much metadata to be filled")
+    chunk, chunks, apart = 1 << 16, 8192, 60
+    zeros = mmap.mmap(-1, chunk)
+    make_filler("512m")
+    filler = os.open("/dev/vg1/filler", os.O_RDWR | os.O_DIRECT)
+    # What is written at once is committed at once.
+    with ThreadPoolExecutor(32) as threads:
+        write = lambda place: os.pwritev(filler, [zeros], place * chunk)
+        list(threads.map(write, range(chunks)))
+        count = 0
+        # LVM says when there is too little.
+        while lvm("lvcreate", "-qq", "-y", "-s", "-n", f"filler.{count}", "vg1/filler", check=False) == 0:
+            list(threads.map(write, range(0, chunks, apart)))
+            count += 1
+    os.close(filler)
 
 
 def full_pool(found, pids, fill_it):

@@ -127,7 +127,7 @@ const GROUP: &str = "vg_size,vg_free,vg_extent_size";
 /// The fields of a [`Volume`].
 const VOLUME: &str = "lv_name,lv_size,lv_attr,lv_tags";
 /// What else is asked about a volume, for those of thin pools.
-const THIN: &str = "pool_lv,data_percent,metadata_percent,origin";
+const THIN: &str = "pool_lv,data_percent,metadata_percent,lv_metadata_size,origin";
 
 /// A group, as reported.
 #[derive(Debug, Deserialize)]

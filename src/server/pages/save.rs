@@ -25,6 +25,8 @@ struct SaveView {
     idle: Option<String>,
     /// Whether an order is already under way.
     again: bool,
+    /// Whether a snapshot would do, too: it is there at once, and can be copied.
+    snapshots: bool,
     /// The value of the field for the name.
     name: String,
     /// Faults of that field.
@@ -102,6 +104,8 @@ fn page(
         };
         let again = under_way.is_some();
         let idle = if again { None } else { save::state_obstacle(&vm) };
-        Ok(SaveView { machine: MachineView::new(&vm, common, call.administrator), idle, again, name, faults })
+        let snapshots = !again && idle.is_none() && reader.takes_snapshots(&vm.physical_host)?;
+        let machine = MachineView::new(&vm, common, call.administrator);
+        Ok(SaveView { machine, idle, again, snapshots, name, faults })
     })
 }

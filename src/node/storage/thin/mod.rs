@@ -29,9 +29,15 @@ use crate::model::stage::Percent;
 use crate::model::wire::{PoolFill, Volume};
 use crate::node::Machine;
 
-/// The share of the pool's metadata, in percent, above which no disk is made: a pool without space
-/// for metadata has to be repaired.
+/// The share of the metadata that may be used, in percent, above which no disk is made: a pool without
+/// space for metadata has to be repaired.
 const METADATA_LIMIT: f64 = 90.0;
+
+/// What LVM wants to remain free of a pool's metadata, or else it makes no volume: 4 MiB, or 25% where
+/// that is less (`thin_pool_metadata_min_threshold` in LVM's thin_manip.c; observed with 4 MiB of
+/// metadata, of which 75.39% were taken).
+const METADATA_RESERVE: f64 = 4.0;
+const METADATA_RESERVE_PERCENT: f64 = 25.0;
 
 /// What is wrong with a thin pool. `Display` follows the pool's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -71,6 +77,8 @@ struct Row {
     holds: Option<Amount>,
     /// How much of a pool's metadata is taken, in percent.
     metadata: f64,
+    /// How much of it may be taken, in percent.
+    metadata_limit: f64,
 }
 
 /// A pool and all that is in its group.
@@ -91,12 +99,21 @@ struct ReportedRow {
     data_percent: String,
     metadata_percent: String,
     #[serde(default)]
+    lv_metadata_size: String,
+    #[serde(default)]
     origin: String,
 }
 
 /// A volume that is not active has no percentages.
 fn percent(text: &str, unknown: f64) -> f64 {
     text.trim().parse().unwrap_or(unknown)
+}
+
+/// Returns how much of so much metadata may be taken, in percent.
+fn metadata_limit(size: &str) -> f64 {
+    let mib: Option<f64> = size.trim().strip_suffix('m').and_then(|size| size.parse().ok());
+    let reserve = mib.map_or(METADATA_RESERVE_PERCENT, |mib| 100.0 * METADATA_RESERVE / mib);
+    100.0 - reserve.min(METADATA_RESERVE_PERCENT)
 }
 
 /// Rounds a percentage up: only an empty pool has none taken.
@@ -116,6 +133,7 @@ impl Row {
             origin: reported.origin,
             data: percent(&reported.data_percent, 100.0),
             metadata: percent(&reported.metadata_percent, 0.0),
+            metadata_limit: metadata_limit(&reported.lv_metadata_size),
         })
     }
 
@@ -126,6 +144,15 @@ impl Row {
 
     fn is_pool(&self, name: &ThinPool) -> bool {
         self.volume.name == name.as_str() && self.attributes.starts_with('t')
+    }
+
+    /// Returns how much is taken of the metadata that may be taken, in percent.
+    fn metadata_taken(&self) -> f64 {
+        100.0 * self.metadata / self.metadata_limit
+    }
+
+    fn lacks_metadata(&self) -> bool {
+        self.metadata_taken() > METADATA_LIMIT
     }
 
     fn is_in(&self, pool: &ThinPool) -> bool {
@@ -160,7 +187,7 @@ impl Contents {
         };
         let promised: Amount = volumes.iter().filter(|row| row.is_in(name)).map(promised).sum();
         let size = pool.volume.size;
-        let fill = Some(PoolFill { data: whole(pool.data), metadata: whole(pool.metadata) });
+        let fill = Some(PoolFill { data: whole(pool.data), metadata: whole(pool.metadata_taken()) });
         Some(Self { space: Space { size, free: size.minus(promised), fill, ..group }, pool, volumes })
     }
 
@@ -190,7 +217,7 @@ impl<'a> Thin<'a> {
         if !contents.pool.zeroes() {
             return Err(self.fault(PoolFault::NoZeroes));
         }
-        if contents.pool.metadata > METADATA_LIMIT {
+        if contents.pool.lacks_metadata() {
             return Err(self.fault(PoolFault::NoMetadata));
         }
         if contents.space.rounded(size) > contents.space.free {
@@ -217,7 +244,19 @@ impl<'a> Thin<'a> {
         let tags = tags.iter().flat_map(|tag| ["--addtag", tag]);
         let args = ["-y", "-V", &size, "--thinpool", self.pool.as_str(), "-n", name];
         let args: Vec<_> = args.into_iter().chain(tags).chain([self.group.as_str()]).collect();
-        self.lvm.run("lvcreate", &args).map(drop)
+        self.lvcreate(&args)
+    }
+
+    /// Makes a volume. LVM says of data and of metadata alike that there is too little space.
+    fn lvcreate(self, args: &[&str]) -> Result<(), StorageError> {
+        let created = self.lvm.run("lvcreate", args).map(drop);
+        if created == Err(StorageError::NoSpace) {
+            self.look_again();
+            if self.contents()?.pool.lacks_metadata() {
+                return Err(self.fault(PoolFault::NoMetadata));
+            }
+        }
+        created
     }
 
     /// Makes a volume that begins as a copy of another, writable and active. `tags` are its own.
@@ -226,7 +265,7 @@ impl<'a> Thin<'a> {
         let tags = tags.iter().flat_map(|tag| ["--addtag", tag]);
         let args: Vec<_> =
             ["-y", "-kn", "-s", "-n", name].into_iter().chain(tags).chain([&*origin]).collect();
-        self.lvm.run("lvcreate", &args).map(drop)
+        self.lvcreate(&args)
     }
 
     fn discard(self, name: &str) -> Result<(), StorageError> {
@@ -383,7 +422,7 @@ mod tests {
         assert_eq!((root.mapped().mib(), root.volume.machine.is_some()), (57, true));
         assert!(there.pool.zeroes());
         let fill = there.space.fill.unwrap();
-        assert_eq!((fill.data.get(), fill.metadata.get()), (15, 12), "14.47%, 11.91%");
+        assert_eq!((fill.data.get(), fill.metadata.get()), (15, 16), "14.47%, 11.91% of the 75% that may be");
     }
 
     #[test]
@@ -420,7 +459,19 @@ mod tests {
     #[test]
     fn a_full_pool_and_one_that_does_not_zero_blocks_are_seen() {
         let there = contents(FULL, "pool").unwrap();
-        assert!(there.pool.data >= 100.0 && there.pool.metadata < METADATA_LIMIT);
+        assert!(there.pool.data >= 100.0 && !there.pool.lacks_metadata());
         assert!(!there.pool.zeroes());
+    }
+
+    #[test]
+    fn a_pool_lacks_metadata_before_lvm_refuses_to_make_volumes() {
+        for (size, limit) in
+            [("", 75.0), ("2.00m", 75.0), ("4.00m", 75.0), ("16.00m", 75.0), ("32.00m", 87.5)]
+        {
+            assert!((metadata_limit(size) - limit).abs() < f64::EPSILON, "{size}");
+        }
+        let with = |percent: &str| contents(&JSON.replace("11.91", percent), "pool").unwrap();
+        assert!(!with("67.49").pool.lacks_metadata() && with("67.51").pool.lacks_metadata());
+        assert_eq!(with("75.39").space.fill.unwrap().metadata.get(), 100);
     }
 }

@@ -60,7 +60,7 @@ impl Snapshots for Thin<'_> {
         let mut args = vec!["-y", "-s", "-pr", "-n", &snapshot];
         args.extend(tags.iter().flat_map(|tag| ["--addtag", tag]));
         args.push(&origin);
-        self.lvm.run("lvcreate", &args).map(drop)
+        self.lvcreate(&args)
     }
 
     fn roll_back(&self, machine: &Machine, name: &SnapshotName) -> Result<(), StorageError> {
