@@ -3,9 +3,9 @@
 //!
 //! The lock is a file in a directory that only root can access. It records its holder: the process
 //! id, which is also the id of the session that the holder and all its programs belong to, the
-//! start time, and the machine's id, if it is a machine's lock. A holder that exits normally removes the file. So a lock that
-//! is free but records a holder belonged to a helper that was killed, and some of its programs
-//! (tar, mkfs) may still be running.
+//! start time, and the machine's id, if it is a machine's lock. A holder that exits normally removes
+//! the file. So a lock that is free but records a holder belonged to a helper that was killed, and some
+//! of its programs (tar, mkfs) may still be running.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
@@ -183,11 +183,15 @@ impl AheadLock {
         Ok(run_directory()?.join("ahead.lock"))
     }
 
-    /// Takes the lock, unless a helper prepares an image.
+    /// Takes the lock to remove what was left, unless a helper prepares an image. This one must not be
+    /// killed for the next that does, so it is not recorded.
     pub fn try_take() -> Result<Option<Self>, Failure> {
         let path = Self::path()?;
         let file = lock::take_within(&path, Duration::ZERO).map_err(Failure::internal)?;
-        file.map(|file| Self::hold(file, path)).transpose()
+        let Some(mut file) = file else { return Ok(None) };
+        end_last(&mut file);
+        file.set_len(0).map_err(|error| Failure::internal(format!("{}: {error}", path.display())))?;
+        Ok(Some(Self { _file: file, path }))
     }
 
     /// Takes the lock, killing the holder if it does not finish soon. Nobody waits for that one any more:
@@ -197,8 +201,8 @@ impl AheadLock {
         if let Some(file) = lock::take_within(&path, SHORT).map_err(Failure::internal)? {
             return Self::hold(file, path);
         }
-        if let Some(holder) = File::open(&path).ok().as_mut().and_then(holder) {
-            end_session(&holder);
+        if let Ok(mut file) = File::open(&path) {
+            end_last(&mut file);
         }
         match lock::take_within(&path, PATIENCE).map_err(Failure::internal)? {
             Some(file) => Self::hold(file, path),
@@ -226,11 +230,16 @@ impl Drop for AheadLock {
     }
 }
 
+/// Ends the holder that a lock records, or what it left running.
+fn end_last(file: &mut File) {
+    if let Some(holder) = holder(file) {
+        end_session(&holder);
+    }
+}
+
 /// Ends what the last holder of a lock left running, and records this process as its holder.
 fn enter(file: &mut File, path: &Path, id: Option<VmId>) -> Result<(), Failure> {
-    if let Some(killed) = holder(file) {
-        end_session(&killed);
-    }
+    end_last(file);
     let pid = std::process::id().cast_signed();
     let started = Process::read(pid).map(|own| own.started).unwrap_or_default();
     let mut write = || {

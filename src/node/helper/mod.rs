@@ -11,9 +11,8 @@
 //!
 //! The exit status is 0 on success, with JSON on standard output if the verb has a result. It is 1
 //! on failure, with a [`Fault`](crate::model::fault::Fault) as JSON on standard output (on standard
-//! error for `pack`, `pack-disk`, `unpack-image`, `prepare-image`, `unpack-snapshot` and `grow-volume`, whose standard
-//! output is a stream) and a
-//! sentence on standard error. It is 2 on wrong usage.
+//! error for `pack`, `pack-disk`, `unpack-image`, `prepare-image`, `unpack-snapshot` and `grow-volume`,
+//! whose standard output is a stream) and a sentence on standard error. It is 2 on wrong usage.
 
 pub(super) mod consoles;
 mod domains;

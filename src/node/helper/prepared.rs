@@ -1,10 +1,10 @@
 //! Prepared disks of images: which image may have one, its clones, and how it is kept.
 //!
 //! A prepared disk outlives the deploy that it came from, so it must be what the image's file is, and
-//! nothing that the web server's user made of it. The worker passes the open file to `unpack-image`
-//! or `prepare-image`, which makes the whole disk from it. The helper opens no file of `imageDirectory` itself: in a
-//! folder of the web server's user, its name could lead to a file that only root may read. It keeps
-//! the disk if the file is root's, is the one that `node.cfg` names, and has not been changed.
+//! nothing that the web server's user made of it. The worker passes the open file to `unpack-image` or
+//! `prepare-image`, which makes the whole disk from it. The helper opens no file of `imageDirectory`
+//! itself: in a folder of the web server's user, its name could lead to a file that only root may read.
+//! It keeps the disk if the file is root's, is the one that `node.cfg` names, and has not been changed.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;

@@ -66,25 +66,24 @@ impl Jobs {
         if images.is_empty() {
             return;
         }
-        if let Err(error) = self.start_ahead(images) {
+        let failed = not_prepared(&self.state).unwrap_or_else(|error| {
+            log::event(Level::Error, "ahead.unreadable", &[("why", &error)]);
+            Vec::new()
+        });
+        let due = images.iter().filter(|key| failed.iter().all(|failed| failed.key != **key));
+        let due: Vec<_> = due.map(ToString::to_string).collect();
+        if let Err(error) = self.start_ahead(&due) {
             log::event(Level::Error, "worker.not-started", &[("why", &error)]);
         }
     }
 
-    fn start_ahead(&self, images: &[Key]) -> Result<(), JobError> {
-        let failed = not_prepared(&self.state)?;
-        let due = images.iter().filter(|key| failed.iter().all(|failed| failed.key != **key));
-        let due: Vec<_> = due.map(ToString::to_string).collect();
-        let file = self.ahead_lock();
-        let start = || -> io::Result<()> {
-            if due.is_empty() || !self.is_idle()? {
-                return Ok(());
-            }
-            let Some(lock) = lock::try_take(&file)? else { return Ok(()) };
-            let args: Vec<_> = std::iter::once("prepare").chain(due.iter().map(String::as_str)).collect();
-            detach::start(Path::new(WORKER), &args, lock)
-        };
-        start().map_err(|source| JobError::File { file: file.clone(), source })
+    fn start_ahead(&self, due: &[String]) -> io::Result<()> {
+        if due.is_empty() || !self.is_idle()? {
+            return Ok(());
+        }
+        let Some(lock) = lock::try_take(&self.ahead_lock())? else { return Ok(()) };
+        let args: Vec<_> = std::iter::once("prepare").chain(due.iter().map(String::as_str)).collect();
+        detach::start(Path::new(WORKER), &args, lock)
     }
 
     /// Adopts the lock that a worker was given as standard input, or takes it if the worker was started by
