@@ -219,6 +219,18 @@ enum Verb {
         /// What the snapshot is called
         name: SnapshotName,
     },
+    /// Give a machine that does not run the root volume that its image makes, from the image's prepared
+    /// disk; tell what the storage has now, as JSON
+    AsNew {
+        /// The machine's id
+        id: VmId,
+        /// Its name, USER_HOST
+        machine: MachineName,
+        /// Its image
+        image: ImageTag,
+        /// The space that is promised to others, in MiB
+        reserved: u64,
+    },
     /// Delete a snapshot of a machine's root volume; tell what the storage has now, as JSON
     DeleteSnapshot {
         /// The machine's id
@@ -335,6 +347,7 @@ mod tests {
         parse(&["take-snapshot", ID, "alice_vm1", "before-upgrade", "0"]).unwrap();
         parse(&["roll-back", ID, "alice_vm1", "1"]).unwrap();
         parse(&["delete-snapshot", ID, "alice_vm1", "a.b"]).unwrap();
+        parse(&["as-new", ID, "alice_vm1", "debian-12", "0"]).unwrap();
         parse(&["stop", ID, "alice_vm1"]).unwrap();
         parse(&["pack", ID, "alice_vm1"]).unwrap();
         parse(&["pack-disk", ID, "alice_vm1"]).unwrap();
@@ -374,6 +387,12 @@ mod tests {
             &["roll-back", ID, "alice_vm1"],
             &["roll-back", ID, "alice_vm1", "-f"],
             &["delete-snapshot", ID, "alice_vm1", "a", "b"],
+            &["as-new", ID, "alice_vm1"],
+            &["as-new", ID, "alice_vm1", "tiny"],
+            &["as-new", ID, "alice_vm1", "../../etc/passwd", "0"],
+            &["as-new", ID, "alice_vm1", "tiny", "-1"],
+            &["as-new", ID, "alice_vm1", "tiny", "0", "/dev/vg1/xen-root-bob_vm2"],
+            &["as-new", ID, "alice_vm1/..", "tiny", "0"],
             &["pack"],
             &["pack", ID],
             &["pack", ID, "alice_vm1", "/var/lib/vgrid/images/alice_x.tar.gz"],
