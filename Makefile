@@ -72,12 +72,13 @@ audit:
 # registry, a registry restored from an hour ago, volumes that grow, networks, thirty deploys at once, unknown
 # things on a host, every check of vgrid-check broken once, a Xen host and a KVM host with one portal, the life of
 # a whole-disk image, mishaps in every stage on a libvirt host, images that change while they are prepared, images
-# that a host prepares by itself, mishaps in a thin pool, and snapshots there.
+# that a host prepares by itself, helpers that are killed while machines go back to their image, mishaps in a thin
+# pool, and snapshots there.
 DEEP = xen::check xen::healing xen::hostile xen::keys xen::libvirt xen::life::thirty xen::loss xen::mixed \
 	xen::networks xen::orders xen::pool xen::power xen::reports xen::resize xen::restore xen::save xen::snapshots xen::strangers \
 	xen::thin xen::two \
 	virt::cloud::a_cloud_image_lives virt::mishaps::disk virt::mishaps::helper virt::mishaps::libvirtd \
-	virt::prepared::a_host virt::prepared::an_image
+	virt::prepared::a_host virt::prepared::an_image virt::snapshots::a_killed_helper_leaves_the_old
 
 test:
 	tests/xenhost/packages test

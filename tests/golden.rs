@@ -557,6 +557,8 @@ const ACTS: &[(&str, &str)] = &[
     ("alice", "POST snapshots id={vm6}&do=take&name=A"),
     ("alice", "POST snapshots id={vm6}&do=roll-back&name=before"),
     ("alice", "POST snapshots id={vm6}&do=thaw&name=before"),
+    ("alice", "POST snapshots id={vm6}&do=as-new"),
+    ("alice", "POST snapshots id={vm6}&do=as-new&name=before"),
     ("carol c", "GET snapshots?id={vm6}"),
     // Images.
     ("alice", "POST images do=delete&name=web-2026.11"),

@@ -4,10 +4,11 @@
 use std::net::Ipv4Addr;
 
 use serde_json::Value;
+use vgrid::model::fault::Fault;
 use vgrid::model::lease::Moment;
 use vgrid::model::size::Amount;
 use vgrid::model::stage::Order;
-use vgrid::model::wire::{NodeInfo, Snapshot, SnapshotAct, SnapshotOrder, Volume};
+use vgrid::model::wire::{News, NodeInfo, Snapshot, SnapshotOrder, SnapshotVerb, Volume};
 
 use crate::support::http::Answer;
 use crate::support::node::{Conduct, with_machines};
@@ -64,6 +65,21 @@ fn orders(portal: &Portal) -> Vec<SnapshotOrder> {
     orders.map(|received| serde_json::from_slice(&received.body).expect("an order")).collect()
 }
 
+/// A snapshot among the volumes of its host.
+fn snapshot(id: &str, name: &str) -> Volume {
+    Volume {
+        name: format!("{id}/{name}.snapshot"),
+        size: Amount::from_mib(1024),
+        machine: id.parse().ok(),
+        open: false,
+        snapshot: Some(Snapshot {
+            name: name.parse().expect("a name"),
+            taken: Moment::from_unix(1_795_000_000),
+            holds: Amount::from_mib(57),
+        }),
+    }
+}
+
 #[test]
 fn a_snapshot_is_taken_gone_back_to_and_deleted() {
     let (portal, id) = with_machine("");
@@ -79,8 +95,8 @@ fn a_snapshot_is_taken_gone_back_to_and_deleted() {
     act(&portal, "admin", &id, "delete", "before").expect(202);
     assert_eq!(known(&portal, &id), Vec::<String>::new());
     let orders = orders(&portal);
-    let acts: Vec<_> = orders.iter().map(|order| order.act).collect();
-    assert_eq!(acts, [SnapshotAct::Take, SnapshotAct::RollBack, SnapshotAct::Delete]);
+    let acts: Vec<_> = orders.iter().map(|order| order.act.verb()).collect();
+    assert_eq!(acts, [SnapshotVerb::Take, SnapshotVerb::RollBack, SnapshotVerb::Delete]);
     // Each is another order, and so is the next of any kind.
     portal.carry_out("alice", Order::Start, &id);
     let start = portal.nodes.received().into_iter().rev().find(|received| received.program() == "start");
@@ -174,18 +190,7 @@ fn an_order_that_nobody_confirmed_is_not_taken_for_done() {
     }
     // The host has it after all, and says so to upkeep.
     portal.nodes.conduct(Conduct::Accept);
-    let snapshot = |name: &str| Volume {
-        name: format!("{id}/{name}.snapshot"),
-        size: Amount::from_mib(1024),
-        machine: id.parse().ok(),
-        open: false,
-        snapshot: Some(Snapshot {
-            name: name.parse().expect("a name"),
-            taken: Moment::from_unix(1_795_000_000),
-            holds: Amount::from_mib(57),
-        }),
-    };
-    host_has(&portal, &id, |info| info.volumes.push(snapshot("one")));
+    host_has(&portal, &id, |info| info.volumes.push(snapshot(&id, "one")));
     assert_eq!(known(&portal, &id), ["one"]);
     // What it could not list stays as it is known.
     host_has(&portal, &id, |info| info.unknown.push(vgrid::model::wire::Part::Volumes));
@@ -196,12 +201,103 @@ fn an_order_that_nobody_confirmed_is_not_taken_for_done() {
 }
 
 #[test]
+fn a_stopped_machine_goes_back_to_its_image() {
+    let (portal, id) = with_machine("");
+    let as_new = |user: &str| {
+        let fields = [("id", id.as_str()), ("do", "as-new"), ("format", "json")];
+        portal.post(user, "snapshots", &fields).send()
+    };
+    let browse = |query: &[(&str, &str)]| {
+        let all = [&[("id", id.as_str())], query].concat();
+        let answer = portal.get("alice", &with_query("snapshots", &all)).like_a_browser().send().expect(200);
+        assert_well_formed(&answer);
+        answer
+    };
+    let button = "&amp;do=as-new";
+    // While it runs, nobody is led there, and nothing is ordered.
+    let page = browse(&[]).says("only a stopped one can go back to its image. Stop it first");
+    assert!(!page.text().contains(button), "{page}");
+    browse(&[("do", "as-new")]).says("Stop it first");
+    as_new("alice").expect(409).says("Stop it first");
+    portal.carry_out("alice", Order::Stop, &id);
+    act(&portal, "alice", &id, "take", "before").expect(202);
+    let mut info = with_machines(&[]);
+    info.volumes.push(snapshot(&id, "before"));
+    portal.nodes.has(Ipv4Addr::LOCALHOST, info);
+    as_new("bob").expect(403);
+    let foreign = portal.get("bob", &with_query("snapshots", &[("id", &id), ("do", "as-new")]));
+    foreign.like_a_browser().send().expect(403);
+    // Whoever names a snapshot may mean that one.
+    act(&portal, "alice", &id, "as-new", "before").expect(400).says("not to a snapshot");
+    browse(&[]).says(button);
+    let page = browse(&[("do", "as-new")]).says("written to it since the machine was deployed is lost");
+    let page = page.says("take a snapshot").says("image <b>tiny</b>");
+    assert_eq!(orders(&portal).len(), 1, "looking does nothing");
+    let fields = [("id", id.as_str()), ("do", "as-new"), ("token", &token(&page))];
+    let done = portal.post("alice", "snapshots", &fields).like_a_browser().send().expect(303);
+    assert_eq!(done.header("location"), Some(format!("show?id={id}").as_str()));
+
+    let done = as_new("admin").expect(202).json();
+    assert_eq!((names(&done), &done["done"]), (vec!["before"], &Value::from("as-new")));
+    assert_eq!(known(&portal, &id), ["before"], "its snapshots stay");
+    assert_eq!(portal.state("alice", &id), "stopped");
+    let text =
+        portal.get("alice", &with_query("snapshots", &[("id", &id), ("do", "as-new"), ("format", "text")]));
+    assert!(text.send().expect(202).text().starts_with("before\t"));
+    let orders = orders(&portal).split_off(1);
+    assert!(orders.iter().all(|order| order.act.verb() == SnapshotVerb::AsNew && order.act.name().is_none()));
+    assert!(orders.is_sorted_by(|one, next| one.machine.number < next.machine.number), "{orders:?}");
+    let went_back =
+        || history(&portal, &id).into_iter().filter(|event| event == "went back to its image").count();
+    assert_eq!(went_back(), 3);
+    let events = portal.show("alice", &id)["history"].to_string();
+    assert!(events.contains(r#""detail":"tiny""#), "{events}");
+
+    // The host says why it does not.
+    let tag = "tiny".parse().expect("a tag");
+    portal.nodes.conduct(Conduct::RefuseTo("snapshot", Fault::ImageNotPrepared { tag }));
+    let refused = as_new("alice").expect(409);
+    refused.says("did not go back to its image. This host keeps no prepared disk").says("quarter of an hour");
+    portal.nodes.conduct(Conduct::Close);
+    as_new("alice").expect(502).says("did not go back to its image, as far as is known");
+    assert_eq!(
+        (went_back(), history(&portal, &id).pop()),
+        (3, Some("went back to its image, perhaps".into()))
+    );
+    portal.assert_no_panic();
+}
+
+#[test]
+fn a_machine_that_is_not_of_its_image_does_not_go_back_to_it() {
+    let (portal, id) = with_machine("[Quotas]\nmachines = 9");
+    act(&portal, "alice", &id, "take", "one").expect(202);
+    let from = format!("{id}/one");
+    let fields =
+        [("fromSnapshot", from.as_str()), ("vmMemory", "128"), ("vmPartition", "2"), ("format", "json")];
+    let copy = portal.post("alice", "deploy", &fields).send().expect(202).json();
+    let copy = copy["machine"]["id"].as_str().expect("an id").to_owned();
+    portal.report(&copy, Order::Deploy, 9, News::Done).expect(200);
+    portal.carry_out("alice", Order::Stop, &copy);
+    act(&portal, "alice", &id, "take", "two").expect(202);
+    let page = portal.get("alice", &with_query("snapshots", &[("id", &copy)])).like_a_browser();
+    let page = page.send().expect(200).says("made from a snapshot of another machine");
+    assert_well_formed(&page.says(&format!("href=\"deploy?like={copy}\"")));
+    let json = portal.get("alice", &with_query("snapshots", &[("id", &copy), ("format", "json")]));
+    let json = json.send().expect(200).json();
+    assert!(json["obstacle"].is_null() && json["as_new_obstacle"].is_string(), "{json}");
+    let fields = [("id", copy.as_str()), ("do", "as-new"), ("format", "json")];
+    portal.post("alice", "snapshots", &fields).send().expect(409).says("Deploy another one from that");
+    assert_eq!(orders(&portal).len(), 2, "its host is not asked");
+}
+
+#[test]
 fn where_there_can_be_none_people_are_told_what_to_do_instead() {
     let portal = portal_with("");
     let id = portal.deployed("alice");
     let page = with_query("snapshots", &[("id", &id)]);
     let answer = portal.get("alice", &page).like_a_browser().send().expect(200);
-    answer.says("take snapshots. Stop the machine and save its disk as an image");
+    let answer = answer.says("take snapshots. Stop the machine and save its disk as an image");
+    answer.says("Deploy a new machine from the image instead");
     let show = portal.get("alice", &format!("show?id={id}")).like_a_browser().send().expect(200);
     assert!(!show.text().contains("Snapshots"), "{show}");
 }

@@ -84,29 +84,96 @@ pub struct ResizeOrder {
     pub sizes: Sizes,
 }
 
-/// Take, delete or go back to a snapshot of a machine's root disk.
+/// Take, delete or go back to a snapshot of a machine's root disk, or go back to its image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "SnapshotMessage", into = "SnapshotMessage")]
 pub struct SnapshotOrder {
     /// The machine. A node carries out no order of this number again.
     pub machine: MachineOrder,
-    /// The snapshot.
-    pub name: SnapshotName,
-    /// What to do with it.
+    /// What to do.
     pub act: SnapshotAct,
 }
 
-/// What can be done with a snapshot.
+/// What a [`SnapshotOrder`] has done, and to which snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnapshotAct {
+    /// Take it, of a disk as it is at this moment.
+    Take(SnapshotName),
+    /// Give the machine, which must be stopped, the disk that it had then. The snapshot stays.
+    RollBack(SnapshotName),
+    /// Delete it. Succeeds if it is already gone.
+    Delete(SnapshotName),
+    /// Give the machine, which must be stopped, the disk that its image's file makes. Its snapshots stay.
+    AsNew,
+}
+
+/// The kinds of [`SnapshotAct`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Display, EnumString)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
-pub enum SnapshotAct {
-    /// Take it, of a disk as it is at this moment.
+pub enum SnapshotVerb {
+    /// See [`SnapshotAct::Take`].
     Take,
-    /// Give the machine, which must be stopped, the disk that it had then. The snapshot stays.
+    /// See [`SnapshotAct::RollBack`].
     RollBack,
-    /// Delete it. Succeeds if it is already gone.
+    /// See [`SnapshotAct::Delete`].
     Delete,
+    /// See [`SnapshotAct::AsNew`].
+    AsNew,
+}
+
+impl SnapshotAct {
+    /// Returns its kind.
+    pub fn verb(&self) -> SnapshotVerb {
+        match self {
+            Self::Take(_) => SnapshotVerb::Take,
+            Self::RollBack(_) => SnapshotVerb::RollBack,
+            Self::Delete(_) => SnapshotVerb::Delete,
+            Self::AsNew => SnapshotVerb::AsNew,
+        }
+    }
+
+    /// Returns the snapshot that it is about, if it is about one.
+    pub fn name(&self) -> Option<&SnapshotName> {
+        match self {
+            Self::Take(name) | Self::RollBack(name) | Self::Delete(name) => Some(name),
+            Self::AsNew => None,
+        }
+    }
+}
+
+/// A [`SnapshotOrder`] as it is sent.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SnapshotMessage {
+    machine: MachineOrder,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<SnapshotName>,
+    act: SnapshotVerb,
+}
+
+impl TryFrom<SnapshotMessage> for SnapshotOrder {
+    type Error = &'static str;
+
+    fn try_from(message: SnapshotMessage) -> Result<Self, Self::Error> {
+        let SnapshotMessage { machine, name, act } = message;
+        let act = match (act, name) {
+            (SnapshotVerb::Take, Some(name)) => SnapshotAct::Take(name),
+            (SnapshotVerb::RollBack, Some(name)) => SnapshotAct::RollBack(name),
+            (SnapshotVerb::Delete, Some(name)) => SnapshotAct::Delete(name),
+            (SnapshotVerb::AsNew, None) => SnapshotAct::AsNew,
+            (SnapshotVerb::AsNew, Some(_)) => return Err("a machine goes back to its image without a name"),
+            (_, None) => return Err("the snapshot's name is missing"),
+        };
+        Ok(Self { machine, act })
+    }
+}
+
+impl From<SnapshotOrder> for SnapshotMessage {
+    fn from(order: SnapshotOrder) -> Self {
+        let (name, act) = (order.act.name().cloned(), order.act.verb());
+        Self { machine: order.machine, name, act }
+    }
 }
 
 /// A [`SnapshotOrder`] has been carried out.

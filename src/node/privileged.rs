@@ -15,7 +15,7 @@ use crate::model::public_keys::PublicKeys;
 use crate::model::size::{Amount, GiB, MiB};
 use crate::model::spec::SnapshotOf;
 use crate::model::stage::Percent;
-use crate::model::wire::{ConsoleTail, DeployOrder, Foreign, SnapshotAct};
+use crate::model::wire::{ConsoleTail, DeployOrder, Foreign};
 use crate::system::exec::{ExecError, ProgramOutput, Run};
 use crate::system::log::{self, Level};
 
@@ -332,24 +332,47 @@ impl Helper {
         self.call("configure", &[options, &args].concat(), limits::CONFIGURE).map(|_| ())
     }
 
-    /// Does something with a snapshot of the machine's root disk. `reserved` is promised to others.
-    /// Returns what the storage has then.
-    pub fn snapshot(
+    /// Takes a snapshot of the machine's root disk, unless less than `reserved`, which is promised to
+    /// others, would be left. Returns what the storage has then, as the next three do.
+    pub fn take_snapshot(
         &self,
-        act: SnapshotAct,
         id: VmId,
         machine: &MachineName,
         name: &SnapshotName,
         reserved: Amount,
     ) -> Result<Storage, Fault> {
-        let (id, reserved) = (id.to_string(), reserved.mib().to_string());
-        let args = [&id, machine.as_str(), name.as_str(), &reserved];
-        let (verb, args) = match act {
-            SnapshotAct::Take => ("take-snapshot", &args[..]),
-            SnapshotAct::RollBack => ("roll-back", &args[..3]),
-            SnapshotAct::Delete => ("delete-snapshot", &args[..3]),
-        };
-        self.read(&self.call(verb, args, limits::SNAPSHOT)?)
+        let args = [&id.to_string(), machine.as_str(), name.as_str(), &reserved.mib().to_string()];
+        self.read(&self.call("take-snapshot", &args, limits::SNAPSHOT)?)
+    }
+
+    /// Gives the machine, which must not run, the root disk that it had when the snapshot was taken.
+    pub fn roll_back(&self, id: VmId, machine: &MachineName, name: &SnapshotName) -> Result<Storage, Fault> {
+        let args = [&id.to_string(), machine.as_str(), name.as_str()];
+        self.read(&self.call("roll-back", &args, limits::SNAPSHOT)?)
+    }
+
+    /// Deletes a snapshot of the machine's root disk. Idempotent.
+    pub fn delete_snapshot(
+        &self,
+        id: VmId,
+        machine: &MachineName,
+        name: &SnapshotName,
+    ) -> Result<Storage, Fault> {
+        let args = [&id.to_string(), machine.as_str(), name.as_str()];
+        self.read(&self.call("delete-snapshot", &args, limits::SNAPSHOT)?)
+    }
+
+    /// Gives the machine, which must not run, the root disk that its image makes, unless less than
+    /// `reserved` would be left meanwhile.
+    pub fn as_new(
+        &self,
+        id: VmId,
+        machine: &MachineName,
+        image: &ImageTag,
+        reserved: Amount,
+    ) -> Result<Storage, Fault> {
+        let args = [&id.to_string(), machine.as_str(), image.as_str(), &reserved.mib().to_string()];
+        self.read(&self.call("as-new", &args, limits::AS_NEW)?)
     }
 
     /// Starts the machine, unless its definition is elsewhere.

@@ -35,7 +35,7 @@ endpoints! {
     /// without any of them, says how much it can be given.
     RESIZE: Page = "user/resize", Owner, Form => resize::handle;
     /// The snapshots of a machine's disk; `do=take`, `roll-back` (only if it is stopped) or `delete`, with
-    /// `name`.
+    /// `name`; `do=as-new` has a stopped machine go back to its image.
     SNAPSHOTS: Page = "user/snapshots", Owner, Form => snapshots::handle;
     /// Saves the disk of a stopped machine as the image `name`.
     SAVE: Page = "user/save", Owner, Form => save::handle;

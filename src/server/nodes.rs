@@ -140,7 +140,8 @@ impl<'a> Nodes<'a> {
         done(host, self.client().post(&to(host), &url, order))
     }
 
-    /// Orders a node to do something with a snapshot, and waits until it is done.
+    /// Orders a node to do something with a snapshot, or to have a machine go back to its image, and
+    /// waits until it is done.
     ///
     /// # Errors
     /// [`CallFailure`] if the node did not confirm that.

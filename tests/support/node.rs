@@ -316,13 +316,23 @@ fn accept(received: &Received, info: Option<&NodeInfo>) -> (u16, String) {
             (200, serde_json::to_string(info.unwrap_or(&nothing)).expect("JSON"))
         }
         "image" => (200, serde_json::to_string(&ImageDone { host: facts() }).expect("JSON")),
-        // It remembers nothing: there is the snapshot of the order, unless that has been deleted.
+        // It remembers nothing: there is the snapshot of the order, unless that has been deleted. If the
+        // order names none, there are those that it was given.
         "snapshot" => {
-            let SnapshotOrder { name, act, .. } = serde_json::from_slice(&received.body).expect("an order");
+            let SnapshotOrder { act, machine } = serde_json::from_slice(&received.body).expect("an order");
             let taken = Moment::from_unix(1_795_348_800);
-            let snapshot = Snapshot { name, taken, holds: Amount::from_mib(57) };
             let host = HostFacts { snapshots: true, ..facts() };
-            let snapshots = if act == SnapshotAct::Delete { Vec::new() } else { vec![snapshot] };
+            let snapshots = match act {
+                SnapshotAct::Take(name) | SnapshotAct::RollBack(name) => {
+                    vec![Snapshot { name, taken, holds: Amount::from_mib(57) }]
+                }
+                SnapshotAct::Delete(_) => Vec::new(),
+                SnapshotAct::AsNew => {
+                    let volumes = info.iter().flat_map(|info| &info.volumes);
+                    let its = volumes.filter(|volume| volume.machine == Some(machine.id));
+                    its.filter_map(|volume| volume.snapshot.clone()).collect()
+                }
+            };
             (200, serde_json::to_string(&SnapshotDone { snapshots, host }).expect("JSON"))
         }
         "discard" => {

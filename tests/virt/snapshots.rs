@@ -1,5 +1,5 @@
 //! Snapshots of machines' disks, on a file system that can clone files: a machine gets back the disk that
-//! it had, and whatever is killed meanwhile, its disk is either of both.
+//! it had, or that of its image, and whatever is killed meanwhile, its disk is either of both.
 
 use vgrid::model::stage::Order;
 
@@ -212,6 +212,189 @@ fn a_killed_helper_leaves_one_disk_or_the_other() {
         // The next orders succeed, and nothing is left of those that did not.
         assert_eq!(host.snapshot(&id, "roll-back", "old"), ["old"]);
         assert_eq!(marked("root.raw"), "old");
+        host.carry_out("alice", Order::Start, &id, "deployed");
+        host.terminate("alice", &id);
+        host.must_be_as(&before);
+    });
+}
+
+/// The time after which an image's file counts as unchanged, so that it is prepared, and a little more.
+const SETTLED: std::time::Duration = std::time::Duration::from_millis(3500);
+
+impl VirtHost {
+    /// Has a machine go back to its image. Returns the names of its snapshots then.
+    fn as_new(&self, id: &str) -> Vec<String> {
+        let (status, lines) = self.snapshots("alice", &format!("id={id}&do=as-new"));
+        assert_eq!(status, 202, "{lines}\n{}", self.log());
+        names(&lines)
+    }
+
+    /// Asserts that its host has a reason not to do so.
+    fn not_as_new(&self, id: &str, why: &str) {
+        let (status, sentence) = self.snapshots("alice", &format!("id={id}&do=as-new"));
+        assert!(status == 409 && sentence.contains(why), "{status} {sentence}\n{}", self.log());
+    }
+
+    /// The UUID of the file system on a disk.
+    fn uuid_of(&self, disk: &str) -> String {
+        self.sh(&format!("blkid -p -o value -s UUID {disk}")).trim().to_owned()
+    }
+
+    /// The path of the prepared disk of an image, which must be the only one.
+    fn prepared_disk(&self, image: &str) -> String {
+        let all = self.sh(&format!("ls {MACHINES}/prepared/{image}.*.raw"));
+        assert_eq!(all.lines().count(), 1, "{all}");
+        all.trim().to_owned()
+    }
+}
+
+#[test]
+fn a_machine_goes_back_to_its_image() {
+    scenario_with("snapshots-as-new", &XFS, |host| {
+        host.sh("sed -i '/^\\[General\\]/a shutdownTimeout = 20' /etc/vgrid/node.cfg");
+        let before = host.inventory();
+        std::thread::sleep(SETTLED);
+        let id = host.deployed("alice", &format!("{TINY}&vmHostname=vm1"));
+        host.wait_for_console("alice_vm1", READY, 1);
+        let inside =
+            |command: &str| host.ssh("alice", "vm1", command).expect("alice gets in").trim().to_owned();
+        let (disk, prepared) = (format!("{MACHINES}/{id}/root.raw"), host.prepared_disk("kvm-tiny"));
+        inside("echo mine > /mark; sync");
+        host.not_as_new(&id, "Stop it first");
+        host.carry_out("alice", Order::Stop, &id, "stopped");
+        assert_eq!(host.snapshots("bob", &format!("id={id}&do=as-new")).0, 403);
+        assert_eq!(host.snapshot(&id, "take", "mine"), ["mine"]);
+        host.order("alice", Order::Resize, &format!("id={id}&vmPartition=2"));
+        host.wait_for("alice", &id, "stopped", 120);
+        // Its host looks for itself whether it runs.
+        host.sh("virsh -q start alice_vm1");
+        host.not_as_new(&id, "alice_vm1 runs on its host");
+        host.sh("virsh -q destroy alice_vm1");
+
+        let (old, free) = (host.uuid_of(&disk), host.space_free());
+        assert_eq!(host.as_new(&id), ["mine"]);
+        assert_eq!(host.sh(&format!("stat -c '%s %a %U' {disk}")).trim(), format!("{} 600 root", 2u64 << 30));
+        let new = host.uuid_of(&disk);
+        assert!(new != old && new != host.uuid_of(&prepared) && !new.is_empty(), "{old} {new}");
+        let check = host.try_sh(&format!("e2fsck -fn {disk}"));
+        assert_eq!(check.status, 0, "{}", check.out);
+        // What it shares may have to be written again, elsewhere; what it had is free again but for what the
+        // snapshot has.
+        assert!(host.shared_at_most(&disk) > 0 && host.space_free() + 8 >= free, "{free}");
+        assert_eq!(host.machine("alice", &id)["state"], "stopped");
+        host.carry_out("alice", Order::Start, &id, "deployed");
+        host.wait_for_console("alice_vm1", READY, 1);
+        let seen = inside("ls /mark 2> /dev/null; df -m / | tail -n 1 | awk '{ print $2 }'");
+        assert!(
+            seen.parse::<u64>().is_ok_and(|size| size > 1800),
+            "it has no mark, and fills its disk: {seen}"
+        );
+        host.lets_in_only("alice", "vm1");
+        host.carry_out("alice", Order::Stop, &id, "stopped");
+        // It has its snapshot back, which stays, and goes the other way as well.
+        let mark = || host.sh(&format!("debugfs -R 'cat /mark' {disk} 2> /dev/null"));
+        assert_eq!(
+            (mark(), host.snapshot(&id, "roll-back", "mine")),
+            (String::new(), vec!["mine".to_owned()])
+        );
+        assert_eq!((mark(), host.uuid_of(&disk)), ("mine\n".to_owned(), old));
+        assert_eq!((host.as_new(&id), mark()), (vec!["mine".to_owned()], String::new()));
+        assert_eq!(host.snapshot(&id, "delete", "mine"), Vec::<String>::new());
+        assert!(host.sh("cat /var/log/syslog").contains("what=\"as-new\""), "{}", host.log());
+
+        // A file system that grows only while it is mounted.
+        host.sh("grep -q '^menu = .*mkfs' /etc/vgrid/node.cfg || \
+                 sed -i '/^\\[XenDeployerFSCreateCmd\\]/a menu = \"/sbin/mkfs.xfs -q\"' /etc/vgrid/node.cfg");
+        let menu = |name: &str, gib: u32| {
+            host.deployed("alice", &format!("vmImage=menu&vmMemory=64&vmPartition={gib}&vmHostname={name}"))
+        };
+        let small = menu("vm2", 1);
+        host.carry_out("alice", Order::Stop, &small, "stopped");
+        host.order("alice", Order::Resize, &format!("id={small}&vmPartition=2"));
+        host.wait_for("alice", &small, "stopped", 120);
+        let disk = format!("{MACHINES}/{small}/root.raw");
+        let (old, prepared) = (host.uuid_of(&disk), host.prepared_disk("menu"));
+        assert_eq!(host.as_new(&small), Vec::<String>::new());
+        let new = host.uuid_of(&disk);
+        assert!(new != old && new != host.uuid_of(&prepared), "{old} {new}");
+        let blocks = host.sh(&format!("xfs_db -r -c 'sb 0' -c 'print dblocks' {disk}"));
+        assert_eq!(blocks.trim(), format!("dblocks = {}", (2u64 << 30) / 4096));
+        let check = host.try_sh(&format!("xfs_repair -n {disk}"));
+        assert_eq!(check.status, 0, "{}", check.out);
+        host.carry_out("alice", Order::Start, &small, "deployed");
+        host.carry_out("alice", Order::Stop, &small, "stopped");
+
+        // What it can't go back to.
+        host.sh(&format!("rm {prepared}"));
+        host.not_as_new(&small, "keeps no prepared disk of the image menu");
+        let large = menu("vm3", 3);
+        host.not_as_new(&small, "has 3.0 GiB on this host, and the disk of this machine only 2.0 GiB");
+        assert_eq!(host.uuid_of(&disk), new, "its disk is what it was");
+        let left = host.sh(&format!("ls -A {MACHINES}/{small}"));
+        assert!(!left.contains("unfinished"), "{left}");
+
+        for id in [id, small, large] {
+            host.terminate("alice", &id);
+        }
+        host.must_be_as(&before);
+    });
+}
+
+#[test]
+fn a_killed_helper_leaves_the_old_disk_or_the_images() {
+    /// Where the helper, or one of its programs, changes something. The last is that of resize2fs and tune2fs.
+    const CALLS: [&str; 7] = ["fsetxattr", "ioctl", "ftruncate", "fsync", "rename", "unlink", "pwrite64"];
+    scenario_with("as-new-killed", &XFS, |host| {
+        let before = host.inventory();
+        std::thread::sleep(SETTLED);
+        let id = host.deployed("alice", "vmImage=menu&vmMemory=64&vmPartition=1&vmHostname=vm1");
+        host.carry_out("alice", Order::Stop, &id, "stopped");
+        host.order("alice", Order::Resize, &format!("id={id}&vmPartition=2"));
+        host.wait_for("alice", &id, "stopped", 120);
+        let (disk, prepared) = (format!("{MACHINES}/{id}/root.raw"), host.prepared_disk("menu"));
+        let original = host.uuid_of(&prepared);
+        let sum = host.sh(&format!("md5sum {prepared}"));
+        let mark = || {
+            host.sh(&format!("printf marked | dd of={disk} bs=8 seek=100000000 conv=notrunc 2> /dev/null"))
+        };
+        let is_marked =
+            || host.sh(&format!("dd if={disk} bs=8 skip=100000000 count=1 2> /dev/null")).contains("marked");
+        let run = |call: &str, n: usize| {
+            host.try_sh(&format!(
+                "strace -f -o /dev/null -e trace={call} -e inject={call}:signal=KILL:when={n} \
+                 {HELPER} as-new {id} alice_vm1 menu 0 > /dev/null 2>&1"
+            ))
+        };
+        let mut deaths = 0;
+        for call in CALLS {
+            for n in 1.. {
+                mark();
+                let old = host.uuid_of(&disk);
+                let has_died = run(call, n).status != 0;
+                // Whoever comes next finds a whole disk.
+                host.sh(&format!("{HELPER} info > /dev/null"));
+                let (now, is_old) = (host.uuid_of(&disk), is_marked());
+                assert_eq!(now == old, is_old, "{call} {n}: a mixture");
+                assert!(!is_old || has_died, "{call} {n}: it is as it was");
+                // The first machine's disk is what is kept of it.
+                assert!(is_old || now != original, "{call} {n}: the UUID is not its own");
+                assert_eq!(host.sh(&format!("stat -c '%s %a %U' {disk}")).trim(), "2147483648 600 root");
+                let check = host.try_sh(&format!("e2fsck -fn {disk}"));
+                assert_eq!(check.status, 0, "{call} {n}: {}", check.out);
+                if !has_died || call == "pwrite64" && n > 3 {
+                    break;
+                }
+                assert!(n < 30, "{call}: it never succeeds");
+                deaths += 1;
+            }
+        }
+        eprintln!("{deaths} deaths; {}", host.sh(&format!("ls -A {MACHINES}/{id}")));
+        assert!(deaths > 8, "{deaths}");
+        assert_eq!(host.sh(&format!("md5sum {prepared}")), sum, "nothing writes to what is prepared");
+        // The next order succeeds, and nothing is left of those that did not.
+        mark();
+        assert_eq!(host.as_new(&id), Vec::<String>::new());
+        assert!(!is_marked());
         host.carry_out("alice", Order::Start, &id, "deployed");
         host.terminate("alice", &id);
         host.must_be_as(&before);

@@ -61,6 +61,47 @@ pub fn disarm(host: &Host, program: &str) -> bool {
     host.try_sh(&format!("ln -sf lvm /usr/sbin/{program}; rm /run/armed 2> /dev/null")).status != 0
 }
 
+/// A stopped machine with two snapshots and an enlarged disk goes back to its image, whatever is killed, and
+/// then to a snapshot.
+fn goes_back_to_its_image(host: &Host, id: &str) {
+    let count = volumes(host).len();
+    let prepared = volumes(host).into_iter().find(|name| name.starts_with("vgrid.image.")).expect("one");
+    let uuid = |name: &str| {
+        host.sh(&format!("lvchange -ay -K vg1/{name}; blkid -p -o value -s UUID /dev/vg1/{name}"))
+    };
+    let (old, original) = (uuid(&root("vm2")), uuid(&prepared));
+    host.sh(&format!("lvchange -an vg1/{prepared}"));
+    for program in ["lvcreate", "lvextend", "lvremove", "lvrename"] {
+        for after in [false, true] {
+            mark(host, "vm2", "now");
+            arm(host, program, after, KILL);
+            host.try_sh(&format!("{HELPER} as-new {id} alice_vm2 tiny 0"));
+            let has_struck = disarm(host, program);
+            host.sh(&format!("{HELPER} info > /dev/null"));
+            let (now, all) = (marked(host, "vm2"), volumes(host));
+            eprintln!("{program} {after}, as-new: {has_struck} {now:?}");
+            assert!(now == "now" && has_struck || now.trim_matches('\0').is_empty(), "{program}: {now:?}");
+            assert_eq!(field(host, &root("vm2"), "lv_size"), "2048.00");
+            assert!(!all.iter().any(|name| name.starts_with("vgrid.back")), "{program}: {all:?}");
+            assert_eq!(all.len(), count, "{program}");
+        }
+    }
+    mark(host, "vm2", "now");
+    let free_before = free(host);
+    let (status, lines) = snapshots(host, id, "&do=as-new");
+    assert_eq!((status, lines.lines().count(), free(host)), (202, 2, free_before), "{lines}\n{}", host.log());
+    let new = uuid(&root("vm2"));
+    assert!(new != old && new != original, "{old} {new}");
+    assert_eq!(field(host, &root("vm2"), "origin"), prepared);
+    let tags = field(host, &root("vm2"), "lv_tags");
+    assert!(tags.contains(id) && !tags.contains("vgrid.new"), "{tags}");
+    host.carry_out("alice", Order::Start, id, "deployed");
+    host.must_answer_ping("vm2");
+    host.carry_out("alice", Order::Stop, id, "stopped");
+    assert_eq!(must(host, id, "roll-back", "one"), 2);
+    assert_eq!(marked(host, "vm2"), "one");
+}
+
 #[test]
 fn a_machine_goes_back_to_what_it_was() {
     scenario("snapshots", |host| {
@@ -143,6 +184,7 @@ fn a_machine_goes_back_to_what_it_was() {
         }
         assert!(deaths >= 9, "{deaths}");
 
+        goes_back_to_its_image(host, &id);
         // A machine that was written to while it ran is one that was switched off.
         assert_eq!(must(host, &id, "roll-back", "running"), 2);
         host.carry_out("alice", Order::Start, &id, "deployed");

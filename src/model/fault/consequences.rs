@@ -126,6 +126,9 @@ impl Fault {
             | Self::SnapshotExists { .. }
             | Self::SnapshotMissing { .. }
             | Self::SnapshotUnreadable { .. }
+            | Self::ImageNotPrepared { .. }
+            | Self::PreparedTooLarge { .. }
+            | Self::NoWayBack { .. }
             | Self::MachineRuns { .. }
             | Self::DiskTooSmall { .. }
             | Self::StrangersProtected

@@ -361,6 +361,33 @@ pub enum Fault {
         #[serde(deserialize_with = "cleaned")]
         detail: String,
     },
+    /// The host keeps no disk of the image as it is now.
+    #[error(
+        "This host keeps no prepared disk of the image {tag} at the moment. Try again in a quarter of an hour, or deploy a new machine from the image."
+    )]
+    ImageNotPrepared {
+        /// The image.
+        tag: ImageTag,
+    },
+    /// The disk that the host keeps of the image is larger than the machine's.
+    #[error(
+        "The prepared disk of the image {tag} has {size} on this host, and the disk of this machine only {disk}. Enlarge the machine's disk first, or deploy a new machine from the image."
+    )]
+    PreparedTooLarge {
+        /// The image.
+        tag: ImageTag,
+        /// The size of the disk that is kept.
+        size: Amount,
+        /// The size of the machine's disk.
+        disk: Amount,
+    },
+    /// No disk is ever kept to which the machine could go back.
+    #[error("This machine can't go back to its image ({detail}). Deploy a new machine instead.")]
+    NoWayBack {
+        /// Why.
+        #[serde(deserialize_with = "cleaned")]
+        detail: String,
+    },
     /// What can only be done with a stopped machine was ordered for one that runs.
     #[error("The machine {machine} runs on its host. Stop it, and try again.")]
     MachineRuns {

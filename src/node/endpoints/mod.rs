@@ -45,7 +45,7 @@ endpoints! {
     SAVE: OrderEndpoint = "node/save", Server, Message => save::handle;
     /// Gives a stopped machine other sizes.
     RESIZE: OrderEndpoint = "node/resize", Server, Message => resize::handle;
-    /// Takes, deletes, or goes back to a snapshot of a machine's disk.
+    /// Takes, deletes, or goes back to a snapshot of a machine's disk, or has it go back to its image.
     SNAPSHOT: OrderEndpoint = "node/snapshot", Server, Message => snapshot::handle;
     /// Removes a machine completely, whatever its state.
     TERMINATE: OrderEndpoint = "node/terminate", Server, Message => terminate::handle;

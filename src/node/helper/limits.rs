@@ -29,6 +29,8 @@ pub const PACK: Duration = Duration::from_secs(8400);
 pub const GROW: Duration = Duration::from_secs(14_400);
 /// `take-snapshot`, `roll-back`, `delete-snapshot`: a few of LVM's programs.
 pub const SNAPSHOT: Duration = Duration::from_secs(360);
+/// `as-new`: the same, and two programs that make a clone a disk of its own.
+pub const AS_NEW: Duration = Duration::from_secs(1600);
 /// `configure`.
 pub const CONFIGURE: Duration = Duration::from_secs(120);
 /// `start`, which waits for other starts and may try twice.

@@ -225,6 +225,18 @@ enum Verb {
         /// What the snapshot is called
         name: SnapshotName,
     },
+    /// Give a machine that does not run the root volume that its image makes, from the image's prepared
+    /// disk; tell what the storage has now, as JSON
+    AsNew {
+        /// The machine's id
+        id: VmId,
+        /// Its name, USER_HOST
+        machine: MachineName,
+        /// Its image
+        image: ImageTag,
+        /// The space that is promised to others, in MiB
+        reserved: u64,
+    },
     /// Delete a snapshot of a machine's root volume; tell what the storage has now, as JSON
     DeleteSnapshot {
         /// The machine's id
@@ -341,6 +353,7 @@ mod tests {
         parse(&["take-snapshot", ID, "alice_vm1", "before-upgrade", "0"]).unwrap();
         parse(&["roll-back", ID, "alice_vm1", "1"]).unwrap();
         parse(&["delete-snapshot", ID, "alice_vm1", "a.b"]).unwrap();
+        parse(&["as-new", ID, "alice_vm1", "debian-12", "0"]).unwrap();
         parse(&["stop", ID, "alice_vm1"]).unwrap();
         parse(&["pack", ID, "alice_vm1"]).unwrap();
         parse(&["pack-disk", ID, "alice_vm1"]).unwrap();
@@ -353,10 +366,17 @@ mod tests {
         parse(&["discard", "domain", "somebody", "7"]).unwrap();
     }
 
+    fn must_be_refused(calls: &[&[&str]]) {
+        for args in calls {
+            let error = parse(args).expect_err(&format!("{args:?} was accepted"));
+            assert_eq!(error.exit_code(), 2, "{args:?}");
+        }
+    }
+
     #[test]
     fn malformed_calls_are_refused_before_anything_happens() {
-        for args in [
-            &[][..],
+        must_be_refused(&[
+            &[],
             &["nonsense"],
             &["undo"],
             &["undo", ID],
@@ -374,13 +394,6 @@ mod tests {
             &["make-volumes", ID, "alice_vm1", "tiny", "99999999999999999999"],
             &["make-volumes", ID, "alice_vm1", "../../etc/passwd", "1"],
             &["make-volumes", ID, "alice_vm1", "tiny", "1", "--addtag"],
-            &["take-snapshot", ID, "alice_vm1", "a"],
-            &["take-snapshot", ID, "alice_vm1", "../a", "0"],
-            &["take-snapshot", ID, "alice_vm1", "a_tmeta", "0"],
-            &["take-snapshot", ID, "alice_vm1", "a", "-1"],
-            &["roll-back", ID, "alice_vm1"],
-            &["roll-back", ID, "alice_vm1", "-f"],
-            &["delete-snapshot", ID, "alice_vm1", "a", "b"],
             &["pack"],
             &["pack", ID],
             &["pack", ID, "alice_vm1", "/var/lib/vgrid/images/alice_x.tar.gz"],
@@ -404,13 +417,6 @@ mod tests {
             &["configure", ID, "alice_vm1", "tiny", "128", "65", "10.0.2.21", "alice"],
             &["configure", ID, "alice_vm1", "tiny", "128", "1; reboot", "10.0.2.21", "alice"],
             &["configure", ID, "alice_vm1", "tiny", "128", "-1", "10.0.2.21", "alice"],
-            &["prepare-image"],
-            &["prepare-image", "../../etc/passwd"],
-            &["prepare-image", "/var/lib/vgrid/images/tiny.tar.gz"],
-            &["prepare-image", "-f"],
-            &["prepare-image", "tiny", "debian"],
-            &["prepare-image", "tiny", "--size=1"],
-            &["prepare-image", ID, "alice_vm1", "tiny"],
             &["console", "alice_vm1", "0"],
             &["console", "alice_vm1", "4294967295"],
             &["console", "/etc/shadow", "100"],
@@ -449,10 +455,33 @@ mod tests {
             &["discard", "domain", "", "7"],
             &["--request", "a b", "info"],
             &["--config", "/tmp", "info"],
-        ] {
-            let error = parse(args).expect_err(&format!("{args:?} was accepted"));
-            assert_eq!(error.exit_code(), 2, "{args:?}");
-        }
+        ]);
+    }
+
+    #[test]
+    fn malformed_calls_about_prepared_disks_and_snapshots_are_refused_before_anything_happens() {
+        must_be_refused(&[
+            &["take-snapshot", ID, "alice_vm1", "a"],
+            &["take-snapshot", ID, "alice_vm1", "../a", "0"],
+            &["take-snapshot", ID, "alice_vm1", "a_tmeta", "0"],
+            &["take-snapshot", ID, "alice_vm1", "a", "-1"],
+            &["roll-back", ID, "alice_vm1"],
+            &["roll-back", ID, "alice_vm1", "-f"],
+            &["delete-snapshot", ID, "alice_vm1", "a", "b"],
+            &["as-new", ID, "alice_vm1"],
+            &["as-new", ID, "alice_vm1", "tiny"],
+            &["as-new", ID, "alice_vm1", "../../etc/passwd", "0"],
+            &["as-new", ID, "alice_vm1", "tiny", "-1"],
+            &["as-new", ID, "alice_vm1", "tiny", "0", "/dev/vg1/xen-root-bob_vm2"],
+            &["as-new", ID, "alice_vm1/..", "tiny", "0"],
+            &["prepare-image"],
+            &["prepare-image", "../../etc/passwd"],
+            &["prepare-image", "/var/lib/vgrid/images/tiny.tar.gz"],
+            &["prepare-image", "-f"],
+            &["prepare-image", "tiny", "debian"],
+            &["prepare-image", "tiny", "--size=1"],
+            &["prepare-image", ID, "alice_vm1", "tiny"],
+        ]);
     }
 
     #[test]

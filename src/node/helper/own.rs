@@ -18,9 +18,7 @@ use super::limits;
 use super::namespace::in_a_namespace;
 use super::nobody::program;
 use super::volumes::head;
-use crate::node::Machine;
 use crate::node::filesystem::{self, Kind};
-use crate::node::storage::Disk;
 use crate::system::exec::Run;
 
 /// The mount options for enlarging a file system. `nouuid` lets XFS mount two with the same UUID,
@@ -53,52 +51,49 @@ pub(super) fn settle(disk: &Path) -> Result<(), Failure> {
 }
 
 impl Host {
-    /// Makes a clone on a machine's root disk its own: gives its file system an UUID of its own,
-    /// unless `command`, which made it, fixes that, and has it fill the disk. All is written when it
-    /// returns.
+    /// Makes a clone its own: gives its file system an UUID of its own, unless `command`, which made
+    /// it, fixes that, and has it fill the disk. All is written when it returns.
     pub(super) fn make_own(
         &self,
-        machine: &Machine,
+        disk: &Path,
         mount_point: &Path,
         command: &[String],
         is_larger: bool,
     ) -> Result<(), Failure> {
-        let storage = self.storage();
-        let path = storage.path(machine, Disk::Root);
-        let kind = kind(&path)?;
+        let kind = kind(disk)?;
         if !fixes_uuid(command) {
             match kind {
-                Some(Kind::Ext) => tool("tune2fs", &["-U", "random"], &path)?,
-                Some(Kind::Xfs) => tool("xfs_admin", &["-f", "-U", "generate"], &path)?,
-                Some(Kind::Btrfs) => tool("btrfstune", &["-f", "-u"], &path)?,
+                Some(Kind::Ext) => tool("tune2fs", &["-U", "random"], disk)?,
+                Some(Kind::Xfs) => tool("xfs_admin", &["-f", "-U", "generate"], disk)?,
+                Some(Kind::Btrfs) => tool("btrfstune", &["-f", "-u"], disk)?,
                 None => {}
             }
         }
         if is_larger {
             match kind {
-                Some(Kind::Ext) => tool("resize2fs", &[], &path)?,
-                Some(Kind::Xfs) => self.grow_mounted(machine, mount_point, "xfs", "xfs_growfs", &["-d"])?,
+                Some(Kind::Ext) => tool("resize2fs", &[], disk)?,
+                Some(Kind::Xfs) => self.grow_mounted(disk, mount_point, "xfs", "xfs_growfs", &["-d"])?,
                 Some(Kind::Btrfs) => {
                     let args = ["filesystem", "resize", "max"];
-                    self.grow_mounted(machine, mount_point, "btrfs", "btrfs", &args)?;
+                    self.grow_mounted(disk, mount_point, "btrfs", "btrfs", &args)?;
                 }
                 None => {}
             }
         }
-        sync(&path, storage.is_block())
-            .map_err(|error| Failure::internal(format!("{}: {error}", path.display())))
+        sync(disk, self.storage().is_block())
+            .map_err(|error| Failure::internal(format!("{}: {error}", disk.display())))
     }
 
     /// Has a file system that can only grow while it is mounted fill the disk.
     fn grow_mounted(
         &self,
-        machine: &Machine,
+        disk: &Path,
         target: &Path,
         kind: &str,
         what: &str,
         args: &[&str],
     ) -> Result<(), Failure> {
-        let device = self.storage().attach(machine, Disk::Root)?;
+        let device = self.storage().attach_at(disk)?;
         let options = if kind == "xfs" { format!("{OPTIONS},nouuid") } else { OPTIONS.to_owned() };
         in_a_namespace(target, || {
             let mount = Run::new(program("mount")).args(["-n", "-t", kind, "-o", &options]);

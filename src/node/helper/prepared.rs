@@ -18,6 +18,7 @@ use super::guard::{AheadLock, MachineLock};
 use super::host::Host;
 use super::own;
 use crate::config::ImageSettings;
+use crate::model::fault::Fault;
 use crate::model::names::ImageTag;
 use crate::model::size::Amount;
 use crate::node::storage::prepared::{Key, Prepared};
@@ -35,6 +36,9 @@ pub enum Filling {
     /// `unpack` fills its file system from a stream.
     Stream,
 }
+
+/// Why a machine can't go back to its image if its disk can't become a clone.
+const CANT_CLONE: &str = "its host can't clone its disk";
 
 /// How long a file must not have been changed when it is opened: after a change at the same tick of
 /// the clock, its facts could be the same. The coarsest clocks of file systems tick every second or
@@ -160,7 +164,8 @@ impl Host {
         let cloned = match prepared.clone_to(&lock.machine, &key, size) {
             Ok(Some(original)) => {
                 let is_larger = original < size;
-                self.make_own(&lock.machine, &lock.mount_point(), &image.make_filesystem, is_larger)
+                let disk = storage.path(&lock.machine, Disk::Root);
+                self.make_own(&disk, &lock.mount_point(), &image.make_filesystem, is_larger)
             }
             Ok(None) => return Ok(Filling::Image),
             Err(error) => Err(error.into()),
@@ -173,6 +178,45 @@ impl Host {
             prepared.remove(&key)?;
         }
         Ok(Filling::Image)
+    }
+
+    /// Replaces the root disk, of that size, of a machine that does not run by a clone of the image's
+    /// prepared disk. What a killed helper left must have been finished.
+    pub(super) fn replace_by_clone(
+        &self,
+        lock: &MachineLock,
+        tag: &ImageTag,
+        image: &ImageSettings,
+        size: Amount,
+        reserved: Amount,
+    ) -> Result<(), Failure> {
+        let storage = self.storage();
+        let no_way = |why: &str| Failure::from(Fault::NoWayBack { detail: why.to_owned() });
+        let prepared = storage.prepared().ok_or_else(|| no_way(CANT_CLONE))?;
+        if !prepared.can_clone(&lock.machine)? {
+            return Err(no_way(CANT_CLONE));
+        }
+        let not_prepared = || Failure::from(Fault::ImageNotPrepared { tag: tag.clone() });
+        let key = current_key(tag, image).ok_or_else(not_prepared)?;
+        match prepared.size(&key)? {
+            Some(original) if original <= size => {}
+            Some(original) => {
+                return Err(Fault::PreparedTooLarge { tag: tag.clone(), size: original, disk: size }.into());
+            }
+            None if image.disk.is_some() => {
+                return Err(no_way("hosts keep no prepared disks of whole-disk images"));
+            }
+            None => return Err(not_prepared()),
+        }
+        let complete = |disk: &Path, is_larger: bool| {
+            self.make_own(disk, &lock.mount_point(), &image.make_filesystem, is_larger)
+                .map_err(|failure| StorageError::Other(failure.detail))
+        };
+        match prepared.replace(&lock.machine, &key, reserved, &complete) {
+            // It has just been removed.
+            Err(StorageError::VolumeMissing) => Err(not_prepared()),
+            replaced => replaced.map_err(|error| self.unless_full(error.into())),
+        }
     }
 
     /// Keeps the root disk that a machine has just got from an open file. That it can't be kept is no

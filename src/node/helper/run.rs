@@ -136,6 +136,11 @@ fn run(host: &Host, verb: Verb) -> Result<Option<String>, Failure> {
             let lock = MachineLock::take(id, &machine)?;
             return answer(&host.roll_back(&lock, &name)?);
         }
+        Verb::AsNew { id, machine, image, reserved } => {
+            let lock = MachineLock::take(id, &machine)?;
+            let reserved = Amount::from_mib(reserved);
+            return answer(&host.as_new(&lock, &image, &host.image(&image)?, reserved)?);
+        }
         Verb::DeleteSnapshot { id, machine, name } => {
             let lock = MachineLock::take(id, &machine)?;
             return answer(&host.delete_snapshot(&lock, &name)?);

@@ -432,7 +432,11 @@ impl Storage for Lvm<'_> {
     }
 
     fn attach(&self, machine: &Machine, disk: Disk) -> Result<Device, StorageError> {
-        Ok(Device { path: self.path(machine, disk), is_loop: false })
+        self.attach_at(&self.path(machine, disk))
+    }
+
+    fn attach_at(&self, path: &Path) -> Result<Device, StorageError> {
+        Ok(Device { path: path.to_owned(), is_loop: false })
     }
 
     fn release(&self, _machine: &Machine) {}

@@ -221,6 +221,10 @@ pub trait Storage: Sync {
     /// Returns a block device with a disk, for programs of the host. The machine must not run.
     fn attach(&self, machine: &Machine, disk: Disk) -> Result<Device, StorageError>;
 
+    /// Returns a block device with a disk that is at that path, such as one that is about to replace
+    /// another.
+    fn attach_at(&self, path: &Path) -> Result<Device, StorageError>;
+
     /// Lets go of what a helper that was killed left attached.
     fn release(&self, machine: &Machine);
 

@@ -12,6 +12,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::snapshots::Complete;
 use super::{Device, Disk, StorageError};
 use crate::model::digest::digest;
 use crate::model::names::ImageTag;
@@ -138,6 +139,28 @@ pub trait Prepared {
 
     /// Removes that disk, if there is one.
     fn abandon(&self) -> Result<(), StorageError>;
+
+    /// Returns how large the disk with that key is, if there is one.
+    fn size(&self, key: &Key) -> Result<Option<Amount>, StorageError>;
+
+    /// Replaces the root disk of a machine that does not run by a clone of the disk with that key, which
+    /// must not be larger. The machine's disk keeps its size, and counts as used. It is there, whole, until
+    /// `complete` has completed the clone. If this is killed, the disk is either of both, once
+    /// [`finish`](super::snapshots::Snapshots::finish) has been called, as it must be before this.
+    ///
+    /// What `complete` writes takes space while both are there: at most as much as the prepared disk
+    /// holds must be free. `reserved` is not free, although nothing has it yet.
+    ///
+    /// # Errors
+    /// Also [`VolumeMissing`](StorageError::VolumeMissing) if there is no disk with that key, and
+    /// [`NoRoom`](StorageError::NoRoom).
+    fn replace(
+        &self,
+        machine: &Machine,
+        key: &Key,
+        reserved: Amount,
+        complete: &Complete<'_>,
+    ) -> Result<(), StorageError>;
 
     /// Empties a machine's root disk, so that it is as new.
     fn empty(&self, machine: &Machine) -> Result<(), StorageError>;

@@ -3,11 +3,17 @@
 //! A snapshot of a running machine has what a crash would have left. Nothing is ever started from a
 //! snapshot, mounted or changed. It is its machine's, and is removed with it.
 
+use std::path::Path;
+
 use super::{Device, StorageError};
 use crate::model::names::{SnapshotName, VmId};
 use crate::model::size::Amount;
 use crate::model::wire::Volume;
 use crate::node::Machine;
+
+/// Completes a disk that is about to replace another, at this path; whether it has become larger than what
+/// it is a copy of.
+pub type Complete<'a> = dyn Fn(&Path, bool) -> Result<(), StorageError> + 'a;
 
 /// The snapshots of a storage that can take them. All operations require root.
 pub trait Snapshots {
@@ -37,9 +43,10 @@ pub trait Snapshots {
     /// counts as used from then on.
     fn clone_to(&self, machine: &Machine, of: VmId, name: &SnapshotName) -> Result<(), StorageError>;
 
-    /// Returns the machines among whose volumes is what a killed [`roll_back`](Self::roll_back) left.
+    /// Returns the machines among whose volumes is what a killed [`roll_back`](Self::roll_back) left, or
+    /// a killed [`replace`](super::prepared::Prepared::replace).
     fn unfinished(&self, volumes: &[Volume]) -> Vec<Machine>;
 
-    /// Finishes a killed [`roll_back`](Self::roll_back), or undoes it. The machine must not run.
+    /// Finishes what was killed, or undoes it. The machine must not run.
     fn finish(&self, machine: &Machine) -> Result<(), StorageError>;
 }

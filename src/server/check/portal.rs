@@ -11,7 +11,7 @@ use crate::server::endpoints::ENDPOINTS;
 use crate::template::page;
 
 /// The page templates. Each is checked together with the layout.
-const PAGES: [&str; 16] = [
+const PAGES: [&str; 17] = [
     "list.html",
     "deploy.html",
     "show.html",
@@ -24,6 +24,7 @@ const PAGES: [&str; 16] = [
     "resize.html",
     "snapshots.html",
     "snapshot.html",
+    "as-new.html",
     "save.html",
     "images.html",
     "image.html",

@@ -1,4 +1,4 @@
-//! Snapshots of machines' disks: taking, deleting, going back.
+//! Snapshots of machines' disks: taking, deleting, going back to one, or to the image.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,8 +9,9 @@ use super::power::past_use;
 use super::quota;
 use crate::config::Quota;
 use crate::model::names::{NameFault, SnapshotName};
+use crate::model::spec::Spec;
 use crate::model::state::State;
-use crate::model::wire::{Snapshot, SnapshotAct, SnapshotOrder};
+use crate::model::wire::{Snapshot, SnapshotAct, SnapshotOrder, SnapshotVerb};
 use crate::server::audit;
 use crate::server::nodes::{CallFailure, Nodes};
 use crate::server::registry::user::Owner;
@@ -53,15 +54,32 @@ impl fmt::Display for NamedSnapshot {
     }
 }
 
-/// Returns why a machine's state does not allow this, and what to do about it; `None` if it does.
-pub fn state_obstacle(vm: &Vm, act: SnapshotAct) -> Option<String> {
-    use SnapshotAct::{Delete, RollBack, Take};
-    match (vm.state, act) {
+/// Returns why this can't be done to a machine, and what to do about it; `None` if it can, as far as its
+/// state and its origin say.
+pub fn obstacle(vm: &Vm, verb: SnapshotVerb) -> Option<String> {
+    let origin = if verb == SnapshotVerb::AsNew { origin_obstacle(&vm.spec) } else { None };
+    origin.or_else(|| state_obstacle(vm, verb))
+}
+
+/// Returns why a machine with this origin can't go back to its image, and what to do about it.
+fn origin_obstacle(spec: &Spec) -> Option<String> {
+    let from = match (&spec.saved, &spec.snapshot) {
+        (Some(image), _) => format!("the saved image {}/{}", image.owner, image.name),
+        (None, Some(_)) => "a snapshot of another machine".to_owned(),
+        (None, None) => return None,
+    };
+    Some(format!("This machine was made from {from}. Deploy another one from that instead."))
+}
+
+fn state_obstacle(vm: &Vm, verb: SnapshotVerb) -> Option<String> {
+    use SnapshotVerb::{AsNew, Delete, RollBack, Take};
+    match (vm.state, verb) {
         (State::Stopped, _) | (State::Deployed, Take | Delete) | (State::Expired, Delete) => None,
-        (State::Deployed, RollBack) => Some(
-            "This machine runs, and only a stopped one can go back to a snapshot. Stop it first.".to_owned(),
-        ),
-        (State::Expired, Take | RollBack) => {
+        (State::Deployed, RollBack | AsNew) => {
+            let to = if verb == AsNew { "its image" } else { "a snapshot" };
+            Some(format!("This machine runs, and only a stopped one can go back to {to}. Stop it first."))
+        }
+        (State::Expired, Take | RollBack | AsNew) => {
             Some("The lease of this machine has ended. Extend its lease first.".to_owned())
         }
         (state, _) => Some(past_use(state).map_or_else(
@@ -88,18 +106,18 @@ pub fn carry_out(
     registry: &mut Registry,
     nodes: &Nodes<'_>,
     vm: &Vm,
-    act: SnapshotAct,
-    name: &SnapshotName,
+    act: &SnapshotAct,
 ) -> Result<Result<Vec<Snapshot>, CallFailure>, RegistryError> {
-    let order = SnapshotOrder { machine: message(vm), name: name.clone(), act };
-    let detail = format!("{act} {name}");
+    let order = SnapshotOrder { machine: message(vm), act: act.clone() };
+    let to = act.name().map_or_else(|| vm.spec.image.as_str(), SnapshotName::as_str);
+    let detail = format!("{} {to}", act.verb());
     audit::record(Level::Info, "snapshot.ordered", vm, registry.actor(), &detail);
     let trouble = match nodes.snapshot(&vm.physical_host, &order) {
         Ok(done) => {
             let snapshots = registry.write(|writer| {
                 writer.keep_facts(&vm.physical_host, &done.host)?;
                 writer.keep_snapshots(vm.id, &done.snapshots)?;
-                writer.record(vm.id, past(act), name.as_str())?;
+                writer.record(vm.id, past(act.verb()), to)?;
                 writer.reader().snapshots(vm.id)
             })?;
             return Ok(Ok(snapshots));
@@ -115,26 +133,28 @@ pub fn carry_out(
     );
     if trouble.taken == OnNode::Maybe {
         // It may have been done all the same. Upkeep finds out which snapshots there are.
-        let detail = format!("{name}; {}", trouble.fault);
-        let what = format!("{}, perhaps", past(act));
+        let detail = format!("{to}; {}", trouble.fault);
+        let what = format!("{}, perhaps", past(act.verb()));
         registry.write(|writer| writer.record(vm.id, &what, &detail))?;
     }
     Ok(Err(trouble))
 }
 
 /// Says what was done, for the history.
-fn past(act: SnapshotAct) -> &'static str {
-    match act {
-        SnapshotAct::Take => "snapshot taken",
-        SnapshotAct::RollBack => "went back to snapshot",
-        SnapshotAct::Delete => "snapshot deleted",
+fn past(verb: SnapshotVerb) -> &'static str {
+    match verb {
+        SnapshotVerb::Take => "snapshot taken",
+        SnapshotVerb::RollBack => "went back to snapshot",
+        SnapshotVerb::Delete => "snapshot deleted",
+        SnapshotVerb::AsNew => "went back to its image",
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::names::VmId;
+    use crate::model::names::{SavedImage, VmId};
+    use crate::model::spec::SnapshotOf;
     use crate::server::registry::vm::tests::entered;
 
     #[test]
@@ -149,19 +169,38 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_goes_back_only_to_what_it_was_made_from() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
+        let vm = entered(&mut registry, "alice", "node1", "vm1");
+        let vm = Vm { state: State::Stopped, ..vm };
+        let saved = SavedImage { owner: "bob".parse().unwrap(), name: "web".parse().unwrap() };
+        let of = SnapshotOf { machine: VmId::generate(), name: "one".parse().unwrap() };
+        let with = |saved, snapshot| Vm { spec: Spec { saved, snapshot, ..vm.spec.clone() }, ..vm.clone() };
+        for (vm, words) in [
+            (with(Some(saved), None), "the saved image bob/web"),
+            (with(None, Some(of)), "a snapshot of another machine"),
+        ] {
+            assert!(obstacle(&vm, SnapshotVerb::AsNew).unwrap().contains(words), "{words}");
+            assert_eq!(obstacle(&vm, SnapshotVerb::RollBack), None, "{words}");
+        }
+        assert_eq!(obstacle(&vm, SnapshotVerb::AsNew), None);
+    }
+
+    #[test]
     fn each_act_is_for_its_states() {
-        use SnapshotAct::{Delete, RollBack, Take};
+        use SnapshotVerb::{AsNew, Delete, RollBack, Take};
         let dir = tempfile::tempdir().unwrap();
         let mut registry = Registry::create(&dir.path().join("registry.sqlite")).unwrap();
         let vm = entered(&mut registry, "alice", "node1", "vm1");
         for state in State::ALL {
-            for act in [Take, RollBack, Delete] {
+            for act in [Take, RollBack, Delete, AsNew] {
                 let is_possible = match act {
                     Take => matches!(state, State::Deployed | State::Stopped),
-                    RollBack => state == State::Stopped,
+                    RollBack | AsNew => state == State::Stopped,
                     Delete => matches!(state, State::Deployed | State::Stopped | State::Expired),
                 };
-                match state_obstacle(&Vm { state, ..vm.clone() }, act) {
+                match obstacle(&Vm { state, ..vm.clone() }, act) {
                     None => assert!(is_possible, "{act} while {state}"),
                     Some(sentence) => {
                         assert!(!is_possible, "{act} while {state}");

@@ -1,8 +1,9 @@
 //! `take-snapshot`, `roll-back`, `delete-snapshot`: what owners do with snapshots of their machines'
-//! disks.
+//! disks; `as-new`: they go back to the image.
 
+use crate::config::ImageSettings;
 use crate::model::fault::Fault;
-use crate::model::names::SnapshotName;
+use crate::model::names::{ImageTag, SnapshotName};
 use crate::model::size::Amount;
 use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::MachineLock;
@@ -37,13 +38,33 @@ impl Host {
         Ok(self.survey()?)
     }
 
+    /// Gives a machine that does not run the root disk that its image's file makes, unless less than
+    /// `reserved` would be left meanwhile. It keeps its size.
+    pub fn as_new(
+        &self,
+        lock: &MachineLock,
+        tag: &ImageTag,
+        image: &ImageSettings,
+        reserved: Amount,
+    ) -> Result<Storage, Failure> {
+        self.must_rest(lock)?;
+        let storage = self.storage();
+        // What can't take snapshots has none that were gone back to, and no prepared disks.
+        if let Ok(snapshots) = storage.snapshots() {
+            snapshots.finish(&lock.machine)?;
+        }
+        let root = self.volume(&lock.machine, Disk::Root)?;
+        self.replace_by_clone(lock, tag, image, root.size, reserved)?;
+        Ok(self.survey()?)
+    }
+
     /// Deletes a snapshot, if it is there.
     pub fn delete_snapshot(&self, lock: &MachineLock, name: &SnapshotName) -> Result<Storage, Failure> {
         self.storage().snapshots()?.delete(&lock.machine, name)?;
         Ok(self.survey()?)
     }
 
-    /// Finishes what killed helpers left of going back to snapshots. Errors are only logged, so that
+    /// Finishes what killed helpers left of going back. Errors are only logged, so that
     /// `info` still responds.
     pub fn finish_roll_backs(&self, state: &mut HostState) {
         let Ok(there) = &state.storage else { return };

@@ -270,6 +270,10 @@ impl Storage for Files<'_> {
         attach(&trust::directory(&folder(self.directory, machine.id))?.join(file_name(disk)))
     }
 
+    fn attach_at(&self, path: &Path) -> Result<Device, StorageError> {
+        attach(path)
+    }
+
     fn release(&self, machine: &Machine) {
         let folder = folder(self.directory, machine.id);
         for (device, _) in attached().into_iter().filter(|(_, file)| file.parent() == Some(&folder)) {

@@ -21,6 +21,7 @@ use crate::model::names::ImageTag;
 use crate::model::size::Amount;
 use crate::node::files::{self, FileError};
 use crate::node::storage::prepared::{Finish, Kept, Key, Prepared};
+use crate::node::storage::snapshots::Complete;
 use crate::node::storage::{Device, Disk, Storage as _, StorageError};
 use crate::node::{Machine, trust};
 use crate::system::lock;
@@ -233,6 +234,27 @@ impl Prepared for Reflinks<'_> {
         Ok(discard(&self.ahead())?)
     }
 
+    fn size(&self, key: &Key) -> Result<Option<Amount>, StorageError> {
+        Ok(self.find(key)?.map(|(_, facts)| Amount::from_mib(facts.len() >> 20)))
+    }
+
+    /// Before and afterward, all that the disk has not for itself is promised to it.
+    fn replace(
+        &self,
+        machine: &Machine,
+        key: &Key,
+        reserved: Amount,
+        complete: &Complete<'_>,
+    ) -> Result<(), StorageError> {
+        let (original, facts) = self.find(key)?.ok_or(StorageError::VolumeMissing)?;
+        let files = Files::new(self.directory);
+        let (needed, free) = (taken(&facts), files.space()?.free.minus(reserved));
+        if needed > free {
+            return Err(StorageError::NoRoom { needed, free });
+        }
+        files.replace_by(machine, &original, complete)
+    }
+
     fn empty(&self, machine: &Machine) -> Result<(), StorageError> {
         Ok(empty(&self.root(machine))?)
     }
@@ -422,6 +444,16 @@ mod tests {
         assert_eq!(prepared.clone_to(&machine, &key, Amount::from_mib(1)), Ok(None));
         assert!(!directory.path().join(FOLDER).join(UNFINISHED).exists());
         assert_eq!(super::super::clones::shared(&disk), Amount::default());
+        // Nor does a disk go back to what can't be cloned, and it is left as it is.
+        let go_back =
+            || prepared.replace(&machine, &key, Amount::default(), &|_, _| unreachable!("it is not cloned"));
+        assert_eq!((prepared.size(&key), go_back()), (Ok(None), Err(StorageError::VolumeMissing)));
+        std::fs::write(prepared.file(&key), vec![0; 1 << 20]).unwrap();
+        assert_eq!(prepared.size(&key), Ok(Some(Amount::from_mib(1))));
+        assert!(go_back().is_err());
+        let left: Vec<_> =
+            std::fs::read_dir(disk.parent().unwrap()).unwrap().map(|e| e.unwrap().path()).collect();
+        assert_eq!((left, std::fs::read(&disk).unwrap()), (vec![disk.clone()], b"content".to_vec()));
         prepared.empty(&machine).unwrap();
         assert_eq!(std::fs::read(&disk).unwrap(), [0; 7]);
         std::os::unix::fs::symlink(&disk, directory.path().join("link")).unwrap();

@@ -21,7 +21,7 @@ use crate::model::names::{SnapshotName, VmId};
 use crate::model::size::Amount;
 use crate::model::wire::{Snapshot, Volume};
 use crate::node::files::{self, FileError};
-use crate::node::storage::snapshots::Snapshots;
+use crate::node::storage::snapshots::{Complete, Snapshots};
 use crate::node::storage::{Device, Disk, Storage as _, StorageError};
 use crate::node::{Machine, trust};
 
@@ -77,6 +77,41 @@ impl Files<'_> {
         }
         existing(&trust::directory(&folder)?.join(file_of(name)), OpenOptions::new().read(true))
     }
+
+    /// Replaces a machine's root disk by a clone of a file, once that is complete. It keeps its size.
+    pub(super) fn replace_by(
+        self,
+        machine: &Machine,
+        original: &File,
+        complete: &Complete<'_>,
+    ) -> Result<(), StorageError> {
+        let folder = self.folder_of(machine)?;
+        let (disk, unfinished) = (folder.join(file_name(Disk::Root)), folder.join(UNFINISHED));
+        let size =
+            existing(&disk, OpenOptions::new().read(true))?.metadata().map_err(files::at(&disk))?.len();
+        discard(&unfinished)?;
+        let begin = || -> io::Result<(File, bool)> {
+            let to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+            let facts = original.metadata()?;
+            // First the mark: a clone without it would seem to have all the space that it may need.
+            mark_shared(&to, taken(&facts))?;
+            clone(&to, original)?;
+            to.set_len(size.max(facts.len()))?;
+            to.sync_all()?;
+            Ok((to, facts.len() < size))
+        };
+        let make = || -> Result<(), StorageError> {
+            let (to, is_larger) = begin().map_err(files::at(&unfinished))?;
+            complete(&unfinished, is_larger)?;
+            Ok(to.sync_all().map_err(files::at(&unfinished))?)
+        };
+        if let Err(error) = make() {
+            discard(&unfinished)?;
+            return Err(error);
+        }
+        files::rename(&unfinished, &disk)?;
+        Ok(sync(&folder)?)
+    }
 }
 
 fn sync(folder: &Path) -> Result<(), FileError> {
@@ -131,27 +166,9 @@ impl Snapshots for Files<'_> {
     }
 
     fn roll_back(&self, machine: &Machine, name: &SnapshotName) -> Result<(), StorageError> {
-        let folder = self.folder_of(machine)?;
-        let (path, disk) = (folder.join(file_of(name)), folder.join(file_name(Disk::Root)));
-        let from = existing(&path, OpenOptions::new().read(true))?;
-        let size =
-            existing(&disk, OpenOptions::new().read(true))?.metadata().map_err(files::at(&disk))?.len();
-        let unfinished = folder.join(UNFINISHED);
-        discard(&unfinished)?;
-        let make = || -> io::Result<()> {
-            let to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
-            let facts = from.metadata()?;
-            mark_shared(&to, taken(&facts))?;
-            clone(&to, &from)?;
-            to.set_len(size.max(facts.len()))?;
-            to.sync_all()
-        };
-        if let Err(error) = make() {
-            files::remove(&unfinished)?;
-            return Err(files::at(&unfinished)(error).into());
-        }
-        files::rename(&unfinished, &disk)?;
-        Ok(sync(&folder)?)
+        let snapshot = self.folder_of(machine)?.join(file_of(name));
+        let snapshot = existing(&snapshot, OpenOptions::new().read(true))?;
+        self.replace_by(machine, &snapshot, &|_, _| Ok(()))
     }
 
     /// What the disk does not share any more is its own, and not promised to it a second time. XFS lets

@@ -11,7 +11,7 @@
 //! volume that is made brings a warning, on standard error, that the pool does not grow by itself.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use thiserror::Error;
@@ -350,6 +350,10 @@ impl Storage for Thin<'_> {
 
     fn attach(&self, machine: &Machine, disk: Disk) -> Result<Device, StorageError> {
         self.lvm.attach(machine, disk)
+    }
+
+    fn attach_at(&self, path: &Path) -> Result<Device, StorageError> {
+        self.lvm.attach_at(path)
     }
 
     fn release(&self, machine: &Machine) {

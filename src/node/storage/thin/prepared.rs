@@ -14,6 +14,7 @@ use crate::model::size::Amount;
 use crate::node::Machine;
 use crate::node::storage::lvm::{HOLDS, UNUSED, tag};
 use crate::node::storage::prepared::{Finish, Kept, Key, Prepared};
+use crate::node::storage::snapshots::Complete;
 use crate::node::storage::{Device, Disk, Storage as _, StorageError};
 use crate::system::lock;
 use crate::system::log::{self, Level};
@@ -226,6 +227,28 @@ impl Prepared for Thin<'_> {
 
     fn abandon(&self) -> Result<(), StorageError> {
         self.discard(AHEAD)
+    }
+
+    fn size(&self, key: &Key) -> Result<Option<Amount>, StorageError> {
+        Ok(self.contents()?.find(&name_of(key)).map(|row| row.volume.size))
+    }
+
+    /// Before and afterward, the disk's full size is promised to it.
+    fn replace(
+        &self,
+        machine: &Machine,
+        key: &Key,
+        reserved: Amount,
+        complete: &Complete<'_>,
+    ) -> Result<(), StorageError> {
+        let contents = self.with_room(Amount::default())?;
+        let original = contents.find(&name_of(key)).ok_or(StorageError::VolumeMissing)?;
+        let holds = original.holds.unwrap_or(original.mapped());
+        let (needed, free) = (contents.space.rounded(holds), contents.space.free.minus(reserved));
+        if needed > free {
+            return Err(StorageError::NoRoom { needed, free });
+        }
+        self.replace_by(machine, original, &contents, complete)
     }
 
     /// A disk on which nothing has been written is empty.

@@ -2,8 +2,8 @@
 //! facts in tags.
 //!
 //! A disk is gone back to in three steps, because LVM has no program that exchanges two volumes: a copy
-//! of the snapshot is made, the disk is removed, the copy is renamed. Whoever finds a copy beside the
-//! disk removes the copy; whoever finds it alone gives it the disk's name.
+//! of the snapshot, or of a prepared disk, is made, the disk is removed, the copy is renamed. Whoever finds a
+//! copy beside the disk removes the copy; whoever finds it alone gives it the disk's name.
 
 use super::{Contents, Row, Thin};
 use crate::model::names::{SnapshotName, VmId};
@@ -11,7 +11,7 @@ use crate::model::size::Amount;
 use crate::model::wire::Volume;
 use crate::node::Machine;
 use crate::node::storage::lvm::{self, HOLDS, TAKEN, tag};
-use crate::node::storage::snapshots::Snapshots;
+use crate::node::storage::snapshots::{Complete, Snapshots};
 use crate::node::storage::{Device, Disk, Storage as _, StorageError};
 use crate::system::clock;
 
@@ -26,6 +26,31 @@ impl Thin<'_> {
         let volumes = self.with_room(Amount::default())?.volumes;
         let is_it = |row: &Row| row.volume.name == name && row.volume.machine == Some(id);
         volumes.into_iter().find(is_it).ok_or(StorageError::VolumeMissing)
+    }
+
+    /// Replaces a machine's root disk by a copy of a volume, once that is complete. It keeps its size.
+    pub(super) fn replace_by(
+        self,
+        machine: &Machine,
+        original: &Row,
+        contents: &Contents,
+        complete: &Complete<'_>,
+    ) -> Result<(), StorageError> {
+        let (root, copy) = (self.name(machine, Disk::Root), lvm::copy_of(&machine.name));
+        let size = find(contents, machine, &root).ok_or(StorageError::VolumeMissing)?.volume.size;
+        let is_larger = original.volume.size < size;
+        let make = || -> Result<(), StorageError> {
+            self.copy(&copy, &original.volume.name, &[&tag(machine.id)])?;
+            if is_larger {
+                self.lvm.extend(&copy, size)?;
+            }
+            complete(&self.device(&copy), is_larger)
+        };
+        if let Err(error) = make() {
+            self.discard(&copy)?;
+            return Err(error);
+        }
+        self.swap_in(&copy, &root)
     }
 
     fn swap_in(self, copy: &str, root: &str) -> Result<(), StorageError> {
@@ -66,19 +91,9 @@ impl Snapshots for Thin<'_> {
     fn roll_back(&self, machine: &Machine, name: &SnapshotName) -> Result<(), StorageError> {
         self.finish(machine)?;
         let contents = self.with_room(Amount::default())?;
-        let (root, copy, snapshot) =
-            (self.name(machine, Disk::Root), lvm::copy_of(&machine.name), lvm::snapshot(machine.id, name));
-        let there = find(&contents, machine, &snapshot).ok_or(StorageError::VolumeMissing)?;
-        let disk = find(&contents, machine, &root).ok_or(StorageError::VolumeMissing)?;
-        let made = self.copy(&copy, &snapshot, &[&tag(machine.id)]).and_then(|()| {
-            let has_grown = there.volume.size < disk.volume.size;
-            if has_grown { self.lvm.extend(&copy, disk.volume.size) } else { Ok(()) }
-        });
-        if let Err(error) = made {
-            self.discard(&copy)?;
-            return Err(error);
-        }
-        self.swap_in(&copy, &root)
+        let snapshot = lvm::snapshot(machine.id, name);
+        let snapshot = find(&contents, machine, &snapshot).ok_or(StorageError::VolumeMissing)?;
+        self.replace_by(machine, snapshot, &contents, &|_, _| Ok(()))
     }
 
     fn delete(&self, machine: &Machine, name: &SnapshotName) -> Result<(), StorageError> {
