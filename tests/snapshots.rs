@@ -368,3 +368,19 @@ fn a_copy_is_deployed_where_its_snapshot_is() {
     assert!(!form.send().expect(200).text().contains(&from));
     portal.assert_no_panic();
 }
+
+#[test]
+fn who_saves_a_disk_is_told_that_a_snapshot_may_do() {
+    let (portal, id) = with_machine("");
+    portal.carry_out("alice", Order::Stop, &id);
+    let page = || {
+        let answer =
+            portal.get("alice", &with_query("save", &[("id", &id)])).like_a_browser().send().expect(200);
+        assert_well_formed(&answer);
+        answer.text().contains("Take a snapshot")
+    };
+    assert!(!page(), "as far as is known, this host takes none");
+    host_has(&portal, &id, CAN);
+    assert!(page());
+    portal.assert_no_panic();
+}
