@@ -21,8 +21,7 @@ use super::volumes::head;
 use crate::node::filesystem::{self, Kind};
 use crate::system::exec::Run;
 
-/// The mount options for enlarging a file system. `nouuid` lets XFS mount two with the same UUID,
-/// which a command in `node.cfg` may give them (xfs(5)).
+/// The mount options for enlarging a file system.
 const OPTIONS: &str = "nodev,nosuid,noexec,noatime";
 
 fn kind(disk: &Path) -> Result<Option<Kind>, Failure> {
@@ -69,34 +68,33 @@ impl Host {
                 None => {}
             }
         }
-        if is_larger {
+        if let Some(kind) = kind.filter(|_| is_larger) {
             match kind {
-                Some(Kind::Ext) => tool("resize2fs", &[], disk)?,
-                Some(Kind::Xfs) => self.grow_mounted(disk, mount_point, "xfs", "xfs_growfs", &["-d"])?,
-                Some(Kind::Btrfs) => {
-                    let args = ["filesystem", "resize", "max"];
-                    self.grow_mounted(disk, mount_point, "btrfs", "btrfs", &args)?;
+                Kind::Ext => tool("resize2fs", &[], disk)?,
+                Kind::Xfs => self.grow_mounted(disk, kind, mount_point, "xfs_growfs", &["-d"])?,
+                Kind::Btrfs => {
+                    self.grow_mounted(disk, kind, mount_point, "btrfs", &["filesystem", "resize", "max"])?;
                 }
-                None => {}
             }
         }
         sync(disk, self.storage().is_block())
             .map_err(|error| Failure::internal(format!("{}: {error}", disk.display())))
     }
 
-    /// Has a file system that can only grow while it is mounted fill the disk.
+    /// Has a file system that can only grow while it is mounted fill the disk. A command in `node.cfg`
+    /// may give all of them the same UUID.
     fn grow_mounted(
         &self,
         disk: &Path,
+        kind: Kind,
         target: &Path,
-        kind: &str,
         what: &str,
         args: &[&str],
     ) -> Result<(), Failure> {
         let device = self.storage().attach_at(disk)?;
-        let options = if kind == "xfs" { format!("{OPTIONS},nouuid") } else { OPTIONS.to_owned() };
+        let options = format!("{OPTIONS}{}", kind.when_copied());
         in_a_namespace(target, || {
-            let mount = Run::new(program("mount")).args(["-n", "-t", kind, "-o", &options]);
+            let mount = Run::new(program("mount")).args(["-n", "-t", kind.mount_type(), "-o", &options]);
             mount.arg(device.path()).arg(target).run().map_err(Failure::internal)?;
             let grown = tool(what, args, target);
             let unmount = Run::new(program("umount")).arg("-n").arg(target).limit(limits::UNMOUNT);
