@@ -297,7 +297,7 @@ fn where_there_can_be_none_people_are_told_what_to_do_instead() {
     let page = with_query("snapshots", &[("id", &id)]);
     let answer = portal.get("alice", &page).like_a_browser().send().expect(200);
     let answer = answer.says("take snapshots. Stop the machine and save its disk as an image");
-    answer.says("Deploy a new machine from the image instead");
+    answer.says("Deploy a new machine like this one instead");
     let show = portal.get("alice", &format!("show?id={id}")).like_a_browser().send().expect(200);
     assert!(!show.text().contains("Snapshots"), "{show}");
 }

@@ -219,7 +219,7 @@ fn list(
                     "The host {host} can't take snapshots. Stop the machine and save its disk as an image instead."
                 )),
                 Some(format!(
-                    "No machine of the host {host} can go back to its image. Deploy a new machine from the image instead."
+                    "No machine of the host {host} can go back to its image. Deploy a new machine like this one instead."
                 )),
             )
         };
