@@ -20,7 +20,7 @@ use strum::VariantArray;
 use thiserror::Error;
 
 pub use self::lvm::Listing;
-use self::prepared::{Key, Prepared};
+use self::prepared::{Kept, Prepared};
 use self::snapshots::Snapshots;
 use self::thin::PoolFault;
 use super::Machine;
@@ -78,8 +78,8 @@ pub struct Survey {
     pub space: Space,
     /// All volumes but disks of images.
     pub volumes: Vec<Volume>,
-    /// What its prepared disks were filled from; `None` where none are kept.
-    pub prepared: Option<Vec<Key>>,
+    /// Its prepared disks; `None` where none are kept.
+    pub prepared: Option<Vec<Kept>>,
 }
 
 /// The facts that decide whether a volume that vGrid may not have made may be removed.
