@@ -140,14 +140,17 @@ impl Host {
     /// returns whether there were. That of an image which is about to be prepared anew stays until then:
     /// it tells how large the new one has to be.
     pub(super) fn sweep_listed(&self, there: &[Kept]) -> bool {
-        let (usage, due) = (self.usage(), self.unprepared(there));
+        let due = self.unprepared(there);
         let is_succeeded = |key: &Key| key.kind == Kind::Image && due.iter().any(|next| next.tag == key.tag);
-        let stays = |kept: &Kept| is_succeeded(&kept.key) || usage.is_of_use(kept);
-        if there.iter().all(stays) {
+        let stays = |usage: &Usage<'_>, kept: &Kept| is_succeeded(&kept.key) || usage.is_of_use(kept);
+        let usage = self.usage();
+        if there.iter().all(|kept| stays(&usage, kept)) {
             return false;
         }
         if let Some(prepared) = self.storage().prepared() {
-            sweep(prepared.as_ref(), &stays);
+            // There may be new ones by now, with new files.
+            let usage = self.usage();
+            sweep(prepared.as_ref(), &|kept| stays(&usage, kept));
         }
         true
     }
