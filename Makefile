@@ -71,14 +71,15 @@ audit:
 # cuts, two hosts, queues, saved images, disks that attack the host, an impostor in the server's place and a lost
 # registry, a registry restored from an hour ago, volumes that grow, networks, thirty deploys at once, unknown
 # things on a host, every check of vgrid-check broken once, a Xen host and a KVM host with one portal, the life of
-# a whole-disk image, mishaps in every stage on a libvirt host, images that change while they are prepared, images
-# that a host prepares by itself, helpers that are killed while machines go back to their image, mishaps in a thin
-# pool, and snapshots there.
+# a whole-disk image, mishaps in every stage on a libvirt host, images that change while they are prepared, saved
+# images, images that a host prepares by itself, helpers that are killed while machines go back to a snapshot or to
+# their image, or get other sizes, mishaps in a thin pool, and snapshots there.
 DEEP = xen::check xen::healing xen::hostile xen::keys xen::libvirt xen::life::thirty xen::loss xen::mixed \
 	xen::networks xen::orders xen::pool xen::power xen::reports xen::resize xen::restore xen::save xen::snapshots xen::strangers \
 	xen::thin xen::two \
 	virt::cloud::a_cloud_image_lives virt::mishaps::disk virt::mishaps::helper virt::mishaps::libvirtd \
-	virt::prepared::a_host virt::prepared::an_image virt::snapshots::a_killed_helper_leaves_the_old
+	virt::prepared::a_host virt::prepared::a_saved virt::prepared::an_image \
+	virt::snapshots::a_killed_helper virt::resize::a_killed_worker_or_helper
 
 test:
 	tests/xenhost/packages test

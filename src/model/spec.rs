@@ -28,10 +28,25 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// Returns whether its disk is filled from the file of `image`.
-    pub fn is_of_own_image(&self) -> bool {
-        self.saved.is_none() && self.snapshot.is_none()
+    /// Returns what its disk may be a clone of.
+    pub fn original(&self) -> Original<'_> {
+        match (&self.snapshot, &self.saved) {
+            (Some(_), _) => Original::Nothing,
+            (None, Some(saved)) => Original::Saved(saved),
+            (None, None) => Original::Image,
+        }
     }
+}
+
+/// What the disk of a new machine may be a clone of, if that is prepared on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Original<'a> {
+    /// Nothing: it is a copy of a snapshot.
+    Nothing,
+    /// The image.
+    Image,
+    /// A saved image.
+    Saved(&'a SavedImage),
 }
 
 /// A snapshot of a machine's disk.

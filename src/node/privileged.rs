@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use crate::model::fault::Fault;
-use crate::model::names::{ImageTag, MachineName, RequestId, SnapshotName, VmId};
+use crate::model::names::{ImageTag, MachineName, RequestId, SavedImage, SnapshotName, VmId};
 use crate::model::public_keys::PublicKeys;
 use crate::model::size::{Amount, GiB, MiB};
 use crate::model::spec::SnapshotOf;
@@ -29,8 +29,32 @@ const SUDO: &str = "/usr/bin/sudo";
 /// can't be killed from here, so the helper's limits must expire first.
 const MARGIN: Duration = Duration::from_secs(20);
 
-/// What says that a machine gets the content of its image's own file.
-const OWN_IMAGE: &str = "--own-image";
+/// What the root disk of a new machine may be a clone of, if that is prepared on the host.
+#[derive(Debug)]
+pub enum Origin<'a> {
+    /// Nothing.
+    Nothing,
+    /// The image.
+    Image,
+    /// A saved image, whose file has been opened for this machine, and not been read yet.
+    Saved(&'a SavedImage, File),
+}
+
+impl Origin<'_> {
+    /// Passes it to a verb of the helper.
+    fn pass_to(self, command: Run) -> Run {
+        match self {
+            Self::Nothing => command,
+            Self::Image => command.arg("--own-image"),
+            Self::Saved(image, file) => command.arg(saved(image)).input_file(file),
+        }
+    }
+}
+
+/// Returns the argument that names a saved image.
+fn saved(image: &SavedImage) -> String {
+    format!("--saved={}", image.stem())
+}
 
 /// Calls the helper on behalf of one request.
 #[derive(Debug, Clone)]
@@ -94,50 +118,49 @@ impl Helper {
         self.read(&self.call("info", &[], limits::INFO)?)
     }
 
-    /// Creates the machine's volumes; with `own_image`, the root volume as a clone of the image's
-    /// prepared disk, where that is possible.
+    /// Creates the machine's volumes, the root volume as a clone where that is less work.
     pub fn make_volumes(
         &self,
         id: VmId,
         machine: &MachineName,
         image: &ImageTag,
         disk: GiB,
-        own_image: bool,
+        origin: Origin<'_>,
     ) -> Result<(), Fault> {
         let (id, disk) = (id.to_string(), disk.get().to_string());
-        let args = [&id, machine.as_str(), image.as_str(), &disk, OWN_IMAGE];
-        let args = if own_image { &args[..] } else { &args[..4] };
-        self.call("make-volumes", args, limits::VOLUMES).map(|_| ())
+        let command =
+            self.command("make-volumes", &[&id, machine.as_str(), image.as_str(), &disk], limits::VOLUMES);
+        origin.pass_to(command).run().map(|_| ()).map_err(|error| self.explain("make-volumes", &error))
     }
 
-    /// Creates the file system and the swap area; with `own_image`, a clone of the image's prepared
-    /// disk where there is one. Returns how the root disk is to be filled.
+    /// Creates the file system and the swap area, or a clone where there is something to clone. Returns
+    /// how the root disk is to be filled.
     pub fn make_filesystems(
         &self,
         id: VmId,
         machine: &MachineName,
         image: &ImageTag,
-        own_image: bool,
+        origin: Origin<'_>,
     ) -> Result<Filling, Fault> {
-        let id = id.to_string();
-        let args = [&id, machine.as_str(), image.as_str(), OWN_IMAGE];
-        let args = if own_image { &args[..] } else { &args[..3] };
-        self.read(&self.call("make-filesystems", args, limits::FILESYSTEMS)?)
+        let args = [&id.to_string(), machine.as_str(), image.as_str()];
+        let command = origin.pass_to(self.command("make-filesystems", &args, limits::FILESYSTEMS));
+        self.read(&command.run().map_err(|error| self.explain("make-filesystems", &error))?)
     }
 
-    /// Unpacks the image's own file, from which nothing has been read yet. `note` receives the
-    /// progress, and returns whether to continue.
+    /// Unpacks the file of the image, or of a saved image, from which nothing has been read yet. `note`
+    /// receives the progress, and returns whether to continue.
     pub fn unpack_image(
         &self,
         id: VmId,
         machine: &MachineName,
         image: &ImageTag,
+        saved: Option<&SavedImage>,
         file: File,
         mut note: impl FnMut(Percent) -> bool,
     ) -> Result<(), Fault> {
         let args = [&id.to_string(), machine.as_str(), image.as_str()];
-        let command = self.command("unpack-image", &args, limits::UNPACK_IMAGE).input_file(file);
-        self.follow("unpack-image", command, &mut note)
+        let command = self.command("unpack-image", &args, limits::UNPACK_IMAGE).args(saved.map(self::saved));
+        self.follow("unpack-image", command.input_file(file), &mut note)
     }
 
     /// Prepares an image before somebody deploys it, from its own file, from which nothing has been read

@@ -228,14 +228,14 @@ impl VirtHost {
             (
                 "machines, jobs and records",
                 "cd /var/lib/vgrid; find . -not -name 'registry*' -not -path ./node/jobs -not -name 'node.lock' \
-                 -not -name 'slot-*.lock' -not -name 'image-*.lock' -not -name 'ahead.*' -not -path ./node/host.json -not -path './node/seen*' \
+                 -not -name 'slot-*.lock' -not -name 'image-*.lock' -not -name 'saved-*.lock' -not -name 'ahead.*' -not -path ./node/host.json -not -path './node/seen*' \
                  | sort",
             ),
             // The boot loader is every machine's, and so are prepared disks, if they are complete.
             (
                 "disks",
                 "cd /var/lib/vgrid-machines; find . -mindepth 1 -not -name pcgrub.img -not -path ./prepared \
-                 -not -path './prepared/[!.]*.raw' -not -path ./prepared/.lock | sort",
+                 -not -path './prepared/[!.]*.raw' -not -path './prepared/[!.]*.saved' -not -path ./prepared/.lock | sort",
             ),
             (
                 "temporary files and locks",

@@ -1,6 +1,6 @@
-//! Images that are prepared once per host, on a file system that can clone files: clones are whole
-//! machines of their own, and whatever happens to an image, a worker or a disk meanwhile, no machine
-//! gets a mixture.
+//! Images and saved images that are prepared once per host, on a file system that can clone files: clones
+//! are whole machines of their own, and whatever happens to an image, a worker or a disk meanwhile, no
+//! machine gets a mixture.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -40,7 +40,16 @@ fn until_failed(host: &VirtHost, id: &str) {
 impl VirtHost {
     /// The prepared disks of an image.
     fn prepared(&self, image: &str) -> Vec<String> {
-        let found = self.sh(&format!("find {MACHINES}/prepared -name '{image}.*' 2> /dev/null | sort"));
+        self.prepared_files(&format!("{image}.*.raw"))
+    }
+
+    /// The prepared disks of saved images of an image.
+    fn prepared_of_saved(&self, image: &str) -> Vec<String> {
+        self.prepared_files(&format!("{image}.*.saved"))
+    }
+
+    fn prepared_files(&self, pattern: &str) -> Vec<String> {
+        let found = self.sh(&format!("find {MACHINES}/prepared -name '{pattern}' 2> /dev/null | sort"));
         found.lines().map(str::to_owned).collect()
     }
 
@@ -138,14 +147,31 @@ impl VirtHost {
         eventually(Duration::from_secs(120), prepared).unwrap_or_else(|| panic!("{}", self.log()))
     }
 
+    /// Whether a machine's disk is a clone, into which nothing has been unpacked.
+    fn is_clone(&self, id: &str) -> bool {
+        let log = self.sh("cat /var/log/syslog");
+        let is_unpacked = |line: &str| line.contains("COMMAND=") && line.contains(" unpack");
+        !log.lines().filter(|line| line.contains(id)).any(is_unpacked)
+    }
+
     /// Deploys the image, which must be a clone at once.
     fn cloned_menu(&self, name: &str, gib: u32) -> String {
         let id = self.menu(name, gib);
-        let log = self.sh("cat /var/log/syslog");
-        let is_unpacked = |line: &str| line.contains("COMMAND=") && line.contains(" unpack");
-        let mut lines = log.lines().filter(|line| line.contains(&id));
-        assert!(!lines.any(is_unpacked), "{name} is no clone\n{}", self.log());
+        assert!(self.is_clone(&id), "{name} is no clone\n{}", self.log());
         id
+    }
+
+    /// Orders a machine of alice's saved image.
+    fn deploy_saved(&self, image: &str, name: &str, gib: u32) -> String {
+        let fields = format!("savedImage={image}&vmMemory=128&vmPartition={gib}&vmHostname={name}");
+        self.deploy("alice", &fields)
+    }
+
+    /// Saves a machine that has been stopped, and waits until its file is old enough.
+    fn save(&self, id: &str, image: &str) {
+        self.order("alice", Order::Save, &format!("id={id}&name={image}"));
+        self.wait_for("alice", id, "stopped", 300);
+        std::thread::sleep(SETTLED);
     }
 
     fn terminate_all(&self, ids: &[String]) {
@@ -209,6 +235,7 @@ fn a_machine_gets_a_clone_that_is_its_own() {
         assert_eq!(checked.status, 0, "{}", checked.out);
         host.order("alice", Order::Save, &format!("id={second}&name=kvm-tiny"));
         host.wait_for("alice", &second, "stopped", 300);
+        std::thread::sleep(SETTLED);
         let saved = host.deploy("alice", "savedImage=kvm-tiny&vmMemory=128&vmPartition=3&vmHostname=vm3");
         let third = tiny("vm4", 1);
         host.wait_for("alice", &saved, "deployed", 300);
@@ -216,7 +243,7 @@ fn a_machine_gets_a_clone_that_is_its_own() {
             (host.content(&saved, "/mark"), host.content(&third, "/mark")),
             ("saved\n".into(), String::new())
         );
-        assert_eq!((host.shared(&saved), host.prepared("kvm-tiny")), (0, prepared));
+        assert_eq!((host.prepared("kvm-tiny"), host.prepared_of_saved("kvm-tiny").len()), (prepared, 1));
 
         // The administrator may remove it at any time.
         host.sh(&format!("rm -r {MACHINES}/prepared"));
@@ -442,6 +469,112 @@ fn a_host_prepares_its_images_before_they_are_deployed() {
         assert_eq!(check.status, 0, "{}", check.out);
 
         host.terminate_all(&[first, second, third]);
+        host.must_be_as(&before);
+    });
+}
+
+#[test]
+fn a_saved_image_is_prepared_by_its_first_deploy() {
+    scenario_with("saved", &["--machines", "xfs", "--size", "20G"], |host| {
+        host.sh("sed -i '/^\\[General\\]/a shutdownTimeout = 2' /etc/vgrid/node.cfg
+                 sed -i 's/^virthost = .*/virthost = 8/' /etc/vgrid/common.cfg");
+        let before = host.inventory();
+        let mark = |address: &str, text: &str| {
+            let marked = host.ssh("alice", address, &format!("echo {text} > /mark; sync"));
+            assert!(marked.is_some(), "alice gets in\n{}", host.log());
+        };
+        let teacher = host.deployed("alice", "vmImage=kvm-tiny&vmMemory=128&vmPartition=1&vmHostname=vm1");
+        host.wait_for_console("alice_vm1", "GUEST READY: ", 1);
+        mark("vm1", "one");
+        host.carry_out("alice", Order::Stop, &teacher, "stopped");
+        host.save(&teacher, "course");
+
+        // A worker, with its helper, is killed while it keeps the disk.
+        host.hold("/usr/sbin/e2fsck");
+        let killed = host.deploy_saved("course", "vm2", 1);
+        host.wait_until_held("/usr/sbin/e2fsck");
+        host.sh(&format!("test -e {MACHINES}/prepared/.unfinished; pkill -KILL 'vgrid-(worker|helper)'"));
+        host.let_go("/usr/sbin/e2fsck");
+        assert_eq!(host.prepared_of_saved("kvm-tiny"), [""; 0]);
+        until_failed(host, &killed);
+
+        // Two at once: one prepares it, and the other waits for that.
+        let unpacked = host.unpacked();
+        host.hold("/usr/sbin/e2fsck");
+        let two = ["vm3", "vm4"].map(|name| host.deploy_saved("course", name, 1));
+        host.wait_until_held("/usr/sbin/e2fsck");
+        let is_waiting = |id: &&String| {
+            host.machine("alice", id)["stage"] == "waiting until the image is prepared on the host"
+        };
+        let waits = || (two.iter().filter(is_waiting).count() == 1).then_some(());
+        eventually(Duration::from_secs(60), waits).unwrap_or_else(|| panic!("{}", host.log()));
+        host.let_go("/usr/sbin/e2fsck");
+        for (id, name) in two.iter().zip(["vm3", "vm4"]) {
+            host.wait_for("alice", id, "deployed", 300);
+            host.wait_for_console(&format!("alice_{name}"), "GUEST READY: ", 1);
+            assert_eq!(host.ssh("alice", name, "cat /mark").as_deref().map(str::trim), Some("one"));
+        }
+        assert_eq!(host.unpacked(), unpacked + 1);
+        assert_eq!(two.iter().filter(|id| host.is_clone(id)).count(), 1, "{}", host.log());
+        assert!(two.iter().all(|id| host.shared(id) >= 20));
+        let one = host.prepared_of_saved("kvm-tiny");
+        assert_eq!(one.len(), 1, "{one:?}");
+        assert!(!host.path(&format!("{MACHINES}/prepared/.unfinished")).exists());
+
+        // A larger one is a clone, too, and a system of its own.
+        let larger = host.deploy_saved("course", "vm5", 2);
+        host.wait_for("alice", &larger, "deployed", 300);
+        host.wait_for_console("alice_vm5", "GUEST READY: ", 1);
+        assert!(host.is_clone(&larger), "{}", host.log());
+        let size = host.ssh("alice", "vm5", "df -m / | tail -n 1 | awk '{ print $2 }'").expect("a size");
+        assert!(size.trim().parse::<u64>().expect("a number") > 1800, "{size}");
+        let uuids: BTreeSet<_> = [&teacher, &two[0], &two[1], &larger].map(|id| host.uuid(&disk(id))).into();
+        assert_eq!(uuids.len(), 4);
+
+        // Renamed, it is another file. What is saved under its old name is another image.
+        let renaming = "format=json&do=rename&name=course&newName=lesson";
+        let (status, text) = host.ask("alice", "images", renaming);
+        assert_eq!(status, 202, "{text}");
+        mark("vm5", "two");
+        host.carry_out("alice", Order::Stop, &larger, "stopped");
+        host.save(&larger, "course");
+        let of_new = host.deploy_saved("course", "vm6", 2);
+        let of_old = host.deploy_saved("lesson", "vm7", 1);
+        for (id, content) in [(&of_new, "two\n"), (&of_old, "one\n")] {
+            host.wait_for("alice", id, "deployed", 300);
+            assert_eq!((host.content(id, "/mark"), host.is_clone(id)), (content.into(), false));
+        }
+        let both = host.prepared_of_saved("kvm-tiny");
+        assert!(both.len() == 2 && !both.contains(&one[0]), "{one:?}, then {both:?}");
+
+        // Deleted, and saved again.
+        host.delete_image("alice", "lesson");
+        host.upkeep();
+        let rest = host.prepared_of_saved("kvm-tiny");
+        assert!(rest.len() == 1 && both.contains(&rest[0]), "{rest:?}");
+        host.save(&larger, "lesson");
+        host.terminate_all(&[of_old]);
+        let again = host.deploy_saved("lesson", "vm7", 2);
+        host.wait_for("alice", &again, "deployed", 300);
+        assert_eq!(host.content(&again, "/mark"), "two\n");
+        assert_eq!(host.prepared_of_saved("kvm-tiny").len(), 2);
+        let (_, orphans) = host.ask("admin", "admin", "");
+        assert!(!orphans.contains(".saved"), "{orphans}");
+
+        // One that is a day old is of no use, and neither is one whose image is gone.
+        host.sh(&format!("touch -d '25 hours ago' {}", rest[0]));
+        host.upkeep();
+        assert!(!host.prepared_of_saved("kvm-tiny").contains(&rest[0]));
+        for image in ["course", "lesson"] {
+            host.delete_image("alice", image);
+        }
+        host.upkeep();
+        assert_eq!(host.prepared_of_saved("kvm-tiny"), [""; 0]);
+        let check = host.try_sh("vgrid-check --node");
+        assert_eq!(check.status, 0, "{}", check.out);
+
+        let [third, fourth] = two;
+        host.terminate_all(&[teacher, killed, third, fourth, larger, of_new, again]);
         host.must_be_as(&before);
     });
 }

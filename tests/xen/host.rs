@@ -337,7 +337,7 @@ impl Host {
             (
                 "jobs and records",
                 "cd /var/lib/vgrid; find . -not -name 'registry*' -not -path ./node/jobs -not -name 'node.lock' \
-                 -not -name 'slot-*.lock' -not -name 'image-*.lock' -not -name 'ahead.*' -not -path ./node/host.json -not -path './node/seen*' | sort",
+                 -not -name 'slot-*.lock' -not -name 'image-*.lock' -not -name 'saved-*.lock' -not -name 'ahead.*' -not -path ./node/host.json -not -path './node/seen*' | sort",
             ),
             (
                 "temporary files",

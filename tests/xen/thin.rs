@@ -5,6 +5,7 @@ use std::time::Duration;
 use vgrid::model::stage::Order;
 
 use super::check::run_checks;
+use super::healing::make_room;
 use super::host::{Host, TINY, scenario};
 use crate::support::portal::id_of;
 use crate::support::visited::Visited as _;
@@ -24,10 +25,19 @@ pub fn root(name: &str) -> String {
     format!("xen-root-alice_{name}")
 }
 
+fn named(host: &Host, beginning: &str) -> Vec<String> {
+    let all = host.sh("lvs --noheadings -o lv_name vg1");
+    all.split_whitespace().filter(|name| name.starts_with(beginning)).map(str::to_owned).collect()
+}
+
 /// The prepared disks of the image.
 pub fn prepared(host: &Host) -> Vec<String> {
-    let all = host.sh("lvs --noheadings -o lv_name vg1");
-    all.split_whitespace().filter(|name| name.starts_with("vgrid.image.tiny.")).map(str::to_owned).collect()
+    named(host, "vgrid.image.tiny.")
+}
+
+/// The prepared disks of saved images of it.
+fn prepared_of_saved(host: &Host) -> Vec<String> {
+    named(host, "vgrid.saved.tiny.")
 }
 
 /// The UUID of the file system of a machine that does not run.
@@ -104,12 +114,21 @@ fn machines_are_snapshots_of_prepared_images() {
         host.carry_out("alice", Order::Start, &second, "deployed");
         host.must_answer_ping("vm3");
 
-        // A saved image is no image: it is unpacked.
+        // A saved image is another, whatever its name. Its first deploy prepares it.
         host.order("alice", Order::Save, &format!("id={third}&name=tiny"));
         host.wait_for("alice", &third, "stopped", 900);
-        let saved = host.deployed("alice", "savedImage=tiny&vmMemory=96&vmPartition=1&vmHostname=vm5");
+        host.sh("sleep 4");
+        let fields = "savedImage=tiny&vmMemory=96&vmPartition=1&vmHostname=vm5";
+        let saved = host.deployed("alice", fields);
         assert_eq!(field(host, &root("vm5"), "origin"), "");
-        assert_eq!(prepared(host), newer);
+        let of_saved = prepared_of_saved(host);
+        assert_eq!((prepared(host), of_saved.len()), (newer.clone(), 1), "{}", host.log());
+        let attributes = field(host, &of_saved[0], "lv_attr");
+        assert!(attributes.starts_with("Vri---tz"), "anybody could change it: {attributes}");
+        host.terminate("alice", &saved);
+        let saved = host.deployed("alice", fields);
+        assert_eq!(field(host, &root("vm5"), "origin"), of_saved[0]);
+        host.must_answer_ping("vm5");
 
         // What could overfill the pool is refused, whatever is written yet.
         let (status, answer) =
@@ -125,7 +144,9 @@ fn machines_are_snapshots_of_prepared_images() {
         for id in [old, first, second, third, saved] {
             host.terminate("alice", &id);
         }
+        assert_eq!(prepared_of_saved(host), of_saved);
         host.delete_image("alice", "tiny");
+        host.as_www_data("vgrid-upkeep");
         assert_eq!(host.sh("lvs --noheadings -o lv_name vg1 | sort").split_whitespace().count(), 2);
         host.sh(&format!("lvremove -q -f vg1/{} && lvremove -q -f vg1/pool", newer[0]));
         host.must_be_as(&nothing);
@@ -142,10 +163,12 @@ fn unpacked_for(host: &Host, ids: &[String]) -> Vec<String> {
 #[test]
 fn deploys_at_once_prepare_their_image_once() {
     scenario("thin-once", |host| {
-        host.sh("sed -i '/^\\[General\\]/a shutdownTimeout = 5\\nparallelDeploys = 8' /etc/vgrid/node.cfg");
+        make_room(host);
+        host.sh("sed -i '/^\\[General\\]/a shutdownTimeout = 5\\nparallelDeploys = 10' /etc/vgrid/node.cfg");
         let nothing = host.inventory();
-        host.sh(USE_THIN);
-        let answers = at_once(5, |_| host.try_deploy("alice", "vmImage=tiny&vmMemory=96&vmPartition=1"));
+        host.sh("truncate -s 24G /root/more.img && vgextend -qq vg1 $(losetup -f --show /root/more.img)");
+        host.sh(&USE_THIN.replace("-L 6G", "-L 14G"));
+        let answers = at_once(10, |_| host.try_deploy("alice", "vmImage=tiny&vmMemory=96&vmPartition=1"));
         let mut ids: Vec<String> = answers
             .iter()
             .map(|(status, answer)| {
@@ -176,7 +199,8 @@ fn deploys_at_once_prepare_their_image_once() {
             })
             .collect();
         origins.sort();
-        assert_eq!(origins, ["", &there[0], &there[0], &there[0]]);
+        assert_eq!((origins.len(), origins[0].as_str()), (9, ""));
+        assert!(origins[1..].iter().all(|origin| *origin == there[0]), "{origins:?}");
         // Nothing is left of the one that was killed.
         let failed = eventually(Duration::from_secs(300), || {
             host.as_www_data("vgrid-upkeep");
@@ -188,6 +212,10 @@ fn deploys_at_once_prepare_their_image_once() {
         }
         assert_eq!(host.sh("lvs --noheadings -o lv_name vg1 | sort").split_whitespace().count(), 2);
         host.sh(&format!("lvremove -q -f vg1/{} && lvremove -q -f vg1/pool", there[0]));
+        host.sh(
+            "loop=$(losetup -n -O NAME -j /root/more.img) && vgreduce -qq vg1 $loop && pvremove -qq $loop && \
+             losetup -d $loop && rm /root/more.img",
+        );
         host.must_be_as(&nothing);
     });
 }

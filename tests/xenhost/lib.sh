@@ -24,6 +24,7 @@ XENHOST_WAIT=${XENHOST_WAIT:-600}                        # seconds to wait for a
 XENHOST_EXTRA=${XENHOST_EXTRA:-}                         # more packages in dom0, separated by commas
 XENHOST_ROOT_SIZE=${XENHOST_ROOT_SIZE:-8G}               # dom0's disk (sparse)
 XENHOST_LVM_SIZE=${XENHOST_LVM_SIZE:-12G}                # the disk of the volume group vg1 (sparse)
+XENHOST_STORAGE=${XENHOST_STORAGE:-lvm}                  # where install-vgrid has disks made: lvm, or thin (a pool)
 
 XENHOST_DIR=$(realpath -m "$XENHOST_DIR")
 XENHOST_RUN=$(realpath -m "$XENHOST_RUN")

@@ -75,6 +75,11 @@ impl SavedImage {
         format!("{}_{}", self.owner.in_volume_name(), self.name)
     }
 
+    /// Returns its name as that of an image, as faults refer to it. Every such name is also a valid tag.
+    pub fn as_tag(&self) -> Option<ImageTag> {
+        self.name.as_str().parse().ok()
+    }
+
     /// Parses a [`stem`](Self::stem) into an image with its owner's canonical name; `None` if no
     /// image has that stem.
     pub fn from_stem(stem: &str) -> Option<Self> {

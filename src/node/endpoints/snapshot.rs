@@ -8,6 +8,7 @@ use crate::cgi::reply::{Refusal, Reply};
 use crate::cgi::serve::NodeCall;
 use crate::model::fault::Fault;
 use crate::model::names::ImageTag;
+use crate::model::spec::Original;
 use crate::model::wire::{SnapshotAct, SnapshotDone, SnapshotOrder};
 use crate::node::host::{self, HostState};
 use crate::node::jobs::Record;
@@ -80,7 +81,7 @@ pub fn handle(call: &NodeCall<'_>) -> Result<Reply, Refusal> {
 
 /// Returns the image whose own file a machine's disk was filled from.
 fn own_image(known: &Record) -> Result<&ImageTag, Fault> {
-    let order = known.order.as_ref().filter(|order| order.spec.is_of_own_image());
+    let order = known.order.as_ref().filter(|order| order.spec.original() == Original::Image);
     order
         .map(|order| &order.spec.image)
         .ok_or_else(|| Fault::NoWayBack { detail: "it was made from a saved image or a snapshot".to_owned() })

@@ -1,8 +1,8 @@
 //! The helper, the only program that runs as root: `vgrid-helper VERB ARGUMENTS…`.
 //!
-//! Each argument is parsed into its type before anything happens. There is no other input: no
-//! environment, no path. The configuration is read from `/etc/vgrid`, and every directory with a
-//! file that it opens must be writable only by root (see [`trust`](super::trust)).
+//! Each argument is parsed into its type before anything happens. There is no other input but standard
+//! input, for some verbs: no environment, no path. The configuration is read from `/etc/vgrid`, and every
+//! directory with a file that it opens must be writable only by root (see [`trust`](super::trust)).
 //!
 //! A verb that changes a machine holds the machine's lock (see `guard`) and touches only what is
 //! marked with the machine's id: volumes by their tag, the configuration file by its first line,
@@ -27,6 +27,7 @@ mod own;
 mod percentages;
 mod prepared;
 mod run;
+mod source;
 mod verbs;
 mod volumes;
 
@@ -37,10 +38,11 @@ use clap::{Parser, Subcommand};
 use percent_encoding::percent_decode_str;
 
 use crate::model::names::{
-    DomainNumber, ForeignDomain, ForeignVolume, ImageTag, MachineName, NameFault, RequestId, SnapshotName,
-    UserName, VmId,
+    DomainNumber, ForeignDomain, ForeignVolume, ImageTag, MachineName, NameFault, RequestId, SavedImage,
+    SnapshotName, UserName, VmId,
 };
 use crate::model::size::{Cpus, GiB, MiB};
+use crate::model::spec::Original;
 
 pub use host::Stand;
 pub(super) use nobody::as_nobody;
@@ -77,11 +79,10 @@ enum Verb {
         image: ImageTag,
         /// The size of its root partition in GiB
         disk: GiB,
-        /// Make the root volume as a clone of the image's prepared disk, if there is one
-        #[arg(long)]
-        own_image: bool,
+        #[command(flatten)]
+        original: OriginalArgs,
     },
-    /// Make the file system and the swap area on a machine's volumes
+    /// Make the file system and the swap area on a machine's volumes; tell what is left to do, as JSON
     MakeFilesystems {
         /// The machine's id
         id: VmId,
@@ -89,9 +90,8 @@ enum Verb {
         machine: MachineName,
         /// Its image
         image: ImageTag,
-        /// Clone the prepared disk of the image, if there is one; tell what is left to do, as JSON
-        #[arg(long)]
-        own_image: bool,
+        #[command(flatten)]
+        original: OriginalArgs,
     },
     /// Unpack the plain tar archive on standard input into a machine's root volume
     Unpack {
@@ -111,6 +111,9 @@ enum Verb {
         machine: MachineName,
         /// Its image
         image: ImageTag,
+        /// The file is that of this saved image, USER_NAME, which is based on the image
+        #[arg(long)]
+        saved: Option<Saved>,
     },
     /// Prepare an image, whose file is standard input, before somebody deploys it; tell the percentages on
     /// standard output, one a line
@@ -311,6 +314,40 @@ enum Foreign {
     },
 }
 
+/// What a machine's root volume may be a clone of, if that is prepared.
+#[derive(Debug, clap::Args)]
+struct OriginalArgs {
+    /// Clone the prepared disk of the image, if there is one
+    #[arg(long)]
+    own_image: bool,
+    /// Clone the prepared disk of this saved image, USER_NAME, whose file is standard input, if there is one
+    #[arg(long, conflicts_with = "own_image")]
+    saved: Option<Saved>,
+}
+
+impl OriginalArgs {
+    fn get(&self) -> Original<'_> {
+        match &self.saved {
+            Some(Saved(image)) => Original::Saved(image),
+            None if self.own_image => Original::Image,
+            None => Original::Nothing,
+        }
+    }
+}
+
+/// A saved image, in exactly the form of [`SavedImage::stem`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Saved(SavedImage);
+
+impl FromStr for Saved {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let image = SavedImage::from_stem(text).filter(|image| image.stem() == text);
+        image.map(Self).ok_or_else(|| format!("{text:?} is not the name of a saved image's file"))
+    }
+}
+
 /// The name of a machine's owner, in exactly the form of [`UserName::encoded`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Owner(UserName);
@@ -344,6 +381,11 @@ mod tests {
         parse(&["info"]).unwrap();
         parse(&["--request", "abc123", "make-volumes", ID, "alice_vm1", "tiny", "1"]).unwrap();
         parse(&["make-volumes", ID, "alice_vm1", "tiny", "1", "--own-image"]).unwrap();
+        parse(&["make-volumes", ID, "alice_vm1", "tiny", "1", "--saved=alice_base"]).unwrap();
+        parse(&["make-filesystems", ID, "alice_vm1", "tiny", "--own-image"]).unwrap();
+        parse(&["make-filesystems", ID, "alice_vm1", "tiny", "--saved=J+C3+BC_base-1.2"]).unwrap();
+        parse(&["unpack-image", ID, "alice_vm1", "tiny"]).unwrap();
+        parse(&["unpack-image", ID, "alice_vm1", "tiny", "--saved=bob_base"]).unwrap();
         parse(&["configure", ID, "J+C3+BC_vm1", "tiny", "128", "1", "10.0.2.21", "J%C3%BC"]).unwrap();
         parse(&["configure", "--if-moved", ID, "alice_vm1", "tiny", "128", "1", "10.0.2.21", "alice"])
             .unwrap();
@@ -371,6 +413,47 @@ mod tests {
             let error = parse(args).expect_err(&format!("{args:?} was accepted"));
             assert_eq!(error.exit_code(), 2, "{args:?}");
         }
+    }
+
+    #[test]
+    fn malformed_originals_are_refused_before_anything_happens() {
+        let volumes = ["make-volumes", ID, "alice_vm1", "tiny", "1"];
+        let filesystems = ["make-filesystems", ID, "alice_vm1", "tiny"];
+        let unpack = ["unpack-image", ID, "alice_vm1", "tiny"];
+        for (verb, options) in [
+            (&volumes[..], &["--saved"][..]),
+            (&volumes, &["--own-image", "--saved=alice_base"]),
+            (&volumes, &["--own-image=tiny"]),
+            (&filesystems, &["--saved=base"]),
+            (&filesystems, &["--saved=alice_Base"]),
+            (&filesystems, &["--saved=../alice_base"]),
+            (&filesystems, &["--saved=alice_base", "--saved=alice_base"]),
+            (&unpack, &["--own-image"]),
+            (&unpack, &["--saved=/etc/shadow"]),
+            (&unpack, &["--saved=al ice_base"]),
+            (&unpack, &["alice_base"]),
+        ] {
+            let args = [verb, options].concat();
+            assert_eq!(parse(&args).expect_err(&format!("{args:?}")).exit_code(), 2, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn a_root_volume_may_be_a_clone_of_one_thing() {
+        let original = |options: &[&str]| {
+            let args = [&["make-filesystems", ID, "alice_vm1", "tiny"], options].concat();
+            match parse(&args).unwrap().verb {
+                Verb::MakeFilesystems { original, .. } => match original.get() {
+                    Original::Nothing => "nothing".to_owned(),
+                    Original::Image => "the image".to_owned(),
+                    Original::Saved(image) => image.to_string(),
+                },
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(original(&[]), "nothing");
+        assert_eq!(original(&["--own-image"]), "the image");
+        assert_eq!(original(&["--saved=alice_base"]), "alice/base");
     }
 
     #[test]

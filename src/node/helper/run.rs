@@ -10,7 +10,8 @@ use serde::Serialize;
 use super::failure::Failure;
 use super::guard::{self, MachineLock};
 use super::host::Host;
-use super::{Cli, Foreign, Verb};
+use super::source::Source;
+use super::{Cli, Foreign, Saved, Verb};
 use crate::config;
 use crate::model::fault::Fault;
 use crate::model::names::RequestId;
@@ -87,21 +88,22 @@ fn run(host: &Host, verb: Verb) -> Result<Option<String>, Failure> {
             return answer(&state);
         }
         Verb::Console { machine, bytes } => return answer(&host.console(&machine, bytes)?),
-        Verb::MakeVolumes { id, machine, image, disk, own_image } => {
+        Verb::MakeVolumes { id, machine, image, disk, original } => {
             let lock = MachineLock::take(id, &machine)?;
-            host.make_volumes(&lock, &image, &host.image(&image)?, disk, own_image)?;
+            host.make_volumes(&lock, &image, &host.image(&image)?, disk, original.get())?;
         }
-        Verb::MakeFilesystems { id, machine, image, own_image } => {
+        Verb::MakeFilesystems { id, machine, image, original } => {
             let lock = MachineLock::take(id, &machine)?;
-            return answer(&host.make_filesystems(&lock, &image, &host.image(&image)?, own_image)?);
+            return answer(&host.make_filesystems(&lock, &image, &host.image(&image)?, original.get())?);
         }
         Verb::Unpack { id, machine, image } => {
             let lock = MachineLock::take(id, &machine)?;
             host.unpack(&lock, &image)?;
         }
-        Verb::UnpackImage { id, machine, image } => {
+        Verb::UnpackImage { id, machine, image, saved } => {
             let lock = MachineLock::take(id, &machine)?;
-            host.unpack_image(&lock, &image, &host.image(&image)?)?;
+            let (settings, saved) = (host.image(&image)?, saved.as_ref().map(|Saved(image)| image));
+            host.unpack_image(&lock, Source { tag: &image, settings: &settings, saved })?;
         }
         Verb::PrepareImage { image } => host.prepare_image(&image, &host.image(&image)?)?,
         Verb::UnpackSnapshot { id, machine, image, of, name } => {

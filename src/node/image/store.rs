@@ -56,9 +56,9 @@ pub fn source(
 }
 
 /// Returns the name by which faults of a deploy refer to its image: that of the saved image, if it is
-/// one. Every such name is also a valid tag.
+/// one.
 pub fn named(order: &DeployOrder) -> ImageTag {
-    let saved = order.spec.saved.as_ref().and_then(|saved| saved.name.as_str().parse().ok());
+    let saved = order.spec.saved.as_ref().and_then(SavedImage::as_tag);
     saved.unwrap_or_else(|| order.spec.image.clone())
 }
 

@@ -4,7 +4,8 @@
 use std::fs::File;
 use std::io;
 
-use crate::model::names::{ImageTag, VmId};
+use crate::model::digest::digest;
+use crate::model::names::{ImageTag, SavedImage, VmId};
 use crate::system::lock;
 
 use super::{Jobs, Record};
@@ -25,8 +26,18 @@ impl Jobs {
     /// Takes the turn to prepare an image, unless another worker has it. The kernel releases it when
     /// the worker ends, however it ends.
     pub fn take_turn(&self, image: &ImageTag) -> io::Result<Option<Turn>> {
-        let lock = lock::try_take(&self.state.join(format!("image-{image}.lock")))?;
-        Ok(lock.map(|lock| Turn { _lock: lock }))
+        self.take_turn_at(&format!("image-{image}.lock"))
+    }
+
+    /// Does the same for a saved image. There are as many locks as a byte has values, so that they don't
+    /// pile up. Two images may have the same one: then one waits for the other.
+    pub fn take_turn_for_saved(&self, image: &SavedImage) -> io::Result<Option<Turn>> {
+        let digest = digest(image.stem().as_bytes());
+        self.take_turn_at(&format!("saved-{}.lock", &digest[..2]))
+    }
+
+    fn take_turn_at(&self, name: &str) -> io::Result<Option<Turn>> {
+        Ok(lock::try_take(&self.state.join(name))?.map(|lock| Turn { _lock: lock }))
     }
 
     /// Takes one of `most` slots, if one is free. The kernel releases it when the worker ends,
@@ -102,6 +113,29 @@ mod tests {
         assert!(jobs.take_slot(2).unwrap().is_none());
         drop(first);
         assert!(jobs.take_slot(2).unwrap().is_some());
+    }
+
+    #[test]
+    fn one_worker_at_a_time_prepares_an_image() {
+        let state = tempfile::tempdir().unwrap();
+        let jobs = Jobs::open(state.path()).unwrap();
+        let tag: ImageTag = "base".parse().unwrap();
+        let saved = |name: &str| SavedImage { owner: "alice".parse().unwrap(), name: name.parse().unwrap() };
+        let image = jobs.take_turn(&tag).unwrap();
+        assert!(image.is_some() && jobs.take_turn(&tag).unwrap().is_none());
+        let base = jobs.take_turn_for_saved(&saved("base")).unwrap();
+        assert!(base.is_some() && jobs.take_turn_for_saved(&saved("base")).unwrap().is_none());
+        assert!(jobs.take_turn_for_saved(&saved("other")).unwrap().is_some());
+        drop(base);
+        assert!(jobs.take_turn_for_saved(&saved("base")).unwrap().is_some());
+        // However many there are.
+        for n in 0..600 {
+            jobs.take_turn_for_saved(&saved(&n.to_string())).unwrap().unwrap();
+        }
+        let locks = std::fs::read_dir(state.path()).unwrap();
+        let is_saved = |name: &String| name.starts_with("saved-");
+        let names = locks.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert!((100..=256).contains(&names.filter(is_saved).count()));
     }
 
     #[test]

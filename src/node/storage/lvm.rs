@@ -53,7 +53,8 @@ pub const UNUSED: &str = "vgrid.new";
 /// LVM takes the new space as others left it, so from there on it is overwritten with zeros.
 const GROWN_FROM: &str = "vgrid.grown-from.";
 
-/// The beginning of the tag of a snapshot that says when it was taken, in seconds since 1970.
+/// The beginning of the tag of a volume that nothing writes to, a prepared disk or a snapshot, that
+/// says when it was made, in seconds since 1970.
 pub(super) const TAKEN: &str = "vgrid.taken.";
 
 /// The beginning of the tag of a volume that nothing writes to, a prepared disk or a snapshot, that
@@ -178,7 +179,12 @@ impl VolumeRow {
     fn snapshot(&self) -> Option<Snapshot> {
         let (_, name) = self.name.strip_prefix(SNAPSHOT)?.split_once('.')?;
         let name = name.parse().ok()?;
-        Some(Snapshot { name, taken: Moment::from_unix(self.tagged(TAKEN)?), holds: self.holds()? })
+        Some(Snapshot { name, taken: self.taken()?, holds: self.holds()? })
+    }
+
+    /// Returns when it was made, if it is a prepared disk or a snapshot.
+    pub(super) fn taken(&self) -> Option<Moment> {
+        self.tagged(TAKEN).map(Moment::from_unix)
     }
 
     /// Returns how much it holds, if it is a prepared disk or a snapshot.

@@ -20,7 +20,7 @@ use strum::VariantArray;
 use thiserror::Error;
 
 pub use self::lvm::Listing;
-use self::prepared::{Key, Prepared};
+use self::prepared::{Kept, Prepared};
 use self::snapshots::Snapshots;
 use self::thin::PoolFault;
 use super::Machine;
@@ -69,6 +69,16 @@ impl Space {
         let extent = self.extent.mib().max(1);
         Amount::from_mib(size.mib().div_ceil(extent).saturating_mul(extent))
     }
+
+    /// Checks that there is room for so much, although `reserved` is promised to others, who have not
+    /// taken it yet.
+    ///
+    /// # Errors
+    /// [`NoRoom`](StorageError::NoRoom).
+    pub fn must_hold(&self, more: Amount, reserved: Amount) -> Result<(), StorageError> {
+        let (needed, free) = (self.rounded(more), self.free.minus(reserved));
+        if needed > free { Err(StorageError::NoRoom { needed, free }) } else { Ok(()) }
+    }
 }
 
 /// What a storage has.
@@ -78,8 +88,8 @@ pub struct Survey {
     pub space: Space,
     /// All volumes but disks of images.
     pub volumes: Vec<Volume>,
-    /// What its prepared disks were filled from; `None` where none are kept.
-    pub prepared: Option<Vec<Key>>,
+    /// Its prepared disks; `None` where none are kept.
+    pub prepared: Option<Vec<Kept>>,
 }
 
 /// The facts that decide whether a volume that vGrid may not have made may be removed.

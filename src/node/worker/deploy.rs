@@ -9,13 +9,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::model::fault::{self, Fault};
-use crate::model::spec::SnapshotOf;
+use crate::model::spec::{Original, SnapshotOf};
 use crate::model::stage::{Order, Percent, Stage};
 use crate::model::wire::{DeployOrder, News};
 use crate::node::helper::Filling;
 use crate::node::image::store;
 use crate::node::image::{self, CopyError};
 use crate::node::jobs::JobError;
+use crate::node::privileged::Origin;
 use crate::system::log::{self, Level};
 
 use super::answers::answers;
@@ -38,8 +39,8 @@ type Step = fn(&mut Worker<'_>, &DeployOrder) -> Result<(), Stop>;
 /// The stages of a deploy after it has got a slot.
 const STEPS: [(Stage, Step); 6] = [
     (Stage::Volumes, |worker, order| {
-        let (machine, spec) = (&worker.record.machine, &order.spec);
-        Ok(worker.helper.make_volumes(order.id, machine, &spec.image, spec.disk, spec.is_of_own_image())?)
+        let (machine, spec, origin) = (&worker.record.machine, &order.spec, origin(worker, order)?);
+        Ok(worker.helper.make_volumes(order.id, machine, &spec.image, spec.disk, origin)?)
     }),
     (Stage::Filesystems, |worker, order| worker.make_filesystems(order)),
     (Stage::Unpack, fill),
@@ -192,6 +193,15 @@ fn open_image(worker: &Worker<'_>, order: &DeployOrder) -> Result<(File, u64), S
     Ok(opened.map_err(|missing| worker.image_missing(missing))?)
 }
 
+/// Returns what the machine's root disk may be a clone of.
+pub(super) fn origin<'a>(worker: &Worker<'_>, order: &'a DeployOrder) -> Result<Origin<'a>, Stop> {
+    Ok(match order.spec.original() {
+        Original::Nothing => Origin::Nothing,
+        Original::Image => Origin::Image,
+        Original::Saved(saved) => Origin::Saved(saved, open_image(worker, order)?.0),
+    })
+}
+
 /// Gives the root disk its content, unless it has that already.
 fn fill(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
     if worker.filling == Filling::Image {
@@ -209,12 +219,13 @@ fn fill(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
     filled
 }
 
-/// Has the helper unpack the image's own file.
+/// Has the helper unpack the file of the image, or of the saved image.
 fn unpack_image(worker: &mut Worker<'_>, order: &DeployOrder) -> Result<(), Stop> {
     let (file, _) = open_image(worker, order)?;
     let (helper, machine) = (worker.helper.clone(), worker.record.machine.clone());
+    let (image, saved) = (&order.spec.image, order.spec.saved.as_ref());
     let unpacked = worker.while_reporting(Stage::Unpack, |progress| {
-        helper.unpack_image(order.id, &machine, &order.spec.image, file, |percent| progress.note(percent))
+        helper.unpack_image(order.id, &machine, image, saved, file, |percent| progress.note(percent))
     })?;
     Ok(unpacked?)
 }

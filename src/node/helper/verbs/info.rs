@@ -14,15 +14,29 @@ use crate::system::clock;
 impl Host {
     /// Returns what the storage has.
     pub fn survey(&self) -> Result<Storage, StorageError> {
-        let storage = self.storage();
-        let Survey { space, volumes, prepared } = storage.survey()?;
+        Ok(self.described(self.storage().survey()?))
+    }
+
+    fn described(&self, survey: Survey) -> Storage {
+        let Survey { space, volumes, prepared } = survey;
         let unprepared = prepared.map(|there| self.unprepared(&there, SystemTime::now())).unwrap_or_default();
-        Ok(Storage { space, volumes, snapshots: storage.snapshots().is_ok(), unprepared })
+        Storage { space, volumes, snapshots: self.storage().snapshots().is_ok(), unprepared }
+    }
+
+    /// Returns what the storage has, without the prepared disks that were of no use any more: nothing else
+    /// may come by for long that would remove them.
+    fn swept_survey(&self) -> Result<Storage, StorageError> {
+        let storage = self.storage();
+        let there = storage.survey()?;
+        if there.prepared.as_ref().is_some_and(|prepared| self.sweep_listed(prepared)) {
+            return self.survey();
+        }
+        Ok(self.described(there))
     }
 
     /// Returns the host's state, querying the hypervisors and the storage in parallel.
     pub fn state(&self) -> HostState {
-        self.state_while(|| self.survey())
+        self.state_while(|| self.swept_survey())
     }
 
     /// Returns the host's state, querying the hypervisors while something is done after which the storage

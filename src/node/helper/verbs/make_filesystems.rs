@@ -3,37 +3,37 @@
 use crate::config::ImageSettings;
 use crate::model::fault::{self, Fault};
 use crate::model::names::ImageTag;
+use crate::model::spec::Original;
 use crate::node::Machine;
 use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::MachineLock;
 use crate::node::helper::host::Host;
 use crate::node::helper::limits;
 use crate::node::helper::prepared::Filling;
+use crate::node::helper::source::Source;
 use crate::node::storage::{Device, Disk};
 use crate::system::exec::{self, ExecError, Run};
 
 impl Host {
     /// Creates the file system, with the command configured for the image, and the swap area. The
-    /// volumes must never have been used. If `own_image` says that the machine gets the image's own
-    /// file, and not a saved image, a prepared disk replaces the file system where there is one.
+    /// volumes must never have been used. The original's prepared disk replaces the file system, where
+    /// there is one.
     pub fn make_filesystems(
         &self,
         lock: &MachineLock,
         tag: &ImageTag,
         image: &ImageSettings,
-        own_image: bool,
+        original: Original<'_>,
     ) -> Result<Filling, Failure> {
         self.listing.keep();
         let machine = &lock.machine;
         let root = self.unused_volume(machine, Disk::Root)?;
-        // A whole disk brings its own file systems.
-        let is_disk = image.disk.is_some();
-        let filling = if own_image && !is_disk {
-            self.clone_prepared(lock, tag, image, root.size)?
-        } else {
-            Filling::Stream
+        let filling = match Source::of(original, tag, image) {
+            Some(source) => self.clone_prepared(lock, source, root.size)?,
+            None => Filling::Stream,
         };
-        if filling == Filling::Stream && !is_disk {
+        // A whole disk brings its own file systems.
+        if filling == Filling::Stream && image.disk.is_none() {
             self.make_filesystem(machine, Disk::Root, &image.make_filesystem)?;
         }
         self.unused_volume(machine, Disk::Swap)?;

@@ -4,23 +4,24 @@ use crate::config::ImageSettings;
 use crate::model::fault::Fault;
 use crate::model::names::ImageTag;
 use crate::model::size::{Amount, GiB};
+use crate::model::spec::Original;
 use crate::node::Machine;
 use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::MachineLock;
 use crate::node::helper::host::Host;
+use crate::node::helper::source::Source;
 use crate::node::storage::{Disk, Storage, StorageError};
 
 impl Host {
-    /// Creates the root and the swap disk. A disk that the machine already has is kept. With `own_image`,
-    /// the root disk begins as a clone of the image's prepared disk, where there is one and that is less
-    /// work.
+    /// Creates the root and the swap disk. A disk that the machine already has is kept. The root disk
+    /// begins as a clone of the original's prepared disk, where there is one and that is less work.
     pub fn make_volumes(
         &self,
         lock: &MachineLock,
         tag: &ImageTag,
         image: &ImageSettings,
         disk: GiB,
-        own_image: bool,
+        original: Original<'_>,
     ) -> Result<(), Failure> {
         self.listing.keep();
         let machine = &lock.machine;
@@ -35,9 +36,9 @@ impl Host {
                 None => wanted.push((disk, size)),
             }
         }
-        // A whole disk is never a clone.
-        let may_be_clone = own_image && image.disk.is_none();
-        if may_be_clone && self.create_with_clone(lock, tag, image, &wanted)? {
+        if let Some(source) = Source::of(original, tag, image)
+            && self.create_with_clone(lock, source, &wanted)?
+        {
             return Ok(());
         }
         storage

@@ -12,43 +12,20 @@ use crate::model::size::Amount;
 use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::AheadLock;
 use crate::node::helper::host::Host;
-use crate::node::helper::prepared::{ImageFile, abandon, settle};
-use crate::node::helper::verbs::unpack_image::Given;
+use crate::node::helper::prepared::{abandon, settle};
+use crate::node::helper::source::{Given, Opened, Source};
 use crate::node::storage::StorageError;
-use crate::node::storage::prepared::{Kept, Prepared};
+use crate::node::storage::prepared::{Kept, Kind, Prepared};
 use crate::system::log::{self, Level};
 
 /// The smallest disk.
 const LEAST: Amount = Amount::from_mib(1024);
 
-/// An image, as it was given.
-struct Source<'a> {
-    tag: &'a ImageTag,
-    settings: &'a ImageSettings,
-    given: Given,
-    opened: ImageFile,
-}
-
-impl Source<'_> {
-    /// Fails unless what was given is what the image is, by now.
-    fn must_be_image(&self) -> Result<(), Failure> {
-        let file = &self.settings.file;
-        let there = std::fs::metadata(file)
-            .map_err(|error| Failure::internal(format!("{}: {error}", file.display())))?;
-        if self.opened.is_image(self.tag, self.settings, &self.given.facts_now()?, &there) {
-            return Ok(());
-        }
-        let why = "has just been changed, or others than root can change it";
-        Err(Failure::internal(format!("{} {why}", file.display())))
-    }
-}
-
 impl Host {
     /// Prepares an image, unless it is prepared.
     pub fn prepare_image(&self, tag: &ImageTag, settings: &ImageSettings) -> Result<(), Failure> {
         let given = Given::take()?;
-        let opened = ImageFile::new(tag, settings, &given.facts);
-        let source = Source { tag, settings, given, opened };
+        let opened = Opened::new(Source { tag, settings, saved: None }, &given.facts);
         let storage = self.storage();
         let is_wanted = self.config.general.prepare_ahead && settings.disk.is_none();
         let is_wanted = is_wanted && storage.survey()?.prepared.is_some();
@@ -58,15 +35,15 @@ impl Host {
         let prepared = prepared.as_ref();
         let lock = AheadLock::take_over()?;
         abandon(prepared, &lock)?;
-        source.must_be_image()?;
+        opened.must_be_source(&given.facts_now()?)?;
         let there = prepared.all()?;
-        if there.iter().any(|kept| kept.key == source.opened.key) {
+        if there.iter().any(|kept| kept.key == opened.key) {
             return Ok(());
         }
-        // Those of older files are of no use but for this, and take space.
         let size = first(&there, tag);
+        // Those of older files are of no use but for this, and take space.
         self.sweep_prepared(prepared);
-        let made = self.make_of_any_size(&source, prepared, &lock, size);
+        let made = self.make_of_any_size(&given, &opened, prepared, &lock, size);
         if made.is_err() {
             abandon(prepared, &lock)?;
         }
@@ -78,15 +55,15 @@ impl Host {
     /// Makes the disk, of the next size if it turns out to be too small, and keeps it.
     fn make_of_any_size(
         &self,
-        source: &Source<'_>,
+        given: &Given,
+        opened: &Opened<'_>,
         prepared: &dyn Prepared,
         lock: &AheadLock,
         mut size: Amount,
     ) -> Result<(), Failure> {
-        let Source { tag, settings, given, opened } = source;
         loop {
             let device = prepared.begin(size).map_err(|error| self.no_room(error, size))?;
-            match self.make_from(given, tag, settings, &device, &lock.mount_point(), size) {
+            match self.make_from(given, opened.source, &device, &lock.mount_point(), size) {
                 Err(Failure { fault: Some(Fault::ImageTooLarge { .. }), .. }) => {}
                 other => {
                     other?;
@@ -97,7 +74,7 @@ impl Host {
             abandon(prepared, lock)?;
             size = size.plus(size);
         }
-        source.must_be_image()?;
+        opened.must_be_source(&given.facts_now()?)?;
         Ok(prepared.complete(&opened.key, &settle)?)
     }
 
@@ -116,7 +93,8 @@ impl Host {
 /// an older disk of it holds is the best guess, with a third more for what is reserved in a file system,
 /// but that disk has been large enough.
 fn first(there: &[Kept], tag: &ImageTag) -> Amount {
-    let Some(older) = there.iter().filter(|kept| kept.key.tag == *tag).max_by_key(|kept| kept.holds) else {
+    let is_its = |kept: &&Kept| kept.key.kind == Kind::Image && kept.key.tag == *tag;
+    let Some(older) = there.iter().filter(is_its).max_by_key(|kept| kept.holds) else {
         return LEAST;
     };
     let needed = older.holds.mib().saturating_mul(4) / 3;
@@ -143,10 +121,14 @@ mod tests {
             (5000, 8192, 8192),
             (100, 300, 1024),
         ] {
-            let kept = |key: &str| Kept { key: key.parse().unwrap(), size: mib(size), holds: mib(holds) };
-            let there = [kept("other.0123456789abcdef"), kept("tiny.0123456789abcdef")];
+            let kept = |key: &str| {
+                let (size, holds) = (mib(size), mib(holds));
+                Kept { key: key.parse().unwrap(), size, holds, made: None }
+            };
+            let others = ["other.0123456789abcdef", "tiny.0123456789abcdef.saved"].map(kept);
+            let there = [&others[..], &[kept("tiny.0123456789abcdef")]].concat();
             assert_eq!(first(&there, &tag), mib(expected), "{holds} of {size}");
-            assert_eq!(first(&there[..1], &tag), LEAST, "another image's");
+            assert_eq!(first(&others, &tag), LEAST, "another image's, and a saved one's");
         }
     }
 }

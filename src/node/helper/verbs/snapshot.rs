@@ -5,13 +5,18 @@ use crate::config::ImageSettings;
 use crate::model::fault::Fault;
 use crate::model::names::{ImageTag, SnapshotName};
 use crate::model::size::Amount;
+use crate::model::spec::Original;
 use crate::node::helper::failure::Failure;
 use crate::node::helper::guard::MachineLock;
 use crate::node::helper::host::Host;
+use crate::node::helper::source::Source;
 use crate::node::helper::verbs::info::unusable;
 use crate::node::host::{HostState, Storage};
 use crate::node::storage::{Disk, StorageError};
 use crate::system::log::{self, Level};
+
+/// Why a machine of a whole-disk image can't go back to it.
+const NEVER_PREPARED: &str = "hosts keep no prepared disks of whole-disk images";
 
 impl Host {
     /// Takes a snapshot of a machine's root disk, whether it runs or not, unless less than `reserved`
@@ -54,7 +59,9 @@ impl Host {
             snapshots.finish(&lock.machine)?;
         }
         let root = self.volume(&lock.machine, Disk::Root)?;
-        self.replace_by_clone(lock, tag, image, root.size, reserved)?;
+        let no_way = || Fault::NoWayBack { detail: NEVER_PREPARED.to_owned() };
+        let source = Source::of(Original::Image, tag, image).ok_or_else(no_way)?;
+        self.replace_by_clone(lock, source, root.size, reserved)?;
         Ok(self.survey()?)
     }
 

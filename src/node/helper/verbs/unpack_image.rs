@@ -1,16 +1,14 @@
-//! `unpack-image`: fills a machine's root disk with the image's file, which is standard input, and
-//! keeps the disk as prepared if it may.
+//! `unpack-image`: fills a machine's root disk with the file of an image or a saved image, which is
+//! standard input, and keeps the disk as prepared if it may.
 //!
 //! Nothing in such a disk may come from elsewhere, so this makes the file system anew and has the file
 //! itself read. A program that runs as nobody, without any capability, decompresses it, and the same
 //! tar unpacks it as in `unpack`.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, Read, Seek as _, Write};
-use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use crate::config::ImageSettings;
 use crate::model::fault::{self, Fault};
 use crate::model::names::ImageTag;
 use crate::model::size::Amount;
@@ -23,67 +21,33 @@ use crate::node::helper::limits;
 use crate::node::helper::namespace::in_a_namespace;
 use crate::node::helper::nobody::as_nobody_with;
 use crate::node::helper::percentages::Percentages;
-use crate::node::helper::prepared::ImageFile;
+use crate::node::helper::source::{Given, Opened, Source, unreadable};
 use crate::node::helper::verbs::unpack::{fill, tar_failed, unpacker};
 use crate::node::image::{self, Damage};
 use crate::node::storage::{Device, Disk};
 use crate::system::exec::{ExecError, ProgramOutput, Run};
-
-/// The file of an image, as the worker has opened it.
-pub(super) struct Given {
-    file: File,
-    /// Its facts before it is read.
-    pub(super) facts: Metadata,
-}
-
-impl Given {
-    /// Takes it from standard input.
-    pub(super) fn take() -> Result<Self, Failure> {
-        let file =
-            io::stdin().as_fd().try_clone_to_owned().map(File::from).map_err(|error| unreadable(&error))?;
-        let facts = file.metadata().map_err(|error| unreadable(&error))?;
-        if facts.is_file() {
-            return Ok(Self { file, facts });
-        }
-        Err(Failure::internal("standard input is not a file: does sudo log or replace it?"))
-    }
-
-    /// Returns its facts by now.
-    pub(super) fn facts_now(&self) -> Result<Metadata, Failure> {
-        self.file.metadata().map_err(|error| unreadable(&error))
-    }
-}
-
-fn unreadable(error: &io::Error) -> Failure {
-    Failure::internal(format!("standard input: {error}"))
-}
 
 /// The size of the buffer between the programs, in bytes.
 const BUFFER: usize = 256 << 10;
 
 impl Host {
     /// Fills the machine's root disk, from which no machine may have been started yet.
-    pub fn unpack_image(
-        &self,
-        lock: &MachineLock,
-        tag: &ImageTag,
-        settings: &ImageSettings,
-    ) -> Result<(), Failure> {
+    pub fn unpack_image(&self, lock: &MachineLock, source: Source<'_>) -> Result<(), Failure> {
         self.listing.keep();
         let machine = &lock.machine;
         let volume = self.unused_volume(machine, Disk::Root)?;
         let given = Given::take()?;
-        let opened = ImageFile::new(tag, settings, &given.facts);
+        let opened = Opened::new(source, &given.facts);
         let storage = self.storage();
         let Some(prepared) = storage.prepared() else {
             return Err(Failure::internal("no images are prepared on this host"));
         };
         prepared.empty(machine)?;
         let device = storage.attach(machine, Disk::Root)?;
-        self.make_from(&given, tag, settings, &device, &lock.mount_point(), volume.size)?;
+        self.make_from(&given, source, &device, &lock.mount_point(), volume.size)?;
         // What is still on its way to the file would be missing in the clone.
         drop(device);
-        self.keep_prepared(lock, tag, settings, &opened, &given.facts_now()?);
+        self.keep_prepared(lock, &opened, &given.facts_now()?);
         Ok(())
     }
 
@@ -91,17 +55,17 @@ impl Host {
     pub(super) fn make_from(
         &self,
         given: &Given,
-        tag: &ImageTag,
-        settings: &ImageSettings,
+        source: Source<'_>,
         device: &Device,
         target: &Path,
         size: Amount,
     ) -> Result<(), Failure> {
-        self.make_on(device, &settings.make_filesystem)?;
+        self.make_on(device, &source.settings.make_filesystem)?;
         // A disk that turned out to be too small is followed by another.
         (&given.file).rewind().map_err(|error| unreadable(&error))?;
+        let named = source.named();
         in_a_namespace(target, || {
-            let unpack = || unpack(&given.file, given.facts.len(), unpacker(target), tag, size);
+            let unpack = || unpack(&given.file, given.facts.len(), unpacker(target), &named, size);
             fill(device.path(), target, unpack)
         })
         .map_err(|failure| self.unless_full(failure))

@@ -193,7 +193,7 @@ impl Storage for Files<'_> {
         let disks = self.list()?;
         let space = self.space_beside(&disks)?;
         let keeps = clones::are_possible(self.directory);
-        let prepared = keeps.then(|| Reflinks::new(self.directory).keys());
+        let prepared = keeps.then(|| Reflinks::new(self.directory).kept());
         Ok(Survey { space, volumes: disks.into_iter().map(|(volume, _)| volume).collect(), prepared })
     }
 

@@ -1,4 +1,5 @@
-//! Prepared disks as files, `DIRECTORY/prepared/TAG.KEY.raw`, and clones of them.
+//! Prepared disks as files, `DIRECTORY/prepared/TAG.KEY.raw`, and of saved images `TAG.KEY.saved`, and
+//! clones of them.
 //!
 //! A clone shares all blocks with what it was cloned from until one of both is written to
 //! (ioctl_ficlone(2)); XFS and Btrfs can do that. Nothing mounts a prepared disk, so it may be removed
@@ -10,17 +11,17 @@
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::clones::{clone, forget_shared, mark_shared, open, taken, unnamed};
 use super::folders::{self, folder};
 use super::{Files, attach, discard};
-use crate::model::names::ImageTag;
+use crate::model::lease::Moment;
 use crate::model::size::Amount;
 use crate::node::files::{self, FileError};
-use crate::node::storage::prepared::{Finish, Kept, Key, Prepared};
+use crate::node::storage::prepared::{Finish, Keeping, Kept, Key, Kind, Prepared};
 use crate::node::storage::snapshots::Complete;
 use crate::node::storage::{Device, Disk, Storage as _, StorageError};
 use crate::node::{Machine, trust};
@@ -30,7 +31,7 @@ use crate::system::log::{self, Level};
 /// The folder's name. No machine has it, because machines' folders are named by ids.
 const FOLDER: &str = "prepared";
 
-/// The ending of a disk's name.
+/// The ending of the name of an image's disk. That of a saved image's is in its key.
 const ENDING: &str = ".raw";
 
 /// The name of a clone of a machine's disk that is not complete. Tags don't begin with a dot.
@@ -52,11 +53,15 @@ pub struct Reflinks<'a> {
 }
 
 fn file_name(key: &Key) -> String {
-    format!("{key}{ENDING}")
+    match key.kind {
+        Kind::Image => format!("{key}{ENDING}"),
+        Kind::Saved => key.to_string(),
+    }
 }
 
 fn key_of(file_name: &str) -> Option<Key> {
-    Key::of(file_name.strip_suffix(ENDING)?)
+    let key: Key = file_name.strip_suffix(ENDING).unwrap_or(file_name).parse().ok()?;
+    (self::file_name(&key) == file_name).then_some(key)
 }
 
 impl<'a> Reflinks<'a> {
@@ -111,16 +116,26 @@ impl<'a> Reflinks<'a> {
             // It may have been removed a moment ago.
             if let Ok(facts) = path.symlink_metadata() {
                 let size = Amount::from_mib(facts.len() >> 20);
-                found.push(Kept { key, size, holds: taken(&facts) });
+                let made = Some(Moment::from_unix(facts.mtime()));
+                found.push(Kept { key, size, holds: taken(&facts), made });
             }
         }
         Ok(found)
     }
 
-    /// Lists the keys of the prepared disks. If the folder can't be used, there are none: who prepares one
-    /// says why.
-    pub(super) fn keys(self) -> Vec<Key> {
-        self.list().unwrap_or_default().into_iter().map(|kept| kept.key).collect()
+    /// Lists the prepared disks. If the folder can't be used, there are none: who prepares one says why.
+    pub(super) fn kept(self) -> Vec<Kept> {
+        self.list().unwrap_or_default()
+    }
+
+    /// Removes those prepared disks.
+    fn remove_where(self, is_old: impl Fn(&Kept) -> bool) -> Result<(), FileError> {
+        for kept in self.list()?.iter().filter(|kept| is_old(kept)) {
+            let path = self.file(&kept.key);
+            files::remove(&path)?;
+            log::event(Level::Info, "prepared.removed", &[("file", &path.display())]);
+        }
+        Ok(())
     }
 
     fn make_folder(self) -> Result<PathBuf, FileError> {
@@ -164,14 +179,17 @@ impl Prepared for Reflinks<'_> {
         Ok(Some(size))
     }
 
-    fn keep(&self, machine: &Machine, key: &Key, finish: &Finish<'_>) -> Result<bool, StorageError> {
+    fn keep(&self, machine: &Machine, key: &Key, finish: &Finish<'_>) -> Result<Keeping, StorageError> {
         let disk = self.root(machine);
         let folder = self.make_folder()?;
-        let Some(_lock) = lock_within(&folder, PATIENCE)? else { return Ok(false) };
+        let Some(_lock) = lock_within(&folder, PATIENCE)? else { return Ok(Keeping::Needless) };
         let from = open(&disk, OpenOptions::new().read(true).write(true))?;
         let facts = from.metadata().map_err(files::at(&disk))?;
         if self.find(key)?.is_some_and(|(_, there)| there.len() <= facts.len()) {
-            return Ok(false);
+            return Ok(Keeping::Needless);
+        }
+        if !key.may_take(taken(&facts), Files::new(self.directory).space()?.free, &self.list()?) {
+            return Ok(Keeping::TooLarge);
         }
         let unfinished = folder.join(UNFINISHED);
         // Left by a helper that was killed.
@@ -191,8 +209,8 @@ impl Prepared for Reflinks<'_> {
             forget_shared(&from);
         }
         made?;
-        remove_where(&folder, |other| other.is_older_than(key))?;
-        Ok(true)
+        self.remove_where(|other| other.key.is_older_than(key))?;
+        Ok(Keeping::Done)
     }
 
     fn all(&self) -> Result<Vec<Kept>, StorageError> {
@@ -223,7 +241,7 @@ impl Prepared for Reflinks<'_> {
             return Ok(discard(&path)?);
         }
         files::rename(&path, &self.file(key))?;
-        Ok(remove_where(&folder, |other| other.is_older_than(key))?)
+        Ok(self.remove_where(|other| other.key.is_older_than(key))?)
     }
 
     fn has_begun(&self) -> Result<bool, StorageError> {
@@ -248,10 +266,7 @@ impl Prepared for Reflinks<'_> {
     ) -> Result<(), StorageError> {
         let (original, facts) = self.find(key)?.ok_or(StorageError::VolumeMissing)?;
         let files = Files::new(self.directory);
-        let (needed, free) = (taken(&facts), files.space()?.free.minus(reserved));
-        if needed > free {
-            return Err(StorageError::NoRoom { needed, free });
-        }
+        files.space()?.must_hold(taken(&facts), reserved)?;
         files.replace_by(machine, &original, complete)
     }
 
@@ -263,7 +278,7 @@ impl Prepared for Reflinks<'_> {
         Ok(files::remove(&self.file(key))?)
     }
 
-    fn sweep(&self, current: &dyn Fn(&ImageTag) -> Option<Key>) -> Result<(), StorageError> {
+    fn sweep(&self, is_of_use: &dyn Fn(&Kept) -> bool) -> Result<(), StorageError> {
         let folder = self.directory.join(FOLDER);
         if folder.symlink_metadata().is_err() {
             return Ok(());
@@ -271,25 +286,13 @@ impl Prepared for Reflinks<'_> {
         let folder = trust::directory(&folder)?;
         let Some(_lock) = lock_within(&folder, Duration::ZERO)? else { return Ok(()) };
         files::remove(&folder.join(UNFINISHED))?;
-        Ok(remove_where(&folder, |key| current(&key.tag).as_ref() != Some(key))?)
+        Ok(self.remove_where(|kept| !is_of_use(kept))?)
     }
 }
 
 fn lock_within(folder: &Path, limit: Duration) -> Result<Option<File>, FileError> {
     let path = folder.join(LOCK);
     lock::take_within(&path, limit).map_err(files::at(&path))
-}
-
-fn remove_where(folder: &Path, is_old: impl Fn(&Key) -> bool) -> Result<(), FileError> {
-    for entry in std::fs::read_dir(folder).map_err(files::at(folder))? {
-        let path = entry.map_err(files::at(folder))?.path();
-        let key = path.file_name().and_then(|name| name.to_str()).and_then(key_of);
-        if key.is_some_and(|key| is_old(&key)) {
-            files::remove(&path)?;
-            log::event(Level::Info, "prepared.removed", &[("file", &path.display())]);
-        }
-    }
-    Ok(())
 }
 
 fn empty(disk: &Path) -> Result<(), FileError> {
@@ -305,17 +308,23 @@ fn empty(disk: &Path) -> Result<(), FileError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
-
     use super::*;
     use crate::model::names::VmId;
+
+    fn keys() -> [Key; 2] {
+        ["tiny.0000000000000000", "tiny.1111111111111111"].map(|key| key.parse().unwrap())
+    }
 
     #[test]
     fn files_are_named_by_their_key() {
         for tag in ["tiny", "debian-12.5", "a.0123456789abcdef", "x_y+z"] {
-            let key = Key { tag: tag.parse().unwrap(), digest: "0123456789abcdef".to_owned() };
-            assert_eq!(key_of(&file_name(&key)), Some(key), "{tag}");
+            for kind in ["", ".saved"] {
+                let key: Key = format!("{tag}.0123456789abcdef{kind}").parse().unwrap();
+                assert_eq!(key_of(&file_name(&key)), Some(key), "{tag}");
+            }
         }
+        let saved = "tiny.0123456789abcdef.saved";
+        assert_eq!(file_name(&saved.parse().unwrap()), saved);
         for name in [
             UNFINISHED,
             AHEAD,
@@ -324,6 +333,9 @@ mod tests {
             "tiny.0123456789abcde.raw",
             "tiny.0123456789ABCDEF.raw",
             "tiny.0123456789abcdef",
+            "tiny.0123456789abcdef.saved.raw",
+            "tiny.0123456789abcdef.raw.saved",
+            "tiny.saved",
             ".0123456789abcdef.raw",
             "..0123456789abcdef.raw",
             "a b.0123456789abcdef.raw",
@@ -341,13 +353,13 @@ mod tests {
         }
         let directory = tempfile::tempdir_in("/run").unwrap();
         let prepared = Reflinks::new(directory.path());
-        prepared.sweep(&|_| None).unwrap();
+        prepared.sweep(&|_| false).unwrap();
         assert!(!directory.path().join(FOLDER).exists());
         let folder = prepared.make_folder().unwrap();
         assert_eq!(std::fs::metadata(&folder).unwrap().mode() & 0o777, 0o700);
-        let digests = ["0000000000000000", "1111111111111111"];
-        let keys = digests.map(|digest| Key { tag: "tiny".parse().unwrap(), digest: digest.to_owned() });
-        let gone = Key { tag: "gone".parse().unwrap(), ..keys[0].clone() };
+        let keys = keys();
+        let gone: Key = "gone.0000000000000000".parse().unwrap();
+        let saved: Key = "tiny.0000000000000000.saved".parse().unwrap();
         let names = || {
             let all = std::fs::read_dir(&folder).unwrap();
             let mut names: Vec<_> =
@@ -361,17 +373,22 @@ mod tests {
             file_name(&gone),
             file_name(&keys[0]),
             file_name(&keys[1]),
+            file_name(&saved),
             "notes".into(),
         ];
         for name in &all {
             std::fs::write(folder.join(name), "x").unwrap();
         }
-        let current = |tag: &ImageTag| (tag.as_str() == "tiny").then(|| keys[1].clone());
+        let now = crate::system::clock::now();
+        let is_of_use = |kept: &Kept| {
+            assert!(kept.made.is_some_and(|made| (0..60).contains(&now.since(made))), "{kept:?}");
+            kept.key == keys[1]
+        };
         let held = lock_within(&folder, Duration::ZERO).unwrap().unwrap();
-        prepared.sweep(&current).unwrap();
+        prepared.sweep(&is_of_use).unwrap();
         assert_eq!(names().len(), all.len());
         drop(held);
-        prepared.sweep(&current).unwrap();
+        prepared.sweep(&is_of_use).unwrap();
         // What vGrid has not made stays.
         assert_eq!(names(), ["notes".to_owned(), file_name(&keys[1])]);
         assert!(prepared.find(&keys[1]).unwrap().is_some() && prepared.find(&keys[0]).unwrap().is_none());
@@ -380,7 +397,7 @@ mod tests {
         // Others could have put something there.
         std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
         std::fs::write(folder.join(file_name(&keys[1])), "x").unwrap();
-        assert!(prepared.find(&keys[1]).is_err() && prepared.sweep(&current).is_err());
+        assert!(prepared.find(&keys[1]).is_err() && prepared.sweep(&is_of_use).is_err());
     }
 
     #[test]
@@ -399,7 +416,7 @@ mod tests {
         std::fs::write(device.path(), "content").unwrap();
         drop(device);
         // A sweep of others leaves it alone, and its maker may abandon it, attached or not.
-        prepared.sweep(&|_| None).unwrap();
+        prepared.sweep(&|_| false).unwrap();
         assert_eq!(prepared.has_begun(), Ok(true));
         prepared.abandon().unwrap();
         std::mem::forget(prepared.begin(size).unwrap());
@@ -409,8 +426,7 @@ mod tests {
         let huge = Files::new(directory.path()).space().unwrap().size.plus(size);
         assert!(matches!(prepared.begin(huge), Err(StorageError::NoSpace)));
 
-        let digests = ["0000000000000000", "1111111111111111"];
-        let keys = digests.map(|digest| Key { tag: "tiny".parse().unwrap(), digest: digest.to_owned() });
+        let keys = keys();
         for key in &keys {
             drop(prepared.begin(size).unwrap());
             prepared.complete(key, &|_| Ok(())).unwrap();
@@ -419,9 +435,10 @@ mod tests {
         }
         drop(prepared.begin(size).unwrap());
         let failed = prepared.complete(&keys[0], &|_| Err(StorageError::NoSpace));
-        assert_eq!((failed, prepared.keys()), (Err(StorageError::NoSpace), vec![keys[1].clone()]));
+        let there: Vec<_> = prepared.kept().into_iter().map(|kept| kept.key).collect();
+        assert_eq!((failed, there), (Err(StorageError::NoSpace), vec![keys[1].clone()]));
         prepared.complete(&keys[1], &|_| Ok(())).unwrap();
-        assert_eq!((prepared.has_begun(), prepared.keys().len()), (Ok(false), 1));
+        assert_eq!((prepared.has_begun(), prepared.kept().len()), (Ok(false), 1));
     }
 
     #[test]
@@ -438,7 +455,7 @@ mod tests {
         std::fs::write(&disk, "content").unwrap();
         // tmpfs does not clone.
         assert!(!prepared.can_clone(&machine).unwrap());
-        let key = Key { tag: "tiny".parse().unwrap(), digest: "0123456789abcdef".to_owned() };
+        let key: Key = "tiny.0123456789abcdef".parse().unwrap();
         let kept = prepared.keep(&machine, &key, &|_| unreachable!("it is not cloned"));
         assert!(kept.is_err() && prepared.find(&key).unwrap().is_none());
         assert_eq!(prepared.clone_to(&machine, &key, Amount::from_mib(1)), Ok(None));

@@ -137,10 +137,7 @@ impl Snapshots for Files<'_> {
         }
         let facts = from.metadata().map_err(files::at(&disk))?;
         let shared_before = shared(&disk);
-        let (needed, free) = (taken(&facts).minus(shared_before), self.space()?.free.minus(reserved));
-        if needed > free {
-            return Err(StorageError::NoRoom { needed, free });
-        }
+        self.space()?.must_hold(taken(&facts).minus(shared_before), reserved)?;
         let make = || -> io::Result<Amount> {
             let to = unnamed(&folder, 0o400)?;
             // The machine may be writing to it, so how much there is to share is only known afterwards.

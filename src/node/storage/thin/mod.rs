@@ -23,6 +23,7 @@ use super::lvm::{self, GroupRow, Listing, Lvm, UNUSED, VolumeRow, tag};
 use super::prepared::Prepared;
 use super::snapshots::Snapshots;
 use super::{Device, Disk, Space, Standing, Storage, StorageError, Survey};
+use crate::model::lease::Moment;
 use crate::model::names::{ThinPool, VolumeGroup};
 use crate::model::size::Amount;
 use crate::model::stage::Percent;
@@ -73,8 +74,9 @@ struct Row {
     origin: String,
     /// How much of its space is taken, in percent; all of it, if it is not active.
     data: f64,
-    /// How much it holds, if it is a prepared disk or a snapshot.
+    /// How much it holds, and since when, if it is a prepared disk or a snapshot.
     holds: Option<Amount>,
+    taken: Option<Moment>,
     /// How much of a pool's metadata is taken, in percent.
     metadata: f64,
     /// How much of it may be taken, in percent.
@@ -127,6 +129,7 @@ impl Row {
     fn new(reported: ReportedRow) -> Result<Self, StorageError> {
         Ok(Self {
             holds: reported.volume.holds(),
+            taken: reported.volume.taken(),
             attributes: reported.volume.attributes.clone(),
             volume: reported.volume.volume()?,
             pool: reported.pool_lv,
@@ -279,7 +282,7 @@ impl<'a> Thin<'a> {
 impl Storage for Thin<'_> {
     fn survey(&self) -> Result<Survey, StorageError> {
         let contents = self.contents()?;
-        let prepared = Some(prepared::keys(&contents));
+        let prepared = Some(prepared::all(&contents).collect());
         let volumes = contents.volumes.into_iter().map(|row| row.volume);
         let volumes = volumes.filter(|volume| !prepared::is_one(&volume.name)).collect();
         Ok(Survey { space: contents.space, volumes, prepared })
@@ -436,10 +439,28 @@ mod tests {
             contents(&json, "pool").unwrap()
         };
         let unfinished = there("vgrid.ahead");
-        assert!(prepared::is_one("vgrid.ahead") && prepared::keys(&unfinished).is_empty());
+        let keys = |contents: &Contents| -> Vec<String> {
+            prepared::all(contents).map(|kept| kept.key.to_string()).collect()
+        };
+        assert!(prepared::is_one("vgrid.ahead") && keys(&unfinished).is_empty());
         assert_eq!(unfinished.space.free.mib(), 1400 - 600 - 16 - 300);
         let kept = there("vgrid.image.tiny.0123456789abcdef");
-        assert_eq!(prepared::keys(&kept), ["tiny.0123456789abcdef".parse().unwrap()]);
+        assert_eq!(keys(&kept), ["tiny.0123456789abcdef"]);
+        let saved = there("vgrid.saved.tiny.0123456789abcdef");
+        assert_eq!(keys(&saved), ["tiny.0123456789abcdef.saved"]);
+        assert_eq!(saved.space.free, kept.space.free, "it is promised what it holds, too");
+    }
+
+    #[test]
+    fn a_prepared_disk_knows_when_it_was_kept() {
+        let tags = "\"lv_tags\":\"vgrid.holds.57,vgrid.taken.1700000000\"";
+        let json = JSON.replace("\"Vri---tz--\", \"lv_tags\":\"\"", &format!("\"Vri---tz--\", {tags}"));
+        let made = |json: &str| {
+            let kept: Vec<_> = prepared::all(&contents(json, "pool").unwrap()).collect();
+            kept.iter().map(|kept| (kept.holds.mib(), kept.made)).collect::<Vec<_>>()
+        };
+        assert_eq!(made(&json), [(57, Some(Moment::from_unix(1_700_000_000)))]);
+        assert_eq!(made(JSON), [(300, None)]);
     }
 
     #[test]

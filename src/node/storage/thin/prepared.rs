@@ -1,4 +1,5 @@
-//! Prepared disks in a thin pool: the volumes `vgrid.image.TAG.KEY`, read-only and not active.
+//! Prepared disks in a thin pool: the volumes `vgrid.image.TAG.KEY`, and of saved images
+//! `vgrid.saved.TAG.KEY`, read-only and not active.
 //!
 //! A volume gets that name once it is complete; until then it has another: one if it is a copy of a
 //! machine's disk, under the lock of all that makes or removes such disks, and one if it is made from an
@@ -9,18 +10,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Contents, Row, Thin};
-use crate::model::names::ImageTag;
 use crate::model::size::Amount;
 use crate::node::Machine;
-use crate::node::storage::lvm::{HOLDS, UNUSED, tag};
-use crate::node::storage::prepared::{Finish, Kept, Key, Prepared};
+use crate::node::storage::lvm::{HOLDS, TAKEN, UNUSED, tag};
+use crate::node::storage::prepared::{Finish, Keeping, Kept, Key, Kind, Prepared};
 use crate::node::storage::snapshots::Complete;
 use crate::node::storage::{Device, Disk, Storage as _, StorageError};
-use crate::system::lock;
 use crate::system::log::{self, Level};
+use crate::system::{clock, lock};
 
-/// The prefix of prepared disks. No machine's volume begins with it.
-const PREPARED: &str = "vgrid.image.";
+/// The prefixes of prepared disks. No machine's volume begins with one.
+const PREFIXES: [(&str, Kind); 2] = [("vgrid.image.", Kind::Image), ("vgrid.saved.", Kind::Saved)];
 
 /// The name of a copy of a machine's disk that is not complete.
 const UNFINISHED: &str = "vgrid.unfinished";
@@ -36,11 +36,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Returns the key of a prepared disk with that name.
 fn key_of(name: &str) -> Option<Key> {
-    Key::of(name.strip_prefix(PREPARED)?)
+    PREFIXES.into_iter().find_map(|(prefix, kind)| Key::of(kind, name.strip_prefix(prefix)?))
 }
 
 fn name_of(key: &Key) -> String {
-    format!("{PREPARED}{key}")
+    let prefix = PREFIXES.into_iter().find_map(|(prefix, kind)| (kind == key.kind).then_some(prefix));
+    format!("{}{}", prefix.unwrap_or_default(), key.stem())
 }
 
 /// Returns whether a volume is a prepared disk, or becomes one.
@@ -50,29 +51,25 @@ pub(super) fn is_one(name: &str) -> bool {
 
 /// Returns whether a volume is one to which nothing is written any more.
 pub(super) fn is_at_rest(name: &str) -> bool {
-    name == UNFINISHED || name.starts_with(PREPARED)
+    name == UNFINISHED || PREFIXES.iter().any(|(prefix, _)| name.starts_with(prefix))
 }
 
-/// Lists the keys of the prepared disks.
-pub(super) fn keys(contents: &Contents) -> Vec<Key> {
-    all(contents).map(|(_, key)| key).collect()
-}
-
-/// Finds the prepared disks, with their keys.
-fn all(contents: &Contents) -> impl Iterator<Item = (&Row, Key)> {
-    contents.volumes.iter().filter_map(|row| Some((row, key_of(&row.volume.name)?)))
+/// Lists the prepared disks.
+pub(super) fn all(contents: &Contents) -> impl Iterator<Item = Kept> {
+    contents.volumes.iter().filter_map(|row| {
+        let key = key_of(&row.volume.name)?;
+        let holds = row.holds.unwrap_or(row.volume.size);
+        Some(Kept { key, size: row.volume.size, holds, made: row.taken })
+    })
 }
 
 impl Thin<'_> {
     /// Removes those prepared disks.
-    fn discard_where(self, contents: &Contents, is_old: impl Fn(&Key) -> bool) -> Result<(), StorageError> {
-        for (row, _) in all(contents).filter(|(_, key)| is_old(key)) {
-            self.discard(&row.volume.name)?;
-            log::event(
-                Level::Info,
-                "prepared.removed",
-                &[("file", &self.device(&row.volume.name).display())],
-            );
+    fn discard_where(self, contents: &Contents, is_old: impl Fn(&Kept) -> bool) -> Result<(), StorageError> {
+        for kept in all(contents).filter(is_old) {
+            let name = name_of(&kept.key);
+            self.discard(&name)?;
+            log::event(Level::Info, "prepared.removed", &[("file", &self.device(&name).display())]);
         }
         Ok(())
     }
@@ -82,7 +79,8 @@ impl Thin<'_> {
         let displayed = self.displayed(unfinished);
         self.lvm.run("lvchange", &["-an", &displayed])?;
         let holds = format!("{HOLDS}{}", holds.mib());
-        self.lvm.run("lvchange", &["-pr", "--addtag", &holds, &displayed])?;
+        let made = format!("{TAKEN}{}", clock::now().unix());
+        self.lvm.run("lvchange", &["-pr", "--addtag", &holds, "--addtag", &made, &displayed])?;
         // A larger one than is needed now.
         self.discard(&name_of(key))?;
         self.lvm.run("lvrename", &[self.group.as_str(), unfinished, &name_of(key)]).map(drop)
@@ -162,18 +160,24 @@ impl Prepared for Thin<'_> {
         Ok(Some(size))
     }
 
-    fn keep(&self, machine: &Machine, key: &Key, finish: &Finish<'_>) -> Result<bool, StorageError> {
-        let Some(_lock) = lock_within(PATIENCE)? else { return Ok(false) };
+    fn keep(&self, machine: &Machine, key: &Key, finish: &Finish<'_>) -> Result<Keeping, StorageError> {
+        let Some(_lock) = lock_within(PATIENCE)? else { return Ok(Keeping::Needless) };
         let root = self.name(machine, Disk::Root);
         // It has been filled meanwhile.
         self.look_again();
         let contents = self.contents()?;
-        let Some(from) = contents.find(&root).filter(|row| row.is_in(self.pool)) else { return Ok(false) };
+        let Some(from) = contents.find(&root).filter(|row| row.is_in(self.pool)) else {
+            return Ok(Keeping::Needless);
+        };
         if contents.find(&name_of(key)).is_some_and(|there| there.volume.size <= from.volume.size) {
-            return Ok(false);
+            return Ok(Keeping::Needless);
         }
         // It holds what the machine's disk holds, once the machine has overwritten all of that.
         let holds = from.mapped();
+        let there: Vec<_> = all(&contents).collect();
+        if !key.may_take(holds, contents.space.free, &there) {
+            return Ok(Keeping::TooLarge);
+        }
         self.with_room(holds)?;
         // Left by a helper that was killed.
         self.discard(UNFINISHED)?;
@@ -187,17 +191,12 @@ impl Prepared for Thin<'_> {
             self.discard(UNFINISHED)?;
         }
         made?;
-        self.discard_where(&contents, |other| other.is_older_than(key))?;
-        Ok(true)
+        self.discard_where(&contents, |other| other.key.is_older_than(key))?;
+        Ok(Keeping::Done)
     }
 
     fn all(&self) -> Result<Vec<Kept>, StorageError> {
-        let contents = self.contents()?;
-        let kept = |(row, key): (&Row, Key)| {
-            let holds = row.holds.unwrap_or(row.volume.size);
-            Kept { key, size: row.volume.size, holds }
-        };
-        Ok(all(&contents).map(kept).collect())
+        Ok(all(&self.contents()?).collect())
     }
 
     fn begin(&self, size: Amount) -> Result<Device, StorageError> {
@@ -218,7 +217,7 @@ impl Prepared for Thin<'_> {
             return self.discard(AHEAD);
         }
         self.keep_as(AHEAD, key, unfinished.mapped())?;
-        self.discard_where(&contents, |other| other.is_older_than(key))
+        self.discard_where(&contents, |other| other.key.is_older_than(key))
     }
 
     fn has_begun(&self) -> Result<bool, StorageError> {
@@ -243,11 +242,7 @@ impl Prepared for Thin<'_> {
     ) -> Result<(), StorageError> {
         let contents = self.with_room(Amount::default())?;
         let original = contents.find(&name_of(key)).ok_or(StorageError::VolumeMissing)?;
-        let holds = original.holds.unwrap_or(original.mapped());
-        let (needed, free) = (contents.space.rounded(holds), contents.space.free.minus(reserved));
-        if needed > free {
-            return Err(StorageError::NoRoom { needed, free });
-        }
+        contents.space.must_hold(original.holds.unwrap_or(original.mapped()), reserved)?;
         self.replace_by(machine, original, &contents, complete)
     }
 
@@ -267,13 +262,13 @@ impl Prepared for Thin<'_> {
         self.discard(&name_of(key))
     }
 
-    fn sweep(&self, current: &dyn Fn(&ImageTag) -> Option<Key>) -> Result<(), StorageError> {
+    fn sweep(&self, is_of_use: &dyn Fn(&Kept) -> bool) -> Result<(), StorageError> {
         let Some(_lock) = lock_within(Duration::ZERO)? else { return Ok(()) };
         let contents = self.contents()?;
         if contents.find(UNFINISHED).is_some() {
             self.discard(UNFINISHED)?;
         }
-        self.discard_where(&contents, |key| current(&key.tag).as_ref() != Some(key))
+        self.discard_where(&contents, |kept| !is_of_use(kept))
     }
 }
 
@@ -283,18 +278,26 @@ mod tests {
 
     #[test]
     fn prepared_disks_are_named_by_their_key() {
-        let key = Key::of("debian-12.0123456789abcdef").unwrap();
-        assert_eq!(key_of(&name_of(&key)), Some(key));
+        for (text, name) in [
+            ("debian-12.0123456789abcdef", "vgrid.image.debian-12.0123456789abcdef"),
+            ("debian-12.0123456789abcdef.saved", "vgrid.saved.debian-12.0123456789abcdef"),
+        ] {
+            let key: Key = text.parse().unwrap();
+            assert_eq!((name_of(&key), key_of(name)), (name.to_owned(), Some(key)));
+        }
         for name in [
             UNFINISHED,
             AHEAD,
             "vgrid.image.",
             "vgrid.image.tiny",
+            "vgrid.saved.tiny",
+            "vgrid.saved.tiny.0123456789abcdef.saved",
             "xen-root-vgrid.image.tiny.0123456789abcdef",
         ] {
             assert_eq!(key_of(name), None, "{name}");
         }
-        assert!([UNFINISHED, AHEAD, "vgrid.image.x"].into_iter().all(is_one) && !is_one("xen-root-a_vgrid"));
+        let those = [UNFINISHED, AHEAD, "vgrid.image.x", "vgrid.saved.x"];
+        assert!(those.into_iter().all(is_one) && !is_one("xen-root-a_vgrid"));
         assert!(is_at_rest(UNFINISHED) && !is_at_rest(AHEAD));
     }
 }

@@ -74,10 +74,7 @@ impl Snapshots for Thin<'_> {
             return Err(StorageError::VolumeExists);
         }
         let holds = disk.mapped();
-        let (needed, free) = (contents.space.rounded(holds), contents.space.free.minus(reserved));
-        if needed > free {
-            return Err(StorageError::NoRoom { needed, free });
-        }
+        contents.space.must_hold(holds, reserved)?;
         let tags =
             [tag(machine.id), format!("{TAKEN}{}", clock::now().unix()), format!("{HOLDS}{}", holds.mib())];
         let origin = self.displayed(&root);
