@@ -354,8 +354,8 @@ mod tests {
 
     const CONFIG: &str = "[VMImageFiles]\ntiny = \"tiny.tar\"\nshared = \"shared.tar\"\n\
         missing = \"missing.tar\"\ndisk = \"disk.qcow2\"\n[VMConfigTemplates]\ndefault = \"x\"\n\
-        [VMSwapSize]\ndefault = 16\n[VMTypes]\ndefault = \"xen\"\n\
-        [XenDeployerFSCreateCmd]\ndefault = \"/sbin/mkfs.ext4 -q\"\n";
+        [VMSwapSize]\ndefault = 16\n[VMTypes]\ndefault = \"xen\"\ndisk = \"kvm\"\n\
+        [XenDeployerFSCreateCmd]\ndefault = \"/sbin/mkfs.ext4 -q\"\n[CloudInit]\nkeyRepository = \"https://k/\"\n";
 
     /// A host with the image `tiny` and the saved image `alice_base` of it, and their files.
     fn host() -> (tempfile::TempDir, Host, [PathBuf; 2]) {
